@@ -1,0 +1,210 @@
+//! The one door to the metadata side: what a caller can want, and what comes of it.
+
+use serde_json::{Map, Value};
+
+use super::{ByteCount, Media, Sha256, Volume, VolumeId, VolumeState};
+
+/// What a decoded request asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Intent {
+    /// Metadata work: executed, then answered.
+    Control(Command),
+    /// Bytes come in.
+    Receive(ReceivePlan),
+    /// Bytes go out.
+    Send(SendPlan),
+}
+
+/// Metadata work on the caller's own volumes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Some of the caller's drives.
+    List {
+        /// Which.
+        filter: DriveFilter,
+        /// Which part of the list.
+        page: Page,
+    },
+    /// One drive.
+    Show(VolumeId),
+    /// Blank drives: all of them or none.
+    Create(Vec<DriveSpec>),
+    /// Changes one drive.
+    Update {
+        /// Which.
+        id: VolumeId,
+        /// To what.
+        patch: Patch,
+    },
+    /// Removes drives.
+    Delete(Vec<VolumeId>),
+    /// Starts a copy of a drive.
+    Clone {
+        /// The source.
+        id: VolumeId,
+        /// What the copy differs in.
+        spec: CloneSpec,
+    },
+    /// Grows a drive.
+    Resize {
+        /// Which.
+        id: VolumeId,
+        /// The new size; never less than the old.
+        size: ByteCount,
+    },
+    /// Asks for a ticket to download a drive.
+    OpenDownload(VolumeId),
+    /// What this server allows, and where it is.
+    Describe,
+}
+
+/// What came of a command or an upload.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Of [`Command::List`].
+    Listing(Listing),
+    /// One drive, found or changed.
+    Drive(Box<Volume>),
+    /// The drives that [`Command::Create`] made, in order.
+    Created(Vec<Volume>),
+    /// A job goes on; this is the drive it makes or changes.
+    Started(Box<Volume>),
+    /// Of [`Command::Delete`].
+    Deleted,
+    /// Of [`Command::OpenDownload`]: the secret text of the ticket.
+    Download {
+        /// The drive that the ticket is for.
+        id: VolumeId,
+        /// The ticket.
+        token: String,
+    },
+    /// Of [`Command::Describe`].
+    Described(Limits),
+    /// An upload is complete and durable.
+    Uploaded {
+        /// The drive it made.
+        id: VolumeId,
+        /// The digest of the bytes that came, when it was wanted or asserted.
+        sha256: Option<Sha256>,
+    },
+}
+
+/// One page of the caller's drives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listing {
+    /// The page.
+    pub drives: Vec<Volume>,
+    /// The page that was asked for.
+    pub page: Page,
+    /// How many match in all.
+    pub total: u64,
+}
+
+/// Which drives to list. Empty means all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DriveFilter {
+    /// Every one of these must hold.
+    pub names: Vec<NameMatch>,
+    /// Only in one of these states, when there are any. The clone count of a source is ignored.
+    pub states: Vec<VolumeState>,
+    /// Only seen as this.
+    pub media: Option<Media>,
+}
+
+/// A condition on a drive's name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NameMatch {
+    /// The name is this.
+    Is(String),
+    /// The name holds this.
+    Contains(String),
+    /// The name holds this, whatever the case of ASCII letters.
+    ContainsIgnoringCase(String),
+    /// The name starts with this.
+    StartsWith(String),
+}
+
+/// Which part of a list, in order of making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// At most this many; `None` is all.
+    pub limit: Option<u32>,
+    /// Passing over this many.
+    pub offset: u64,
+}
+
+/// A drive to be made blank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DriveSpec {
+    /// Its label.
+    pub name: String,
+    /// Its size.
+    pub size: ByteCount,
+    /// What the guest sees it as.
+    pub media: Media,
+    /// The owner's labels.
+    pub meta: Map<String, Value>,
+    /// The dialect's opaque fields.
+    pub attributes: Map<String, Value>,
+}
+
+/// Changes to a drive; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Patch {
+    /// A new label.
+    pub name: Option<String>,
+    /// Seen by the guest as this.
+    pub media: Option<Media>,
+    /// All of the owner's labels anew.
+    pub meta: Option<Map<String, Value>>,
+    /// Opaque fields to set; others stay.
+    pub attributes: Map<String, Value>,
+    /// A new size: starts a resize when it differs.
+    pub size: Option<ByteCount>,
+}
+
+/// What a clone differs in from its source; `None` takes the source's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CloneSpec {
+    /// Its label.
+    pub name: Option<String>,
+    /// What the guest sees it as.
+    pub media: Option<Media>,
+    /// The owner's labels.
+    pub meta: Option<Map<String, Value>>,
+    /// Opaque fields to set over the source's.
+    pub attributes: Map<String, Value>,
+}
+
+/// What an upload says of itself before its first byte.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReceivePlan {
+    /// The label of the drive to be made.
+    pub name: String,
+    /// Its size to the byte; `None` when it comes chunked and the size is what arrives.
+    pub length: Option<ByteCount>,
+    /// The digest that the bytes must have, as the client asserts.
+    pub expected: Option<Sha256>,
+    /// Whether the client wants the digest in the answer.
+    pub wants_sha256: bool,
+}
+
+/// What a download says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SendPlan {
+    /// The ticket's text.
+    pub token: String,
+    /// The volume that the URL names; it must be the ticket's.
+    pub id: VolumeId,
+    /// Whether the client wants the drive's digest.
+    pub wants_sha256: bool,
+}
+
+/// What this server allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A smaller upload is resized up to this; a smaller blank drive is refused.
+    pub min_drive: ByteCount,
+    /// Nothing larger is taken.
+    pub max_drive: ByteCount,
+}

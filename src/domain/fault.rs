@@ -1,0 +1,146 @@
+//! What went wrong, in a form that every dialect can spell.
+
+use std::error::Error;
+use std::fmt;
+
+use super::ByteCount;
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// The kinds of fault. Each dialect has one table from these to its status codes and error words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The request is not what its route takes.
+    Invalid,
+    /// The request's message framing is ambiguous or broken (RFC 9112 section 6).
+    BadFraming,
+    /// An upload carried no bytes.
+    Empty,
+    /// No credentials, or wrong ones.
+    Unauthenticated,
+    /// Too many failures from this caller.
+    Throttled {
+        /// Seconds after which to try again.
+        retry_after: u32,
+    },
+    /// A ticket that is forged, expired, or for another thing.
+    TicketRefused,
+    /// No such thing, or not the caller's.
+    NotFound,
+    /// The path exists; the method does not.
+    MethodNotAllowed {
+        /// The methods that do, comma-separated.
+        allow: &'static str,
+    },
+    /// The thing is busy, or was changed meanwhile.
+    Conflict,
+    /// The body's media type is not the one that is served here.
+    UnsupportedMediaType,
+    /// The body or the drive would be larger than is allowed.
+    TooLarge,
+    /// A range outside the drive.
+    RangeNotSatisfiable {
+        /// The size of the drive.
+        size: ByteCount,
+    },
+    /// The tenant's quota has no room.
+    QuotaExceeded,
+    /// The node's disk has no room.
+    NoSpace,
+    /// The bytes that came are not those the client asserted.
+    DigestMismatch,
+    /// The peer closed before the body was complete.
+    BodyIncomplete,
+    /// The peer sent or took nothing, or too little, for too long.
+    PeerTooSlow,
+    /// The transfer was ended from outside: its drive was deleted, or the server stops.
+    Cancelled,
+    /// The bytes on disk are not the bytes that were stored.
+    Corrupt,
+    /// The server is stopping, or cannot take more now.
+    Unavailable,
+    /// Our fault. The cause is in the log, under the request's id.
+    Internal,
+}
+
+/// Who must act so that it works next time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Whoever made the request.
+    Caller,
+    /// The network, or the peer at its other end.
+    Peer,
+    /// Whoever runs this server.
+    Us,
+}
+
+/// One failed request: what the caller is told, and what the log keeps.
+#[derive(Debug)]
+pub struct Fault {
+    /// What kind it is.
+    pub kind: FaultKind,
+    /// The sentence for the caller. Never holds a path, a secret or a lower error's text.
+    pub told: String,
+    /// The request's field at fault, if one is.
+    pub point: Option<String>,
+    /// For the log only.
+    pub cause: Option<Cause>,
+}
+
+impl Fault {
+    /// A fault that the caller is told about in these words.
+    pub fn new(kind: FaultKind, told: impl Into<String>) -> Self {
+        Self { kind, told: told.into(), point: None, cause: None }
+    }
+
+    /// A request that is not what its route takes, because of this field.
+    pub fn invalid(point: impl Into<String>, told: impl Into<String>) -> Self {
+        Self { point: Some(point.into()), ..Self::new(FaultKind::Invalid, told) }
+    }
+
+    /// Our fault: the caller learns only that, the log learns why.
+    pub fn internal(cause: impl Into<Cause>) -> Self {
+        Self { cause: Some(cause.into()), ..Self::new(FaultKind::Internal, "internal error; the request id names it") }
+    }
+
+    /// Adds what the log should know.
+    #[must_use]
+    pub fn because(self, cause: impl Into<Cause>) -> Self {
+        Self { cause: Some(cause.into()), ..self }
+    }
+
+    /// Who must act.
+    pub const fn blame(&self) -> Blame {
+        match self.kind {
+            FaultKind::Invalid
+            | FaultKind::BadFraming
+            | FaultKind::Empty
+            | FaultKind::Unauthenticated
+            | FaultKind::Throttled { .. }
+            | FaultKind::TicketRefused
+            | FaultKind::NotFound
+            | FaultKind::MethodNotAllowed { .. }
+            | FaultKind::Conflict
+            | FaultKind::UnsupportedMediaType
+            | FaultKind::TooLarge
+            | FaultKind::RangeNotSatisfiable { .. }
+            | FaultKind::QuotaExceeded
+            | FaultKind::DigestMismatch
+            | FaultKind::Cancelled => Blame::Caller,
+            FaultKind::BodyIncomplete | FaultKind::PeerTooSlow => Blame::Peer,
+            FaultKind::NoSpace | FaultKind::Corrupt | FaultKind::Unavailable | FaultKind::Internal => Blame::Us,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told)
+    }
+}
+
+impl Error for Fault {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}

@@ -1,0 +1,65 @@
+//! Identifiers. Ids, never names, are what reaches a disk path or a database key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new id, ordered by the time of its making (UUID version 7, RFC 9562).
+            pub fn random() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            /// The id with these 16 bytes.
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+
+            /// The 16 bytes of the id.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.hyphenated().fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+
+            /// Accepts the hyphenated form only, in either case: one spelling per id keeps URLs and paths unambiguous.
+            fn from_str(text: &str) -> Result<Self, uuid::Error> {
+                uuid::fmt::Hyphenated::from_str(text).map(|id| Self(id.into_uuid()))
+            }
+        }
+    };
+}
+
+id!(
+    /// A volume: a drive or a tree.
+    VolumeId
+);
+id!(
+    /// Whose things they are.
+    TenantId
+);
+id!(
+    /// A piece of background work.
+    JobId
+);

@@ -1,0 +1,27 @@
+//! Words and rules: ids, byte counts, volumes and their states, commands, faults.
+//!
+//! Pure: nothing here awaits, does I/O or knows a wire format. Every other floor may import this one;
+//! it imports none.
+
+mod clock;
+mod command;
+mod digest;
+mod extent;
+mod fault;
+mod id;
+mod principal;
+mod ticket;
+mod volume;
+
+pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
+pub use command::{
+    CloneSpec, Command, DriveFilter, DriveSpec, Intent, Limits, Listing, NameMatch, Outcome, Page, Patch, ReceivePlan,
+    SendPlan,
+};
+pub use digest::{Pieces, Sha256};
+pub use extent::{ByteCount, Extent, PIECE};
+pub use fault::{Blame, Fault, FaultKind};
+pub use id::{JobId, TenantId, VolumeId};
+pub use principal::{Principal, Quota, Usage};
+pub use ticket::{Ticket, Verb};
+pub use volume::{IllegalStep, Media, Volume, VolumeEvent, VolumeState};

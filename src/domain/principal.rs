@@ -1,0 +1,30 @@
+//! Who is calling, and how much they may hold.
+
+use super::{ByteCount, TenantId};
+
+/// An authenticated caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The user's name, as they log in.
+    pub user: String,
+    /// Whose volumes they see. One tenant may have many users.
+    pub tenant: TenantId,
+}
+
+/// The most a tenant may hold. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Volumes.
+    pub volumes: Option<u64>,
+    /// The sum of the volumes' sizes, not of the disk they take.
+    pub bytes: Option<ByteCount>,
+}
+
+/// What a tenant holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Volumes.
+    pub volumes: u64,
+    /// The sum of the volumes' charged sizes.
+    pub bytes: ByteCount,
+}

@@ -1,0 +1,23 @@
+//! A bearer capability for one transfer. How it is spelled and signed is `auth`'s business.
+
+use super::{TenantId, UnixTime, VolumeId};
+
+/// What a ticket lets its bearer do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Read the whole volume, by GET or HEAD.
+    Download,
+}
+
+/// Leave for one verb on one volume until a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// What it allows.
+    pub verb: Verb,
+    /// On which volume.
+    pub volume: VolumeId,
+    /// Whose volume that must still be when the ticket is used.
+    pub tenant: TenantId,
+    /// A transfer may start before this moment; one that runs may finish after it.
+    pub expires: UnixTime,
+}

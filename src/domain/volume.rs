@@ -1,0 +1,202 @@
+//! A volume and the steps of its life.
+
+use serde_json::{Map, Value};
+
+use super::{ByteCount, Sha256, TenantId, UnixTime, VolumeId};
+
+/// What the guest sees a drive as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// A disk.
+    Disk,
+    /// An optical disc.
+    Cdrom,
+}
+
+/// A block volume as the metadata knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume {
+    /// Its identity, for ever.
+    pub id: VolumeId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// A label; nothing depends on it.
+    pub name: String,
+    /// What the guest sees it as.
+    pub media: Media,
+    /// The exact size in bytes.
+    pub size: ByteCount,
+    /// How many bytes the tenant's quota is charged for it.
+    pub charged: ByteCount,
+    /// Where it is in its life.
+    pub state: VolumeState,
+    /// Why it is unavailable, for a person.
+    pub reason: Option<String>,
+    /// Counts the changes of its bytes or size. With the id it names one content for ever, and makes the `ETag`.
+    pub generation: u64,
+    /// Counts the changes of this record; every write compares it.
+    pub revision: u64,
+    /// When it was made.
+    pub created: UnixTime,
+    /// When this record last changed.
+    pub updated: UnixTime,
+    /// The digest of all its bytes in this generation, once known.
+    pub sha256: Option<Sha256>,
+    /// The owner's own labels.
+    pub meta: Map<String, Value>,
+    /// What a dialect lets the owner set and reads back, opaque to everything else.
+    pub attributes: Map<String, Value>,
+}
+
+/// Where a volume is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VolumeState {
+    /// Its bytes are arriving.
+    Uploading,
+    /// It is being made blank.
+    Creating,
+    /// At rest, whole, readable.
+    Available,
+    /// Readable, and being copied from.
+    CloningSource {
+        /// How many clones are being made from it; at least one.
+        clones: u32,
+    },
+    /// It is being filled from another volume.
+    CloningTarget,
+    /// Its size is changing.
+    Resizing,
+    /// Its bytes must not be used; the reason says why.
+    Unavailable,
+    /// Its bytes are being removed, then its record. No caller sees it any more.
+    Deleting,
+}
+
+/// What can happen to a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeEvent {
+    /// Its bytes are all here and durable: after an upload, a blank creation, or a copy.
+    Completed,
+    /// A clone of it begins.
+    CloneStarted,
+    /// A clone of it has ended, well or not.
+    CloneEnded,
+    /// Its size begins to change.
+    ResizeStarted,
+    /// Its size has changed.
+    ResizeEnded,
+    /// Its bytes cannot be trusted, or the work to make them failed.
+    Spoiled,
+    /// Its removal begins.
+    DeleteStarted,
+}
+
+/// An event that cannot happen in this state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{event:?} cannot happen to a volume that is {state:?}")]
+pub struct IllegalStep {
+    /// The state it is in.
+    pub state: VolumeState,
+    /// What was tried.
+    pub event: VolumeEvent,
+}
+
+impl VolumeState {
+    /// The state after an event.
+    pub const fn step(self, event: VolumeEvent) -> Result<Self, IllegalStep> {
+        use VolumeEvent as E;
+        use VolumeState as S;
+        Ok(match (self, event) {
+            (S::Uploading | S::Creating | S::CloningTarget, E::Completed) => S::Available,
+            (S::Available, E::CloneStarted) => S::CloningSource { clones: 1 },
+            (S::CloningSource { clones }, E::CloneStarted) => S::CloningSource { clones: clones + 1 },
+            (S::CloningSource { clones: 0 | 1 }, E::CloneEnded) => S::Available,
+            (S::CloningSource { clones }, E::CloneEnded) => S::CloningSource { clones: clones - 1 },
+            // A source found corrupt while it is copied stays unavailable when its clones end.
+            (S::Unavailable, E::CloneEnded) => S::Unavailable,
+            (S::Available, E::ResizeStarted) => S::Resizing,
+            (S::Resizing, E::ResizeEnded) => S::Available,
+            (
+                S::Available | S::CloningSource { .. } | S::CloningTarget | S::Resizing | S::Creating | S::Unavailable,
+                E::Spoiled,
+            ) => S::Unavailable,
+            // A source or target of a running job is busy: the job ends first.
+            (S::Uploading | S::Creating | S::Available | S::Unavailable, E::DeleteStarted) => S::Deleting,
+            (state, event) => return Err(IllegalStep { state, event }),
+        })
+    }
+
+    /// Whether its bytes may be read.
+    pub const fn is_readable(self) -> bool {
+        matches!(self, Self::Available | Self::CloningSource { .. })
+    }
+}
+
+impl Volume {
+    /// Moves to the state after `event`, or says why it cannot.
+    pub fn step(&mut self, event: VolumeEvent) -> Result<(), IllegalStep> {
+        self.state = self.state.step(event)?;
+        Ok(())
+    }
+
+    /// The strong entity tag of its content, quotes included (RFC 9110 section 8.8.3).
+    pub fn etag(&self) -> String {
+        format!("\"{}-{}\"", self.id, self.generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use VolumeEvent as E;
+    use VolumeState as S;
+
+    const STATES: [S; 9] = [
+        S::Uploading,
+        S::Creating,
+        S::Available,
+        S::CloningSource { clones: 1 },
+        S::CloningSource { clones: 2 },
+        S::CloningTarget,
+        S::Resizing,
+        S::Unavailable,
+        S::Deleting,
+    ];
+    const EVENTS: [E; 7] =
+        [E::Completed, E::CloneStarted, E::CloneEnded, E::ResizeStarted, E::ResizeEnded, E::Spoiled, E::DeleteStarted];
+
+    /// The whole table, written out: a change of the rules must be made here too.
+    #[test]
+    fn every_state_and_event_steps_as_the_table_says() {
+        let legal = [
+            (S::Uploading, E::Completed, S::Available),
+            (S::Uploading, E::DeleteStarted, S::Deleting),
+            (S::Creating, E::Completed, S::Available),
+            (S::Creating, E::Spoiled, S::Unavailable),
+            (S::Creating, E::DeleteStarted, S::Deleting),
+            (S::Available, E::CloneStarted, S::CloningSource { clones: 1 }),
+            (S::Available, E::ResizeStarted, S::Resizing),
+            (S::Available, E::Spoiled, S::Unavailable),
+            (S::Available, E::DeleteStarted, S::Deleting),
+            (S::CloningSource { clones: 1 }, E::CloneStarted, S::CloningSource { clones: 2 }),
+            (S::CloningSource { clones: 1 }, E::CloneEnded, S::Available),
+            (S::CloningSource { clones: 1 }, E::Spoiled, S::Unavailable),
+            (S::CloningSource { clones: 2 }, E::CloneStarted, S::CloningSource { clones: 3 }),
+            (S::CloningSource { clones: 2 }, E::CloneEnded, S::CloningSource { clones: 1 }),
+            (S::CloningSource { clones: 2 }, E::Spoiled, S::Unavailable),
+            (S::CloningTarget, E::Completed, S::Available),
+            (S::CloningTarget, E::Spoiled, S::Unavailable),
+            (S::Resizing, E::ResizeEnded, S::Available),
+            (S::Resizing, E::Spoiled, S::Unavailable),
+            (S::Unavailable, E::CloneEnded, S::Unavailable),
+            (S::Unavailable, E::Spoiled, S::Unavailable),
+            (S::Unavailable, E::DeleteStarted, S::Deleting),
+        ];
+        for state in STATES {
+            for event in EVENTS {
+                let expected = legal.iter().find(|(s, e, _)| *s == state && *e == event).map(|(_, _, next)| *next);
+                assert_eq!(state.step(event).ok(), expected, "{state:?} {event:?}");
+            }
+        }
+    }
+}

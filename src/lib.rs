@@ -1,0 +1,47 @@
+//! Longshore loads drive images and volumes into a cloud over plain HTTP, and unloads them again.
+//!
+//! # Floors
+//! A floor imports only floors below it, and siblings do not know each other; a test reads every `use crate::` and
+//! fails on a breach.
+//!
+//! | floor | module | what it is |
+//! |---|---|---|
+//! | 5 | `cli` | the commands, from arguments to exit code |
+//! | 4 | `server` | sockets: listeners, TLS, framing, routing, drain, sendfile |
+//! | 3 | `control` | use cases: commands, uploads, downloads, jobs, sweeper |
+//! | 3 | `dialect` | wire to domain and back, pure; imports `domain` only |
+//! | 2 | `transfer` | the hot path: receive, send, digests, phase clocks; knows no HTTP |
+//! | 2 | `auth` | who is calling: users, passwords, tickets |
+//! | 1 | `io` | bytes to a file descriptor: engines and the block pool |
+//! | 1 | `store` | volumes on a backend; uses `io` |
+//! | 1 | `meta` | what we know: one struct over one database |
+//! | 0 | `domain` | words and rules; imports nothing |
+//!
+//! Beside them: `app` composes them and is the only place that picks engine, store and database; `config` turns file,
+//! environment and flags into typed settings; `metrics` names every metric. These are passed in, never global.
+//!
+//! # Two routes
+//! *Bytes up*: socket, (TLS), hyper frame, copied once into an aligned block of the pool (waiting for a block is the
+//! back-pressure), digested while hot, written with several writes in flight, flushed, committed, answered.
+//!
+//! *Bytes down*: on plain HTTP/1.1 the kernel copies from file to socket and no byte enters user space; over TLS or
+//! HTTP/2, blocks are read ahead and written out.
+//!
+//! *A control request*: matched, body capped and buffered, authenticated, decoded by its dialect into a command,
+//! executed in one transaction, encoded. What takes long is a job.
+//!
+//! # Invariants
+//! Numbered, because code and tests refer to them.
+//!
+//! - I1 Acknowledge only after flush and metadata commit.
+//! - I3 A task waits for a pool block while holding none that is not submitted.
+//! - I4 From submit to completion the engine owns buffer and file; dropping a future drops only the answer.
+//! - I5 A failed flush is never retried: its draft is lost.
+//! - I6 Create: row first, bytes second. Delete: bytes first, row second.
+//! - I7 Job steps may run twice and are fenced by a lease.
+//! - I9 A partial upload is invisible, and leaves nothing behind.
+//! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
+//! - I11 Bytes never written read as zero, for every tenant, always.
+//! - I12 Memory is the block budget plus a bounded constant per connection, whatever clients do.
+
+pub mod domain;

@@ -1,0 +1,145 @@
+//! Volumes on a backend: what a store promises, and the stores that keep the promise.
+//!
+//! A volume's bytes are first a *draft*, invisible to every reader, then published whole. A store holds bytes and
+//! their piece digests; it knows no tenants, names or states.
+//!
+//! # Crash
+//! After a crash a store holds published images, each complete, and leftovers that [`BlockStore::sweep`] removes.
+
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::domain::{ByteCount, Extent, Fault, FaultKind, Pieces, VolumeId};
+use crate::io::{Block, SharedBlock};
+
+/// What the methods of the traits return: one box per call, which is noise beside a block of 1 MiB.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A backend that holds block volumes.
+pub trait BlockStore: Send + Sync {
+    /// Sets `bytes` of free space aside, so that uploads admitted together cannot fill the disk together.
+    ///
+    /// Looks at the free space of this moment less all reservations and the configured reserve.
+    fn reserve(&self, bytes: ByteCount) -> Result<Reservation, StoreError>;
+
+    /// Begins an image that nobody can see. A draft left by an earlier attempt under this id is replaced.
+    fn draft(&self, id: VolumeId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>>;
+
+    /// Opens a published image.
+    fn open(&self, id: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>>;
+
+    /// Publishes a copy of `source`, pieces included, under the id `target`: shared extents where the file system can,
+    /// else a copy inside the kernel that keeps holes. Durable when it returns. May be run again after a crash.
+    fn clone_image(&self, source: VolumeId, target: VolumeId) -> Boxed<'_, Result<(), StoreError>>;
+
+    /// Grows a published image; what is added reads as zero. Durable when it returns. May be run again.
+    fn grow(&self, id: VolumeId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>>;
+
+    /// Removes an image or draft; durable when it returns. Removing what is not there succeeds.
+    fn remove(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>>;
+
+    /// Removes everything on disk whose id `keep` refuses, and every draft whose id `is_running` refuses.
+    /// Returns the ids removed.
+    fn sweep(
+        &self,
+        keep: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
+        is_running: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
+    ) -> Boxed<'_, Result<Vec<VolumeId>, StoreError>>;
+}
+
+/// How a draft will be filled.
+#[derive(Debug)]
+pub struct DraftOptions {
+    /// The number of bytes that will come, when it is known; picks between direct and buffered I/O.
+    pub expected: Option<ByteCount>,
+    /// The space set aside for it. Each byte written, or skipped as a hole, is settled from it.
+    pub reservation: Reservation,
+}
+
+/// An image that is being filled. Dropping it without [`Draft::publish`] leaves a leftover for
+/// [`BlockStore::remove`] or the sweeper.
+pub trait Draft: Send + Sync {
+    /// Writes `data[range]` at `offset`. Zero runs become holes.
+    ///
+    /// `offset` and `range.start` are multiples of [`crate::io::ALIGN`]. `range.end` need not be, in the last write of
+    /// a draft; the block's bytes from there up to the next multiple must be zero.
+    ///
+    /// The write is submitted before this returns, and goes on when the future is dropped.
+    fn write_at(&self, data: SharedBlock, range: Range<usize>, offset: u64) -> Boxed<'static, io::Result<()>>;
+
+    /// Sets more space aside for a draft whose length is not known.
+    fn reserve_more(&self, bytes: ByteCount) -> Result<(), StoreError>;
+
+    /// Flushes the bytes, fixes the size, stores the pieces and makes the image visible to [`BlockStore::open`], in an
+    /// order that survives a crash at any point. Durable when it returns. All writes must have ended before.
+    fn publish(&self, size: ByteCount, pieces: Pieces) -> Boxed<'_, Result<(), StoreError>>;
+}
+
+/// A published image.
+pub trait Image: Send + Sync {
+    /// Its exact size.
+    fn size(&self) -> ByteCount;
+
+    /// Fills `block[..len]` with the bytes at `offset`; an error when the image ends before. `offset` is a multiple of
+    /// [`crate::io::ALIGN`]. The block always comes back.
+    fn read_at(&self, block: Block, len: usize, offset: u64) -> Boxed<'_, (Block, io::Result<()>)>;
+
+    /// The runs of data and holes that cover `within`, in order. Never calls data a hole.
+    fn runs(&self, within: Extent) -> Boxed<'_, io::Result<Vec<Run>>>;
+
+    /// The piece digests stored with it; fails when they are missing or damaged.
+    fn pieces(&self) -> Boxed<'_, Result<Pieces, StoreError>>;
+
+    /// The open file behind it, where there is one: for the kernel's own copy to a socket.
+    fn file(&self) -> Option<Arc<std::fs::File>>;
+}
+
+/// A part of an image that is all data or all hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where.
+    pub extent: Extent,
+    /// Whether it reads as zero without touching the disk.
+    pub hole: bool,
+}
+
+/// Why a store could not.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Free space, less what is set aside, does not hold it.
+    #[error("no space left on the store")]
+    NoSpace,
+    /// No image has this id.
+    #[error("no image {0}")]
+    Missing(VolumeId),
+    /// The image or its pieces are not as they were stored.
+    #[error("image {0} is damaged: {1}")]
+    Damaged(VolumeId, &'static str),
+    /// The backend failed.
+    #[error("the store failed")]
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoSpace => Self::new(FaultKind::NoSpace, "the storage has no room for this"),
+            StoreError::Missing(_) | StoreError::Io(_) => Self::internal(error),
+            StoreError::Damaged(..) => {
+                Self::new(FaultKind::Corrupt, "the stored bytes are damaged and are not served").because(error)
+            }
+        }
+    }
+}
