@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
@@ -420,6 +421,14 @@ impl Size {
     }
 }
 
+impl FromStr for Size {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        Self::parse(text).map(Self).ok_or("not a size; write bytes, or 512MiB, 4GiB, 1TiB")
+    }
+}
+
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -428,11 +437,11 @@ impl<'de> Deserialize<'de> for Size {
             Bytes(u64),
             Text(String),
         }
-        let size = match Spelling::deserialize(from)? {
-            Spelling::Bytes(bytes) => ByteCount::new(bytes),
-            Spelling::Text(text) => Self::parse(&text),
-        };
-        size.map(Self).ok_or_else(|| de::Error::custom("not a size; write bytes, or 512MiB, 4GiB, 1TiB"))
+        match Spelling::deserialize(from)? {
+            Spelling::Bytes(bytes) => bytes.to_string().parse(),
+            Spelling::Text(text) => text.parse(),
+        }
+        .map_err(de::Error::custom)
     }
 }
 
