@@ -1,0 +1,316 @@
+//! Wire to domain and back: each dialect turns one request into an [`Intent`], and what came of it into a reply.
+//!
+//! Pure and synchronous. A dialect cannot await, holds no handle and knows no server: it sees a [`Call`], and golden
+//! files test it. What a fault looks like on the wire, status number included, stands in one table per dialect.
+//!
+//! The server matches a path against [`routes`], picks the [`Endpoint`] of the method, obeys its [`Guard`] and its
+//! [`BodyRule`], and then calls [`Endpoint::decode`], executes, and calls [`Endpoint::encode`] or [`Endpoint::fault`].
+
+mod cloudsigma;
+pub mod conditional;
+pub mod digest_fields;
+pub mod direct;
+mod query;
+pub mod ranges;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use crate::domain::{Fault, FaultKind, Intent, Outcome, Principal, VolumeId};
+
+pub use query::percent_decoded;
+
+/// A whole reply: dialects answer control requests from memory.
+pub type Reply = http::Response<Bytes>;
+
+/// One request as a dialect sees it.
+pub struct Call<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The path as it was sent.
+    pub path: &'a str,
+    /// The parameters that the route's pattern matched, each through [`percent_decoded`].
+    pub params: &'a [(&'a str, &'a str)],
+    /// The query as it was sent, without its question mark.
+    pub query: &'a str,
+    /// The header fields.
+    pub headers: &'a HeaderMap,
+    /// How long the body is by its framing; `None` when only its end will tell (chunked, or HTTP/2 without a length).
+    ///
+    /// The one reader of framing is the server: a dialect that read `Content-Length` again could disagree with it.
+    pub length: Option<u64>,
+    /// The body; empty where the endpoint's rule is not [`BodyRule::Buffered`].
+    pub body: &'a [u8],
+    /// Who is calling, once known.
+    pub principal: Option<&'a Principal>,
+}
+
+impl Call<'_> {
+    /// A matched parameter; empty when the route has none of this name.
+    fn param(&self, name: &str) -> &str {
+        self.params.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+    }
+
+    /// The volume that the path names.
+    fn volume_id(&self) -> Result<VolumeId, Fault> {
+        let no_such = |_| Fault::new(FaultKind::NotFound, "there is no such drive");
+        self.param("uuid").parse().map_err(no_such)
+    }
+}
+
+/// Where this server is, for URLs in replies. Never taken from a request: its Host may be forged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The base of the control side, as in `http://127.0.0.1:8700`, without a slash at its end.
+    pub control: String,
+    /// Whether a redirect to the control side is a path only: true when no public URL is configured for it.
+    pub control_relative: bool,
+    /// The base of the side that moves bytes.
+    pub direct: String,
+    /// Whether a redirect to the direct side is a path only: true when it shares the control side's listener and no
+    /// public URL is configured for it.
+    pub direct_relative: bool,
+}
+
+impl Places {
+    fn control_location(&self, path: &str) -> String {
+        if self.control_relative { path.to_owned() } else { format!("{}{path}", self.control) }
+    }
+
+    fn direct_location(&self, path: &str) -> String {
+        if self.direct_relative { path.to_owned() } else { format!("{}{path}", self.direct) }
+    }
+}
+
+/// What the server does with a request's body before it decodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyRule {
+    /// The body means nothing here.
+    None,
+    /// It is read whole into memory; a larger one is [`FaultKind::TooLarge`].
+    Buffered {
+        /// The most bytes.
+        max: usize,
+    },
+    /// It is the transfer: left on the socket until the request is admitted.
+    Streamed,
+}
+
+/// How a caller proves who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Not at all.
+    Open,
+    /// User name and password (RFC 7617).
+    Basic,
+    /// By the capability in the path.
+    Ticket,
+}
+
+/// A path and what it does for each method.
+#[derive(Debug)]
+pub struct Route {
+    /// The path in `matchit` syntax, without a slash at its end.
+    pub pattern: &'static str,
+    /// The methods it takes, for an `Allow` field (RFC 9110 section 10.2.1).
+    pub allow: &'static str,
+    /// One entry per method; `HEAD` is served by the entry of `GET`.
+    pub endpoints: &'static [Endpoint],
+}
+
+impl Route {
+    /// The pattern without and with a slash at its end: real clients send both.
+    pub fn spellings(&self) -> [String; 2] {
+        [self.pattern.to_owned(), format!("{}/", self.pattern)]
+    }
+
+    /// What this path does for a method.
+    pub fn endpoint(&self, method: &Method) -> Result<&'static Endpoint, Fault> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.endpoints.iter().find(|endpoint| endpoint.method == *method).ok_or_else(|| {
+            let kind = FaultKind::MethodNotAllowed { allow: self.allow };
+            Fault::new(kind, format!("this path takes {} only", self.allow))
+        })
+    }
+}
+
+/// One method of one path.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The method.
+    pub method: Method,
+    /// How the caller proves who they are.
+    pub guard: Guard,
+    /// What is done with the body.
+    pub body: BodyRule,
+    /// What it does, in a few words.
+    pub summary: &'static str,
+    op: Op,
+}
+
+/// What an endpoint does, in its dialect's own terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    CloudSigma(cloudsigma::Op),
+    Direct,
+}
+
+impl Endpoint {
+    /// The dialect that it speaks.
+    pub const fn dialect(&self) -> Dialect {
+        match self.op {
+            Op::CloudSigma(_) => Dialect::CloudSigma,
+            Op::Direct => Dialect::Direct,
+        }
+    }
+
+    /// What the request asks for.
+    pub fn decode(&self, call: &Call) -> Result<Intent, Fault> {
+        match self.op {
+            Op::CloudSigma(op) => cloudsigma::decode(op, call),
+            Op::Direct => direct::decode(call),
+        }
+    }
+
+    /// The reply that tells the outcome. An outcome that this endpoint cannot have is our fault, and told as that.
+    pub fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Reply {
+        let reply = match self.op {
+            Op::CloudSigma(op) => cloudsigma::encode(op, call, outcome, places),
+            // A ticket is answered with bytes, by `direct::answer`.
+            Op::Direct => None,
+        };
+        reply.unwrap_or_else(|| self.fault(call, &Fault::internal("an outcome that this endpoint cannot have")))
+    }
+
+    /// The reply that tells a fault.
+    pub fn fault(&self, call: &Call, fault: &Fault) -> Reply {
+        self.dialect().fault(call, fault)
+    }
+}
+
+/// The wire formats that are spoken here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// CloudSigma's API, version 2.0.
+    CloudSigma,
+    /// The capability URLs that downloads are redirected to, and every path that belongs to no API.
+    Direct,
+}
+
+impl Dialect {
+    /// Every dialect.
+    pub const ALL: [Self; 2] = [Self::CloudSigma, Self::Direct];
+
+    /// Whose form an answer takes when no route matched this path.
+    pub fn of_path(path: &str) -> Self {
+        match path.strip_prefix(cloudsigma::BASE) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => Self::CloudSigma,
+            _ => Self::Direct,
+        }
+    }
+
+    /// The paths that it serves.
+    pub const fn routes(self) -> &'static [Route] {
+        match self {
+            Self::CloudSigma => cloudsigma::ROUTES,
+            Self::Direct => direct::ROUTES,
+        }
+    }
+
+    /// The reply that tells a fault.
+    pub fn fault(self, _call: &Call, fault: &Fault) -> Reply {
+        let mut reply = match self {
+            Self::CloudSigma => cloudsigma::fault(fault),
+            Self::Direct => direct::fault(fault),
+        };
+        advise(fault.kind, reply.headers_mut());
+        reply
+    }
+}
+
+/// Every path that is served.
+pub fn routes() -> impl Iterator<Item = &'static Route> {
+    Dialect::ALL.into_iter().flat_map(Dialect::routes)
+}
+
+/// Seconds after which to come back when the server is full or stops: time for a restart, or for some transfer to end.
+const RETRY_UNAVAILABLE: u32 = 5;
+
+/// Adds the fields that tell a client what to do about a fault; they are the same in every dialect.
+fn advise(kind: FaultKind, headers: &mut HeaderMap) {
+    let basic = HeaderValue::from_static("Basic realm=\"longshore\", charset=\"UTF-8\"");
+    let (name, value): (HeaderName, HeaderValue) = match kind {
+        FaultKind::Unauthenticated => (header::WWW_AUTHENTICATE, basic),
+        FaultKind::Throttled { retry_after } => (header::RETRY_AFTER, retry_after.into()),
+        FaultKind::Unavailable => (header::RETRY_AFTER, RETRY_UNAVAILABLE.into()),
+        FaultKind::MethodNotAllowed { allow } => (header::ALLOW, HeaderValue::from_static(allow)),
+        FaultKind::RangeNotSatisfiable { size } => match HeaderValue::try_from(format!("bytes */{size}")) {
+            Ok(value) => (header::CONTENT_RANGE, value),
+            Err(_) => return,
+        },
+        FaultKind::Invalid
+        | FaultKind::BadFraming
+        | FaultKind::Empty
+        | FaultKind::TicketRefused
+        | FaultKind::NotFound
+        | FaultKind::Conflict
+        | FaultKind::UnsupportedMediaType
+        | FaultKind::TooLarge
+        | FaultKind::QuotaExceeded
+        | FaultKind::NoSpace
+        | FaultKind::DigestMismatch
+        | FaultKind::BodyIncomplete
+        | FaultKind::PeerTooSlow
+        | FaultKind::Cancelled
+        | FaultKind::Corrupt
+        | FaultKind::Internal => return,
+    };
+    headers.insert(name, value);
+}
+
+/// A reply with a body.
+fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Reply::new(body.into());
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
+/// A reply without a body.
+fn bare(status: StatusCode) -> Reply {
+    let mut reply = Reply::new(Bytes::new());
+    *reply.status_mut() = status;
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_allows_exactly_the_methods_it_serves() {
+        for route in routes() {
+            let mut served: Vec<&str> = route.endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect();
+            if let Some(at) = served.iter().position(|method| *method == "GET") {
+                served.insert(at + 1, "HEAD");
+            }
+            assert_eq!(route.allow, served.join(", "), "{}", route.pattern);
+        }
+    }
+
+    #[test]
+    fn a_method_that_a_path_does_not_take_is_told_which_it_does() {
+        let upload = &cloudsigma::ROUTES[0];
+        let fault = upload.endpoint(&Method::GET).expect_err("uploads have no GET");
+        assert_eq!(fault.kind, FaultKind::MethodNotAllowed { allow: "POST, PUT" });
+    }
+
+    #[test]
+    fn an_unknown_path_is_answered_in_the_form_of_the_api_it_lies_in() {
+        assert_eq!(Dialect::of_path("/api/2.0"), Dialect::CloudSigma);
+        assert_eq!(Dialect::of_path("/api/2.0/servers/"), Dialect::CloudSigma);
+        assert_eq!(Dialect::of_path("/api/2.01/"), Dialect::Direct);
+        assert_eq!(Dialect::of_path("/"), Dialect::Direct);
+    }
+}
