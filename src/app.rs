@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Basic, BasicSettings, Tickets, load_or_create_key, passwords};
+use crate::auth::{Basic, BasicSettings, Passwords, Tickets, load_or_create_key, random_password};
 use crate::config::{Config, DirectChoice, EngineChoice, When};
 use crate::control::{Control, Parts, Settings};
 use crate::domain::{Clock, CrashPoints, SystemClock};
@@ -60,7 +60,8 @@ impl App {
         let pool = Pool::new(config.memory.budget.0);
         let metrics = Arc::new(Metrics::new(engine.name(), pool.budget_blocks()));
         let (tracker, transfers) = (TaskTracker::new(), Transfers::default());
-        let tickets = Tickets::new(load_or_create_key(&config.data_dir.join("ticket.key"))?);
+        let tickets =
+            Tickets::new(*load_or_create_key(&config.data_dir.join("ticket.key")).context("cannot use ticket.key")?);
         let control = Control::new(Parts {
             meta: meta.clone(),
             store: Arc::new(store),
@@ -81,12 +82,14 @@ impl App {
         let pace = Pace { idle: config.limits.idle, min_rate: config.limits.min_rate.0.get() };
         let watch = kill.clone();
         tracker.spawn(async move { watch.run_until_cancelled(transfers.watch(pace)).await });
-        let basic = Basic::new(meta.clone(), BasicSettings { remember: config.auth.remember }, clock);
+        let basic = Basic::new(
+            meta.clone(),
+            BasicSettings { remember_seconds: config.auth.remember_seconds, ..BasicSettings::default() },
+            clock,
+        );
         let limits = ServerLimits { head: config.limits.head, connections: config.limits.connections };
-        let public = PublicUrls {
-            direct: config.direct.public_url.clone(),
-            control: config.control.public_url.clone(),
-        };
+        let public =
+            PublicUrls { direct: config.direct.public_url.clone(), control: config.control.public_url.clone() };
         let server = Server::new(control.clone(), basic, tls.clone(), limits, public);
         let (listeners, urls) = bind(&config, tls.is_some())?;
         server.start(listeners, &stop, &kill)?;
@@ -190,11 +193,11 @@ async fn ensure_admin(meta: &Meta, config: &Config, clock: &dyn Clock) -> anyhow
     if !meta.users().await?.is_empty() {
         return Ok(());
     }
-    let password = passwords::random();
-    let hash = passwords::hash(&password).await?;
+    let password = random_password();
+    let hash = Passwords::default().hash(password.clone()).await?;
     // The file first: a user without a known password could never log in.
     write_credentials(config, "admin", &password)?;
-    meta.add_user("admin", &hash, "admin", config.default_quota(), clock.now()).await?;
+    meta.add_user("admin", &hash, "admin", Some(config.default_quota()), clock.now()).await?;
     Ok(())
 }
 
@@ -207,7 +210,9 @@ fn pick_engine(config: &Config) -> anyhow::Result<IoEngine> {
     let threads = config.io.threads;
     Ok(match config.io.engine {
         EngineChoice::Threads => IoEngine::threads(threads.max(4)),
-        EngineChoice::Ring => IoEngine::ring(threads).context("io.engine = \"ring\", but io_uring does not work here")?,
+        EngineChoice::Ring => {
+            IoEngine::ring(threads).context("io.engine = \"ring\", but io_uring does not work here")?
+        }
         EngineChoice::Auto => {
             let (engine, refused) = IoEngine::best(threads);
             if let Some(error) = refused {

@@ -174,8 +174,7 @@ pub enum When {
 pub struct Auth {
     /// How long a verified password is remembered, so that its cost is paid once. A changed password is refused at
     /// once all the same. Raised: more memory for many users.
-    #[serde(rename = "remember_seconds", deserialize_with = "seconds")]
-    pub remember: Duration,
+    pub remember_seconds: u32,
 }
 
 /// A tenant's quota.
@@ -270,7 +269,7 @@ impl Default for Digests {
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { remember: Duration::from_secs(60) }
+        Self { remember_seconds: 60 }
     }
 }
 

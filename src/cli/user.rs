@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
 
 use super::runtime;
 use crate::app;
-use crate::auth::passwords;
+use crate::auth::{Passwords, check_user_name, random_password};
 use crate::config::{Config, Size};
 use crate::domain::{Clock, Quota, SystemClock};
 use crate::meta::Meta;
@@ -22,10 +22,10 @@ pub(super) enum UserCommand {
         /// Whose drives they see; a new tenant is made when there is none of this name [default: the user's name]
         #[arg(long)]
         tenant: Option<String>,
-        /// The most drives of the tenant, when it is new
+        /// The most drives of the tenant
         #[arg(long, value_name = "N")]
         max_drives: Option<u64>,
-        /// The most bytes of the tenant, when it is new, as in 500GiB
+        /// The most bytes of the tenant's drives together, as in 500GiB
         #[arg(long, value_name = "SIZE")]
         max_bytes: Option<Size>,
     },
@@ -57,17 +57,19 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
     let mut out = std::io::stdout().lock();
     match command {
         UserCommand::Add { name, tenant, max_drives, max_bytes } => {
-            check_name(&name)?;
+            check_user_name(&name)?;
+            // A tenant that others made keeps its quota unless this call names one.
+            let sets_quota = tenant.is_none() || max_drives.is_some() || max_bytes.is_some();
             let default = config.default_quota();
             let quota = Quota {
                 volumes: max_drives.or(default.volumes),
                 bytes: max_bytes.map(|size| size.0).or(default.bytes),
             };
-            let password = passwords::random();
-            let hash = passwords::hash(&password).await?;
+            let password = random_password();
+            let hash = Passwords::default().hash(password.clone()).await?;
             let tenant = tenant.unwrap_or_else(|| name.clone());
-            meta.add_user(&name, &hash, &tenant, quota, SystemClock.now()).await?;
-            writeln!(out, "{name}:{password}")?;
+            meta.add_user(&name, &hash, &tenant, sets_quota.then_some(quota), SystemClock.now()).await?;
+            writeln!(out, "{name}:{}", *password)?;
         }
         UserCommand::List => {
             let limit = |limit: Option<u64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
@@ -86,27 +88,19 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
             }
         }
         UserCommand::Passwd { name } => {
-            let password = passwords::random();
-            let hash = passwords::hash(&password).await?;
+            let password = random_password();
+            let hash = Passwords::default().hash(password.clone()).await?;
             meta.set_password(&name, &hash).await.with_context(|| format!("no change for {name}"))?;
             // The file that the curl lines read must not go stale.
             let known = std::fs::read_to_string(app::credentials_path(config)).unwrap_or_default();
             if known.split(':').next() == Some(&name) {
                 app::write_credentials(config, &name, &password)?;
             }
-            writeln!(out, "{name}:{password}")?;
+            writeln!(out, "{name}:{}", *password)?;
         }
         UserCommand::Remove { name } => {
             meta.remove_user(&name).await.with_context(|| format!("{name} was not removed"))?;
         }
-    }
-    Ok(())
-}
-
-/// RFC 7617 section 2: a user name in Basic credentials has no colon and no control characters.
-fn check_name(name: &str) -> anyhow::Result<()> {
-    if name.is_empty() || name.len() > 255 || name.contains(':') || name.chars().any(char::is_control) {
-        bail!("a user name has 1 to 255 bytes, no colon and no control characters");
     }
     Ok(())
 }

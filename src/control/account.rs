@@ -29,8 +29,9 @@ impl Account {
 
     /// The transfer is complete exactly when it has moved this many bytes, whole messages included.
     #[must_use]
-    pub fn whole_at(self, bytes: u64) -> Self {
-        Self { whole: Some(bytes), ..self }
+    pub fn whole_at(mut self, bytes: u64) -> Self {
+        self.whole = Some(bytes);
+        self
     }
 
     /// The transfer is complete.

@@ -40,7 +40,9 @@ impl Control {
         check_readable(&volume)?;
         let image = match self.parts.store.open(volume.id).await {
             Ok(image) if image.size() == volume.size => image,
-            Ok(_) => return self.spoiled(volume.id, volume.generation, "the image has not the size of the drive").await,
+            Ok(_) => {
+                return self.spoiled(volume.id, volume.generation, "the image has not the size of the drive").await;
+            }
             // Deleted, perhaps, since the row was read.
             Err(StoreError::Missing(_)) if self.find(ticket.tenant, volume.id).await.is_err() => {
                 return Err(no_such_drive(volume.id));

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use super::conditional::{self, Selection};
 use super::ranges::{Multipart, content_range};
-use super::{BodyRule, Call, Dialect, Endpoint, Guard, Op, Reply, Route, digest_fields, reply};
+use super::{BodyRule, Call, Dialect, Endpoint, Guard, Op, Reply, Route, Side, digest_fields, reply};
 use crate::domain::{Extent, Fault, FaultKind, Intent, SendPlan, Volume, VolumeId};
 
 pub(super) static ROUTES: &[Route] = &[Route {
@@ -16,6 +16,7 @@ pub(super) static ROUTES: &[Route] = &[Route {
         method: Method::GET,
         guard: Guard::Ticket,
         body: BodyRule::None,
+        side: Side::Direct,
         summary: "the bytes of a drive, whole or by range",
         op: Op::Direct,
     }],

@@ -97,6 +97,17 @@ pub enum BodyRule {
     Streamed,
 }
 
+/// The two sides of the server, which may have a listener each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The data plane.
+    Direct,
+    /// The metadata side.
+    Control,
+    /// Of an endpoint: served by both.
+    Either,
+}
+
 /// How a caller proves who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
@@ -144,6 +155,8 @@ pub struct Endpoint {
     pub guard: Guard,
     /// What is done with the body.
     pub body: BodyRule,
+    /// Where it is served, when the sides have listeners of their own.
+    pub side: Side,
     /// What it does, in a few words.
     pub summary: &'static str,
     op: Op,

@@ -23,9 +23,17 @@ pub enum JobKind {
         /// To this size.
         size: ByteCount,
     },
-    /// Read it back, compare it with its pieces, and record its digest. A volume has at most one such job, and it is
-    /// claimed after all other kinds.
+    /// Read it back, compare it with its pieces, and record its digest. A volume has at most one such job.
     Seal,
+}
+
+/// Which jobs a worker takes: a long one that nobody waits for must not keep a short one waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// What a caller waits for: clones and resizes.
+    Prompt,
+    /// Seals.
+    Idle,
 }
 
 /// A job to be added.
@@ -84,18 +92,25 @@ struct Payload {
 }
 
 impl Meta {
-    /// Claims the oldest job that nobody holds, if there is one, until `lease_seconds` from now.
-    pub async fn claim(&self, owner: &str, now: UnixTime, lease_seconds: u32) -> Result<Option<Job>, MetaError> {
+    /// Claims the oldest job of a lane that nobody holds, if there is one, until `lease_seconds` from now.
+    pub async fn claim(
+        &self,
+        owner: &str,
+        now: UnixTime,
+        lease_seconds: u32,
+        lane: Lane,
+    ) -> Result<Option<Job>, MetaError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
             "UPDATE jobs SET attempts = attempts + 1, lease_owner = $1, lease_until = $2 WHERE id = \
-             (SELECT id FROM jobs WHERE lease_until IS NULL OR lease_until <= $3 \
-             ORDER BY CASE kind WHEN 'seal' THEN 1 ELSE 0 END, created, id LIMIT 1) \
+             (SELECT id FROM jobs WHERE (lease_until IS NULL OR lease_until <= $3) \
+             AND CASE kind WHEN 'seal' THEN 1 ELSE 0 END = $4 ORDER BY created, id LIMIT 1) \
              RETURNING id, kind, volume, source, payload, attempts",
         )
         .bind(owner)
         .bind(now.plus_seconds(lease_seconds).0)
         .bind(now.0)
+        .bind(i64::from(lane == Lane::Idle))
         .fetch_optional(&mut *tx)
         .await?;
         // Before the row is read: a damaged job stays claimed and does not block those behind it.

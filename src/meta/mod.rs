@@ -34,7 +34,7 @@ use sqlx::{SqlSafeStr, Sqlite, Transaction};
 
 pub use batch::Batch;
 pub use error::MetaError;
-pub use jobs::{Job, JobKind, Lease, NewJob};
+pub use jobs::{Job, JobKind, Lane, Lease, NewJob};
 pub use tenants::{UserRecord, UserSummary};
 
 /// `SQLite` waits this long for a lock that another process holds, a backup tool for example.

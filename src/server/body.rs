@@ -14,7 +14,7 @@ use crate::control::Account;
 use crate::transfer::{Chunk, Outgoing};
 
 /// What hyper sends.
-pub enum Body {
+pub(super) enum Body {
     /// These bytes.
     Whole(Bytes),
     /// A drive, or parts of it.
@@ -22,7 +22,7 @@ pub enum Body {
 }
 
 /// A download that is being sent.
-pub struct Download {
+pub(super) struct Download {
     state: State,
     /// Where the connection finds the files of its frames again; none on a connection that cannot.
     regions: Option<FileRegions>,
@@ -42,7 +42,7 @@ enum State {
 
 impl Download {
     /// Sends `outgoing`; its files through `regions`.
-    pub fn new(outgoing: Outgoing, regions: Option<FileRegions>, counts: bool, account: Account) -> Self {
+    pub(super) fn new(outgoing: Outgoing, regions: Option<FileRegions>, counts: bool, account: Account) -> Self {
         Self { state: State::Ready(Box::new(outgoing)), regions, counts, account: Arc::new(account) }
     }
 

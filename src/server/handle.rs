@@ -200,8 +200,7 @@ impl Exchange<'_> {
         let counts = meter.is_none();
         let progress = Arc::new(Progress::sending(opened.volume.id, meter, self.connection.kill.clone()));
         let running = control.transfers().start(progress.clone());
-        let account =
-            Account::open(control.metrics(), running, Direction::Download, opened.volume.id).whole_at(whole);
+        let account = Account::open(control.metrics(), running, Direction::Download, opened.volume.id).whole_at(whole);
         let outgoing = Outgoing::new(opened.image, parts, route, progress);
         Response::from_parts(head, Body::Download(Download::new(outgoing, regions, counts, account)))
     }
@@ -298,4 +297,3 @@ impl Exchange<'_> {
 fn whole(reply: Reply) -> Response<Body> {
     reply.map(Body::Whole)
 }
-

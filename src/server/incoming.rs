@@ -12,7 +12,7 @@ use crate::domain::{Fault, FaultKind};
 use crate::transfer::Source;
 
 /// Reads a small body whole. `within` bounds the time, so that a trickling peer holds nothing for long.
-pub async fn buffer(body: Incoming, max: usize, within: Duration) -> Result<Bytes, Fault> {
+pub(super) async fn buffer(body: Incoming, max: usize, within: Duration) -> Result<Bytes, Fault> {
     let collected = tokio::time::timeout(within, Limited::new(body, max).collect()).await;
     match collected {
         Err(_) => Err(Fault::new(FaultKind::PeerTooSlow, "the body did not arrive in time")),
@@ -27,7 +27,7 @@ pub async fn buffer(body: Incoming, max: usize, within: Duration) -> Result<Byte
 }
 
 /// A body as the source of an upload.
-pub struct Streamed(pub Incoming);
+pub(super) struct Streamed(pub(super) Incoming);
 
 impl Source for Streamed {
     async fn next(&mut self) -> Option<Result<Bytes, Box<dyn Error + Send + Sync>>> {
@@ -47,7 +47,7 @@ impl Source for Streamed {
 
 /// Goes on reading a body that was refused, for a while: closing a socket with unread bytes resets it, and the peer
 /// would lose the answer that tells why (RFC 9112 section 9.6).
-pub fn linger(body: Incoming, tracker: &TaskTracker) {
+pub(super) fn linger(body: Incoming, tracker: &TaskTracker) {
     /// What a client sends before it reads: its socket's send buffer and ours.
     const MOST: usize = 16 << 20;
     const LONGEST: Duration = Duration::from_secs(5);

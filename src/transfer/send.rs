@@ -125,10 +125,7 @@ impl Outgoing {
                 Part::Image(extent) if extent.len == 0 => {}
                 Part::Image(extent) => {
                     let window = Extent { len: extent.len.min(RUN_WINDOW), ..extent };
-                    self.parts.push_front(Part::Image(Extent {
-                        offset: window.end(),
-                        len: extent.len - window.len,
-                    }));
+                    self.parts.push_front(Part::Image(Extent { offset: window.end(), len: extent.len - window.len }));
                     match self.progress.during(Phase::Disk, self.image.runs(window)).await {
                         Ok(runs) => self.runs = runs.into(),
                         Err(error) => return Some(Err(error)),

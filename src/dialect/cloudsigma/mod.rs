@@ -11,7 +11,7 @@ mod listing;
 
 use http::Method;
 
-use super::{BodyRule, Endpoint, Guard, Op as AnyOp, Route};
+use super::{BodyRule, Endpoint, Guard, Op as AnyOp, Route, Side};
 
 pub(super) use decode::decode;
 pub(super) use encode::{encode, fault};
@@ -98,14 +98,24 @@ pub(super) static ROUTES: &[Route] = &[
 
 const fn upload(method: Method) -> Endpoint {
     let summary = "makes a drive of the bytes in the body";
-    Endpoint { method, guard: Guard::Basic, body: BodyRule::Streamed, summary, op: AnyOp::CloudSigma(Op::Upload) }
+    let op = AnyOp::CloudSigma(Op::Upload);
+    Endpoint { method, guard: Guard::Basic, body: BodyRule::Streamed, side: Side::Direct, summary, op }
 }
 
 const fn read(op: Op, summary: &'static str) -> Endpoint {
-    Endpoint { method: Method::GET, guard: Guard::Basic, body: BodyRule::None, summary, op: AnyOp::CloudSigma(op) }
+    // The documents name the direct side for downloads, and clients of the control side find them here.
+    let side = if matches!(op, Op::Download) { Side::Either } else { Side::Control };
+    Endpoint {
+        method: Method::GET,
+        guard: Guard::Basic,
+        body: BodyRule::None,
+        side,
+        summary,
+        op: AnyOp::CloudSigma(op),
+    }
 }
 
 const fn json(method: Method, op: Op, summary: &'static str) -> Endpoint {
     let body = BodyRule::Buffered { max: MAX_JSON };
-    Endpoint { method, guard: Guard::Basic, body, summary, op: AnyOp::CloudSigma(op) }
+    Endpoint { method, guard: Guard::Basic, body, side: Side::Control, summary, op: AnyOp::CloudSigma(op) }
 }
