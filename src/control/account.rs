@@ -59,7 +59,7 @@ impl Drop for Account {
         self.span.in_scope(|| {
             tracing::info!(
                 drive = %self.volume,
-                direction = ?self.direction,
+                direction = self.direction.name(),
                 complete,
                 stopped = progress.stopped().map(|why| format!("{why:?}")),
                 bytes,

@@ -96,9 +96,9 @@ impl Control {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Whether the database answers.
+    /// Whether new work can be taken: the database answers, and the server does not stop.
     pub async fn is_ready(&self) -> bool {
-        !self.is_draining() && self.parts.meta.all_volume_ids().await.is_ok()
+        !self.is_draining() && self.parts.meta.is_alive().await
     }
 
     /// What this server allows.

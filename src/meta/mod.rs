@@ -66,6 +66,11 @@ impl Meta {
         Ok(Self { writer, readers })
     }
 
+    /// Whether the database answers.
+    pub async fn is_alive(&self) -> bool {
+        sqlx::query("SELECT 1").execute(&self.readers).await.is_ok()
+    }
+
     /// Closes all connections, after what they do now. Later calls answer [`MetaError::Busy`].
     pub async fn close(&self) {
         self.readers.close().await;
