@@ -67,7 +67,7 @@ pub fn answer(call: &Call, volume: &Volume, boundary: &str) -> Response<Vec<Chun
         }
         Selection::NotModified => return not_modified(&etag),
         Selection::PreconditionFailed => {
-            return framed(reply(StatusCode::PRECONDITION_FAILED, TEXT, "the drive is not the one that was named\n"));
+            return framed(line(StatusCode::PRECONDITION_FAILED, "the drive is not the one that was named"));
         }
         Selection::Unsatisfiable => {
             let told = format!("the drive has {size} bytes; the range lies outside");
@@ -96,13 +96,16 @@ pub fn answer(call: &Call, volume: &Volume, boundary: &str) -> Response<Vec<Chun
 
 /// A fault as a line of text: whoever follows a redirect has curl, not an API client.
 pub(super) fn fault(fault: &Fault) -> Reply {
-    let mut reply = reply(status(fault.kind), TEXT, format!("{}\n", fault.told));
-    guarded(reply.headers_mut());
-    reply
+    line(status(fault.kind), &fault.told)
 }
 
 const OCTET_STREAM: &str = "application/octet-stream";
-const TEXT: &str = "text/plain; charset=utf-8";
+
+fn line(status: StatusCode, text: &str) -> Reply {
+    let mut reply = reply(status, "text/plain; charset=utf-8", format!("{text}\n"));
+    guarded(reply.headers_mut());
+    reply
+}
 
 /// Keeps the capability in the URL, and what it gives, out of caches and of other sites' logs; and a browser from
 /// taking an image for a page.

@@ -10,6 +10,8 @@ mod cloudsigma;
 pub mod conditional;
 pub mod digest_fields;
 pub mod direct;
+#[cfg(test)]
+mod golden;
 mod query;
 pub mod ranges;
 
@@ -247,6 +249,11 @@ pub fn routes() -> impl Iterator<Item = &'static Route> {
     Dialect::ALL.into_iter().flat_map(Dialect::routes)
 }
 
+/// The fault of a path that no route matches; [`Dialect::of_path`] says whose form it takes.
+pub fn no_route() -> Fault {
+    Fault::new(FaultKind::NotFound, "there is nothing at this path")
+}
+
 /// Seconds after which to come back when the server is full or stops: time for a restart, or for some transfer to end.
 const RETRY_UNAVAILABLE: u32 = 5;
 
@@ -299,7 +306,11 @@ fn bare(status: StatusCode) -> Reply {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
     use super::*;
+    use crate::domain::{Listing, Page};
 
     #[test]
     fn every_route_allows_exactly_the_methods_it_serves() {
@@ -320,10 +331,106 @@ mod tests {
     }
 
     #[test]
+    fn an_outcome_that_an_endpoint_cannot_have_is_our_fault() {
+        let headers = HeaderMap::new();
+        let call = call(&Method::GET, &headers, &[], "", b"");
+        let outcome = Outcome::Described(golden::limits());
+        for endpoint in endpoints().filter(|endpoint| !endpoint.summary.contains("this server")) {
+            let reply = endpoint.encode(&call, &outcome, &golden::relative_places());
+            assert_eq!(reply.status(), StatusCode::INTERNAL_SERVER_ERROR, "{}", endpoint.summary);
+        }
+    }
+
+    #[test]
     fn an_unknown_path_is_answered_in_the_form_of_the_api_it_lies_in() {
         assert_eq!(Dialect::of_path("/api/2.0"), Dialect::CloudSigma);
         assert_eq!(Dialect::of_path("/api/2.0/servers/"), Dialect::CloudSigma);
         assert_eq!(Dialect::of_path("/api/2.01/"), Dialect::Direct);
         assert_eq!(Dialect::of_path("/"), Dialect::Direct);
+    }
+    fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
+        routes().flat_map(|route| route.endpoints)
+    }
+
+    fn call<'a>(
+        method: &'a Method,
+        headers: &'a HeaderMap,
+        params: &'a [(&'a str, &'a str)],
+        query: &'a str,
+        body: &'a [u8],
+    ) -> Call<'a> {
+        let length = Some(body.len() as u64);
+        Call { method, path: "/", params, query, headers, length, body, principal: None }
+    }
+
+    /// Bodies that look like what is meant, so that the deeper checks are reached too.
+    fn body() -> impl Strategy<Value = Vec<u8>> {
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            "disk|cdrom|[0-9]{1,20}(\\.0)?|.{0,8}".prop_map(Value::from),
+            Just(Value::from("01938c2e-7d10-7a42-9b51-3f0c5d2e8a77")),
+        ];
+        let key = "objects|name|size|media|meta|tags|affinities|allow_multimount|storage_type|uuid|.{0,3}";
+        let json = scalar.prop_recursive(3, 24, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map(key, inner, 0..6).prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        });
+        prop_oneof![json.prop_map(|json| json.to_string().into_bytes()), any::<Vec<u8>>()]
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_panics_and_every_reply_is_whole(
+            method in "GET|HEAD|POST|PUT|DELETE|[A-Z]{1,9}",
+            id in "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77|.{0,40}",
+            name in ".{0,300}",
+            query in "((do|limit|offset|fields|name|status|media|size__gt|.{0,4})=(clone|resize|[0-9]{1,12}|.{0,9})&?){0,4}",
+            fields in prop::collection::vec((0..6_usize, prop::collection::vec(any::<u8>(), 0..40)), 0..6),
+            body in body(),
+        ) {
+            let names = [
+                header::CONTENT_TYPE,
+                header::RANGE,
+                header::IF_NONE_MATCH,
+                digest_fields::REPR_DIGEST,
+                digest_fields::CONTENT_DIGEST,
+                header::CONTENT_ENCODING,
+            ];
+            let headers: HeaderMap = fields
+                .into_iter()
+                .filter_map(|(at, value)| Some((names[at].clone(), HeaderValue::from_bytes(&value).ok()?)))
+                .collect();
+            let method: Method = method.parse().unwrap();
+            let params = [("uuid", id.as_str()), ("file_name", name.as_str()), ("token", name.as_str())];
+            let call = call(&method, &headers, &params, &query, &body);
+            let drive = golden::drive();
+            let page = Page { limit: None, offset: 0 };
+            let outcomes = [
+                Outcome::Listing(Listing { drives: vec![drive.clone()], page, total: 1 }),
+                Outcome::Drive(drive.clone().into()),
+                Outcome::Created(vec![drive.clone()]),
+                Outcome::Download { id: drive.id, token: name.clone() },
+                Outcome::Uploaded { id: drive.id, sha256: drive.sha256 },
+            ];
+            for endpoint in endpoints() {
+                if let Err(fault) = endpoint.decode(&call) {
+                    prop_assert!(endpoint.fault(&call, &fault).status().is_client_error());
+                }
+                for outcome in &outcomes {
+                    let reply = endpoint.encode(&call, outcome, &golden::relative_places());
+                    let is_json = reply.headers().get(header::CONTENT_TYPE).is_some_and(|value| {
+                        value.as_bytes().starts_with(b"application/json")
+                    });
+                    prop_assert!(!is_json || serde_json::from_slice::<Value>(reply.body()).is_ok());
+                }
+            }
+            let answer = direct::answer(&call, &drive, "b");
+            prop_assert!(method != Method::HEAD || answer.body().iter().all(|chunk| matches!(chunk, direct::Chunk::Framing(_))));
+        }
     }
 }
