@@ -6,7 +6,7 @@
 //! kernel copy from the file instead. Whoever reads the slice all the same gets the right bytes, so a frame that ends
 //! up in another transport is slower and not wrong.
 //!
-//! What it is not: a cache or a read-ahead. A cold file blocks the thread in sendfile(2), at most [`CALL`] bytes long.
+//! What it is not: a cache or a read-ahead. A cold file blocks the thread in sendfile(2), for at most 1 MiB at a time.
 //!
 //! # Invariants
 //! - A frame's bytes are the file's or the connection ends: a file that is shorter than the frame is an
@@ -62,7 +62,8 @@ struct Region {
 impl FileRegions {
     /// A body frame of `len` bytes of `file` from `offset` on, which this connection will send without reading it.
     ///
-    /// Fails with `UnexpectedEof` when the file ends before. Costs a system call and address space, whatever `len`.
+    /// `file` is open for buffered reads: with `O_DIRECT` only aligned ranges could be sent. Fails with `UnexpectedEof`
+    /// when the file ends before the range does. Costs a system call and address space, whatever `len`.
     pub fn register(&self, file: Arc<File>, offset: u64, len: u64) -> io::Result<Bytes> {
         if len == 0 {
             return Ok(Bytes::new());
@@ -407,7 +408,7 @@ mod tests {
 
     #[tokio::test]
     async fn file_cut_short_ends_the_connection_after_its_last_right_byte() {
-        // The map behind the frame now has pages whose reading is a SIGBUS: this also shows that nothing reads it.
+        // The map behind the frame now has pages that cannot be read: this also shows that nothing reads them.
         let (file, bytes) = file(4 << 20);
         let left = (1 << 20) + 7;
         let (mut client, socket) = pair(false).await;
