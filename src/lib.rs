@@ -44,5 +44,6 @@
 //! - I11 Bytes never written read as zero, for every tenant, always.
 //! - I12 Memory is the block budget plus a bounded constant per connection, whatever clients do.
 
+pub mod auth;
 pub mod domain;
 pub mod meta;
