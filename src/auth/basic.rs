@@ -44,8 +44,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// How logins are checked.
 #[derive(Clone, Debug)]
 pub struct BasicSettings {
-    /// A password that was right is not digested again for so many seconds. Longer saves CPU; a digest of it stays in
-    /// memory for as long.
+    /// A password that was right is not digested again for so many seconds. Each digest is tens of milliseconds of a
+    /// core, so a client with many requests wants some; longer than minutes gains nothing more.
     pub remember_seconds: u32,
     /// How many such passwords are remembered, about 200 bytes each.
     pub remembered: usize,
@@ -112,7 +112,7 @@ impl Basic {
         loop {
             let delay = self.throttle.delay(&caller);
             if delay > served {
-                self.throttle.wait(&caller, delay - served).await?;
+                self.throttle.wait(&caller, delay.saturating_sub(served)).await?;
                 served = delay;
             }
             let _place = self.places.try_acquire().map_err(|_| too_many(Duration::from_secs(1)))?;
@@ -128,7 +128,7 @@ impl Basic {
                 let digest = record.as_ref().map(|record| record.password_hash.clone());
                 #[cfg(test)]
                 self.comparisons.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                let right = self.passwords.verify_with(permit, credentials.password.clone(), digest).await?;
+                let (right, _permit) = Passwords::verify_with(permit, credentials.password.clone(), digest).await?;
                 return self.settle(&caller, mark, record.filter(|_| right));
             }
         }

@@ -64,22 +64,23 @@ impl Passwords {
     /// The digest of a password with a new salt, as text to be stored (PHC string format).
     pub async fn hash(&self, password: Zeroizing<String>) -> Result<String, PasswordError> {
         let permit = self.permit().await;
-        run(permit, move || Argon2::default().hash_password(password.as_bytes()).map(|digest| digest.to_string())).await
+        let digest = move || Argon2::default().hash_password(password.as_bytes()).map(|digest| digest.to_string());
+        run(permit, digest).await.map(|(digest, _permit)| digest)
     }
 
     /// Whether a password is the one of this digest. Without a digest it takes as long, and the answer is no.
     pub async fn verify(&self, password: Zeroizing<String>, digest: Option<String>) -> Result<bool, PasswordError> {
         let permit = self.permit().await;
-        self.verify_with(permit, password, digest).await
+        Self::verify_with(permit, password, digest).await.map(|(right, _permit)| right)
     }
 
-    /// As [`Passwords::verify`], for who waited for the permit already.
+    /// As [`Passwords::verify`], for who waited for the permit already. It comes back, so that the next one to have it
+    /// can see what was made of this answer.
     pub(super) async fn verify_with(
-        &self,
         permit: Permit,
         password: Zeroizing<String>,
         digest: Option<String>,
-    ) -> Result<bool, PasswordError> {
+    ) -> Result<(bool, Permit), PasswordError> {
         run(permit, move || {
             let known = digest.is_some();
             let digest = PasswordHash::new(digest.as_deref().unwrap_or(NOBODY))?;
@@ -106,15 +107,10 @@ impl Passwords {
 async fn run<T: Send + 'static>(
     permit: Permit,
     digest: impl FnOnce() -> Result<T, password_hash::Error> + Send + 'static,
-) -> Result<T, PasswordError> {
-    tokio::task::spawn_blocking(move || {
-        let result = digest();
-        drop(permit);
-        result
-    })
-    .await
-    .map_err(PasswordError::Interrupted)?
-    .map_err(PasswordError::Digest)
+) -> Result<(T, Permit), PasswordError> {
+    let (result, permit) =
+        tokio::task::spawn_blocking(move || (digest(), permit)).await.map_err(PasswordError::Interrupted)?;
+    Ok((result.map_err(PasswordError::Digest)?, permit))
 }
 
 /// A random password of 150 bits, in groups, that needs no quoting in a shell or a URL.
