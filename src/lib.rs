@@ -45,3 +45,4 @@
 //! - I12 Memory is the block budget plus a bounded constant per connection, whatever clients do.
 
 pub mod domain;
+pub mod io;
