@@ -46,3 +46,4 @@
 
 pub mod domain;
 pub mod io;
+pub mod store;

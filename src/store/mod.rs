@@ -6,6 +6,13 @@
 //! # Crash
 //! After a crash a store holds published images, each complete, and leftovers that [`BlockStore::sweep`] removes.
 
+mod local;
+mod reservation;
+mod zero;
+
+#[cfg(test)]
+mod conformance;
+
 use std::future::Future;
 use std::io;
 use std::ops::Range;
@@ -14,6 +21,10 @@ use std::sync::Arc;
 
 use crate::domain::{ByteCount, Extent, Fault, FaultKind, Pieces, VolumeId};
 use crate::io::{Block, SharedBlock};
+
+pub use local::{Direct, LocalSettings, LocalStore};
+pub use reservation::{Ledger, Reservation};
+pub use zero::{GRANULE, data_runs, is_zero};
 
 /// What the methods of the traits return: one box per call, which is noise beside a block of 1 MiB.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
