@@ -233,10 +233,10 @@ impl Default for LimitSettings {
             min_drive: Size(ByteCount::mib(512)),
             // 64 TiB: above the largest ext4 file (16 TiB) and below what one `statvfs` can describe.
             max_drive: Size(ByteCount::mib(64 << 20)),
-            idle: Duration::from_secs(60),
+            idle: Duration::from_mins(1),
             min_rate: Size(ByteCount::new(1024).unwrap_or_default()),
             head: Duration::from_secs(30),
-            drain: Duration::from_secs(60),
+            drain: Duration::from_mins(1),
             connections: 4096,
             ticket_seconds: 300,
         }

@@ -195,7 +195,7 @@ impl Metrics {
         self.jobs.get_or_create(&JobLabels { kind, ending }).inc();
     }
 
-    /// All metrics in the OpenMetrics text format.
+    /// All metrics in the `OpenMetrics` text format.
     pub fn render(&self, pool_in_use: usize) -> String {
         self.pool_in_use.set(pool_in_use as i64);
         let mut text = String::new();

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::Control;
 use crate::domain::{Fault, UnixTime, Volume, VolumeId, VolumeState};
 
-const EVERY: Duration = Duration::from_secs(3600);
+const EVERY: Duration = Duration::from_hours(1);
 
 /// A blank creation or a removal that has not ended after this long never will.
-const STALE: Duration = Duration::from_secs(1800);
+const STALE: Duration = Duration::from_mins(30);
 
 impl Control {
     /// Cleans up after the process before, before anything else runs.

@@ -243,6 +243,7 @@ mod tests {
     use super::*;
     use crate::domain::{DriveFilter, Page, UnixTime, VolumeEvent};
     use crate::meta::JobKind;
+    use crate::meta::Lane;
     use crate::meta::testing::{Scene, count, drive, quota, scene, scene_with};
 
     async fn used(scene: &Scene) -> (u64, u64) {
@@ -270,7 +271,7 @@ mod tests {
         assert_eq!((source.revision, source.state), (2, VolumeState::CloningSource { clones: 1 }));
         assert_eq!(used(&scene).await, (2, 20));
 
-        let job = meta.claim("worker", UnixTime(6), 60).await.unwrap().unwrap();
+        let job = meta.claim("worker", UnixTime(6), 60, Lane::Prompt).await.unwrap().unwrap();
         assert_eq!((job.kind, job.volume, job.attempts()), (kind, target.id, 1));
         source.step(VolumeEvent::CloneEnded).unwrap();
         target.step(VolumeEvent::Completed).unwrap();
@@ -281,7 +282,7 @@ mod tests {
             assert_eq!(meta.volume_any(volume.id).await.unwrap().as_ref(), Some(volume));
         }
         assert!(matches!(meta.apply(end).await, Err(MetaError::LeaseLost)), "a job ends once");
-        assert!(meta.claim("worker", UnixTime(9_999_999), 60).await.unwrap().is_none());
+        assert!(meta.claim("worker", UnixTime(9_999_999), 60, Lane::Prompt).await.unwrap().is_none());
     }
 
     #[tokio::test]

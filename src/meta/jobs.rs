@@ -254,34 +254,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn jobs_come_oldest_first_with_their_payload_and_seals_last() {
+    async fn jobs_of_a_lane_come_oldest_first_with_their_payload() {
         let (scene, volume, clock) = with_job(JobKind::Seal).await;
         let source = VolumeId::random();
-        let mut kinds = vec![JobKind::Resize { size: count(77) }, JobKind::Clone { source }];
-        for kind in &kinds {
+        let kinds = [JobKind::Resize { size: count(77) }, JobKind::Clone { source }];
+        for kind in kinds {
             clock.advance_seconds(1);
-            let job = NewJob::new(*kind, volume.id, clock.now());
+            let job = NewJob::new(kind, volume.id, clock.now());
             scene.meta.apply(Batch { enqueue: vec![job], ..Batch::default() }).await.unwrap();
         }
-        kinds.push(JobKind::Seal);
-        for kind in kinds {
-            assert_eq!(scene.meta.claim("a", clock.now(), MINUTE).await.unwrap().unwrap().kind, kind);
+        for (lane, expected) in [(Lane::Prompt, &kinds[..]), (Lane::Idle, &[JobKind::Seal])] {
+            for kind in expected {
+                assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap().unwrap().kind, *kind);
+            }
+            assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap(), None);
         }
-        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE).await.unwrap(), None);
     }
 
     #[tokio::test]
     async fn a_claimed_job_is_nobody_elses_until_its_lease_runs_out() {
         let (scene, _, clock) = with_job(JobKind::Seal).await;
-        let first = scene.meta.claim("a", clock.now(), MINUTE).await.unwrap().unwrap();
+        let first = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         clock.advance_seconds(MINUTE - 1);
-        assert_eq!(scene.meta.claim("b", clock.now(), MINUTE).await.unwrap(), None);
+        assert_eq!(scene.meta.claim("b", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
         scene.meta.renew(&first.lease, clock.now(), MINUTE).await.unwrap();
         clock.advance_seconds(MINUTE - 1);
-        assert_eq!(scene.meta.claim("b", clock.now(), MINUTE).await.unwrap(), None);
+        assert_eq!(scene.meta.claim("b", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
         clock.advance_seconds(1);
 
-        let second = scene.meta.claim("b", clock.now(), MINUTE).await.unwrap().unwrap();
+        let second = scene.meta.claim("b", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         assert_eq!((second.lease.job, second.attempts()), (first.lease.job, 2));
         assert!(matches!(scene.meta.apply(ending(&first)).await, Err(MetaError::LeaseLost)));
         assert!(matches!(scene.meta.renew(&first.lease, clock.now(), MINUTE).await, Err(MetaError::LeaseLost)));
@@ -292,8 +293,8 @@ mod tests {
     #[tokio::test]
     async fn one_owner_that_claims_twice_holds_the_later_claim_only() {
         let (scene, _, clock) = with_job(JobKind::Seal).await;
-        let first = scene.meta.claim("a", clock.now(), 0).await.unwrap().unwrap();
-        let second = scene.meta.claim("a", clock.now(), MINUTE).await.unwrap().unwrap();
+        let first = scene.meta.claim("a", clock.now(), 0, Lane::Idle).await.unwrap().unwrap();
+        let second = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         assert!(matches!(scene.meta.apply(ending(&first)).await, Err(MetaError::LeaseLost)));
         scene.meta.apply(ending(&second)).await.unwrap();
     }
@@ -301,26 +302,29 @@ mod tests {
     #[tokio::test]
     async fn a_failed_job_waits_for_its_retry_time() {
         let (scene, _, clock) = with_job(JobKind::Seal).await;
-        let job = scene.meta.claim("a", clock.now(), MINUTE).await.unwrap().unwrap();
+        let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         scene.meta.fail(&job.lease, "no luck", clock.now().plus_seconds(30)).await.unwrap();
         assert!(matches!(scene.meta.apply(ending(&job)).await, Err(MetaError::LeaseLost)));
         clock.advance_seconds(29);
-        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE).await.unwrap(), None);
+        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
         clock.advance_seconds(1);
-        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE).await.unwrap().unwrap().attempts(), 2);
+        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap().attempts(), 2);
     }
 
     #[tokio::test]
     async fn a_start_frees_the_leases_of_the_dead_only() {
         let (scene, volume, clock) = with_job(JobKind::Seal).await;
-        let dead = scene.meta.claim("dead", clock.now(), MINUTE).await.unwrap().unwrap();
+        let dead = scene.meta.claim("dead", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         let mine = NewJob::new(JobKind::Resize { size: count(2) }, volume.id, clock.now());
         scene.meta.apply(Batch { enqueue: vec![mine], ..Batch::default() }).await.unwrap();
-        let mine = scene.meta.claim("me", clock.now(), MINUTE).await.unwrap().unwrap();
+        let mine = scene.meta.claim("me", clock.now(), MINUTE, Lane::Prompt).await.unwrap().unwrap();
 
         assert_eq!(scene.meta.release_leases_of_others("me").await.unwrap(), 1);
         assert!(matches!(scene.meta.apply(ending(&dead)).await, Err(MetaError::LeaseLost)));
-        assert_eq!(scene.meta.claim("me", clock.now(), MINUTE).await.unwrap().unwrap().lease.job, dead.lease.job);
+        assert_eq!(
+            scene.meta.claim("me", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap().lease.job,
+            dead.lease.job
+        );
         scene.meta.apply(ending(&mine)).await.unwrap();
     }
 
@@ -329,18 +333,21 @@ mod tests {
         let (scene, volume, clock) = with_job(JobKind::Seal).await;
         let again = || Batch { enqueue: vec![NewJob::new(JobKind::Seal, volume.id, clock.now())], ..Batch::default() };
         scene.meta.apply(again()).await.unwrap();
-        let job = scene.meta.claim("a", clock.now(), MINUTE).await.unwrap().unwrap();
+        let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         scene.meta.apply(again()).await.unwrap();
-        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE).await.unwrap(), None);
+        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
         scene.meta.apply(ending(&job)).await.unwrap();
         scene.meta.apply(again()).await.unwrap();
-        assert!(scene.meta.claim("a", clock.now(), MINUTE).await.unwrap().is_some(), "after the end, a new one");
+        assert!(
+            scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().is_some(),
+            "after the end, a new one"
+        );
     }
 
     #[tokio::test]
     async fn the_jobs_of_a_removed_volume_go_with_it_and_none_can_come() {
         let (scene, volume, clock) = with_job(JobKind::Seal).await;
-        let job = scene.meta.claim("a", clock.now(), MINUTE).await.unwrap().unwrap();
+        let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         scene.meta.remove_volume(volume.id).await.unwrap();
         assert!(matches!(scene.meta.apply(ending(&job)).await, Err(MetaError::LeaseLost)));
         let orphan = NewJob::new(JobKind::Seal, volume.id, clock.now());

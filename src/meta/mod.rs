@@ -137,7 +137,7 @@ mod tests {
         let again = Meta::open(&scene.path).await.unwrap();
         assert_eq!(again.volume(scene.tenant, volume.id).await.unwrap(), Some(volume.clone()));
         assert_eq!(again.user("alice").await.unwrap().unwrap().tenant, scene.tenant);
-        let claimed = again.claim("me", UnixTime(8), 60).await.unwrap().unwrap();
+        let claimed = again.claim("me", UnixTime(8), 60, Lane::Idle).await.unwrap().unwrap();
         assert_eq!((claimed.volume, claimed.kind), (volume.id, JobKind::Seal));
         let (_, usage) = again.usage(scene.tenant).await.unwrap();
         assert_eq!((usage.volumes, usage.bytes.get()), (1, 5));
