@@ -354,4 +354,14 @@ mod tests {
         let refused = scene.meta.apply(Batch { enqueue: vec![orphan], ..Batch::default() }).await;
         assert!(matches!(refused, Err(MetaError::NotFound)));
     }
+
+    #[tokio::test]
+    async fn a_job_that_cannot_be_read_does_not_block_those_behind_it() {
+        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        sqlx::query("UPDATE jobs SET kind = 'from the future'").execute(&scene.meta.writer).await.unwrap();
+        let next = NewJob::new(JobKind::Seal, volume.id, clock.now());
+        scene.meta.apply(Batch { enqueue: vec![next], ..Batch::default() }).await.unwrap();
+        assert!(matches!(scene.meta.claim("a", clock.now(), MINUTE).await, Err(MetaError::Damaged("kind"))));
+        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE).await.unwrap().unwrap().lease.job, next.id);
+    }
 }

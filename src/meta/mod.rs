@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{SqlSafeStr, Sqlite, Transaction};
+use sqlx::{Connection, SqlSafeStr, Sqlite, Transaction};
 
 pub use batch::Batch;
 pub use error::MetaError;
@@ -99,6 +99,12 @@ fn lasting_pool(connections: u32) -> SqlitePoolOptions {
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+        // When the disk is full or fails, SQLite rolls back by itself; sqlx 0.9 then fails to roll back again, and would
+        // take the connection to be inside that transaction for ever. Such a connection is replaced.
+        .before_acquire(|connection, _| {
+            let clean = !connection.is_in_transaction();
+            Box::pin(async move { Ok(clean) })
+        })
 }
 
 fn migrations() -> Migrator {
@@ -121,7 +127,9 @@ fn id_bytes(bytes: &[u8], column: &'static str) -> Result<[u8; 16], MetaError> {
 mod tests {
     use super::testing::{drive, scene};
     use super::*;
-    use crate::domain::{DriveFilter, Page, UnixTime};
+    use std::task::Poll;
+
+    use crate::domain::{DriveFilter, Fault, FaultKind, Page, UnixTime, Volume};
 
     const ALL: Page = Page { limit: None, offset: 0 };
 
@@ -174,5 +182,43 @@ mod tests {
         assert_eq!(pragma("PRAGMA foreign_keys").await.unwrap(), 1);
         let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&scene.meta.writer).await.unwrap();
         assert_eq!(mode, "wal");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_as_such_and_changes_nothing() {
+        let scene = scene().await;
+        // SQLite answers as on a full disk when the file would grow beyond this; no less than it has now.
+        sqlx::query("PRAGMA max_page_count = 1").execute(&scene.meta.writer).await.unwrap();
+        let large = Volume { name: "x".repeat(100_000), ..drive(scene.tenant, 1) };
+        let refused = scene.meta.insert_volumes(vec![large.clone()], vec![]).await;
+        assert!(matches!(refused, Err(MetaError::DiskFull)), "{refused:?}");
+        assert_eq!(Fault::from(MetaError::DiskFull).kind, FaultKind::NoSpace);
+        assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.volumes, 0);
+        // The connection was replaced, and the limit with it.
+        scene.meta.insert_volumes(vec![large], vec![]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_dropped_anywhere_happened_whole_or_not_at_all() {
+        let scene = scene().await;
+        for polls in 0..60 {
+            let pair = vec![drive(scene.tenant, 3), drive(scene.tenant, 4)];
+            let mut write = Box::pin(scene.meta.insert_volumes(pair, vec![]));
+            let mut left = polls;
+            std::future::poll_fn(|context| {
+                if left == 0 || write.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(());
+                }
+                left -= 1;
+                Poll::Pending
+            })
+            .await;
+            drop(write);
+            // The next write waits for the connection, and so for the end of the dropped one.
+            scene.meta.set_password("alice", "h").await.unwrap();
+            let (_, usage) = scene.meta.usage(scene.tenant).await.unwrap();
+            let there = scene.meta.all_volume_ids().await.unwrap().len() as u64;
+            assert_eq!((usage.volumes, usage.bytes.get()), (there, there / 2 * 7));
+        }
     }
 }

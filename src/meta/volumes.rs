@@ -108,7 +108,8 @@ fn push_name(query: &mut QueryBuilder<Sqlite>, name: &NameMatch) {
             query.push(", '') <> lower(name)");
         }
         NameMatch::StartsWith(text) => {
-            query.push(" AND substr(name, 1, ").push_bind(text.chars().count() as i64);
+            // 32 bits: `PostgreSQL`'s `substr` takes no more.
+            query.push(" AND substr(name, 1, ").push_bind(i32::try_from(text.chars().count()).unwrap_or(i32::MAX));
             query.push(") = ").push_bind(text.clone());
         }
     }
