@@ -1,0 +1,162 @@
+//! Downloads: the redirect, the URL it leads to, and what the answer says.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use crate::harness::raw::basic;
+use crate::harness::{Curl, Server, Setup, image};
+
+/// A server with one drive, and its UUID.
+fn with_drive() -> (Server, String) {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 2_000_003, 21);
+    let uuid = server.upload(&disk);
+    (server, uuid)
+}
+
+#[test]
+fn the_answer_names_the_drive_and_is_not_to_be_kept() {
+    let (server, uuid) = with_drive();
+    let response = server.download(&uuid, &server.scratch().join("back.img"));
+    assert_eq!(response.field("content-type"), "application/octet-stream");
+    assert_eq!(response.field("content-length"), "2000003");
+    assert_eq!(response.field("accept-ranges"), "bytes");
+    assert_eq!(response.field("cache-control"), "no-store");
+    assert_eq!(response.field("referrer-policy"), "no-referrer");
+    assert!(response.field("etag").starts_with('"'), "the tag is strong");
+    let disposition = response.field("content-disposition").replace('"', "");
+    assert_eq!(disposition, format!("attachment; filename={uuid}"));
+    assert_eq!(response.values("x-request-id").len(), 1);
+}
+
+#[test]
+fn head_says_what_get_would() {
+    let (server, uuid) = with_drive();
+    let path = server.capability(&uuid);
+    let mut client = server.raw();
+    client.send_head(&format!("HEAD {path}"), &[]);
+    let head = client.head();
+    // The connection goes on, so no byte of a body came.
+    client.send_head(&format!("GET {path}"), &[]);
+    let get = client.response();
+    assert_eq!((head.status, get.status, get.body.len()), (200, 200, 2_000_003));
+    for name in ["content-type", "content-length", "etag", "accept-ranges", "content-disposition", "cache-control"] {
+        assert_eq!(head.field(name), get.field(name));
+    }
+    assert_eq!(server.curl(&format!("/api/2.0/drives/{uuid}/download/")).arg("--head").run().status, 302);
+}
+
+#[test]
+fn the_redirect_keeps_to_this_server_whatever_host_is_named() {
+    let (server, uuid) = with_drive();
+    let authorization = basic(&server.credentials());
+    let mut client = server.raw();
+    let request = format!(
+        "GET /api/2.0/drives/{uuid}/download/ HTTP/1.1\r\nHost: attacker.example\r\nX-Forwarded-Host: attacker.example\r\n\
+         {authorization}\r\n\r\n"
+    );
+    client.send(request.as_bytes());
+    let response = client.response();
+    assert_eq!(response.status, 302);
+    assert!(response.field("location").starts_with("/t/"), "{response:?}");
+    assert_eq!(response.field("cache-control"), "no-store");
+    assert_eq!(response.field("referrer-policy"), "no-referrer");
+}
+
+/// curl sends no credentials to the second host, and the range to both.
+#[test]
+fn a_redirect_to_another_host_works_without_credentials_and_keeps_the_range() {
+    // A port that was free a moment ago: the URL must be known before the server listens.
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let server = Setup::default()
+        .listen(&format!("127.0.0.1:{port}"))
+        .config(&format!("direct.public_url = \"http://localhost:{port}\""))
+        .start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 700_001, 22);
+    let uuid = server.upload(&disk);
+    let curl = server.curl(&format!("/api/2.0/drives/{uuid}/download/"));
+    let (output, response) = curl.args(&["--location", "--ipv4", "--verbose", "--range", "1000-600000"]).try_run();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(response.status, 206, "{said}");
+    assert!(response.body == image::part(&disk, 1000, 599_001), "the bytes differ");
+    let sent = |field: &str| said.matches(&format!("> {field}: ")).count();
+    assert_eq!((sent("Authorization"), sent("Range")), (1, 2), "{said}");
+}
+
+#[test]
+fn a_url_serves_only_its_own_drive_and_only_reading() {
+    let (server, uuid) = with_drive();
+    let disk = server.scratch().join("disk.img");
+    let other = server.upload(&disk);
+    let path = server.capability(&uuid);
+    assert_eq!(server.anonymous_curl(&path).run().status, 200);
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        assert_eq!(server.anonymous_curl(&path).method(method).run().status, 405, "{method}");
+    }
+    let token = path.split('/').nth(2).unwrap();
+    let (left, right) = token.split_at(token.len() / 2);
+    let forged = format!("{left}{}{}", if right.starts_with('A') { 'E' } else { 'A' }, &right[1..]);
+    let long = "A".repeat(6000);
+    for path in [
+        path.replace(&uuid, &other),
+        path.replace(token, &forged),
+        path.replace(token, &token[..token.len() - 4]),
+        path.replace(token, &long),
+        path.replace(token, "%00"),
+    ] {
+        let response = server.anonymous_curl(&path).run();
+        assert!((400..500).contains(&response.status), "{path}: {}", response.status);
+        assert!(response.body.len() < 1000, "{path} gave {} bytes", response.body.len());
+    }
+}
+
+#[test]
+fn a_url_ends_with_its_time() {
+    let server = Setup::default().config("limits.ticket_seconds = 0").start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 100_000, 23);
+    let path = server.capability(&server.upload(&disk));
+    let response = server.anonymous_curl(&path).run();
+    assert!((400..500).contains(&response.status), "{response:?}");
+}
+
+#[test]
+fn a_url_dies_with_its_drive() {
+    let (server, uuid) = with_drive();
+    let path = server.capability(&uuid);
+    assert_eq!(server.curl(&format!("/api/2.0/drives/{uuid}/")).method("DELETE").run().status, 204);
+    let response = server.anonymous_curl(&path).run();
+    assert!((400..500).contains(&response.status), "{response:?}");
+}
+
+#[test]
+fn a_url_is_written_nowhere() {
+    let server = Setup::default().env("LONGSHORE_LOG__LEVEL", "trace").start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 100_000, 24);
+    let path = server.capability(&server.upload(&disk));
+    assert_eq!(server.anonymous_curl(&path).run().status, 200);
+    let token = path.split('/').nth(2).unwrap();
+    let (_, password) = server.credentials().split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned())).unwrap();
+    let metrics = server.anonymous_curl("/metrics").run().text();
+    for secret in [token, &password] {
+        assert!(!server.logged().contains(secret), "the log holds a secret");
+        assert!(!metrics.contains(secret), "the metrics hold a secret");
+    }
+}
+
+#[test]
+fn an_unknown_drive_is_404_and_a_stranger_401() {
+    let (server, uuid) = with_drive();
+    let unknown = "/api/2.0/drives/00000000-0000-4000-8000-000000000000/download/";
+    let response = server.curl(unknown).run();
+    assert_eq!(response.status, 404);
+    assert_eq!(response.json()[0]["error_type"], serde_json::json!("notexist"));
+    let url = format!("{}/api/2.0/drives/{uuid}/download/", server.endpoint());
+    for curl in [Curl::new(&url), Curl::new(&url).user("admin:wrong"), Curl::new(&url).user("nobody:wrong")] {
+        let response = curl.run();
+        assert_eq!(response.status, 401);
+        assert!(response.field("www-authenticate").starts_with("Basic"), "{response:?}");
+    }
+}

@@ -1,0 +1,88 @@
+//! What the behaviour tests stand on: the real binary, the real curl, a client that says exactly what it is told, and
+//! images that are the same in every run.
+
+pub(crate) mod curl;
+pub(crate) mod image;
+pub(crate) mod machine;
+pub(crate) mod raw;
+pub(crate) mod scratch;
+pub(crate) mod server;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+pub(crate) use curl::Curl;
+pub(crate) use raw::RawClient;
+pub(crate) use scratch::Scratch;
+pub(crate) use server::{Server, Setup};
+
+/// How long anything may take before its test fails. Far above what it does take, for a machine that is busy.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Asks until there is an answer; fails the test after [`PATIENCE`].
+#[track_caller]
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        // What is waited for is another process, which cannot wake us.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// One answer of a server.
+#[derive(Default, Clone)]
+pub(crate) struct Response {
+    /// The status of the last head; 0 when there was none.
+    pub(crate) status: u16,
+    /// The fields of the last head, names in lower case.
+    pub(crate) fields: Vec<(String, String)>,
+    /// The body, unless it went to a file.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    /// Reads a head: the status line and the fields, without the empty line.
+    pub(crate) fn parse_head(head: &str) -> Self {
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+        let fields = lines.filter_map(|line| line.split_once(':'));
+        let fields = fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
+        Self { status: status.unwrap_or(0), fields: fields.collect(), body: Vec::new() }
+    }
+
+    /// The value of a field; fails the test when it is not there, or there twice.
+    #[track_caller]
+    pub(crate) fn field(&self, name: &str) -> &str {
+        let values = self.values(name);
+        assert!(values.len() == 1, "{name} is there {} times in {self:?}", values.len());
+        values[0]
+    }
+
+    /// Every value of a field.
+    pub(crate) fn values(&self, name: &str) -> Vec<&str> {
+        self.fields.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("not JSON ({e}): {}", self.text()))
+    }
+}
+
+impl fmt::Debug for Response {
+    /// A body may be a whole drive: only its start is worth reading.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = String::from_utf8_lossy(&self.body[..self.body.len().min(500)]);
+        write!(f, "{} {:?}, {} bytes: {start:?}", self.status, self.fields, self.body.len())
+    }
+}
