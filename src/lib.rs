@@ -44,4 +44,16 @@
 //! - I11 Bytes never written read as zero, for every tenant, always.
 //! - I12 Memory is the block budget plus a bounded constant per connection, whatever clients do.
 
+pub mod app;
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod dialect;
 pub mod domain;
+pub mod io;
+pub mod meta;
+pub mod metrics;
+pub mod server;
+pub mod store;
+pub mod transfer;

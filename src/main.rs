@@ -1,3 +1,7 @@
-fn main() {
-    println!("Hello, world!");
+//! The `longshore` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    longshore::cli::main()
 }

@@ -5,6 +5,7 @@
 
 mod clock;
 mod command;
+mod crash;
 mod digest;
 mod extent;
 mod fault;
@@ -18,6 +19,7 @@ pub use command::{
     CloneSpec, Command, DriveFilter, DriveSpec, Intent, Limits, Listing, NameMatch, Outcome, Page, Patch, ReceivePlan,
     SendPlan,
 };
+pub use crash::CrashPoints;
 pub use digest::{Pieces, Sha256};
 pub use extent::{ByteCount, Extent, PIECE};
 pub use fault::{Blame, Fault, FaultKind};

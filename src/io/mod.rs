@@ -1,3 +1,16 @@
 //! Bytes to and from a file descriptor: aligned blocks from a bounded pool, and the engine that moves them.
 //!
 //! Knows files, offsets and blocks; knows nothing of volumes, stores or the network.
+
+mod engine;
+mod pool;
+pub mod probe;
+mod ring;
+mod threads;
+
+pub use engine::{EngineFile, IoEngine, Submitted};
+pub use pool::{ALIGN, BLOCK, Block, Pool, SharedBlock};
+pub use ring::Ring;
+#[cfg(test)]
+pub(crate) use threads::Faults;
+pub use threads::Threads;

@@ -6,6 +6,13 @@
 //! # Crash
 //! After a crash a store holds published images, each complete, and leftovers that [`BlockStore::sweep`] removes.
 
+mod local;
+mod reservation;
+mod zero;
+
+#[cfg(test)]
+mod conformance;
+
 use std::future::Future;
 use std::io;
 use std::ops::Range;
@@ -14,6 +21,10 @@ use std::sync::Arc;
 
 use crate::domain::{ByteCount, Extent, Fault, FaultKind, Pieces, VolumeId};
 use crate::io::{Block, SharedBlock};
+
+pub use local::{Direct, LocalSettings, LocalStore};
+pub use reservation::{Ledger, Reservation};
+pub use zero::{GRANULE, data_runs, is_zero};
 
 /// What the methods of the traits return: one box per call, which is noise beside a block of 1 MiB.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -83,8 +94,8 @@ pub trait Image: Send + Sync {
     /// Its exact size.
     fn size(&self) -> ByteCount;
 
-    /// Fills `block[..len]` with the bytes at `offset`; an error when the image ends before. `offset` is a multiple of
-    /// [`crate::io::ALIGN`]. The block always comes back.
+    /// Fills `block[..len]` with the bytes at `offset`, which is any; an error when the image ends before. The block
+    /// always comes back.
     fn read_at(&self, block: Block, len: usize, offset: u64) -> Boxed<'_, (Block, io::Result<()>)>;
 
     /// The runs of data and holes that cover `within`, in order. Never calls data a hole.
@@ -112,6 +123,9 @@ pub enum StoreError {
     /// Free space, less what is set aside, does not hold it.
     #[error("no space left on the store")]
     NoSpace,
+    /// The file system cannot hold a file of this size.
+    #[error("the file system holds no file of this size")]
+    TooLarge,
     /// No image has this id.
     #[error("no image {0}")]
     Missing(VolumeId),
@@ -127,6 +141,7 @@ impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::FileTooLarge => Self::TooLarge,
             _ => Self::Io(error),
         }
     }
@@ -136,6 +151,7 @@ impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NoSpace => Self::new(FaultKind::NoSpace, "the storage has no room for this"),
+            StoreError::TooLarge => Self::new(FaultKind::TooLarge, "the storage cannot hold a drive of this size"),
             StoreError::Missing(_) | StoreError::Io(_) => Self::internal(error),
             StoreError::Damaged(..) => {
                 Self::new(FaultKind::Corrupt, "the stored bytes are damaged and are not served").because(error)

@@ -1,0 +1,275 @@
+//! Composition root: the only place that picks engine, store, database and verifiers, and knows the order in which
+//! they start and stop.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Basic, BasicSettings, Passwords, Tickets, load_or_create_key, random_password};
+use crate::config::{Config, DirectChoice, EngineChoice, When};
+use crate::control::{Control, Parts, Settings};
+use crate::domain::{Clock, CrashPoints, SystemClock};
+use crate::io::{IoEngine, Pool};
+use crate::meta::Meta;
+use crate::metrics::Metrics;
+use crate::server::tls::Tls;
+use crate::server::{Listeners, PublicUrls, Server, ServerLimits, listener};
+use crate::store::{Direct, LocalSettings, LocalStore};
+use crate::transfer::{Pace, Stop, Transfers};
+
+/// After the drain time, what was told to end gets this long to undo itself.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// A running server.
+pub struct App {
+    config: Config,
+    control: Arc<Control>,
+    meta: Meta,
+    tls: Option<Arc<Tls>>,
+    tracker: TaskTracker,
+    /// Accept nothing more.
+    stop: CancellationToken,
+    /// End everything.
+    kill: CancellationToken,
+    direct_url: String,
+    /// Held for as long as the data directory is ours.
+    _lock: File,
+}
+
+impl App {
+    /// Starts everything: the data directory, the database, the engine, recovery, the listeners.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let lock = claim_data_dir(&config.data_dir)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let meta = open_meta(&config).await?;
+        ensure_admin(&meta, &config, &*clock).await?;
+        let engine = pick_engine(&config)?;
+        let tls = match (&config.tls.certificate, &config.tls.key) {
+            (Some(certificate), Some(key)) => Some(Arc::new(Tls::load(certificate, key)?)),
+            _ => None,
+        };
+        let crash = config.crash_after.map_or_else(CrashPoints::none, CrashPoints::after);
+        let store = LocalStore::open(&config.data_dir, engine.clone(), local_settings(&config, crash.clone()))?;
+        let pool = Pool::new(config.memory.budget.0);
+        let metrics = Arc::new(Metrics::new(engine.name(), pool.budget_blocks()));
+        let (tracker, transfers) = (TaskTracker::new(), Transfers::default());
+        let tickets =
+            Tickets::new(*load_or_create_key(&config.data_dir.join("ticket.key")).context("cannot use ticket.key")?);
+        let control = Control::new(Parts {
+            meta: meta.clone(),
+            store: Arc::new(store),
+            pool,
+            tickets,
+            clock: clock.clone(),
+            transfers: transfers.clone(),
+            metrics,
+            tracker: tracker.clone(),
+            crash,
+            settings: settings(&config),
+        });
+        control.recover().await?;
+
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        control.start_jobs(&stop).await?;
+        control.start_sweeper(&stop);
+        let pace = Pace { idle: config.limits.idle, min_rate: config.limits.min_rate.0.get() };
+        let watch = kill.clone();
+        tracker.spawn(async move { watch.run_until_cancelled(transfers.watch(pace)).await });
+        let basic = Basic::new(
+            meta.clone(),
+            BasicSettings { remember_seconds: config.auth.remember_seconds, ..BasicSettings::default() },
+            clock,
+        );
+        let limits = ServerLimits { head: config.limits.head, connections: config.limits.connections };
+        let public =
+            PublicUrls { direct: config.direct.public_url.clone(), control: config.control.public_url.clone() };
+        let server = Server::new(control.clone(), basic, tls.clone(), limits, public);
+        let (listeners, urls) = bind(&config, tls.is_some())?;
+        server.start(listeners, &stop, &kill)?;
+        write_atomically(&config.data_dir.join("endpoint"), urls.join("\n").as_bytes(), 0o644)?;
+        tracing::info!(endpoint = urls.join(" "), engine = engine.name(), data_dir = %config.data_dir.display(), "serving");
+        let direct_url = urls.into_iter().next().unwrap_or_default();
+        Ok(Self { config, control, meta, tls, tracker, stop, kill, direct_url, _lock: lock })
+    }
+
+    /// Reads the certificate again; a bad one leaves the old in use.
+    pub fn reload(&self) {
+        let Some(tls) = &self.tls else { return tracing::info!("nothing to reload: TLS is off") };
+        match tls.reload() {
+            Ok(()) => tracing::info!("certificate reloaded"),
+            Err(error) => tracing::error!(cause = ?error, "the certificate was not reloaded; the old one stays in use"),
+        }
+    }
+
+    /// Drains and stops: no new transfers, the running ones get the configured time, then they are cut.
+    pub async fn stop(self) {
+        let _ = std::fs::remove_file(self.config.data_dir.join("endpoint"));
+        self.control.start_draining();
+        self.stop.cancel();
+        self.tracker.close();
+        let transfers = self.control.transfers();
+        let drained = async {
+            // The watch for slow peers goes on during the drain, so the tracker is not what to wait for.
+            let mut look = tokio::time::interval(Duration::from_millis(20));
+            while transfers.count() > 0 {
+                look.tick().await;
+            }
+        };
+        if tokio::time::timeout(self.config.limits.drain, drained).await.is_err() {
+            tracing::warn!(count = transfers.count(), "cutting the transfers that did not end in time");
+            transfers.stop_all(Stop::Draining);
+        }
+        let settled = async {
+            let mut look = tokio::time::interval(Duration::from_millis(20));
+            while transfers.count() > 0 {
+                look.tick().await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, settled).await;
+        self.kill.cancel();
+        if tokio::time::timeout(LAST_WORDS, self.tracker.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end; the next start cleans up after them");
+        }
+        self.meta.close().await;
+        tracing::info!("stopped");
+    }
+
+    /// The URL of the data plane.
+    pub fn direct_url(&self) -> &str {
+        &self.direct_url
+    }
+
+    /// Where the first user's name and password are.
+    pub fn credentials_path(&self) -> PathBuf {
+        credentials_path(&self.config)
+    }
+}
+
+/// Where the first user's name and password are.
+pub fn credentials_path(config: &Config) -> PathBuf {
+    config.data_dir.join("admin.credentials")
+}
+
+/// Opens the database of a data directory, which a running server may have open too.
+pub async fn open_meta(config: &Config) -> anyhow::Result<Meta> {
+    Meta::open(&config.data_dir.join("meta.sqlite")).await.context("cannot open the database")
+}
+
+/// Makes the data directory, for its owner alone.
+pub fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make the data directory {}", dir.display()))
+}
+
+/// Two processes on one directory would remove each other's drafts.
+fn claim_data_dir(dir: &Path) -> anyhow::Result<File> {
+    make_data_dir(dir)?;
+    let path = dir.join("lock");
+    let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another longshore serves {}; stop it first, or use another --data-dir", dir.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Makes the first user, when there is none, and writes how to log in.
+async fn ensure_admin(meta: &Meta, config: &Config, clock: &dyn Clock) -> anyhow::Result<()> {
+    if !meta.users().await?.is_empty() {
+        return Ok(());
+    }
+    let password = random_password();
+    let hash = Passwords::default().hash(password.clone()).await?;
+    // The file first: a user without a known password could never log in.
+    write_credentials(config, "admin", &password)?;
+    meta.add_user("admin", &hash, "admin", Some(config.default_quota()), clock.now()).await?;
+    Ok(())
+}
+
+/// Writes `user:password` where the curl lines look for it.
+pub fn write_credentials(config: &Config, user: &str, password: &str) -> anyhow::Result<()> {
+    write_atomically(&credentials_path(config), format!("{user}:{password}\n").as_bytes(), 0o600)
+}
+
+fn pick_engine(config: &Config) -> anyhow::Result<IoEngine> {
+    let threads = config.io.threads;
+    Ok(match config.io.engine {
+        EngineChoice::Threads => IoEngine::threads(threads.max(4)),
+        EngineChoice::Ring => {
+            IoEngine::ring(threads).context("io.engine = \"ring\", but io_uring does not work here")?
+        }
+        EngineChoice::Auto => {
+            let (engine, refused) = IoEngine::best(threads);
+            if let Some(error) = refused {
+                tracing::warn!(%error, "io_uring does not work here; using threads, at more CPU per byte");
+            }
+            engine
+        }
+    })
+}
+
+fn local_settings(config: &Config, crash: CrashPoints) -> LocalSettings {
+    let direct = match config.io.direct {
+        DirectChoice::Auto => Direct::Auto,
+        DirectChoice::Always => Direct::Always,
+        DirectChoice::Never => Direct::Never,
+    };
+    LocalSettings { direct, reserve: config.io.reserve.0, crash }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        limits: config.drive_limits(),
+        depth: config.io.depth,
+        always_sha256: config.digest.sha256 == When::Always,
+        always_seal: config.digest.seal == When::Always,
+        ticket_seconds: config.limits.ticket_seconds,
+    }
+}
+
+/// Binds the listeners; their URLs, the direct one first.
+fn bind(config: &Config, tls: bool) -> anyhow::Result<(Listeners, Vec<String>)> {
+    let scheme = if tls { "https" } else { "http" };
+    let open = |address| listener::bind(address).with_context(|| format!("cannot listen on {address}"));
+    let direct_address = config.direct.listen.unwrap_or(config.listen);
+    let control_address = config.control.listen.unwrap_or(config.listen);
+    let direct = open(direct_address)?;
+    let mut urls = vec![format!("{scheme}://{}", direct.local_addr()?)];
+    // Two that ask the system for a port get two.
+    let is_split = config.direct.listen.is_some() || config.control.listen.is_some();
+    if !is_split || (direct_address == control_address && direct_address.port() != 0) {
+        return Ok((Listeners::Shared(direct), urls));
+    }
+    let control = open(control_address)?;
+    urls.push(format!("{scheme}://{}", control.local_addr()?));
+    Ok((Listeners::Split { direct, control }, urls))
+}
+
+/// Replaces a file in one step, durably, so that no reader sees half of it.
+fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+    let write = || -> std::io::Result<()> {
+        let draft = path.with_extension("tmp");
+        let _ = std::fs::remove_file(&draft);
+        let mut file = File::options().create_new(true).write(true).mode(mode).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

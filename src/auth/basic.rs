@@ -1,0 +1,446 @@
+//! Basic authentication (RFC 7617): from a header to a principal.
+//!
+//! # Invariants
+//! - A remembered password is good only with the digest that the user's record holds now: a new password and a removed
+//!   user are noticed by the next request.
+//! - What is remembered is remembered for one address. Elsewhere the same password is looked at anew, so that a guess
+//!   that happens to be right is not told from a wrong one by its speed; and nobody's failures elsewhere slow down who
+//!   is remembered.
+//!
+//! # Cancellation
+//! Dropping `authenticate` is safe at any await. While a delay is served it counts as a failure.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use hmac::Mac;
+use rand::Rng;
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use super::hmac_sha256;
+use super::passwords::Passwords;
+use super::recent::Recent;
+use super::throttle::{Caller, Throttle, ThrottleSettings, network_of, too_many};
+use crate::domain::{Clock, Fault, FaultKind, Principal, UnixTime};
+use crate::meta::{Meta, UserRecord};
+
+/// Long enough for any name and password; what is longer is refused before it is decoded.
+const LONGEST_HEADER: usize = 1_024;
+const LONGEST_USER: usize = 128;
+
+/// Some clients leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// How logins are checked.
+#[derive(Clone, Debug)]
+pub struct BasicSettings {
+    /// A password that was right is not digested again for so many seconds. Each digest is tens of milliseconds of a
+    /// core, so a client with many requests wants some; longer than minutes gains nothing more.
+    pub remember_seconds: u32,
+    /// How many such passwords are remembered, about 200 bytes each.
+    pub remembered: usize,
+    /// Logins that may wait for a digest at the same time; more are refused. Two run at once, tens of milliseconds
+    /// each, so more wait for longer.
+    pub waiting: usize,
+    /// How guesses are slowed down.
+    pub throttle: ThrottleSettings,
+}
+
+impl Default for BasicSettings {
+    fn default() -> Self {
+        Self { remember_seconds: 60, remembered: 4_096, waiting: 1_024, throttle: ThrottleSettings::default() }
+    }
+}
+
+/// Checks Basic credentials against the users.
+pub struct Basic {
+    meta: Meta,
+    clock: Arc<dyn Clock>,
+    passwords: Passwords,
+    throttle: Throttle,
+    places: Semaphore,
+    /// The key of [`Basic::mark`]: of this process only.
+    key: Zeroizing<[u8; 32]>,
+    remember_seconds: u32,
+    /// From the mark of credentials to the stored digest that they were right for.
+    remembered: Mutex<Recent<Mark, String>>,
+    #[cfg(test)]
+    comparisons: std::sync::atomic::AtomicU32,
+}
+
+/// The keyed digest of an address, a user and a password.
+type Mark = [u8; 32];
+
+impl Basic {
+    /// Checks against the users of this database.
+    pub fn new(meta: Meta, settings: BasicSettings, clock: Arc<dyn Clock>) -> Self {
+        let mut key = Zeroizing::new([0; 32]);
+        rand::rng().fill_bytes(&mut *key);
+        Self {
+            meta,
+            passwords: Passwords::default(),
+            throttle: Throttle::new(settings.throttle, Arc::clone(&clock)),
+            places: Semaphore::new(settings.waiting.min(Semaphore::MAX_PERMITS)),
+            key,
+            remember_seconds: settings.remember_seconds,
+            remembered: Mutex::new(Recent::new(settings.remembered)),
+            clock,
+            #[cfg(test)]
+            comparisons: std::sync::atomic::AtomicU32::new(0),
+        }
+    }
+
+    /// Who sent this `Authorization` header from this address.
+    pub async fn authenticate(&self, authorization: Option<&str>, peer: IpAddr) -> Result<Principal, Fault> {
+        let credentials = authorization.and_then(Credentials::parse).ok_or_else(unauthenticated)?;
+        let mark = self.mark(&credentials, peer);
+        if let Some(principal) = self.recall(&mark, &credentials).await? {
+            return Ok(principal);
+        }
+        let caller = self.throttle.caller(peer, &credentials.user);
+        let mut served = Duration::ZERO;
+        loop {
+            let delay = self.throttle.delay(&caller);
+            if delay > served {
+                self.throttle.wait(&caller, delay.saturating_sub(served)).await?;
+                served = delay;
+            }
+            let _place = self.places.try_acquire().map_err(|_| too_many(Duration::from_secs(1)))?;
+            let permit = self.passwords.permit().await;
+            // While this one waited, the same credentials may have been found right: then once is enough.
+            if let Some(principal) = self.recall(&mark, &credentials).await? {
+                return Ok(principal);
+            }
+            // Or many guesses that came together may have failed: then those that waited are delayed after all.
+            if self.throttle.delay(&caller) <= served {
+                // Read here, so that a change during the wait counts.
+                let record = self.meta.user(&credentials.user).await?;
+                let digest = record.as_ref().map(|record| record.password_hash.clone());
+                #[cfg(test)]
+                self.comparisons.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let (right, _permit) = Passwords::verify_with(permit, credentials.password.clone(), digest).await?;
+                return self.settle(&caller, mark, record.filter(|_| right));
+            }
+        }
+    }
+
+    /// Draws the consequences of a comparison; `record` is the user's, if the password was right.
+    fn settle(&self, caller: &Caller, mark: Mark, record: Option<UserRecord>) -> Result<Principal, Fault> {
+        let Some(record) = record else {
+            self.throttle.failed(caller);
+            return Err(unauthenticated());
+        };
+        self.throttle.succeeded(caller);
+        self.remembered().put(mark, self.clock.now(), record.password_hash);
+        Ok(Principal { user: record.name, tenant: record.tenant })
+    }
+
+    /// The principal of credentials that were found right a short time ago, if nothing has changed since.
+    async fn recall(&self, mark: &Mark, credentials: &Credentials) -> Result<Option<Principal>, Fault> {
+        let since = UnixTime(self.clock.now().0.saturating_sub(i64::from(self.remember_seconds) * 1_000 - 1));
+        let Some(digest) = self.remembered().get(mark, since).cloned() else { return Ok(None) };
+        let record = self.meta.user(&credentials.user).await?;
+        let unchanged = record.filter(|record| record.password_hash.as_bytes().ct_eq(digest.as_bytes()).into());
+        if unchanged.is_none() {
+            self.remembered().remove(mark);
+        }
+        Ok(unchanged.map(|record| Principal { user: record.name, tenant: record.tenant }))
+    }
+
+    fn mark(&self, credentials: &Credentials, peer: IpAddr) -> Mark {
+        let address = match network_of(peer) {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        // No user holds a colon, so no two pairs run together.
+        hmac_sha256(&self.key)
+            .chain_update(address.octets())
+            .chain_update(credentials.user.as_bytes())
+            .chain_update(b":")
+            .chain_update(credentials.password.as_bytes())
+            .finalize()
+            .into_bytes()
+            .into()
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Recent<Mark, String>> {
+        // A map of copies stays usable whatever panicked beside it.
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Basic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Basic")
+    }
+}
+
+/// Whether a user may have this name: one that can be sent by Basic authentication and shown on a line.
+pub fn check_user_name(name: &str) -> Result<(), Fault> {
+    if name.is_empty() || name.len() > LONGEST_USER {
+        return Err(Fault::invalid("name", format!("a user's name has 1 to {LONGEST_USER} bytes")));
+    }
+    if name.contains(|c: char| c == ':' || c.is_control()) {
+        return Err(Fault::invalid("name", "a user's name has no colon and no control characters"));
+    }
+    Ok(())
+}
+
+/// One answer for all reasons, so that it tells nothing about users.
+fn unauthenticated() -> Fault {
+    Fault::new(FaultKind::Unauthenticated, "a valid user name and password are needed")
+}
+
+/// What the header holds.
+struct Credentials {
+    user: String,
+    password: Zeroizing<String>,
+}
+
+impl Credentials {
+    fn parse(authorization: &str) -> Option<Self> {
+        if authorization.len() > LONGEST_HEADER {
+            return None;
+        }
+        let (scheme, encoded) = authorization.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let decoded = Zeroizing::new(BASE64.decode(encoded.trim_matches(' ')).ok()?);
+        let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+        check_user_name(user).ok()?;
+        // RFC 7617 section 2: neither has control characters.
+        if password.contains(char::is_control) {
+            return None;
+        }
+        Some(Self { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::domain::{FixedClock, Quota, TenantId};
+
+    struct Scene {
+        basic: Arc<Basic>,
+        meta: Meta,
+        clock: Arc<FixedClock>,
+        tenant: TenantId,
+        _directory: tempfile::TempDir,
+    }
+
+    /// A user `alice` with the password `sesame:1`.
+    async fn scene_with(settings: BasicSettings) -> Scene {
+        let directory = tempfile::tempdir().unwrap();
+        let meta = Meta::open(&directory.path().join("meta.db")).await.unwrap();
+        let clock = Arc::new(FixedClock::at(UnixTime(1_000_000)));
+        let basic = Arc::new(Basic::new(meta.clone(), settings, clock.clone()));
+        let digest = digest_of("sesame:1").await;
+        let tenant = meta.add_user("alice", &digest, "red", Some(Quota::default()), clock.now()).await.unwrap();
+        Scene { basic, meta, clock, tenant, _directory: directory }
+    }
+
+    async fn scene() -> Scene {
+        scene_with(BasicSettings::default()).await
+    }
+
+    /// Nobody may wait: who would be delayed is refused.
+    fn without_patience() -> BasicSettings {
+        let throttle = ThrottleSettings { waiting_per_address: 0, ..ThrottleSettings::default() };
+        BasicSettings { throttle, ..BasicSettings::default() }
+    }
+
+    async fn digest_of(password: &str) -> String {
+        Passwords::default().hash(Zeroizing::new(password.to_owned())).await.unwrap()
+    }
+
+    fn header(user: &str, password: &str) -> String {
+        format!("Basic {}", BASE64.encode(format!("{user}:{password}")))
+    }
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    impl Scene {
+        async fn login(&self, password: &str, last: u8) -> Result<Principal, FaultKind> {
+            self.basic.authenticate(Some(&header("alice", password)), address(last)).await.map_err(|fault| fault.kind)
+        }
+
+        fn comparisons(&self) -> u32 {
+            self.basic.comparisons.load(Ordering::SeqCst)
+        }
+
+        fn alice(&self) -> Principal {
+            Principal { user: "alice".to_owned(), tenant: self.tenant }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_right_password_of_a_known_user_is_let_in() {
+        let scene = scene().await;
+        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice()));
+        assert_eq!(scene.login("sesame:2", 1).await, Err(FaultKind::Unauthenticated));
+        let wrong = scene.basic.authenticate(Some(&header("alice", "")), address(1)).await.unwrap_err();
+        let unknown = scene.basic.authenticate(Some(&header("bob", "sesame:1")), address(1)).await.unwrap_err();
+        let absent = scene.basic.authenticate(None, address(1)).await.unwrap_err();
+        for fault in [&unknown, &absent] {
+            assert_eq!((fault.kind, &fault.told), (wrong.kind, &wrong.told));
+        }
+        assert_eq!(scene.comparisons(), 4, "the unknown user's password was compared too");
+    }
+
+    #[tokio::test]
+    async fn headers_in_every_legal_form_are_understood() {
+        let scene = scene().await;
+        let plain = BASE64.encode("alice:sesame:1");
+        let bare = plain.trim_end_matches('=');
+        for text in [format!("Basic {plain}"), format!("basic {bare}"), format!("BASIC   {plain} ")] {
+            assert_eq!(scene.basic.authenticate(Some(&text), address(1)).await.unwrap(), scene.alice(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn malformed_headers_are_unauthenticated_and_cost_nothing() {
+        let scene = scene().await;
+        let encode = |bytes: &[u8]| format!("Basic {}", BASE64.encode(bytes));
+        let malformed = [
+            String::new(),
+            "Basic".to_owned(),
+            "Basic ".to_owned(),
+            "Basic %%%".to_owned(),
+            format!("Bearer {}", BASE64.encode("alice:sesame:1")),
+            encode(b"alice"),
+            encode(b":sesame"),
+            encode(b"ali\xffce:sesame"),
+            encode(b"alice:ses\name"),
+            encode(b"alice\0:sesame"),
+            encode(&[b'a'; 2_000]),
+            header(&"a".repeat(129), "x"),
+        ];
+        for text in malformed {
+            let fault = scene.basic.authenticate(Some(&text), address(1)).await.unwrap_err();
+            assert_eq!(fault.kind, FaultKind::Unauthenticated, "{text}");
+            assert!(text.is_empty() || !format!("{fault:?}").contains(&text));
+        }
+        assert_eq!(scene.comparisons(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_right_password_is_compared_once_a_minute_and_once_per_address() {
+        let scene = scene().await;
+        for _ in 0..5 {
+            assert!(scene.login("sesame:1", 1).await.is_ok());
+        }
+        assert_eq!(scene.comparisons(), 1);
+        assert!(scene.login("sesame:1", 2).await.is_ok());
+        assert_eq!(scene.comparisons(), 2);
+        scene.clock.advance_seconds(59);
+        assert!(scene.login("sesame:1", 1).await.is_ok());
+        assert_eq!(scene.comparisons(), 2);
+        scene.clock.advance_seconds(1);
+        assert!(scene.login("sesame:1", 1).await.is_ok());
+        assert_eq!(scene.comparisons(), 3);
+        assert_eq!(scene.login("sesame", 1).await, Err(FaultKind::Unauthenticated), "remembering lets no other in");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_remembered_when_the_time_is_zero() {
+        let scene = scene_with(BasicSettings { remember_seconds: 0, ..BasicSettings::default() }).await;
+        for _ in 0..2 {
+            assert!(scene.login("sesame:1", 1).await.is_ok());
+        }
+        assert_eq!(scene.comparisons(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_changed_password_and_a_removed_user_are_refused_at_once() {
+        let scene = scene().await;
+        assert!(scene.login("sesame:1", 1).await.is_ok());
+        scene.meta.set_password("alice", &digest_of("new").await).await.unwrap();
+        assert_eq!(scene.login("sesame:1", 1).await, Err(FaultKind::Unauthenticated));
+        assert_eq!(scene.login("new", 1).await, Ok(scene.alice()));
+        scene.meta.remove_user("alice").await.unwrap();
+        assert_eq!(scene.login("new", 1).await, Err(FaultKind::Unauthenticated));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn first_requests_that_come_together_are_compared_twice_at_most() {
+        let scene = scene().await;
+        let mut logins = tokio::task::JoinSet::new();
+        for _ in 0..40 {
+            let basic = Arc::clone(&scene.basic);
+            logins.spawn(async move { basic.authenticate(Some(&header("alice", "sesame:1")), address(1)).await });
+        }
+        assert!(logins.join_all().await.iter().all(Result::is_ok));
+        assert!(scene.comparisons() <= 2, "two digests may run at once");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn guesses_that_come_together_are_slowed_down_like_those_that_come_in_turn() {
+        let scene = scene_with(without_patience()).await;
+        let mut guesses = tokio::task::JoinSet::new();
+        for guess in 0..40 {
+            let basic = Arc::clone(&scene.basic);
+            let header = header("alice", &guess.to_string());
+            guesses.spawn(async move { basic.authenticate(Some(&header), address(1)).await.unwrap_err().kind });
+        }
+        let refused = guesses.join_all().await;
+        let delayed = refused.iter().filter(|kind| matches!(kind, FaultKind::Throttled { .. })).count();
+        assert!(scene.comparisons() <= 6, "five are free, and two run at once");
+        assert_eq!(delayed, 40 - scene.comparisons() as usize);
+    }
+
+    #[tokio::test]
+    async fn who_is_remembered_is_not_slowed_down_by_others() {
+        let scene = scene_with(without_patience()).await;
+        assert!(scene.login("sesame:1", 1).await.is_ok());
+        for _ in 0..5 {
+            assert_eq!(scene.login("guess", 2).await, Err(FaultKind::Unauthenticated));
+        }
+        let throttled = Err(FaultKind::Throttled { retry_after: 1 });
+        assert_eq!(scene.login("guess", 2).await, throttled);
+        assert_eq!(scene.login("sesame:1", 2).await, throttled, "a right guess is told from a wrong one by nothing");
+        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice()));
+    }
+
+    #[tokio::test]
+    async fn a_right_password_is_let_in_after_the_delay_and_ends_it() {
+        let throttle = ThrottleSettings { first_delay: Duration::from_millis(1), ..ThrottleSettings::default() };
+        let scene = scene_with(BasicSettings { throttle, ..BasicSettings::default() }).await;
+        for _ in 0..7 {
+            assert_eq!(scene.login("guess", 1).await, Err(FaultKind::Unauthenticated));
+        }
+        let caller = scene.basic.throttle.caller(address(1), "alice");
+        assert_eq!(scene.basic.throttle.delay(&caller), Duration::from_millis(4));
+        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice()));
+        assert_eq!(scene.basic.throttle.delay(&caller), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn more_logins_than_may_wait_are_refused() {
+        let scene = scene_with(BasicSettings { waiting: 0, ..BasicSettings::default() }).await;
+        assert_eq!(scene.login("sesame:1", 1).await, Err(FaultKind::Throttled { retry_after: 1 }));
+    }
+
+    #[test]
+    fn names_that_could_not_log_in_are_refused() {
+        for name in ["", "a:b", "a\nb", &"a".repeat(129)] {
+            assert!(check_user_name(name).is_err(), "{name:?}");
+        }
+        assert!(check_user_name("J\u{fc}rgen 1").is_ok());
+    }
+}

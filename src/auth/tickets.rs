@@ -1,0 +1,248 @@
+//! Tickets as text: unguessable, bound to one transfer, checked without a database.
+//!
+//! A ticket is its fields, 16 random bytes, and the HMAC-SHA256 of both, in base64url without padding (RFC 4648
+//! section 5). Whoever holds the text can use it, so it is a secret until it expires.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::Mac;
+use rand::Rng;
+use zeroize::Zeroizing;
+
+use super::hmac_sha256;
+use crate::domain::{Fault, FaultKind, TenantId, Ticket, UnixTime, Verb, VolumeId};
+
+const VERSION: u8 = 1;
+/// Version, verb, volume, tenant, expiry, random.
+const FIELDS: usize = 1 + 1 + 16 + 16 + 8 + 16;
+const WHOLE: usize = FIELDS + 32;
+/// A multiple of three bytes has one spelling only in base64, so that changing the text always changes the bytes.
+const TEXT: usize = WHOLE / 3 * 4;
+const _: () = assert!(WHOLE.is_multiple_of(3));
+
+/// Issues tickets and checks them, under one key.
+pub struct Tickets {
+    key: Zeroizing<[u8; 32]>,
+}
+
+impl Tickets {
+    /// Tickets under this key; those of another key are refused.
+    pub fn new(key: [u8; 32]) -> Self {
+        Self { key: Zeroizing::new(key) }
+    }
+
+    /// The text of a ticket. No two are alike.
+    pub fn issue(&self, ticket: &Ticket) -> String {
+        let mut random = [0; 16];
+        rand::rng().fill_bytes(&mut random);
+        let mut bytes = Vec::with_capacity(WHOLE);
+        bytes.push(VERSION);
+        bytes.push(verb_byte(ticket.verb));
+        bytes.extend_from_slice(ticket.volume.as_bytes());
+        bytes.extend_from_slice(ticket.tenant.as_bytes());
+        bytes.extend_from_slice(&ticket.expires.0.to_be_bytes());
+        bytes.extend_from_slice(&random);
+        let mac = hmac_sha256(&self.key).chain_update(&bytes).finalize().into_bytes();
+        bytes.extend_from_slice(&mac);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The ticket of this text, when we issued it and `now` is before its expiry.
+    pub fn verify(&self, text: &str, now: UnixTime) -> Result<Ticket, Fault> {
+        let ticket = self.read(text).ok_or_else(|| refused("this ticket is not valid"))?;
+        if now >= ticket.expires {
+            return Err(refused("this ticket has expired; ask for a new one"));
+        }
+        Ok(ticket)
+    }
+
+    /// The ticket, if its HMAC is ours.
+    fn read(&self, text: &str) -> Option<Ticket> {
+        if text.len() != TEXT {
+            return None;
+        }
+        let mut bytes = [0; WHOLE];
+        if URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()? != WHOLE {
+            return None;
+        }
+        let (fields, mac) = bytes.split_at(FIELDS);
+        // `verify_slice` compares in constant time.
+        hmac_sha256(&self.key).chain_update(fields).verify_slice(mac).ok()?;
+        let ([version, verb], rest) = fields.split_first_chunk()?;
+        let (volume, rest) = rest.split_first_chunk()?;
+        let (tenant, rest) = rest.split_first_chunk()?;
+        let (expires, _random) = rest.split_first_chunk()?;
+        (*version == VERSION).then_some(())?;
+        Some(Ticket {
+            verb: verb_from(*verb)?,
+            volume: VolumeId::from_bytes(*volume),
+            tenant: TenantId::from_bytes(*tenant),
+            expires: UnixTime(i64::from_be_bytes(*expires)),
+        })
+    }
+}
+
+fn refused(told: &str) -> Fault {
+    Fault::new(FaultKind::TicketRefused, told)
+}
+
+const fn verb_byte(verb: Verb) -> u8 {
+    match verb {
+        Verb::Download => 1,
+    }
+}
+
+const fn verb_from(byte: u8) -> Option<Verb> {
+    match byte {
+        1 => Some(Verb::Download),
+        _ => None,
+    }
+}
+
+/// The key in this file, or a new random one that is durable in it when this returns. Blocks; for the start only.
+///
+/// A file that others may read is refused: the key may be known, and whoever knows it can download every volume.
+pub fn load_or_create_key(path: &Path) -> io::Result<Zeroizing<[u8; 32]>> {
+    match File::open(path) {
+        Ok(file) => load(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create(path)?;
+            load(File::open(path)?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn load(mut file: File) -> io::Result<Zeroizing<[u8; 32]>> {
+    let metadata = file.metadata()?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the key file is open to other users: remove it, or set its mode to 0600 if nobody can have read it",
+        ));
+    }
+    if metadata.len() != 32 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the key file does not hold 32 bytes: remove it"));
+    }
+    let mut key = Zeroizing::new([0; 32]);
+    file.read_exact(&mut *key)?;
+    Ok(key)
+}
+
+/// Makes the key file appear whole or not at all.
+fn create(path: &Path) -> io::Result<()> {
+    let mut key = Zeroizing::new([0; 32]);
+    rand::rng().fill_bytes(&mut *key);
+    let draft = path.with_extension("new");
+    // Left by a crash: its key was never used.
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    file.write_all(&*key)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ticket() -> Ticket {
+        Ticket {
+            verb: Verb::Download,
+            volume: VolumeId::random(),
+            tenant: TenantId::random(),
+            expires: UnixTime(1_000),
+        }
+    }
+
+    fn refusal(result: Result<Ticket, Fault>) -> String {
+        let fault = result.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::TicketRefused);
+        fault.told
+    }
+
+    #[test]
+    fn a_ticket_comes_back_as_it_was_issued_until_it_expires() {
+        let tickets = Tickets::new([7; 32]);
+        let ticket = ticket();
+        let text = tickets.issue(&ticket);
+        assert_eq!(text.len(), TEXT);
+        assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));
+        assert_eq!(tickets.verify(&text, UnixTime(999)).unwrap(), ticket);
+        assert!(refusal(tickets.verify(&text, UnixTime(1_000))).contains("expired"));
+        assert_ne!(tickets.issue(&ticket), text, "no two are alike");
+    }
+
+    #[test]
+    fn a_ticket_of_another_key_is_refused_without_telling_why() {
+        let text = Tickets::new([7; 32]).issue(&ticket());
+        let told = refusal(Tickets::new([8; 32]).verify(&text, UnixTime(0)));
+        assert_eq!(told, refusal(Tickets::new([7; 32]).verify("", UnixTime(0))));
+        assert!(!told.contains(&text));
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_byte_is_refused(place in 0..TEXT, byte: u8) {
+            let tickets = Tickets::new([7; 32]);
+            let text = tickets.issue(&ticket());
+            let mut changed = text.clone().into_bytes();
+            changed[place] = byte;
+            let changed = String::from_utf8_lossy(&changed).into_owned();
+            prop_assume!(changed != text);
+            refusal(tickets.verify(&changed, UnixTime(0)));
+        }
+
+        #[test]
+        fn a_shortened_or_lengthened_text_is_refused(cut in 0..TEXT, tail in "[A-Za-z0-9_=-]{1,8}") {
+            let tickets = Tickets::new([7; 32]);
+            let text = tickets.issue(&ticket());
+            refusal(tickets.verify(&text[..cut], UnixTime(0)));
+            refusal(tickets.verify(&text[cut + 1..], UnixTime(0)));
+            refusal(tickets.verify(&format!("{text}{tail}"), UnixTime(0)));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text: String, bytes in prop::collection::vec(any::<u8>(), WHOLE)) {
+            let tickets = Tickets::new([7; 32]);
+            refusal(tickets.verify(&text, UnixTime(0)));
+            refusal(tickets.verify(&URL_SAFE_NO_PAD.encode(bytes), UnixTime(0)));
+        }
+    }
+
+    #[test]
+    fn a_key_is_made_once_private_and_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tickets.key");
+        std::fs::write(path.with_extension("new"), b"left by a crash").unwrap();
+        let key = load_or_create_key(&path).unwrap();
+        assert_ne!(*key, [0; 32]);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(load_or_create_key(&path).unwrap(), key);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_key_file_that_is_open_to_others_or_cut_short_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tickets.key");
+        load_or_create_key(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(load_or_create_key(&path).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(&path, [1; 31]).unwrap();
+        assert_eq!(load_or_create_key(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,105 @@
+//! `longshore doctor`: what this machine offers, and what each finding means.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::app;
+use crate::config::Config;
+use crate::domain::{ByteCount, Clock, SystemClock, UnixTime};
+use crate::io::probe;
+
+enum Finding {
+    Good(String),
+    /// Works, but not as well as it could.
+    Weak(String),
+    Bad(String),
+}
+
+/// 2026-01-01T00:00:00Z, before which this program did not exist.
+const BORN: UnixTime = UnixTime(1_767_225_600_000);
+
+pub(super) fn run(config: &Config) -> ExitCode {
+    let dir = &config.data_dir;
+    let findings = [
+        ("data directory", directory(dir)),
+        ("io_uring", io_uring()),
+        ("direct I/O", direct_io(dir)),
+        ("reflink", reflink(dir)),
+        ("free space", free_space(dir, config.io.reserve.0)),
+        ("clock", clock()),
+    ];
+    let mut code = ExitCode::SUCCESS;
+    for (what, finding) in findings {
+        let (mark, text) = match finding {
+            Finding::Good(text) => ("ok  ", text),
+            Finding::Weak(text) => ("weak", text),
+            Finding::Bad(text) => {
+                code = ExitCode::FAILURE;
+                ("BAD ", text)
+            }
+        };
+        println!("{mark}  {what}: {text}");
+    }
+    code
+}
+
+fn directory(dir: &Path) -> Finding {
+    if let Err(error) = app::make_data_dir(dir) {
+        return Finding::Bad(format!("{error:#}; serve cannot start"));
+    }
+    match tempfile_in(dir) {
+        Ok(()) => Finding::Good(format!("{} can be written", dir.display())),
+        Err(error) => Finding::Bad(format!("{} cannot be written ({error}); serve cannot start", dir.display())),
+    }
+}
+
+fn tempfile_in(dir: &Path) -> std::io::Result<()> {
+    let path = dir.join(format!("doctor-{}", std::process::id()));
+    std::fs::write(&path, b"x")?;
+    std::fs::remove_file(path)
+}
+
+fn io_uring() -> Finding {
+    match probe::io_uring() {
+        Ok(()) => Finding::Good("works; files are moved with the least CPU".to_owned()),
+        Err(error) => Finding::Weak(format!(
+            "does not work here ({error}); threads move the files instead, at more CPU per byte. Container runtimes often forbid it"
+        )),
+    }
+}
+
+fn direct_io(dir: &Path) -> Finding {
+    match probe::direct_io(dir) {
+        Ok(()) => Finding::Good("works; large uploads leave the page cache alone".to_owned()),
+        Err(error) => Finding::Weak(format!(
+            "this file system has none ({error}); uploads go through the page cache, at about twice the CPU"
+        )),
+    }
+}
+
+fn reflink(dir: &Path) -> Finding {
+    match probe::reflink(dir) {
+        Ok(()) => Finding::Good("works; a clone takes no time and no space".to_owned()),
+        Err(error) => Finding::Weak(format!(
+            "this file system has none ({error}); a clone copies its bytes. XFS and Btrfs have it"
+        )),
+    }
+}
+
+fn free_space(dir: &Path, reserve: ByteCount) -> Finding {
+    match probe::free_space(dir) {
+        Ok(free) if free <= reserve => {
+            Finding::Bad(format!("{free} bytes, within the reserve of {reserve}; every upload is refused"))
+        }
+        Ok(free) => Finding::Good(format!("{free} bytes, of which {reserve} are kept free")),
+        Err(error) => Finding::Bad(format!("cannot be read ({error})")),
+    }
+}
+
+fn clock() -> Finding {
+    let now = SystemClock.now();
+    if now < BORN {
+        return Finding::Bad("is set before 2026; download links would expire wrongly. Set it, or run NTP".to_owned());
+    }
+    Finding::Good("is plausible; download links expire by it".to_owned())
+}

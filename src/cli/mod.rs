@@ -1,0 +1,93 @@
+//! The commands, from arguments to exit code.
+
+mod doctor;
+mod serve;
+mod user;
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, LogFormat, Overrides};
+
+/// Loads drive images into a cloud over plain HTTP, and unloads them again.
+#[derive(Parser)]
+#[command(name = "longshore", version, about)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Common {
+    /// Read settings from this TOML file
+    #[arg(long, global = true, env = "LONGSHORE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Keep everything in this directory [default: ./longshore-data]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server
+    Serve {
+        /// Serve at this address; port 0 lets the system pick [default: 127.0.0.1:8700]
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+    },
+    /// Manage the users who may log in; works while the server runs
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Check what this machine offers, and say what each finding means
+    Doctor,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("longshore: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let listen = match &cli.command {
+        Command::Serve { listen } => *listen,
+        Command::User(_) | Command::Doctor => None,
+    };
+    let flags = Overrides { data_dir: cli.common.data_dir, listen };
+    let config = Config::load(cli.common.config.as_deref(), std::env::vars_os(), flags)?;
+    match cli.command {
+        Command::Serve { .. } => {
+            start_log(&config);
+            serve::run(config)
+        }
+        Command::User(command) => user::run(&config, command),
+        Command::Doctor => Ok(doctor::run(&config)),
+    }
+}
+
+/// The runtime of every command that waits for anything.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("longshore").build()
+}
+
+fn start_log(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(&config.log.level);
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    match config.log.format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,63 @@
+//! `longshore serve`: runs the server until a signal.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::runtime;
+use crate::app::App;
+use crate::config::Config;
+
+pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let code = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let drain = config.limits.drain;
+        let app = App::start(config).await?;
+        print_usage(&app)?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => app.reload(),
+            }
+        }
+        tracing::info!(seconds = drain.as_secs_f64(), "stopping; running transfers have this long");
+        tokio::select! {
+            () = app.stop() => Ok(ExitCode::SUCCESS),
+            _ = terminate.recv() => Ok(ExitCode::FAILURE),
+            _ = interrupt.recv() => Ok(ExitCode::FAILURE),
+        }
+    });
+    // A job on a blocking thread is cut here; it is begun again at the next start.
+    runtime.shutdown_background();
+    code
+}
+
+/// Tells a new user what to paste.
+fn print_usage(app: &App) -> anyhow::Result<()> {
+    use std::io::Write;
+    let credentials = app.credentials_path().canonicalize().unwrap_or_else(|_| app.credentials_path());
+    let credentials = credentials.display();
+    let direct = app.direct_url();
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "Longshore serves {direct}
+
+Upload a raw disk image (prints the drive's UUID):
+  curl --request POST --user \"$(cat {credentials})\" \\
+    --header 'Content-Type: application/octet-stream' --upload-file disk.img \\
+    {direct}/api/2.0/drives/upload/
+
+Download it again:
+  curl --location --remote-name --remote-header-name --user \"$(cat {credentials})\" \\
+    {direct}/api/2.0/drives/UUID/download/
+"
+    )
+    .and_then(|()| out.flush())
+    .context("cannot print")
+}

@@ -1,0 +1,494 @@
+//! Settings as people write them, and the checked configuration that the program runs by.
+//!
+//! A value comes from the first of: a flag, the environment, the TOML file, the default. Every key of the file has an
+//! environment variable: `LONGSHORE_` and the key in capitals, `__` between section and key
+//! (`LONGSHORE_IO__ENGINE=threads`).
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::domain::{ByteCount, Limits, Quota};
+
+/// The prefix of our environment variables.
+const ENV_PREFIX: &str = "LONGSHORE_";
+
+/// The checked configuration. Each field says what gets worse when it is raised.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Everything the server keeps: images, database, keys. One process at a time uses it.
+    pub data_dir: PathBuf,
+    /// Where every route is served, unless `direct` or `control` has its own. Port 0 lets the system pick.
+    pub listen: SocketAddr,
+    /// The data plane: uploads, downloads.
+    pub direct: Endpoint,
+    /// The metadata side.
+    pub control: Endpoint,
+    /// TLS on every listener, when both files are given.
+    pub tls: TlsFiles,
+    /// What is taken, and how long is waited.
+    pub limits: LimitSettings,
+    /// Memory for data.
+    pub memory: Memory,
+    /// How files are read and written.
+    pub io: Io,
+    /// Digests of drives.
+    pub digest: Digests,
+    /// Logins.
+    pub auth: Auth,
+    /// The quota of a tenant that `longshore user add` makes; none by default.
+    pub quota: QuotaSettings,
+    /// What is logged, and in which form.
+    pub log: Log,
+    /// For the tests of crash safety; see [`crate::domain::CrashPoints`]. Ignored by a release build.
+    pub crash_after: Option<u64>,
+}
+
+/// One of the two endpoints.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Endpoint {
+    /// Its own address; `listen` when absent.
+    pub listen: Option<SocketAddr>,
+    /// The URL that clients reach it by, without a trailing slash. Absent: redirects are relative, and absolute URLs
+    /// name the socket's own address. The request's `Host` is never used.
+    pub public_url: Option<String>,
+}
+
+/// The certificate chain and key, as PEM files.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The chain, leaf first. Read again on SIGHUP.
+    pub certificate: Option<PathBuf>,
+    /// The private key. Read again on SIGHUP.
+    pub key: Option<PathBuf>,
+}
+
+/// What is taken, and how long is waited.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// A smaller upload is resized up to this on completion.
+    pub min_drive: Size,
+    /// Nothing larger is taken. Raised: one upload can claim more of the disk.
+    pub max_drive: Size,
+    /// A transfer whose peer moves nothing for this long is cut. Raised: stalled peers hold memory longer.
+    #[serde(rename = "idle_seconds", deserialize_with = "seconds")]
+    pub idle: Duration,
+    /// A transfer slower than this, in bytes per second over 30 seconds spent waiting for its peer, is cut.
+    /// 0 turns it off. Raised: honest slow links are cut.
+    pub min_rate: Size,
+    /// A request head must be here after this long, an idle keep-alive connection is closed after it. Raised: silent
+    /// connections are held longer.
+    #[serde(rename = "head_seconds", deserialize_with = "seconds")]
+    pub head: Duration,
+    /// On SIGTERM, running transfers get this long. Raised: a stop takes longer.
+    #[serde(rename = "drain_seconds", deserialize_with = "seconds")]
+    pub drain: Duration,
+    /// Connections at once; further ones wait in the kernel's queue. Raised: more file descriptors and memory.
+    pub connections: usize,
+    /// How long a download URL may be started. Raised: a leaked URL is useful for longer.
+    pub ticket_seconds: u32,
+}
+
+/// Memory for data.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    /// The budget of all transfers together, in 1 MiB blocks. Lower: many transfers wait for each other. Raised: more
+    /// memory at the peak; a single transfer gains nothing above 16 MiB.
+    pub budget: Size,
+}
+
+/// How files are read and written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Io {
+    /// Which engine: `auto` takes the ring where the kernel allows it.
+    pub engine: EngineChoice,
+    /// Threads of the engine. One ring thread saturates a disk; raised: more switching.
+    pub threads: usize,
+    /// Whether images are written past the page cache: `auto` does from 16 MiB up, where the file system can.
+    pub direct: DirectChoice,
+    /// Writes in flight for one upload. Raised: more blocks per upload; above 4 nothing was gained.
+    pub depth: usize,
+    /// Free space that uploads never take. Raised: less of the disk is used.
+    pub reserve: Size,
+}
+
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// The ring if it works here, else threads.
+    Auto,
+    /// `io_uring`, or fail to start.
+    Ring,
+    /// A pool of threads.
+    Threads,
+}
+
+/// Whether images are written past the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DirectChoice {
+    /// Large ones, where the file system can.
+    Auto,
+    /// All, where the file system can.
+    Always,
+    /// None.
+    Never,
+}
+
+/// Digests of drives.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Digests {
+    /// `asked`: SHA-256 only when the client asserts or wants it. `always`: of every upload, which holds a stream to
+    /// the speed of one core's SHA-256.
+    pub sha256: When,
+    /// When a finished drive is read back, checked against its pieces, and its SHA-256 recorded: on first demand
+    /// (`asked`) or after every upload (`always`, which reads everything once more).
+    pub seal: When,
+}
+
+/// When something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum When {
+    /// Only when a client asks.
+    Asked,
+    /// Every time.
+    Always,
+}
+
+/// Logins.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// How long a verified password is remembered, so that its cost is paid once. A changed password is refused at
+    /// once all the same. Raised: more memory for many users.
+    pub remember_seconds: u32,
+}
+
+/// A tenant's quota.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaSettings {
+    /// The most drives.
+    pub drives: Option<u64>,
+    /// The most bytes, by the drives' sizes.
+    pub bytes: Option<Size>,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Text for people, JSON for machines; always on standard error.
+    pub format: LogFormat,
+    /// A filter in the syntax of `tracing-subscriber`: `info`, `longshore=debug`.
+    pub level: String,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./longshore-data"),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8700)),
+            direct: Endpoint::default(),
+            control: Endpoint::default(),
+            tls: TlsFiles::default(),
+            limits: LimitSettings::default(),
+            memory: Memory::default(),
+            io: Io::default(),
+            digest: Digests::default(),
+            auth: Auth::default(),
+            quota: QuotaSettings::default(),
+            log: Log::default(),
+            crash_after: None,
+        }
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            min_drive: Size(ByteCount::mib(512)),
+            // 64 TiB: above the largest ext4 file (16 TiB) and below what one `statvfs` can describe.
+            max_drive: Size(ByteCount::mib(64 << 20)),
+            idle: Duration::from_mins(1),
+            min_rate: Size(ByteCount::new(1024).unwrap_or_default()),
+            head: Duration::from_secs(30),
+            drain: Duration::from_mins(1),
+            connections: 4096,
+            ticket_seconds: 300,
+        }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { budget: Size(ByteCount::mib(128)) }
+    }
+}
+
+impl Default for Io {
+    fn default() -> Self {
+        Self {
+            engine: EngineChoice::Auto,
+            threads: 1,
+            direct: DirectChoice::Auto,
+            depth: 4,
+            reserve: Size(ByteCount::mib(64)),
+        }
+    }
+}
+
+impl Default for Digests {
+    fn default() -> Self {
+        Self { sha256: When::Asked, seal: When::Asked }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { remember_seconds: 60 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// What flags say; each wins over environment and file.
+#[derive(Debug, Default)]
+pub struct Overrides {
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] std::io::Error),
+    /// The file or the environment is not what it should be.
+    #[error("{0} is not valid")]
+    Parse(String, #[source] Box<toml::de::Error>),
+    /// A value makes no sense.
+    #[error("{key}: {problem}")]
+    Value {
+        /// Which.
+        key: &'static str,
+        /// Why.
+        problem: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads file and environment, lets the flags win, and checks the result.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        flags: Overrides,
+    ) -> Result<Self, ConfigError> {
+        let mut table = match file {
+            None => toml::Table::new(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|e| ConfigError::Read(path.to_owned(), e))?;
+                text.parse().map_err(|e| ConfigError::Parse(path.display().to_string(), Box::new(e)))?
+            }
+        };
+        overlay_environment(&mut table, environment);
+        let mut config: Self = toml::Value::Table(table)
+            .try_into()
+            .map_err(|e| ConfigError::Parse("the configuration".to_owned(), Box::new(e)))?;
+        config.data_dir = flags.data_dir.unwrap_or(config.data_dir);
+        config.listen = flags.listen.unwrap_or(config.listen);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, problem| Err(ConfigError::Value { key, problem });
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            return wrong("tls", "certificate and key go together");
+        }
+        if self.limits.min_drive.0 > self.limits.max_drive.0 {
+            return wrong("limits.min_drive", "is above limits.max_drive");
+        }
+        if self.memory.budget.0 < ByteCount::mib(8) {
+            return wrong("memory.budget", "must be 8 MiB or more");
+        }
+        if !(1..=64).contains(&self.io.threads) {
+            return wrong("io.threads", "must be 1 to 64");
+        }
+        if !(1..=64).contains(&self.io.depth) {
+            return wrong("io.depth", "must be 1 to 64");
+        }
+        if self.limits.connections == 0 {
+            return wrong("limits.connections", "must be 1 or more");
+        }
+        for url in [&self.direct.public_url, &self.control.public_url].into_iter().flatten() {
+            let plain = url.bytes().all(|b| b.is_ascii_graphic() && !b"\"'<>\\?#".contains(&b));
+            if !(url.starts_with("http://") || url.starts_with("https://")) || url.ends_with('/') || !plain {
+                return wrong("public_url", "must be an http or https URL without query or trailing slash");
+            }
+        }
+        Ok(())
+    }
+
+    /// The limits that clients are told.
+    pub fn drive_limits(&self) -> Limits {
+        Limits { min_drive: self.limits.min_drive.0, max_drive: self.limits.max_drive.0 }
+    }
+
+    /// The quota of new tenants.
+    pub fn default_quota(&self) -> Quota {
+        Quota { volumes: self.quota.drives, bytes: self.quota.bytes.map(|size| size.0) }
+    }
+}
+
+/// Puts every `LONGSHORE_SECTION__KEY` over the table. A value that reads as a number or a truth value is one.
+fn overlay_environment(table: &mut toml::Table, environment: impl IntoIterator<Item = (OsString, OsString)>) {
+    for (name, value) in environment {
+        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+        let Some(key) = name.strip_prefix(ENV_PREFIX) else { continue };
+        let key = key.to_ascii_lowercase();
+        // Read by the command line and by the tests' own scripts.
+        if key == "config" || key.starts_with("test_") {
+            continue;
+        }
+        let value = value
+            .parse::<i64>()
+            .map(toml::Value::Integer)
+            .or_else(|_| value.parse().map(toml::Value::Boolean))
+            .unwrap_or_else(|_| toml::Value::String(value.to_owned()));
+        match key.split_once("__") {
+            None => {
+                table.insert(key, value);
+            }
+            Some((section, key)) => {
+                let section = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+                if let Some(section) = section.as_table_mut() {
+                    section.insert(key.to_owned(), value);
+                }
+            }
+        }
+    }
+}
+
+/// A byte count as people write it: a number of bytes, or a number with `KiB`, `MiB`, `GiB` or `TiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub ByteCount);
+
+impl Size {
+    fn parse(text: &str) -> Option<ByteCount> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let shift = match text[digits..].trim() {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            "TiB" => 40,
+            _ => return None,
+        };
+        text[..digits].parse::<u64>().ok()?.checked_mul(1 << shift).and_then(ByteCount::new)
+    }
+}
+
+impl FromStr for Size {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        Self::parse(text).map(Self).ok_or("not a size; write bytes, or 512MiB, 4GiB, 1TiB")
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Spelling {
+            Bytes(u64),
+            Text(String),
+        }
+        match Spelling::deserialize(from)? {
+            Spelling::Bytes(bytes) => bytes.to_string().parse(),
+            Spelling::Text(text) => text.parse(),
+        }
+        .map_err(de::Error::custom)
+    }
+}
+
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let seconds = f64::deserialize(from)?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| de::Error::custom("not a number of seconds"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(toml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), toml).unwrap();
+        let env = env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
+        Config::load(Some(file.path()), env, Overrides::default())
+    }
+
+    #[test]
+    fn flags_win_over_environment_and_environment_over_file() {
+        let config = load("listen = '127.0.0.1:1'\n[io]\ndepth = 2\n", &[("LONGSHORE_IO__DEPTH", "3")]).unwrap();
+        assert_eq!((config.listen.port(), config.io.depth), (1, 3));
+        let flags = Overrides { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9))), ..Overrides::default() };
+        let config = Config::load(None, [("LONGSHORE_LISTEN".into(), "127.0.0.1:2".into())], flags).unwrap();
+        assert_eq!(config.listen.port(), 9);
+    }
+
+    #[test]
+    fn sizes_are_read_with_binary_units() {
+        let config = load("[limits]\nmin_drive = '1MiB'\nmax_drive = 2097152\n", &[]).unwrap();
+        assert_eq!(config.limits.min_drive.0, ByteCount::mib(1));
+        assert_eq!(config.limits.max_drive.0, ByteCount::mib(2));
+        assert!(load("[limits]\nmin_drive = '1MB'\n", &[]).is_err());
+        assert!(load("[limits]\nmin_drive = '99999999TiB'\n", &[]).is_err());
+    }
+
+    #[test]
+    fn a_key_that_does_not_exist_is_an_error() {
+        assert!(load("lissten = '127.0.0.1:1'\n", &[]).is_err());
+        assert!(load("", &[("LONGSHORE_IO__DEPHT", "3")]).is_err());
+    }
+
+    #[test]
+    fn a_public_url_must_be_plain() {
+        for url in ["ftp://x", "http://x/", "http://x\\r\\ny", "http://x?y"] {
+            assert!(load(&format!("[direct]\npublic_url = \"{url}\"\n"), &[]).is_err(), "{url}");
+        }
+        assert!(load("[direct]\npublic_url = 'https://direct.example.com/x'\n", &[]).is_ok());
+    }
+}

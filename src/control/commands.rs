@@ -1,0 +1,214 @@
+//! Commands on the caller's own volumes.
+
+use std::sync::Arc;
+
+use super::{Control, busy, no_such_drive};
+use crate::domain::{
+    ByteCount, CloneSpec, Command, DriveFilter, DriveSpec, Fault, FaultKind, Listing, Outcome, Page, Patch, Pieces,
+    Principal, Volume, VolumeEvent, VolumeId, VolumeState,
+};
+use crate::meta::{Batch, JobKind, MetaError, NewJob};
+use crate::store::DraftOptions;
+use crate::transfer::Stop;
+
+impl Control {
+    /// Executes one command for a caller.
+    pub async fn execute(self: &Arc<Self>, principal: &Principal, command: Command) -> Result<Outcome, Fault> {
+        match command {
+            Command::List { filter, page } => self.list(principal, &filter, page).await,
+            Command::Show(id) => Ok(Outcome::Drive(Box::new(self.find(principal.tenant, id).await?))),
+            Command::Create(specs) => self.create(principal, specs).await,
+            Command::Update { id, patch } => self.update(principal, id, patch).await,
+            Command::Delete(ids) => self.delete(principal, ids).await,
+            Command::Clone { id, spec } => self.start_clone(principal, id, spec).await,
+            Command::Resize { id, size } => {
+                let patch = Patch { size: Some(size), ..Patch::default() };
+                self.update(principal, id, patch).await
+            }
+            Command::OpenDownload(id) => self.open_ticket(principal, id).await,
+            Command::Describe => Ok(Outcome::Described(self.limits())),
+        }
+    }
+
+    async fn list(&self, principal: &Principal, filter: &DriveFilter, page: Page) -> Result<Outcome, Fault> {
+        let (drives, total) = self.parts.meta.list(principal.tenant, filter, page).await?;
+        Ok(Outcome::Listing(Listing { drives, page, total }))
+    }
+
+    async fn create(self: &Arc<Self>, principal: &Principal, specs: Vec<DriveSpec>) -> Result<Outcome, Fault> {
+        for spec in &specs {
+            self.check_size(spec.size)?;
+        }
+        let now = self.parts.clock.now();
+        let drives: Vec<Volume> = specs
+            .into_iter()
+            .map(|spec| Volume {
+                id: VolumeId::random(),
+                tenant: principal.tenant,
+                name: spec.name,
+                media: spec.media,
+                size: spec.size,
+                charged: spec.size,
+                state: VolumeState::Creating,
+                reason: None,
+                generation: 0,
+                revision: 0,
+                created: now,
+                updated: now,
+                sha256: None,
+                meta: spec.meta,
+                attributes: spec.attributes,
+            })
+            .collect();
+        let control = self.clone();
+        // To its end even when the caller goes: half of the drives would be left otherwise.
+        let work = async move { control.make_blank(drives).await };
+        self.parts.tracker.spawn(work).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
+    }
+
+    async fn make_blank(&self, drives: Vec<Volume>) -> Result<Outcome, Fault> {
+        let ids: Vec<VolumeId> = drives.iter().map(|drive| drive.id).collect();
+        self.parts.meta.apply(Batch { insert: drives, ..Batch::default() }).await?;
+        self.parts.crash.hit("create: rows");
+        let mut created = Vec::with_capacity(ids.len());
+        for id in &ids {
+            match self.fill_blank(*id).await {
+                Ok(drive) => created.push(drive),
+                Err(fault) => {
+                    for id in ids {
+                        self.discard(id).await;
+                    }
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(Outcome::Created(created))
+    }
+
+    async fn fill_blank(&self, id: VolumeId) -> Result<Volume, Fault> {
+        let Some(volume) = self.parts.meta.volume_any(id).await? else { return Err(no_such_drive(id)) };
+        // A blank drive takes no space until someone writes to it.
+        let reservation = self.parts.store.reserve(ByteCount::ZERO)?;
+        let draft = self.parts.store.draft(id, DraftOptions { expected: Some(ByteCount::ZERO), reservation }).await?;
+        draft.publish(volume.size, Pieces::default()).await?;
+        self.parts.crash.hit("create: published");
+        self.change(id, |volume, _| {
+            volume.generation += 1;
+            volume.step(VolumeEvent::Completed).map_err(busy)
+        })
+        .await
+    }
+
+    async fn update(&self, principal: &Principal, id: VolumeId, patch: Patch) -> Result<Outcome, Fault> {
+        self.find(principal.tenant, id).await?;
+        let drive = self
+            .change(id, |volume, batch| {
+                if volume.tenant != principal.tenant {
+                    return Err(no_such_drive(id));
+                }
+                let patch = patch.clone();
+                volume.name = patch.name.unwrap_or_else(|| std::mem::take(&mut volume.name));
+                volume.media = patch.media.unwrap_or(volume.media);
+                volume.meta = patch.meta.unwrap_or_else(|| std::mem::take(&mut volume.meta));
+                volume.attributes.extend(patch.attributes);
+                match patch.size {
+                    Some(size) if size != volume.size => self.start_resize(volume, size, batch),
+                    _ => Ok(()),
+                }
+            })
+            .await?;
+        if drive.state == VolumeState::Resizing {
+            self.wake_jobs.notify_waiters();
+            return Ok(Outcome::Started(Box::new(drive)));
+        }
+        Ok(Outcome::Drive(Box::new(drive)))
+    }
+
+    /// Only growth: cutting a drive would lose bytes, and no guest's file system expects it.
+    fn start_resize(&self, volume: &mut Volume, size: ByteCount, batch: &mut Batch) -> Result<(), Fault> {
+        volume.step(VolumeEvent::ResizeStarted).map_err(busy)?;
+        if size < volume.size {
+            let told = format!("a drive can only grow; it has {} bytes", volume.size);
+            return Err(Fault::invalid("size", told));
+        }
+        self.check_size(size)?;
+        volume.charged = size;
+        batch.enqueue.push(NewJob::new(JobKind::Resize { size }, volume.id, self.parts.clock.now()));
+        Ok(())
+    }
+
+    fn check_size(&self, size: ByteCount) -> Result<(), Fault> {
+        let limits = self.limits();
+        if size < limits.min_drive || size > limits.max_drive {
+            let told = format!("must be from {} to {} bytes", limits.min_drive, limits.max_drive);
+            return Err(Fault::invalid("size", told));
+        }
+        Ok(())
+    }
+
+    async fn start_clone(&self, principal: &Principal, id: VolumeId, spec: CloneSpec) -> Result<Outcome, Fault> {
+        self.find(principal.tenant, id).await?;
+        let target = VolumeId::random();
+        self.change(id, |source, batch| {
+            if source.tenant != principal.tenant {
+                return Err(no_such_drive(id));
+            }
+            source.step(VolumeEvent::CloneStarted).map_err(busy)?;
+            let spec = spec.clone();
+            let mut attributes = source.attributes.clone();
+            attributes.extend(spec.attributes);
+            let now = self.parts.clock.now();
+            batch.insert.push(Volume {
+                id: target,
+                name: spec.name.unwrap_or_else(|| source.name.clone()),
+                media: spec.media.unwrap_or(source.media),
+                charged: source.size,
+                state: VolumeState::CloningTarget,
+                generation: 0,
+                revision: 0,
+                created: now,
+                updated: now,
+                meta: spec.meta.unwrap_or_else(|| source.meta.clone()),
+                attributes,
+                ..source.clone()
+            });
+            batch.enqueue.push(NewJob::new(JobKind::Clone { source: source.id }, target, now));
+            Ok(())
+        })
+        .await?;
+        self.wake_jobs.notify_waiters();
+        Ok(Outcome::Started(Box::new(self.find(principal.tenant, target).await?)))
+    }
+
+    /// All of them or, when one cannot be deleted, none.
+    async fn delete(self: &Arc<Self>, principal: &Principal, mut ids: Vec<VolumeId>) -> Result<Outcome, Fault> {
+        /// See `Control::change`.
+        const ROUNDS: u32 = 16;
+        ids.sort_unstable();
+        ids.dedup();
+        for _ in 0..ROUNDS {
+            let mut update = Vec::with_capacity(ids.len());
+            for id in &ids {
+                let mut volume = self.find(principal.tenant, *id).await?;
+                volume.step(VolumeEvent::DeleteStarted).map_err(busy)?;
+                update.push(volume);
+            }
+            match self.parts.meta.apply(Batch { update, ..Batch::default() }).await {
+                Err(MetaError::Conflict) => continue,
+                result => result?,
+            };
+            self.parts.crash.hit("delete: rows");
+            let control = self.clone();
+            // To its end even when the caller goes; the rows say what is left to do after a crash.
+            let work = async move {
+                for id in ids {
+                    control.parts.transfers.stop_volume(id, Stop::Deleted);
+                    control.discard(id).await;
+                }
+            };
+            let done = self.parts.tracker.spawn(work).await;
+            return done.map(|()| Outcome::Deleted).map_err(Fault::internal);
+        }
+        Err(Fault::new(FaultKind::Conflict, "the drives are being changed by others; try again"))
+    }
+}

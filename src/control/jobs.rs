@@ -1,0 +1,173 @@
+//! Work that outlives its request: clones, resizes, seals.
+//!
+//! A job's row was written with the state that it serves, so a restart finds both. Its steps may run twice, and its end
+//! is one transaction fenced by its lease (I7).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Control, busy};
+use crate::domain::{ByteCount, Fault, Volume, VolumeEvent, VolumeId, VolumeState};
+use crate::meta::{Batch, Job, JobKind, Lane, MetaError};
+use crate::metrics::Ending;
+use crate::store::StoreError;
+
+/// How long a claim holds when its worker says nothing. The data directory has one process, whose start frees all
+/// older claims, so this only bounds how long a stuck worker blocks a job.
+const LEASE_SECONDS: u32 = 60;
+
+/// A job that was lost by an accident of the disk is tried again this often.
+const ATTEMPTS: u32 = 3;
+
+/// Looks for jobs even when nobody rang, for those that wait for their next attempt.
+const POLL: Duration = Duration::from_secs(5);
+
+/// Copies at once; more would only make the disk seek.
+const COPIERS: usize = 2;
+
+impl Control {
+    /// Starts the workers; they end when `stop` is cancelled. A job that is cut short is begun again at the next start.
+    pub async fn start_jobs(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), Fault> {
+        self.parts.meta.release_leases_of_others(&self.owner.to_string()).await?;
+        let lanes = std::iter::repeat_n(Lane::Prompt, COPIERS).chain([Lane::Idle]);
+        for lane in lanes {
+            let (control, stop) = (self.clone(), stop.clone());
+            self.parts.tracker.spawn(async move {
+                stop.run_until_cancelled(control.work(lane)).await;
+            });
+        }
+        Ok(())
+    }
+
+    async fn work(&self, lane: Lane) {
+        loop {
+            let rung = self.wake_jobs.notified();
+            tokio::pin!(rung);
+            // Before the look, so that a ring between look and wait is heard.
+            rung.as_mut().enable();
+            match self.parts.meta.claim(&self.owner.to_string(), self.parts.clock.now(), LEASE_SECONDS, lane).await {
+                Ok(Some(job)) => self.run(job).await,
+                Ok(None) => {
+                    let _ = tokio::time::timeout(POLL, rung).await;
+                }
+                Err(error) => {
+                    tracing::error!(cause = ?error, "cannot claim jobs");
+                    tokio::time::sleep(POLL).await;
+                }
+            }
+        }
+    }
+
+    async fn run(&self, job: Job) {
+        let kind = match job.kind {
+            JobKind::Clone { .. } => "clone",
+            JobKind::Resize { .. } => "resize",
+            JobKind::Seal => "seal",
+        };
+        let work = async {
+            match job.kind {
+                JobKind::Clone { source } => self.run_clone(&job, source).await,
+                JobKind::Resize { size } => self.run_resize(&job, size).await,
+                JobKind::Seal => self.run_seal(&job).await,
+            }
+        };
+        let result = tokio::select! {
+            result = work => result,
+            () = self.keep_lease(&job) => return,
+        };
+        let ending = if result.is_ok() { Ending::Complete } else { Ending::Failed };
+        self.parts.metrics.job_ended(kind, ending);
+        match result {
+            Ok(()) => tracing::info!(kind, volume = %job.volume, "job done"),
+            Err(fault) => {
+                tracing::error!(kind, volume = %job.volume, fault = %fault, cause = ?fault.cause, "job failed");
+                let retry_at = self.parts.clock.now().plus_seconds(10);
+                if let Err(error) = self.parts.meta.fail(&job.lease, &fault.told, retry_at).await {
+                    tracing::error!(cause = ?error, "cannot give the job back");
+                }
+            }
+        }
+    }
+
+    /// Renews the lease until it is lost.
+    async fn keep_lease(&self, job: &Job) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(u64::from(LEASE_SECONDS / 3))).await;
+            match self.parts.meta.renew(&job.lease, self.parts.clock.now(), LEASE_SECONDS).await {
+                Err(MetaError::LeaseLost) => return,
+                Err(error) => tracing::warn!(cause = ?error, "cannot renew a lease"),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    async fn run_clone(&self, job: &Job, source: VolumeId) -> Result<(), Fault> {
+        let failure = match self.parts.store.clone_image(source, job.volume).await {
+            Ok(()) => None,
+            Err(StoreError::NoSpace) => Some("the storage had no room for the clone"),
+            Err(error) if job.attempts() < ATTEMPTS => return Err(error.into()),
+            Err(_) => Some("the clone could not be made"),
+        };
+        self.parts.crash.hit("clone: copied");
+        self.finish(job, &[job.volume, source], |volume| {
+            if volume.id == source {
+                return volume.step(VolumeEvent::CloneEnded).map_err(busy);
+            }
+            volume.generation += 1;
+            let event = if failure.is_some() { VolumeEvent::Spoiled } else { VolumeEvent::Completed };
+            volume.reason = failure.map(str::to_owned);
+            volume.step(event).map_err(busy)
+        })
+        .await
+    }
+
+    async fn run_resize(&self, job: &Job, size: ByteCount) -> Result<(), Fault> {
+        let grown = self.parts.store.grow(job.volume, size).await;
+        self.parts.crash.hit("resize: grown");
+        let size_now = match grown {
+            Ok(()) => size,
+            Err(error) if job.attempts() < ATTEMPTS => return Err(error.into()),
+            // It keeps the size it has.
+            Err(_) => self.parts.store.open(job.volume).await?.size(),
+        };
+        self.finish(job, &[job.volume], |volume| {
+            if volume.size != size_now {
+                volume.generation += 1;
+                volume.sha256 = None;
+            }
+            volume.size = size_now;
+            volume.charged = size_now;
+            volume.step(VolumeEvent::ResizeEnded).map_err(busy)
+        })
+        .await
+    }
+
+    /// Ends a job together with the changes of its volumes. A volume that is gone by now is passed over.
+    pub(super) async fn finish(
+        &self,
+        job: &Job,
+        ids: &[VolumeId],
+        mut change: impl FnMut(&mut Volume) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        loop {
+            let mut update = Vec::with_capacity(ids.len());
+            for id in ids {
+                match self.parts.meta.volume_any(*id).await? {
+                    Some(mut volume) if volume.state != VolumeState::Deleting => {
+                        change(&mut volume)?;
+                        volume.updated = self.parts.clock.now();
+                        update.push(volume);
+                    }
+                    _ => {}
+                }
+            }
+            let batch = Batch { finish: Some(job.lease.clone()), update, ..Batch::default() };
+            match self.parts.meta.apply(batch).await {
+                Err(MetaError::Conflict) => {}
+                result => return result.map(drop).map_err(Fault::from),
+            }
+        }
+    }
+}

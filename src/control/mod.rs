@@ -1,0 +1,181 @@
+//! The use cases: commands on volumes, uploads, downloads, jobs, the sweeper. Knows no wire format.
+//!
+//! # Order of things
+//! Making a volume writes its row first and its bytes second, removing one removes bytes first and row second (I6), so
+//! that after a crash there is garbage, which [`Control::sweep`] finds, and never a ready row without its bytes.
+
+mod account;
+mod commands;
+mod download;
+mod jobs;
+mod seal;
+mod sweep;
+mod upload;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Tickets;
+use crate::domain::{
+    Clock, CrashPoints, Fault, FaultKind, IllegalStep, JobId, Limits, TenantId, Volume, VolumeId, VolumeState,
+};
+use crate::io::Pool;
+use crate::meta::{Batch, Meta, MetaError};
+use crate::metrics::Metrics;
+use crate::store::BlockStore;
+use crate::transfer::Transfers;
+
+pub use account::Account;
+pub use download::Opened;
+pub use upload::Admitted;
+
+/// What the use cases work with.
+pub struct Parts {
+    /// What we know.
+    pub meta: Meta,
+    /// Where the bytes are.
+    pub store: Arc<dyn BlockStore>,
+    /// Memory for transfers.
+    pub pool: Pool,
+    /// Makes and checks download tickets.
+    pub tickets: Tickets,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// The running transfers.
+    pub transfers: Transfers,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// Owns every task that is started here.
+    pub tracker: TaskTracker,
+    /// Where a test makes us crash.
+    pub crash: CrashPoints,
+    /// How to go about it.
+    pub settings: Settings,
+}
+
+/// How the use cases go about their work.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Sizes that are taken.
+    pub limits: Limits,
+    /// Writes in flight for one upload.
+    pub depth: usize,
+    /// Whether every upload gets a SHA-256, asked or not.
+    pub always_sha256: bool,
+    /// Whether every finished upload is sealed.
+    pub always_seal: bool,
+    /// How long a ticket can be started.
+    pub ticket_seconds: u32,
+}
+
+/// The use cases.
+pub struct Control {
+    parts: Parts,
+    /// Names this process in the leases of its jobs.
+    owner: JobId,
+    wake_jobs: Notify,
+    draining: AtomicBool,
+}
+
+impl Control {
+    /// The use cases over these parts.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self { parts, owner: JobId::random(), wake_jobs: Notify::new(), draining: AtomicBool::new(false) })
+    }
+
+    /// Takes no new transfers from now on.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether new transfers are taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Whether new work can be taken: the database answers, and the server does not stop.
+    pub async fn is_ready(&self) -> bool {
+        !self.is_draining() && self.parts.meta.is_alive().await
+    }
+
+    /// What this server allows.
+    pub fn limits(&self) -> Limits {
+        self.parts.settings.limits
+    }
+
+    /// The running transfers.
+    pub fn transfers(&self) -> &Transfers {
+        &self.parts.transfers
+    }
+
+    /// The memory of the transfers.
+    pub fn pool(&self) -> &Pool {
+        &self.parts.pool
+    }
+
+    /// Where tasks belong.
+    pub fn tracker(&self) -> &TaskTracker {
+        &self.parts.tracker
+    }
+
+    /// Where to count.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.parts.metrics
+    }
+
+    /// The caller's volume, or a fault that does not tell a foreign volume from none.
+    async fn find(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
+        self.parts.meta.volume(tenant, id).await?.ok_or_else(|| no_such_drive(id))
+    }
+
+    /// Changes one volume by compare-and-set, reading it anew when another writer came first.
+    ///
+    /// `plan` sees the volume as it is, changes it, and may add to the batch that writes it; it runs again after a
+    /// lost race.
+    async fn change(
+        &self,
+        id: VolumeId,
+        mut plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
+    ) -> Result<Volume, Fault> {
+        /// Each round lost means that another writer won, so this many in a row is a livelock of clients.
+        const ROUNDS: u32 = 16;
+        for _ in 0..ROUNDS {
+            let Some(mut volume) = self.parts.meta.volume_any(id).await? else { return Err(no_such_drive(id)) };
+            if volume.state == VolumeState::Deleting {
+                return Err(no_such_drive(id));
+            }
+            let mut batch = Batch::default();
+            plan(&mut volume, &mut batch)?;
+            volume.updated = self.parts.clock.now();
+            batch.update.push(volume);
+            match self.parts.meta.apply(batch).await {
+                Err(MetaError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+                Ok(mut updated) if !updated.is_empty() => return Ok(updated.swap_remove(0)),
+                Ok(_) => return Err(no_such_drive(id)),
+            }
+        }
+        Err(Fault::new(FaultKind::Conflict, "the drive is being changed by others; try again"))
+    }
+}
+
+fn no_such_drive(id: VolumeId) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("drive {id} does not exist"))
+}
+
+/// What a caller is told whose wish does not fit the state of the drive.
+fn busy(step: IllegalStep) -> Fault {
+    let state = match step.state {
+        VolumeState::Uploading => "being uploaded",
+        VolumeState::Creating => "being created",
+        VolumeState::Available => "at rest",
+        VolumeState::CloningSource { .. } | VolumeState::CloningTarget => "being cloned",
+        VolumeState::Resizing => "being resized",
+        VolumeState::Unavailable => "unavailable",
+        VolumeState::Deleting => "being deleted",
+    };
+    Fault::new(FaultKind::Conflict, format!("the drive is {state}")).because(step)
+}

@@ -1,0 +1,101 @@
+//! Seals a drive: reads it back at idle priority, compares it with the pieces it was stored with, and records its
+//! SHA-256. So it checks the disk, which a digest of the arriving bytes cannot.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::Control;
+use crate::domain::{ByteCount, Fault, FaultKind, PIECE, Pieces, Sha256};
+use crate::meta::Job;
+use crate::store::{Image, StoreError};
+use crate::transfer::{PieceDigester, Sha256State, zero_piece};
+
+/// What reading a drive back has shown.
+enum Verdict {
+    Whole(Sha256),
+    Differs { piece: usize },
+}
+
+impl Control {
+    pub(super) async fn run_seal(&self, job: &Job) -> Result<(), Fault> {
+        let Some(volume) = self.parts.meta.volume_any(job.volume).await? else {
+            return self.finish(job, &[], |_| Ok(())).await;
+        };
+        if !volume.state.is_readable() {
+            return self.finish(job, &[], |_| Ok(())).await;
+        }
+        let image = self.parts.store.open(volume.id).await?;
+        let spoiled = match image.pieces().await {
+            Ok(pieces) => match self.read_back(&image, pieces).await {
+                Ok(Verdict::Whole(sha256)) => {
+                    return self
+                        .finish(job, &[volume.id], |now| {
+                            if now.generation == volume.generation {
+                                now.sha256 = Some(sha256);
+                            }
+                            Ok(())
+                        })
+                        .await;
+                }
+                Ok(Verdict::Differs { piece }) => {
+                    format!("the {} bytes from {} are not those that were stored", PIECE, piece as u64 * PIECE)
+                }
+                // A block that the disk cannot read any more is lost, and trying again tells nothing new.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                    "the disk cannot read all of its bytes".to_owned()
+                }
+                Err(error) => return Err(StoreError::from(error).into()),
+            },
+            Err(StoreError::Damaged(..)) => "its digests are damaged".to_owned(),
+            Err(error) => return Err(error.into()),
+        };
+        // A deletion or a resize may have come first; then this content is gone anyway.
+        match self.mark_spoiled(volume.id, volume.generation, &spoiled).await {
+            Err(fault) if !matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict) => return Err(fault),
+            _ => {}
+        }
+        self.finish(job, &[], |_| Ok(())).await
+    }
+
+    /// Reads on a thread of its own, since a thread's priority cannot be raised again without privilege.
+    async fn read_back(&self, image: &Arc<dyn Image>, pieces: Pieces) -> io::Result<Verdict> {
+        let Some(file) = image.file() else { return Err(io::ErrorKind::Unsupported.into()) };
+        let size = image.size();
+        let (sender, receiver) = oneshot::channel();
+        std::thread::Builder::new().name("seal".to_owned()).spawn(move || {
+            // The I/O priority follows the niceness (ioprio_set(2)). Failing to be nice is no reason not to check.
+            let _ = rustix::process::nice(19);
+            let verdict = check(&file, size, &pieces, || sender.is_closed());
+            let _ = sender.send(verdict);
+        })?;
+        receiver.await.map_err(io::Error::other)?
+    }
+}
+
+/// Reads `size` bytes of `file` and compares them with `pieces`, until nobody wants to know any more.
+fn check(file: &File, size: ByteCount, pieces: &Pieces, unwanted: impl Fn() -> bool) -> io::Result<Verdict> {
+    let mut buffer = vec![0; PIECE as usize];
+    let mut sha256 = Sha256State::default();
+    let mut offset = 0;
+    for index in 0..Pieces::spanned_by(size) as usize {
+        if unwanted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let bytes = &mut buffer[..(size.get() - offset).min(PIECE) as usize];
+        file.read_exact_at(bytes, offset)?;
+        offset += bytes.len() as u64;
+        sha256.update(bytes);
+        let mut piece = PieceDigester::default();
+        piece.update(bytes);
+        // A piece of zeros finishes as none, as the zero pieces at the end of a drive do.
+        let actual = piece.finish().0.first().copied().unwrap_or_else(zero_piece);
+        if actual != pieces.0.get(index).copied().unwrap_or_else(zero_piece) {
+            return Ok(Verdict::Differs { piece: index });
+        }
+    }
+    Ok(Verdict::Whole(sha256.finish()))
+}

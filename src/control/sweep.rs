@@ -1,0 +1,78 @@
+//! Removes what crashes and failures have left behind, at the start and every hour.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::Control;
+use crate::domain::{Fault, UnixTime, Volume, VolumeId, VolumeState};
+
+const EVERY: Duration = Duration::from_hours(1);
+
+/// A blank creation or a removal that has not ended after this long never will.
+const STALE: Duration = Duration::from_mins(30);
+
+impl Control {
+    /// Cleans up after the process before, before anything else runs.
+    pub async fn recover(&self) -> Result<(), Fault> {
+        self.sweep(UnixTime(i64::MAX)).await
+    }
+
+    /// Sweeps every hour until `stop` is cancelled.
+    pub fn start_sweeper(self: &Arc<Self>, stop: &CancellationToken) {
+        let (control, stop) = (self.clone(), stop.clone());
+        self.parts.tracker.spawn(async move {
+            let sweeps = async {
+                loop {
+                    tokio::time::sleep(EVERY).await;
+                    let stale = UnixTime(control.parts.clock.now().0 - STALE.as_millis() as i64);
+                    if let Err(fault) = control.sweep(stale).await {
+                        tracing::error!(cause = ?fault.cause, "the sweep failed; it is tried again in an hour");
+                    }
+                }
+            };
+            stop.run_until_cancelled(sweeps).await;
+        });
+    }
+
+    /// Removes volumes whose making or removal was cut short and that have not changed since `stale`, then everything
+    /// on disk that no volume owns.
+    async fn sweep(&self, stale: UnixTime) -> Result<(), Fault> {
+        let cut_short = [VolumeState::Uploading, VolumeState::Creating, VolumeState::Deleting];
+        for volume in self.parts.meta.volumes_in(&cut_short).await? {
+            // An upload is among the running from before its row until after its end, however long it takes.
+            let is_leftover = match volume.state {
+                VolumeState::Uploading => !self.parts.transfers.concerns(volume.id),
+                _ => volume.updated < stale,
+            };
+            if is_leftover {
+                tracing::info!(volume = %volume.id, state = ?volume.state, "removing a leftover");
+                self.discard(volume.id).await;
+            }
+        }
+        let is_owned = self.ask_rows(|_| true);
+        let is_filled = self.ask_rows(|volume| {
+            matches!(volume.state, VolumeState::Uploading | VolumeState::Creating | VolumeState::CloningTarget)
+        });
+        let removed = self.parts.store.sweep(is_owned, is_filled).await?;
+        if !removed.is_empty() {
+            tracing::info!(count = removed.len(), "removed leftovers from the store");
+        }
+        Ok(())
+    }
+
+    /// A question about a volume's row as it is when the store asks, from a blocking thread: a volume made after the
+    /// sweep began has its row before its bytes. A database that does not answer keeps everything.
+    fn ask_rows(
+        &self,
+        question: impl Fn(&Volume) -> bool + Send + Sync + 'static,
+    ) -> Arc<dyn Fn(VolumeId) -> bool + Send + Sync> {
+        let (meta, runtime) = (self.parts.meta.clone(), Handle::current());
+        Arc::new(move |id| match runtime.block_on(meta.volume_any(id)) {
+            Ok(row) => row.is_some_and(|volume| question(&volume)),
+            Err(_) => true,
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! One upload, from admission to a durable drive.
+//!
+//! # Crash
+//! Row (uploading), draft, bytes, publish, row (available). A crash before the last leaves a row and files that the
+//! sweeper removes at the next start.
+
+use std::sync::Arc;
+
+use super::Control;
+use super::account::Account;
+use crate::domain::{
+    ByteCount, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent, VolumeId,
+    VolumeState,
+};
+use crate::meta::{Batch, JobKind, NewJob};
+use crate::metrics::Direction;
+use crate::store::{Draft, DraftOptions};
+use crate::transfer::{Allowance, Phase, Progress, ReceiveError, ReceiveOptions, Received, Source, receive};
+
+/// How much quota and space an upload of unknown length takes at a time: few trips to the database, little taken that
+/// another could have had.
+const STEP: ByteCount = ByteCount::mib(64);
+
+/// An upload that has its quota, its space and its draft, and may start. Dropping it undoes all of that.
+pub struct Admitted {
+    undo: Undo,
+    draft: Arc<dyn Draft>,
+    plan: ReceivePlan,
+    charged: ByteCount,
+    account: Account,
+}
+
+impl Control {
+    /// Admits an upload: everything that can refuse it happens here, before its first byte is asked for.
+    pub async fn admit(self: &Arc<Self>, principal: &Principal, plan: ReceivePlan) -> Result<Admitted, Fault> {
+        if self.is_draining() {
+            return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and takes no new uploads"));
+        }
+        let limits = self.limits();
+        let length = plan.length.unwrap_or_default();
+        if length > limits.max_drive {
+            return Err(Fault::new(FaultKind::TooLarge, format!("a drive has at most {} bytes", limits.max_drive)));
+        }
+        // Before the row: the space is the scarcer of the two, and it is given back by itself.
+        let reservation = self.parts.store.reserve(length)?;
+        let id = VolumeId::random();
+        let charged = length.max(limits.min_drive);
+        let now = self.parts.clock.now();
+        let volume = Volume {
+            id,
+            tenant: principal.tenant,
+            name: plan.name.clone(),
+            media: Media::Disk,
+            size: plan.length.map_or(ByteCount::ZERO, |length| length.max(limits.min_drive)),
+            charged,
+            state: VolumeState::Uploading,
+            reason: None,
+            generation: 0,
+            revision: 0,
+            created: now,
+            updated: now,
+            sha256: None,
+            meta: serde_json::Map::new(),
+            attributes: serde_json::Map::new(),
+        };
+        // Among the running before the row is there: the sweeper removes uploading rows that nobody runs.
+        let running = self.parts.transfers.start(Arc::new(Progress::receiving(id)));
+        let undo = Undo { control: Some(self.clone()), id };
+        self.parts.meta.apply(Batch { insert: vec![volume], ..Batch::default() }).await?;
+        self.parts.crash.hit("upload: row");
+        let draft = self.parts.store.draft(id, DraftOptions { expected: plan.length, reservation }).await?;
+        self.parts.crash.hit("upload: draft");
+        let account = Account::open(&self.parts.metrics, running, Direction::Upload, id);
+        Ok(Admitted { undo, draft, plan, charged, account })
+    }
+}
+
+impl Admitted {
+    /// The drive that is being made.
+    pub fn id(&self) -> VolumeId {
+        self.undo.id
+    }
+
+    /// Receives the bytes and makes the drive. When it returns well, the drive is durable.
+    ///
+    /// # Cancellation
+    /// Dropping it before the last byte was received undoes the upload; dropping it later lets it finish.
+    pub async fn receive(self, source: &mut impl Source) -> Result<Outcome, Fault> {
+        let Some(control) = self.undo.control.clone() else { return Err(Fault::internal("an upload without control")) };
+        let progress = self.account.progress().clone();
+        let options = ReceiveOptions {
+            depth: control.parts.settings.depth,
+            sha256: control.parts.settings.always_sha256 || self.plan.wants_sha256 || self.plan.expected.is_some(),
+        };
+        let room = self.plan.length.map_or(0, ByteCount::get);
+        let mut growth = Growth {
+            control: &control,
+            id: self.undo.id,
+            draft: &self.draft,
+            fixed: self.plan.length.is_some(),
+            room,
+            charged: self.charged,
+        };
+        let result = receive(source, &self.draft, control.pool(), room, &mut growth, options, &progress).await;
+        let received = match result {
+            Ok(received) => received,
+            Err(error) => return Err(self.fail(error).await),
+        };
+        let finish = self.finish(control.clone(), received);
+        control.parts.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
+    }
+
+    /// Undoes at once, so that the caller who reads the refusal finds quota and space free again.
+    async fn fail(mut self, error: ReceiveError) -> Fault {
+        self.undo.now().await;
+        error.into()
+    }
+
+    async fn finish(mut self, control: Arc<Control>, received: Received) -> Result<Outcome, Fault> {
+        let progress = self.account.progress().clone();
+        match progress.during(Phase::Disk, self.commit(&control, received)).await {
+            Ok(sha256) => {
+                self.undo.control = None;
+                self.account.complete();
+                Ok(Outcome::Uploaded { id: self.undo.id, sha256 })
+            }
+            Err(fault) => {
+                self.undo.now().await;
+                Err(fault)
+            }
+        }
+    }
+
+    async fn commit(&self, control: &Control, received: Received) -> Result<Option<Sha256>, Fault> {
+        let Some(bytes) = ByteCount::new(received.bytes) else {
+            return Err(Fault::new(FaultKind::TooLarge, "too many bytes"));
+        };
+        if bytes == ByteCount::ZERO {
+            return Err(Fault::new(FaultKind::Empty, "the body is empty"));
+        }
+        if self.plan.length.is_some_and(|length| length != bytes) {
+            return Err(Fault::new(FaultKind::BodyIncomplete, "the body ended before it was complete"));
+        }
+        if let (Some(expected), Some(actual)) = (self.plan.expected, received.sha256)
+            && expected != actual
+        {
+            return Err(Fault::new(FaultKind::DigestMismatch, "the bytes received do not have the asserted SHA-256"));
+        }
+        let size = bytes.max(control.limits().min_drive);
+        control.parts.crash.hit("upload: received");
+        self.draft.publish(size, received.pieces).await?;
+        control.parts.crash.hit("upload: published");
+        control
+            .change(self.undo.id, |volume, batch| {
+                volume.step(VolumeEvent::Completed).map_err(super::busy)?;
+                volume.size = size;
+                volume.charged = size;
+                volume.generation += 1;
+                // Of the whole drive only if no zeros were added after the bytes that were digested.
+                volume.sha256 = received.sha256.filter(|_| size == bytes);
+                if control.parts.settings.always_seal {
+                    batch.enqueue.push(NewJob::new(JobKind::Seal, volume.id, volume.created));
+                }
+                Ok(())
+            })
+            .await?;
+        control.parts.crash.hit("upload: committed");
+        if control.parts.settings.always_seal {
+            control.wake_jobs.notify_waiters();
+        }
+        Ok(received.sha256)
+    }
+}
+
+/// Takes quota and space as a stream of unknown length grows.
+struct Growth<'a> {
+    control: &'a Control,
+    id: VolumeId,
+    draft: &'a Arc<dyn Draft>,
+    fixed: bool,
+    room: u64,
+    charged: ByteCount,
+}
+
+impl Allowance for Growth<'_> {
+    async fn extend(&mut self, end: u64) -> Result<u64, Fault> {
+        if self.fixed {
+            return Err(Fault::new(FaultKind::BadFraming, "the body is longer than its length"));
+        }
+        let max = self.control.limits().max_drive.get();
+        if end > max {
+            return Err(Fault::new(FaultKind::TooLarge, format!("a drive has at most {max} bytes")));
+        }
+        let mut wish = end.max(self.room + STEP.get()).min(max);
+        let count = |bytes| ByteCount::new(bytes).unwrap_or(ByteCount::MAX);
+        if wish > self.charged.get() {
+            let least = count(end.saturating_sub(self.charged.get()));
+            let granted = self.control.parts.meta.charge_upto(self.id, count(wish - self.charged.get()), least).await?;
+            self.charged = count(self.charged.get() + granted.get());
+            wish = wish.min(self.charged.get());
+        }
+        if self.draft.reserve_more(count(wish - self.room)).is_err() {
+            self.draft.reserve_more(count(end - self.room))?;
+            wish = end;
+        }
+        self.room = wish;
+        Ok(wish)
+    }
+}
+
+/// Removes what an upload has made, unless it was completed.
+struct Undo {
+    /// `None` when there is nothing to undo any more.
+    control: Option<Arc<Control>>,
+    id: VolumeId,
+}
+
+impl Undo {
+    async fn now(&mut self) {
+        if let Some(control) = self.control.clone() {
+            control.discard(self.id).await;
+            self.control = None;
+        }
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(control) = self.control.take() {
+            let id = self.id;
+            control.clone().parts.tracker.spawn(async move { control.discard(id).await });
+        }
+    }
+}
+
+impl Control {
+    /// Removes a volume that never became complete: bytes, then row and quota. What fails is left to the sweeper.
+    pub(super) async fn discard(&self, id: VolumeId) {
+        let removed = self.parts.store.remove(id).await.map_err(Fault::from);
+        let result = match removed {
+            Ok(()) => {
+                let batch = Batch { remove: vec![id], ..Batch::default() };
+                self.parts.meta.apply(batch).await.map(drop).map_err(Fault::from)
+            }
+            Err(fault) => Err(fault),
+        };
+        if let Err(fault) = result {
+            tracing::error!(volume = %id, cause = ?fault.cause, "cannot remove; the sweeper will try again");
+        }
+    }
+}

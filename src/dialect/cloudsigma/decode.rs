@@ -1,0 +1,149 @@
+//! Requests into intents.
+
+use http::header;
+use serde_json::Map;
+
+use super::super::{Call, digest_fields, query};
+use super::fields::{self, Fields};
+use super::{Op, listing};
+use crate::domain::{
+    ByteCount, CloneSpec, Command, DriveSpec, Fault, FaultKind, Intent, Media, Patch, ReceivePlan, VolumeId,
+};
+
+pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
+    let command = match op {
+        Op::Upload => return upload(call).map(Intent::Receive),
+        Op::Download => Command::OpenDownload(call.volume_id()?),
+        Op::List | Op::ListDetail => listing::decode(call.query)?,
+        Op::Show => Command::Show(call.volume_id()?),
+        Op::Create => create(call.body)?,
+        Op::Update => Command::Update { id: call.volume_id()?, patch: patch(&fields::one(call.body)?)? },
+        Op::Delete => Command::Delete(vec![call.volume_id()?]),
+        Op::DeleteMany => delete_many(call.body)?,
+        Op::Act => act(call)?,
+        Op::Capabilities | Op::Locations => Command::Describe,
+    };
+    Ok(Intent::Control(command))
+}
+
+fn upload(call: &Call) -> Result<ReceivePlan, Fault> {
+    check_media_type(call)?;
+    if call.headers.contains_key(header::CONTENT_RANGE) {
+        // RFC 9110 section 14.5: to take a part for the whole would make a drive of the wrong bytes.
+        return Err(Fault::invalid("content-range", "an upload is sent whole; a part of one cannot be taken"));
+    }
+    let length = match call.length {
+        Some(0) => return Err(Fault::new(FaultKind::Empty, "the request has no body; the image goes there")),
+        Some(bytes) => Some(ByteCount::new(bytes).ok_or_else(|| {
+            Fault::new(FaultKind::TooLarge, format!("no drive can have more than {} bytes", ByteCount::MAX))
+        })?),
+        None => None,
+    };
+    Ok(ReceivePlan {
+        name: label(call.param("file_name")),
+        length,
+        expected: digest_fields::asserted(call.headers)?,
+        wants_sha256: digest_fields::wanted(call.headers),
+    })
+}
+
+/// Only raw bytes are taken: a form or an encoding would become the drive's content, and nobody would notice.
+///
+/// A request that names no type is taken for raw bytes (RFC 9110 section 8.3); it is what `curl -T` sends.
+fn check_media_type(call: &Call) -> Result<(), Fault> {
+    let unsupported = |told: &str| Err(Fault::new(FaultKind::UnsupportedMediaType, told));
+    for value in call.headers.get_all(header::CONTENT_TYPE) {
+        let value = value.as_bytes();
+        let media_type = value.split(|byte| *byte == b';').next().unwrap_or(value).trim_ascii();
+        if !media_type.eq_ignore_ascii_case(b"application/octet-stream") {
+            return unsupported("an image is sent as Content-Type: application/octet-stream");
+        }
+    }
+    for value in call.headers.get_all(header::CONTENT_ENCODING) {
+        if !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
+            return unsupported("an image is sent raw, without a Content-Encoding");
+        }
+    }
+    Ok(())
+}
+
+/// The file name in the path means nothing to the vendor. It is a fair first label for the drive, so it becomes that
+/// when it can be one.
+fn label(file_name: &str) -> String {
+    if fields::is_name(file_name) { file_name.to_owned() } else { "uploaded drive".to_owned() }
+}
+
+fn create(body: &[u8]) -> Result<Command, Fault> {
+    let spec = |object: Fields| {
+        Ok(DriveSpec {
+            name: object.name()?.ok_or_else(|| object.missing("name"))?,
+            size: object.size()?.ok_or_else(|| object.missing("size"))?,
+            media: object.media()?.unwrap_or(Media::Disk),
+            meta: object.meta()?.unwrap_or_default(),
+            attributes: object.attributes()?,
+        })
+    };
+    let specs: Result<_, Fault> = fields::objects(body)?.into_iter().map(spec).collect();
+    specs.map(Command::Create)
+}
+
+fn patch(object: &Fields) -> Result<Patch, Fault> {
+    Ok(Patch {
+        name: object.name()?,
+        media: object.media()?,
+        meta: object.meta()?,
+        attributes: object.attributes()?,
+        size: object.size()?,
+    })
+}
+
+fn delete_many(body: &[u8]) -> Result<Command, Fault> {
+    let mut ids: Vec<VolumeId> = Vec::new();
+    for object in fields::objects(body)? {
+        ids.push(object.uuid()?);
+    }
+    // A drive named twice is removed once.
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(Command::Delete(ids))
+}
+
+fn act(call: &Call) -> Result<Command, Fault> {
+    let id = call.volume_id()?;
+    let action = query::pairs(call.query).find(|(name, _)| name == "do").map(|(_, action)| action);
+    match action.as_deref() {
+        Some("clone") => Ok(Command::Clone { id, spec: clone_spec(call.body)? }),
+        Some("resize") => {
+            let object = fields::one(call.body)?;
+            let size = object.size()?.ok_or_else(|| object.missing("size"))?;
+            Ok(Command::Resize { id, size })
+        }
+        Some(_) | None => Err(Fault::invalid("do", "the actions on a drive are do=clone and do=resize")),
+    }
+}
+
+/// The vendor lets the body of a clone be left out.
+fn clone_spec(body: &[u8]) -> Result<CloneSpec, Fault> {
+    let object = if body.trim_ascii().is_empty() { Fields::new(Map::new(), "") } else { fields::one(body)? };
+    Ok(CloneSpec {
+        name: object.name()?,
+        media: object.media()?,
+        meta: object.meta()?,
+        attributes: object.attributes()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fields::MAX_NAME;
+    use super::*;
+
+    #[test]
+    fn a_file_name_becomes_the_label_when_it_can_be_one() {
+        assert_eq!(label("disk.img"), "disk.img");
+        assert_eq!(label(&"\u{e9}".repeat(MAX_NAME)), "\u{e9}".repeat(MAX_NAME));
+        for unfit in ["", "a\nb", &"x".repeat(MAX_NAME + 1)] {
+            assert_eq!(label(unfit), "uploaded drive");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Capability URLs: where a download is redirected to, and the head of the bytes that are served there.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+
+use super::conditional::{self, Selection};
+use super::ranges::{Multipart, content_range};
+use super::{BodyRule, Call, Dialect, Endpoint, Guard, Op, Reply, Route, Side, digest_fields, reply};
+use crate::domain::{Extent, Fault, FaultKind, Intent, SendPlan, Volume, VolumeId};
+
+pub(super) static ROUTES: &[Route] = &[Route {
+    pattern: "/t/{token}/{uuid}",
+    allow: "GET, HEAD",
+    endpoints: &[Endpoint {
+        method: Method::GET,
+        guard: Guard::Ticket,
+        body: BodyRule::None,
+        side: Side::Direct,
+        summary: "the bytes of a drive, whole or by range",
+        op: Op::Direct,
+    }],
+}];
+
+/// The path that [`ROUTES`] serves for a ticket.
+pub(super) fn path(token: &str, id: VolumeId) -> String {
+    format!("/t/{token}/{id}")
+}
+
+pub(super) fn decode(call: &Call) -> Result<Intent, Fault> {
+    let token = call.param("token").to_owned();
+    Ok(Intent::Send(SendPlan { token, id: call.volume_id()?, wants_sha256: digest_fields::wanted(call.headers) }))
+}
+
+/// A stretch of the body of a download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// Framing between parts.
+    Framing(Bytes),
+    /// Bytes of the drive.
+    Extent(Extent),
+}
+
+/// The head of the answer to an admitted download, and what its body is made of.
+///
+/// `boundary` separates the parts when several are asked for; see [`Multipart::boundary`].
+pub fn answer(call: &Call, volume: &Volume, boundary: &str) -> Response<Vec<Chunk>> {
+    let size = volume.size;
+    let etag = volume.etag();
+    let multipart = Multipart { boundary, size };
+    let selection = conditional::select(call.method, call.headers, &etag, size);
+    let (status, content_type, range, length, chunks) = match selection {
+        Selection::Whole => {
+            (StatusCode::OK, OCTET_STREAM.to_owned(), None, size.get(), vec![Chunk::Extent(Extent::whole(size))])
+        }
+        Selection::Parts(parts) => {
+            if let [part] = parts[..] {
+                let range = Some(content_range(part, size));
+                (StatusCode::PARTIAL_CONTENT, OCTET_STREAM.to_owned(), range, part.len, vec![Chunk::Extent(part)])
+            } else {
+                let framed = |part: &Extent| [Chunk::Framing(multipart.part_head(*part)), Chunk::Extent(*part)];
+                let mut chunks: Vec<Chunk> = parts.iter().flat_map(framed).collect();
+                chunks.push(Chunk::Framing(multipart.closing()));
+                let length = multipart.content_length(&parts);
+                (StatusCode::PARTIAL_CONTENT, multipart.content_type(), None, length, chunks)
+            }
+        }
+        Selection::NotModified => return not_modified(&etag),
+        Selection::PreconditionFailed => {
+            return framed(line(StatusCode::PRECONDITION_FAILED, "the drive is not the one that was named"));
+        }
+        Selection::Unsatisfiable => {
+            let told = format!("the drive has {size} bytes; the range lies outside");
+            let fault = Fault::new(FaultKind::RangeNotSatisfiable { size }, told);
+            return framed(Dialect::Direct.fault(call, &fault));
+        }
+    };
+    let mut response = Response::new(if call.method == Method::HEAD { Vec::new() } else { chunks });
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    guarded(headers);
+    set(headers, header::CONTENT_TYPE, &content_type);
+    set(headers, header::CONTENT_LENGTH, &length.to_string());
+    // An id has no quotes, spaces or line ends, whatever the drive is named.
+    set(headers, header::CONTENT_DISPOSITION, &format!("attachment; filename={}", volume.id));
+    set(headers, header::ETAG, &etag);
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(range) = range {
+        set(headers, header::CONTENT_RANGE, &range);
+    }
+    if let Some(sha256) = &volume.sha256 {
+        headers.insert(digest_fields::REPR_DIGEST, digest_fields::repr_digest(sha256));
+    }
+    response
+}
+
+/// A fault as a line of text: whoever follows a redirect has curl, not an API client.
+pub(super) fn fault(fault: &Fault) -> Reply {
+    line(status(fault.kind), &fault.told)
+}
+
+const OCTET_STREAM: &str = "application/octet-stream";
+
+fn line(status: StatusCode, text: &str) -> Reply {
+    let mut reply = reply(status, "text/plain; charset=utf-8", format!("{text}\n"));
+    guarded(reply.headers_mut());
+    reply
+}
+
+/// Keeps the capability in the URL, and what it gives, out of caches and of other sites' logs; and a browser from
+/// taking an image for a page.
+fn guarded(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// RFC 9110 section 15.4.5 wants the tag, and no length: there is no content.
+fn not_modified(etag: &str) -> Response<Vec<Chunk>> {
+    let mut response = Response::new(Vec::new());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    guarded(response.headers_mut());
+    set(response.headers_mut(), header::ETAG, etag);
+    response
+}
+
+fn framed(reply: Reply) -> Response<Vec<Chunk>> {
+    reply.map(|body| vec![Chunk::Framing(body)])
+}
+
+/// Sets a field to text that we made of numbers, ids and a boundary.
+fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(name, value);
+    }
+}
+
+const fn status(kind: FaultKind) -> StatusCode {
+    match kind {
+        FaultKind::Invalid
+        | FaultKind::BadFraming
+        | FaultKind::Empty
+        | FaultKind::BodyIncomplete
+        | FaultKind::DigestMismatch => StatusCode::BAD_REQUEST,
+        FaultKind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        FaultKind::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
+        FaultKind::TicketRefused | FaultKind::QuotaExceeded => StatusCode::FORBIDDEN,
+        FaultKind::NotFound => StatusCode::NOT_FOUND,
+        FaultKind::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+        FaultKind::Conflict | FaultKind::Cancelled => StatusCode::CONFLICT,
+        FaultKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        FaultKind::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+        FaultKind::PeerTooSlow => StatusCode::REQUEST_TIMEOUT,
+        FaultKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+        FaultKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        FaultKind::Corrupt | FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

@@ -1,0 +1,373 @@
+//! Golden files: `fixtures/<dialect>/<case>.request` and what comes of it, word for word.
+//!
+//! `.command` is the decoded intent or fault, `.response` the reply to a fixed outcome of it. A request may begin with
+//! lines that set the scene: `# then: <fault>` has the execution fail, `# places: public` configures public URLs.
+//! `LONGSHORE_GOLDEN=write cargo nextest run --lib golden` writes the files anew; read the difference.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::json;
+
+use super::direct::{self, Chunk};
+use super::{BodyRule, Call, Dialect, Endpoint, Places, Reply, Route, no_route, percent_decoded, routes};
+use crate::domain::{
+    ByteCount, Command, Fault, FaultKind, Intent, Limits, Listing, Media, Outcome, Patch, Sha256, TenantId, UnixTime,
+    Volume, VolumeId, VolumeState,
+};
+
+const ID: &str = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
+const OTHER_ID: &str = "01938c2e-8f00-7c11-8d3e-6b1a2f4c9e05";
+const TENANT: &str = "01938c2e-0000-7000-8000-000000000001";
+
+/// Every kind of fault; the compiler makes the tables whole, and this list is read beside them.
+const FAULTS: [FaultKind; 21] = [
+    FaultKind::Invalid,
+    FaultKind::BadFraming,
+    FaultKind::Empty,
+    FaultKind::Unauthenticated,
+    FaultKind::Throttled { retry_after: 30 },
+    FaultKind::TicketRefused,
+    FaultKind::NotFound,
+    FaultKind::MethodNotAllowed { allow: "GET, HEAD" },
+    FaultKind::Conflict,
+    FaultKind::UnsupportedMediaType,
+    FaultKind::TooLarge,
+    FaultKind::RangeNotSatisfiable { size: ByteCount::mib(512) },
+    FaultKind::QuotaExceeded,
+    FaultKind::NoSpace,
+    FaultKind::DigestMismatch,
+    FaultKind::BodyIncomplete,
+    FaultKind::PeerTooSlow,
+    FaultKind::Cancelled,
+    FaultKind::Corrupt,
+    FaultKind::Unavailable,
+    FaultKind::Internal,
+];
+
+#[test]
+fn every_fixture_decodes_and_encodes_as_it_is_written() {
+    let mut served = BTreeSet::new();
+    let mut wrong = String::new();
+    for path in requests() {
+        let (command, response, coverage) = run(&fs::read_to_string(&path).unwrap());
+        served.extend(coverage);
+        for (extension, text) in [("command", command), ("response", response)] {
+            wrong += &compared(&path.with_extension(extension), &text);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    for route in routes() {
+        for endpoint in route.endpoints {
+            for succeeds in [true, false] {
+                let wanted = (route.pattern, endpoint.method.to_string(), succeeds);
+                assert!(served.contains(&wanted), "no fixture for {wanted:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_fault_is_told_as_the_table_of_its_dialect_says() {
+    let (headers, mut wrong) = (HeaderMap::new(), String::new());
+    let call = Call {
+        method: &Method::GET,
+        path: "/",
+        params: &[],
+        query: "",
+        headers: &headers,
+        length: Some(0),
+        body: b"",
+        principal: None,
+    };
+    for (dialect, name) in [(Dialect::CloudSigma, "cloudsigma"), (Dialect::Direct, "direct")] {
+        let told = |kind: &FaultKind| {
+            let reply = dialect.fault(&call, &Fault::new(*kind, "the reason"));
+            format!("# {kind:?}\n{}\n", printed(&reply))
+        };
+        let text: String = FAULTS.iter().map(told).collect();
+        wrong += &compared(&fixtures().join(name).join("every-fault.txt"), &text);
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn no_golden_file_is_left_without_its_request() {
+    for path in files().into_iter().filter(|path| !path.ends_with("every-fault.txt")) {
+        assert!(path.with_extension("request").exists(), "{}", path.display());
+    }
+}
+
+/// What is wrong with a golden file; or nothing, after writing it anew when that was asked for.
+fn compared(path: &Path, text: &str) -> String {
+    if std::env::var_os("LONGSHORE_GOLDEN").is_some_and(|value| value == "write") {
+        fs::write(path, text).unwrap();
+    }
+    if fs::read_to_string(path).is_ok_and(|golden| golden == text) {
+        return String::new();
+    }
+    format!("\n=== {} should be\n{text}", path.display())
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+fn files() -> Vec<PathBuf> {
+    let within = |dialect: &str| fs::read_dir(fixtures().join(dialect)).unwrap().map(|entry| entry.unwrap().path());
+    ["cloudsigma", "direct"].into_iter().flat_map(within).collect()
+}
+
+fn requests() -> Vec<PathBuf> {
+    let mut requests = files();
+    requests.retain(|path| path.extension().is_some_and(|extension| extension == "request"));
+    requests.sort();
+    assert!(!requests.is_empty());
+    requests
+}
+
+/// Which endpoint a fixture is about, and whether it succeeds there.
+type Coverage = (&'static str, String, bool);
+
+fn run(text: &str) -> (String, String, Option<Coverage>) {
+    let (mut then, mut places, mut lines) = (None, relative_places(), text);
+    while let Some(line) = lines.strip_prefix("# ") {
+        let (scene, rest) = line.split_once('\n').unwrap();
+        match scene.split_once(": ").unwrap() {
+            ("then", kind) => then = Some(fault_named(kind)),
+            ("places", "public") => places = public_places(),
+            other => panic!("{other:?}"),
+        }
+        lines = rest;
+    }
+    let (head, body) = lines.split_once("\n\n").unwrap_or((lines.trim_end(), ""));
+    let mut head = head.lines();
+    let mut start = head.next().unwrap().split(' ');
+    let method: Method = start.next().unwrap().parse().unwrap();
+    let (path, query) = start.next().map(|target| target.split_once('?').unwrap_or((target, ""))).unwrap();
+    let headers: HeaderMap = head.map(|line| line.split_once(": ").unwrap()).map(field).collect();
+
+    let router = router();
+    let matched = router.at(path).ok();
+    let params: Vec<(String, String)> = matched
+        .iter()
+        .flat_map(|matched| matched.params.iter())
+        .map(|(name, value)| (name.to_owned(), percent_decoded(value).into_owned()))
+        .collect();
+    let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let length = match headers.get(http::header::CONTENT_LENGTH) {
+        Some(length) => Some(length.to_str().unwrap().parse().unwrap()),
+        None if headers.contains_key(http::header::TRANSFER_ENCODING) => None,
+        None => Some(body.len() as u64),
+    };
+    let mut call =
+        Call { method: &method, path, params: &params, query, headers: &headers, length, body: b"", principal: None };
+
+    let endpoint = match &matched {
+        Some(matched) => matched.value.endpoint(&method),
+        None => Err(no_route()),
+    };
+    let endpoint = match endpoint {
+        Ok(endpoint) => endpoint,
+        Err(fault) => return (told(&fault), printed(&Dialect::of_path(path).fault(&call, &fault)), None),
+    };
+    if let BodyRule::Buffered { max } = endpoint.body {
+        assert!(body.len() <= max);
+        call.body = body.as_bytes();
+    }
+    let decoded = endpoint.decode(&call);
+    let succeeds = decoded.is_ok() && then.is_none();
+    let coverage = (matched.unwrap().value.pattern, endpoint.method.to_string(), succeeds);
+    let command = match &decoded {
+        Ok(intent) => format!("{intent:#?}\n"),
+        Err(fault) => told(fault),
+    };
+    let response = match (decoded, then) {
+        (Err(fault), _) | (Ok(_), Some(fault)) => printed(&endpoint.fault(&call, &fault)),
+        (Ok(intent), None) => answered(endpoint, &call, &intent, &places),
+    };
+    (command, response, Some(coverage))
+}
+
+fn router() -> matchit::Router<&'static Route> {
+    let mut router = matchit::Router::new();
+    for route in routes() {
+        for pattern in route.spellings() {
+            router.insert(pattern, route).unwrap();
+        }
+    }
+    router
+}
+
+fn answered(endpoint: &Endpoint, call: &Call, intent: &Intent, places: &Places) -> String {
+    if let Intent::Send(_) = intent {
+        let (head, chunks) = direct::answer(call, &drive(), "0123456789abcdef").into_parts();
+        let length: usize = chunks.iter().map(chunk_len).sum();
+        if let (Some(told), true) = (head.headers.get(http::header::CONTENT_LENGTH), !chunks.is_empty()) {
+            assert_eq!(told.to_str().unwrap(), length.to_string(), "the length that is told is that of the chunks");
+        }
+        let body: String = chunks.iter().map(printed_chunk).collect();
+        return printed(&Reply::from_parts(head, body.into()));
+    }
+    printed(&endpoint.encode(call, &outcome(intent), places))
+}
+
+fn chunk_len(chunk: &Chunk) -> usize {
+    match chunk {
+        Chunk::Framing(text) => text.len(),
+        Chunk::Extent(extent) => extent.len as usize,
+    }
+}
+
+fn printed_chunk(chunk: &Chunk) -> String {
+    match chunk {
+        Chunk::Framing(text) => std::str::from_utf8(text).unwrap().replace("\r\n", "\n"),
+        Chunk::Extent(extent) => format!("<{} bytes from {}>", extent.len, extent.offset),
+    }
+}
+
+fn printed(reply: &Reply) -> String {
+    let mut text = format!("HTTP/1.1 {}\n", reply.status());
+    let mut fields: Vec<_> = reply.headers().iter().collect();
+    fields.sort_by_key(|(name, _)| name.as_str());
+    for (name, value) in fields {
+        writeln!(text, "{name}: {}", value.to_str().unwrap()).unwrap();
+    }
+    text.push('\n');
+    let body = std::str::from_utf8(reply.body()).unwrap();
+    match serde_json::from_str::<serde_json::Value>(body) {
+        Ok(json) => text.push_str(&serde_json::to_string_pretty(&json).unwrap()),
+        Err(_) => text.push_str(body),
+    }
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+fn told(fault: &Fault) -> String {
+    format!("{:?}\ntold: {}\npoint: {}\n", fault.kind, fault.told, fault.point.as_deref().unwrap_or("-"))
+}
+
+fn field((name, value): (&str, &str)) -> (HeaderName, HeaderValue) {
+    (name.parse().unwrap(), value.parse().unwrap())
+}
+
+fn fault_named(name: &str) -> Fault {
+    let named = |kind: &&FaultKind| format!("{kind:?}").split(' ').next() == Some(name);
+    Fault::new(*FAULTS.iter().find(named).unwrap(), "the reason, in a sentence")
+}
+
+/// What the rest of the server would make of an intent, on a day that never changes.
+fn outcome(intent: &Intent) -> Outcome {
+    match intent {
+        Intent::Receive(plan) => {
+            let sha256 = if plan.wants_sha256 { Some(Sha256([0xab; 32])) } else { plan.expected };
+            Outcome::Uploaded { id: drive().id, sha256 }
+        }
+        Intent::Send(_) => panic!("bytes are no outcome"),
+        Intent::Control(command) => match command {
+            Command::List { page, .. } => {
+                Outcome::Listing(Listing { drives: vec![drive(), lost_drive()], page: *page, total: 2 })
+            }
+            Command::Show(_) => Outcome::Drive(drive().into()),
+            Command::Create(specs) => Outcome::Created(
+                specs
+                    .iter()
+                    .map(|spec| Volume {
+                        name: spec.name.clone(),
+                        size: spec.size,
+                        media: spec.media,
+                        meta: spec.meta.clone(),
+                        attributes: spec.attributes.clone(),
+                        state: VolumeState::Creating,
+                        ..drive()
+                    })
+                    .collect(),
+            ),
+            Command::Update { patch, .. } => Outcome::Drive(patched(patch).into()),
+            Command::Delete(_) => Outcome::Deleted,
+            Command::Clone { spec, .. } => Outcome::Started(Box::new(Volume {
+                id: OTHER_ID.parse().unwrap(),
+                name: spec.name.clone().unwrap_or(drive().name),
+                media: spec.media.unwrap_or(drive().media),
+                state: VolumeState::CloningTarget,
+                ..drive()
+            })),
+            Command::Resize { size, .. } => {
+                Outcome::Started(Box::new(Volume { size: *size, state: VolumeState::Resizing, ..drive() }))
+            }
+            Command::OpenDownload(id) => Outcome::Download { id: *id, token: "dGlja2V0".to_owned() },
+            Command::Describe => Outcome::Described(limits()),
+        },
+    }
+}
+
+fn patched(patch: &Patch) -> Volume {
+    let mut drive = drive();
+    let Patch { name, media, meta, attributes, size } = patch.clone();
+    drive.name = name.unwrap_or(drive.name);
+    drive.media = media.unwrap_or(drive.media);
+    drive.meta = meta.unwrap_or(drive.meta);
+    drive.attributes.extend(attributes);
+    if let Some(size) = size.filter(|size| *size != drive.size) {
+        (drive.size, drive.state) = (size, VolumeState::Resizing);
+    }
+    drive
+}
+
+/// A drive that has everything.
+pub(super) fn drive() -> Volume {
+    let map = |value: serde_json::Value| value.as_object().cloned().unwrap();
+    Volume {
+        id: ID.parse().unwrap(),
+        tenant: TENANT.parse::<TenantId>().unwrap(),
+        name: "disk.img".to_owned(),
+        media: Media::Disk,
+        size: ByteCount::mib(1024),
+        charged: ByteCount::mib(1024),
+        state: VolumeState::Available,
+        reason: None,
+        generation: 3,
+        revision: 7,
+        created: UnixTime(1_700_000_000_000),
+        updated: UnixTime(1_700_000_100_000),
+        sha256: Some(Sha256([0xcd; 32])),
+        meta: map(json!({"description": "a \"quoted\" text"})),
+        attributes: map(json!({"tags": ["a", "b"], "allow_multimount": true})),
+    }
+}
+
+fn lost_drive() -> Volume {
+    Volume {
+        id: OTHER_ID.parse::<VolumeId>().unwrap(),
+        name: "lost".to_owned(),
+        media: Media::Cdrom,
+        state: VolumeState::Unavailable,
+        reason: Some("piece 12 does not match its digest".to_owned()),
+        meta: serde_json::Map::new(),
+        attributes: serde_json::Map::new(),
+        ..drive()
+    }
+}
+
+pub(super) fn limits() -> Limits {
+    Limits { min_drive: ByteCount::mib(512), max_drive: ByteCount::mib(1 << 20) }
+}
+
+pub(super) fn relative_places() -> Places {
+    let here = "http://127.0.0.1:8700".to_owned();
+    Places { control: here.clone(), control_relative: true, direct: here, direct_relative: true }
+}
+
+fn public_places() -> Places {
+    Places {
+        control: "https://api.example.com".to_owned(),
+        control_relative: false,
+        direct: "https://direct.example.com:8443".to_owned(),
+        direct_relative: false,
+    }
+}

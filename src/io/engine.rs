@@ -1,0 +1,396 @@
+//! The engine: moves blocks between memory and files without stopping the caller.
+//!
+//! One of two kinds, picked at start: `io_uring` on its own threads, or a pool of threads that call `pwrite` and `pread`.
+//!
+//! # Invariants
+//! - An operation is submitted at the call, not at the first poll, and from then to its completion the engine owns its
+//!   buffer and file (I4).
+//! - When an operation's future resolves, the engine has let go of that buffer and file.
+//!
+//! # Cancellation
+//! Dropping a [`Submitted`] drops the answer; the operation goes on. A read block then goes back to its pool.
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use super::pool::{BLOCK, Block, SharedBlock};
+use super::ring::{self, Ring};
+use super::threads::{self, Threads};
+
+/// Moves blocks to and from files. Clones share its threads, which end after the last clone and the last
+/// [`EngineFile`] are gone and what was submitted is done.
+#[derive(Clone, Debug)]
+pub enum IoEngine {
+    /// By `io_uring`.
+    Ring(Ring),
+    /// By blocking calls on a pool of threads.
+    Threads(Threads),
+}
+
+impl IoEngine {
+    /// An `io_uring` engine with this many rings, each on its thread. Fails where `io_uring` is missing, forbidden or does
+    /// not work: each ring moves real bytes before this returns.
+    pub fn ring(threads: usize) -> io::Result<Self> {
+        Ring::start(threads).map(Self::Ring)
+    }
+
+    /// An engine of this many threads with blocking calls.
+    ///
+    /// # Panics
+    /// When the system refuses a thread, as [`std::thread::spawn`] does.
+    pub fn threads(threads: usize) -> Self {
+        Self::Threads(Threads::start(threads))
+    }
+
+    /// The `io_uring` engine, or else the thread engine and why.
+    pub fn best(threads: usize) -> (Self, Option<io::Error>) {
+        match Self::ring(threads) {
+            Ok(engine) => (engine, None),
+            Err(reason) => (Self::threads(threads), Some(reason)),
+        }
+    }
+
+    /// Its name in logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ring(_) => "io_uring",
+            Self::Threads(_) => "threads",
+        }
+    }
+
+    /// Makes the engine work on this file. All operations of one file go to one ring.
+    pub fn adopt(&self, file: Arc<File>) -> EngineFile {
+        let queue = match self {
+            Self::Ring(ring) => Queue::Ring(ring.queue()),
+            Self::Threads(threads) => Queue::Threads(threads.queue()),
+        };
+        EngineFile { file, queue }
+    }
+}
+
+/// A file that an engine works on. It is closed when all clones and their operations are done.
+#[derive(Clone, Debug)]
+pub struct EngineFile {
+    file: Arc<File>,
+    queue: Queue,
+}
+
+#[derive(Clone, Debug)]
+enum Queue {
+    Ring(ring::Queue),
+    Threads(threads::Queue),
+}
+
+impl EngineFile {
+    /// Writes all of `data[range]` at `offset`.
+    pub fn write_at(&self, data: SharedBlock, range: Range<usize>, offset: u64) -> Submitted<io::Result<()>> {
+        let (done, answer) = oneshot::channel();
+        if range.start > range.end || range.end > data.len() {
+            // Nobody is gone yet: `answer` is still here.
+            let _ = done.send(Err(io::ErrorKind::InvalidInput.into()));
+        } else {
+            self.submit(Operation::Write { file: Arc::clone(&self.file), data, range, offset, done });
+        }
+        Submitted { answer }
+    }
+
+    /// Fills `block[..len]` from `offset`, stopping short only at the end of the file; answers how many bytes came.
+    /// The block always comes back, from a dead engine too.
+    pub fn read_at(&self, block: Block, len: usize, offset: u64) -> Submitted<(Block, io::Result<usize>)> {
+        let (done, answer) = oneshot::channel();
+        let loan = Loan { held: Some((block, done)) };
+        if len > BLOCK {
+            loan.settle(Err(io::ErrorKind::InvalidInput.into()));
+        } else {
+            self.submit(Operation::Read { file: Arc::clone(&self.file), loan, len, offset });
+        }
+        Submitted { answer }
+    }
+
+    /// Makes every write that has ended, and the file's length, durable (`fdatasync`).
+    pub fn sync(&self) -> Submitted<io::Result<()>> {
+        let (done, answer) = oneshot::channel();
+        self.submit(Operation::Sync { file: Arc::clone(&self.file), done });
+        Submitted { answer }
+    }
+
+    fn submit(&self, operation: Operation) {
+        // What a dead engine does not take is dropped, and dropping an operation answers it.
+        match &self.queue {
+            Queue::Ring(queue) => drop(queue.send(operation)),
+            Queue::Threads(queue) => drop(queue.send(operation)),
+        }
+    }
+}
+
+/// The answer to an operation that is under way. Dropping it does not stop the operation.
+#[derive(Debug)]
+#[must_use = "an operation's failure is known only to who awaits it"]
+pub struct Submitted<T> {
+    answer: oneshot::Receiver<T>,
+}
+
+impl Future for Submitted<io::Result<()>> {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or_else(|_| Err(engine_gone())))
+    }
+}
+
+impl Future for Submitted<(Block, io::Result<usize>)> {
+    type Output = (Block, io::Result<usize>);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(context).map(|answer| answer.expect("a dropped loan answers"))
+    }
+}
+
+type Filled = (Block, io::Result<usize>);
+
+/// What the engines are asked to do. Each drops buffer and file before it answers.
+#[derive(Debug)]
+pub(super) enum Operation {
+    Write {
+        file: Arc<File>,
+        data: SharedBlock,
+        range: Range<usize>,
+        offset: u64,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    Read {
+        file: Arc<File>,
+        loan: Loan,
+        len: usize,
+        offset: u64,
+    },
+    Sync {
+        file: Arc<File>,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+}
+
+/// A block that a read fills. It goes back to who lent it, even when the engine dies with it.
+#[derive(Debug)]
+pub(super) struct Loan {
+    /// `None` once settled.
+    held: Option<(Block, oneshot::Sender<Filled>)>,
+}
+
+impl AsMut<[u8]> for Loan {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.held.as_mut().map(|(block, _)| &mut **block).unwrap_or_default()
+    }
+}
+
+impl Loan {
+    /// Gives the block back with the outcome.
+    pub(super) fn settle(mut self, outcome: io::Result<usize>) {
+        self.give_back(outcome);
+    }
+
+    fn give_back(&mut self, outcome: io::Result<usize>) {
+        if let Some((block, done)) = self.held.take() {
+            // With nobody waiting, the block goes home from here.
+            let _ = done.send((block, outcome));
+        }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if self.held.is_some() {
+            self.give_back(Err(engine_gone()));
+        }
+    }
+}
+
+fn engine_gone() -> io::Error {
+    io::Error::other("the I/O engine has ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+    use crate::domain::ByteCount;
+    use crate::io::Pool;
+
+    /// Every engine of this machine; the test names what it skips.
+    fn engines() -> Vec<IoEngine> {
+        let mut engines = vec![IoEngine::threads(2)];
+        match IoEngine::ring(2) {
+            Ok(ring) => engines.push(ring),
+            Err(error) => println!("skipped on io_uring: {error}"),
+        }
+        engines
+    }
+
+    fn pool() -> Pool {
+        Pool::new(ByteCount::mib(8))
+    }
+
+    async fn filled(pool: &Pool, byte: u8) -> SharedBlock {
+        let mut block = pool.take().await;
+        block.fill(byte);
+        block.freeze()
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read_back_from_the_same_place() {
+        for engine in engines() {
+            let pool = pool();
+            let file = engine.adopt(Arc::new(tempfile::tempfile().unwrap()));
+            let mut writes = Vec::new();
+            for n in 0..6u8 {
+                writes.push(file.write_at(filled(&pool, n + 1).await, 100..200_100, u64::from(n) * 200_000));
+            }
+            for write in writes {
+                write.await.unwrap();
+            }
+            file.sync().await.unwrap();
+            let (block, read) = file.read_at(pool.take().await, BLOCK, 199_999).await;
+            assert_eq!(read.unwrap(), 1_000_001, "{}", engine.name());
+            assert_eq!((block[0], block[1], block[200_000], block[1_000_000]), (1, 2, 2, 6));
+            drop(block);
+            assert_eq!(pool.in_use(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_stops_at_the_end_of_the_file_and_reads_nothing_beyond() {
+        for engine in engines() {
+            let pool = pool();
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(b"0123456789", 0).unwrap();
+            let file = engine.adopt(Arc::new(file));
+            let (block, read) = file.read_at(pool.take().await, 100, 4).await;
+            assert_eq!(&block[..read.unwrap()], b"456789");
+            let (_, read) = file.read_at(block, 100, 10).await;
+            assert_eq!(read.unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_goes_on_when_its_future_is_dropped() {
+        for engine in engines() {
+            let pool = pool();
+            let mut file = tempfile::tempfile().unwrap();
+            let adopted = engine.adopt(Arc::new(file.try_clone().unwrap()));
+            for n in 0..8u64 {
+                drop(adopted.write_at(filled(&pool, 9).await, 0..BLOCK, n << 20));
+            }
+            // All blocks are home once all writes are done.
+            let mut blocks = Vec::new();
+            for _ in 0..8 {
+                blocks.push(pool.take().await);
+            }
+            let mut written = Vec::new();
+            file.read_to_end(&mut written).unwrap();
+            assert_eq!(written.len(), 8 * BLOCK);
+            assert!(written.iter().all(|&byte| byte == 9));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answered_operation_holds_neither_block_nor_file() {
+        for engine in engines() {
+            let pool = pool();
+            let file = Arc::new(tempfile::tempfile().unwrap());
+            let adopted = engine.adopt(Arc::clone(&file));
+            adopted.write_at(filled(&pool, 1).await, 0..BLOCK, 0).await.unwrap();
+            assert_eq!(pool.in_use(), 0);
+            drop(adopted.read_at(pool.take().await, BLOCK, 0).await);
+            adopted.sync().await.unwrap();
+            drop(adopted);
+            assert_eq!(Arc::strong_count(&file), 1, "{}", engine.name());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_system_s_error_reaches_the_caller_and_the_block_comes_back() {
+        for engine in engines() {
+            let pool = pool();
+            let read_only = engine.adopt(Arc::new(File::open("/proc/self/exe").unwrap()));
+            let refused = read_only.write_at(filled(&pool, 1).await, 0..10, 0).await.unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::BADF.raw_os_error()));
+            let directory = engine.adopt(Arc::new(File::open("/").unwrap()));
+            let (block, read) = directory.read_at(pool.take().await, 10, 0).await;
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::IsADirectory);
+            assert_eq!(block.len(), BLOCK);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_range_outside_the_block_is_refused() {
+        for engine in engines() {
+            let pool = pool();
+            let file = engine.adopt(Arc::new(tempfile::tempfile().unwrap()));
+            assert!(file.write_at(filled(&pool, 1).await, 0..BLOCK + 1, 0).await.is_err());
+            let (_block, read) = file.read_at(pool.take().await, BLOCK + 1, 0).await;
+            assert!(read.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_works_on_after_its_engine_was_dropped_and_the_threads_end_with_it() {
+        for engine in engines() {
+            let pool = pool();
+            let file = engine.adopt(Arc::new(tempfile::tempfile().unwrap()));
+            drop(engine);
+            let first = file.write_at(filled(&pool, 1).await, 0..BLOCK, 0);
+            let last = file.write_at(filled(&pool, 1).await, 0..BLOCK, 1 << 20);
+            drop(file);
+            first.await.unwrap();
+            last.await.unwrap();
+        }
+        while engine_threads() > 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    fn engine_threads() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        names.filter(|name| name.starts_with("longshore-io")).count()
+    }
+
+    #[tokio::test]
+    async fn a_thousand_operations_in_flight_overflow_no_ring() {
+        for engine in engines() {
+            let pool = pool();
+            let data = filled(&pool, 3).await;
+            let file = Arc::new(tempfile::tempfile().unwrap());
+            let adopted = engine.adopt(Arc::clone(&file));
+            let writes: Vec<_> = (0..1000u64).map(|n| adopted.write_at(data.clone(), 0..4096, n * 4096)).collect();
+            for write in writes {
+                write.await.unwrap();
+            }
+            assert_eq!(file.metadata().unwrap().len(), 4_096_000);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_engine_answers_with_an_error_and_returns_the_block() {
+        let pool = pool();
+        let (dead, receiver) = std::sync::mpsc::channel();
+        drop(receiver);
+        let file = EngineFile { file: Arc::new(tempfile::tempfile().unwrap()), queue: Queue::Threads(dead) };
+        assert!(file.write_at(filled(&pool, 1).await, 0..1, 0).await.is_err());
+        assert!(file.sync().await.is_err());
+        let (block, read) = file.read_at(pool.take().await, 1, 0).await;
+        assert!(read.is_err());
+        assert_eq!(block.len(), BLOCK);
+        drop(block);
+        assert_eq!(pool.in_use(), 0);
+    }
+}

@@ -1,0 +1,81 @@
+//! What this machine and a directory can do: asked at start-up and by `longshore doctor`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::pool::{ALIGN, Pool};
+use super::ring::Ring;
+use crate::domain::ByteCount;
+
+/// Whether `io_uring` moves bytes here; else why not. Container runtimes often forbid it.
+pub fn io_uring() -> io::Result<()> {
+    Ring::start(1).map(drop)
+}
+
+/// Whether files in `dir` can be written past the page cache (`O_DIRECT`); else why not.
+pub fn direct_io(dir: &Path) -> io::Result<()> {
+    let file = scratch(dir, OFlags::DIRECT)?;
+    let mut block = Pool::new(ByteCount::mib(1)).try_take().ok_or(io::ErrorKind::OutOfMemory)?;
+    block[..ALIGN].fill(0);
+    file.write_all_at(&block[..ALIGN], 0)
+}
+
+/// Whether files in `dir` can share extents (`FICLONE`), so that a clone costs no copy; else why not.
+pub fn reflink(dir: &Path) -> io::Result<()> {
+    let source = scratch(dir, OFlags::empty())?;
+    source.write_all_at(&[1; ALIGN], 0)?;
+    let target = scratch(dir, OFlags::empty())?;
+    Ok(rustix::fs::ioctl_ficlone(&target, &source)?)
+}
+
+/// The bytes that an unprivileged process may still write to the file system of `dir`.
+pub fn free_space(dir: &Path) -> io::Result<ByteCount> {
+    let stat = rustix::fs::statvfs(dir)?;
+    // A network file system may report more than a file can hold.
+    Ok(ByteCount::new(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(ByteCount::MAX))
+}
+
+/// A file without a name, gone when it is closed.
+fn scratch(dir: &Path, flags: OFlags) -> io::Result<File> {
+    let path: PathBuf = dir.join(format!(".probe-{}", uuid::Uuid::new_v4()));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600).custom_flags(flags.bits().cast_signed());
+    let file = options.open(&path);
+    // Some file systems refuse the flags of an open only after they made the file.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => file,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, outcome) in [("direct", direct_io(dir.path())), ("reflink", reflink(dir.path()))] {
+            println!("{name}: {outcome:?}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_probe_of_a_missing_directory_is_an_error() {
+        let dir = Path::new("/does/not/exist");
+        assert!(direct_io(dir).is_err());
+        assert!(reflink(dir).is_err());
+        assert!(free_space(dir).is_err());
+    }
+
+    #[test]
+    fn the_kernel_s_own_files_take_no_direct_io_and_have_no_space() {
+        assert!(direct_io(Path::new("/proc/self")).is_err());
+        assert_eq!(free_space(Path::new("/proc")).unwrap(), ByteCount::ZERO);
+    }
+}

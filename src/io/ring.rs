@@ -1,0 +1,202 @@
+//! The `io_uring` engine: each ring on its own thread, driven by tokio-uring.
+//!
+//! # Invariants
+//! - The kernel works through a raw pointer and a file number until it answers. Both stay valid because the block and
+//!   the file travel as the operation's stored data, which tokio-uring keeps to its completion, and because a ring's
+//!   thread ends only when none is in flight.
+
+use std::fs::File;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc as ready};
+use std::thread;
+use std::time::Duration;
+
+use io_uring::{cqueue, opcode, squeue, types};
+use tokio::sync::mpsc;
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+use tokio_util::task::TaskTracker;
+
+use super::engine::Operation;
+use super::pool::{ALIGN, Pool, SharedBlock};
+use crate::domain::ByteCount;
+
+/// Slots of one ring's submission queue. More in flight than this costs a system call per overflow, no failure.
+const ENTRIES: u32 = 256;
+
+/// How long a new ring may take over its first bytes. A sandbox that accepts and never answers must not hang the start.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What leads to one ring. Unbounded, because the block budget bounds what can be queued.
+pub(super) type Queue = mpsc::UnboundedSender<Operation>;
+
+/// The rings behind [`super::IoEngine::Ring`].
+#[derive(Clone, Debug)]
+pub struct Ring {
+    queues: Arc<[Queue]>,
+    next: Arc<AtomicUsize>,
+}
+
+impl Ring {
+    pub(super) fn start(threads: usize) -> io::Result<Self> {
+        let queues = (0..threads.max(1)).map(start_ring).collect::<io::Result<_>>()?;
+        Ok(Self { queues, next: Arc::default() })
+    }
+
+    /// The queue for the next file: files take turns among the rings.
+    pub(super) fn queue(&self) -> Queue {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
+        self.queues[turn].clone()
+    }
+}
+
+fn start_ring(n: usize) -> io::Result<Queue> {
+    let (queue, operations) = mpsc::unbounded_channel();
+    let (tell, told) = ready::channel();
+    thread::Builder::new().name(format!("longshore-io-{n}")).spawn(move || run_ring(operations, &tell))?;
+    match told.recv_timeout(PROBE_PATIENCE) {
+        Ok(outcome) => outcome.map(|()| queue),
+        Err(ready::RecvTimeoutError::Timeout) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "io_uring does not answer"))
+        }
+        Err(ready::RecvTimeoutError::Disconnected) => Err(io::Error::other("io_uring could not be set up")),
+    }
+}
+
+fn run_ring(operations: mpsc::UnboundedReceiver<Operation>, tell: &ready::Sender<io::Result<()>>) {
+    let runtime = match tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES)) {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(tell.send(Err(error))),
+    };
+    runtime.block_on(async {
+        let works = prove().await;
+        let go_on = works.is_ok();
+        let _ = tell.send(works);
+        if go_on {
+            serve(operations).await;
+        }
+    });
+}
+
+/// Moves bytes through this ring, to a file in memory and back.
+async fn prove() -> io::Result<()> {
+    let file = rustix::fs::memfd_create("longshore-probe", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let file = Arc::new(File::from(file));
+    let pool = Pool::new(ByteCount::mib(2));
+    let (Some(mut sent), Some(mut came)) = (pool.try_take(), pool.try_take()) else {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    };
+    sent[..ALIGN].fill(0xa5);
+    came[..ALIGN].fill(0);
+    write_all(&file, &sent.freeze(), 0..ALIGN, 0).await?;
+    sync(&file).await?;
+    let (came, outcome) = fill(&file, came, ALIGN, 0).await;
+    if outcome? == ALIGN && came[..ALIGN].iter().all(|&byte| byte == 0xa5) {
+        Ok(())
+    } else {
+        Err(io::Error::other("io_uring does not move bytes"))
+    }
+}
+
+/// Performs operations until every sender is gone, and then until the last is done.
+async fn serve(mut operations: mpsc::UnboundedReceiver<Operation>) {
+    let running = TaskTracker::new();
+    while let Some(operation) = operations.recv().await {
+        running.spawn_local(perform(operation));
+    }
+    running.close();
+    running.wait().await;
+}
+
+async fn perform(operation: Operation) {
+    // The answers may have nobody waiting: that is what dropping a future means.
+    match operation {
+        Operation::Write { file, data, range, offset, done } => {
+            let outcome = write_all(&file, &data, range, offset).await;
+            drop((file, data));
+            let _ = done.send(outcome);
+        }
+        Operation::Read { file, loan, len, offset } => {
+            let (loan, outcome) = fill(&file, loan, len, offset).await;
+            drop(file);
+            loan.settle(outcome);
+        }
+        Operation::Sync { file, done } => {
+            let outcome = sync(&file).await;
+            drop(file);
+            let _ = done.send(outcome);
+        }
+    }
+}
+
+async fn write_all(file: &Arc<File>, data: &SharedBlock, range: Range<usize>, offset: u64) -> io::Result<()> {
+    let mut written = 0;
+    while written < range.len() {
+        let rest = &data[range.start + written..range.end];
+        let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), rest.as_ptr(), rest.len() as u32)
+            .offset(offset + written as u64)
+            .build();
+        match submit(Arc::clone(file), data.clone(), entry).await.0 {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => written += n,
+            Err(error) if passes(&error) => tokio::task::yield_now().await,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads until `buffer[..len]` is full or the file ends.
+async fn fill<B>(file: &Arc<File>, mut buffer: B, len: usize, offset: u64) -> (B, io::Result<usize>)
+where
+    B: AsMut<[u8]> + Unpin + 'static,
+{
+    let mut filled = 0;
+    while filled < len {
+        let rest = &mut buffer.as_mut()[filled..len];
+        let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), rest.as_mut_ptr(), rest.len() as u32)
+            .offset(offset + filled as u64)
+            .build();
+        let (outcome, returned) = submit(Arc::clone(file), buffer, entry).await;
+        buffer = returned;
+        match outcome {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if passes(&error) => tokio::task::yield_now().await,
+            Err(error) => return (buffer, Err(error)),
+        }
+    }
+    (buffer, Ok(filled))
+}
+
+/// A failed flush is not tried again, whatever its error: Linux reports a write-back error once.
+async fn sync(file: &Arc<File>) -> io::Result<()> {
+    let entry = opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
+    submit(Arc::clone(file), (), entry).await.0.map(drop)
+}
+
+/// Whether the same transfer may work when it is tried again.
+fn passes(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
+/// Puts an entry into the ring. What its pointer and file number belong to must be in `buffer` and `file`.
+fn submit<B: 'static>(file: Arc<File>, buffer: B, entry: squeue::Entry) -> InFlightOneshot<(Arc<File>, B), Finish<B>> {
+    UnsubmittedOneshot::new((file, buffer), Finish(PhantomData), entry).submit()
+}
+
+/// Turns a completion into its outcome and the buffer.
+struct Finish<B>(PhantomData<B>);
+
+impl<B> OneshotOutputTransform for Finish<B> {
+    type Output = (io::Result<usize>, B);
+    type StoredData = (Arc<File>, B);
+
+    fn transform_oneshot_output(self, (_, buffer): (Arc<File>, B), completion: cqueue::Entry) -> Self::Output {
+        let result = completion.result();
+        (usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)), buffer)
+    }
+}

@@ -1,0 +1,492 @@
+//! Changing volumes and jobs: several facts in one transaction, quotas included.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
+
+use super::jobs::{enqueue, finish};
+use super::volumes::{bytes_from, media_text, state_columns, state_from};
+use super::{Lease, Meta, MetaError, NewJob, id_bytes};
+use crate::domain::{ByteCount, TenantId, Volume, VolumeId, VolumeState};
+
+/// Changes that become true together, or not at all.
+///
+/// They are done in the order of the fields, but the quota looks at their sum: what a batch frees, it may use.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The job that these changes end. Nothing happens when its lease is lost ([`MetaError::LeaseLost`]).
+    pub finish: Option<Lease>,
+    /// Volumes whose records go, with their jobs. One that is gone already is passed over, since a removal may run
+    /// twice (I7).
+    pub remove: Vec<VolumeId>,
+    /// Volumes as they should be, with the revision that was read; [`MetaError::Conflict`] when that is not the latest.
+    /// Id, tenant and time of making never change.
+    pub update: Vec<Volume>,
+    /// New volumes.
+    pub insert: Vec<Volume>,
+    /// New jobs. A seal for a volume that waits for one already is passed over.
+    pub enqueue: Vec<NewJob>,
+}
+
+impl Meta {
+    /// Makes all changes of a batch true, charging and refunding quotas, and returns the updated volumes, in order,
+    /// with their new revisions.
+    pub async fn apply(&self, batch: Batch) -> Result<Vec<Volume>, MetaError> {
+        let mut tx = self.begin().await?;
+        let mut bill = Bill::default();
+        if let Some(lease) = &batch.finish {
+            finish(&mut tx, lease).await?;
+        }
+        for id in batch.remove {
+            remove(&mut tx, id, &mut bill).await?;
+        }
+        let mut updated = Vec::with_capacity(batch.update.len());
+        for volume in batch.update {
+            updated.push(update(&mut tx, volume, &mut bill).await?);
+        }
+        for volume in &batch.insert {
+            insert(&mut tx, volume, &mut bill).await?;
+        }
+        bill.settle(&mut tx).await?;
+        for job in &batch.enqueue {
+            enqueue(&mut tx, job).await?;
+        }
+        tx.commit().await?;
+        Ok(updated)
+    }
+
+    /// Adds volumes and jobs: all of them or none.
+    pub async fn insert_volumes(&self, insert: Vec<Volume>, enqueue: Vec<NewJob>) -> Result<(), MetaError> {
+        self.apply(Batch { insert, enqueue, ..Batch::default() }).await.map(drop)
+    }
+
+    /// Changes one volume; it carries the revision that was read, and comes back with the new one.
+    pub async fn update(&self, volume: Volume) -> Result<Volume, MetaError> {
+        let updated = self.apply(Batch { update: vec![volume], ..Batch::default() }).await?;
+        updated.into_iter().next().ok_or(MetaError::NotFound)
+    }
+
+    /// Removes a volume's record and jobs, and refunds its quota. Removing what is not there succeeds.
+    pub async fn remove_volume(&self, id: VolumeId) -> Result<(), MetaError> {
+        self.apply(Batch { remove: vec![id], ..Batch::default() }).await.map(drop)
+    }
+
+    /// Bill the tenant for more bytes of a volume that is uploading with unknown length: as many of `want` as the
+    /// quota has room for, and at least `least`, or [`MetaError::QuotaExceeded`]. Returns how many.
+    ///
+    /// [`MetaError::Conflict`] means that the volume is not uploading any more. The revision grows, so that a change
+    /// based on the old charge cannot undo this one: read the volume again before updating it.
+    pub async fn charge_upto(&self, id: VolumeId, want: ByteCount, least: ByteCount) -> Result<ByteCount, MetaError> {
+        let mut tx = self.begin().await?;
+        let row = sqlx::query(
+            "SELECT v.state, v.clones, v.charged, v.tenant, t.used_bytes, \
+             COALESCE(t.quota_bytes, 9223372036854775807) AS quota \
+             FROM volumes v JOIN tenants t ON t.id = v.tenant WHERE v.id = $1",
+        )
+        .bind(id.as_bytes().as_slice())
+        .fetch_one(&mut *tx)
+        .await?;
+        if state_from(row.try_get("state")?, row.try_get("clones")?)? != VolumeState::Uploading {
+            return Err(MetaError::Conflict);
+        }
+        let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
+        let charged = bytes_from(&row, "charged")?;
+        let quota_room = bytes_from(&row, "quota")?.saturating_sub(bytes_from(&row, "used_bytes")?);
+        let granted = want.min(quota_room).min(ByteCount::MAX.saturating_sub(charged));
+        if granted < least {
+            return Err(MetaError::QuotaExceeded);
+        }
+        sqlx::query("UPDATE volumes SET charged = charged + $2, revision = revision + 1 WHERE id = $1")
+            .bind(id.as_bytes().as_slice())
+            .bind(granted.get().cast_signed())
+            .execute(&mut *tx)
+            .await?;
+        let mut bill = Bill::default();
+        bill.add(tenant, 0, granted.get().cast_signed())?;
+        bill.settle(&mut tx).await?;
+        tx.commit().await?;
+        Ok(granted)
+    }
+}
+
+/// What a transaction adds to each tenant's usage, settled once. In order of tenants, so that two transactions on a
+/// database that locks rows cannot wait for each other.
+#[derive(Default)]
+struct Bill(BTreeMap<TenantId, (i64, i64)>);
+
+impl Bill {
+    fn add(&mut self, tenant: TenantId, volumes: i64, bytes: i64) -> Result<(), MetaError> {
+        let (all_volumes, all_bytes) = self.0.entry(tenant).or_default();
+        *all_volumes += volumes;
+        *all_bytes = all_bytes.checked_add(bytes).ok_or(MetaError::QuotaExceeded)?;
+        Ok(())
+    }
+
+    async fn settle(self, connection: &mut SqliteConnection) -> Result<(), MetaError> {
+        for (tenant, (volumes, bytes)) in self.0 {
+            // Subtracting from the limit, since adding to the usage could overflow; shrinking is always allowed.
+            let done = sqlx::query(
+                "UPDATE tenants SET used_volumes = used_volumes + $2, used_bytes = used_bytes + $3 WHERE id = $1 \
+                 AND ($2 <= 0 OR $2 <= COALESCE(quota_volumes, 9223372036854775807) - used_volumes) \
+                 AND ($3 <= 0 OR $3 <= COALESCE(quota_bytes, 9223372036854775807) - used_bytes)",
+            )
+            .bind(tenant.as_bytes().as_slice())
+            .bind(volumes)
+            .bind(bytes)
+            .execute(&mut *connection)
+            .await?;
+            // The tenant exists: its volumes' rows, written before, refer to it.
+            if done.rows_affected() == 0 {
+                return Err(MetaError::QuotaExceeded);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn insert(connection: &mut SqliteConnection, volume: &Volume, bill: &mut Bill) -> Result<(), MetaError> {
+    let (state, clones) = state_columns(volume.state);
+    sqlx::query(
+        "INSERT INTO volumes (id, tenant, name, media, size, charged, state, clones, reason, generation, revision, \
+         created, updated, sha256, meta, attributes) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+    )
+    .bind(volume.id.as_bytes().as_slice())
+    .bind(volume.tenant.as_bytes().as_slice())
+    .bind(volume.name.as_str())
+    .bind(media_text(volume.media))
+    .bind(volume.size.get().cast_signed())
+    .bind(volume.charged.get().cast_signed())
+    .bind(state)
+    .bind(clones)
+    .bind(volume.reason.as_deref())
+    .bind(number(volume.generation)?)
+    .bind(number(volume.revision)?)
+    .bind(volume.created.0)
+    .bind(volume.updated.0)
+    .bind(volume.sha256.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(json(&volume.meta))
+    .bind(json(&volume.attributes))
+    .execute(connection)
+    .await?;
+    bill.add(volume.tenant, 1, volume.charged.get().cast_signed())
+}
+
+async fn update(tx: &mut Transaction<'static, Sqlite>, volume: Volume, bill: &mut Bill) -> Result<Volume, MetaError> {
+    let (tenant, charged) = charge_of(tx, volume.id).await?.ok_or(MetaError::NotFound)?;
+    let (state, clones) = state_columns(volume.state);
+    let done = sqlx::query(
+        "UPDATE volumes SET name = $3, media = $4, size = $5, charged = $6, state = $7, clones = $8, reason = $9, \
+         generation = $10, updated = $11, sha256 = $12, meta = $13, attributes = $14, revision = revision + 1 \
+         WHERE id = $1 AND revision = $2",
+    )
+    .bind(volume.id.as_bytes().as_slice())
+    .bind(number(volume.revision)?)
+    .bind(volume.name.as_str())
+    .bind(media_text(volume.media))
+    .bind(volume.size.get().cast_signed())
+    .bind(volume.charged.get().cast_signed())
+    .bind(state)
+    .bind(clones)
+    .bind(volume.reason.as_deref())
+    .bind(number(volume.generation)?)
+    .bind(volume.updated.0)
+    .bind(volume.sha256.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(json(&volume.meta))
+    .bind(json(&volume.attributes))
+    .execute(&mut **tx)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Err(MetaError::Conflict);
+    }
+    bill.add(tenant, 0, volume.charged.get().cast_signed() - charged.get().cast_signed())?;
+    Ok(Volume { revision: volume.revision + 1, ..volume })
+}
+
+async fn remove(tx: &mut Transaction<'static, Sqlite>, id: VolumeId, bill: &mut Bill) -> Result<(), MetaError> {
+    let Some((tenant, charged)) = charge_of(tx, id).await? else { return Ok(()) };
+    sqlx::query("DELETE FROM volumes WHERE id = $1").bind(id.as_bytes().as_slice()).execute(&mut **tx).await?;
+    bill.add(tenant, -1, -charged.get().cast_signed())
+}
+
+/// Who pays for a volume, and for how many bytes.
+async fn charge_of(
+    connection: &mut SqliteConnection,
+    id: VolumeId,
+) -> Result<Option<(TenantId, ByteCount)>, MetaError> {
+    let row = sqlx::query("SELECT tenant, charged FROM volumes WHERE id = $1")
+        .bind(id.as_bytes().as_slice())
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| {
+        let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
+        Ok((tenant, bytes_from(&row, "charged")?))
+    })
+    .transpose()
+}
+
+/// A counter of ours as the database holds it; it would take centuries to overflow one.
+fn number(counter: u64) -> Result<i64, MetaError> {
+    i64::try_from(counter).map_err(|_| MetaError::Conflict)
+}
+
+fn json(map: &Map<String, Value>) -> String {
+    // The `Display` of a JSON value is its compact text, and cannot fail as `to_string` in general can.
+    Value::Object(map.clone()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{DriveFilter, Page, UnixTime, VolumeEvent};
+    use crate::meta::JobKind;
+    use crate::meta::Lane;
+    use crate::meta::testing::{Scene, count, drive, quota, scene, scene_with};
+
+    async fn used(scene: &Scene) -> (u64, u64) {
+        let usage = scene.meta.usage(scene.tenant).await.unwrap().1;
+        (usage.volumes, usage.bytes.get())
+    }
+
+    #[tokio::test]
+    async fn a_clone_begins_and_ends_in_one_transaction_each() {
+        let scene = scene().await;
+        let meta = &scene.meta;
+        let mut source = drive(scene.tenant, 10);
+        meta.insert_volumes(vec![source.clone()], vec![]).await.unwrap();
+
+        source.step(VolumeEvent::CloneStarted).unwrap();
+        let mut target = Volume { state: VolumeState::CloningTarget, ..drive(scene.tenant, 10) };
+        let kind = JobKind::Clone { source: source.id };
+        let begin = Batch {
+            update: vec![source],
+            insert: vec![target.clone()],
+            enqueue: vec![NewJob::new(kind, target.id, UnixTime(5))],
+            ..Batch::default()
+        };
+        let mut source = meta.apply(begin).await.unwrap().remove(0);
+        assert_eq!((source.revision, source.state), (2, VolumeState::CloningSource { clones: 1 }));
+        assert_eq!(used(&scene).await, (2, 20));
+
+        let job = meta.claim("worker", UnixTime(6), 60, Lane::Prompt).await.unwrap().unwrap();
+        assert_eq!((job.kind, job.volume, job.attempts()), (kind, target.id, 1));
+        source.step(VolumeEvent::CloneEnded).unwrap();
+        target.step(VolumeEvent::Completed).unwrap();
+        let end = Batch { finish: Some(job.lease), update: vec![target, source], ..Batch::default() };
+        let ended = meta.apply(end.clone()).await.unwrap();
+        assert!(ended.iter().all(|volume| volume.state == VolumeState::Available));
+        for volume in &ended {
+            assert_eq!(meta.volume_any(volume.id).await.unwrap().as_ref(), Some(volume));
+        }
+        assert!(matches!(meta.apply(end).await, Err(MetaError::LeaseLost)), "a job ends once");
+        assert!(meta.claim("worker", UnixTime(9_999_999), 60, Lane::Prompt).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_update_of_an_old_revision_is_refused_and_takes_its_whole_batch_with_it() {
+        let scene = scene().await;
+        let (first, second) = (drive(scene.tenant, 1), drive(scene.tenant, 1));
+        scene.meta.insert_volumes(vec![first.clone(), second.clone()], vec![]).await.unwrap();
+        let renamed = Volume { name: "new".to_owned(), ..second.clone() };
+        let renamed = scene.meta.update(renamed).await.unwrap();
+        assert_eq!(renamed.revision, 2);
+
+        let batch = Batch {
+            remove: vec![first.id],
+            update: vec![second],
+            insert: vec![drive(scene.tenant, 7)],
+            ..Batch::default()
+        };
+        assert!(matches!(scene.meta.apply(batch).await, Err(MetaError::Conflict)));
+        assert_eq!(used(&scene).await, (2, 2));
+        assert_eq!(scene.meta.volume_any(first.id).await.unwrap(), Some(first));
+        assert_eq!(scene.meta.volume_any(renamed.id).await.unwrap(), Some(renamed));
+    }
+
+    #[tokio::test]
+    async fn an_update_moves_no_volume_to_another_tenant_or_time() {
+        let scene = scene().await;
+        let other = scene.meta.add_user("bob", "h", "blue", None, UnixTime(1)).await.unwrap();
+        let volume = drive(scene.tenant, 1);
+        scene.meta.insert_volumes(vec![volume.clone()], vec![]).await.unwrap();
+        let moved = Volume { tenant: other, created: UnixTime(5), charged: count(3), ..volume.clone() };
+        scene.meta.update(moved).await.unwrap();
+        let stored = scene.meta.volume(scene.tenant, volume.id).await.unwrap().unwrap();
+        assert_eq!(stored.created, volume.created);
+        assert_eq!(used(&scene).await, (1, 3));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_cannot_be_updated_but_may_be_removed_twice() {
+        let scene = scene().await;
+        let volume = drive(scene.tenant, 4);
+        assert!(matches!(scene.meta.update(volume.clone()).await, Err(MetaError::NotFound)));
+        scene.meta.insert_volumes(vec![volume.clone()], vec![]).await.unwrap();
+        let again = scene.meta.insert_volumes(vec![volume.clone()], vec![]).await;
+        assert!(matches!(again, Err(MetaError::Duplicate)));
+        for _ in 0..2 {
+            scene.meta.remove_volume(volume.id).await.unwrap();
+            assert_eq!(used(&scene).await, (0, 0));
+        }
+        let orphan = Volume { tenant: TenantId::random(), ..volume };
+        assert!(matches!(scene.meta.insert_volumes(vec![orphan], vec![]).await, Err(MetaError::NotFound)));
+    }
+
+    #[tokio::test]
+    async fn several_volumes_are_admitted_together_or_not_at_all() {
+        let scene = scene_with(quota(3, 100)).await;
+        let four = (0..4).map(|_| drive(scene.tenant, 1)).collect();
+        assert!(matches!(scene.meta.insert_volumes(four, vec![]).await, Err(MetaError::QuotaExceeded)));
+        let heavy = vec![drive(scene.tenant, 60), drive(scene.tenant, 41)];
+        assert!(matches!(scene.meta.insert_volumes(heavy, vec![]).await, Err(MetaError::QuotaExceeded)));
+        assert_eq!(used(&scene).await, (0, 0));
+        let fitting = vec![drive(scene.tenant, 60), drive(scene.tenant, 40)];
+        scene.meta.insert_volumes(fitting.clone(), vec![]).await.unwrap();
+        assert_eq!(used(&scene).await, (2, 100));
+
+        // What the batch frees, it may use.
+        let swap = Batch { remove: vec![fitting[0].id], insert: vec![drive(scene.tenant, 55)], ..Batch::default() };
+        scene.meta.apply(swap).await.unwrap();
+        assert_eq!(used(&scene).await, (2, 95));
+    }
+
+    #[tokio::test]
+    async fn usage_cannot_overflow_even_without_a_quota() {
+        let scene = scene().await;
+        let max = ByteCount::MAX.get();
+        scene.meta.insert_volumes(vec![drive(scene.tenant, max - 1)], vec![]).await.unwrap();
+        let more = |bytes| scene.meta.insert_volumes(vec![drive(scene.tenant, bytes)], vec![]);
+        assert!(matches!(more(2).await, Err(MetaError::QuotaExceeded)));
+        assert!(matches!(more(max).await, Err(MetaError::QuotaExceeded)));
+        more(1).await.unwrap();
+        assert_eq!(used(&scene).await, (2, max));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_fifty_concurrent_creations_a_quota_of_ten_admits_ten() {
+        let scene = scene_with(quota(10, 1_000)).await;
+        let mut creations = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let (meta, tenant) = (scene.meta.clone(), scene.tenant);
+            creations.spawn(async move { meta.insert_volumes(vec![drive(tenant, 7)], vec![]).await });
+        }
+        let mut admitted = 0;
+        while let Some(done) = creations.join_next().await {
+            match done.unwrap() {
+                Ok(()) => admitted += 1,
+                Err(MetaError::QuotaExceeded) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(admitted, 10);
+        assert_eq!(used(&scene).await, (10, 70));
+    }
+
+    #[tokio::test]
+    async fn a_growing_upload_is_charged_for_what_the_quota_has_room_for() {
+        let scene = scene_with(quota(5, 100)).await;
+        let upload = Volume { state: VolumeState::Uploading, ..drive(scene.tenant, 0) };
+        let other = drive(scene.tenant, 20);
+        scene.meta.insert_volumes(vec![upload.clone(), other.clone()], vec![]).await.unwrap();
+        let charge = |want, least| scene.meta.charge_upto(upload.id, count(want), count(least));
+
+        assert_eq!(charge(64, 64).await.unwrap(), count(64));
+        assert_eq!(charge(64, 1).await.unwrap(), count(16));
+        assert!(matches!(charge(64, 1).await, Err(MetaError::QuotaExceeded)));
+        assert_eq!(used(&scene).await, (2, 100));
+
+        // A change based on the record before the charges would undo them.
+        assert!(matches!(scene.meta.update(upload.clone()).await, Err(MetaError::Conflict)));
+        let now = scene.meta.volume_any(upload.id).await.unwrap().unwrap();
+        assert_eq!(now.charged, count(80));
+        let done = Volume { state: VolumeState::Available, charged: count(70), size: count(70), ..now };
+        scene.meta.update(done).await.unwrap();
+        assert_eq!(used(&scene).await, (2, 90));
+        assert!(matches!(charge(1, 1).await, Err(MetaError::Conflict)), "not uploading any more");
+        assert!(matches!(
+            scene.meta.charge_upto(VolumeId::random(), count(1), count(1)).await,
+            Err(MetaError::NotFound)
+        ));
+    }
+
+    /// One step of a random history. The index picks among the volumes that there are.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(Vec<u64>),
+        Recharge(prop::sample::Index, u64),
+        ChargeUpto(prop::sample::Index, u64, u64),
+        Remove(prop::sample::Index),
+        Swap(prop::sample::Index, u64),
+        Requota(u64, u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let index = any::<prop::sample::Index>;
+        prop_oneof![
+            3 => prop::collection::vec(0..40_u64, 1..4).prop_map(Step::Insert),
+            2 => (index(), 0..80_u64).prop_map(|(i, bytes)| Step::Recharge(i, bytes)),
+            2 => (index(), 0..40_u64, 0..10_u64).prop_map(|(i, want, least)| Step::ChargeUpto(i, want, least)),
+            2 => index().prop_map(Step::Remove),
+            1 => (index(), 0..60_u64).prop_map(|(i, bytes)| Step::Swap(i, bytes)),
+            1 => (0..8_u64, 0..150_u64).prop_map(|(volumes, bytes)| Step::Requota(volumes, bytes)),
+        ]
+    }
+
+    async fn take(scene: &Scene, step: Step, quota_now: &mut (u64, u64)) -> Result<(), MetaError> {
+        let meta = &scene.meta;
+        let (there, _) = meta.list(scene.tenant, &DriveFilter::default(), Page { limit: None, offset: 0 }).await?;
+        let uploading = |bytes| Volume { state: VolumeState::Uploading, ..drive(scene.tenant, bytes) };
+        match step {
+            Step::Insert(sizes) => meta.insert_volumes(sizes.into_iter().map(uploading).collect(), vec![]).await,
+            Step::Requota(volumes, bytes) => {
+                *quota_now = (volumes, bytes);
+                meta.set_quota(scene.tenant, quota(volumes, bytes)).await
+            }
+            _ if there.is_empty() => Ok(()),
+            Step::Recharge(i, bytes) => {
+                meta.update(Volume { charged: count(bytes), ..i.get(&there).clone() }).await.map(drop)
+            }
+            Step::ChargeUpto(i, want, least) => {
+                let granted = meta.charge_upto(i.get(&there).id, count(want), count(least)).await?;
+                assert!(granted >= count(least).min(count(want)) && granted <= count(want));
+                Ok(())
+            }
+            Step::Remove(i) => meta.remove_volume(i.get(&there).id).await,
+            Step::Swap(i, bytes) => {
+                let swap = Batch { remove: vec![i.get(&there).id], insert: vec![uploading(bytes)], ..Batch::default() };
+                meta.apply(swap).await.map(drop)
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn usage_is_always_the_sum_of_the_volumes_and_never_grows_above_the_quota(
+            steps in prop::collection::vec(step(), 1..40)
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut quota_now = (5, 100);
+                let scene = scene_with(quota(5, 100)).await;
+                let mut before = (0, 0);
+                for step in steps {
+                    match take(&scene, step, &mut quota_now).await {
+                        Ok(()) | Err(MetaError::QuotaExceeded) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                    let all = scene.meta.volumes_in(&[VolumeState::Uploading]).await.unwrap();
+                    let sum = (all.len() as u64, all.iter().map(|volume| volume.charged.get()).sum::<u64>());
+                    let now = used(&scene).await;
+                    assert_eq!(now, sum);
+                    assert!(now.0 <= before.0.max(quota_now.0) && now.1 <= before.1.max(quota_now.1));
+                    before = now;
+                }
+            });
+        }
+    }
+}

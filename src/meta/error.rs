@@ -1,0 +1,90 @@
+//! What can go wrong with what we know.
+
+use crate::domain::{Fault, FaultKind};
+
+/// Why the metadata could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MetaError {
+    /// No such volume, user or tenant.
+    #[error("not found")]
+    NotFound,
+    /// A user, tenant or volume of this name or id exists already.
+    #[error("exists already")]
+    Duplicate,
+    /// The record was changed since it was read, or is in a state that does not allow this. Read it again.
+    #[error("changed meanwhile")]
+    Conflict,
+    /// Somebody else has the job now, or it is gone. Stop working on it.
+    #[error("the lease of the job is lost")]
+    LeaseLost,
+    /// The tenant's quota has no room.
+    #[error("over quota")]
+    QuotaExceeded,
+    /// The last user of a tenant cannot go while the tenant has volumes: nobody could reach them.
+    #[error("the tenant still has volumes, and this is its last user")]
+    TenantHasVolumes,
+    /// The disk of the database is full; nothing was changed.
+    #[error("the disk of the database is full")]
+    DiskFull,
+    /// The database is closed, or its writer was busy for too long. Later may be better.
+    #[error("the database is busy or closed")]
+    Busy(#[source] sqlx::Error),
+    /// The database file cannot be made or its mode cannot be set.
+    #[error("the database file cannot be opened")]
+    File(#[source] std::io::Error),
+    /// A record that this version cannot read, with the field at fault.
+    #[error("a record of the database has a {0} that cannot be read")]
+    Damaged(&'static str),
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[source] sqlx::Error),
+}
+
+/// `SQLite`'s primary result codes that mean something to a caller (<https://www.sqlite.org/rescode.html>).
+const SQLITE_BUSY: u32 = 5;
+const SQLITE_FULL: u32 = 13;
+
+impl From<sqlx::Error> for MetaError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::RowNotFound => Self::NotFound,
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::Busy(error),
+            sqlx::Error::Database(refusal) if refusal.is_unique_violation() => Self::Duplicate,
+            // What the new row refers to was removed meanwhile.
+            sqlx::Error::Database(refusal) if refusal.is_foreign_key_violation() => Self::NotFound,
+            sqlx::Error::Database(refusal) => {
+                // The low byte of an extended code is the primary code.
+                let code = refusal.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+                match code {
+                    Some(SQLITE_BUSY) => Self::Busy(error),
+                    Some(SQLITE_FULL) => Self::DiskFull,
+                    _ => Self::Database(error),
+                }
+            }
+            _ => Self::Database(error),
+        }
+    }
+}
+
+impl From<MetaError> for Fault {
+    fn from(error: MetaError) -> Self {
+        match error {
+            MetaError::NotFound => Self::new(FaultKind::NotFound, "there is no such thing here"),
+            MetaError::Duplicate => Self::new(FaultKind::Conflict, "it exists already"),
+            MetaError::Conflict => Self::new(FaultKind::Conflict, "it is busy, or was changed meanwhile"),
+            MetaError::QuotaExceeded => Self::new(FaultKind::QuotaExceeded, "the quota has no room for this"),
+            MetaError::TenantHasVolumes => {
+                Self::new(FaultKind::Conflict, "the last user of a tenant that has volumes cannot be removed")
+            }
+            MetaError::DiskFull => {
+                Self::new(FaultKind::NoSpace, "the storage has no room for this").because(MetaError::DiskFull)
+            }
+            MetaError::Busy(_) => {
+                Self::new(FaultKind::Unavailable, "the server cannot take this now; try again").because(error)
+            }
+            MetaError::LeaseLost | MetaError::File(_) | MetaError::Damaged(_) | MetaError::Database(_) => {
+                Self::internal(error)
+            }
+        }
+    }
+}

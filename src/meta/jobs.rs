@@ -1,0 +1,367 @@
+//! Background work that survives a restart.
+//!
+//! A job is claimed for a while, done, and finished in the same transaction as the facts it makes true
+//! ([`super::Batch::finish`]). When its worker dies, the lease runs out and another worker begins again.
+
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::{Meta, MetaError, id_bytes};
+use crate::domain::{ByteCount, JobId, UnixTime, VolumeId};
+
+/// What is to be done to a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobKind {
+    /// Fill it from another.
+    Clone {
+        /// The other.
+        source: VolumeId,
+    },
+    /// Grow it.
+    Resize {
+        /// To this size.
+        size: ByteCount,
+    },
+    /// Read it back, compare it with its pieces, and record its digest. A volume has at most one such job.
+    Seal,
+}
+
+/// Which jobs a worker takes: a long one that nobody waits for must not keep a short one waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// What a caller waits for: clones and resizes.
+    Prompt,
+    /// Seals.
+    Idle,
+}
+
+/// A job to be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewJob {
+    /// Its identity.
+    pub id: JobId,
+    /// What is to be done.
+    pub kind: JobKind,
+    /// To which volume: the target of a clone. When that is removed, its jobs go with it.
+    pub volume: VolumeId,
+    /// When it was added.
+    pub created: UnixTime,
+}
+
+impl NewJob {
+    /// A job under a new id.
+    pub fn new(kind: JobKind, volume: VolumeId, now: UnixTime) -> Self {
+        Self { id: JobId::random(), kind, volume, created: now }
+    }
+}
+
+/// A claimed job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The right to finish it.
+    pub lease: Lease,
+    /// What is to be done.
+    pub kind: JobKind,
+    /// To which volume.
+    pub volume: VolumeId,
+}
+
+impl Job {
+    /// How many times it has been claimed, this one included.
+    pub const fn attempts(&self) -> u32 {
+        self.lease.attempt
+    }
+}
+
+/// One claim of one job. It is good until somebody else claims the job, even when its time has run out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The job.
+    pub job: JobId,
+    owner: String,
+    // Two claims by one owner differ in this.
+    attempt: u32,
+}
+
+/// The rest of a job, as JSON.
+#[derive(Default, Serialize, Deserialize)]
+struct Payload {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+}
+
+impl Meta {
+    /// Claims the oldest job of a lane that nobody holds, if there is one, until `lease_seconds` from now.
+    pub async fn claim(
+        &self,
+        owner: &str,
+        now: UnixTime,
+        lease_seconds: u32,
+        lane: Lane,
+    ) -> Result<Option<Job>, MetaError> {
+        let mut tx = self.begin().await?;
+        let row = sqlx::query(
+            "UPDATE jobs SET attempts = attempts + 1, lease_owner = $1, lease_until = $2 WHERE id = \
+             (SELECT id FROM jobs WHERE (lease_until IS NULL OR lease_until <= $3) \
+             AND CASE kind WHEN 'seal' THEN 1 ELSE 0 END = $4 ORDER BY created, id LIMIT 1) \
+             RETURNING id, kind, volume, source, payload, attempts",
+        )
+        .bind(owner)
+        .bind(now.plus_seconds(lease_seconds).0)
+        .bind(now.0)
+        .bind(i64::from(lane == Lane::Idle))
+        .fetch_optional(&mut *tx)
+        .await?;
+        // Before the row is read: a damaged job stays claimed and does not block those behind it.
+        tx.commit().await?;
+        row.map(|row| job_from(&row, owner)).transpose()
+    }
+
+    /// Holds a job until `lease_seconds` from now.
+    pub async fn renew(&self, lease: &Lease, now: UnixTime, lease_seconds: u32) -> Result<(), MetaError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query("UPDATE jobs SET lease_until = $4 WHERE id = $1 AND lease_owner = $2 AND attempts = $3")
+            .bind(lease.job.as_bytes().as_slice())
+            .bind(lease.owner.as_str())
+            .bind(i64::from(lease.attempt))
+            .bind(now.plus_seconds(lease_seconds).0)
+            .execute(&mut *tx)
+            .await?;
+        still_held(done.rows_affected())?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Gives a job back that could not be done, to be claimed again from `retry_at` on, and keeps why for a person.
+    /// A job that is given up for good is finished instead, in the batch that says so of its volumes.
+    pub async fn fail(&self, lease: &Lease, error: &str, retry_at: UnixTime) -> Result<(), MetaError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query(
+            "UPDATE jobs SET lease_owner = NULL, lease_until = $4, error = $5 \
+             WHERE id = $1 AND lease_owner = $2 AND attempts = $3",
+        )
+        .bind(lease.job.as_bytes().as_slice())
+        .bind(lease.owner.as_str())
+        .bind(i64::from(lease.attempt))
+        .bind(retry_at.0)
+        .bind(error)
+        .execute(&mut *tx)
+        .await?;
+        still_held(done.rows_affected())?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Frees the jobs that any other owner holds, and returns how many. Only for a process that knows to be alone, at
+    /// its start: the others are dead then.
+    pub async fn release_leases_of_others(&self, owner: &str) -> Result<u64, MetaError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query(
+            "UPDATE jobs SET lease_owner = NULL, lease_until = NULL WHERE lease_owner IS NOT NULL AND lease_owner <> $1",
+        )
+        .bind(owner)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(done.rows_affected())
+    }
+}
+
+/// Adds a job; passes over a second seal of a volume.
+pub(super) async fn enqueue(connection: &mut SqliteConnection, job: &NewJob) -> Result<(), MetaError> {
+    let (kind, source, payload) = match job.kind {
+        JobKind::Clone { source } => ("clone", Some(source), Payload::default()),
+        JobKind::Resize { size } => ("resize", None, Payload { size: Some(size.get()) }),
+        JobKind::Seal => ("seal", None, Payload::default()),
+    };
+    let payload = serde_json::to_string(&payload).map_err(|_| MetaError::Damaged("payload"))?;
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, volume, source, payload, created, attempts) VALUES ($1, $2, $3, $4, $5, $6, 0) \
+         ON CONFLICT (volume) WHERE kind = 'seal' DO NOTHING",
+    )
+    .bind(job.id.as_bytes().as_slice())
+    .bind(kind)
+    .bind(job.volume.as_bytes().as_slice())
+    .bind(source.as_ref().map(|id| id.as_bytes().as_slice()))
+    .bind(payload)
+    .bind(job.created.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Ends a job whose lease is still held.
+pub(super) async fn finish(connection: &mut SqliteConnection, lease: &Lease) -> Result<(), MetaError> {
+    let done = sqlx::query("DELETE FROM jobs WHERE id = $1 AND lease_owner = $2 AND attempts = $3")
+        .bind(lease.job.as_bytes().as_slice())
+        .bind(lease.owner.as_str())
+        .bind(i64::from(lease.attempt))
+        .execute(connection)
+        .await?;
+    still_held(done.rows_affected())
+}
+
+fn still_held(rows: u64) -> Result<(), MetaError> {
+    if rows == 1 { Ok(()) } else { Err(MetaError::LeaseLost) }
+}
+
+fn job_from(row: &SqliteRow, owner: &str) -> Result<Job, MetaError> {
+    let kind = match row.try_get("kind")? {
+        "clone" => {
+            let source: Option<&[u8]> = row.try_get("source")?;
+            let source = source.ok_or(MetaError::Damaged("source"))?;
+            JobKind::Clone { source: VolumeId::from_bytes(id_bytes(source, "source")?) }
+        }
+        "resize" => {
+            let payload: Payload =
+                serde_json::from_str(row.try_get("payload")?).map_err(|_| MetaError::Damaged("payload"))?;
+            JobKind::Resize { size: payload.size.and_then(ByteCount::new).ok_or(MetaError::Damaged("payload"))? }
+        }
+        "seal" => JobKind::Seal,
+        _ => return Err(MetaError::Damaged("kind")),
+    };
+    let attempts: i64 = row.try_get("attempts")?;
+    let attempt = u32::try_from(attempts).map_err(|_| MetaError::Damaged("attempts"))?;
+    let job = JobId::from_bytes(id_bytes(row.try_get("id")?, "id")?);
+    Ok(Job {
+        lease: Lease { job, owner: owner.to_owned(), attempt },
+        kind,
+        volume: VolumeId::from_bytes(id_bytes(row.try_get("volume")?, "volume")?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Clock as _;
+    use crate::domain::{FixedClock, Volume};
+    use crate::meta::Batch;
+    use crate::meta::testing::{Scene, count, drive, scene};
+
+    const MINUTE: u32 = 60;
+
+    /// A scene with one volume and its job.
+    async fn with_job(kind: JobKind) -> (Scene, Volume, FixedClock) {
+        let scene = scene().await;
+        let volume = drive(scene.tenant, 1);
+        let clock = FixedClock::at(UnixTime(1_000_000));
+        let job = NewJob::new(kind, volume.id, clock.now());
+        scene.meta.insert_volumes(vec![volume.clone()], vec![job]).await.unwrap();
+        (scene, volume, clock)
+    }
+
+    fn ending(job: &Job) -> Batch {
+        Batch { finish: Some(job.lease.clone()), ..Batch::default() }
+    }
+
+    #[tokio::test]
+    async fn jobs_of_a_lane_come_oldest_first_with_their_payload() {
+        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let source = VolumeId::random();
+        let kinds = [JobKind::Resize { size: count(77) }, JobKind::Clone { source }];
+        for kind in kinds {
+            clock.advance_seconds(1);
+            let job = NewJob::new(kind, volume.id, clock.now());
+            scene.meta.apply(Batch { enqueue: vec![job], ..Batch::default() }).await.unwrap();
+        }
+        for (lane, expected) in [(Lane::Prompt, &kinds[..]), (Lane::Idle, &[JobKind::Seal])] {
+            for kind in expected {
+                assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap().unwrap().kind, *kind);
+            }
+            assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_claimed_job_is_nobody_elses_until_its_lease_runs_out() {
+        let (scene, _, clock) = with_job(JobKind::Seal).await;
+        let first = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
+        clock.advance_seconds(MINUTE - 1);
+        assert_eq!(scene.meta.claim("b", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
+        scene.meta.renew(&first.lease, clock.now(), MINUTE).await.unwrap();
+        clock.advance_seconds(MINUTE - 1);
+        assert_eq!(scene.meta.claim("b", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
+        clock.advance_seconds(1);
+
+        let second = scene.meta.claim("b", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
+        assert_eq!((second.lease.job, second.attempts()), (first.lease.job, 2));
+        assert!(matches!(scene.meta.apply(ending(&first)).await, Err(MetaError::LeaseLost)));
+        assert!(matches!(scene.meta.renew(&first.lease, clock.now(), MINUTE).await, Err(MetaError::LeaseLost)));
+        assert!(matches!(scene.meta.fail(&first.lease, "late", clock.now()).await, Err(MetaError::LeaseLost)));
+        scene.meta.apply(ending(&second)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_owner_that_claims_twice_holds_the_later_claim_only() {
+        let (scene, _, clock) = with_job(JobKind::Seal).await;
+        let first = scene.meta.claim("a", clock.now(), 0, Lane::Idle).await.unwrap().unwrap();
+        let second = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
+        assert!(matches!(scene.meta.apply(ending(&first)).await, Err(MetaError::LeaseLost)));
+        scene.meta.apply(ending(&second)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_failed_job_waits_for_its_retry_time() {
+        let (scene, _, clock) = with_job(JobKind::Seal).await;
+        let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
+        scene.meta.fail(&job.lease, "no luck", clock.now().plus_seconds(30)).await.unwrap();
+        assert!(matches!(scene.meta.apply(ending(&job)).await, Err(MetaError::LeaseLost)));
+        clock.advance_seconds(29);
+        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
+        clock.advance_seconds(1);
+        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap().attempts(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_start_frees_the_leases_of_the_dead_only() {
+        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let dead = scene.meta.claim("dead", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
+        let mine = NewJob::new(JobKind::Resize { size: count(2) }, volume.id, clock.now());
+        scene.meta.apply(Batch { enqueue: vec![mine], ..Batch::default() }).await.unwrap();
+        let mine = scene.meta.claim("me", clock.now(), MINUTE, Lane::Prompt).await.unwrap().unwrap();
+
+        assert_eq!(scene.meta.release_leases_of_others("me").await.unwrap(), 1);
+        assert!(matches!(scene.meta.apply(ending(&dead)).await, Err(MetaError::LeaseLost)));
+        assert_eq!(
+            scene.meta.claim("me", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap().lease.job,
+            dead.lease.job
+        );
+        scene.meta.apply(ending(&mine)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_volume_is_sealed_by_one_job_at_most() {
+        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let again = || Batch { enqueue: vec![NewJob::new(JobKind::Seal, volume.id, clock.now())], ..Batch::default() };
+        scene.meta.apply(again()).await.unwrap();
+        let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
+        scene.meta.apply(again()).await.unwrap();
+        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
+        scene.meta.apply(ending(&job)).await.unwrap();
+        scene.meta.apply(again()).await.unwrap();
+        assert!(
+            scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().is_some(),
+            "after the end, a new one"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_jobs_of_a_removed_volume_go_with_it_and_none_can_come() {
+        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
+        scene.meta.remove_volume(volume.id).await.unwrap();
+        assert!(matches!(scene.meta.apply(ending(&job)).await, Err(MetaError::LeaseLost)));
+        let orphan = NewJob::new(JobKind::Seal, volume.id, clock.now());
+        let refused = scene.meta.apply(Batch { enqueue: vec![orphan], ..Batch::default() }).await;
+        assert!(matches!(refused, Err(MetaError::NotFound)));
+    }
+
+    #[tokio::test]
+    async fn a_job_that_cannot_be_read_does_not_block_those_behind_it() {
+        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        sqlx::query("UPDATE jobs SET kind = 'from the future'").execute(&scene.meta.writer).await.unwrap();
+        let next = NewJob::new(JobKind::Seal, volume.id, clock.now());
+        scene.meta.apply(Batch { enqueue: vec![next], ..Batch::default() }).await.unwrap();
+        assert!(matches!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await, Err(MetaError::Damaged("kind"))));
+        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap().lease.job, next.id);
+    }
+}

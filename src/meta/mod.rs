@@ -1,0 +1,224 @@
+//! What we know: tenants, users, volumes and jobs, in one `SQLite` database.
+//!
+//! It keeps records and their sums; it knows no bytes of volumes and decides no step of a volume's life.
+//!
+//! # Invariants
+//! - A write is one transaction: all of it is durable when the call returns, or none of it ever happened.
+//! - `used_*` of a tenant is the sum over its volumes, and a growth never takes it above the tenant's quota.
+//! - A volume is changed only by who has read its latest revision.
+//! - A job is finished only by who holds its latest lease (I7).
+//!
+//! # Cancellation
+//! Dropping a read is safe. A dropped write either happened whole or not at all, and the caller cannot know which.
+//!
+//! # Crash
+//! `SQLite`'s write-ahead log with full sync: what was committed survives, and opening recovers by itself.
+
+mod batch;
+mod error;
+mod jobs;
+mod tenants;
+#[cfg(test)]
+mod testing;
+mod volumes;
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection, SqlSafeStr, Sqlite, Transaction};
+
+pub use batch::Batch;
+pub use error::MetaError;
+pub use jobs::{Job, JobKind, Lane, Lease, NewJob};
+pub use tenants::{UserRecord, UserSummary};
+
+/// `SQLite` waits this long for a lock that another process holds, a backup tool for example.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// Reads are short; more connections only cost memory.
+const READERS: u32 = 4;
+
+/// The metadata. Clones share the same connections.
+#[derive(Clone, Debug)]
+pub struct Meta {
+    /// One connection, so that writers queue here, in order, instead of failing on `SQLite`'s single write lock.
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Meta {
+    /// Opens the database in this file, which is made when it is missing, and brings its tables up to date.
+    pub async fn open(path: &Path) -> Result<Self, MetaError> {
+        make_private(path).map_err(MetaError::File)?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(LOCK_WAIT);
+        let writer = lasting_pool(1).connect_with(options.clone()).await?;
+        migrations().run(&writer).await.map_err(sqlx::Error::from)?;
+        let readers = lasting_pool(READERS).connect_with(options.read_only(true)).await?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Whether the database answers.
+    pub async fn is_alive(&self) -> bool {
+        sqlx::query("SELECT 1").execute(&self.readers).await.is_ok()
+    }
+
+    /// Closes all connections, after what they do now. Later calls answer [`MetaError::Busy`].
+    pub async fn close(&self) {
+        self.readers.close().await;
+        // The last to close writes the log back into the database, which a reader could not.
+        self.writer.close().await;
+    }
+
+    /// Begins a write. The lock is taken at once: a transaction that first reads and then writes would fail instead of
+    /// waiting when another process has written in between.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, MetaError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
+
+/// Makes the file with mode 0600 before `SQLite` would with the umask's. Its `-wal` and `-shm` files take its mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+}
+
+/// A pool whose connections stay: a file on our own disk goes away with the process, not before.
+fn lasting_pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        // When the disk is full or fails, SQLite rolls back by itself; sqlx 0.9 then fails to roll back again, and would
+        // take the connection to be inside that transaction for ever. Such a connection is replaced.
+        .before_acquire(|connection, _| {
+            let clean = !connection.is_in_transaction();
+            Box::pin(async move { Ok(clean) })
+        })
+}
+
+fn migrations() -> Migrator {
+    let first = include_str!("migrations/0001_first.sql");
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "first".into(),
+        MigrationType::Simple,
+        first.into_sql_str(),
+        false,
+    )])
+}
+
+/// The 16 bytes of an id, from a column of this name.
+fn id_bytes(bytes: &[u8], column: &'static str) -> Result<[u8; 16], MetaError> {
+    bytes.try_into().map_err(|_| MetaError::Damaged(column))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{drive, scene};
+    use super::*;
+    use std::task::Poll;
+
+    use crate::domain::{DriveFilter, Fault, FaultKind, Page, UnixTime, Volume};
+
+    const ALL: Page = Page { limit: None, offset: 0 };
+
+    #[tokio::test]
+    async fn everything_is_there_again_after_close_and_open() {
+        let scene = scene().await;
+        let volume = drive(scene.tenant, 5);
+        let job = NewJob::new(JobKind::Seal, volume.id, UnixTime(7));
+        scene.meta.insert_volumes(vec![volume.clone()], vec![job]).await.unwrap();
+        scene.meta.close().await;
+        assert!(matches!(scene.meta.users().await, Err(MetaError::Busy(_))));
+
+        let again = Meta::open(&scene.path).await.unwrap();
+        assert_eq!(again.volume(scene.tenant, volume.id).await.unwrap(), Some(volume.clone()));
+        assert_eq!(again.user("alice").await.unwrap().unwrap().tenant, scene.tenant);
+        let claimed = again.claim("me", UnixTime(8), 60, Lane::Idle).await.unwrap().unwrap();
+        assert_eq!((claimed.volume, claimed.kind), (volume.id, JobKind::Seal));
+        let (_, usage) = again.usage(scene.tenant).await.unwrap();
+        assert_eq!((usage.volumes, usage.bytes.get()), (1, 5));
+    }
+
+    #[tokio::test]
+    async fn the_database_files_are_readable_by_their_owner_only() {
+        let scene = scene().await;
+        scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await.unwrap();
+        let mut seen = 0;
+        for entry in std::fs::read_dir(scene.path.parent().unwrap()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+            seen += 1;
+        }
+        assert!(seen >= 2, "the database and its log");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_was_committed_is_seen_by_the_next_read() {
+        let scene = scene().await;
+        for round in 1..=20 {
+            scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await.unwrap();
+            let (drives, total) = scene.meta.list(scene.tenant, &DriveFilter::default(), ALL).await.unwrap();
+            assert_eq!((drives.len() as u64, total), (round, round));
+        }
+    }
+
+    #[tokio::test]
+    async fn writes_are_synced_fully_and_foreign_keys_are_checked() {
+        let scene = scene().await;
+        let pragma = |name| sqlx::query_scalar::<_, i64>(name).fetch_one(&scene.meta.writer);
+        assert_eq!(pragma("PRAGMA synchronous").await.unwrap(), 2, "FULL");
+        assert_eq!(pragma("PRAGMA foreign_keys").await.unwrap(), 1);
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&scene.meta.writer).await.unwrap();
+        assert_eq!(mode, "wal");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_as_such_and_changes_nothing() {
+        let scene = scene().await;
+        // SQLite answers as on a full disk when the file would grow beyond this; no less than it has now.
+        sqlx::query("PRAGMA max_page_count = 1").execute(&scene.meta.writer).await.unwrap();
+        let large = Volume { name: "x".repeat(100_000), ..drive(scene.tenant, 1) };
+        let refused = scene.meta.insert_volumes(vec![large.clone()], vec![]).await;
+        assert!(matches!(refused, Err(MetaError::DiskFull)), "{refused:?}");
+        assert_eq!(Fault::from(MetaError::DiskFull).kind, FaultKind::NoSpace);
+        assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.volumes, 0);
+        // The connection was replaced, and the limit with it.
+        scene.meta.insert_volumes(vec![large], vec![]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_dropped_anywhere_happened_whole_or_not_at_all() {
+        let scene = scene().await;
+        for polls in 0..60 {
+            let pair = vec![drive(scene.tenant, 3), drive(scene.tenant, 4)];
+            let mut write = Box::pin(scene.meta.insert_volumes(pair, vec![]));
+            let mut left = polls;
+            std::future::poll_fn(|context| {
+                if left == 0 || write.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(());
+                }
+                left -= 1;
+                Poll::Pending
+            })
+            .await;
+            drop(write);
+            // The next write waits for the connection, and so for the end of the dropped one.
+            scene.meta.set_password("alice", "h").await.unwrap();
+            let (_, usage) = scene.meta.usage(scene.tenant).await.unwrap();
+            let there = scene.meta.all_volume_ids().await.unwrap().len() as u64;
+            assert_eq!((usage.volumes, usage.bytes.get()), (there, there / 2 * 7));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Tenants, their users and quotas.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::{Meta, MetaError, id_bytes};
+use crate::domain::{ByteCount, Quota, TenantId, UnixTime, Usage};
+
+/// What a login is checked against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRecord {
+    /// The user's name.
+    pub name: String,
+    /// Whose volumes they see.
+    pub tenant: TenantId,
+    /// The digest of their password, with its salt and parameters.
+    pub password_hash: String,
+}
+
+/// A user as an operator sees them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserSummary {
+    /// The user's name.
+    pub name: String,
+    /// Whose volumes they see.
+    pub tenant: TenantId,
+    /// The tenant's name.
+    pub tenant_name: String,
+    /// When the user was made.
+    pub created: UnixTime,
+    /// The most the tenant may hold.
+    pub quota: Quota,
+    /// What the tenant holds.
+    pub usage: Usage,
+}
+
+impl Meta {
+    /// Makes a user, and their tenant when none has this name. A quota is set on a tenant that exists too; without
+    /// one, an old tenant keeps its own and a new one has no limit.
+    pub async fn add_user(
+        &self,
+        name: &str,
+        password_hash: &str,
+        tenant_name: &str,
+        quota: Option<Quota>,
+        now: UnixTime,
+    ) -> Result<TenantId, MetaError> {
+        let mut tx = self.begin().await?;
+        let known: Option<Vec<u8>> = sqlx::query_scalar("SELECT id FROM tenants WHERE name = $1")
+            .bind(tenant_name)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let tenant = if let Some(id) = known {
+            TenantId::from_bytes(id_bytes(&id, "tenant")?)
+        } else {
+            let tenant = TenantId::random();
+            sqlx::query("INSERT INTO tenants (id, name, used_volumes, used_bytes) VALUES ($1, $2, 0, 0)")
+                .bind(tenant.as_bytes().as_slice())
+                .bind(tenant_name)
+                .execute(&mut *tx)
+                .await?;
+            tenant
+        };
+        if let Some(quota) = quota {
+            write_quota(&mut tx, tenant, quota).await?;
+        }
+        sqlx::query("INSERT INTO users (name, tenant, password_hash, created) VALUES ($1, $2, $3, $4)")
+            .bind(name)
+            .bind(tenant.as_bytes().as_slice())
+            .bind(password_hash)
+            .bind(now.0)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(tenant)
+    }
+
+    /// The user of this name.
+    pub async fn user(&self, name: &str) -> Result<Option<UserRecord>, MetaError> {
+        let row = sqlx::query("SELECT tenant, password_hash FROM users WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(|row| {
+            let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
+            Ok(UserRecord { name: name.to_owned(), tenant, password_hash: row.try_get("password_hash")? })
+        })
+        .transpose()
+    }
+
+    /// All users, by name.
+    pub async fn users(&self) -> Result<Vec<UserSummary>, MetaError> {
+        let rows = sqlx::query(
+            "SELECT u.name, u.tenant, u.created, t.name AS tenant_name, \
+             t.quota_volumes, t.quota_bytes, t.used_volumes, t.used_bytes \
+             FROM users u JOIN tenants t ON t.id = u.tenant ORDER BY u.name",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let (quota, usage) = quota_and_usage(row)?;
+                Ok(UserSummary {
+                    name: row.try_get("name")?,
+                    tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
+                    tenant_name: row.try_get("tenant_name")?,
+                    created: UnixTime(row.try_get("created")?),
+                    quota,
+                    usage,
+                })
+            })
+            .collect()
+    }
+
+    /// Replaces a user's password.
+    pub async fn set_password(&self, name: &str, password_hash: &str) -> Result<(), MetaError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1")
+            .bind(name)
+            .bind(password_hash)
+            .execute(&mut *tx)
+            .await?;
+        exactly_one(done.rows_affected())?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Removes a user, and with the last one the tenant; refused with [`MetaError::TenantHasVolumes`] when that tenant
+    /// still has volumes.
+    pub async fn remove_user(&self, name: &str) -> Result<(), MetaError> {
+        let mut tx = self.begin().await?;
+        let tenant: Vec<u8> =
+            sqlx::query_scalar("SELECT tenant FROM users WHERE name = $1").bind(name).fetch_one(&mut *tx).await?;
+        sqlx::query("DELETE FROM users WHERE name = $1").bind(name).execute(&mut *tx).await?;
+        let users_left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE tenant = $1")
+            .bind(tenant.as_slice())
+            .fetch_one(&mut *tx)
+            .await?;
+        if users_left == 0 {
+            let volumes: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM volumes WHERE tenant = $1")
+                .bind(tenant.as_slice())
+                .fetch_one(&mut *tx)
+                .await?;
+            if volumes > 0 {
+                return Err(MetaError::TenantHasVolumes);
+            }
+            sqlx::query("DELETE FROM tenants WHERE id = $1").bind(tenant.as_slice()).execute(&mut *tx).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Sets what a tenant may hold. What it already holds above that stays; it only cannot grow.
+    pub async fn set_quota(&self, tenant: TenantId, quota: Quota) -> Result<(), MetaError> {
+        let mut tx = self.begin().await?;
+        write_quota(&mut tx, tenant, quota).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// What a tenant may hold, and what it holds.
+    pub async fn usage(&self, tenant: TenantId) -> Result<(Quota, Usage), MetaError> {
+        let row = sqlx::query("SELECT quota_volumes, quota_bytes, used_volumes, used_bytes FROM tenants WHERE id = $1")
+            .bind(tenant.as_bytes().as_slice())
+            .fetch_one(&self.readers)
+            .await?;
+        quota_and_usage(&row)
+    }
+}
+
+async fn write_quota(connection: &mut SqliteConnection, tenant: TenantId, quota: Quota) -> Result<(), MetaError> {
+    let done = sqlx::query("UPDATE tenants SET quota_volumes = $2, quota_bytes = $3 WHERE id = $1")
+        .bind(tenant.as_bytes().as_slice())
+        // Beyond the database's integers there is no limit that anyone could reach.
+        .bind(quota.volumes.map(|volumes| i64::try_from(volumes).unwrap_or(i64::MAX)))
+        .bind(quota.bytes.map(|bytes| bytes.get().cast_signed()))
+        .execute(connection)
+        .await?;
+    exactly_one(done.rows_affected())
+}
+
+fn exactly_one(rows: u64) -> Result<(), MetaError> {
+    if rows == 1 { Ok(()) } else { Err(MetaError::NotFound) }
+}
+
+fn quota_and_usage(row: &SqliteRow) -> Result<(Quota, Usage), MetaError> {
+    let count = |number: i64, column| u64::try_from(number).map_err(|_| MetaError::Damaged(column));
+    let bytes =
+        |number: i64, column| count(number, column).and_then(|n| ByteCount::new(n).ok_or(MetaError::Damaged(column)));
+    let quota_volumes: Option<i64> = row.try_get("quota_volumes")?;
+    let quota_bytes: Option<i64> = row.try_get("quota_bytes")?;
+    let quota = Quota {
+        volumes: quota_volumes.map(|n| count(n, "quota_volumes")).transpose()?,
+        bytes: quota_bytes.map(|n| bytes(n, "quota_bytes")).transpose()?,
+    };
+    let usage = Usage {
+        volumes: count(row.try_get("used_volumes")?, "used_volumes")?,
+        bytes: bytes(row.try_get("used_bytes")?, "used_bytes")?,
+    };
+    Ok((quota, usage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::testing::{count, drive, quota, scene, scene_with};
+
+    #[tokio::test]
+    async fn users_are_listed_with_their_tenant_quota_and_usage() {
+        let scene = scene_with(quota(3, 100)).await;
+        scene.meta.add_user("bob", "hash of bob", "blue", None, UnixTime(2)).await.unwrap();
+        scene.meta.insert_volumes(vec![drive(scene.tenant, 40)], vec![]).await.unwrap();
+
+        let users = scene.meta.users().await.unwrap();
+        let names: Vec<_> = users.iter().map(|user| (user.name.as_str(), user.tenant_name.as_str())).collect();
+        assert_eq!(names, [("alice", "red"), ("bob", "blue")]);
+        assert_eq!(users[0].quota, quota(3, 100));
+        assert_eq!(users[0].usage, Usage { volumes: 1, bytes: count(40) });
+        assert_eq!((users[1].quota, users[1].usage), (Quota::default(), Usage::default()));
+        assert_eq!(users[1].created, UnixTime(2));
+    }
+
+    #[tokio::test]
+    async fn users_of_one_tenant_name_share_the_tenant_and_its_quota() {
+        let scene = scene_with(quota(3, 100)).await;
+        let shared = scene.meta.add_user("carol", "h", "red", None, UnixTime(2)).await.unwrap();
+        assert_eq!(shared, scene.tenant);
+        assert_eq!(scene.meta.usage(shared).await.unwrap().0, quota(3, 100));
+        scene.meta.add_user("dave", "h", "red", Some(quota(9, 900)), UnixTime(2)).await.unwrap();
+        assert_eq!(scene.meta.usage(shared).await.unwrap().0, quota(9, 900));
+    }
+
+    #[tokio::test]
+    async fn a_name_is_taken_once_and_the_refused_user_leaves_no_tenant() {
+        let scene = scene().await;
+        let refused = scene.meta.add_user("alice", "h", "green", None, UnixTime(2)).await;
+        assert!(matches!(refused, Err(MetaError::Duplicate)));
+        let tenants: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM tenants").fetch_one(&scene.meta.readers).await.unwrap();
+        assert_eq!(tenants, 1);
+    }
+
+    #[tokio::test]
+    async fn a_new_password_replaces_the_old() {
+        let scene = scene().await;
+        scene.meta.set_password("alice", "new hash").await.unwrap();
+        assert_eq!(scene.meta.user("alice").await.unwrap().unwrap().password_hash, "new hash");
+        assert!(matches!(scene.meta.set_password("nobody", "h").await, Err(MetaError::NotFound)));
+        assert_eq!(scene.meta.user("nobody").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_last_user_stays_while_the_tenant_has_volumes() {
+        let scene = scene().await;
+        scene.meta.add_user("bob", "h", "red", None, UnixTime(2)).await.unwrap();
+        let volume = drive(scene.tenant, 1);
+        scene.meta.insert_volumes(vec![volume.clone()], vec![]).await.unwrap();
+
+        scene.meta.remove_user("bob").await.unwrap();
+        assert!(matches!(scene.meta.remove_user("alice").await, Err(MetaError::TenantHasVolumes)));
+        assert!(scene.meta.user("alice").await.unwrap().is_some());
+
+        scene.meta.remove_volume(volume.id).await.unwrap();
+        scene.meta.remove_user("alice").await.unwrap();
+        assert!(matches!(scene.meta.usage(scene.tenant).await, Err(MetaError::NotFound)));
+        assert!(matches!(scene.meta.remove_user("alice").await, Err(MetaError::NotFound)));
+    }
+
+    #[tokio::test]
+    async fn a_quota_below_the_usage_stops_growth_only() {
+        let scene = scene().await;
+        let volume = drive(scene.tenant, 50);
+        scene.meta.insert_volumes(vec![volume.clone()], vec![]).await.unwrap();
+        scene.meta.set_quota(scene.tenant, quota(0, 10)).await.unwrap();
+        let refused = scene.meta.insert_volumes(vec![drive(scene.tenant, 0)], vec![]).await;
+        assert!(matches!(refused, Err(MetaError::QuotaExceeded)));
+        let smaller = crate::domain::Volume { charged: count(30), ..volume };
+        scene.meta.update(smaller).await.unwrap();
+        assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.bytes, count(30));
+    }
+}

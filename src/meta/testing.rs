@@ -1,0 +1,62 @@
+//! A fresh database with one tenant, for the tests of this floor.
+
+use std::path::PathBuf;
+
+use serde_json::Map;
+
+use super::Meta;
+use crate::domain::{ByteCount, Media, Quota, TenantId, UnixTime, Volume, VolumeId, VolumeState};
+
+/// A database in a directory of its own, and the tenant of its user `alice`.
+pub(super) struct Scene {
+    pub(super) meta: Meta,
+    pub(super) tenant: TenantId,
+    pub(super) path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+/// A scene without quota.
+pub(super) async fn scene() -> Scene {
+    scene_with(Quota::default()).await
+}
+
+/// A scene whose tenant has this quota.
+pub(super) async fn scene_with(quota: Quota) -> Scene {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("meta.db");
+    let meta = Meta::open(&path).await.unwrap();
+    let tenant = meta.add_user("alice", "hash of alice", "red", Some(quota), UnixTime(1)).await.unwrap();
+    Scene { meta, tenant, path, _directory: directory }
+}
+
+/// A quota of so many volumes and bytes.
+pub(super) fn quota(volumes: u64, bytes: u64) -> Quota {
+    Quota { volumes: Some(volumes), bytes: Some(count(bytes)) }
+}
+
+/// So many bytes.
+pub(super) fn count(bytes: u64) -> ByteCount {
+    ByteCount::new(bytes).unwrap()
+}
+
+/// A drive at rest, charged with its size.
+pub(super) fn drive(tenant: TenantId, size: u64) -> Volume {
+    let id = VolumeId::random();
+    Volume {
+        id,
+        tenant,
+        name: format!("drive {id}"),
+        media: Media::Disk,
+        size: count(size),
+        charged: count(size),
+        state: VolumeState::Available,
+        reason: None,
+        generation: 1,
+        revision: 1,
+        created: UnixTime(1_000),
+        updated: UnixTime(1_000),
+        sha256: None,
+        meta: Map::new(),
+        attributes: Map::new(),
+    }
+}

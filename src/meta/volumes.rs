@@ -1,0 +1,348 @@
+//! Reading volumes, and their rows.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
+
+use super::{Meta, MetaError, id_bytes};
+use crate::domain::{
+    ByteCount, DriveFilter, Media, NameMatch, Page, Sha256, TenantId, UnixTime, Volume, VolumeId, VolumeState,
+};
+
+/// A query of whole volumes, with what follows `FROM volumes`.
+macro_rules! select_volumes {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, tenant, name, media, size, charged, state, clones, reason, generation, revision, created, \
+             updated, sha256, meta, attributes FROM volumes ",
+            $rest
+        )
+    };
+}
+
+impl Meta {
+    /// A volume of this tenant. Another's is not found, and neither is one whose removal has begun.
+    pub async fn volume(&self, tenant: TenantId, id: VolumeId) -> Result<Option<Volume>, MetaError> {
+        let row = sqlx::query(select_volumes!("WHERE id = $1 AND tenant = $2 AND state <> 'deleting'"))
+            .bind(id.as_bytes().as_slice())
+            .bind(tenant.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(from_row).transpose()
+    }
+
+    /// A volume, whoever's it is and whatever its state: for jobs and tickets.
+    pub async fn volume_any(&self, id: VolumeId) -> Result<Option<Volume>, MetaError> {
+        let row = sqlx::query(select_volumes!("WHERE id = $1"))
+            .bind(id.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(from_row).transpose()
+    }
+
+    /// One page of a tenant's volumes in order of making, and how many match in all. Leaves out what is being removed.
+    pub async fn list(
+        &self,
+        tenant: TenantId,
+        filter: &DriveFilter,
+        page: Page,
+    ) -> Result<(Vec<Volume>, u64), MetaError> {
+        // One transaction, so that count and page agree.
+        let mut tx = self.readers.begin().await?;
+        let mut counting = QueryBuilder::new("SELECT COUNT(*) FROM volumes ");
+        push_conditions(&mut counting, tenant, filter);
+        let total: i64 = counting.build_query_scalar().fetch_one(&mut *tx).await?;
+
+        let mut paging = QueryBuilder::new(select_volumes!(""));
+        push_conditions(&mut paging, tenant, filter);
+        paging.push(" ORDER BY created, id LIMIT ").push_bind(page.limit.map_or(i64::MAX, i64::from));
+        paging.push(" OFFSET ").push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
+        let rows = paging.build().fetch_all(&mut *tx).await?;
+        let volumes = rows.iter().map(from_row).collect::<Result<_, _>>()?;
+        Ok((volumes, total.cast_unsigned()))
+    }
+
+    /// All volumes in any of these states, in order of making. The clone count of a source is ignored.
+    pub async fn volumes_in(&self, states: &[VolumeState]) -> Result<Vec<Volume>, MetaError> {
+        let mut query = QueryBuilder::new(select_volumes!("WHERE "));
+        push_states(&mut query, states);
+        query.push(" ORDER BY created, id");
+        let rows = query.build().fetch_all(&self.readers).await?;
+        rows.iter().map(from_row).collect()
+    }
+
+    /// The ids of all volumes of all tenants, in no order: what the sweeper must keep.
+    pub async fn all_volume_ids(&self) -> Result<Vec<VolumeId>, MetaError> {
+        let ids: Vec<Vec<u8>> = sqlx::query_scalar("SELECT id FROM volumes").fetch_all(&self.readers).await?;
+        ids.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "id")?))).collect()
+    }
+}
+
+fn push_conditions(query: &mut QueryBuilder<Sqlite>, tenant: TenantId, filter: &DriveFilter) {
+    query.push("WHERE state <> 'deleting' AND tenant = ").push_bind(tenant.as_bytes().to_vec());
+    for name in &filter.names {
+        push_name(query, name);
+    }
+    if !filter.states.is_empty() {
+        query.push(" AND ");
+        push_states(query, &filter.states);
+    }
+    if let Some(media) = filter.media {
+        query.push(" AND media = ").push_bind(media_text(media));
+    }
+}
+
+/// `LIKE` is not used: its sense of case differs between databases, and its wildcards would have to be escaped.
+fn push_name(query: &mut QueryBuilder<Sqlite>, name: &NameMatch) {
+    match name {
+        NameMatch::Is(text) => {
+            query.push(" AND name = ").push_bind(text.clone());
+        }
+        // Every name holds the empty text, which `replace` would not find.
+        NameMatch::Contains(text) | NameMatch::ContainsIgnoringCase(text) if text.is_empty() => {}
+        NameMatch::Contains(text) => {
+            query.push(" AND replace(name, ").push_bind(text.clone()).push(", '') <> name");
+        }
+        // SQLite's `lower` changes ASCII letters only, as we want; PostgreSQL's does so with COLLATE "C".
+        NameMatch::ContainsIgnoringCase(text) => {
+            query.push(" AND replace(lower(name), ").push_bind(text.to_ascii_lowercase());
+            query.push(", '') <> lower(name)");
+        }
+        NameMatch::StartsWith(text) => {
+            // 32 bits: `PostgreSQL`'s `substr` takes no more.
+            query.push(" AND substr(name, 1, ").push_bind(i32::try_from(text.chars().count()).unwrap_or(i32::MAX));
+            query.push(") = ").push_bind(text.clone());
+        }
+    }
+}
+
+fn push_states(query: &mut QueryBuilder<Sqlite>, states: &[VolumeState]) {
+    query.push("state IN (");
+    let mut list = query.separated(", ");
+    for state in states {
+        list.push_bind(state_columns(*state).0);
+    }
+    query.push(")");
+}
+
+fn from_row(row: &SqliteRow) -> Result<Volume, MetaError> {
+    let sha256: Option<&[u8]> = row.try_get("sha256")?;
+    Ok(Volume {
+        id: VolumeId::from_bytes(id_bytes(row.try_get("id")?, "id")?),
+        tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
+        name: row.try_get("name")?,
+        media: media_from(row.try_get("media")?)?,
+        size: bytes_from(row, "size")?,
+        charged: bytes_from(row, "charged")?,
+        state: state_from(row.try_get("state")?, row.try_get("clones")?)?,
+        reason: row.try_get("reason")?,
+        generation: number_from(row, "generation")?,
+        revision: number_from(row, "revision")?,
+        created: UnixTime(row.try_get("created")?),
+        updated: UnixTime(row.try_get("updated")?),
+        sha256: sha256.map(|d| d.try_into().map(Sha256)).transpose().map_err(|_| MetaError::Damaged("sha256"))?,
+        meta: json_from(row.try_get("meta")?, "meta")?,
+        attributes: json_from(row.try_get("attributes")?, "attributes")?,
+    })
+}
+
+fn number_from(row: &SqliteRow, column: &'static str) -> Result<u64, MetaError> {
+    let number: i64 = row.try_get(column)?;
+    u64::try_from(number).map_err(|_| MetaError::Damaged(column))
+}
+
+pub(super) fn bytes_from(row: &SqliteRow, column: &'static str) -> Result<ByteCount, MetaError> {
+    ByteCount::new(number_from(row, column)?).ok_or(MetaError::Damaged(column))
+}
+
+fn json_from<T: serde::de::DeserializeOwned>(text: &str, column: &'static str) -> Result<T, MetaError> {
+    serde_json::from_str(text).map_err(|_| MetaError::Damaged(column))
+}
+
+pub(super) const fn media_text(media: Media) -> &'static str {
+    match media {
+        Media::Disk => "disk",
+        Media::Cdrom => "cdrom",
+    }
+}
+
+fn media_from(text: &str) -> Result<Media, MetaError> {
+    match text {
+        "disk" => Ok(Media::Disk),
+        "cdrom" => Ok(Media::Cdrom),
+        _ => Err(MetaError::Damaged("media")),
+    }
+}
+
+/// The columns `state` and `clones`.
+pub(super) const fn state_columns(state: VolumeState) -> (&'static str, i64) {
+    match state {
+        VolumeState::Uploading => ("uploading", 0),
+        VolumeState::Creating => ("creating", 0),
+        VolumeState::Available => ("available", 0),
+        VolumeState::CloningSource { clones } => ("cloning_source", clones as i64),
+        VolumeState::CloningTarget => ("cloning_target", 0),
+        VolumeState::Resizing => ("resizing", 0),
+        VolumeState::Unavailable => ("unavailable", 0),
+        VolumeState::Deleting => ("deleting", 0),
+    }
+}
+
+pub(super) fn state_from(text: &str, clones: i64) -> Result<VolumeState, MetaError> {
+    Ok(match text {
+        "uploading" => VolumeState::Uploading,
+        "creating" => VolumeState::Creating,
+        "available" => VolumeState::Available,
+        "cloning_source" => {
+            VolumeState::CloningSource { clones: u32::try_from(clones).map_err(|_| MetaError::Damaged("clones"))? }
+        }
+        "cloning_target" => VolumeState::CloningTarget,
+        "resizing" => VolumeState::Resizing,
+        "unavailable" => VolumeState::Unavailable,
+        "deleting" => VolumeState::Deleting,
+        _ => return Err(MetaError::Damaged("state")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::testing::{Scene, count, drive, scene};
+    use serde_json::json;
+
+    const ALL: Page = Page { limit: None, offset: 0 };
+
+    async fn names(scene: &Scene, names: Vec<NameMatch>) -> Vec<String> {
+        let filter = DriveFilter { names, ..DriveFilter::default() };
+        let (drives, total) = scene.meta.list(scene.tenant, &filter, ALL).await.unwrap();
+        assert_eq!(total, drives.len() as u64);
+        drives.into_iter().map(|drive| drive.name).collect()
+    }
+
+    #[tokio::test]
+    async fn every_field_in_every_state_comes_back_as_it_was_stored() {
+        let scene = scene().await;
+        let states = [
+            VolumeState::Uploading,
+            VolumeState::Creating,
+            VolumeState::Available,
+            VolumeState::CloningSource { clones: 3 },
+            VolumeState::CloningTarget,
+            VolumeState::Resizing,
+            VolumeState::Unavailable,
+            VolumeState::Deleting,
+        ];
+        for state in states {
+            let volume = Volume {
+                name: "na\u{efc}ve \" ' % _ \u{1f4be}".to_owned(),
+                media: Media::Cdrom,
+                size: ByteCount::MAX,
+                charged: count(7),
+                state,
+                reason: Some("because".to_owned()),
+                generation: 3,
+                revision: 9,
+                created: UnixTime(1_700_000_000_123),
+                updated: UnixTime(-5),
+                sha256: Some(Sha256([0xab; 32])),
+                meta: json!({"a": [1, 2.5, null, {"b": "c"}]}).as_object().unwrap().clone(),
+                attributes: json!({"tags": []}).as_object().unwrap().clone(),
+                ..drive(scene.tenant, 0)
+            };
+            scene.meta.insert_volumes(vec![volume.clone()], vec![]).await.unwrap();
+            assert_eq!(scene.meta.volume_any(volume.id).await.unwrap(), Some(volume));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tenant_never_sees_the_volumes_of_another() {
+        let scene = scene().await;
+        let other = scene.meta.add_user("bob", "h", "blue", None, UnixTime(1)).await.unwrap();
+        let mine = drive(scene.tenant, 1);
+        let theirs = drive(other, 2);
+        scene.meta.insert_volumes(vec![mine.clone(), theirs.clone()], vec![]).await.unwrap();
+
+        assert_eq!(scene.meta.volume(scene.tenant, mine.id).await.unwrap(), Some(mine.clone()));
+        assert_eq!(scene.meta.volume(scene.tenant, theirs.id).await.unwrap(), None);
+        assert_eq!(scene.meta.volume(other, mine.id).await.unwrap(), None);
+        let everything = DriveFilter::default();
+        assert_eq!(scene.meta.list(scene.tenant, &everything, ALL).await.unwrap(), (vec![mine.clone()], 1));
+        assert_eq!(scene.meta.list(other, &everything, ALL).await.unwrap(), (vec![theirs.clone()], 1));
+        let by_name = DriveFilter { names: vec![NameMatch::Is(theirs.name)], ..DriveFilter::default() };
+        assert_eq!(scene.meta.list(scene.tenant, &by_name, ALL).await.unwrap(), (vec![], 0));
+        assert_eq!(scene.meta.usage(other).await.unwrap().1.bytes, count(2));
+    }
+
+    #[tokio::test]
+    async fn what_is_being_removed_is_seen_by_the_sweeper_only() {
+        let scene = scene().await;
+        let gone = Volume { state: VolumeState::Deleting, ..drive(scene.tenant, 1) };
+        scene.meta.insert_volumes(vec![gone.clone()], vec![]).await.unwrap();
+        assert_eq!(scene.meta.volume(scene.tenant, gone.id).await.unwrap(), None);
+        assert_eq!(scene.meta.list(scene.tenant, &DriveFilter::default(), ALL).await.unwrap(), (vec![], 0));
+        let asked = DriveFilter { states: vec![VolumeState::Deleting], ..DriveFilter::default() };
+        assert_eq!(scene.meta.list(scene.tenant, &asked, ALL).await.unwrap(), (vec![], 0));
+        assert_eq!(scene.meta.volumes_in(&[VolumeState::Deleting]).await.unwrap(), std::slice::from_ref(&gone));
+        assert_eq!(scene.meta.volumes_in(&[]).await.unwrap(), []);
+        assert_eq!(scene.meta.all_volume_ids().await.unwrap(), [gone.id]);
+    }
+
+    #[tokio::test]
+    async fn pages_follow_the_order_of_making_and_count_everything() {
+        let scene = scene().await;
+        // Two share a millisecond: their ids decide.
+        let made: Vec<_> =
+            [30, 10, 10, 20].map(|time| Volume { created: UnixTime(time), ..drive(scene.tenant, 1) }).to_vec();
+        scene.meta.insert_volumes(made.clone(), vec![]).await.unwrap();
+        let expected = [made[1].id, made[2].id, made[3].id, made[0].id];
+        let page = async |limit, offset| {
+            let page = Page { limit, offset };
+            let (drives, total) = scene.meta.list(scene.tenant, &DriveFilter::default(), page).await.unwrap();
+            assert_eq!(total, 4);
+            drives.into_iter().map(|drive| drive.id).collect::<Vec<_>>()
+        };
+        assert_eq!(page(None, 0).await, expected);
+        assert_eq!(page(Some(2), 1).await, expected[1..3]);
+        assert_eq!(page(None, 3).await, expected[3..]);
+        assert_eq!(page(Some(0), 0).await, []);
+        assert_eq!(page(Some(5), u64::MAX).await, []);
+    }
+
+    #[tokio::test]
+    async fn names_are_matched_literally_and_all_conditions_hold_together() {
+        let scene = scene().await;
+        let named = ["Alpha", "alphabet", "beta 100%", "\u{c4}pfel", "a_b"];
+        let volumes = named.map(|name| Volume { name: name.to_owned(), ..drive(scene.tenant, 1) }).to_vec();
+        scene.meta.insert_volumes(volumes, vec![]).await.unwrap();
+        let contains = |text: &str| NameMatch::Contains(text.to_owned());
+        let ignoring = |text: &str| NameMatch::ContainsIgnoringCase(text.to_owned());
+        let starts = |text: &str| NameMatch::StartsWith(text.to_owned());
+
+        assert_eq!(names(&scene, vec![NameMatch::Is("alpha".to_owned())]).await, Vec::<String>::new());
+        assert_eq!(names(&scene, vec![NameMatch::Is("Alpha".to_owned())]).await, ["Alpha"]);
+        assert_eq!(names(&scene, vec![contains("pha")]).await, ["Alpha", "alphabet"]);
+        assert_eq!(names(&scene, vec![contains("alpha")]).await, ["alphabet"]);
+        assert_eq!(names(&scene, vec![ignoring("ALPHA")]).await, ["Alpha", "alphabet"]);
+        assert_eq!(names(&scene, vec![ignoring("\u{e4}PF")]).await, Vec::<String>::new());
+        assert_eq!(names(&scene, vec![ignoring("\u{c4}PF")]).await, ["\u{c4}pfel"]);
+        assert_eq!(names(&scene, vec![starts("\u{c4}p")]).await, ["\u{c4}pfel"]);
+        assert_eq!(names(&scene, vec![starts("alpha")]).await, ["alphabet"]);
+        assert_eq!(names(&scene, vec![contains("%")]).await, ["beta 100%"]);
+        assert_eq!(names(&scene, vec![contains("_")]).await, ["a_b"]);
+        assert_eq!(names(&scene, vec![ignoring("BET"), starts("alpha")]).await, ["alphabet"]);
+        for everything in [contains(""), ignoring(""), starts("")] {
+            assert_eq!(names(&scene, vec![everything]).await.len(), named.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn states_and_media_narrow_a_list() {
+        let scene = scene().await;
+        let source = Volume { state: VolumeState::CloningSource { clones: 2 }, ..drive(scene.tenant, 1) };
+        let disc = Volume { media: Media::Cdrom, ..drive(scene.tenant, 1) };
+        scene.meta.insert_volumes(vec![source.clone(), disc.clone()], vec![]).await.unwrap();
+        let filter = DriveFilter { states: vec![VolumeState::CloningSource { clones: 1 }], ..DriveFilter::default() };
+        assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap(), (vec![source], 1));
+        let filter = DriveFilter { media: Some(Media::Cdrom), ..DriveFilter::default() };
+        assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap(), (vec![disc], 1));
+    }
+}

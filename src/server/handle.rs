@@ -1,0 +1,299 @@
+//! One request, from its head to the head of its answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::Server;
+use super::body::{Body, Download};
+use super::framing::Framing;
+use super::incoming::{Streamed, buffer, linger};
+use super::sendfile::FileRegions;
+use super::watched;
+use crate::control::Account;
+use crate::dialect::direct::{self, Chunk};
+use crate::dialect::{BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded};
+use crate::domain::{Fault, FaultKind, Intent, Principal, SendPlan};
+use crate::metrics::Direction;
+use crate::transfer::{Meter, Outgoing, Part, Progress, Route};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a request needs to know of the connection it came by.
+pub(super) struct Connection {
+    pub(super) peer: SocketAddr,
+    /// Which side is served here; `None` is both.
+    pub(super) side: Option<Side>,
+    pub(super) places: Places,
+    /// What the framing guard saw, on HTTP/1.1.
+    pub(super) framing: Option<Arc<Framing>>,
+    /// The number of requests so far.
+    pub(super) requests: AtomicU64,
+    /// Where files can be sent by the kernel.
+    pub(super) regions: Option<FileRegions>,
+    /// The bytes written, where one transfer at a time has the connection.
+    pub(super) written: Option<Arc<watched::Progress>>,
+    /// Ends the connection at once.
+    pub(super) kill: CancellationToken,
+}
+
+/// Answers one request.
+pub(super) async fn answer(
+    server: Arc<Server>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let started = Instant::now();
+    let id = Uuid::new_v4().simple().to_string();
+    let span = tracing::info_span!("request", id, peer = %connection.peer);
+    let (parts, body) = request.into_parts();
+    let index = connection.requests.fetch_add(1, Ordering::Relaxed);
+    let mut exchange = Exchange { server: &server, connection: &connection, parts: &parts, route: "none" };
+    let mut response = exchange.run(index, body).instrument(span.clone()).await;
+    if let Ok(id) = HeaderValue::try_from(&id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    let (route, status) = (exchange.route, response.status());
+    server.metrics.request_answered(route, status.as_u16(), started.elapsed().as_secs_f64());
+    // The route's pattern and not the path, which may hold a ticket (I10).
+    tracing::debug!(parent: &span, method = %parts.method, route, status = status.as_u16(), "answered");
+    response
+}
+
+struct Exchange<'a> {
+    server: &'a Arc<Server>,
+    connection: &'a Arc<Connection>,
+    parts: &'a Parts,
+    /// The pattern that matched.
+    route: &'static str,
+}
+
+impl Exchange<'_> {
+    async fn run(&mut self, index: u64, body: Incoming) -> Response<Body> {
+        let path = self.parts.uri.path();
+        if let Some(violation) = self.connection.framing.as_ref().and_then(|seen| seen.violation_of(index)) {
+            let fault = Fault::new(FaultKind::BadFraming, format!("the request is ambiguous: {violation}"));
+            let mut response = self.refuse(Dialect::of_path(path), &fault);
+            // What follows on this connection may have been smuggled in.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return response;
+        }
+        if let Some(response) = self.operational(path).await {
+            return response;
+        }
+        let Ok(matched) = self.server.router.at(path) else {
+            return self.reject(Dialect::of_path(path), &Fault::new(FaultKind::NotFound, "no such path"), body);
+        };
+        self.route = matched.value.pattern;
+        let params: Vec<(&str, std::borrow::Cow<'_, str>)> =
+            matched.params.iter().map(|(key, value)| (key, percent_decoded(value))).collect();
+        let params: Vec<(&str, &str)> = params.iter().map(|(key, value)| (*key, &**value)).collect();
+        let endpoint = match matched.value.endpoint(&self.parts.method) {
+            Ok(endpoint) if self.is_served(endpoint) => endpoint,
+            Ok(endpoint) => {
+                let told = "this path is served on the other endpoint";
+                return self.reject(endpoint.dialect(), &Fault::new(FaultKind::NotFound, told), body);
+            }
+            Err(fault) => return self.reject(Dialect::of_path(path), &fault, body),
+        };
+        let principal = match self.authenticate(endpoint).await {
+            Ok(principal) => principal,
+            Err(fault) => return self.reject(endpoint.dialect(), &fault, body),
+        };
+        let length = body.size_hint().exact();
+        let (bytes, body) = match endpoint.body {
+            BodyRule::Buffered { max } => match buffer(body, max, self.server.limits.head).await {
+                Ok(bytes) => (bytes, None),
+                Err(fault) => return self.refuse(endpoint.dialect(), &fault),
+            },
+            BodyRule::None | BodyRule::Streamed => (Bytes::new(), Some(body)),
+        };
+        let call = Call {
+            method: &self.parts.method,
+            path,
+            params: &params,
+            query: self.parts.uri.query().unwrap_or_default(),
+            headers: &self.parts.headers,
+            length,
+            body: &bytes,
+            principal: principal.as_ref(),
+        };
+        self.perform(endpoint, &call, body).await
+    }
+
+    async fn perform(&self, endpoint: &Endpoint, call: &Call<'_>, body: Option<Incoming>) -> Response<Body> {
+        let control = &self.server.control;
+        let intent = match endpoint.decode(call) {
+            Ok(intent) => intent,
+            Err(fault) => return self.reject_with(endpoint.dialect(), &fault, body),
+        };
+        let outcome = match (intent, call.principal, body) {
+            (Intent::Send(plan), ..) => return self.send(call, &plan).await,
+            (Intent::Control(command), Some(principal), _) => control.execute(principal, command).await,
+            (Intent::Receive(plan), Some(principal), Some(body)) => match control.admit(principal, plan).await {
+                Ok(admitted) => {
+                    let mut source = Streamed(body);
+                    let outcome = Box::pin(admitted.receive(&mut source)).await;
+                    if outcome.is_err() {
+                        self.linger(source.0);
+                    }
+                    outcome
+                }
+                Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),
+            },
+            (Intent::Control(_) | Intent::Receive(_), ..) => Err(Fault::internal("a route without a caller or a body")),
+        };
+        match outcome {
+            Ok(outcome) => whole(endpoint.encode(call, &outcome, &self.connection.places)),
+            Err(fault) => self.refuse(endpoint.dialect(), &fault),
+        }
+    }
+
+    async fn send(&self, call: &Call<'_>, plan: &SendPlan) -> Response<Body> {
+        let control = &self.server.control;
+        let opened = match control.open_download(plan).await {
+            Ok(opened) => opened,
+            Err(fault) => return self.refuse(Dialect::Direct, &fault),
+        };
+        // Unpredictable, so that no image can hold it (RFC 2046 section 5.1.1).
+        let boundary = Uuid::new_v4().simple().to_string();
+        let (head, chunks) = direct::answer(call, &opened.volume, &boundary).into_parts();
+        let is_data = |chunk: &Chunk| matches!(chunk, Chunk::Extent(_));
+        if !chunks.iter().any(is_data) {
+            let framing = chunks.into_iter().filter_map(|chunk| match chunk {
+                Chunk::Framing(bytes) => Some(bytes),
+                Chunk::Extent(_) => None,
+            });
+            return Response::from_parts(head, Body::Whole(framing.collect::<Vec<_>>().concat().into()));
+        }
+        let whole: u64 = chunks
+            .iter()
+            .map(|chunk| match chunk {
+                Chunk::Framing(bytes) => bytes.len() as u64,
+                Chunk::Extent(extent) => extent.len,
+            })
+            .sum();
+        let parts = chunks
+            .into_iter()
+            .map(|chunk| match chunk {
+                Chunk::Framing(bytes) => Part::Literal(bytes),
+                Chunk::Extent(extent) => Part::Image(extent),
+            })
+            .collect();
+        let regions = self.connection.regions.clone();
+        let (route, regions) = match (opened.image.file(), regions) {
+            (Some(file), Some(regions)) => (Route::Kernel(file), Some(regions)),
+            _ => (Route::Blocks(control.pool().clone(), control.tracker().clone()), None),
+        };
+        let meter = self.connection.written.clone().map(|count| -> Meter { Arc::new(move || count.written()) });
+        let counts = meter.is_none();
+        let progress = Arc::new(Progress::sending(opened.volume.id, meter, self.connection.kill.clone()));
+        let running = control.transfers().start(progress.clone());
+        let account = Account::open(control.metrics(), running, Direction::Download, opened.volume.id).whole_at(whole);
+        let outgoing = Outgoing::new(opened.image, parts, route, progress);
+        Response::from_parts(head, Body::Download(Download::new(outgoing, regions, counts, account)))
+    }
+
+    async fn authenticate(&self, endpoint: &Endpoint) -> Result<Option<Principal>, Fault> {
+        match endpoint.guard {
+            Guard::Open | Guard::Ticket => Ok(None),
+            Guard::Basic => {
+                let authorization = self.parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+                let principal = self.server.basic.authenticate(authorization, self.connection.peer.ip()).await;
+                if principal.is_err() && authorization.is_some() {
+                    self.server.metrics.login_failures.inc();
+                }
+                principal.map(Some)
+            }
+        }
+    }
+
+    /// The paths for whoever runs the server.
+    async fn operational(&mut self, path: &str) -> Option<Response<Body>> {
+        let (route, status, text) = match path {
+            "/healthz" => ("/healthz", StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" if self.server.control.is_ready().await => ("/readyz", StatusCode::OK, "ready\n".to_owned()),
+            "/readyz" => ("/readyz", StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
+            "/metrics" => {
+                let text = self.server.metrics.render(self.server.control.pool().in_use());
+                ("/metrics", StatusCode::OK, text)
+            }
+            _ => return None,
+        };
+        if self.connection.side == Some(Side::Direct) && route == "/metrics" {
+            return None;
+        }
+        self.route = route;
+        if self.parts.method != Method::GET && self.parts.method != Method::HEAD {
+            let fault = Fault::new(FaultKind::MethodNotAllowed { allow: "GET, HEAD" }, "this path takes GET and HEAD");
+            return Some(self.refuse(Dialect::Direct, &fault));
+        }
+        let mut response = Response::new(Body::Whole(text.into()));
+        *response.status_mut() = status;
+        let kind = if route == "/metrics" {
+            "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        } else {
+            "text/plain; charset=utf-8"
+        };
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        Some(response)
+    }
+
+    fn is_served(&self, endpoint: &Endpoint) -> bool {
+        self.connection.side.is_none_or(|side| endpoint.side == Side::Either || endpoint.side == side)
+    }
+
+    /// Refuses a request whose body was not read.
+    fn reject(&self, dialect: Dialect, fault: &Fault, body: Incoming) -> Response<Body> {
+        self.linger(body);
+        self.refuse(dialect, fault)
+    }
+
+    fn reject_with(&self, dialect: Dialect, fault: &Fault, body: Option<Incoming>) -> Response<Body> {
+        match body {
+            Some(body) => self.reject(dialect, fault, body),
+            None => self.refuse(dialect, fault),
+        }
+    }
+
+    /// A peer that waits for 100 (Continue) has sent nothing that must be read.
+    fn linger(&self, body: Incoming) {
+        if !body.is_end_stream() && !self.parts.headers.contains_key(header::EXPECT) {
+            linger(body, self.server.control.tracker());
+        }
+    }
+
+    fn refuse(&self, dialect: Dialect, fault: &Fault) -> Response<Body> {
+        if fault.kind == FaultKind::Internal {
+            tracing::error!(route = self.route, cause = ?fault.cause, "internal error");
+        } else {
+            tracing::info!(route = self.route, kind = ?fault.kind, told = %fault.told, cause = ?fault.cause, "refused");
+        }
+        let call = Call {
+            method: &self.parts.method,
+            path: self.parts.uri.path(),
+            params: &[],
+            query: "",
+            headers: &self.parts.headers,
+            length: None,
+            body: &[],
+            principal: None,
+        };
+        whole(dialect.fault(&call, fault))
+    }
+}
+
+fn whole(reply: Reply) -> Response<Body> {
+    reply.map(Body::Whole)
+}

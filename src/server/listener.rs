@@ -1,0 +1,247 @@
+//! Accepts connections: never more than a cap at once, and whatever happens to single ones.
+//!
+//! At the cap nothing is accepted; peers wait in the kernel's backlog. An accept that fails does not end the loop: out
+//! of descriptors, it backs off, because the pending connection would make the listener ready again at once.
+//!
+//! # Cancellation
+//! Dropping [`accept`] at any await loses no accepted connection.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Connections the kernel holds for us, which also is what a burst may bring. The kernel caps it at
+/// `net.core.somaxconn`.
+const BACKLOG: u32 = 1024;
+
+/// The pause after a first failure; doubled up to [`LONGEST_PAUSE`] while they go on.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A peer that is gone without a word is noticed after the idle time and a few probes: two minutes, which is below
+/// the time after which common firewalls and NATs forget a silent connection.
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// Listens on `address`. Must be called within a runtime.
+///
+/// A restart may reuse the address while old connections linger. Two servers may not share it: with `SO_REUSEPORT` a
+/// stale one would take half of the connections, silently.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Gives every connection to `serve`, which must not block, until `stop`; then closes the listener.
+///
+/// A connection counts against `cap`, which several listeners may share, until its permit is dropped.
+pub async fn accept(
+    listener: TcpListener,
+    cap: Arc<Semaphore>,
+    stop: CancellationToken,
+    serve: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+) {
+    accept_from(listener, cap, stop, serve).await;
+}
+
+/// Where connections come from.
+trait Source {
+    fn next(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
+}
+
+impl Source for TcpListener {
+    async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.accept().await
+    }
+}
+
+async fn accept_from(
+    mut source: impl Source,
+    cap: Arc<Semaphore>,
+    stop: CancellationToken,
+    mut serve: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+) {
+    let mut pause = None;
+    let next = async {
+        loop {
+            // A closed semaphore gives out no more connections, like a stop.
+            let Ok(permit) = Arc::clone(&cap).acquire_owned().await else { return };
+            match source.next().await {
+                Ok((stream, peer)) => {
+                    pause = None;
+                    if let Err(error) = tune(&stream) {
+                        // Only a connection that is gone already refuses these; its reads will say so.
+                        debug!(%peer, %error, "socket options refused");
+                    }
+                    serve(stream, peer, permit);
+                }
+                Err(error) if is_of_one_connection(&error) => debug!(%error, "connection lost before it was accepted"),
+                Err(error) => {
+                    let length = longer(pause);
+                    if pause.replace(length).is_none() {
+                        warn!(%error, "cannot accept connections; retrying");
+                    }
+                    tokio::time::sleep(length).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = next => {}
+    }
+}
+
+fn longer(pause: Option<Duration>) -> Duration {
+    pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE))
+}
+
+/// Errors of the network that accept(2) hands on and says to treat like `EAGAIN`.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::ConnectionRefused
+            | Kind::Interrupted
+            | Kind::WouldBlock
+            | Kind::TimedOut
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::NetworkDown
+    )
+}
+
+/// Answers leave at once, and dead peers are noticed.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use rustix::io::Errno;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn local() -> (TcpListener, SocketAddr) {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    #[tokio::test]
+    async fn cap_holds_back_the_next_connection_until_one_ends() {
+        let (listener, address) = local();
+        let cap = Arc::new(Semaphore::new(2));
+        let stop = CancellationToken::new();
+        let (send, mut accepted) = mpsc::unbounded_channel();
+        let accepting = accept(listener, Arc::clone(&cap), stop.clone(), move |stream, peer, permit| {
+            send.send((stream, peer, permit)).unwrap();
+        });
+        let client = async {
+            let clients = [
+                TcpStream::connect(address).await.unwrap(),
+                TcpStream::connect(address).await.unwrap(),
+                TcpStream::connect(address).await.unwrap(),
+            ];
+            let first = accepted.recv().await.unwrap();
+            let _second = accepted.recv().await.unwrap();
+            assert_eq!(cap.available_permits(), 0);
+            // The loop runs on this thread: it has had its turns and took nothing.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(accepted.try_recv().is_err());
+            assert_eq!(first.1, clients[0].local_addr().unwrap());
+            assert!(first.0.nodelay().unwrap());
+            assert!(sockopt::socket_keepalive(&first.0).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(&first.0).unwrap(), KEEPALIVE_IDLE);
+            drop(first);
+            let third = accepted.recv().await.unwrap();
+            assert_eq!(third.1, clients[2].local_addr().unwrap());
+            stop.cancel();
+        };
+        tokio::join!(accepting, client);
+    }
+
+    #[tokio::test]
+    async fn stop_ends_the_loop_and_closes_the_listener() {
+        let (listener, address) = local();
+        let stop = CancellationToken::new();
+        let accepting = accept(listener, Arc::new(Semaphore::new(0)), stop.clone(), |_, _, _| {});
+        tokio::join!(accepting, async { stop.cancel() });
+        assert_eq!(TcpStream::connect(address).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        bind(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn second_server_cannot_share_the_address() {
+        let (_listener, address) = local();
+        assert_eq!(bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    /// Fails as told, then accepts.
+    struct Failing(VecDeque<Errno>, TcpListener);
+
+    impl Source for Failing {
+        async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+            match self.0.pop_front() {
+                Some(errno) => Err(errno.into()),
+                None => self.1.accept().await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn loop_survives_lost_connections_and_missing_descriptors() {
+        let (listener, address) = local();
+        let errors = [Errno::CONNABORTED, Errno::MFILE, Errno::PROTO, Errno::NFILE];
+        let stop = CancellationToken::new();
+        let ended = stop.clone();
+        let mut served = 0;
+        let accepting =
+            accept_from(Failing(errors.into(), listener), Arc::new(Semaphore::new(1)), stop, |_, _, _permit| {
+                served += 1;
+                ended.cancel();
+            });
+        let ((), client) = tokio::join!(accepting, TcpStream::connect(address));
+        client.unwrap();
+        assert_eq!(served, 1);
+    }
+
+    #[test]
+    fn pauses_grow_to_a_second_and_only_lost_connections_go_without() {
+        let mut pauses = vec![longer(None)];
+        for _ in 0..20 {
+            pauses.push(longer(pauses.last().copied()));
+        }
+        assert!(pauses.is_sorted());
+        assert_eq!((pauses[0], pauses[20]), (FIRST_PAUSE, LONGEST_PAUSE));
+        for errno in [Errno::CONNABORTED, Errno::INTR, Errno::HOSTUNREACH] {
+            assert!(is_of_one_connection(&errno.into()), "{errno:?}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::BADF] {
+            assert!(!is_of_one_connection(&errno.into()), "{errno:?}");
+        }
+    }
+}

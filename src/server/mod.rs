@@ -1,0 +1,154 @@
+//! Sockets: listeners, TLS, framing, routing, drain. The only floor that names hyper.
+
+mod body;
+mod connection;
+pub mod framing;
+mod handle;
+mod incoming;
+pub mod listener;
+pub mod sendfile;
+pub mod tls;
+pub mod watched;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Basic;
+use crate::control::Control;
+use crate::dialect::{self, Places, Side};
+use crate::metrics::Metrics;
+use tls::Tls;
+
+/// What every connection shares.
+pub struct Server {
+    /// The use cases.
+    pub control: Arc<Control>,
+    /// Who is calling.
+    pub basic: Basic,
+    /// TLS on every listener, if at all.
+    pub tls: Option<Arc<Tls>>,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// How long is waited, and how many are served.
+    pub limits: ServerLimits,
+    /// The URLs that clients reach each side by, where the configuration names them.
+    pub public: PublicUrls,
+    router: matchit::Router<&'static dialect::Route>,
+}
+
+/// How long is waited, and how many are served.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// For a head, for a buffered body, and between requests.
+    pub head: Duration,
+    /// Connections at once.
+    pub connections: usize,
+}
+
+/// See [`crate::config::Endpoint::public_url`].
+#[derive(Clone, Debug, Default)]
+pub struct PublicUrls {
+    /// Of the direct side.
+    pub direct: Option<String>,
+    /// Of the control side.
+    pub control: Option<String>,
+}
+
+/// The listeners: one for both sides, or one for each.
+pub enum Listeners {
+    /// One for both.
+    Shared(TcpListener),
+    /// One for each.
+    Split {
+        /// The data plane.
+        direct: TcpListener,
+        /// The metadata side.
+        control: TcpListener,
+    },
+}
+
+/// The addresses that the sides are bound to.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    direct: SocketAddr,
+    control: SocketAddr,
+}
+
+impl Server {
+    /// A server over these parts.
+    pub fn new(
+        control: Arc<Control>,
+        basic: Basic,
+        tls: Option<Arc<Tls>>,
+        limits: ServerLimits,
+        public: PublicUrls,
+    ) -> Arc<Self> {
+        let mut router = matchit::Router::new();
+        for route in dialect::routes() {
+            for spelling in route.spellings() {
+                // The table is constant and a test matches every route of it, so a conflict cannot reach a user.
+                if let Err(conflict) = router.insert(spelling, route) {
+                    tracing::error!(%conflict, "two routes conflict");
+                }
+            }
+        }
+        let metrics = control.metrics().clone();
+        Arc::new(Self { control, basic, tls, metrics, limits, public, router })
+    }
+
+    /// Serves until `stop`; then accepts nothing more, and lets every connection end after the request it is in.
+    ///
+    /// All tasks belong to the control's tracker. `kill` ends what is left of them.
+    pub fn start(
+        self: &Arc<Self>,
+        listeners: Listeners,
+        stop: &CancellationToken,
+        kill: &CancellationToken,
+    ) -> std::io::Result<()> {
+        let cap = Arc::new(Semaphore::new(self.limits.connections));
+        let (bound, listeners) = match listeners {
+            Listeners::Shared(listener) => {
+                let address = listener.local_addr()?;
+                (Bound { direct: address, control: address }, vec![(listener, None)])
+            }
+            Listeners::Split { direct, control } => (
+                Bound { direct: direct.local_addr()?, control: control.local_addr()? },
+                vec![(direct, Some(Side::Direct)), (control, Some(Side::Control))],
+            ),
+        };
+        for (listener, side) in listeners {
+            let (server, cap, stop, kill) = (self.clone(), cap.clone(), stop.clone(), kill.clone());
+            let tracker = self.control.tracker().clone();
+            self.control.tracker().spawn(async move {
+                let serve = |stream, peer, permit| {
+                    let socket = connection::Socket { stream, peer, side, bound };
+                    let task = connection::serve(server.clone(), socket, stop.clone(), kill.clone());
+                    tracker.spawn(async move {
+                        task.await;
+                        drop(permit);
+                    });
+                };
+                listener::accept(listener, cap, stop.clone(), serve).await;
+            });
+        }
+        Ok(())
+    }
+
+    /// Where a peer that reached us at `local` finds both sides.
+    fn places(&self, local: SocketAddr, bound: Bound, side: Option<Side>) -> Places {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        // A listener on the wildcard address is reached at whichever address this peer used.
+        let own = |bound: SocketAddr| format!("{scheme}://{}", SocketAddr::new(local.ip(), bound.port()));
+        Places {
+            control_relative: self.public.control.is_none() && side != Some(Side::Direct),
+            direct_relative: self.public.direct.is_none() && side != Some(Side::Control),
+            control: self.public.control.clone().unwrap_or_else(|| own(bound.control)),
+            direct: self.public.direct.clone().unwrap_or_else(|| own(bound.direct)),
+        }
+    }
+}

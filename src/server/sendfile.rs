@@ -1,0 +1,506 @@
+#![expect(unsafe_code, reason = "maps files, so that a body frame has an address by which the transport knows it")]
+//! Sends ranges of files by sendfile(2) beneath hyper, so that no byte of them enters user space.
+//!
+//! A body frame is a slice of a private address range that maps the file. hyper frames it, splits it and advances it
+//! like any other bytes, but never reads it; [`SendfileStream`] knows the address when hyper writes it out and has the
+//! kernel copy from the file instead. Whoever reads the slice all the same gets the right bytes, so a frame that ends
+//! up in another transport is slower and not wrong.
+//!
+//! What it is not: a cache or a read-ahead. A cold file blocks the thread in sendfile(2), for at most 1 MiB at a time.
+//!
+//! # Invariants
+//! - A frame's bytes are the file's or the connection ends: a file that is shorter than the frame is an
+//!   `UnexpectedEof`, never other bytes. (Reading the slice of a file that was cut short is a SIGBUS; nothing here
+//!   does. Published images are never cut short or written.)
+//! - A region is known exactly as long as its `Bytes` live: it is forgotten before its addresses are free.
+//! - hyper's `pipeline_flush` stays off: it would make hyper copy frames.
+//!
+//! # Cancellation
+//! Dropping the stream or the `Bytes` at any time is safe.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use memmap2::{Mmap, MmapOptions};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The most that one system call sends. Bounds how long a connection holds its thread, which with a cold file is the
+/// time to read this much from the disk.
+const CALL: usize = 1 << 20;
+
+/// The most that is sent before other tasks of the thread get a turn: under a millisecond on loopback.
+const TURN: usize = 8 << 20;
+
+/// The buffer of the way without sendfile(2).
+const COPY: usize = 64 << 10;
+
+/// The longest region [`FileRegions::frames`] maps at once. Address space is finite: 47 bits for all connections.
+const WINDOW: u64 = 1 << 30;
+
+/// The ranges of files whose addresses one connection knows. Clones are handles on the same set.
+#[derive(Clone, Debug, Default)]
+pub struct FileRegions {
+    by_start: Arc<Mutex<BTreeMap<usize, Region>>>,
+}
+
+#[derive(Debug)]
+struct Region {
+    end: usize,
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl FileRegions {
+    /// A body frame of `len` bytes of `file` from `offset` on, which this connection will send without reading it.
+    ///
+    /// `file` is open for buffered reads: with `O_DIRECT` only aligned ranges could be sent. Fails with `UnexpectedEof`
+    /// when the file ends before the range does. Costs a system call and address space, whatever `len`.
+    pub fn register(&self, file: Arc<File>, offset: u64, len: u64) -> io::Result<Bytes> {
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let file_len = file.metadata()?.len();
+        if offset.checked_add(len).is_none_or(|end| end > file_len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let size = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(size);
+        // SAFETY: the bytes behind the map must not change while a `&[u8]` of it is read. Only a transport other than
+        // `SendfileStream` reads it, and the files given here are published images, which the store never writes.
+        let map = unsafe { options.map(&*file) }?;
+        let start = map.as_ptr() as usize;
+        self.lock().insert(start, Region { end: start + size, file, offset });
+        Ok(Bytes::from_owner(Mapped { map, regions: self.clone() }))
+    }
+
+    /// The same range as [`FileRegions::register`], as frames of bounded length, each mapped when it is asked for.
+    pub fn frames(&self, file: Arc<File>, offset: u64, len: u64) -> impl Iterator<Item = io::Result<Bytes>> + use<> {
+        let regions = self.clone();
+        (0..len.div_ceil(WINDOW)).map(move |window| {
+            let done = window * WINDOW;
+            let at = offset.checked_add(done).ok_or(io::ErrorKind::UnexpectedEof)?;
+            regions.register(Arc::clone(&file), at, WINDOW.min(len - done))
+        })
+    }
+
+    /// The file and the offset in it behind a slice, if it is one of ours.
+    fn find(&self, slice: &[u8]) -> Option<(Arc<File>, u64)> {
+        let start = slice.as_ptr() as usize;
+        let by_start = self.lock();
+        let (first, region) = by_start.range(..=start).next_back()?;
+        let known = start + slice.len() <= region.end && !slice.is_empty();
+        known.then(|| (Arc::clone(&region.file), region.offset + (start - first) as u64))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Region>> {
+        // No code panics between two changes of the map.
+        self.by_start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The owner of a frame's addresses.
+struct Mapped {
+    map: Mmap,
+    regions: FileRegions,
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // Before the addresses are free for another map, which is when the fields drop.
+        self.regions.lock().remove(&(self.map.as_ptr() as usize));
+    }
+}
+
+/// A TCP stream that sends the frames of its [`FileRegions`] by sendfile(2).
+#[derive(Debug)]
+pub struct SendfileStream {
+    socket: TcpStream,
+    regions: FileRegions,
+    /// Sent since this connection last let others go on.
+    turn: usize,
+}
+
+impl SendfileStream {
+    /// Sends over `socket`, which should have `TCP_NODELAY`: else the last packet of an answer waits for the peer.
+    pub fn new(socket: TcpStream, regions: FileRegions) -> Self {
+        Self { socket, regions, turn: 0 }
+    }
+
+    /// Runs `call` when the socket can take bytes.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut call: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if self.turn >= TURN {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        loop {
+            if let Err(error) = ready!(self.socket.poll_write_ready(cx)) {
+                return Poll::Ready(Err(error));
+            }
+            match self.socket.try_io(Interest::WRITABLE, || call(&self.socket)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.turn = 0,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(sent) => {
+                    self.turn += sent;
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for SendfileStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let from = slices.iter().position(|slice| !slice.is_empty()).unwrap_or(slices.len());
+        let slices = &slices[from..];
+        let Some(first) = slices.first() else { return Poll::Ready(Ok(0)) };
+        if let Some((file, offset)) = self.regions.find(first) {
+            let len = first.len().min(CALL);
+            return self.poll_send(cx, |socket| send_file(socket, &file, offset, len));
+        }
+        let file_at = slices.iter().position(|slice| self.regions.find(slice).is_some());
+        // With file bytes to follow, the head shares their first packet: tcp(7), MSG_MORE in send(2).
+        let more = if file_at.is_some() { SendFlags::MORE } else { SendFlags::empty() };
+        let ours = &slices[..file_at.unwrap_or(slices.len())];
+        self.poll_send(cx, |socket| {
+            Ok(sendmsg(socket, ours, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL | more)?)
+        })
+    }
+
+    /// True, or hyper would flatten the frames, which is reading them.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for SendfileStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+/// Sends some of `len` bytes of `file` from `offset` on.
+fn send_file(socket: &TcpStream, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+    let mut at = offset;
+    match rustix::fs::sendfile(socket, file, Some(&mut at), len) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(sent) => Ok(sent),
+        // The file system has no splice: sendfile(2), ERRORS.
+        Err(Errno::INVAL | Errno::NOSYS) => copy_file(socket, file, offset, len),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same through a buffer. Not from the map, where a file cut short is a SIGBUS.
+fn copy_file(socket: &TcpStream, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+    let mut buffer = vec![0; len.min(COPY)];
+    match file.read_at(&mut buffer, offset)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        read => Ok(rustix::net::send(socket, &buffer[..read], SendFlags::NOSIGNAL)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+    use std::io::Write;
+    use std::net::SocketAddr;
+    use std::task::Waker;
+
+    use http_body::{Body, Frame, SizeHint};
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
+
+    use super::*;
+    use crate::server::watched::{Progress, Watched};
+
+    const BEFORE: &[u8] = b"--part\r\n";
+
+    /// A file of `len` bytes, none of whose pages is like another.
+    fn file(len: usize) -> (Arc<File>, Vec<u8>) {
+        let bytes: Vec<u8> = (0..len.div_ceil(4))
+            .flat_map(|word| (word as u32).wrapping_mul(0x9e37_79b1).to_le_bytes())
+            .take(len)
+            .collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        (Arc::new(file), bytes)
+    }
+
+    /// Two ends of a connection over loopback. The near one takes in little at a time if `slow`.
+    async fn pair(slow: bool) -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let near = TcpSocket::new_v4().unwrap();
+        if slow {
+            near.set_recv_buffer_size(4096).unwrap();
+        }
+        let (near, far) = tokio::join!(near.connect(listener.local_addr().unwrap()), listener.accept());
+        let far = far.unwrap().0;
+        far.set_nodelay(true).unwrap();
+        if slow {
+            rustix::net::sockopt::set_socket_send_buffer_size(&far, 4096).unwrap();
+        }
+        (near.unwrap(), far)
+    }
+
+    /// A body of known length out of ready frames.
+    struct Frames(VecDeque<Bytes>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(|bytes| Ok(Frame::data(bytes))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.0.iter().map(|bytes| bytes.len() as u64).sum())
+        }
+    }
+
+    /// Serves a connection: `/OFFSET-LEN/OFFSET-LEN` answers these ranges, each behind [`BEFORE`]. What `ready` does
+    /// comes between the frames and the answer.
+    async fn serve(socket: TcpStream, file: Arc<File>, progress: Arc<Progress>, ready: impl Fn()) -> hyper::Result<()> {
+        let regions = FileRegions::default();
+        let io = TokioIo::new(Watched::new(SendfileStream::new(socket, regions.clone()), None, progress));
+        let service = service_fn(|request: Request<hyper::body::Incoming>| {
+            let mut frames = VecDeque::new();
+            for range in ranges(request.uri().path()) {
+                frames.push_back(Bytes::from_static(BEFORE));
+                frames.extend(regions.frames(Arc::clone(&file), range.0, range.1).map(Result::unwrap));
+            }
+            ready();
+            async { Ok::<_, Infallible>(Response::new(Frames(frames))) }
+        });
+        let served = http1::Builder::new().serve_connection(io, service).await;
+        assert!(regions.lock().is_empty(), "frames are still registered");
+        served
+    }
+
+    fn ranges(path: &str) -> Vec<(u64, u64)> {
+        let number = |text: &str| text.parse::<u64>().unwrap();
+        let range = |text: &str| text.split_once('-').map(|(offset, len)| (number(offset), number(len))).unwrap();
+        path.split('/').skip(1).map(range).collect()
+    }
+
+    fn expected(file: &[u8], path: &str) -> Vec<u8> {
+        ranges(path).iter().flat_map(|&(from, len)| [BEFORE, &file[from as usize..][..len as usize]].concat()).collect()
+    }
+
+    async fn ask(client: &mut TcpStream, path: &str) {
+        client.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+    }
+
+    /// Reads an answer's head; returns its content length.
+    async fn head(client: &mut TcpStream) -> usize {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let (_, length) = head.split_once("content-length: ").unwrap();
+        length.split_once('\r').unwrap().0.parse().unwrap()
+    }
+
+    async fn answer(client: &mut TcpStream) -> Vec<u8> {
+        let mut body = vec![0; head(client).await];
+        client.read_exact(&mut body).await.unwrap();
+        body
+    }
+
+    #[tokio::test]
+    async fn two_hundred_random_ranges_come_as_they_are_in_the_file_on_one_connection() {
+        let (file, bytes) = file((3 << 20) + 123);
+        let (mut client, socket) = pair(false).await;
+        let progress = Arc::<Progress>::default();
+        let size = bytes.len() as u64;
+        let range = (0..size, 0..22_u32, any::<u64>())
+            .prop_map(move |(offset, scale, len)| format!("/{offset}-{}", (len % (1 << scale)).min(size - offset)));
+        let paths = proptest::collection::vec(range, 1..9).prop_map(|ranges| ranges.concat());
+        let requests = async {
+            let mut runner = TestRunner::deterministic();
+            let mut received = 0;
+            for _ in 0..200 {
+                let path = paths.new_tree(&mut runner).unwrap().current();
+                ask(&mut client, &path).await;
+                let body = answer(&mut client).await;
+                assert!(body == expected(&bytes, &path), "{path}");
+                received += body.len() as u64;
+            }
+            drop(client);
+            received
+        };
+        let (served, received) = tokio::join!(serve(socket, file, Arc::clone(&progress), || {}), requests);
+        served.unwrap();
+        assert!(progress.written() > received && progress.read() > 0);
+    }
+
+    #[tokio::test]
+    async fn pipelined_answers_of_whole_files_reach_a_slow_reader() {
+        let (file, bytes) = file((2 << 20) + 1);
+        let (mut client, socket) = pair(true).await;
+        let paths = [format!("/0-{}", bytes.len()), "/5-70000/2097152-1/4096-4096".into(), "/1-1048577".into()];
+        let requests = async {
+            for path in &paths {
+                ask(&mut client, path).await;
+            }
+            for path in &paths {
+                let mut body = vec![0; head(&mut client).await];
+                for piece in body.chunks_mut(3000) {
+                    client.read_exact(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                assert!(body == expected(&bytes, path), "{path}");
+            }
+            drop(client);
+        };
+        let (served, ()) = tokio::join!(serve(socket, file, Arc::default(), || {}), requests);
+        served.unwrap();
+    }
+
+    #[tokio::test]
+    async fn file_cut_short_ends_the_connection_after_its_last_right_byte() {
+        // The map behind the frame now has pages that cannot be read: this also shows that nothing reads them.
+        let (file, bytes) = file(4 << 20);
+        let left = (1 << 20) + 7;
+        let (mut client, socket) = pair(false).await;
+        let cut = Arc::clone(&file);
+        let truncate = move || cut.set_len(left as u64).unwrap();
+        let requests = async {
+            ask(&mut client, "/0-4194304").await;
+            assert_eq!(head(&mut client).await, BEFORE.len() + bytes.len());
+            let mut body = Vec::new();
+            client.read_to_end(&mut body).await.unwrap();
+            assert!(body == [BEFORE, &bytes[..left]].concat());
+        };
+        let (served, ()) = tokio::join!(serve(socket, file, Arc::default(), truncate), requests);
+        let cause = std::error::Error::source(&served.unwrap_err()).unwrap().to_string();
+        assert_eq!(cause, io::Error::from(io::ErrorKind::UnexpectedEof).to_string());
+    }
+
+    #[tokio::test]
+    async fn file_system_without_sendfile_is_copied_through_a_buffer() {
+        let (file, bytes) = file(COPY * 3 + 5);
+        let (mut client, socket) = pair(true).await;
+        let mut stream = SendfileStream::new(socket, FileRegions::default());
+        let send = async {
+            let mut sent = 0;
+            while sent < bytes.len() {
+                let left = bytes.len() - sent;
+                sent += poll_fn(|cx| stream.poll_send(cx, |socket| copy_file(socket, &file, sent as u64, left)))
+                    .await
+                    .unwrap();
+            }
+            let beyond = poll_fn(|cx| stream.poll_send(cx, |socket| copy_file(socket, &file, sent as u64, 1))).await;
+            assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+            drop(stream);
+        };
+        let mut received = Vec::new();
+        let (read, ()) = tokio::join!(client.read_to_end(&mut received), send);
+        read.unwrap();
+        assert!(received == bytes);
+    }
+
+    #[tokio::test]
+    async fn connection_that_sent_its_turn_lets_others_go_first() {
+        let (_client, socket) = pair(false).await;
+        let mut stream = SendfileStream::new(socket, FileRegions::default());
+        stream.turn = TURN;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut stream).poll_write(&mut cx, b"x").is_pending());
+        assert!(poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"x")).await.is_ok_and(|sent| sent == 1));
+    }
+
+    #[test]
+    fn region_is_known_from_registration_to_drop_and_by_its_own_slices_only() {
+        let (file, bytes) = file(20_000);
+        let regions = FileRegions::default();
+        let frame = regions.register(Arc::clone(&file), 5000, 10_000).unwrap();
+        assert!(frame == bytes[5000..15_000]);
+        let of = |slice: &[u8]| regions.find(slice).map(|(_, offset)| offset);
+        assert_eq!(of(&frame), Some(5000));
+        assert_eq!(of(&frame[9999..]), Some(14_999));
+        assert_eq!(of(&frame[..0]), None);
+        assert_eq!(of(&bytes), None);
+        let part = frame.slice(7..9);
+        drop(frame);
+        assert_eq!(of(&part), Some(5007));
+        drop(part);
+        assert!(regions.lock().is_empty());
+    }
+
+    #[test]
+    fn range_that_the_file_does_not_hold_is_refused() {
+        let (file, bytes) = file(10_000);
+        let regions = FileRegions::default();
+        for (offset, len) in [(0, 10_001), (10_000, 1), (u64::MAX, 1), (1, u64::MAX)] {
+            let refused = regions.register(Arc::clone(&file), offset, len).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::UnexpectedEof);
+        }
+        assert!(regions.register(Arc::clone(&file), 10_000, 0).unwrap().is_empty());
+        assert!(regions.register(file, 0, bytes.len() as u64).unwrap() == bytes);
+    }
+
+    #[test]
+    fn frames_of_a_huge_sparse_file_are_mapped_one_at_a_time() {
+        let file = tempfile::tempfile().unwrap();
+        let size = WINDOW * 5 / 2;
+        file.set_len(size).unwrap();
+        let regions = FileRegions::default();
+        let mut sizes = Vec::new();
+        for frame in regions.frames(Arc::new(file), 1, size - 1) {
+            let frame = frame.unwrap();
+            assert_eq!(regions.lock().len(), 1);
+            sizes.push(frame.len() as u64);
+        }
+        assert_eq!(sizes, [WINDOW, WINDOW, WINDOW / 2 - 1]);
+    }
+}

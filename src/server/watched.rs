@@ -1,0 +1,214 @@
+//! A byte stream that counts what passes and shows what comes in to the framing guard.
+//!
+//! Stands between hyper and the socket, for every kind of connection: a [`super::sendfile::SendfileStream`] for plain
+//! HTTP, a TLS stream otherwise. Wrap it in [`hyper_util::rt::TokioIo`] for hyper. HTTP/2 connections take no guard:
+//! their framing has no such ambiguity.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::framing::FramingGuard;
+
+/// How many bytes a connection has moved; shared with whoever watches for stalled peers.
+#[derive(Debug, Default)]
+pub struct Progress {
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes that came in.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes the socket took.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Watched<S> {
+    stream: S,
+    guard: Option<FramingGuard>,
+    progress: Arc<Progress>,
+}
+
+impl<S> Watched<S> {
+    /// Watches `stream`, of which nothing has been read.
+    pub fn new(stream: S, guard: Option<FramingGuard>, progress: Arc<Progress>) -> Self {
+        Self { stream, guard, progress }
+    }
+
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(written)) = written {
+            self.progress.written.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let came = &buffer.filled()[before..];
+        if !came.is_empty() {
+            self.progress.read.fetch_add(came.len() as u64, Ordering::Relaxed);
+            if let Some(guard) = &mut self.guard {
+                guard.feed(came);
+            }
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.count(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::fmt::Write;
+    use std::sync::Mutex;
+
+    use http_body_util::{BodyExt, Empty};
+    use hyper::body::Bytes;
+    use hyper::header::CONNECTION;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response, StatusCode};
+    use hyper_util::rt::TokioIo;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// What the handler saw of one request: its path, and its body unless the guard objects.
+    type Seen = (String, Option<Vec<u8>>);
+
+    /// Has hyper serve `stream` from a pipe of `pipe` bytes, with a handler that heeds the guard.
+    async fn serve(stream: &[u8], pipe: usize) -> Vec<Seen> {
+        let (near, far) = tokio::io::duplex(pipe);
+        let (guard, framing) = FramingGuard::new();
+        let io = TokioIo::new(Watched::new(far, Some(guard), Arc::default()));
+        let seen = Mutex::new(Vec::<Seen>::new());
+        let service = service_fn(async |request: Request<hyper::body::Incoming>| {
+            let index = seen.lock().unwrap().len();
+            seen.lock().unwrap().push((request.uri().path().to_owned(), None));
+            let mut response = Response::new(Empty::<Bytes>::new());
+            if framing.violation_of(index as u64).is_some() {
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+                response.headers_mut().insert(CONNECTION, "close".parse().unwrap());
+            } else if let Ok(body) = request.into_body().collect().await {
+                seen.lock().unwrap()[index].1 = Some(body.to_bytes().to_vec());
+            }
+            Ok::<_, Infallible>(response)
+        });
+        let (mut answers, mut requests) = tokio::io::split(near);
+        let mut received = Vec::new();
+        // hyper may close before it has read all, or refuse a head: both end the connection, which is what is waited
+        // for here. What matters is what reached the handler.
+        let _ = tokio::join!(
+            http1::Builder::new().serve_connection(io, service),
+            requests.write_all(stream),
+            answers.read_to_end(&mut received)
+        );
+        seen.into_inner().unwrap()
+    }
+
+    /// A request from behind its path on, and its body, or none if the guard or hyper must object.
+    fn message() -> impl Strategy<Value = (String, Option<Vec<u8>>)> {
+        const DECOYS: [&str; 5] =
+            ["GET /decoy HTTP/1.1\r\n\r\n", "\r\n", "0\r\n\r\n", "\n\nPUT /decoy HTTP/1.1\r\nHost: a\r\n\r\n", "5\r\n"];
+        let body = vec(prop::sample::select(DECOYS.to_vec()), 0..4).prop_map(|decoys| decoys.concat());
+        (body, 0..24_u8, "[ \t]{0,3}", 1..40_usize).prop_map(|(body, kind, space, chunk)| {
+            let len = body.len();
+            let mut chunked = String::new();
+            for chunk in body.as_bytes().chunks(chunk) {
+                let chunk = String::from_utf8_lossy(chunk);
+                write!(chunked, "{:X}{space};x=\"y\"\r\n{chunk}\r\n", chunk.len()).unwrap();
+            }
+            chunked.push_str("000\r\nContent-Length: 7\r\n\r\n");
+            let good = Some(body.clone().into_bytes());
+            let sized = format!("\r\ncontent-LENGTH:{space}{len}{space}\r\nX: y\n\r\n{body}");
+            let (rest, expected) = match kind {
+                0 => (format!("\r\nTransfer-Encoding: chunked\r\nContent-Length: {len}\r\n\r\n{chunked}"), None),
+                1 => (format!("\r\nContent-Length: {len}\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}"), None),
+                2 => (format!("\r\nContent-Length: {len}\r\nContent-Length: {len}\r\n\r\n{body}"), None),
+                3 => (format!("\r\nTransfer-Encoding: gzip, chunked\r\n\r\n{chunked}"), None),
+                4 => (format!("\r\nContent-Length: {len}, {len}\r\n\r\n{body}"), None),
+                5 => (format!("\r\nContent-Length: {len}\r\n folded: a\r\n\r\n{body}"), None),
+                6 => (format!("\r\nContent-Length : {len}\r\n\r\n{body}"), None),
+                7 => (format!("\r\nX: y\rContent-Length: {len}\r\n\r\n{body}"), None),
+                8..12 => ("\nHost: a\n\n\r\n".into(), Some(Vec::new())),
+                12..18 => (format!("\nTransfer-Encoding:{space}ChunkeD{space}\n\n{chunked}"), good),
+                _ => (sized, good),
+            };
+            (" HTTP/1.1".to_owned() + &rest, expected)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn hyper_and_the_guard_agree_on_every_request_that_is_let_through(
+            messages in vec(message(), 0..6),
+            pipe in prop::sample::select(vec![1, 7, 64, 100_000]),
+        ) {
+            let mut stream = Vec::new();
+            for (index, (rest, _)) in messages.iter().enumerate() {
+                stream.extend_from_slice(format!("PUT /{index}").as_bytes());
+                stream.extend_from_slice(rest.as_bytes());
+            }
+            stream.extend_from_slice(b"GET /last HTTP/1.1\r\nConnection: close\r\n\r\n");
+            let mut expected: Vec<Seen> = messages
+                .into_iter()
+                .enumerate()
+                .map_while(|(index, (_, body))| body.map(|body| (format!("/{index}"), Some(body))))
+                .collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let seen = runtime.block_on(serve(&stream, pipe));
+            let refused = seen.iter().position(|(_, body)| body.is_none());
+            if refused.is_none() && seen.len() > expected.len() {
+                expected.push(("/last".into(), Some(Vec::new())));
+            }
+            prop_assert_eq!(&seen[..refused.unwrap_or(seen.len())], expected.as_slice());
+            prop_assert!(refused.is_none_or(|at| at + 1 == seen.len()));
+        }
+    }
+}

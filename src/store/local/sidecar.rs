@@ -1,0 +1,113 @@
+//! The file of piece digests beside an image.
+//!
+//! ```text
+//! 8 bytes   "LSPIECES"
+//! u32       version, 1
+//! u32       zero
+//! u64       number of pieces
+//! u128 ...  the XXH3-128 of each
+//! u128      the XXH3-128 of all of the above
+//! ```
+//! Numbers are little-endian. The file is written once, in a draft, and never changed: growing a drive changes no
+//! piece.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::domain::{ByteCount, Pieces, VolumeId};
+use crate::store::StoreError;
+
+const MAGIC: &[u8; 8] = b"LSPIECES";
+const VERSION: u32 = 1;
+const HEAD: usize = 24;
+const DIGEST: usize = 16;
+
+/// Writes and flushes a new sidecar.
+pub(super) fn write(path: &Path, pieces: &Pieces) -> io::Result<()> {
+    let mut file = super::create_file(path, OFlags::empty())?;
+    file.write_all(&encode(pieces))?;
+    file.sync_all()
+}
+
+/// Reads the sidecar of a drive of this size; damaged unless every byte of it is as it was written.
+pub(super) fn read(path: &Path, id: VolumeId, size: ByteCount) -> Result<Pieces, StoreError> {
+    let damaged = |why| StoreError::Damaged(id, why);
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // The drive may have been removed meanwhile, which is no damage.
+            let removed = !path.with_file_name("image").exists();
+            return Err(if removed { StoreError::Missing(id) } else { damaged("its piece digests are missing") });
+        }
+        file => file?,
+    };
+    // A drive never shrinks, so a good sidecar is never longer than this; a bad one must not fill the memory.
+    let most = (Pieces::spanned_by(size) + 1) * DIGEST as u64 + HEAD as u64;
+    if file.metadata()?.len() > most {
+        return Err(damaged("its piece digests are too many"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    decode(&bytes).ok_or_else(|| damaged("its piece digests are damaged"))
+}
+
+fn encode(Pieces(digests): &Pieces) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD + (digests.len() + 1) * DIGEST);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&(digests.len() as u64).to_le_bytes());
+    for digest in digests {
+        bytes.extend_from_slice(&digest.to_le_bytes());
+    }
+    bytes.extend_from_slice(&xxh3_128(&bytes).to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Pieces> {
+    let (content, checksum) = bytes.split_last_chunk::<DIGEST>()?;
+    if u128::from_le_bytes(*checksum) != xxh3_128(content) {
+        return None;
+    }
+    let (digests, []) = content.get(HEAD..)?.as_chunks::<DIGEST>() else { return None };
+    let pieces = Pieces(digests.iter().map(|digest| u128::from_le_bytes(*digest)).collect());
+    // Magic, version and count are right when they are what we would write.
+    (encode(&pieces)[..HEAD] == content[..HEAD]).then_some(pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_damage() {
+        for count in [0, 1, 3] {
+            let pieces = Pieces((0..count).map(|n| u128::MAX / (n + 3)).collect());
+            let good = encode(&pieces);
+            assert_eq!(decode(&good), Some(pieces));
+            for bit in 0..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(decode(&bad), None, "bit {bit}");
+            }
+            for len in 0..good.len() {
+                assert_eq!(decode(&good[..len]), None, "{len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_of_another_kind_is_damage_though_its_checksum_is_right() {
+        for (at, byte) in [(0, b'X'), (8, 2), (12, 1), (16, 9)] {
+            let mut bytes = encode(&Pieces(vec![5]));
+            bytes[at] = byte;
+            let content = bytes.len() - DIGEST;
+            let checksum = xxh3_128(&bytes[..content]).to_le_bytes();
+            bytes[content..].copy_from_slice(&checksum);
+            assert_eq!(decode(&bytes), None, "byte {at}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Space set aside: what keeps uploads that were admitted together from filling the disk together.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::StoreError;
+use crate::domain::ByteCount;
+
+type FreeSpace = Box<dyn Fn() -> io::Result<ByteCount> + Send + Sync>;
+
+/// The account of all space set aside on one file system.
+pub struct Ledger {
+    free: FreeSpace,
+    /// Never given to anyone.
+    keep: ByteCount,
+    /// Set aside and not yet on disk. The free space is read under this lock, and a byte is settled only after the
+    /// disk has taken it: so admission may count a byte twice for a moment, and never misses one.
+    outstanding: Mutex<u64>,
+}
+
+impl Ledger {
+    /// An account over the free space that `free` tells, less `keep`.
+    pub fn new(free: impl Fn() -> io::Result<ByteCount> + Send + Sync + 'static, keep: ByteCount) -> Arc<Self> {
+        Arc::new(Self { free: Box::new(free), keep, outstanding: Mutex::new(0) })
+    }
+
+    /// Sets `bytes` aside, if they are free and nobody else's.
+    pub fn reserve(self: &Arc<Self>, bytes: ByteCount) -> Result<Reservation, StoreError> {
+        self.admit(bytes)?;
+        Ok(Reservation { ledger: Arc::clone(self), held: Mutex::new(bytes.get()) })
+    }
+
+    fn admit(&self, bytes: ByteCount) -> Result<(), StoreError> {
+        let mut outstanding = lock(&self.outstanding);
+        let free = (self.free)()?.saturating_sub(self.keep).get().saturating_sub(*outstanding);
+        if free < bytes.get() {
+            return Err(StoreError::NoSpace);
+        }
+        *outstanding += bytes.get();
+        Ok(())
+    }
+
+    fn give_back(&self, bytes: u64) {
+        *lock(&self.outstanding) -= bytes;
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ledger({} B outstanding)", *lock(&self.outstanding))
+    }
+}
+
+/// Space set aside for one image. What is not settled is given back when it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    ledger: Arc<Ledger>,
+    held: Mutex<u64>,
+}
+
+impl Reservation {
+    /// `bytes` of it are on disk now, or will never be needed. Bytes beyond what is held were never set aside, and
+    /// change nothing.
+    pub fn settle(&self, bytes: ByteCount) {
+        let mut held = lock(&self.held);
+        let settled = bytes.get().min(*held);
+        *held -= settled;
+        self.ledger.give_back(settled);
+    }
+
+    /// Sets more aside.
+    pub fn extend(&self, bytes: ByteCount) -> Result<(), StoreError> {
+        self.ledger.admit(bytes)?;
+        *lock(&self.held) += bytes.get();
+        Ok(())
+    }
+
+    /// What is still set aside.
+    pub fn held(&self) -> ByteCount {
+        ByteCount::new(*lock(&self.held)).unwrap_or(ByteCount::MAX)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ledger.give_back(self.held().get());
+    }
+}
+
+fn lock(count: &Mutex<u64>) -> MutexGuard<'_, u64> {
+    count.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    fn bytes(n: u64) -> ByteCount {
+        ByteCount::new(n).unwrap()
+    }
+
+    /// A disk of which a test says how much is free.
+    fn disk(free: u64) -> (Arc<AtomicU64>, impl Fn() -> io::Result<ByteCount> + Send + Sync + 'static) {
+        let free = Arc::new(AtomicU64::new(free));
+        let told = Arc::clone(&free);
+        (free, move || Ok(bytes(told.load(Ordering::SeqCst))))
+    }
+
+    #[test]
+    fn two_reservations_cannot_have_the_same_byte() {
+        let ledger = Ledger::new(disk(100).1, bytes(10));
+        let first = ledger.reserve(bytes(60)).unwrap();
+        assert!(matches!(ledger.reserve(bytes(31)), Err(StoreError::NoSpace)));
+        let second = ledger.reserve(bytes(30)).unwrap();
+        assert!(matches!(second.extend(bytes(1)), Err(StoreError::NoSpace)));
+        drop(first);
+        second.extend(bytes(60)).unwrap();
+        assert_eq!(second.held(), bytes(90));
+    }
+
+    #[test]
+    fn a_settled_byte_is_counted_once_by_the_disk() {
+        let (free, told) = disk(100);
+        let ledger = Ledger::new(told, ByteCount::ZERO);
+        let upload = ledger.reserve(bytes(80)).unwrap();
+        free.fetch_sub(50, Ordering::SeqCst);
+        upload.settle(bytes(50));
+        assert!(ledger.reserve(bytes(21)).is_err());
+        drop(ledger.reserve(bytes(20)).unwrap());
+        // A hole takes no disk: its bytes are free for others at once.
+        upload.settle(bytes(30));
+        drop(ledger.reserve(bytes(50)).unwrap());
+    }
+
+    #[test]
+    fn settling_more_than_is_held_takes_nothing_from_others() {
+        let ledger = Ledger::new(disk(100).1, ByteCount::ZERO);
+        let other = ledger.reserve(bytes(70)).unwrap();
+        let mine = ledger.reserve(bytes(10)).unwrap();
+        mine.settle(bytes(1000));
+        assert_eq!((mine.held(), other.held()), (ByteCount::ZERO, bytes(70)));
+        assert!(ledger.reserve(bytes(31)).is_err());
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_asked_admits_nothing() {
+        let ledger = Ledger::new(|| Err(io::ErrorKind::NotFound.into()), ByteCount::ZERO);
+        assert!(matches!(ledger.reserve(bytes(1)), Err(StoreError::Io(_))));
+    }
+
+    /// Threads admit, write and give up at once; the disk must never be asked for more than it has.
+    #[test]
+    fn racing_uploads_never_overfill_the_disk() {
+        const DISK: u64 = 1000;
+        let used = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&used);
+        let ledger = Ledger::new(move || Ok(bytes(DISK - told.load(Ordering::SeqCst))), ByteCount::ZERO);
+        let upload = |seed: u64| {
+            for round in 0..2000 {
+                let size = 1 + (seed * 7919 + round * 104_729) % 400;
+                let Ok(reservation) = ledger.reserve(bytes(size)) else { continue };
+                for _ in 0..size {
+                    assert!(used.fetch_add(1, Ordering::SeqCst) < DISK, "the disk is overfilled");
+                    reservation.settle(bytes(1));
+                }
+                drop(reservation);
+                used.fetch_sub(size, Ordering::SeqCst);
+            }
+        };
+        thread::scope(|scope| {
+            for seed in 1..=4 {
+                scope.spawn(move || upload(seed));
+            }
+        });
+        assert_eq!(*lock(&ledger.outstanding), 0);
+    }
+}

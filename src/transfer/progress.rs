@@ -1,0 +1,380 @@
+//! What the running transfers are doing: bytes, phases, and the way to stop them from outside.
+//!
+//! One task watches them all ([`Transfers::watch`]) and stops those whose peer is too slow.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::VolumeId;
+
+/// What a transfer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The peer: its bytes, or room for ours.
+    Peer,
+    /// A digest of bytes that are here.
+    Digest,
+    /// The disk.
+    Disk,
+    /// A block of the pool.
+    Memory,
+}
+
+/// How long a transfer has waited for what. The rest of its time it worked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// For [`Phase::Peer`].
+    pub peer: Duration,
+    /// For [`Phase::Digest`].
+    pub digest: Duration,
+    /// For [`Phase::Disk`].
+    pub disk: Duration,
+    /// For [`Phase::Memory`].
+    pub memory: Duration,
+}
+
+impl Phases {
+    fn add(&mut self, phase: Phase, time: Duration) {
+        *match phase {
+            Phase::Peer => &mut self.peer,
+            Phase::Digest => &mut self.digest,
+            Phase::Disk => &mut self.disk,
+            Phase::Memory => &mut self.memory,
+        } += time;
+    }
+}
+
+/// Why a transfer was stopped from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Its peer moved nothing, or too little, for too long.
+    PeerTooSlow,
+    /// Its volume is being deleted.
+    Deleted,
+    /// The server stops.
+    Draining,
+}
+
+/// One running transfer.
+pub struct Progress {
+    volume: VolumeId,
+    started: Instant,
+    bytes: Bytes,
+    clock: Mutex<PhaseClock>,
+    /// A sender that waits for nothing else waits for its peer to take what it was given.
+    is_sending: bool,
+    stop: OnceLock<Stop>,
+    token: CancellationToken,
+}
+
+/// Counts this transfer's bytes: its own count, or the growth of a count that the transport keeps.
+enum Bytes {
+    Own(AtomicU64),
+    Transport { count: Meter, before: u64 },
+}
+
+/// Reads a count that a transport keeps.
+pub type Meter = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+#[derive(Debug, Default)]
+struct PhaseClock {
+    spent: Phases,
+    now: Option<(Phase, Instant)>,
+}
+
+impl Progress {
+    /// An upload; its bytes are counted with [`Progress::add_bytes`].
+    pub fn receiving(volume: VolumeId) -> Self {
+        Self {
+            volume,
+            started: Instant::now(),
+            bytes: Bytes::Own(AtomicU64::new(0)),
+            clock: Mutex::default(),
+            is_sending: false,
+            stop: OnceLock::new(),
+            token: CancellationToken::new(),
+        }
+    }
+
+    /// A download. Its bytes are what the transport's `count` grows by from now on, or are counted with
+    /// [`Progress::add_bytes`] where the transport counts none. Stopping it cancels `connection`.
+    pub fn sending(volume: VolumeId, count: Option<Meter>, connection: CancellationToken) -> Self {
+        let bytes = match count {
+            Some(count) => Bytes::Transport { before: count(), count },
+            None => Bytes::Own(AtomicU64::new(0)),
+        };
+        Self { bytes, is_sending: true, token: connection, ..Self::receiving(volume) }
+    }
+
+    /// Counts bytes that were moved, where the transport does not.
+    pub fn add_bytes(&self, bytes: u64) {
+        if let Bytes::Own(count) = &self.bytes {
+            count.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The bytes moved so far.
+    pub fn bytes(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Own(count) => count.load(Ordering::Relaxed),
+            Bytes::Transport { count, before } => count().saturating_sub(*before),
+        }
+    }
+
+    /// The time since it began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Runs `work`, and books its time as spent waiting for this. Dropping the future ends the phase.
+    pub async fn during<T>(&self, phase: Phase, work: impl Future<Output = T>) -> T {
+        let _phase = self.enter(phase);
+        work.await
+    }
+
+    /// Books the time until the guard is dropped.
+    pub fn enter(&self, phase: Phase) -> PhaseGuard<'_> {
+        self.lock().now = Some((phase, Instant::now()));
+        PhaseGuard(self)
+    }
+
+    /// What was waited for so far, the present wait included.
+    pub fn phases(&self) -> Phases {
+        let clock = self.lock();
+        let mut spent = clock.spent;
+        if let Some((phase, since)) = clock.now {
+            spent.add(phase, since.elapsed());
+        }
+        if self.is_sending {
+            spent.peer = self.elapsed().saturating_sub(spent.digest + spent.disk + spent.memory);
+        }
+        spent
+    }
+
+    fn waits_for_peer(&self) -> bool {
+        match self.lock().now {
+            Some((phase, _)) => phase == Phase::Peer,
+            None => self.is_sending,
+        }
+    }
+
+    /// Stops the transfer; the first reason stays.
+    pub fn stop(&self, why: Stop) {
+        let _ = self.stop.set(why);
+        self.token.cancel();
+    }
+
+    /// Why it was stopped, if it was.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stop.get().copied()
+    }
+
+    /// Waits until it is stopped.
+    pub async fn until_stopped(&self) -> Stop {
+        self.token.cancelled().await;
+        self.stopped().unwrap_or(Stop::Draining)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, PhaseClock> {
+        // Every update leaves the clock valid, so a panic elsewhere cannot have spoiled it.
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Progress::enter`].
+pub struct PhaseGuard<'a>(&'a Progress);
+
+impl Drop for PhaseGuard<'_> {
+    fn drop(&mut self) {
+        let mut clock = self.0.lock();
+        if let Some((phase, since)) = clock.now.take() {
+            clock.spent.add(phase, since.elapsed());
+        }
+    }
+}
+
+/// How slow a peer may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The longest wait for a peer that moves nothing.
+    pub idle: Duration,
+    /// The least bytes per second over [`Pace::WINDOW`]; 0 is no least.
+    pub min_rate: u64,
+}
+
+impl Pace {
+    /// Long enough that a TCP retransmission or a busy disk at the other end is not taken for an attack.
+    pub const WINDOW: Duration = Duration::from_secs(30);
+}
+
+/// All running transfers of the node.
+#[derive(Clone, Default)]
+pub struct Transfers(Arc<Mutex<HashMap<u64, Watched>>>);
+
+struct Watched {
+    progress: Arc<Progress>,
+    /// The last moment at which bytes had moved, or at which something other than the peer was waited for.
+    moved: (u64, Instant),
+    /// The start of the present rate window: when, bytes then, time waited for the peer by then.
+    window: (Instant, u64, Duration),
+}
+
+impl Transfers {
+    /// Adds a transfer; it is running until the guard is dropped.
+    pub fn start(&self, progress: Arc<Progress>) -> Running {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let key = NEXT.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let watched = Watched {
+            moved: (progress.bytes(), now),
+            window: (now, progress.bytes(), progress.phases().peer),
+            progress: progress.clone(),
+        };
+        self.lock().insert(key, watched);
+        Running { transfers: self.clone(), key, progress }
+    }
+
+    /// How many are running.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether one of them is this volume's.
+    pub fn concerns(&self, volume: VolumeId) -> bool {
+        self.lock().values().any(|watched| watched.progress.volume == volume)
+    }
+
+    /// Stops all transfers of a volume.
+    pub fn stop_volume(&self, volume: VolumeId, why: Stop) {
+        for watched in self.lock().values().filter(|watched| watched.progress.volume == volume) {
+            watched.progress.stop(why);
+        }
+    }
+
+    /// Stops all transfers.
+    pub fn stop_all(&self, why: Stop) {
+        for watched in self.lock().values() {
+            watched.progress.stop(why);
+        }
+    }
+
+    /// Watches for ever, and stops the transfers whose peer is slower than `pace`.
+    pub async fn watch(&self, pace: Pace) {
+        let mut tick = tokio::time::interval((pace.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(1)));
+        loop {
+            tick.tick().await;
+            self.check(pace, Instant::now());
+        }
+    }
+
+    fn check(&self, pace: Pace, now: Instant) {
+        for watched in self.lock().values_mut() {
+            if watched.is_too_slow(pace, now) {
+                watched.progress.stop(Stop::PeerTooSlow);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Watched>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched {
+    fn is_too_slow(&mut self, pace: Pace, now: Instant) -> bool {
+        let bytes = self.progress.bytes();
+        if bytes != self.moved.0 || !self.progress.waits_for_peer() {
+            self.moved = (bytes, now);
+        }
+        let idle = now.duration_since(self.moved.1) > pace.idle;
+
+        let (since, bytes_then, peer_then) = self.window;
+        let mut crawls = false;
+        if now.duration_since(since) >= Pace::WINDOW {
+            let peer = self.progress.phases().peer;
+            // Only a window that was spent waiting for the peer speaks of the peer.
+            let peer_share = peer.saturating_sub(peer_then).as_secs_f64() / Pace::WINDOW.as_secs_f64();
+            crawls = peer_share > 0.8 && bytes - bytes_then < pace.min_rate * Pace::WINDOW.as_secs();
+            self.window = (now, bytes, peer);
+        }
+        idle || crawls
+    }
+}
+
+/// A transfer among the running ones, until dropped.
+pub struct Running {
+    transfers: Transfers,
+    key: u64,
+    /// The transfer.
+    pub progress: Arc<Progress>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.transfers.lock().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACE: Pace = Pace { idle: Duration::from_secs(5), min_rate: 1000 };
+
+    fn running() -> (Transfers, Running) {
+        let transfers = Transfers::default();
+        let running = transfers.start(Arc::new(Progress::receiving(VolumeId::random())));
+        (transfers, running)
+    }
+
+    #[test]
+    fn a_peer_that_moves_nothing_is_stopped_after_the_idle_time() {
+        let (transfers, running) = running();
+        let _wait = running.progress.enter(Phase::Peer);
+        let start = Instant::now();
+        transfers.check(PACE, start + Duration::from_secs(4));
+        assert_eq!(running.progress.stopped(), None);
+        transfers.check(PACE, start + Duration::from_secs(6));
+        assert_eq!(running.progress.stopped(), Some(Stop::PeerTooSlow));
+    }
+
+    #[test]
+    fn a_slow_disk_is_not_the_peers_fault() {
+        let (transfers, running) = running();
+        let _wait = running.progress.enter(Phase::Disk);
+        let start = Instant::now();
+        for minute in 1..10 {
+            transfers.check(PACE, start + Duration::from_secs(60 * minute));
+        }
+        assert_eq!(running.progress.stopped(), None);
+    }
+
+    #[test]
+    fn a_peer_that_trickles_is_stopped_after_a_window() {
+        let (transfers, running) = running();
+        let start = Instant::now();
+        // The whole window is booked as a wait for the peer.
+        running.progress.lock().spent.peer = Pace::WINDOW * 2;
+        let _wait = running.progress.enter(Phase::Peer);
+        for second in 1..=31 {
+            running.progress.add_bytes(10);
+            transfers.check(PACE, start + Duration::from_secs(second));
+        }
+        assert_eq!(running.progress.stopped(), Some(Stop::PeerTooSlow));
+    }
+
+    #[test]
+    fn phases_add_up_and_a_dropped_guard_leaves_the_list() {
+        let (transfers, running) = running();
+        assert_eq!(transfers.count(), 1);
+        drop(running.progress.enter(Phase::Disk));
+        assert!(running.progress.phases().disk > Duration::ZERO);
+        drop(running);
+        assert_eq!(transfers.count(), 0);
+    }
+}

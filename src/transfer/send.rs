@@ -1,0 +1,227 @@
+//! Sends parts of an image to a peer. Knows extents and chunks; knows nothing of HTTP or tenants.
+//!
+//! By the kernel's route a chunk is a range of the open file, for sendfile; by the block route its bytes were read
+//! into a block, one ahead of the peer. Holes are sent from one shared block of zeros by either, and never read.
+//!
+//! # Cancellation
+//! Dropping an `Outgoing` is safe at any await: a read that was submitted ends by itself.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::progress::{Phase, Progress};
+use crate::domain::Extent;
+use crate::io::{BLOCK, Block, Pool};
+use crate::store::{Image, Run};
+
+/// What is sent, in order.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// These bytes.
+    Literal(Bytes),
+    /// This range of the image.
+    Image(Extent),
+}
+
+/// What the transport gets.
+#[derive(Debug)]
+pub enum Chunk {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// A range of a file, for the kernel to copy.
+    File(Arc<File>, Extent),
+}
+
+/// How the image's bytes reach the transport.
+pub enum Route {
+    /// As ranges of this file.
+    Kernel(Arc<File>),
+    /// Through blocks of this pool; reads ahead run in the tracker.
+    Blocks(Pool, TaskTracker),
+}
+
+/// A file range handed to the kernel at once. Large enough that the checks before it cost nothing, small enough that
+/// a cold one is soon warm.
+const KERNEL_CHUNK: u64 = 8 << 20;
+
+/// The runs of data and holes are looked up for this much of the image at a time, which bounds their list.
+const RUN_WINDOW: u64 = 1 << 30;
+
+/// A download that is under way.
+pub struct Outgoing {
+    image: Arc<dyn Image>,
+    parts: VecDeque<Part>,
+    runs: VecDeque<Run>,
+    route: Route,
+    ahead: Option<Ahead>,
+    progress: Arc<Progress>,
+}
+
+/// A block that is being read.
+struct Ahead {
+    read: JoinHandle<(Block, io::Result<()>)>,
+    len: usize,
+}
+
+impl Outgoing {
+    /// Will send `parts` of `image`.
+    pub fn new(image: Arc<dyn Image>, parts: Vec<Part>, route: Route, progress: Arc<Progress>) -> Self {
+        Self { image, parts: parts.into(), runs: VecDeque::new(), route, ahead: None, progress }
+    }
+
+    /// The next chunk; `None` when all was sent.
+    pub async fn next(&mut self) -> Option<io::Result<Chunk>> {
+        if let Some(ahead) = self.ahead.take() {
+            let chunk = self.collect(ahead).await;
+            self.read_ahead();
+            return Some(chunk);
+        }
+        let run = match self.next_run().await? {
+            Ok(Item::Literal(bytes)) => return Some(Ok(Chunk::Bytes(bytes))),
+            Ok(Item::Run(run)) => run,
+            Err(error) => return Some(Err(error)),
+        };
+        if run.hole {
+            let len = run.extent.len.min(BLOCK as u64);
+            self.put_back(run, len);
+            return Some(Ok(Chunk::Bytes(zeros(len as usize))));
+        }
+        Some(match &self.route {
+            Route::Kernel(file) => {
+                let file = file.clone();
+                let extent = Extent { len: run.extent.len.min(KERNEL_CHUNK), ..run.extent };
+                self.put_back(run, extent.len);
+                self.warm(&file, extent).await.map(|()| Chunk::File(file, extent))
+            }
+            Route::Blocks(pool, tracker) => {
+                let (pool, tracker) = (pool.clone(), tracker.clone());
+                let progress = self.progress.clone();
+                let block = progress.during(Phase::Memory, pool.take()).await;
+                let ahead = self.start_read(&tracker, block, run);
+                let chunk = self.collect(ahead).await;
+                self.read_ahead();
+                chunk
+            }
+        })
+    }
+
+    /// The next literal or run, in order.
+    async fn next_run(&mut self) -> Option<io::Result<Item>> {
+        if let Some(run) = self.runs.pop_front() {
+            return Some(Ok(Item::Run(run)));
+        }
+        loop {
+            match self.parts.pop_front()? {
+                Part::Literal(bytes) => return Some(Ok(Item::Literal(bytes))),
+                Part::Image(extent) if extent.len == 0 => {}
+                Part::Image(extent) => {
+                    let window = Extent { len: extent.len.min(RUN_WINDOW), ..extent };
+                    self.parts.push_front(Part::Image(Extent { offset: window.end(), len: extent.len - window.len }));
+                    match self.progress.during(Phase::Disk, self.image.runs(window)).await {
+                        Ok(runs) => self.runs = runs.into(),
+                        Err(error) => return Some(Err(error)),
+                    }
+                    match self.runs.pop_front() {
+                        Some(run) => return Some(Ok(Item::Run(run))),
+                        None => return Some(Err(io::Error::other("an image gave no runs"))),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps what is left of `run` after `used` bytes for the next chunk.
+    fn put_back(&mut self, run: Run, used: u64) {
+        if used < run.extent.len {
+            let extent = Extent { offset: run.extent.offset + used, len: run.extent.len - used };
+            self.runs.push_front(Run { extent, ..run });
+        }
+    }
+
+    /// Starts to read the next block, when the next thing to send is data that is known and a block is free.
+    ///
+    /// It never waits for the block: the chunk before it may still be held, by a peer that is slow to take it (I3).
+    fn read_ahead(&mut self) {
+        let Route::Blocks(pool, tracker) = &self.route else { return };
+        if self.runs.front().is_none_or(|run| run.hole) {
+            return;
+        }
+        let Some(block) = pool.try_take() else { return };
+        let tracker = tracker.clone();
+        if let Some(run) = self.runs.pop_front() {
+            self.ahead = Some(self.start_read(&tracker, block, run));
+        }
+    }
+
+    fn start_read(&mut self, tracker: &TaskTracker, block: Block, run: Run) -> Ahead {
+        // Reads start at multiples of the alignment, so the first of a range may bring bytes before it.
+        let len = run.extent.len.min(BLOCK as u64) as usize;
+        self.put_back(run, len as u64);
+        let image = self.image.clone();
+        let offset = run.extent.offset;
+        let read = tracker.spawn(async move { image.read_at(block, len, offset).await });
+        Ahead { read, len }
+    }
+
+    async fn collect(&self, ahead: Ahead) -> io::Result<Chunk> {
+        let (block, result) = self.progress.during(Phase::Disk, ahead.read).await.map_err(io::Error::other)?;
+        result?;
+        let len = ahead.len;
+        Ok(Chunk::Bytes(Bytes::from_owner(block.freeze()).slice(..len)))
+    }
+
+    /// Brings a range into the page cache off the runtime's threads, unless it is there: sendfile would block them.
+    async fn warm(&self, file: &Arc<File>, extent: Extent) -> io::Result<()> {
+        if is_cached(file, extent.offset) && is_cached(file, extent.end() - 1) {
+            return Ok(());
+        }
+        let file = file.clone();
+        let warmed = tokio::task::spawn_blocking(move || {
+            // A hint: the disk goes on with the next chunk while this one is sent.
+            let _ = fadvise(&file, extent.end(), std::num::NonZeroU64::new(KERNEL_CHUNK), Advice::WillNeed);
+            read_through(&file, extent)
+        });
+        self.progress.during(Phase::Disk, warmed).await.map_err(io::Error::other)?
+    }
+}
+
+enum Item {
+    Literal(Bytes),
+    Run(Run),
+}
+
+/// Whether the byte at `offset` can be read without waiting for the disk.
+fn is_cached(file: &File, offset: u64) -> bool {
+    let mut byte = [0];
+    let mut into = [io::IoSliceMut::new(&mut byte)];
+    preadv2(file, &mut into, offset, ReadWriteFlags::NOWAIT).is_ok()
+}
+
+/// Reads a range and throws it away.
+fn read_through(file: &File, extent: Extent) -> io::Result<()> {
+    let mut scratch = vec![0; 256 << 10];
+    let mut offset = extent.offset;
+    while offset < extent.end() {
+        let len = (extent.end() - offset).min(scratch.len() as u64) as usize;
+        match file.read_at(&mut scratch[..len], offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => offset += read as u64,
+        }
+    }
+    Ok(())
+}
+
+/// `len` bytes of zeros, at most a block's worth, shared by all.
+fn zeros(len: usize) -> Bytes {
+    static ZEROS: [u8; BLOCK] = [0; BLOCK];
+    Bytes::from_static(&ZEROS).slice(..len)
+}
