@@ -28,12 +28,14 @@ struct Way {
     /// Operations in flight.
     depth: usize,
     direct: bool,
+    /// Whether the length is set before the first write, so that no write extends the file.
+    sized: bool,
     /// Whether the flush is part of the time.
     durable: bool,
 }
 
 impl Way {
-    const USUAL: Self = Self { unit: BLOCK, depth: 4, direct: true, durable: true };
+    const USUAL: Self = Self { unit: BLOCK, depth: 4, direct: true, sized: false, durable: true };
 
     /// The usual way, and what changes when one thing about it does.
     fn all() -> Vec<Self> {
@@ -41,12 +43,14 @@ impl Way {
         let buffered = Self { direct: false, ..usual };
         vec![
             usual,
+            Self { sized: true, ..usual },
             Self { durable: false, ..usual },
             buffered,
             Self { durable: false, ..buffered },
             Self { depth: 1, ..usual },
             Self { depth: 8, ..usual },
             Self { unit: 128 << 10, depth: 32, ..usual },
+            Self { unit: 128 << 10, depth: 32, sized: true, ..usual },
             Self { unit: 128 << 10, depth: 32, ..buffered },
         ]
     }
@@ -54,7 +58,8 @@ impl Way {
     fn name(self) -> String {
         let path = if self.direct { "direct" } else { "buffered" };
         let end = if self.durable { "durable" } else { "unflushed" };
-        format!("{path}-{end}-{}k-x{}", self.unit >> 10, self.depth)
+        let length = if self.sized { "-sized" } else { "" };
+        format!("{path}-{end}{length}-{}k-x{}", self.unit >> 10, self.depth)
     }
 }
 
@@ -200,7 +205,11 @@ fn write(criterion: &mut Criterion) {
                 bencher.iter_custom(|rounds| {
                     let mut wall = Duration::ZERO;
                     for _ in 0..rounds {
-                        let file = engine.adopt(bench.open(way.direct, true));
+                        let file = bench.open(way.direct, true);
+                        if way.sized {
+                            file.set_len(bench.size).expect("the length is set");
+                        }
+                        let file = engine.adopt(file);
                         wall += meter.measure(bench.size, || bench.runtime.block_on(bench.write(&file, &data, way)));
                     }
                     wall

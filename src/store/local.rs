@@ -111,12 +111,8 @@ impl BlockStore for LocalStore {
 
     fn draft(&self, id: VolumeId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>> {
         Box::pin(async move {
-            let wanted = match self.shared.direct {
-                Direct::Auto => options.expected.is_none_or(|bytes| bytes >= DIRECT_FROM),
-                Direct::Always => true,
-                Direct::Never => false,
-            };
-            let (file, direct) = self.step(move |shared| shared.begin_draft(id, wanted)).await?;
+            let DraftOptions { expected, reservation } = options;
+            let (file, direct) = self.step(move |shared| shared.begin_draft(id, expected)).await?;
             let file = Arc::new(file);
             let draft = LocalDraft {
                 store: self.clone(),
@@ -124,7 +120,7 @@ impl BlockStore for LocalStore {
                 engine_file: self.shared.engine.adopt(Arc::clone(&file)),
                 file,
                 direct,
-                reservation: Arc::new(options.reservation),
+                reservation: Arc::new(reservation),
                 unproven: Arc::default(),
                 ended: AtomicBool::new(false),
             };
@@ -192,17 +188,28 @@ struct Shared {
 /// The steps on disk. All of them block.
 impl Shared {
     /// Makes an empty draft; tells whether its file is written past the page cache.
-    fn begin_draft(&self, id: VolumeId, direct: bool) -> Result<(File, bool), StoreError> {
+    fn begin_draft(&self, id: VolumeId, expected: Option<ByteCount>) -> Result<(File, bool), StoreError> {
         let _claim = self.busy.claim(id);
-        let dir = self.begin(id)?;
-        let direct = direct && self.can_direct;
-        let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
-        match create_file(&dir.join("image"), flags) {
-            Ok(file) => Ok((file, direct)),
+        let image = self.begin(id)?.join("image");
+        let direct = match self.direct {
+            Direct::Auto => self.can_direct && expected.is_none_or(|bytes| bytes >= DIRECT_FROM),
+            Direct::Always => true,
+            Direct::Never => false,
+        };
+        if !direct {
+            return Ok((create_file(&image, OFlags::empty())?, false));
+        }
+        match create_file(&image, OFlags::DIRECT) {
+            Ok(file) => {
+                // Direct writes that do not extend the file need not take turns, which is a fifth faster on ext4. The
+                // length is a hint here, and publishing sets it for good: so a failure changes nothing.
+                let _ = file.set_len(expected.unwrap_or(ByteCount::ZERO).get());
+                Ok((file, true))
+            }
             // The file system may take direct I/O in one directory and refuse it in another (encryption, layers).
-            Err(error) if direct && error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                remove_if_there(fs::remove_file(dir.join("image")))?;
-                Ok((create_file(&dir.join("image"), OFlags::empty())?, false))
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                remove_if_there(fs::remove_file(&image))?;
+                Ok((create_file(&image, OFlags::empty())?, false))
             }
             Err(error) => Err(error.into()),
         }
