@@ -4,6 +4,7 @@ mod harness;
 
 mod control;
 mod download;
+mod floors;
 mod framing;
 mod heavy;
 mod lifecycle;
