@@ -81,14 +81,19 @@ fn sources() -> Vec<(PathBuf, String, String)> {
     let mut found = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(folder).expect("a folder can be read") {
+            let path = entry.expect("an entry can be read").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|ending| ending == "rs") {
-                let first = path.strip_prefix(&root).unwrap().components().next().unwrap();
-                let module = Path::new(first.as_os_str()).file_stem().unwrap().to_str().unwrap().to_owned();
-                let text = fs::read_to_string(&path).unwrap();
+                let first = path.strip_prefix(&root).expect("beneath the root").components().next().expect("a module");
+                let module = Path::new(first.as_os_str())
+                    .file_stem()
+                    .expect("a name")
+                    .to_str()
+                    .expect("an ASCII name")
+                    .to_owned();
+                let text = fs::read_to_string(&path).expect("a source can be read");
                 found.push((path, module, text));
             }
         }
