@@ -4,6 +4,7 @@ mod digest;
 mod progress;
 mod receive;
 mod send;
+mod warm;
 
 pub use digest::{PieceDigester, Sha256Lane, Sha256State, zero_piece};
 pub use progress::{Meter, Pace, Phase, Phases, Progress, Running, Stop, Transfers};

@@ -9,16 +9,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{Advice, fadvise};
-use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::progress::{Phase, Progress};
+use super::warm::Warmer;
 use crate::domain::Extent;
 use crate::io::{BLOCK, Block, Pool};
 use crate::store::{Image, Run};
@@ -63,6 +61,7 @@ pub struct Outgoing {
     runs: VecDeque<Run>,
     route: Route,
     ahead: Option<Ahead>,
+    warmer: Warmer,
     progress: Arc<Progress>,
 }
 
@@ -75,7 +74,15 @@ struct Ahead {
 impl Outgoing {
     /// Will send `parts` of `image`.
     pub fn new(image: Arc<dyn Image>, parts: Vec<Part>, route: Route, progress: Arc<Progress>) -> Self {
-        Self { image, parts: parts.into(), runs: VecDeque::new(), route, ahead: None, progress }
+        Self {
+            image,
+            parts: parts.into(),
+            runs: VecDeque::new(),
+            route,
+            ahead: None,
+            warmer: Warmer::default(),
+            progress,
+        }
     }
 
     /// The next chunk; `None` when all was sent.
@@ -100,7 +107,12 @@ impl Outgoing {
                 let file = file.clone();
                 let extent = Extent { len: run.extent.len.min(KERNEL_CHUNK), ..run.extent };
                 self.put_back(run, extent.len);
-                self.warm(&file, extent).await.map(|()| Chunk::File(file, extent))
+                let ready = self.progress.during(Phase::Disk, self.warmer.ready(&file, extent)).await;
+                if let Some(next) = self.runs.front().filter(|run| !run.hole) {
+                    let next = Extent { len: next.extent.len.min(KERNEL_CHUNK), ..next.extent };
+                    self.warmer.start(&file, next);
+                }
+                ready.map(|()| Chunk::File(file, extent))
             }
             Route::Blocks(pool, tracker) => {
                 let (pool, tracker) = (pool.clone(), tracker.clone());
@@ -178,46 +190,11 @@ impl Outgoing {
         let len = ahead.len;
         Ok(Chunk::Bytes(Bytes::from_owner(block.freeze()).slice(..len)))
     }
-
-    /// Brings a range into the page cache off the runtime's threads, unless it is there: sendfile would block them.
-    async fn warm(&self, file: &Arc<File>, extent: Extent) -> io::Result<()> {
-        if is_cached(file, extent.offset) && is_cached(file, extent.end() - 1) {
-            return Ok(());
-        }
-        let file = file.clone();
-        let warmed = tokio::task::spawn_blocking(move || {
-            // A hint: the disk goes on with the next chunk while this one is sent.
-            let _ = fadvise(&file, extent.end(), std::num::NonZeroU64::new(KERNEL_CHUNK), Advice::WillNeed);
-            read_through(&file, extent)
-        });
-        self.progress.during(Phase::Disk, warmed).await.map_err(io::Error::other)?
-    }
 }
 
 enum Item {
     Literal(Bytes),
     Run(Run),
-}
-
-/// Whether the byte at `offset` can be read without waiting for the disk.
-fn is_cached(file: &File, offset: u64) -> bool {
-    let mut byte = [0];
-    let mut into = [io::IoSliceMut::new(&mut byte)];
-    preadv2(file, &mut into, offset, ReadWriteFlags::NOWAIT).is_ok()
-}
-
-/// Reads a range and throws it away.
-fn read_through(file: &File, extent: Extent) -> io::Result<()> {
-    let mut scratch = vec![0; 256 << 10];
-    let mut offset = extent.offset;
-    while offset < extent.end() {
-        let len = (extent.end() - offset).min(scratch.len() as u64) as usize;
-        match file.read_at(&mut scratch[..len], offset)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => offset += read as u64,
-        }
-    }
-    Ok(())
 }
 
 /// `len` bytes of zeros, at most a block's worth, shared by all.
