@@ -16,7 +16,6 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::progress::{Phase, Progress};
-use super::warm::Warmer;
 use crate::domain::Extent;
 use crate::io::{BLOCK, Block, Pool};
 use crate::store::{Image, Run};
@@ -47,9 +46,9 @@ pub enum Route {
     Blocks(Pool, TaskTracker),
 }
 
-/// A file range handed to the kernel at once. Large enough that the checks before it cost nothing, small enough that
-/// a cold one is soon warm.
-const KERNEL_CHUNK: u64 = 8 << 20;
+/// A file range handed to the transport at once. Large enough that handing it over costs nothing; it only takes up
+/// address space there, of which all connections share 47 bits.
+const KERNEL_CHUNK: u64 = 64 << 20;
 
 /// The runs of data and holes are looked up for this much of the image at a time, which bounds their list.
 const RUN_WINDOW: u64 = 1 << 30;
@@ -61,7 +60,6 @@ pub struct Outgoing {
     runs: VecDeque<Run>,
     route: Route,
     ahead: Option<Ahead>,
-    warmer: Warmer,
     progress: Arc<Progress>,
 }
 
@@ -74,15 +72,7 @@ struct Ahead {
 impl Outgoing {
     /// Will send `parts` of `image`.
     pub fn new(image: Arc<dyn Image>, parts: Vec<Part>, route: Route, progress: Arc<Progress>) -> Self {
-        Self {
-            image,
-            parts: parts.into(),
-            runs: VecDeque::new(),
-            route,
-            ahead: None,
-            warmer: Warmer::default(),
-            progress,
-        }
+        Self { image, parts: parts.into(), runs: VecDeque::new(), route, ahead: None, progress }
     }
 
     /// The next chunk; `None` when all was sent.
@@ -107,12 +97,7 @@ impl Outgoing {
                 let file = file.clone();
                 let extent = Extent { len: run.extent.len.min(KERNEL_CHUNK), ..run.extent };
                 self.put_back(run, extent.len);
-                let ready = self.progress.during(Phase::Disk, self.warmer.ready(&file, extent)).await;
-                if let Some(next) = self.runs.front().filter(|run| !run.hole) {
-                    let next = Extent { len: next.extent.len.min(KERNEL_CHUNK), ..next.extent };
-                    self.warmer.start(&file, next);
-                }
-                ready.map(|()| Chunk::File(file, extent))
+                Ok(Chunk::File(file, extent))
             }
             Route::Blocks(pool, tracker) => {
                 let (pool, tracker) = (pool.clone(), tracker.clone());
