@@ -32,6 +32,10 @@ pub use account::Account;
 pub use download::Opened;
 pub use upload::Admitted;
 
+/// How often a lost race is run again. Each round lost means that another writer won, so this many in a row is a
+/// livelock of clients.
+const ROUNDS: u32 = 16;
+
 /// What the use cases work with.
 pub struct Parts {
     /// What we know.
@@ -140,8 +144,6 @@ impl Control {
         id: VolumeId,
         mut plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
     ) -> Result<Volume, Fault> {
-        /// Each round lost means that another writer won, so this many in a row is a livelock of clients.
-        const ROUNDS: u32 = 16;
         for _ in 0..ROUNDS {
             let Some(mut volume) = self.parts.meta.volume_any(id).await? else { return Err(no_such_drive(id)) };
             if volume.state == VolumeState::Deleting {
