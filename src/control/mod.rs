@@ -12,8 +12,8 @@ mod seal;
 mod sweep;
 mod upload;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -82,12 +82,20 @@ pub struct Control {
     owner: JobId,
     wake_jobs: Notify,
     draining: AtomicBool,
+    /// What could not be removed when it should have been; the sweeper tries again.
+    leftovers: Mutex<Vec<VolumeId>>,
 }
 
 impl Control {
     /// The use cases over these parts.
     pub fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts, owner: JobId::random(), wake_jobs: Notify::new(), draining: AtomicBool::new(false) })
+        Arc::new(Self {
+            parts,
+            owner: JobId::random(),
+            wake_jobs: Notify::new(),
+            draining: AtomicBool::new(false),
+            leftovers: Mutex::default(),
+        })
     }
 
     /// Takes no new transfers from now on.
@@ -128,6 +136,11 @@ impl Control {
     /// Where to count.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.parts.metrics
+    }
+
+    fn leftovers(&self) -> MutexGuard<'_, Vec<VolumeId>> {
+        // A push or a take leaves it whole.
+        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The caller's volume, or a fault that does not tell a foreign volume from none.

@@ -234,7 +234,8 @@ impl Drop for Undo {
 }
 
 impl Control {
-    /// Removes a volume that never became complete: bytes, then row and quota. What fails is left to the sweeper.
+    /// Removes a volume that never became complete, or is being deleted: bytes, then row and quota. What fails is left
+    /// to the sweeper.
     pub(super) async fn discard(&self, id: VolumeId) {
         let removed = self.parts.store.remove(id).await.map_err(Fault::from);
         let result = match removed {
@@ -246,6 +247,7 @@ impl Control {
         };
         if let Err(fault) = result {
             tracing::error!(volume = %id, cause = ?fault.cause, "cannot remove; the sweeper will try again");
+            self.leftovers().push(id);
         }
     }
 }
