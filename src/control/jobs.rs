@@ -21,6 +21,9 @@ const LEASE_SECONDS: u32 = 60;
 /// A job that was lost by an accident of the disk is tried again this often.
 const ATTEMPTS: u32 = 3;
 
+/// The wait before the next attempt.
+const RETRY_SECONDS: u32 = 10;
+
 /// Looks for jobs even when nobody rang, for those that wait for their next attempt.
 const POLL: Duration = Duration::from_secs(5);
 
@@ -79,15 +82,20 @@ impl Control {
         };
         let ending = if result.is_ok() { Ending::Complete } else { Ending::Failed };
         self.parts.metrics.job_ended(kind, ending);
-        match result {
-            Ok(()) => tracing::info!(kind, volume = %job.volume, "job done"),
-            Err(fault) => {
-                tracing::error!(kind, volume = %job.volume, fault = %fault, cause = ?fault.cause, "job failed");
-                let retry_at = self.parts.clock.now().plus_seconds(10);
-                if let Err(error) = self.parts.meta.fail(&job.lease, &fault.told, retry_at).await {
-                    tracing::error!(cause = ?error, "cannot give the job back");
+        let Err(fault) = result else { return tracing::info!(kind, volume = %job.volume, "job done") };
+        loop {
+            let retry_at = self.parts.clock.now().plus_seconds(RETRY_SECONDS);
+            match self.parts.meta.fail(&job.lease, &fault.told, retry_at).await {
+                Ok(()) => {
+                    tracing::error!(kind, volume = %job.volume, fault = %fault, cause = ?fault.cause, "job failed");
+                    return;
                 }
+                // Its volume was deleted, and the job with it.
+                Err(MetaError::LeaseLost) => return tracing::info!(kind, volume = %job.volume, "job dropped"),
+                Err(error) => tracing::error!(cause = ?error, "cannot give a job back"),
             }
+            // While this cannot be written down, no other job could be claimed either.
+            tokio::time::sleep(POLL).await;
         }
     }
 

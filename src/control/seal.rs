@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -69,7 +69,9 @@ impl Control {
         std::thread::Builder::new().name("seal".to_owned()).spawn(move || {
             // The I/O priority follows the niceness (ioprio_set(2)). Failing to be nice is no reason not to check.
             let _ = rustix::process::nice(19);
-            let verdict = check(&file, size, &pieces, || sender.is_closed());
+            // A deleted drive would hold its disk until the last byte was read.
+            let is_unlinked = || file.metadata().is_ok_and(|file| file.nlink() == 0);
+            let verdict = check(&file, size, &pieces, || sender.is_closed() || is_unlinked());
             let _ = sender.send(verdict);
         })?;
         receiver.await.map_err(io::Error::other)?
