@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Control, busy, no_such_drive};
+use super::{Control, ROUNDS, busy, no_such_drive};
 use crate::domain::{
     ByteCount, CloneSpec, Command, DriveFilter, DriveSpec, Fault, FaultKind, Listing, Outcome, Page, Patch, Pieces,
     Principal, Volume, VolumeEvent, VolumeId, VolumeState,
@@ -68,35 +68,52 @@ impl Control {
 
     async fn make_blank(&self, drives: Vec<Volume>) -> Result<Outcome, Fault> {
         let ids: Vec<VolumeId> = drives.iter().map(|drive| drive.id).collect();
-        self.parts.meta.apply(Batch { insert: drives, ..Batch::default() }).await?;
+        self.parts.meta.apply(Batch { insert: drives.clone(), ..Batch::default() }).await?;
         self.parts.crash.hit("create: rows");
-        let mut created = Vec::with_capacity(ids.len());
-        for id in &ids {
-            match self.fill_blank(*id).await {
-                Ok(drive) => created.push(drive),
-                Err(fault) => {
-                    for id in ids {
-                        self.discard(id).await;
-                    }
-                    return Err(fault);
+        let made = async {
+            for drive in &drives {
+                self.publish_blank(drive).await?;
+            }
+            self.complete(&ids).await
+        };
+        match made.await {
+            Ok(created) => Ok(Outcome::Created(created)),
+            Err(fault) => {
+                for id in ids {
+                    self.discard(id).await;
                 }
+                Err(fault)
             }
         }
-        Ok(Outcome::Created(created))
     }
 
-    async fn fill_blank(&self, id: VolumeId) -> Result<Volume, Fault> {
-        let Some(volume) = self.parts.meta.volume_any(id).await? else { return Err(no_such_drive(id)) };
+    async fn publish_blank(&self, drive: &Volume) -> Result<(), Fault> {
         // A blank drive takes no space until someone writes to it.
         let reservation = self.parts.store.reserve(ByteCount::ZERO)?;
-        let draft = self.parts.store.draft(id, DraftOptions { expected: Some(ByteCount::ZERO), reservation }).await?;
-        draft.publish(volume.size, Pieces::default()).await?;
+        let options = DraftOptions { expected: Some(ByteCount::ZERO), reservation };
+        self.parts.store.draft(drive.id, options).await?.publish(drive.size, Pieces::default()).await?;
         self.parts.crash.hit("create: published");
-        self.change(id, |volume, _| {
-            volume.generation += 1;
-            volume.step(VolumeEvent::Completed).map_err(busy)
-        })
-        .await
+        Ok(())
+    }
+
+    /// Makes all of them available in one transaction: after a crash there are all or none.
+    async fn complete(&self, ids: &[VolumeId]) -> Result<Vec<Volume>, Fault> {
+        for _ in 0..ROUNDS {
+            let mut update = Vec::with_capacity(ids.len());
+            for id in ids {
+                let row = self.parts.meta.volume_any(*id).await?;
+                let mut drive = row.ok_or_else(|| no_such_drive(*id))?;
+                drive.step(VolumeEvent::Completed).map_err(|_| no_such_drive(*id))?;
+                drive.generation += 1;
+                drive.updated = self.parts.clock.now();
+                update.push(drive);
+            }
+            match self.parts.meta.apply(Batch { update, ..Batch::default() }).await {
+                Err(MetaError::Conflict) => {}
+                result => return Ok(result?),
+            }
+        }
+        Err(Fault::new(FaultKind::Conflict, "the drives are being changed by others; try again"))
     }
 
     async fn update(&self, principal: &Principal, id: VolumeId, patch: Patch) -> Result<Outcome, Fault> {
@@ -182,8 +199,6 @@ impl Control {
 
     /// All of them or, when one cannot be deleted, none.
     async fn delete(self: &Arc<Self>, principal: &Principal, mut ids: Vec<VolumeId>) -> Result<Outcome, Fault> {
-        /// See `Control::change`.
-        const ROUNDS: u32 = 16;
         ids.sort_unstable();
         ids.dedup();
         for _ in 0..ROUNDS {

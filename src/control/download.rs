@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{Control, no_such_drive};
+use super::Control;
 use crate::domain::{
     Fault, FaultKind, Outcome, Principal, SendPlan, Ticket, Verb, Volume, VolumeEvent, VolumeId, VolumeState,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, StoreError};
+
+/// Why a drive is unavailable whose record tells another size than its file has.
+pub(super) const WRONG_SIZE: &str = "its image has not the size of the drive";
+/// Why a drive is unavailable whose file is not there.
+pub(super) const MISSING: &str = "its image is missing";
 
 /// A drive that may be sent.
 pub struct Opened {
@@ -38,17 +43,12 @@ impl Control {
         }
         let volume = self.find(ticket.tenant, ticket.volume).await?;
         check_readable(&volume)?;
-        let image = match self.parts.store.open(volume.id).await {
-            Ok(image) if image.size() == volume.size => image,
-            Ok(_) => {
-                return self.spoiled(volume.id, volume.generation, "the image has not the size of the drive").await;
-            }
-            // Deleted, perhaps, since the row was read.
-            Err(StoreError::Missing(_)) if self.find(ticket.tenant, volume.id).await.is_err() => {
-                return Err(no_such_drive(volume.id));
-            }
-            Err(StoreError::Missing(_)) => {
-                return self.spoiled(volume.id, volume.generation, "the image is missing").await;
+        let image = match self.open_as_recorded(&volume).await {
+            Ok(image) => image,
+            Err(StoreError::Damaged(_, why)) => {
+                // Deleted or grown, perhaps, since the row was read.
+                check_readable(&self.mark_spoiled(&volume, why).await?)?;
+                return Err(Fault::new(FaultKind::Conflict, "the drive was changed meanwhile; try again"));
             }
             Err(error) => return Err(error.into()),
         };
@@ -60,24 +60,40 @@ impl Control {
         Ok(Opened { volume, image })
     }
 
-    async fn spoiled(&self, id: VolumeId, generation: u64, why: &str) -> Result<Opened, Fault> {
-        self.mark_spoiled(id, generation, why).await?;
-        Err(Fault::new(FaultKind::Corrupt, "the stored bytes are damaged and are not served"))
+    /// Opens the image of a drive; damaged when it is not there or has another size than the record says.
+    pub(super) async fn open_as_recorded(&self, volume: &Volume) -> Result<Arc<dyn Image>, StoreError> {
+        match self.parts.store.open(volume.id).await {
+            Ok(image) if image.size() == volume.size => Ok(image),
+            Ok(_) => Err(StoreError::Damaged(volume.id, WRONG_SIZE)),
+            Err(StoreError::Missing(id)) => Err(StoreError::Damaged(id, MISSING)),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Makes a drive unavailable whose bytes, of this generation, cannot be trusted.
-    pub(super) async fn mark_spoiled(&self, id: VolumeId, generation: u64, why: &str) -> Result<(), Fault> {
+    /// Makes a drive unavailable whose bytes, as of this record, cannot be trusted; the drive as it is then. One that
+    /// was changed meanwhile stays as it is, since what was found is not true of its new content.
+    pub(super) async fn mark_spoiled(&self, volume: &Volume, why: &str) -> Result<Volume, Fault> {
+        let mut is_marked = false;
+        let now = self
+            .change(volume.id, |now, _| {
+                is_marked = now.generation == volume.generation && now.state.is_readable();
+                if is_marked {
+                    now.step(VolumeEvent::Spoiled).map_err(super::busy)?;
+                    now.reason = Some(why.to_owned());
+                }
+                Ok(())
+            })
+            .await?;
+        if is_marked {
+            self.tell_spoiled(volume.id, why);
+        }
+        Ok(now)
+    }
+
+    /// Counts and logs a drive that was made unavailable.
+    pub(super) fn tell_spoiled(&self, id: VolumeId, why: &str) {
         tracing::error!(drive = %id, why, "a drive is damaged on disk; it is not served any more");
         self.parts.metrics.corrupt.inc();
-        self.change(id, |volume, _| {
-            if volume.generation == generation {
-                volume.step(VolumeEvent::Spoiled).map_err(super::busy)?;
-                volume.reason = Some(why.to_owned());
-            }
-            Ok(())
-        })
-        .await
-        .map(drop)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::download::{MISSING, WRONG_SIZE};
 use super::{Control, busy};
 use crate::domain::{ByteCount, Fault, Volume, VolumeEvent, VolumeId, VolumeState};
 use crate::meta::{Batch, Job, JobKind, Lane, MetaError};
@@ -20,6 +21,9 @@ const LEASE_SECONDS: u32 = 60;
 
 /// A job that was lost by an accident of the disk is tried again this often.
 const ATTEMPTS: u32 = 3;
+
+/// The wait before the next attempt.
+const RETRY_SECONDS: u32 = 10;
 
 /// Looks for jobs even when nobody rang, for those that wait for their next attempt.
 const POLL: Duration = Duration::from_secs(5);
@@ -79,15 +83,20 @@ impl Control {
         };
         let ending = if result.is_ok() { Ending::Complete } else { Ending::Failed };
         self.parts.metrics.job_ended(kind, ending);
-        match result {
-            Ok(()) => tracing::info!(kind, volume = %job.volume, "job done"),
-            Err(fault) => {
-                tracing::error!(kind, volume = %job.volume, fault = %fault, cause = ?fault.cause, "job failed");
-                let retry_at = self.parts.clock.now().plus_seconds(10);
-                if let Err(error) = self.parts.meta.fail(&job.lease, &fault.told, retry_at).await {
-                    tracing::error!(cause = ?error, "cannot give the job back");
+        let Err(fault) = result else { return tracing::info!(kind, volume = %job.volume, "job done") };
+        loop {
+            let retry_at = self.parts.clock.now().plus_seconds(RETRY_SECONDS);
+            match self.parts.meta.fail(&job.lease, &fault.told, retry_at).await {
+                Ok(()) => {
+                    tracing::error!(kind, volume = %job.volume, fault = %fault, cause = ?fault.cause, "job failed");
+                    return;
                 }
+                // Its volume was deleted, and the job with it.
+                Err(MetaError::LeaseLost) => return tracing::info!(kind, volume = %job.volume, "job dropped"),
+                Err(error) => tracing::error!(cause = ?error, "cannot give a job back"),
             }
+            // While this cannot be written down, no other job could be claimed either.
+            tokio::time::sleep(POLL).await;
         }
     }
 
@@ -104,44 +113,87 @@ impl Control {
     }
 
     async fn run_clone(&self, job: &Job, source: VolumeId) -> Result<(), Fault> {
-        let failure = match self.parts.store.clone_image(source, job.volume).await {
-            Ok(()) => None,
-            Err(StoreError::NoSpace) => Some("the storage had no room for the clone"),
+        let damage = match self.parts.meta.volume_any(source).await? {
+            Some(volume) => self.open_as_recorded(&volume).await.err(),
+            None => None,
+        };
+        let copied = match damage {
+            Some(error) => Err(error),
+            None => self.parts.store.clone_image(source, job.volume).await,
+        };
+        let (failure, damage) = match copied {
+            Ok(()) => (None, None),
+            Err(StoreError::NoSpace) => (Some("the storage had no room for the clone"), None),
+            Err(StoreError::Damaged(_, why)) => (Some("its source is damaged"), Some(why)),
             Err(error) if job.attempts() < ATTEMPTS => return Err(error.into()),
-            Err(_) => Some("the clone could not be made"),
+            Err(_) => (Some("the clone could not be made"), None),
         };
         self.parts.crash.hit("clone: copied");
         self.finish(job, &[job.volume, source], |volume| {
             if volume.id == source {
-                return volume.step(VolumeEvent::CloneEnded).map_err(busy);
+                volume.step(VolumeEvent::CloneEnded).map_err(busy)?;
+                return match damage {
+                    Some(why) if volume.state.is_readable() => spoil(volume, why),
+                    _ => Ok(()),
+                };
             }
             volume.generation += 1;
-            let event = if failure.is_some() { VolumeEvent::Spoiled } else { VolumeEvent::Completed };
-            volume.reason = failure.map(str::to_owned);
-            volume.step(event).map_err(busy)
+            match failure {
+                Some(why) => spoil(volume, why),
+                None => volume.step(VolumeEvent::Completed).map_err(busy),
+            }
         })
-        .await
+        .await?;
+        if let Some(why) = damage {
+            self.tell_spoiled(source, why);
+        }
+        Ok(())
     }
 
     async fn run_resize(&self, job: &Job, size: ByteCount) -> Result<(), Fault> {
-        let grown = self.parts.store.grow(job.volume, size).await;
+        let Some(volume) = self.parts.meta.volume_any(job.volume).await? else {
+            return self.finish(job, &[], |_| Ok(())).await;
+        };
+        let grown = match self.parts.store.open(job.volume).await {
+            // An earlier run may have grown it. Growing one that lost its end would put zeros there, unnoticed.
+            Ok(image) if image.size() != volume.size && image.size() != size => {
+                Err(StoreError::Damaged(job.volume, WRONG_SIZE))
+            }
+            Ok(_) => self.parts.store.grow(job.volume, size).await,
+            Err(StoreError::Missing(id)) => Err(StoreError::Damaged(id, MISSING)),
+            Err(error) => Err(error),
+        };
         self.parts.crash.hit("resize: grown");
-        let size_now = match grown {
-            Ok(()) => size,
+        let ended = match grown {
+            Ok(()) => Ok(size),
+            Err(StoreError::Damaged(_, why)) => Err(why),
             Err(error) if job.attempts() < ATTEMPTS => return Err(error.into()),
             // It keeps the size it has.
-            Err(_) => self.parts.store.open(job.volume).await?.size(),
+            Err(_) => {
+                self.parts.store.open(job.volume).await.map(|image| image.size()).map_err(|_| "it cannot be opened")
+            }
         };
         self.finish(job, &[job.volume], |volume| {
-            if volume.size != size_now {
+            let size = match ended {
+                Ok(size) => size,
+                Err(why) => {
+                    volume.charged = volume.size;
+                    return spoil(volume, why);
+                }
+            };
+            if volume.size != size {
                 volume.generation += 1;
                 volume.sha256 = None;
             }
-            volume.size = size_now;
-            volume.charged = size_now;
+            volume.size = size;
+            volume.charged = size;
             volume.step(VolumeEvent::ResizeEnded).map_err(busy)
         })
-        .await
+        .await?;
+        if let Err(why) = ended {
+            self.tell_spoiled(job.volume, why);
+        }
+        Ok(())
     }
 
     /// Ends a job together with the changes of its volumes. A volume that is gone by now is passed over.
@@ -170,4 +222,9 @@ impl Control {
             }
         }
     }
+}
+
+fn spoil(volume: &mut Volume, why: &str) -> Result<(), Fault> {
+    volume.reason = Some(why.to_owned());
+    volume.step(VolumeEvent::Spoiled).map_err(busy)
 }

@@ -12,8 +12,8 @@ mod seal;
 mod sweep;
 mod upload;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -31,6 +31,10 @@ use crate::transfer::Transfers;
 pub use account::Account;
 pub use download::Opened;
 pub use upload::Admitted;
+
+/// How often a lost race is run again. Each round lost means that another writer won, so this many in a row is a
+/// livelock of clients.
+const ROUNDS: u32 = 16;
 
 /// What the use cases work with.
 pub struct Parts {
@@ -78,12 +82,20 @@ pub struct Control {
     owner: JobId,
     wake_jobs: Notify,
     draining: AtomicBool,
+    /// What could not be removed when it should have been; the sweeper tries again.
+    leftovers: Mutex<Vec<VolumeId>>,
 }
 
 impl Control {
     /// The use cases over these parts.
     pub fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts, owner: JobId::random(), wake_jobs: Notify::new(), draining: AtomicBool::new(false) })
+        Arc::new(Self {
+            parts,
+            owner: JobId::random(),
+            wake_jobs: Notify::new(),
+            draining: AtomicBool::new(false),
+            leftovers: Mutex::default(),
+        })
     }
 
     /// Takes no new transfers from now on.
@@ -126,6 +138,11 @@ impl Control {
         &self.parts.metrics
     }
 
+    fn leftovers(&self) -> MutexGuard<'_, Vec<VolumeId>> {
+        // A push or a take leaves it whole.
+        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The caller's volume, or a fault that does not tell a foreign volume from none.
     async fn find(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
         self.parts.meta.volume(tenant, id).await?.ok_or_else(|| no_such_drive(id))
@@ -140,8 +157,6 @@ impl Control {
         id: VolumeId,
         mut plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
     ) -> Result<Volume, Fault> {
-        /// Each round lost means that another writer won, so this many in a row is a livelock of clients.
-        const ROUNDS: u32 = 16;
         for _ in 0..ROUNDS {
             let Some(mut volume) = self.parts.meta.volume_any(id).await? else { return Err(no_such_drive(id)) };
             if volume.state == VolumeState::Deleting {

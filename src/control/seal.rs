@@ -3,13 +3,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::Control;
-use crate::domain::{ByteCount, Fault, FaultKind, PIECE, Pieces, Sha256};
+use crate::domain::{ByteCount, Fault, FaultKind, PIECE, Pieces, Sha256, Volume};
 use crate::meta::Job;
 use crate::store::{Image, StoreError};
 use crate::transfer::{PieceDigester, Sha256State, zero_piece};
@@ -18,6 +18,7 @@ use crate::transfer::{PieceDigester, Sha256State, zero_piece};
 enum Verdict {
     Whole(Sha256),
     Differs { piece: usize },
+    Damaged(&'static str),
 }
 
 impl Control {
@@ -28,37 +29,45 @@ impl Control {
         if !volume.state.is_readable() {
             return self.finish(job, &[], |_| Ok(())).await;
         }
-        let image = self.parts.store.open(volume.id).await?;
-        let spoiled = match image.pieces().await {
-            Ok(pieces) => match self.read_back(&image, pieces).await {
-                Ok(Verdict::Whole(sha256)) => {
-                    return self
-                        .finish(job, &[volume.id], |now| {
-                            if now.generation == volume.generation {
-                                now.sha256 = Some(sha256);
-                            }
-                            Ok(())
-                        })
-                        .await;
-                }
-                Ok(Verdict::Differs { piece }) => {
-                    format!("the {} bytes from {} are not those that were stored", PIECE, piece as u64 * PIECE)
-                }
-                // A block that the disk cannot read any more is lost, and trying again tells nothing new.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
-                    "the disk cannot read all of its bytes".to_owned()
-                }
-                Err(error) => return Err(StoreError::from(error).into()),
-            },
-            Err(StoreError::Damaged(..)) => "its digests are damaged".to_owned(),
-            Err(error) => return Err(error.into()),
+        let spoiled = match self.judge(&volume).await? {
+            Verdict::Whole(sha256) => {
+                return self
+                    .finish(job, &[volume.id], |now| {
+                        if now.generation == volume.generation {
+                            now.sha256 = Some(sha256);
+                        }
+                        Ok(())
+                    })
+                    .await;
+            }
+            Verdict::Differs { piece } => {
+                format!("the {} bytes from {} are not those that were stored", PIECE, piece as u64 * PIECE)
+            }
+            Verdict::Damaged(why) => why.to_owned(),
         };
         // A deletion or a resize may have come first; then this content is gone anyway.
-        match self.mark_spoiled(volume.id, volume.generation, &spoiled).await {
+        match self.mark_spoiled(&volume, &spoiled).await {
             Err(fault) if !matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict) => return Err(fault),
             _ => {}
         }
         self.finish(job, &[], |_| Ok(())).await
+    }
+
+    async fn judge(&self, volume: &Volume) -> Result<Verdict, Fault> {
+        let verdict: Result<Verdict, StoreError> = async {
+            let image = self.open_as_recorded(volume).await?;
+            let pieces = image.pieces().await?;
+            Ok(self.read_back(&image, pieces).await?)
+        }
+        .await;
+        match verdict {
+            Err(StoreError::Damaged(_, why)) => Ok(Verdict::Damaged(why)),
+            // A block that the disk cannot read any more is lost, and trying again tells nothing new.
+            Err(StoreError::Io(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                Ok(Verdict::Damaged("the disk cannot read all of its bytes"))
+            }
+            verdict => verdict.map_err(Fault::from),
+        }
     }
 
     /// Reads on a thread of its own, since a thread's priority cannot be raised again without privilege.
@@ -69,7 +78,9 @@ impl Control {
         std::thread::Builder::new().name("seal".to_owned()).spawn(move || {
             // The I/O priority follows the niceness (ioprio_set(2)). Failing to be nice is no reason not to check.
             let _ = rustix::process::nice(19);
-            let verdict = check(&file, size, &pieces, || sender.is_closed());
+            // A deleted drive would hold its disk until the last byte was read.
+            let is_unlinked = || file.metadata().is_ok_and(|file| file.nlink() == 0);
+            let verdict = check(&file, size, &pieces, || sender.is_closed() || is_unlinked());
             let _ = sender.send(verdict);
         })?;
         receiver.await.map_err(io::Error::other)?

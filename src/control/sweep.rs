@@ -1,7 +1,8 @@
-//! Removes what crashes and failures have left behind, at the start and every hour.
+//! Removes what crashes and failures have left behind, at the start and every hour; what could not be removed when it
+//! should have been, on a disk that was full perhaps, within seconds of its becoming possible.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,9 @@ use super::Control;
 use crate::domain::{Fault, UnixTime, Volume, VolumeId, VolumeState};
 
 const EVERY: Duration = Duration::from_hours(1);
+
+/// A removal that failed is tried again this often: until then it holds disk and quota.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// A blank creation or a removal that has not ended after this long never will.
 const STALE: Duration = Duration::from_mins(30);
@@ -20,13 +24,22 @@ impl Control {
         self.sweep(UnixTime(i64::MAX)).await
     }
 
-    /// Sweeps every hour until `stop` is cancelled.
+    /// Sweeps until `stop` is cancelled.
     pub fn start_sweeper(self: &Arc<Self>, stop: &CancellationToken) {
         let (control, stop) = (self.clone(), stop.clone());
         self.parts.tracker.spawn(async move {
             let sweeps = async {
+                let mut next = Instant::now() + EVERY;
                 loop {
-                    tokio::time::sleep(EVERY).await;
+                    tokio::time::sleep(AGAIN).await;
+                    let leftovers = std::mem::take(&mut *control.leftovers());
+                    for id in leftovers {
+                        control.discard(id).await;
+                    }
+                    if Instant::now() < next {
+                        continue;
+                    }
+                    next = Instant::now() + EVERY;
                     let stale = UnixTime(control.parts.clock.now().0 - STALE.as_millis() as i64);
                     if let Err(fault) = control.sweep(stale).await {
                         tracing::error!(cause = ?fault.cause, "the sweep failed; it is tried again in an hour");

@@ -15,7 +15,7 @@ use crate::domain::{
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::metrics::Direction;
 use crate::store::{Draft, DraftOptions};
-use crate::transfer::{Allowance, Phase, Progress, ReceiveError, ReceiveOptions, Received, Source, receive};
+use crate::transfer::{Allowance, Phase, Progress, ReceiveOptions, Received, Source, Stop, receive};
 
 /// How much quota and space an upload of unknown length takes at a time: few trips to the database, little taken that
 /// another could have had.
@@ -104,16 +104,21 @@ impl Admitted {
         let result = receive(source, &self.draft, control.pool(), room, &mut growth, options, &progress).await;
         let received = match result {
             Ok(received) => received,
-            Err(error) => return Err(self.fail(error).await),
+            Err(error) => return Err(self.fail(&control, error.into()).await),
         };
         let finish = self.finish(control.clone(), received);
         control.parts.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
     }
 
     /// Undoes at once, so that the caller who reads the refusal finds quota and space free again.
-    async fn fail(mut self, error: ReceiveError) -> Fault {
+    async fn fail(mut self, control: &Control, fault: Fault) -> Fault {
+        let is_deleted = match control.parts.meta.volume_any(self.undo.id).await {
+            Ok(row) => row.is_none_or(|volume| volume.state == VolumeState::Deleting),
+            Err(_) => false,
+        };
         self.undo.now().await;
-        error.into()
+        // A deletion shows itself in many ways, depending on which step it meets.
+        if is_deleted { Stop::Deleted.into() } else { fault }
     }
 
     async fn finish(mut self, control: Arc<Control>, received: Received) -> Result<Outcome, Fault> {
@@ -124,10 +129,7 @@ impl Admitted {
                 self.account.complete();
                 Ok(Outcome::Uploaded { id: self.undo.id, sha256 })
             }
-            Err(fault) => {
-                self.undo.now().await;
-                Err(fault)
-            }
+            Err(fault) => Err(self.fail(&control, fault).await),
         }
     }
 
@@ -232,7 +234,8 @@ impl Drop for Undo {
 }
 
 impl Control {
-    /// Removes a volume that never became complete: bytes, then row and quota. What fails is left to the sweeper.
+    /// Removes a volume that never became complete, or is being deleted: bytes, then row and quota. What fails is left
+    /// to the sweeper.
     pub(super) async fn discard(&self, id: VolumeId) {
         let removed = self.parts.store.remove(id).await.map_err(Fault::from);
         let result = match removed {
@@ -244,6 +247,7 @@ impl Control {
         };
         if let Err(fault) = result {
             tracing::error!(volume = %id, cause = ?fault.cause, "cannot remove; the sweeper will try again");
+            self.leftovers().push(id);
         }
     }
 }

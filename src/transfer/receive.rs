@@ -118,8 +118,9 @@ pub async fn receive(
         let wait = progress.during(Phase::Peer, async {
             tokio::select! {
                 biased;
-                frame = source.next() => Wait::Frame(frame),
+                // First: a peer that never pauses is stopped too.
                 stop = progress.until_stopped() => Wait::Stopped(stop),
+                frame = source.next() => Wait::Frame(frame),
                 () = tokio::time::sleep(PARK), if sink.block.is_some() => Wait::Paused,
             }
         });

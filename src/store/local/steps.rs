@@ -136,6 +136,21 @@ impl Steps {
             sync_dir(&self.drives)?;
             return Ok(());
         }
+        let outcome = self.copy_image(source, target, go_on);
+        if outcome.is_err() {
+            // Half a copy may be what fills the disk. What is not removed here is a leftover for the sweeper.
+            let _ = self.discard(&self.incoming, target);
+        }
+        outcome
+    }
+
+    /// Copies, flushes and publishes. Leaves a draft when it fails.
+    fn copy_image(
+        &self,
+        source: VolumeId,
+        target: VolumeId,
+        go_on: &dyn Fn() -> io::Result<()>,
+    ) -> Result<(), StoreError> {
         let (source_dir, from) = self.open_image(source, false)?;
         let size = length(&from)?;
         let pieces = sidecar::read(&source_dir.join("pieces"), source, size)?;

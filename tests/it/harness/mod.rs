@@ -2,11 +2,13 @@
 //! images that are the same in every run.
 
 pub(crate) mod curl;
+pub(crate) mod disk;
 pub(crate) mod image;
 pub(crate) mod machine;
 pub(crate) mod raw;
 pub(crate) mod scratch;
 pub(crate) mod server;
+pub(crate) mod stored;
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -1,0 +1,264 @@
+//! A disk that is full: refusals in time, clean failures, and a server that works again once there is room.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::harness::disk::Disk;
+use crate::harness::raw::basic;
+use crate::harness::stored::{self, image_of};
+use crate::harness::{RawClient, Response, Server, Setup, image, wait_for};
+
+const DRIVES: &str = "/api/2.0/drives/";
+const UPLOAD: &str = "/api/2.0/drives/upload/";
+const OCTETS: &str = "Content-Type: application/octet-stream";
+
+/// The size of the disks; a file system takes some of it for itself.
+const DISK: u64 = 96;
+
+/// A server whose data is on a small ext4 of its own. `None` where none can be mounted.
+fn small() -> Option<(Disk, Server)> {
+    let disk = Disk::mount(&["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"], DISK)?;
+    let server = Setup::default().data(&disk.path().join("data")).config("io.reserve = \"1 MiB\"").start();
+    Some((disk, server))
+}
+
+/// Fails unless this is 507 in the dialect's own form.
+#[track_caller]
+fn assert_full(response: &Response) {
+    assert_eq!(response.status, 507, "{response:?}");
+    let faults = response.json();
+    assert_eq!(faults.as_array().map(Vec::len), Some(1), "{faults}");
+    assert_eq!(faults[0]["error_type"], json!("backend"));
+    assert!(faults[0]["error_message"].as_str().is_some_and(|message| !message.is_empty()));
+}
+
+/// Asks for an upload of this length, and waits for leave to send it. The status is of the first answer.
+fn ask(server: &Server, length: u64) -> (RawClient, Response) {
+    let mut client = server.raw();
+    let length = format!("Content-Length: {length}");
+    let authorization = basic(&server.credentials());
+    client.send_head(&format!("POST {UPLOAD}"), &[&authorization, OCTETS, &length, "Expect: 100-continue"]);
+    let mut response = client.head();
+    if response.status != 100 {
+        let length = response.field("content-length").parse().expect("a length");
+        response.body = client.bytes(length);
+    }
+    (client, response)
+}
+
+/// Fills the file system to the last block.
+fn fill(disk: &Disk) -> PathBuf {
+    let path = disk.path().join("filler");
+    let mut file = File::create(&path).expect("a file can be made");
+    let mut part = vec![1; 1 << 20];
+    while !part.is_empty() {
+        // Smaller and smaller parts, down to single bytes of the last block.
+        if file.write_all(&part).and_then(|()| file.sync_data()).is_err() {
+            part.truncate(part.len() / 2);
+        }
+    }
+    path
+}
+
+/// Uploads an image, compares the download, and removes it again.
+#[track_caller]
+fn assert_works(server: &Server, disk: &Path) {
+    let uuid = wait_for("uploads to work again", || {
+        let (output, response) = server.curl(UPLOAD).upload("POST", disk).try_run();
+        (output.status.success() && response.status == 201).then(|| crate::harness::server::uuid_of(&response))
+    });
+    let back = server.scratch().join("back.img");
+    server.download(&uuid, &back);
+    image::assert_same(disk, &back);
+    assert_eq!(server.curl(&format!("{DRIVES}{uuid}/")).method("DELETE").run().status, 204);
+}
+
+#[test]
+fn an_upload_larger_than_the_disk_is_refused_before_it_is_sent() {
+    let Some((_disk, server)) = small() else { return };
+    let (_, response) = ask(&server, DISK << 20);
+    assert_full(&response);
+    stored::wait_until_nothing_is_left(&server);
+    let image = server.scratch().join("disk.img");
+    image::random(&image, 40 << 20, 80);
+    assert_works(&server, &image);
+}
+
+#[test]
+fn of_two_uploads_that_fit_only_alone_one_is_admitted() {
+    let Some((_disk, server)) = small() else { return };
+    let body = image::bytes(81, 1 << 20);
+    let (mut first, response) = ask(&server, 50 << 20);
+    assert_eq!(response.status, 100);
+    assert_full(&ask(&server, 50 << 20).1);
+    // Also when a part of the first has become bytes on the disk, which are counted once.
+    for _ in 0..30 {
+        first.send(&body);
+    }
+    let (_, small) = ask(&server, 20 << 20);
+    assert_eq!(small.status, 100, "there is room beside the first");
+    assert_full(&ask(&server, 50 << 20).1);
+    drop(first);
+    wait_for("the room of the first to be free", || (ask(&server, 50 << 20).1.status == 100).then_some(()));
+    stored::wait_until_nothing_is_left(&server);
+}
+
+#[test]
+fn a_stream_that_meets_the_end_of_the_disk_is_507_and_leaves_nothing() {
+    let Some((_disk, server)) = small() else { return };
+    let image = server.scratch().join("disk.img");
+    image::random(&image, (DISK + 4) << 20, 82);
+    let (_, response) = server.curl(UPLOAD).upload_stream("POST", &image).try_run();
+    assert_full(&response);
+    stored::wait_until_nothing_is_left(&server);
+    image::random(&image, 40 << 20, 83);
+    assert_works(&server, &image);
+}
+
+/// Someone else takes the space that was promised.
+#[test]
+fn a_disk_that_is_filled_from_outside_fails_uploads_cleanly_and_no_reads() {
+    let Some((disk, mut server)) = small() else { return };
+    let kept = server.scratch().join("kept.img");
+    image::random(&kept, 5_000_001, 84);
+    let uuid = server.upload(&kept);
+    let (mut client, response) = ask(&server, 40 << 20);
+    assert_eq!(response.status, 100);
+    let part = image::bytes(85, 10 << 20);
+    client.send(&part);
+    let draft = server.data().join("incoming");
+    wait_for("the first part to be on the disk", || {
+        let taken = fs::read_dir(&draft).ok()?.flatten().map(|dir| dir.path().join("image"));
+        let taken: u64 = taken.filter_map(|image| image.metadata().ok()).map(|image| image.blocks() * 512).sum();
+        (taken >= 8 << 20).then_some(())
+    });
+    let filler = fill(&disk);
+    for _ in 0..3 {
+        // The server may end the connection before all is sent.
+        if client.try_send(&part).is_err() {
+            break;
+        }
+    }
+    assert_full(&client.response());
+    drop(client);
+    stored::wait_until_idle(&server);
+    // What the upload had taken is free again: taken, too.
+    let second = disk.path().join("filler2");
+    fs::rename(&filler, &second).unwrap();
+    let filler = fill(&disk);
+
+    let back = server.scratch().join("back.img");
+    server.download(&uuid, &back);
+    image::assert_same(&kept, &back);
+    assert_eq!(server.drive(&uuid)["status"], json!("unmounted"));
+    assert_eq!(server.anonymous_curl("/readyz").run().status, 200);
+    let image = server.scratch().join("disk.img");
+    image::random(&image, 2_000_000, 86);
+    assert_full(&server.curl(UPLOAD).upload("POST", &image).try_run().1);
+    assert_full(&server.curl(UPLOAD).upload_stream("POST", &image).try_run().1);
+    let spec = json!({"name": "blank", "media": "disk", "size": 3_000_000});
+    let blank = server.curl(DRIVES).json("POST", &spec).run();
+    println!("blank drive on a full disk: {}", blank.status);
+    if blank.status != 201 {
+        assert_full(&blank);
+    }
+    let clone = server.curl(&format!("{DRIVES}{uuid}/action/?do=clone")).json("POST", &json!({})).run();
+    println!("clone on a full disk: {}", clone.status);
+    if clone.status != 202 {
+        assert_full(&clone);
+    }
+
+    fs::remove_file(filler).unwrap();
+    fs::remove_file(second).unwrap();
+    assert_works(&server, &image);
+    wait_for("what failed to be cleaned up", || {
+        let drives = stored::details(&server, &server.credentials());
+        let settled = ["unmounted", "unavailable"];
+        let is_settled = drives.iter().all(|drive| settled.iter().any(|status| drive["status"] == *status));
+        let incoming = stored::entries(&server, "incoming").len() + stored::entries(&server, "trash").len();
+        (is_settled && incoming == 0 && stored::used(&server, "admin").0 == drives.len() as u64).then_some(())
+    });
+    let before: Vec<String> = server.drives();
+    server.kill9();
+    server.restart();
+    assert_eq!(server.drives(), before);
+    for drive in before {
+        if drive != uuid {
+            assert_eq!(server.curl(&format!("{DRIVES}{drive}/")).method("DELETE").run().status, 204);
+        }
+    }
+    stored::assert_clean(&server);
+    image::assert_same(&kept, &image_of(&server, &uuid));
+}
+
+#[test]
+fn a_clone_without_room_becomes_unavailable_and_takes_no_disk() {
+    let Some((_disk, server)) = small() else { return };
+    let image = server.scratch().join("disk.img");
+    image::random(&image, 60 << 20, 87);
+    let source = server.upload(&image);
+    let before = stored::disk(&server);
+    let curl = server.curl(&format!("{DRIVES}{source}/action/?do=clone")).json("POST", &json!({}));
+    let clone = stored::started(&curl.run());
+    stored::wait_until_settled(&server);
+    assert_eq!(server.drive(&clone)["status"], json!("unavailable"));
+    assert_eq!(server.drive(&source)["status"], json!("unmounted"));
+    assert!(stored::disk(&server) <= before, "the failed clone takes {} bytes", stored::disk(&server) - before);
+    let (_, refused) = server.curl(&format!("{DRIVES}{clone}/download/")).arg("--location").try_run();
+    assert_eq!(refused.status, 500, "{refused:?}");
+    assert_eq!(server.curl(&format!("{DRIVES}{clone}/")).method("DELETE").run().status, 204);
+    stored::assert_clean(&server);
+    server.download(&source, &server.scratch().join("back.img"));
+    image::assert_same(&image, &server.scratch().join("back.img"));
+}
+
+#[test]
+fn a_server_on_a_full_disk_starts_and_reads() {
+    let Some((disk, mut server)) = small() else { return };
+    let image = server.scratch().join("disk.img");
+    image::random(&image, 5_000_001, 88);
+    let (first, second) = (server.upload(&image), server.upload(&image));
+    server.kill9();
+    let filler = fill(&disk);
+    server.restart();
+    let back = server.scratch().join("back.img");
+    server.download(&first, &back);
+    image::assert_same(&image, &back);
+    // A removal is written down before it is done, so it takes room, too.
+    let delete = || server.curl(&format!("{DRIVES}{second}/")).method("DELETE").run();
+    let refused = delete();
+    if refused.status != 204 {
+        assert_full(&refused);
+        assert_eq!(server.drive(&second)["status"], json!("unmounted"));
+    }
+    fs::remove_file(filler).unwrap();
+    assert!(matches!(delete().status, 204 | 404));
+    stored::assert_clean(&server);
+    assert_works(&server, &image);
+}
+
+/// The draft cannot be moved while its folder may not be changed; a cancelled upload has nobody left to tell.
+#[test]
+fn what_could_not_be_removed_is_removed_once_it_can() {
+    let Some((_disk, server)) = small() else { return };
+    let incoming = server.data().join("incoming");
+    let (mut client, response) = ask(&server, 8_000_000);
+    assert_eq!(response.status, 100);
+    client.send(&image::bytes(89, 3_000_000));
+    wait_for("a part to be on the disk", || (stored::disk(&server) > 2 << 20).then_some(()));
+    let change = |flag: &str| Command::new("chattr").arg(flag).arg(&incoming).status().is_ok_and(|s| s.success());
+    if !change("+i") {
+        println!("SKIPPED: chattr does not work here");
+        return;
+    }
+    drop(client);
+    wait_for("the removal to fail", || server.logged().contains("cannot remove").then_some(()));
+    assert_eq!(stored::used(&server, "admin").0, 1, "what takes disk is charged");
+    assert!(change("-i"));
+    stored::wait_until_nothing_is_left(&server);
+}

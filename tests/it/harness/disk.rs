@@ -1,0 +1,53 @@
+//! Small disks of a real file system, each in a file of its own.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use super::Scratch;
+
+/// A file system on a loop device, unmounted when this is dropped.
+pub(crate) struct Disk {
+    mounted: Scratch,
+    /// Holds the file of the device.
+    _file: Scratch,
+}
+
+impl Disk {
+    /// Makes and mounts a disk of `mib` MiB by `mkfs`, a program and its arguments. `None`, with a line that says so,
+    /// where that is not possible.
+    pub(crate) fn mount(mkfs: &[&str], mib: u64) -> Option<Self> {
+        let (mounted, file) = (Scratch::new(), Scratch::new());
+        let device = file.join("device");
+        File::create(&device).and_then(|device| device.set_len(mib << 20)).expect("a sparse file can be made");
+        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&device))?;
+        run(Command::new("mount").args(["-o", "loop"]).arg(&device).arg(mounted.path()))?;
+        Some(Self { mounted, _file: file })
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> &Path {
+        self.mounted.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a server that is still ending holds files open. The loop device goes with the last of them.
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+fn run(command: &mut Command) -> Option<()> {
+    match command.output() {
+        Ok(output) if output.status.success() => Some(()),
+        Ok(output) => {
+            println!("SKIPPED: {command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            None
+        }
+        Err(error) => {
+            println!("SKIPPED: {command:?}: {error}");
+            None
+        }
+    }
+}

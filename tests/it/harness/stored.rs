@@ -1,0 +1,146 @@
+//! What a server has on disk and in its books, and whether the two agree.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use super::{Response, Scratch, Server, machine, wait_for};
+
+/// The file with a drive's bytes.
+pub(crate) fn image_of(server: &Server, uuid: &str) -> PathBuf {
+    server.data().join("drives").join(uuid).join("image")
+}
+
+/// The file with a drive's piece digests.
+pub(crate) fn pieces_of(server: &Server, uuid: &str) -> PathBuf {
+    server.data().join("drives").join(uuid).join("pieces")
+}
+
+/// The bytes of disk that drives, drafts and removed drives take: no database, no keys.
+pub(crate) fn disk(server: &Server) -> u64 {
+    ["drives", "incoming", "trash"].iter().map(|name| machine::disk_usage(&server.data().join(name))).sum()
+}
+
+/// What is in one of the store's folders.
+pub(crate) fn entries(server: &Server, folder: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(server.data().join(folder)).expect("the store has its folders");
+    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// What `longshore user list` says that a user's tenant holds: drives and bytes.
+#[track_caller]
+pub(crate) fn used(server: &Server, user: &str) -> (u64, u64) {
+    let output = server.user_command(&["list"]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find(|line| line.split('\t').next() == Some(user)).expect("the user is listed");
+    let number = |column| line.split('\t').nth(column).and_then(|word| word.parse().ok()).expect("a number");
+    (number(2), number(4))
+}
+
+/// All drives of a user, in detail.
+#[track_caller]
+pub(crate) fn details(server: &Server, credentials: &str) -> Vec<Value> {
+    let response = server.curl_as(credentials, "/api/2.0/drives/detail/?limit=0").run();
+    assert_eq!(response.status, 200, "{response:?}");
+    response.json()["objects"].as_array().expect("a list has objects").clone()
+}
+
+/// Waits until no drive is on its way to another status.
+#[track_caller]
+pub(crate) fn wait_until_settled(server: &Server) {
+    let settled = ["unmounted", "unavailable"];
+    wait_for("all drives to settle", || {
+        let drives = details(server, &server.credentials());
+        drives.iter().all(|drive| settled.iter().any(|status| drive["status"] == *status)).then_some(())
+    });
+}
+
+/// Fails unless disk and quota are exactly what the first user's drives need, and nothing is left of anything else.
+/// The first user must be the only one with drives.
+#[track_caller]
+pub(crate) fn assert_clean(server: &Server) {
+    wait_until_settled(server);
+    let drives = details(server, &server.credentials());
+    let ids: BTreeSet<String> = drives.iter().map(uuid).collect();
+    assert_eq!(entries(server, "drives"), ids, "a folder for each drive");
+    assert_eq!(entries(server, "incoming"), BTreeSet::new(), "no drafts");
+    assert_eq!(entries(server, "trash"), BTreeSet::new(), "no trash");
+    let bytes = drives.iter().map(|drive| drive["size"].as_u64().expect("a size")).sum();
+    assert_eq!(used(server, "admin"), (ids.len() as u64, bytes), "the quota is charged for the drives");
+}
+
+/// Waits until there is no drive, draft, trash, charge or block in use.
+#[track_caller]
+pub(crate) fn wait_until_nothing_is_left(server: &Server) {
+    wait_until_idle(server);
+    wait_for("drives, disk and quota to be free", || {
+        let is_empty = ["drives", "incoming", "trash"].iter().all(|folder| entries(server, folder).is_empty());
+        (is_empty && server.drives().is_empty() && used(server, "admin") == (0, 0)).then_some(())
+    });
+}
+
+/// Waits until no transfer runs and all blocks are back.
+#[track_caller]
+pub(crate) fn wait_until_idle(server: &Server) {
+    wait_for("transfers to end and blocks to be free", || {
+        let running = server.metric("longshore_transfers_running{direction=\"upload\"}").unwrap_or(0.0);
+        (running == 0.0 && server.metric("longshore_pool_blocks_in_use") == Some(0.0)).then_some(())
+    });
+}
+
+/// The UUID of a drive as the API shows it.
+#[track_caller]
+pub(crate) fn uuid(drive: &Value) -> String {
+    drive["uuid"].as_str().expect("a drive has a uuid").to_owned()
+}
+
+/// The drive that an answer tells of.
+#[track_caller]
+pub(crate) fn started(response: &Response) -> String {
+    assert!(matches!(response.status, 201 | 202), "{response:?}");
+    uuid(&response.json()["objects"][0])
+}
+
+/// The server on the data of another, ended by a crash point while it starts or when its jobs run.
+pub(crate) struct Doomed {
+    child: Child,
+    endpoint: PathBuf,
+}
+
+impl Doomed {
+    /// Starts it on this data, with the log beside.
+    pub(crate) fn start(data: &Path, dir: &Scratch, crash_after: u64) -> Self {
+        let endpoint = data.join("endpoint");
+        let _ = fs::remove_file(&endpoint);
+        let log = fs::File::options().append(true).create(true).open(dir.join("doomed.log"));
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_longshore"), "serve"]);
+        command.args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data);
+        command.env("LONGSHORE_CRASH_AFTER", crash_after.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a log can be written"));
+        Self { child: command.spawn().expect("longshore starts"), endpoint }
+    }
+
+    /// Whether it crashed before it served. One that serves is killed.
+    pub(crate) fn crashes_at_start(mut self) -> bool {
+        wait_for("a start or a crash", || match self.child.try_wait().expect("a child can be waited for") {
+            Some(status) => {
+                assert_eq!(status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{status:?}");
+                Some(true)
+            }
+            None => self.endpoint.exists().then_some(false),
+        })
+    }
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,414 @@
+//! What is stored is what came, and what is no longer what came is not served.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use base64::Engine as _;
+use longshore::domain::UnixTime;
+use longshore::meta::{Batch, JobKind, Meta, NewJob};
+use serde_json::json;
+use sha2::Digest as _;
+
+use crate::harness::raw::basic;
+use crate::harness::server::uuid_of;
+use crate::harness::stored::{self, image_of, pieces_of};
+use crate::harness::{Response, Server, Setup, image, wait_for};
+
+const DRIVES: &str = "/api/2.0/drives/";
+const UPLOAD: &str = "/api/2.0/drives/upload/";
+const WANT: &str = "Want-Repr-Digest: sha-256=1";
+
+/// A word of the reason that a person is told, and how a file is damaged.
+type Damage = (&'static str, fn(&Path));
+
+/// The `Repr-Digest` of a file's bytes.
+fn repr_digest(path: &Path) -> String {
+    let digest = sha2::Sha256::digest(fs::read(path).expect("the file can be read"));
+    format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(digest))
+}
+
+/// The answer to a HEAD for a drive's bytes.
+#[track_caller]
+fn head(server: &Server, uuid: &str, fields: &[&str]) -> Response {
+    let mut curl = server.curl(&format!("{DRIVES}{uuid}/download/")).args(&["--location", "--head"]);
+    for field in fields {
+        curl = curl.header(field);
+    }
+    curl.run()
+}
+
+/// Asks for the digest of a drive, and again until downloads carry it.
+#[track_caller]
+fn sealed_digest(server: &Server, uuid: &str) -> String {
+    wait_for("the drive to be sealed", || {
+        let response = head(server, uuid, &[WANT]);
+        assert_eq!(response.status, 200, "{response:?}");
+        response.values("repr-digest").first().map(|digest| (*digest).to_owned())
+    })
+}
+
+/// Waits until the drive is unavailable for a reason with these words, and fails if a byte of it is served then.
+#[track_caller]
+fn assert_found_damaged(server: &Server, uuid: &str, ticket: &str, why: &str) {
+    wait_for("the damage to be found", || (server.drive(uuid)["status"] == "unavailable").then_some(()));
+    let reason = server.drive(uuid)["status_reason"].as_str().expect("a reason").to_owned();
+    assert!(reason.contains(why), "{reason}");
+    let redirect = server.curl(&format!("{DRIVES}{uuid}/download/")).run();
+    assert_eq!(redirect.status, 500, "{redirect:?}");
+    assert_eq!(redirect.json()[0]["error_type"], json!("backend"));
+    assert!(redirect.text().contains(why), "{redirect:?}");
+    // A ticket from before is refused too.
+    for method in ["GET", "HEAD"] {
+        let response = server.anonymous_curl(ticket).args(if method == "HEAD" { &["--head"] } else { &[] }).run();
+        assert_eq!(response.status, 500, "{response:?}");
+        assert!(response.body.len() < 1000, "a line of text");
+    }
+    let clone = server.curl(&format!("{DRIVES}{uuid}/action/?do=clone")).json("POST", &json!({})).run();
+    assert_eq!(clone.status, 409, "{clone:?}");
+    // It can be removed like any other.
+    assert_eq!(server.curl(&format!("{DRIVES}{uuid}/")).method("DELETE").run().status, 204);
+    stored::wait_until_nothing_is_left(server);
+}
+
+/// A drive of random bytes, and a ticket to download it.
+fn stored_drive(server: &Server, size: u64) -> (String, String) {
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, size, size);
+    let uuid = server.upload(&disk);
+    let ticket = server.capability(&uuid);
+    (uuid, ticket)
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).expect("the file can be opened");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("the file is longer");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("the file can be written");
+}
+
+#[test]
+fn a_digest_that_is_wrong_or_cannot_be_read_makes_no_drive() {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 3_000_001, 90);
+    let right = repr_digest(&disk);
+    let wrong = repr_digest(Path::new("/dev/null"));
+    for name in ["Repr-Digest", "Content-Digest"] {
+        for value in [wrong.as_str(), "sha-256=:AAAA:", "sha-256=nonsense", "sha-256=:not base64:", "=", "sha-256"] {
+            for chunked in [false, true] {
+                let curl = server.curl(UPLOAD).header(&format!("{name}: {value}"));
+                let curl = if chunked { curl.upload_stream("POST", &disk) } else { curl.upload("POST", &disk) };
+                let (_, response) = curl.try_run();
+                assert_eq!(response.status, 400, "{name}: {value}: {response:?}");
+                assert_eq!(response.json()[0]["error_type"], json!("validation"));
+            }
+        }
+    }
+    let both = server.curl(UPLOAD).upload("POST", &disk).header(&format!("Repr-Digest: {right}"));
+    let (_, response) = both.header(&format!("Content-Digest: {wrong}")).try_run();
+    assert_eq!(response.status, 400, "{response:?}");
+    stored::wait_until_nothing_is_left(&server);
+    for name in ["Repr-Digest", "Content-Digest"] {
+        // Another algorithm is passed over, as RFC 9530 says.
+        let field = format!("{name}: md5=:AAAA:, {right}");
+        let uuid = uuid_of(&server.curl(UPLOAD).upload("POST", &disk).header(&field).run());
+        assert_eq!(head(&server, &uuid, &[]).field("repr-digest"), right, "it is known from the upload");
+    }
+}
+
+#[test]
+fn a_digest_that_is_wanted_is_in_the_answer_to_the_upload() {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::sparse(&disk, 21_000_001, 91);
+    for chunked in [false, true] {
+        let curl = server.curl(UPLOAD).header(WANT);
+        let curl = if chunked { curl.upload_stream("POST", &disk) } else { curl.upload("POST", &disk) };
+        let response = curl.run();
+        uuid_of(&response);
+        assert_eq!(response.field("repr-digest"), repr_digest(&disk));
+    }
+    let unasked = server.curl(UPLOAD).upload("POST", &disk).run();
+    assert!(unasked.values("repr-digest").is_empty(), "{unasked:?}");
+}
+
+#[test]
+fn a_download_that_wants_the_digest_has_the_drive_read_back() {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::sparse(&disk, 21_000_001, 92);
+    let uuid = server.upload(&disk);
+    assert!(head(&server, &uuid, &[]).values("repr-digest").is_empty());
+    assert_eq!(sealed_digest(&server, &uuid), repr_digest(&disk));
+    let back = server.scratch().join("back.img");
+    assert_eq!(server.download(&uuid, &back).field("repr-digest"), repr_digest(&back));
+    image::assert_same(&disk, &back);
+    // Of a part, it still speaks of the whole.
+    let part = server.anonymous_curl(&server.capability(&uuid)).args(&["--range", "5-10"]).run();
+    assert_eq!((part.status, part.field("repr-digest")), (206, repr_digest(&disk).as_str()));
+}
+
+#[test]
+fn the_digest_of_a_small_or_blank_or_grown_drive_covers_its_zeros() {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 1001, 93);
+    // What was asserted is of the bytes sent, not of the drive.
+    let small = server.curl(UPLOAD).upload("POST", &disk).header(&format!("Repr-Digest: {}", repr_digest(&disk))).run();
+    let small = uuid_of(&small);
+    let spec = json!({"name": "blank", "media": "disk", "size": 9_000_001});
+    let blank = stored::started(&server.curl(DRIVES).json("POST", &spec).run());
+    for uuid in [&small, &blank] {
+        let back = server.scratch().join("back.img");
+        server.download(uuid, &back);
+        assert_eq!(sealed_digest(&server, uuid), repr_digest(&back));
+    }
+    let response = server.curl(&format!("{DRIVES}{small}/action/?do=resize")).json("POST", &json!({"size": 6 << 20}));
+    assert_eq!(response.run().status, 202);
+    stored::wait_until_settled(&server);
+    let back = server.scratch().join("back.img");
+    assert!(server.download(&small, &back).values("repr-digest").is_empty(), "the old digest is forgotten");
+    image::assert_same_then_zeros(&disk, &back, 6 << 20);
+    assert_eq!(sealed_digest(&server, &small), repr_digest(&back));
+}
+
+#[test]
+fn digests_are_known_unasked_where_the_config_says_so() {
+    for config in ["digest.sha256 = \"always\"", "digest.seal = \"always\""] {
+        let server = Setup::default().config(config).start();
+        let disk = server.scratch().join("disk.img");
+        image::sparse(&disk, 9_000_001, 94);
+        let uuid = server.upload(&disk);
+        let digest = wait_for("the digest to be known", || {
+            head(&server, &uuid, &[]).values("repr-digest").first().map(|digest| (*digest).to_owned())
+        });
+        assert_eq!(digest, repr_digest(&disk), "{config}");
+    }
+}
+
+#[test]
+fn the_entity_tag_changes_with_the_bytes_and_not_with_the_name() {
+    let server = Server::start();
+    let (uuid, _) = stored_drive(&server, 100_000);
+    let tag = || head(&server, &uuid, &[]).field("etag").to_owned();
+    let before = tag();
+    let drive = format!("{DRIVES}{uuid}/");
+    let rename = json!({"name": "other", "media": "disk", "size": 100_000, "meta": {"a": "b"}});
+    assert_eq!(server.curl(&drive).json("PUT", &rename).run().status, 200);
+    assert_eq!(tag(), before);
+    sealed_digest(&server, &uuid);
+    assert_eq!(tag(), before, "reading it changes nothing");
+    let grow = json!({"name": "other", "media": "disk", "size": 200_000});
+    assert_eq!(server.curl(&drive).json("PUT", &grow).run().status, 200);
+    stored::wait_until_settled(&server);
+    assert_ne!(tag(), before);
+    let part = server.anonymous_curl(&server.capability(&uuid)).args(&["--range", "0-9"]);
+    let response = part.header(&format!("If-Range: {before}")).run();
+    assert_eq!((response.status, response.body.len()), (200, 200_000), "no part of another content");
+}
+
+#[test]
+fn one_flipped_bit_in_an_image_is_found_by_the_seal() {
+    let server = Server::start();
+    for (at, piece) in [(0, 0), (4_194_304, 4_194_304), (8_999_999, 8_388_608)] {
+        let (uuid, ticket) = stored_drive(&server, 9_000_000);
+        flip(&image_of(&server, &uuid), at);
+        assert_eq!(head(&server, &uuid, &[WANT]).status, 200, "nobody has looked yet");
+        assert_found_damaged(&server, &uuid, &ticket, &format!("from {piece} "));
+    }
+    assert_eq!(server.metric("longshore_drives_found_corrupt_total"), Some(3.0));
+}
+
+/// A hole in the image is data of its own: bytes that come to be there are found, too.
+#[test]
+fn a_byte_written_into_a_hole_is_found_by_the_seal() {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::zero(&disk, 20 << 20);
+    let uuid = server.upload(&disk);
+    let ticket = server.capability(&uuid);
+    flip(&image_of(&server, &uuid), 15 << 20);
+    head(&server, &uuid, &[WANT]);
+    assert_found_damaged(&server, &uuid, &ticket, "from 12582912 ");
+}
+
+#[test]
+fn a_truncated_image_is_not_served() {
+    let server = Server::start();
+    let (uuid, ticket) = stored_drive(&server, 9_000_000);
+    File::options().write(true).open(image_of(&server, &uuid)).unwrap().set_len(8_999_999).unwrap();
+    assert_eq!(server.anonymous_curl(&ticket).run().status, 500);
+    assert_found_damaged(&server, &uuid, &ticket, "size");
+}
+
+#[test]
+fn a_missing_image_is_not_served() {
+    let server = Server::start();
+    let (uuid, ticket) = stored_drive(&server, 100_000);
+    fs::remove_file(image_of(&server, &uuid)).unwrap();
+    assert_eq!(server.anonymous_curl(&ticket).run().status, 500);
+    assert_found_damaged(&server, &uuid, &ticket, "missing");
+    let (uuid, ticket) = stored_drive(&server, 100_000);
+    fs::remove_dir_all(image_of(&server, &uuid).parent().unwrap()).unwrap();
+    assert_eq!(server.anonymous_curl(&ticket).run().status, 500);
+    assert_found_damaged(&server, &uuid, &ticket, "missing");
+}
+
+#[test]
+fn damaged_digests_are_found_by_the_seal() {
+    let server = Server::start();
+    let damages: [Damage; 3] = [
+        ("damaged", |pieces| flip(pieces, 40)),
+        ("damaged", |pieces| File::options().write(true).open(pieces).unwrap().set_len(30).unwrap()),
+        ("missing", |pieces| fs::remove_file(pieces).unwrap()),
+    ];
+    for (why, damage) in damages {
+        let (uuid, ticket) = stored_drive(&server, 9_000_000);
+        damage(&pieces_of(&server, &uuid));
+        head(&server, &uuid, &[WANT]);
+        assert_found_damaged(&server, &uuid, &ticket, why);
+    }
+}
+
+/// The seal was asked for while the image was whole, and comes when it is not.
+#[test]
+fn an_image_that_lost_its_end_or_is_gone_is_found_by_the_seal() {
+    let mut server = Server::start();
+    let damages: [Damage; 2] = [
+        // Of an image that ends in zeros, the digests alone would not tell.
+        ("size", |image| File::options().write(true).open(image).unwrap().set_len(7_000_000).unwrap()),
+        ("missing", |image| fs::remove_file(image).unwrap()),
+    ];
+    for (why, damage) in damages {
+        let disk = server.scratch().join("disk.img");
+        image::zero(&disk, 8_000_000);
+        let uuid = server.upload(&disk);
+        let ticket = server.capability(&uuid);
+        server.kill9();
+        damage(&image_of(&server, &uuid));
+        let database = server.data().join("meta.sqlite");
+        enqueue_seal(&database, &uuid);
+        server.restart();
+        assert_found_damaged(&server, &uuid, &ticket, why);
+    }
+}
+
+/// Puts the job into the database of a server that does not run, as a download that wants the digest would.
+fn enqueue_seal(database: &Path, uuid: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    runtime.block_on(async {
+        let meta = Meta::open(database).await.expect("the database opens");
+        let seal = NewJob::new(JobKind::Seal, uuid.parse().expect("a UUID"), UnixTime(0));
+        meta.apply(Batch { enqueue: vec![seal], ..Batch::default() }).await.expect("the job is added");
+        meta.close().await;
+    });
+}
+
+/// Growing would fill up what was lost with zeros, and copying would pass it on.
+#[test]
+fn a_damaged_drive_is_neither_grown_nor_cloned() {
+    let server = Server::start();
+    let damages: [Damage; 2] = [
+        ("size", |image| File::options().write(true).open(image).unwrap().set_len(70_000).unwrap()),
+        ("missing", |image| fs::remove_file(image).unwrap()),
+    ];
+    for (why, damage) in damages {
+        let (uuid, ticket) = stored_drive(&server, 100_000);
+        damage(&image_of(&server, &uuid));
+        let grow = server.curl(&format!("{DRIVES}{uuid}/action/?do=resize")).json("POST", &json!({"size": 200_000}));
+        assert_eq!(grow.run().status, 202);
+        stored::wait_until_settled(&server);
+        assert_eq!(stored::used(&server, "admin"), (1, 100_000), "the growth is not charged");
+        assert_found_damaged(&server, &uuid, &ticket, why);
+
+        let (uuid, ticket) = stored_drive(&server, 100_000);
+        damage(&image_of(&server, &uuid));
+        let clone = server.curl(&format!("{DRIVES}{uuid}/action/?do=clone")).json("POST", &json!({})).run();
+        let clone = stored::started(&clone);
+        stored::wait_until_settled(&server);
+        assert_eq!(server.drive(&clone)["status"], json!("unavailable"));
+        assert_eq!(server.curl(&format!("{DRIVES}{clone}/")).method("DELETE").run().status, 204);
+        assert_found_damaged(&server, &uuid, &ticket, why);
+    }
+}
+
+/// A clone takes the digests of its source along, so what was damaged before is found in the copy.
+#[test]
+fn a_clone_of_a_flipped_bit_is_found_by_its_own_seal() {
+    let server = Server::start();
+    let (uuid, _) = stored_drive(&server, 9_000_000);
+    flip(&image_of(&server, &uuid), 5_000_000);
+    let clone = server.curl(&format!("{DRIVES}{uuid}/action/?do=clone")).json("POST", &json!({})).run();
+    let clone = stored::started(&clone);
+    stored::wait_until_settled(&server);
+    let ticket = server.capability(&clone);
+    assert_eq!(server.curl(&format!("{DRIVES}{uuid}/")).method("DELETE").run().status, 204);
+    head(&server, &clone, &[WANT]);
+    assert_found_damaged(&server, &clone, &ticket, "from 4194304 ");
+}
+
+/// Its file would be held open for minutes, and the one place for such work with it.
+#[test]
+fn deleting_a_drive_ends_its_seal_and_frees_the_disk() {
+    let server = Server::start();
+    let spec = json!({"name": "vast", "media": "disk", "size": 300_u64 << 30});
+    let vast = stored::started(&server.curl(DRIVES).json("POST", &spec).run());
+    head(&server, &vast, &[WANT]);
+    let open = || {
+        let files = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().flatten();
+        files.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|name| name.to_string_lossy().contains(&vast))
+    };
+    wait_for("the seal to begin", || open().then_some(()));
+    assert_eq!(server.curl(&format!("{DRIVES}{vast}/")).method("DELETE").run().status, 204);
+    wait_for("the file to be closed", || (!open()).then_some(()));
+    let (uuid, _) = stored_drive(&server, 100_000);
+    assert_eq!(sealed_digest(&server, &uuid), repr_digest(&server.scratch().join("disk.img")));
+    assert!(!server.logged().contains("ERROR"), "a deletion is no error");
+}
+
+/// A peer that pauses has its block taken away at whatever byte it has come to.
+#[test]
+fn an_upload_that_pauses_at_odd_places_is_stored_as_it_came() {
+    let server = Setup::default().config("io.direct = \"always\"").start();
+    let parts = [1, 4095, 4097, 1_048_577, 65_535, 3_000_000, 1, 511];
+    let whole = image::bytes(95, parts.iter().sum());
+    for chunked in [false, true] {
+        let mut client = server.raw();
+        let length = format!("Content-Length: {}", whole.len());
+        let framing = if chunked { "Transfer-Encoding: chunked" } else { &length };
+        let authorization = basic(&server.credentials());
+        client.send_head(
+            &format!("POST {UPLOAD}"),
+            &[&authorization, "Content-Type: application/octet-stream", framing, "Expect: 100-continue", WANT],
+        );
+        assert_eq!(client.head().status, 100);
+        let mut sent = 0;
+        for part in parts {
+            let bytes = &whole[sent..sent + part];
+            if chunked {
+                client.send(format!("{part:x}\r\n").as_bytes());
+            }
+            client.send(bytes);
+            if chunked {
+                client.send(b"\r\n");
+            }
+            sent += part;
+            if sent < whole.len() {
+                wait_for("the block to be taken away", || {
+                    (server.metric("longshore_pool_blocks_in_use") == Some(0.0)).then_some(())
+                });
+            }
+        }
+        if chunked {
+            client.send(b"0\r\n\r\n");
+        }
+        let response = client.response();
+        let uuid = uuid_of(&response);
+        let stored = image_of(&server, &uuid);
+        assert!(fs::read(&stored).unwrap() == whole, "the bytes differ");
+        assert_eq!(response.field("repr-digest"), repr_digest(&stored));
+        // The digests of its pieces agree with it.
+        assert_eq!(sealed_digest(&server, &uuid), repr_digest(&stored));
+    }
+}
