@@ -143,7 +143,10 @@ impl Server {
     fn places(&self, local: SocketAddr, bound: Bound, side: Option<Side>) -> Places {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         // A listener on the wildcard address is reached at whichever address this peer used.
-        let own = |bound: SocketAddr| format!("{scheme}://{}", SocketAddr::new(local.ip(), bound.port()));
+        let own = |bound: SocketAddr| {
+            let ip = if bound.ip().is_unspecified() { local.ip().to_canonical() } else { bound.ip() };
+            format!("{scheme}://{}", SocketAddr::new(ip, bound.port()))
+        };
         Places {
             control_relative: self.public.control.is_none() && side != Some(Side::Direct),
             direct_relative: self.public.direct.is_none() && side != Some(Side::Control),
