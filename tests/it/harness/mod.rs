@@ -4,6 +4,7 @@
 pub(crate) mod curl;
 pub(crate) mod image;
 pub(crate) mod machine;
+pub(crate) mod peer;
 pub(crate) mod raw;
 pub(crate) mod scratch;
 pub(crate) mod server;
