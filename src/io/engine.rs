@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use super::pool::{BLOCK, Block, SharedBlock};
+use super::pool::{Block, SharedBlock};
 use super::ring::{self, Ring};
 use super::threads::{self, Threads};
 
@@ -105,8 +105,9 @@ impl EngineFile {
     /// The block always comes back, from a dead engine too.
     pub fn read_at(&self, block: Block, len: usize, offset: u64) -> Submitted<(Block, io::Result<usize>)> {
         let (done, answer) = oneshot::channel();
+        let room = block.len();
         let loan = Loan { held: Some((block, done)) };
-        if len > BLOCK {
+        if len > room {
             loan.settle(Err(io::ErrorKind::InvalidInput.into()));
         } else {
             self.submit(Operation::Read { file: Arc::clone(&self.file), loan, len, offset });
@@ -223,7 +224,7 @@ mod tests {
 
     use super::*;
     use crate::domain::ByteCount;
-    use crate::io::Pool;
+    use crate::io::{BLOCK, Pool};
 
     /// Every engine of this machine; the test names what it skips.
     fn engines() -> Vec<IoEngine> {

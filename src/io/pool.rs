@@ -23,6 +23,9 @@ use crate::domain::ByteCount;
 /// The size of a block: the write size from which direct I/O gains nothing more.
 pub const BLOCK: usize = 1 << 20;
 
+/// The size of the blocks of a [`Pool::small`]: about what a socket takes at once.
+const SMALL: usize = 64 << 10;
+
 /// What buffers, offsets and lengths of direct I/O are multiples of. Enough for every common file system and disk.
 pub const ALIGN: usize = 4096;
 
@@ -38,6 +41,8 @@ pub struct Pool {
 
 struct Shared {
     budget: usize,
+    /// Of each block.
+    size: usize,
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
     idle: Mutex<Vec<MmapMut>>,
@@ -47,12 +52,22 @@ impl Pool {
     /// A pool of as many whole blocks as `budget` holds, and at least one.
     pub fn new(budget: ByteCount) -> Self {
         let blocks = usize::try_from(budget.get() / BLOCK as u64).unwrap_or(usize::MAX);
-        let budget = blocks.clamp(1, Semaphore::MAX_PERMITS);
+        Self::of(blocks.clamp(1, Semaphore::MAX_PERMITS), BLOCK)
+    }
+
+    /// A pool of two blocks of [`SMALL`] bytes, one to be filled while the other is sent. For one transfer: what it
+    /// makes do with when [`Pool::try_take_spare`] gives it nothing, so that it need not wait for the peers of others.
+    pub fn small() -> Self {
+        Self::of(2, SMALL)
+    }
+
+    fn of(budget: usize, size: usize) -> Self {
         let shared = Shared {
             budget,
+            size,
             permits: Arc::new(Semaphore::new(budget)),
             waiting: AtomicUsize::new(0),
-            idle: Mutex::new(Vec::with_capacity(IDLE_BLOCKS)),
+            idle: Mutex::new(Vec::with_capacity(IDLE_BLOCKS.min(budget))),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -76,6 +91,13 @@ impl Pool {
         Some(self.block(permit))
     }
 
+    /// A block for a holder that cannot say when it comes back, such as a peer that takes its bytes. There is one only
+    /// while more than half of the budget is free; the rest is for holders that depend on nobody, so peers that stall
+    /// cannot stop them.
+    pub fn try_take_spare(&self) -> Option<Block> {
+        if self.shared.permits.available_permits() > self.shared.budget / 2 { self.try_take() } else { None }
+    }
+
     /// Whether somebody waits for a block.
     pub fn is_pressed(&self) -> bool {
         self.shared.waiting.load(Ordering::Relaxed) > 0
@@ -93,7 +115,7 @@ impl Pool {
 
     fn block(&self, permit: OwnedSemaphorePermit) -> Block {
         let idle = self.shared.idle().pop();
-        let memory = idle.unwrap_or_else(map_block);
+        let memory = idle.unwrap_or_else(|| map_block(self.shared.size));
         Block { memory: Some(memory), home: Arc::clone(&self.shared), _permit: permit }
     }
 }
@@ -111,8 +133,8 @@ impl Shared {
 }
 
 /// A fresh mapping: page-aligned, and not touched yet, so that it costs memory only where it is used.
-fn map_block() -> MmapMut {
-    MmapMut::map_anon(BLOCK).unwrap_or_else(|_| {
+fn map_block(size: usize) -> MmapMut {
+    MmapMut::map_anon(size).unwrap_or_else(|_| {
         // As for every other allocation that fails.
         let layout = std::alloc::Layout::new::<[u8; BLOCK]>();
         std::alloc::handle_alloc_error(layout)
@@ -135,7 +157,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A buffer of [`BLOCK`] bytes, aligned to [`ALIGN`]. Goes back to its pool when dropped, on any thread.
+/// A buffer of [`BLOCK`] bytes, or [`SMALL`] ones of a small pool, aligned to [`ALIGN`]. Goes back to its pool when dropped, on any thread.
 pub struct Block {
     /// `None` only while it is dropped.
     memory: Option<MmapMut>,
@@ -264,6 +286,27 @@ mod tests {
         assert_eq!(pool.in_use(), 1);
         std::thread::spawn(move || drop(bytes)).join().unwrap();
         assert_eq!(pool.in_use(), 0);
+    }
+
+    #[tokio::test]
+    async fn spare_blocks_are_half_of_the_budget_at_most() {
+        let pool = pool_of(8);
+        let spare: Vec<Block> = std::iter::from_fn(|| pool.try_take_spare()).collect();
+        assert_eq!((spare.len(), pool.in_use()), (4, 4));
+        let rest: Vec<Block> = std::iter::from_fn(|| pool.try_take()).collect();
+        assert_eq!(rest.len(), 4);
+        drop(spare);
+        assert!(pool.try_take_spare().is_none(), "half of the budget is out");
+    }
+
+    #[tokio::test]
+    async fn a_small_pool_has_two_small_blocks() {
+        let pool = Pool::small();
+        let blocks = [pool.take().await, pool.take().await];
+        assert!(blocks.iter().all(|block| block.len() == SMALL));
+        assert!(pool.try_take().is_none());
+        drop(blocks);
+        assert_eq!(pool.take().await.len(), SMALL);
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use super::activity::{Activity, Busy};
 use super::sendfile::FileRegions;
 use crate::control::Account;
 use crate::transfer::{Chunk, Outgoing};
@@ -28,9 +29,21 @@ pub(super) struct Download {
     regions: Option<FileRegions>,
     /// Counts the bytes where the transport does not.
     counts: bool,
+    /// What is left of a chunk that was too long for one frame.
+    rest: Bytes,
     /// Held by every frame too: the transfer ends when the last of them is sent or dropped.
-    account: Arc<Account>,
+    open: Arc<Open>,
 }
+
+/// What is open while a download is.
+struct Open {
+    account: Account,
+    _busy: Busy,
+}
+
+/// The most that one frame has where the transport does not count: a frame counts when it is given out, so a large one
+/// would make a slow peer look like one that stalls.
+const COUNTED: usize = 64 << 10;
 
 type Turn = (Box<Outgoing>, Option<io::Result<Chunk>>);
 
@@ -42,11 +55,22 @@ enum State {
 
 impl Download {
     /// Sends `outgoing`; its files through `regions`.
-    pub(super) fn new(outgoing: Outgoing, regions: Option<FileRegions>, counts: bool, account: Account) -> Self {
-        Self { state: State::Ready(Box::new(outgoing)), regions, counts, account: Arc::new(account) }
+    pub(super) fn new(
+        outgoing: Outgoing,
+        regions: Option<FileRegions>,
+        counts: bool,
+        account: Account,
+        busy: Busy,
+    ) -> Self {
+        let open = Arc::new(Open { account, _busy: busy });
+        Self { state: State::Ready(Box::new(outgoing)), regions, counts, rest: Bytes::new(), open }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            return Poll::Ready(Some(Ok(self.cut(rest))));
+        }
         loop {
             match std::mem::replace(&mut self.state, State::Ended) {
                 State::Ended => return Poll::Ready(None),
@@ -72,28 +96,47 @@ impl Download {
         }
     }
 
-    fn frame(&self, chunk: Chunk) -> io::Result<Bytes> {
+    fn frame(&mut self, chunk: Chunk) -> io::Result<Bytes> {
         let bytes = match (chunk, &self.regions) {
             (Chunk::Bytes(bytes), _) => bytes,
             (Chunk::File(file, extent), Some(regions)) => regions.register(file, extent.offset, extent.len)?,
             (Chunk::File(..), None) => return Err(io::ErrorKind::Unsupported.into()),
         };
+        Ok(self.cut(bytes))
+    }
+
+    /// A frame of the start of `bytes`.
+    fn cut(&mut self, mut bytes: Bytes) -> Bytes {
         if self.counts {
-            self.account.progress().add_bytes(bytes.len() as u64);
+            self.rest = bytes.split_off(bytes.len().min(COUNTED));
+            self.open.account.progress().add_bytes(bytes.len() as u64);
         }
-        Ok(Bytes::from_owner(Held { bytes, _account: self.account.clone() }))
+        Bytes::from_owner(Held { bytes, _until_sent: self.open.clone() })
     }
 }
 
-/// A frame that keeps its transfer's account open.
-struct Held {
+/// A frame that keeps something until it was sent or dropped.
+struct Held<T> {
     bytes: Bytes,
-    _account: Arc<Account>,
+    _until_sent: T,
 }
 
-impl AsRef<[u8]> for Held {
+impl<T> AsRef<[u8]> for Held<T> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+impl Body {
+    /// The same, known to the connection's watch while it is sent.
+    pub(super) fn watched_by(self, activity: &Arc<Activity>) -> Self {
+        match self {
+            Self::Whole(bytes) if !bytes.is_empty() => {
+                Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: activity.answer() }))
+            }
+            // A download has its own.
+            other => other,
+        }
     }
 }
 

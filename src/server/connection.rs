@@ -10,12 +10,13 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::activity::Activity;
 use super::body::Body;
 use super::framing::FramingGuard;
 use super::handle::{self, Connection};
@@ -25,7 +26,7 @@ use super::{Bound, Server};
 use crate::dialect::Side;
 use crate::transfer::Transport;
 
-/// A handshake is a few packets; a peer that needs longer is stalling.
+/// A handshake is a few packets; a peer that needs longer, or longer than for a head, is stalling.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Streams at once on one HTTP/2 connection. Each may hold a block, and a browser opens fewer.
@@ -40,8 +41,8 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// The most bytes of an HTTP/2 request's header fields; HTTP/1.1 has hyper's buffer limit.
 const HEADER_LIST: u32 = 16 << 10;
 
-/// A peer that answers no ping for this long is gone.
-const PING: Duration = Duration::from_secs(20);
+/// An idle HTTP/2 peer is told to go, and gets this long to do so.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// An accepted socket.
 pub(super) struct Socket {
@@ -62,6 +63,9 @@ pub(super) async fn serve(server: Arc<Server>, socket: Socket, stop: Cancellatio
         tracing::debug!(%error, "connection ended");
     }
 }
+
+/// Why a connection was cut.
+const IDLE: &str = "the peer sent no request, or took no answer, for too long";
 
 /// Reads the counts of a connection.
 struct Meter {
@@ -86,6 +90,7 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
     let places = server.places(stream.local_addr()?, bound, side);
     let written = Arc::new(Progress::default());
     let mut connection = Connection {
+        activity: Activity::new(),
         peer,
         side,
         places,
@@ -102,60 +107,75 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
         connection.framing = Some(framing);
         connection.transport = Some(Arc::new(Meter { written: written.clone(), regions: Some(regions.clone()) }));
         connection.regions = Some(regions);
-        return speak_http1(server, Watched::new(stream, Some(guard), written), connection, stop).await;
+        return speak_http1(server, Watched::new(stream, Some(guard), written.clone()), &written, connection, stop)
+            .await;
     };
-    let stream = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await??;
+    let stream = tokio::time::timeout(HANDSHAKE.min(server.limits.head), tls.acceptor().accept(stream)).await??;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         // Its streams share the connection, so each counts its own bytes.
         connection.transport = None;
-        return speak_http2(server, Watched::new(stream, None, written), connection, stop).await;
+        return speak_http2(server, Watched::new(stream, None, written.clone()), &written, connection, stop).await;
     }
     let (guard, framing) = FramingGuard::new();
     connection.framing = Some(framing);
-    speak_http1(server, Watched::new(stream, Some(guard), written), connection, stop).await
+    speak_http1(server, Watched::new(stream, Some(guard), written.clone()), &written, connection, stop).await
 }
 
 async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Arc<Server>,
     stream: Watched<S>,
+    moved: &Progress,
     connection: Connection,
     stop: &CancellationToken,
 ) -> Ended {
+    let activity = connection.activity.clone();
+    let idle = activity.until_idle(moved, server.patience());
     let service = service_fn(answers(server, connection));
     let conversation = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(server.limits.head)
+        // `until_idle` does it, and knows when an answer was taken.
+        .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(conversation);
+    tokio::pin!(conversation, idle);
     tokio::select! {
         result = conversation.as_mut() => return Ok(result?),
+        () = idle.as_mut() => return Err(IDLE.into()),
         () = stop.cancelled() => conversation.as_mut().graceful_shutdown(),
     }
-    Ok(conversation.await?)
+    tokio::select! {
+        result = conversation => Ok(result?),
+        () = idle => Err(IDLE.into()),
+    }
 }
 
 async fn speak_http2<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Arc<Server>,
     stream: Watched<S>,
+    moved: &Progress,
     connection: Connection,
     stop: &CancellationToken,
 ) -> Ended {
+    let activity = connection.activity.clone();
+    let idle = activity.until_idle(moved, server.patience());
     let service = service_fn(answers(server, connection));
     let conversation = http2::Builder::new(Tracked(server.control.tracker().clone()))
-        .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_LIST)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(conversation);
+    tokio::pin!(conversation, idle);
     tokio::select! {
         result = conversation.as_mut() => return Ok(result?),
+        () = idle.as_mut() => {
+            conversation.as_mut().graceful_shutdown();
+            return tokio::time::timeout(GOODBYE, conversation).await.map_err(|_| IDLE)?.map_err(Into::into);
+        }
         () = stop.cancelled() => conversation.as_mut().graceful_shutdown(),
     }
-    Ok(conversation.await?)
+    tokio::select! {
+        result = conversation => Ok(result?),
+        () = idle => Err(IDLE.into()),
+    }
 }
 
 type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send>>;

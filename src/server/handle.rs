@@ -16,6 +16,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::Server;
+use super::activity::Activity;
 use super::body::{Body, Download};
 use super::framing::Framing;
 use super::incoming::{Streamed, buffer, linger};
@@ -31,6 +32,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a request needs to know of the connection it came by.
 pub(super) struct Connection {
+    /// Tells the connection what it is in the middle of.
+    pub(super) activity: Arc<Activity>,
     pub(super) peer: SocketAddr,
     /// Which side is served here; `None` is both.
     pub(super) side: Option<Side>,
@@ -54,6 +57,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let started = Instant::now();
+    let _busy = connection.activity.work();
     let id = Uuid::new_v4().simple().to_string();
     let span = tracing::info_span!("request", id, peer = %connection.peer);
     let (parts, body) = request.into_parts();
@@ -67,7 +71,7 @@ pub(super) async fn answer(
     server.metrics.request_answered(route, status.as_u16(), started.elapsed().as_secs_f64());
     // The route's pattern and not the path, which may hold a ticket (I10).
     tracing::debug!(parent: &span, method = %parts.method, route, status = status.as_u16(), "answered");
-    response
+    response.map(|body| body.watched_by(&connection.activity))
 }
 
 struct Exchange<'a> {
@@ -201,7 +205,10 @@ impl Exchange<'_> {
         let running = control.transfers().start(progress.clone());
         let account = Account::open(control.metrics(), running, Direction::Download, opened.volume.id).whole_at(whole);
         let outgoing = Outgoing::new(opened.image, parts, route, progress);
-        Response::from_parts(head, Body::Download(Download::new(outgoing, regions, counts, account)))
+        Response::from_parts(
+            head,
+            Body::Download(Download::new(outgoing, regions, counts, account, self.connection.activity.work())),
+        )
     }
 
     async fn authenticate(&self, endpoint: &Endpoint) -> Result<Option<Principal>, Fault> {

@@ -48,8 +48,8 @@ impl Source for Streamed {
 /// Goes on reading a body that was refused, for a while: closing a socket with unread bytes resets it, and the peer
 /// would lose the answer that tells why (RFC 9112 section 9.6).
 pub(super) fn linger(body: Incoming, tracker: &TaskTracker) {
-    /// What a client sends before it reads: its socket's send buffer and ours.
-    const MOST: usize = 16 << 20;
+    /// Many clients read nothing before they have sent all; to read more would cost us more than the answer is worth.
+    const MOST: usize = 64 << 20;
     const LONGEST: Duration = Duration::from_secs(5);
     tracker.spawn(async move {
         let mut source = Streamed(body);

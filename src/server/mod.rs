@@ -1,5 +1,6 @@
 //! Sockets: listeners, TLS, framing, routing, drain. The only floor that names hyper.
 
+mod activity;
 mod body;
 mod connection;
 pub mod framing;
@@ -22,6 +23,7 @@ use crate::auth::Basic;
 use crate::control::Control;
 use crate::dialect::{self, Places, Side};
 use crate::metrics::Metrics;
+use activity::Patience;
 use tls::Tls;
 
 /// What every connection shares.
@@ -46,6 +48,8 @@ pub struct Server {
 pub struct ServerLimits {
     /// For a head, for a buffered body, and between requests.
     pub head: Duration,
+    /// For any byte of an answer to be taken.
+    pub idle: Duration,
     /// Connections at once.
     pub connections: usize,
 }
@@ -139,11 +143,18 @@ impl Server {
         Ok(())
     }
 
+    fn patience(&self) -> Patience {
+        Patience { head: self.limits.head, idle: self.limits.idle }
+    }
+
     /// Where a peer that reached us at `local` finds both sides.
     fn places(&self, local: SocketAddr, bound: Bound, side: Option<Side>) -> Places {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         // A listener on the wildcard address is reached at whichever address this peer used.
-        let own = |bound: SocketAddr| format!("{scheme}://{}", SocketAddr::new(local.ip(), bound.port()));
+        let own = |bound: SocketAddr| {
+            let ip = if bound.ip().is_unspecified() { local.ip().to_canonical() } else { bound.ip() };
+            format!("{scheme}://{}", SocketAddr::new(ip, bound.port()))
+        };
         Places {
             control_relative: self.public.control.is_none() && side != Some(Side::Direct),
             direct_relative: self.public.direct.is_none() && side != Some(Side::Control),

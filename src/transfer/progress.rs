@@ -313,7 +313,7 @@ impl Watched {
             let peer = self.progress.phases().peer;
             // Only a window that was spent waiting for the peer speaks of the peer.
             let peer_share = peer.saturating_sub(peer_then).as_secs_f64() / Pace::WINDOW.as_secs_f64();
-            crawls = peer_share > 0.8 && bytes - bytes_then < pace.min_rate * Pace::WINDOW.as_secs();
+            crawls = peer_share > 0.8 && bytes - bytes_then < pace.min_rate.saturating_mul(Pace::WINDOW.as_secs());
             self.window = (now, bytes, peer);
         }
         idle || crawls

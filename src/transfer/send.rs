@@ -1,7 +1,8 @@
 //! Sends parts of an image to a peer. Knows extents and chunks; knows nothing of HTTP or tenants.
 //!
 //! By the kernel's route a chunk is a range of the open file, for sendfile; by the block route its bytes were read
-//! into a block, one ahead of the peer. Holes are sent from one shared block of zeros by either, and never read.
+//! into a block, one ahead of the peer. A block is held for as long as the peer likes, so peers may hold half of the
+//! pool; a download that finds that taken goes on with small blocks of its own. Holes are sent from one shared block of zeros by either, and never read.
 //!
 //! # Cancellation
 //! Dropping an `Outgoing` is safe at any await: a read that was submitted ends by itself.
@@ -59,6 +60,8 @@ pub struct Outgoing {
     parts: VecDeque<Part>,
     runs: VecDeque<Run>,
     route: Route,
+    /// Made when the pool has nothing to spare.
+    small: Option<Pool>,
     ahead: Option<Ahead>,
     progress: Arc<Progress>,
 }
@@ -72,7 +75,7 @@ struct Ahead {
 impl Outgoing {
     /// Will send `parts` of `image`.
     pub fn new(image: Arc<dyn Image>, parts: Vec<Part>, route: Route, progress: Arc<Progress>) -> Self {
-        Self { image, parts: parts.into(), runs: VecDeque::new(), route, ahead: None, progress }
+        Self { image, parts: parts.into(), runs: VecDeque::new(), route, small: None, ahead: None, progress }
     }
 
     /// The next chunk; `None` when all was sent.
@@ -101,8 +104,11 @@ impl Outgoing {
             }
             Route::Blocks(pool, tracker) => {
                 let (pool, tracker) = (pool.clone(), tracker.clone());
-                let progress = self.progress.clone();
-                let block = progress.during(Phase::Memory, pool.take()).await;
+                let block = match pool.try_take_spare() {
+                    Some(block) => block,
+                    // Both of them may be with the peer, which makes this a wait for the peer.
+                    None => self.small.get_or_insert_with(Pool::small).take().await,
+                };
                 let ahead = self.start_read(&tracker, block, run);
                 let chunk = self.collect(ahead).await;
                 self.read_ahead();
@@ -152,7 +158,8 @@ impl Outgoing {
         if self.runs.front().is_none_or(|run| run.hole) {
             return;
         }
-        let Some(block) = pool.try_take() else { return };
+        let block = pool.try_take_spare().or_else(|| self.small.as_ref().and_then(Pool::try_take));
+        let Some(block) = block else { return };
         let tracker = tracker.clone();
         if let Some(run) = self.runs.pop_front() {
             self.ahead = Some(self.start_read(&tracker, block, run));
@@ -161,7 +168,7 @@ impl Outgoing {
 
     fn start_read(&mut self, tracker: &TaskTracker, block: Block, run: Run) -> Ahead {
         // Reads start at multiples of the alignment, so the first of a range may bring bytes before it.
-        let len = run.extent.len.min(BLOCK as u64) as usize;
+        let len = run.extent.len.min(block.len() as u64) as usize;
         self.put_back(run, len as u64);
         let image = self.image.clone();
         let offset = run.extent.offset;

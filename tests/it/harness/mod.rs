@@ -5,6 +5,7 @@ pub(crate) mod curl;
 pub(crate) mod disk;
 pub(crate) mod image;
 pub(crate) mod machine;
+pub(crate) mod peer;
 pub(crate) mod raw;
 pub(crate) mod scratch;
 pub(crate) mod server;

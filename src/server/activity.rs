@@ -1,0 +1,160 @@
+//! What a connection is in the middle of, and when its peer has left it alone for too long.
+//!
+//! Uploads and downloads have their own watch ([`crate::transfer::Transfers`]). This one judges the rest of a
+//! connection's life, of either version of HTTP: the wait for a head, and small answers that the peer does not take.
+//! hyper's timer for heads knows HTTP/1.1 only, and nothing in hyper bounds how long an answer may be left untaken.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::watched::Progress;
+
+/// Shared by a connection and its requests.
+#[derive(Debug)]
+pub(super) struct Activity {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Requests that are worked on, and downloads that are sent: others see to it that these end.
+    working: usize,
+    /// Answers that are sent from memory.
+    answering: usize,
+    /// When the last of both ended.
+    waits_since: Instant,
+}
+
+/// How long a peer is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// For a request.
+    pub(super) head: Duration,
+    /// For any byte of an answer to be taken.
+    pub(super) idle: Duration,
+}
+
+enum Now {
+    Working,
+    Answering,
+    WaitingSince(Instant),
+}
+
+impl Activity {
+    /// Of a connection that waits for its first request.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { working: 0, answering: 0, waits_since: Instant::now() }) })
+    }
+
+    /// A request is worked on, or its download is sent, until the guard is dropped.
+    pub(super) fn work(self: &Arc<Self>) -> Busy {
+        self.begin(Kind::Work)
+    }
+
+    /// An answer is sent from memory until the guard is dropped.
+    pub(super) fn answer(self: &Arc<Self>) -> Busy {
+        self.begin(Kind::Answer)
+    }
+
+    /// Waits until the peer has sent no request, or taken nothing of an answer, for too long.
+    pub(super) async fn until_idle(&self, moved: &Progress, patience: Patience) {
+        let often = patience.head.min(patience.idle) / 4;
+        let mut look = tokio::time::interval(often.clamp(Duration::from_millis(20), Duration::from_secs(1)));
+        let mut taken = (moved.written(), Instant::now());
+        loop {
+            let now = look.tick().await.into_std();
+            match self.now() {
+                Now::Answering if taken.0 == moved.written() => {
+                    if now.saturating_duration_since(taken.1) > patience.idle {
+                        return;
+                    }
+                }
+                Now::Answering | Now::Working => taken = (moved.written(), now),
+                Now::WaitingSince(since) => {
+                    taken = (moved.written(), now);
+                    if now.saturating_duration_since(since) > patience.head {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, kind: Kind) -> Busy {
+        *self.lock().count(kind) += 1;
+        Busy { activity: self.clone(), kind }
+    }
+
+    fn now(&self) -> Now {
+        let state = self.lock();
+        match (state.working, state.answering) {
+            (0, 0) => Now::WaitingSince(state.waits_since),
+            (0, _) => Now::Answering,
+            _ => Now::Working,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counters stay usable whatever panicked beside them.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn count(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Work => &mut self.working,
+            Kind::Answer => &mut self.answering,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Work,
+    Answer,
+}
+
+/// See [`Activity::work`] and [`Activity::answer`].
+#[derive(Debug)]
+pub(super) struct Busy {
+    activity: Arc<Activity>,
+    kind: Kind,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.activity.lock();
+        *state.count(self.kind) -= 1;
+        state.waits_since = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience { head: Duration::from_millis(50), idle: Duration::from_millis(50) };
+
+    async fn is_idle(activity: &Arc<Activity>, moved: &Progress) -> bool {
+        tokio::time::timeout(Duration::from_millis(300), activity.until_idle(moved, PATIENCE)).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_sends_no_request_or_takes_no_answer_is_idle() {
+        let (activity, moved) = (Activity::new(), Progress::default());
+        assert!(is_idle(&activity, &moved).await);
+        let _answer = activity.answer();
+        assert!(is_idle(&activity, &moved).await);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_worked_on_is_never_idle() {
+        let (activity, moved) = (Activity::new(), Progress::default());
+        let work = activity.work();
+        let _answer = activity.answer();
+        assert!(!is_idle(&activity, &moved).await);
+        drop(work);
+        assert!(is_idle(&activity, &moved).await);
+    }
+}

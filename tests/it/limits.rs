@@ -1,0 +1,292 @@
+//! Peers that stall, crawl or come in crowds, and peers that guess passwords: cut, refused, slowed down. Peers that are
+//! slow and honest: served.
+
+use std::io::{Read as _, Write as _};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::peer::{self, Running};
+use crate::harness::raw::basic;
+use crate::harness::{PATIENCE, Server, Setup, image, wait_for};
+
+const UPLOAD: &str = "/api/2.0/drives/upload/";
+const UPLOADS_FAILED: &str = "longshore_transfers_total{direction=\"upload\",ending=\"failed\"}";
+const DOWNLOADS_FAILED: &str = "longshore_transfers_total{direction=\"download\",ending=\"failed\"}";
+const OCTETS: &str = "Content-Type: application/octet-stream";
+
+/// Far more than the sockets of both ends hold.
+const LARGE: u64 = 40 << 20;
+
+/// Waits for a counter of a server that may speak TLS.
+#[track_caller]
+fn wait_for_count(server: &Server, name: &str, count: f64) {
+    wait_for(name, || {
+        let text = peer::trusting(server.anonymous_curl("/metrics")).run().text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        (value? >= count).then_some(())
+    });
+}
+
+/// Uploads an image to a server that may speak TLS; its UUID and the path of a capability.
+fn drive(server: &Server, size: u64) -> (String, String) {
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, size, 71);
+    let uuid = crate::harness::server::uuid_of(&peer::trusting(server.curl(UPLOAD)).upload("POST", &disk).run());
+    let redirect = peer::trusting(server.curl(&format!("/api/2.0/drives/{uuid}/download/"))).run();
+    assert_eq!(redirect.status, 302, "{redirect:?}");
+    (uuid, redirect.field("location").to_owned())
+}
+
+#[test]
+fn an_upload_that_stops_is_told_408_and_leaves_nothing() {
+    let server = Setup::default().config("limits.idle_seconds = 0.5").start();
+    let mut client = server.raw();
+    client.send_head(&format!("POST {UPLOAD}"), &[&basic(&server.credentials()), OCTETS, "Content-Length: 4000000"]);
+    client.send(&image::bytes(72, 1_500_000));
+    let response = client.response();
+    assert_eq!(response.status, 408, "{response:?}");
+    assert!(server.drives().is_empty());
+    assert!(server.logged().contains("PeerTooSlow"), "the log says why");
+    wait_for_count(&server, UPLOADS_FAILED, 1.0);
+    assert_eq!(server.metric("longshore_transfers_running{direction=\"upload\"}"), Some(0.0));
+}
+
+#[test]
+fn a_download_whose_peer_stops_reading_is_cut() {
+    let server = Setup::default().config("limits.idle_seconds = 0.5").start();
+    let (_, path) = drive(&server, LARGE);
+    let mut socket = peer::narrow(peer::authority(&server));
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(peer::read_head(&mut socket).status, 200);
+    wait_for_count(&server, DOWNLOADS_FAILED, 1.0);
+    assert!(server.logged().contains("PeerTooSlow"), "the log says why");
+    assert!(peer::drain(&mut socket) < LARGE);
+}
+
+#[test]
+fn stalled_transfers_are_cut_over_tls_and_over_http_2() {
+    let server = peer::tls_setup().config("limits.idle_seconds = 0.5").start();
+    let (_, path) = drive(&server, LARGE);
+    let certificate = peer::certificate("first.pem");
+    let (certificate, credentials) = (certificate.to_str().unwrap(), server.credentials());
+    let (upload, download) = (format!("{}{UPLOAD}", server.endpoint()), format!("{}{path}", server.endpoint()));
+    for (count, version) in [(1.0, "--http1.1"), (2.0, "--http2")] {
+        let user = ["--cacert", certificate, version, "--user", &credentials, "--header", OCTETS];
+        let mut sender = Running::curl(&[&user[..], &["--fail", "--upload-file", "-", &upload]].concat());
+        assert!(sender.feed(&image::bytes(73, 1_000_000)));
+        wait_for_count(&server, UPLOADS_FAILED, count);
+        assert!(!sender.wait().success(), "{version}");
+
+        let back = server.scratch().join("stopped.img");
+        let _ = std::fs::remove_file(&back);
+        let args =
+            ["--cacert", certificate, version, "--output", back.to_str().unwrap(), "--limit-rate", "8M", &download];
+        let reader = Running::curl(&args);
+        wait_for("the first bytes", || back.metadata().ok().filter(|file| file.len() > 0));
+        reader.signal(Signal::STOP);
+        wait_for_count(&server, DOWNLOADS_FAILED, count);
+        reader.signal(Signal::CONT);
+        assert!(!reader.wait().success(), "{version}");
+        assert!(image::size_of(&back) < LARGE);
+    }
+    wait_for("uploads to be undone", || {
+        let list = peer::trusting(server.curl("/api/2.0/drives/")).run().json();
+        (list["meta"]["total_count"] == 1).then_some(())
+    });
+}
+
+/// The last bytes of an answer lie in buffers for long when the peer is slow; nothing may take that for an idle
+/// connection.
+#[test]
+fn a_slow_peer_that_goes_on_reading_gets_everything() {
+    let server = Setup::default().config("limits.idle_seconds = 1").config("limits.head_seconds = 0.5").start();
+    let (_, path) = drive(&server, 6 << 20);
+    let mut socket = peer::narrow(peer::authority(&server));
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(peer::read_head(&mut socket).status, 200);
+    assert_eq!(read_slowly(&mut socket, 6 << 20), 6 << 20);
+}
+
+#[test]
+fn a_slow_peer_gets_everything_over_tls_and_over_http_2() {
+    let server = peer::tls_setup().config("limits.idle_seconds = 1").config("limits.head_seconds = 0.5").start();
+    let (_, path) = drive(&server, 12 << 20);
+    let mut stream = peer::tls(peer::narrow(peer::authority(&server)), "http/1.1");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nRange: bytes=0-6291455\r\n\r\n").unwrap();
+    assert_eq!(peer::read_head(&mut stream).status, 206);
+    assert_eq!(read_slowly(&mut stream, 6 << 20), 6 << 20);
+
+    let back = server.scratch().join("back.img");
+    let curl = peer::trusting(server.anonymous_curl(&path)).args(&["--http2", "--limit-rate", "4M"]);
+    assert_eq!(curl.output(&back).run().status, 200);
+    image::assert_same(&server.scratch().join("disk.img"), &back);
+}
+
+/// Takes three seconds for 6 MiB; how many bytes came.
+fn read_slowly(stream: &mut impl std::io::Read, whole: u64) -> u64 {
+    let mut part = vec![0; 64 << 10];
+    let mut came = 0;
+    while came < whole && stream.read_exact(&mut part).is_ok() {
+        came += part.len() as u64;
+        // What makes this peer slow: 2 MiB a second. Much slower, and the kernel's own buffer would hide its progress.
+        std::thread::sleep(Duration::from_secs_f64(part.len() as f64 / f64::from(2 << 20)));
+    }
+    came
+}
+
+#[test]
+fn a_slow_upload_that_goes_on_is_taken() {
+    let server = Setup::default().config("limits.idle_seconds = 0.5").config("limits.head_seconds = 0.5").start();
+    let body = image::bytes(74, 200_000);
+    let mut client = server.raw();
+    client.send_head(&format!("POST {UPLOAD}"), &[&basic(&server.credentials()), OCTETS, "Content-Length: 200000"]);
+    for part in body.chunks(10_000) {
+        client.send(part);
+        // What makes this peer slow, in all four times the limit.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let uuid = crate::harness::server::uuid_of(&client.response());
+    let back = server.scratch().join("back.img");
+    server.download(&uuid, &back);
+    assert!(std::fs::read(&back).unwrap() == body);
+}
+
+#[test]
+fn a_peer_that_crawls_below_the_least_rate_is_cut() {
+    let server = Setup::default().config("limits.min_rate = \"64 KiB\"").start();
+    let mut client = server.raw();
+    client.send_head(&format!("POST {UPLOAD}"), &[&basic(&server.credentials()), OCTETS, "Content-Length: 4000000"]);
+    let deadline = Instant::now() + PATIENCE;
+    // Never idle, and much too slow; the rate is looked at after half a minute.
+    while client.try_send(&[7; 100]).is_ok() && !server.logged().contains("PeerTooSlow") {
+        assert!(Instant::now() < deadline, "a crawler is served for ever");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(client.response().status, 408);
+}
+
+#[test]
+fn a_head_that_trickles_is_cut() {
+    let server = Setup::default().config("limits.head_seconds = 0.5").start();
+    let mut client = server.raw();
+    let deadline = Instant::now() + PATIENCE;
+    client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ");
+    while client.try_send(b"a").is_ok() {
+        assert!(Instant::now() < deadline, "a head may take for ever");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn silent_connections_are_closed_before_and_after_a_request() {
+    let server = Setup::default().config("limits.head_seconds = 0.5").start();
+    let mut silent = server.raw();
+    assert!(silent.is_closed());
+    let mut client = server.raw();
+    client.send_head("GET /healthz", &[]);
+    assert_eq!(client.response().status, 200);
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_tls_handshake_that_stalls_is_cut() {
+    let server = peer::tls_setup().config("limits.head_seconds = 0.5").start();
+    // Nothing, and the start of a ClientHello.
+    for start in [&b""[..], &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]] {
+        let mut socket = peer::narrow(peer::authority(&server));
+        socket.write_all(start).unwrap();
+        assert_eq!(peer::drain(&mut socket), 0);
+    }
+}
+
+#[test]
+fn a_silent_http_2_connection_is_closed() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    /// A HEADERS frame that says that more of the head follows.
+    const HALF_A_HEAD: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
+    let server = peer::tls_setup().config("limits.head_seconds = 0.5").start();
+    for start in
+        [vec![], PREFACE[..10].to_vec(), [PREFACE, SETTINGS].concat(), [PREFACE, SETTINGS, HALF_A_HEAD].concat()]
+    {
+        let mut stream = peer::tls(peer::narrow(peer::authority(&server)), "h2");
+        stream.write_all(&start).unwrap();
+        stream.flush().unwrap();
+        peer::drain(&mut stream);
+    }
+    wait_for_count(&server, "longshore_connections", 1.0);
+}
+
+#[test]
+fn an_answer_that_is_not_taken_is_given_up() {
+    let server = Setup::default().config("limits.idle_seconds = 0.5").config("limits.head_seconds = 0.5").start();
+    let mut socket = peer::narrow(peer::authority(&server));
+    socket.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    // Many answers, none of which is read; until the server reads no more, or has closed.
+    while !peer::is_refused(&mut socket, &b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100)) {}
+    wait_for("the connection to be given up", || (server.metric("longshore_connections") == Some(1.0)).then_some(()));
+}
+
+#[test]
+fn a_json_body_that_trickles_is_told_408() {
+    let server = Setup::default().config("limits.head_seconds = 0.5").start();
+    let mut client = server.raw();
+    let lines = [&basic(&server.credentials()), "Content-Type: application/json", "Content-Length: 5000"];
+    client.send_head("POST /api/2.0/drives/", &lines);
+    client.send(b"{\"objects\": ");
+    assert_eq!(client.response().status, 408);
+    assert!(client.is_closed());
+}
+
+#[test]
+fn connections_above_the_cap_wait_until_one_ends() {
+    let server = Setup::default().config("limits.connections = 3").start();
+    let mut held: Vec<_> = (0..3).map(|_| server.raw()).collect();
+    for client in &mut held {
+        client.send_head("GET /healthz", &[]);
+        assert_eq!(client.response().status, 200);
+    }
+    let mut next = std::net::TcpStream::connect(server.authority()).unwrap();
+    next.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    next.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(next.read(&mut [0; 1]).is_err(), "the cap is not kept");
+    next.set_read_timeout(Some(PATIENCE)).unwrap();
+    held.pop();
+    assert_eq!(peer::read_head(&mut next).status, 200);
+}
+
+/// The status of a login from this address, and what it says of when to come back.
+fn login(server: &Server, source: [u8; 4], credentials: &str) -> (u16, Option<String>) {
+    let mut socket = peer::from_address(source, server.authority());
+    write!(socket, "GET /api/2.0/capabilities/ HTTP/1.1\r\nHost: x\r\n{}\r\n\r\n", basic(credentials))
+        .expect("the server takes the request");
+    let head = peer::read_head(&mut socket);
+    (head.status, head.values("retry-after").first().map(|&value| value.to_owned()))
+}
+
+#[test]
+fn guesses_at_a_password_are_slowed_down_and_then_refused_and_others_are_not() {
+    let server = Server::start();
+    let (admin, alice) = (server.credentials(), server.add_user("alice"));
+    for _ in 0..5 {
+        assert_eq!(login(&server, [127, 0, 0, 1], "admin:wrong").0, 401);
+    }
+    let start = Instant::now();
+    assert_eq!(login(&server, [127, 0, 0, 1], "admin:wrong").0, 401);
+    assert!(start.elapsed() >= Duration::from_millis(250), "the sixth guess is not slowed down");
+    // All at once, as a guesser would who does not mind to wait.
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let guesses: Vec<_> = (0..12).map(|_| scope.spawn(|| login(&server, [127, 0, 0, 1], "admin:wrong"))).collect();
+        guesses.into_iter().map(|guess| guess.join().unwrap()).collect()
+    });
+    let refused: Vec<_> = answers.iter().filter(|(status, _)| *status == 429).collect();
+    assert!(!refused.is_empty(), "{answers:?}");
+    assert!(refused.iter().all(|(_, after)| after.as_ref().is_some_and(|after| after.parse::<u32>().unwrap() > 0)));
+    // Another user elsewhere is not slowed down, and the same one, elsewhere, is let in.
+    let start = Instant::now();
+    assert_eq!(login(&server, [127, 0, 0, 2], &alice).0, 200);
+    assert!(start.elapsed() < Duration::from_secs(8));
+    assert_eq!(login(&server, [127, 0, 0, 2], &admin).0, 200);
+    assert_eq!(login(&server, [127, 0, 0, 1], &admin).0, 200, "nobody is locked out");
+}

@@ -1,0 +1,102 @@
+//! How much memory clients can make the server take, and that peers that stall do not take it from others.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::harness::peer;
+use crate::harness::raw::basic;
+use crate::harness::server::uuid_of;
+use crate::harness::{Server, Setup, image, machine};
+
+const UPLOAD: &str = "/api/2.0/drives/upload/";
+const OCTETS: &str = "Content-Type: application/octet-stream";
+const GIB: u64 = 1 << 30;
+const BUDGET: u64 = 32;
+
+/// Chunked, so that its length is not known; zeros, so that no disk is needed.
+#[test]
+fn a_stream_of_4_gib_takes_less_than_64_mib_of_memory() {
+    let server = Server::start();
+    let mut zeros = Command::new("head").args(["-c", "4G", "/dev/zero"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut curl = Command::new("curl");
+    curl.args(["--disable", "--noproxy", "*", "--silent", "--show-error", "--fail", "--max-time", "120"]);
+    curl.args(["--user", &server.credentials(), "--header", OCTETS, "--upload-file", "-"]);
+    curl.arg(format!("{}{UPLOAD}", server.endpoint())).stdin(zeros.stdout.take().unwrap());
+    let output = curl.output().unwrap();
+    zeros.wait().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let peak = machine::peak_memory(server.pid());
+    println!("peak: {} MiB", peak >> 20);
+    assert!(peak < 64 << 20, "{} MiB", peak >> 20);
+    let uuid = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(server.drive(uuid.trim())["size"], serde_json::json!(4 * GIB));
+}
+
+/// 150 peers that stall, and 50 that do not, on this server.
+fn crowd(server: &Server) {
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 9_000_000, 121);
+    let curl = |path: &str| peer::trusting(server.curl(path));
+    let uuid = uuid_of(&curl(UPLOAD).upload("POST", &disk).run());
+    let path = curl(&format!("/api/2.0/drives/{uuid}/download/")).run().field("location").to_owned();
+    let is_tls = server.endpoint().starts_with("https");
+    let authorization = basic(&server.credentials());
+    let upload =
+        format!("POST {UPLOAD} HTTP/1.1\r\nHost: x\r\n{authorization}\r\n{OCTETS}\r\nContent-Length: 9000000\r\n\r\n");
+    let download = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let part = image::bytes(122, 1_500_000);
+    // Held until the others are done.
+    let mut stalled: Vec<Box<dyn Stalled>> = Vec::new();
+    for n in 0..150 {
+        let socket = peer::narrow(peer::authority(server));
+        let mut stream: Box<dyn Stalled> =
+            if is_tls { Box::new(peer::tls(socket, "http/1.1")) } else { Box::new(socket) };
+        if n % 3 == 0 {
+            stream.write_all(upload.as_bytes()).expect("the server takes the request");
+            stream.write_all(&part).expect("the server takes the bytes");
+        } else {
+            stream.write_all(download.as_bytes()).expect("the server takes the request");
+            assert_eq!(peer::read_head(&mut stream).status, 200);
+        }
+        stalled.push(stream);
+    }
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..10 {
+            let (next, disk, path) = (&next, &disk, &path);
+            scope.spawn(move || {
+                let back = server.scratch().join(format!("back-{thread}.img"));
+                let version = if thread % 2 == 0 { "--http1.1" } else { "--http2" };
+                while next.fetch_add(1, Ordering::Relaxed) < 50 {
+                    uuid_of(&curl(UPLOAD).arg(version).upload("POST", disk).run());
+                    let download = peer::trusting(server.anonymous_curl(path)).arg(version).output(&back).run();
+                    assert_eq!(download.status, 200);
+                    image::assert_same(disk, &back);
+                }
+            });
+        }
+    });
+    let running = curl("/metrics").run().text();
+    let running: f64 = running
+        .lines()
+        .filter_map(|line| line.strip_prefix("longshore_transfers_running{")?.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum();
+    assert!(running >= 150.0, "{running} are left of those that stall");
+    let peak = machine::peak_memory(server.pid());
+    println!("peak: {} MiB, tls: {is_tls}", peak >> 20);
+    assert!(peak < (BUDGET + 100) << 20, "{} MiB", peak >> 20);
+}
+
+trait Stalled: std::io::Read + std::io::Write {}
+impl<T: std::io::Read + std::io::Write> Stalled for T {}
+
+#[test]
+fn peers_that_stall_take_neither_memory_nor_progress_from_others() {
+    crowd(&Setup::default().config(&format!("memory.budget = \"{BUDGET} MiB\"")).start());
+}
+
+#[test]
+fn peers_that_stall_over_tls_take_neither_memory_nor_progress_from_others() {
+    crowd(&peer::tls_setup().config(&format!("memory.budget = \"{BUDGET} MiB\"")).start());
+}

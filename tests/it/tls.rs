@@ -1,0 +1,122 @@
+//! TLS: both versions of HTTP, certificates that change while the server runs, peers that do not speak it.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::harness::peer::{self, certificate};
+use crate::harness::server::uuid_of;
+use crate::harness::{Curl, Server, Setup, image, wait_for};
+
+const UPLOAD: &str = "/api/2.0/drives/upload/";
+
+#[test]
+fn images_come_back_as_they_went_over_http_1_and_http_2() {
+    let server = peer::tls_setup().start();
+    assert!(server.endpoint().starts_with("https://"));
+    let disk = server.scratch().join("disk.img");
+    image::sparse(&disk, 9_000_001, 81);
+    let back = server.scratch().join("back.img");
+    for (version, number) in [("--http1.1", "1.1"), ("--http2", "2")] {
+        let curl = |path: &str| peer::trusting(server.curl(path)).arg(version);
+        let uuid = uuid_of(&curl(UPLOAD).upload("POST", &disk).run());
+        let stream = uuid_of(&curl(UPLOAD).upload_stream("PUT", &disk).run());
+        for uuid in [&uuid, &stream] {
+            let path = format!("/api/2.0/drives/{uuid}/download/");
+            let response = curl(&path).args(&["--location", "--write-out", "%{http_version}"]).output(&back).run();
+            assert_eq!(response.status, 200, "{response:?}");
+            image::assert_same(&disk, &back);
+        }
+        let path = format!("/api/2.0/drives/{uuid}/download/");
+        let response = curl(&path).args(&["--location", "--range", "1000001-5000001"]).run();
+        assert_eq!(response.status, 206);
+        assert!(response.body == image::part(&disk, 1_000_001, 4_000_001), "{version}: the range differs");
+        let response = curl(&path).args(&["--location", "--range", "0-99,4000000-4000099"]).run();
+        assert_eq!(response.status, 206);
+        assert!(response.field("content-type").starts_with("multipart/byteranges"));
+        let spoken = curl("/healthz").args(&["--write-out", "%{stderr}%{http_version}"]).try_run().0;
+        assert_eq!(String::from_utf8_lossy(&spoken.stderr), number);
+        assert_eq!(curl(UPLOAD).header("Content-Type: text/plain").args(&["--data", "x"]).run().status, 415);
+    }
+}
+
+/// Whether a client that trusts only this certificate is served.
+fn serves(server: &Server, name: &str) -> bool {
+    let curl = Curl::new(&format!("{}/healthz", server.endpoint())).arg("--cacert").arg(certificate(name));
+    curl.try_run().0.status.success()
+}
+
+fn install(dir: &Path, name: &str) {
+    fs::copy(certificate(&format!("{name}.pem")), dir.join("server.pem")).expect("a certificate can be put in place");
+    fs::copy(certificate(&format!("{name}.key")), dir.join("server.key")).expect("a key can be put in place");
+}
+
+#[test]
+fn a_hangup_changes_the_certificate_and_a_bad_one_changes_nothing() {
+    let files = crate::harness::Scratch::new();
+    install(files.path(), "first");
+    let server = Setup::default()
+        .config(&format!("tls.certificate = \"{}\"", files.join("server.pem").display()))
+        .config(&format!("tls.key = \"{}\"", files.join("server.key").display()))
+        .start();
+    assert!(serves(&server, "first.pem") && !serves(&server, "second.pem"));
+    // A connection from before goes on.
+    let mut before = peer::tls(TcpStream::connect(peer::authority(&server)).unwrap(), "http/1.1");
+    before.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(peer::read_head(&mut before).status, 200);
+
+    install(files.path(), "second");
+    server.signal(Signal::HUP);
+    wait_for("the second certificate", || serves(&server, "second.pem").then_some(()));
+    assert!(!serves(&server, "first.pem"));
+    std::io::Read::read_exact(&mut before, &mut [0; 3]).unwrap();
+    before.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(peer::read_head(&mut before).status, 200);
+
+    fs::write(files.join("server.pem"), "not a certificate").unwrap();
+    server.signal(Signal::HUP);
+    wait_for("the server to refuse it", || server.logged().contains("was not reloaded").then_some(()));
+    assert!(serves(&server, "second.pem"));
+}
+
+#[test]
+fn a_peer_that_does_not_speak_tls_is_closed() {
+    let server = peer::tls_setup().start();
+    for start in [&b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"\x00\x00\x00\x00\x00\x00", &[0xff; 5000]] {
+        let mut socket = TcpStream::connect(peer::authority(&server)).unwrap();
+        socket.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
+        socket.write_all(start).unwrap();
+        // An alert of TLS at most.
+        assert!(peer::drain(&mut socket) < 16);
+    }
+    assert!(serves(&server, "first.pem"));
+    assert!(!server.logged().contains("ERROR"), "peers that err are not our errors");
+}
+
+#[test]
+fn a_certificate_without_its_key_is_refused_at_the_start() {
+    let output = Setup::default()
+        .config(&format!("tls.certificate = \"{}\"", certificate("first.pem").display()))
+        .config(&format!("tls.key = \"{}\"", certificate("second.key").display()))
+        .start_refused();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("certificate"), "{output:?}");
+}
+
+#[test]
+fn split_listeners_speak_tls_both() {
+    let server = peer::tls_setup().config("control.listen = \"127.0.0.1:0\"").start();
+    let endpoints: Vec<&str> = server.endpoint().lines().collect();
+    let [direct, control] = endpoints[..] else { panic!("{endpoints:?}") };
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 1_000_000, 82);
+    let curl = |url: String| peer::trusting(Curl::new(&url)).user(&server.credentials());
+    let uuid = uuid_of(&curl(format!("{direct}{UPLOAD}")).upload("POST", &disk).run());
+    let back = server.scratch().join("back.img");
+    let response = curl(format!("{control}/api/2.0/drives/{uuid}/download/")).arg("--location").output(&back).run();
+    assert_eq!(response.status, 200, "{response:?}");
+    image::assert_same(&disk, &back);
+}
