@@ -377,8 +377,8 @@ fn overlay_environment(table: &mut toml::Table, environment: impl IntoIterator<I
         let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
         let Some(key) = name.strip_prefix(ENV_PREFIX) else { continue };
         let key = key.to_ascii_lowercase();
-        // Read by the command line and by the tests' own scripts.
-        if key == "config" || key.starts_with("test_") {
+        // Read by the command line.
+        if key == "config" {
             continue;
         }
         let value = value

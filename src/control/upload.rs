@@ -65,7 +65,7 @@ impl Control {
         };
         // Among the running before the row is there: the sweeper removes uploading rows that nobody runs.
         let running = self.parts.transfers.start(Arc::new(Progress::receiving(id)));
-        let undo = Undo { control: Some(self.clone()), id };
+        let undo = Undo { control: self.clone(), id, armed: true };
         self.parts.meta.apply(Batch { insert: vec![volume], ..Batch::default() }).await?;
         self.parts.crash.hit("upload: row");
         let draft = self.parts.store.draft(id, DraftOptions { expected: plan.length, reservation }).await?;
@@ -86,7 +86,7 @@ impl Admitted {
     /// # Cancellation
     /// Dropping it before the last byte was received undoes the upload; dropping it later lets it finish.
     pub async fn receive(self, source: &mut impl Source) -> Result<Outcome, Fault> {
-        let Some(control) = self.undo.control.clone() else { return Err(Fault::internal("an upload without control")) };
+        let control = self.undo.control.clone();
         let progress = self.account.progress().clone();
         let options = ReceiveOptions {
             depth: control.parts.settings.depth,
@@ -125,7 +125,7 @@ impl Admitted {
         let progress = self.account.progress().clone();
         match progress.during(Phase::Disk, self.commit(&control, received)).await {
             Ok(sha256) => {
-                self.undo.control = None;
+                self.undo.armed = false;
                 self.account.complete();
                 Ok(Outcome::Uploaded { id: self.undo.id, sha256 })
             }
@@ -212,25 +212,23 @@ impl Allowance for Growth<'_> {
 
 /// Removes what an upload has made, unless it was completed.
 struct Undo {
-    /// `None` when there is nothing to undo any more.
-    control: Option<Arc<Control>>,
+    control: Arc<Control>,
     id: VolumeId,
+    armed: bool,
 }
 
 impl Undo {
     async fn now(&mut self) {
-        if let Some(control) = self.control.clone() {
-            control.discard(self.id).await;
-            self.control = None;
-        }
+        self.control.discard(self.id).await;
+        self.armed = false;
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        if let Some(control) = self.control.take() {
-            let id = self.id;
-            control.clone().parts.tracker.spawn(async move { control.discard(id).await });
+        if self.armed {
+            let (control, id) = (self.control.clone(), self.id);
+            self.control.parts.tracker.spawn(async move { control.discard(id).await });
         }
     }
 }

@@ -361,7 +361,10 @@ mod tests {
         sqlx::query("UPDATE jobs SET kind = 'from the future'").execute(&scene.meta.writer).await.unwrap();
         let next = NewJob::new(JobKind::Seal, volume.id, clock.now());
         scene.meta.apply(Batch { enqueue: vec![next], ..Batch::default() }).await.unwrap();
-        assert!(matches!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await, Err(MetaError::Damaged("kind"))));
+        assert!(matches!(
+            scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await,
+            Err(MetaError::Damaged("kind"))
+        ));
         assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap().lease.job, next.id);
     }
 }

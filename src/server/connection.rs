@@ -23,6 +23,7 @@ use super::sendfile::{FileRegions, SendfileStream};
 use super::watched::{Progress, Watched};
 use super::{Bound, Server};
 use crate::dialect::Side;
+use crate::transfer::Transport;
 
 /// A handshake is a few packets; a peer that needs longer is stalling.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -62,6 +63,22 @@ pub(super) async fn serve(server: Arc<Server>, socket: Socket, stop: Cancellatio
     }
 }
 
+/// Reads the counts of a connection.
+struct Meter {
+    written: Arc<Progress>,
+    regions: Option<FileRegions>,
+}
+
+impl Transport for Meter {
+    fn sent(&self) -> u64 {
+        self.written.written()
+    }
+
+    fn disk_wait(&self) -> (Duration, bool) {
+        self.regions.as_ref().map_or((Duration::ZERO, false), FileRegions::disk_wait)
+    }
+}
+
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, kill: &CancellationToken) -> Ended {
@@ -75,7 +92,7 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
         framing: None,
         requests: AtomicU64::new(0),
         regions: None,
-        written: Some(written.clone()),
+        transport: Some(Arc::new(Meter { written: written.clone(), regions: None })),
         kill: kill.clone(),
     };
     let Some(tls) = &server.tls else {
@@ -83,13 +100,14 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
         let regions = FileRegions::default();
         let stream = SendfileStream::new(stream, regions.clone());
         connection.framing = Some(framing);
+        connection.transport = Some(Arc::new(Meter { written: written.clone(), regions: Some(regions.clone()) }));
         connection.regions = Some(regions);
         return speak_http1(server, Watched::new(stream, Some(guard), written), connection, stop).await;
     };
     let stream = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await??;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         // Its streams share the connection, so each counts its own bytes.
-        connection.written = None;
+        connection.transport = None;
         return speak_http2(server, Watched::new(stream, None, written), connection, stop).await;
     }
     let (guard, framing) = FramingGuard::new();

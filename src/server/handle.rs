@@ -20,13 +20,12 @@ use super::body::{Body, Download};
 use super::framing::Framing;
 use super::incoming::{Streamed, buffer, linger};
 use super::sendfile::FileRegions;
-use super::watched;
 use crate::control::Account;
 use crate::dialect::direct::{self, Chunk};
 use crate::dialect::{BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded};
 use crate::domain::{Fault, FaultKind, Intent, Principal, SendPlan};
 use crate::metrics::Direction;
-use crate::transfer::{Meter, Outgoing, Part, Progress, Route};
+use crate::transfer::{Outgoing, Part, Progress, Route, Transport};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -42,8 +41,8 @@ pub(super) struct Connection {
     pub(super) requests: AtomicU64,
     /// Where files can be sent by the kernel.
     pub(super) regions: Option<FileRegions>,
-    /// The bytes written, where one transfer at a time has the connection.
-    pub(super) written: Option<Arc<watched::Progress>>,
+    /// What the connection has done, where one transfer at a time has it.
+    pub(super) transport: Option<Arc<dyn Transport>>,
     /// Ends the connection at once.
     pub(super) kill: CancellationToken,
 }
@@ -196,9 +195,9 @@ impl Exchange<'_> {
             (Some(file), Some(regions)) => (Route::Kernel(file), Some(regions)),
             _ => (Route::Blocks(control.pool().clone(), control.tracker().clone()), None),
         };
-        let meter = self.connection.written.clone().map(|count| -> Meter { Arc::new(move || count.written()) });
-        let counts = meter.is_none();
-        let progress = Arc::new(Progress::sending(opened.volume.id, meter, self.connection.kill.clone()));
+        let transport = self.connection.transport.clone();
+        let counts = transport.is_none();
+        let progress = Arc::new(Progress::sending(opened.volume.id, transport, self.connection.kill.clone()));
         let running = control.transfers().start(progress.clone());
         let account = Account::open(control.metrics(), running, Direction::Download, opened.volume.id).whole_at(whole);
         let outgoing = Outgoing::new(opened.image, parts, route, progress);

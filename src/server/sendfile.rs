@@ -20,22 +20,27 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
-/// The most that one system call sends. Bounds how long a connection holds its thread, which with a cold file is the
-/// time to read this much from the disk.
+/// The most that one system call sends. Bounds how long a connection holds its thread.
 const CALL: usize = 1 << 20;
+
+/// The most that a blocking thread sends before it asks again: enough that handing over costs nothing.
+const COLD_TURN: usize = 8 << 20;
 
 /// The most that is sent before other tasks of the thread get a turn: under a millisecond on loopback.
 const TURN: usize = 8 << 20;
@@ -50,6 +55,14 @@ const WINDOW: u64 = 1 << 30;
 #[derive(Clone, Debug, Default)]
 pub struct FileRegions {
     by_start: Arc<Mutex<BTreeMap<usize, Region>>>,
+    disk: Arc<Mutex<DiskWait>>,
+}
+
+/// How long a connection has waited for the disk.
+#[derive(Debug, Default)]
+struct DiskWait {
+    ended: Duration,
+    since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -93,6 +106,19 @@ impl FileRegions {
         })
     }
 
+    /// How long the connection has waited for the disk in all, and whether it does now.
+    pub fn disk_wait(&self) -> (Duration, bool) {
+        let wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        (wait.ended + wait.since.map_or(Duration::ZERO, |since| since.elapsed()), wait.since.is_some())
+    }
+
+    fn set_waiting(&self, waits: bool) {
+        let mut wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let until_now = wait.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        wait.ended += until_now;
+        wait.since = waits.then(Instant::now);
+    }
+
     /// The file and the offset in it behind a slice, if it is one of ours.
     fn find(&self, slice: &[u8]) -> Option<(Arc<File>, u64)> {
         let start = slice.as_ptr() as usize;
@@ -134,12 +160,24 @@ pub struct SendfileStream {
     regions: FileRegions,
     /// Sent since this connection last let others go on.
     turn: usize,
+    /// A range that a blocking thread is sending.
+    cold: Option<Cold>,
+    /// The socket, for those threads: it must outlive them.
+    shared: Option<Arc<OwnedFd>>,
+}
+
+/// See [`SendfileStream::cold`].
+#[derive(Debug)]
+struct Cold {
+    /// Of the frame that it is the start of.
+    address: usize,
+    work: JoinHandle<io::Result<usize>>,
 }
 
 impl SendfileStream {
     /// Sends over `socket`, which should have `TCP_NODELAY`: else the last packet of an answer waits for the peer.
     pub fn new(socket: TcpStream, regions: FileRegions) -> Self {
-        Self { socket, regions, turn: 0 }
+        Self { socket, regions, turn: 0, cold: None, shared: None }
     }
 
     /// Runs `call` when the socket can take bytes.
@@ -170,6 +208,49 @@ impl SendfileStream {
     }
 }
 
+impl SendfileStream {
+    /// Sends some of a frame of `file`: at once what is cached, by a blocking thread what is not.
+    fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &[u8],
+        file: &Arc<File>,
+        offset: u64,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if let Some(cold) = &mut self.cold {
+                let sent =
+                    ready!(Pin::new(&mut cold.work).poll(cx)).unwrap_or_else(|error| Err(io::Error::other(error)));
+                let is_this_frame = cold.address == frame.as_ptr() as usize;
+                self.cold = None;
+                self.regions.set_waiting(false);
+                match sent {
+                    // hyper writes its frames in order, and none is taken back while it is being written.
+                    Ok(_) if !is_this_frame => return Poll::Ready(Err(io::Error::other("another frame was sent"))),
+                    // Tells the runtime too, which took the socket to be writable.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        let _ =
+                            self.socket.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                    }
+                    sent => return Poll::Ready(sent),
+                }
+            }
+            ready!(self.socket.poll_write_ready(cx))?;
+            if is_cached(file, offset, frame.len().min(CALL)) {
+                return self.poll_send(cx, |socket| send_file(socket, file, offset, frame.len().min(CALL)));
+            }
+            let socket = match &self.shared {
+                Some(socket) => socket.clone(),
+                None => self.shared.insert(Arc::new(self.socket.as_fd().try_clone_to_owned()?)).clone(),
+            };
+            let (file, len) = (file.clone(), frame.len().min(COLD_TURN));
+            let work = tokio::task::spawn_blocking(move || send_cold(&socket, &file, offset, len));
+            self.cold = Some(Cold { address: frame.as_ptr() as usize, work });
+            self.regions.set_waiting(true);
+        }
+    }
+}
+
 impl AsyncWrite for SendfileStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
@@ -184,8 +265,7 @@ impl AsyncWrite for SendfileStream {
         let slices = &slices[from..];
         let Some(first) = slices.first() else { return Poll::Ready(Ok(0)) };
         if let Some((file, offset)) = self.regions.find(first) {
-            let len = first.len().min(CALL);
-            return self.poll_send(cx, |socket| send_file(socket, &file, offset, len));
+            return self.poll_send_file(cx, first, &file, offset);
         }
         let file_at = slices.iter().position(|slice| self.regions.find(slice).is_some());
         // With file bytes to follow, the head shares their first packet: tcp(7), MSG_MORE in send(2).
@@ -216,10 +296,35 @@ impl AsyncRead for SendfileStream {
     }
 }
 
+/// Sends up to `len` bytes, waiting for the disk but not for the socket.
+fn send_cold(socket: &OwnedFd, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < len {
+        match send_file(socket, file, offset + sent as u64, (len - sent).min(CALL)) {
+            Ok(more) => sent += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // What was sent counts; the next call meets the error again.
+            Err(_) if sent > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+/// Whether both ends of a range can be read without waiting for the disk, which speaks for the rest of it.
+fn is_cached(file: &File, offset: u64, len: usize) -> bool {
+    [offset, offset + len as u64 - 1].into_iter().all(|offset| {
+        let mut byte = [0];
+        let read = preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT);
+        // Only this answer means the disk; every other is sendfile's to meet.
+        !matches!(read, Err(Errno::AGAIN))
+    })
+}
+
 /// Sends some of `len` bytes of `file` from `offset` on.
-fn send_file(socket: &TcpStream, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+fn send_file(socket: impl AsFd, file: &File, offset: u64, len: usize) -> io::Result<usize> {
     let mut at = offset;
-    match rustix::fs::sendfile(socket, file, Some(&mut at), len) {
+    match rustix::fs::sendfile(&socket, file, Some(&mut at), len) {
         Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
         Ok(sent) => Ok(sent),
         // The file system has no splice: sendfile(2), ERRORS.
@@ -229,7 +334,7 @@ fn send_file(socket: &TcpStream, file: &File, offset: u64, len: usize) -> io::Re
 }
 
 /// The same through a buffer. Not from the map, where a file cut short is a SIGBUS.
-fn copy_file(socket: &TcpStream, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+fn copy_file(socket: impl AsFd, file: &File, offset: u64, len: usize) -> io::Result<usize> {
     let mut buffer = vec![0; len.min(COPY)];
     match file.read_at(&mut buffer, offset)? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -381,6 +486,35 @@ mod tests {
         let (served, received) = tokio::join!(serve(socket, file, Arc::clone(&progress), || {}), requests);
         served.unwrap();
         assert!(progress.written() > received && progress.read() > 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_cached_comes_whole_and_its_wait_for_the_disk_is_told() {
+        let (file, bytes) = file((9 << 20) + 77);
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        if is_cached(&file, 0, CALL) {
+            println!("skipped: the file system of the temporary files keeps them in memory");
+            return;
+        }
+        let (mut client, socket) = pair(true).await;
+        let regions = FileRegions::default();
+        let mut stream = SendfileStream::new(socket, regions.clone());
+        let frame = regions.register(file, 5, bytes.len() as u64 - 5).unwrap();
+        let send = async {
+            let mut left = frame;
+            while !left.is_empty() {
+                let sent = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &left)).await.unwrap();
+                left = left.slice(sent..);
+            }
+            drop(stream);
+        };
+        let mut received = Vec::new();
+        let (read, ()) = tokio::join!(client.read_to_end(&mut received), send);
+        read.unwrap();
+        assert!(received == bytes[5..]);
+        let (waited, waits) = regions.disk_wait();
+        assert!(waited > Duration::ZERO && !waits);
     }
 
     #[tokio::test]

@@ -252,6 +252,20 @@ fn bytes_never_written_read_as_zero() {
     });
 }
 
+#[test]
+fn a_draft_has_the_size_it_is_published_with_whatever_was_expected() {
+    on_every_store(async |subject| {
+        for expected in [None, Some(ByteCount::ZERO), Some(ByteCount::mib(64)), Some(ByteCount::MAX)] {
+            let id = VolumeId::random();
+            let reservation = subject.store.reserve(ByteCount::mib(1)).unwrap();
+            let draft = subject.store.draft(id, DraftOptions { expected, reservation }).await.unwrap();
+            subject.fill(&*draft, &noise(5000, 1)).await;
+            draft.publish(bytes(5000), Pieces::default()).await.unwrap();
+            assert!(subject.read(id).await == noise(5000, 1), "{expected:?}");
+        }
+    });
+}
+
 /// The block that carries a last write carried another tenant's bytes before.
 #[test]
 fn a_last_write_with_an_earlier_user_s_bytes_behind_it_is_refused() {

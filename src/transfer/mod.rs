@@ -6,6 +6,6 @@ mod receive;
 mod send;
 
 pub use digest::{PieceDigester, Sha256Lane, Sha256State, zero_piece};
-pub use progress::{Meter, Pace, Phase, Phases, Progress, Running, Stop, Transfers};
+pub use progress::{Pace, Phase, Phases, Progress, Running, Stop, Transfers, Transport};
 pub use receive::{Allowance, ReceiveError, ReceiveOptions, Received, Source, receive};
 pub use send::{Chunk, Outgoing, Part, Route};

@@ -72,14 +72,20 @@ pub struct Progress {
     token: CancellationToken,
 }
 
-/// Counts this transfer's bytes: its own count, or the growth of a count that the transport keeps.
-enum Bytes {
-    Own(AtomicU64),
-    Transport { count: Meter, before: u64 },
+/// What a transport knows of the transfer that has it to itself.
+pub trait Transport: Send + Sync {
+    /// The bytes that it has sent, ever.
+    fn sent(&self) -> u64;
+
+    /// How long it has waited for the disk in all, and whether it does now.
+    fn disk_wait(&self) -> (Duration, bool);
 }
 
-/// Reads a count that a transport keeps.
-pub type Meter = Arc<dyn Fn() -> u64 + Send + Sync>;
+/// Who counts a transfer's bytes: itself, or the transport since the transfer began.
+enum Bytes {
+    Own(AtomicU64),
+    Transport { transport: Arc<dyn Transport>, sent_before: u64, disk_before: Duration },
+}
 
 #[derive(Debug, Default)]
 struct PhaseClock {
@@ -101,11 +107,14 @@ impl Progress {
         }
     }
 
-    /// A download. Its bytes are what the transport's `count` grows by from now on, or are counted with
-    /// [`Progress::add_bytes`] where the transport counts none. Stopping it cancels `connection`.
-    pub fn sending(volume: VolumeId, count: Option<Meter>, connection: CancellationToken) -> Self {
-        let bytes = match count {
-            Some(count) => Bytes::Transport { before: count(), count },
+    /// A download. Its bytes are what the transport sends from now on, or are counted with [`Progress::add_bytes`] where
+    /// several transfers share one. Stopping it cancels `connection`.
+    pub fn sending(volume: VolumeId, transport: Option<Arc<dyn Transport>>, connection: CancellationToken) -> Self {
+        let bytes = match transport {
+            Some(transport) => {
+                let (sent_before, disk_before) = (transport.sent(), transport.disk_wait().0);
+                Bytes::Transport { transport, sent_before, disk_before }
+            }
             None => Bytes::Own(AtomicU64::new(0)),
         };
         Self { bytes, is_sending: true, token: connection, ..Self::receiving(volume) }
@@ -122,7 +131,7 @@ impl Progress {
     pub fn bytes(&self) -> u64 {
         match &self.bytes {
             Bytes::Own(count) => count.load(Ordering::Relaxed),
-            Bytes::Transport { count, before } => count().saturating_sub(*before),
+            Bytes::Transport { transport, sent_before, .. } => transport.sent().saturating_sub(*sent_before),
         }
     }
 
@@ -150,6 +159,9 @@ impl Progress {
         if let Some((phase, since)) = clock.now {
             spent.add(phase, since.elapsed());
         }
+        if let Bytes::Transport { transport, disk_before, .. } = &self.bytes {
+            spent.disk += transport.disk_wait().0.saturating_sub(*disk_before);
+        }
         if self.is_sending {
             spent.peer = self.elapsed().saturating_sub(spent.digest + spent.disk + spent.memory);
         }
@@ -157,9 +169,11 @@ impl Progress {
     }
 
     fn waits_for_peer(&self) -> bool {
-        match self.lock().now {
-            Some((phase, _)) => phase == Phase::Peer,
-            None => self.is_sending,
+        let phase = self.lock().now.map(|(phase, _)| phase);
+        match (&self.bytes, phase) {
+            (_, Some(phase)) => phase == Phase::Peer,
+            (Bytes::Transport { transport, .. }, None) => !transport.disk_wait().1,
+            (Bytes::Own(_), None) => self.is_sending,
         }
     }
 

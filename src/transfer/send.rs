@@ -9,12 +9,9 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{Advice, fadvise};
-use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -49,9 +46,9 @@ pub enum Route {
     Blocks(Pool, TaskTracker),
 }
 
-/// A file range handed to the kernel at once. Large enough that the checks before it cost nothing, small enough that
-/// a cold one is soon warm.
-const KERNEL_CHUNK: u64 = 8 << 20;
+/// A file range handed to the transport at once. Large enough that handing it over costs nothing; it only takes up
+/// address space there, of which all connections share 47 bits.
+const KERNEL_CHUNK: u64 = 64 << 20;
 
 /// The runs of data and holes are looked up for this much of the image at a time, which bounds their list.
 const RUN_WINDOW: u64 = 1 << 30;
@@ -100,7 +97,7 @@ impl Outgoing {
                 let file = file.clone();
                 let extent = Extent { len: run.extent.len.min(KERNEL_CHUNK), ..run.extent };
                 self.put_back(run, extent.len);
-                self.warm(&file, extent).await.map(|()| Chunk::File(file, extent))
+                Ok(Chunk::File(file, extent))
             }
             Route::Blocks(pool, tracker) => {
                 let (pool, tracker) = (pool.clone(), tracker.clone());
@@ -178,46 +175,11 @@ impl Outgoing {
         let len = ahead.len;
         Ok(Chunk::Bytes(Bytes::from_owner(block.freeze()).slice(..len)))
     }
-
-    /// Brings a range into the page cache off the runtime's threads, unless it is there: sendfile would block them.
-    async fn warm(&self, file: &Arc<File>, extent: Extent) -> io::Result<()> {
-        if is_cached(file, extent.offset) && is_cached(file, extent.end() - 1) {
-            return Ok(());
-        }
-        let file = file.clone();
-        let warmed = tokio::task::spawn_blocking(move || {
-            // A hint: the disk goes on with the next chunk while this one is sent.
-            let _ = fadvise(&file, extent.end(), std::num::NonZeroU64::new(KERNEL_CHUNK), Advice::WillNeed);
-            read_through(&file, extent)
-        });
-        self.progress.during(Phase::Disk, warmed).await.map_err(io::Error::other)?
-    }
 }
 
 enum Item {
     Literal(Bytes),
     Run(Run),
-}
-
-/// Whether the byte at `offset` can be read without waiting for the disk.
-fn is_cached(file: &File, offset: u64) -> bool {
-    let mut byte = [0];
-    let mut into = [io::IoSliceMut::new(&mut byte)];
-    preadv2(file, &mut into, offset, ReadWriteFlags::NOWAIT).is_ok()
-}
-
-/// Reads a range and throws it away.
-fn read_through(file: &File, extent: Extent) -> io::Result<()> {
-    let mut scratch = vec![0; 256 << 10];
-    let mut offset = extent.offset;
-    while offset < extent.end() {
-        let len = (extent.end() - offset).min(scratch.len() as u64) as usize;
-        match file.read_at(&mut scratch[..len], offset)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => offset += read as u64,
-        }
-    }
-    Ok(())
 }
 
 /// `len` bytes of zeros, at most a block's worth, shared by all.

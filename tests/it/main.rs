@@ -6,6 +6,7 @@ mod cancel;
 mod control;
 mod crash;
 mod download;
+mod floors;
 mod framing;
 mod full_disk;
 mod heavy;

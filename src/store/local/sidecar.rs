@@ -28,7 +28,7 @@ const DIGEST: usize = 16;
 
 /// Writes and flushes a new sidecar.
 pub(super) fn write(path: &Path, pieces: &Pieces) -> io::Result<()> {
-    let mut file = super::create_file(path, OFlags::empty())?;
+    let mut file = super::steps::create_file(path, OFlags::empty())?;
     file.write_all(&encode(pieces))?;
     file.sync_all()
 }

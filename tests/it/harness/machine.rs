@@ -12,9 +12,12 @@ pub(crate) fn peak_memory(pid: u32) -> u64 {
     kib << 10
 }
 
-/// How many file descriptors a process has open.
+/// How many file descriptors a process has open, but for those of the database, which opens more when it is busy.
 pub(crate) fn open_files(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs");
+    // A descriptor may be closed while they are counted.
+    let files = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    files.filter(|file| !is_database(file)).count()
 }
 
 /// How many bytes of disk a folder takes, holes left out.
@@ -23,10 +26,13 @@ pub(crate) fn open_files(pid: u32) -> usize {
 pub(crate) fn disk_usage(path: &Path) -> u64 {
     // A file may go while the folder is read.
     let Ok(metadata) = path.symlink_metadata() else { return 0 };
-    let is_database = path.file_name().is_some_and(|name| name.to_string_lossy().contains(".db"));
     if metadata.is_dir() {
         let Ok(entries) = fs::read_dir(path) else { return 0 };
         return entries.flatten().map(|entry| disk_usage(&entry.path())).sum();
     }
-    if is_database { 0 } else { metadata.blocks() * 512 }
+    if is_database(path) { 0 } else { metadata.blocks() * 512 }
+}
+
+fn is_database(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("meta.sqlite"))
 }

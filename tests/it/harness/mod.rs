@@ -10,6 +10,7 @@ pub(crate) mod scratch;
 pub(crate) mod server;
 pub(crate) mod stored;
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 pub(crate) use curl::Curl;
@@ -35,7 +36,7 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// One answer of a server.
-#[derive(Debug, Default, Clone)]
+#[derive(Default, Clone)]
 pub(crate) struct Response {
     /// The status of the last head; 0 when there was none.
     pub(crate) status: u16,
@@ -77,5 +78,13 @@ impl Response {
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("not JSON ({e}): {}", self.text()))
+    }
+}
+
+impl fmt::Debug for Response {
+    /// A body may be a whole drive: only its start is worth reading.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = String::from_utf8_lossy(&self.body[..self.body.len().min(500)]);
+        write!(f, "{} {:?}, {} bytes: {start:?}", self.status, self.fields, self.body.len())
     }
 }

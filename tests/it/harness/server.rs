@@ -92,6 +92,8 @@ impl Setup {
         command.args(["--pdeathsig", "KILL", "--", LONGSHORE, "serve"]);
         command.arg("--config").arg(config).arg("--data-dir").arg(data);
         command.args(["--listen", self.listen.as_deref().unwrap_or("127.0.0.1:0")]);
+        // The server takes every variable of this prefix for a setting.
+        command.env_remove(ENGINE);
         if let Some(engine) = engine() {
             command.env("LONGSHORE_IO__ENGINE", engine);
         }

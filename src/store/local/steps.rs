@@ -1,0 +1,312 @@
+//! The steps on disk of a local store, each in the order that survives a crash. All of them block.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::{Direct, LocalSettings, holes, sidecar};
+use crate::domain::{ByteCount, CrashPoints, Pieces, VolumeId};
+use crate::io::probe;
+use crate::store::{Ledger, StoreError};
+
+/// Drafts smaller than this are written through the page cache: they are cheap either way, and their first reader
+/// finds them there.
+const DIRECT_FROM: ByteCount = ByteCount::mib(16);
+
+/// What the clones of a store share.
+#[derive(Debug)]
+pub(super) struct Steps {
+    drives: PathBuf,
+    incoming: PathBuf,
+    trash: PathBuf,
+    direct: Direct,
+    can_direct: bool,
+    pub(super) ledger: Arc<Ledger>,
+    busy: Busy,
+    pub(super) crash: CrashPoints,
+}
+
+impl Steps {
+    /// Opens the store in `root`, which is made if it is missing.
+    pub(super) fn open(root: &Path, settings: LocalSettings) -> Result<Self, StoreError> {
+        let [drives, incoming, trash] = ["drives", "incoming", "trash"].map(|name| root.join(name));
+        for dir in [&drives, &incoming, &trash] {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        sync_dir(root)?;
+        let LocalSettings { direct, reserve, crash } = settings;
+        let can_direct = match direct {
+            Direct::Never => false,
+            Direct::Auto => probe::direct_io(&incoming).is_ok(),
+            Direct::Always => probe::direct_io(&incoming).map(|()| true)?,
+        };
+        let asked = incoming.clone();
+        let ledger = Ledger::new(move || probe::free_space(&asked), reserve);
+        Ok(Self { drives, incoming, trash, direct, can_direct, ledger, busy: Busy::default(), crash })
+    }
+
+    /// Makes an empty draft; tells whether its file is written past the page cache.
+    pub(super) fn begin_draft(&self, id: VolumeId, expected: Option<ByteCount>) -> Result<(File, bool), StoreError> {
+        let _claim = self.busy.claim(id);
+        let image = self.begin(id)?.join("image");
+        let direct = match self.direct {
+            Direct::Auto => self.can_direct && expected.is_none_or(|bytes| bytes >= DIRECT_FROM),
+            Direct::Always => true,
+            Direct::Never => false,
+        };
+        if !direct {
+            return Ok((create_file(&image, OFlags::empty())?, false));
+        }
+        match create_file(&image, OFlags::DIRECT) {
+            Ok(file) => {
+                // Direct writes that do not extend the file need not take turns on ext4. The
+                // length is a hint here, and publishing sets it for good: so a failure changes nothing.
+                let _ = file.set_len(expected.unwrap_or(ByteCount::ZERO).get());
+                Ok((file, true))
+            }
+            // The file system may take direct I/O in one directory and refuse it in another (encryption, layers).
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                remove_if_there(fs::remove_file(&image))?;
+                Ok((create_file(&image, OFlags::empty())?, false))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// An empty directory in `incoming/`.
+    fn begin(&self, id: VolumeId) -> Result<PathBuf, StoreError> {
+        if let Some(earlier) = self.hide(&self.incoming, id)? {
+            remove_if_there(fs::remove_dir_all(earlier))?;
+        }
+        let dir = place(&self.incoming, id);
+        DirBuilder::new().mode(0o700).create(&dir)?;
+        Ok(dir)
+    }
+
+    /// Publishes a draft, whose image must be flushed.
+    pub(super) fn publish_draft(&self, id: VolumeId, pieces: &Pieces) -> Result<(), StoreError> {
+        let _claim = self.busy.claim(id);
+        self.publish(id, pieces)
+    }
+
+    /// Makes what `incoming/` holds under this id visible.
+    fn publish(&self, id: VolumeId, pieces: &Pieces) -> Result<(), StoreError> {
+        let (from, to) = (place(&self.incoming, id), place(&self.drives, id));
+        sidecar::write(&from.join("pieces"), pieces)?;
+        self.crash.hit("publish: pieces flushed");
+        sync_dir(&from)?;
+        self.crash.hit("publish: draft directory flushed");
+        fs::rename(&from, &to)?;
+        self.crash.hit("publish: renamed");
+        if let Err(error) = sync_dir(&self.drives) {
+            // Seen by everyone and perhaps gone tomorrow: better not seen.
+            let _ = fs::rename(&to, &from);
+            return Err(error.into());
+        }
+        self.crash.hit("publish: drives flushed");
+        sync_dir(&self.incoming)?;
+        self.crash.hit("publish: incoming flushed");
+        Ok(())
+    }
+
+    pub(super) fn open_image(&self, id: VolumeId, write: bool) -> Result<(PathBuf, File), StoreError> {
+        let dir = place(&self.drives, id);
+        match OpenOptions::new().read(true).write(write).open(dir.join("image")) {
+            Ok(file) => Ok((dir, file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(id)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn clone_image(
+        &self,
+        source: VolumeId,
+        target: VolumeId,
+        go_on: &dyn Fn() -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        let _claim = self.busy.claim(target);
+        if place(&self.drives, target).try_exists()? {
+            // An earlier run got this far, and then nobody could write it down.
+            sync_dir(&self.drives)?;
+            return Ok(());
+        }
+        let outcome = self.copy_image(source, target, go_on);
+        if outcome.is_err() {
+            // Half a copy may be what fills the disk. What is not removed here is a leftover for the sweeper.
+            let _ = self.discard(&self.incoming, target);
+        }
+        outcome
+    }
+
+    /// Copies, flushes and publishes. Leaves a draft when it fails.
+    fn copy_image(
+        &self,
+        source: VolumeId,
+        target: VolumeId,
+        go_on: &dyn Fn() -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        let (source_dir, from) = self.open_image(source, false)?;
+        let size = length(&from)?;
+        let pieces = sidecar::read(&source_dir.join("pieces"), source, size)?;
+        let to = create_file(&self.begin(target)?.join("image"), OFlags::empty())?;
+        self.crash.hit("clone: begun");
+        if !holes::share(&from, &to)? {
+            let allocated = ByteCount::new(from.metadata()?.blocks().saturating_mul(512)).unwrap_or(ByteCount::MAX);
+            let reservation = self.ledger.reserve(allocated)?;
+            to.set_len(size.get())?;
+            holes::copy(&from, &to, size, &mut |copied| {
+                reservation.settle(copied);
+                go_on()
+            })?;
+        }
+        self.crash.hit("clone: copied");
+        to.sync_all()?;
+        self.crash.hit("clone: image flushed");
+        self.publish(target, &pieces)
+    }
+
+    pub(super) fn grow(&self, id: VolumeId, size: ByteCount) -> Result<(), StoreError> {
+        let _claim = self.busy.claim(id);
+        let (_, image) = self.open_image(id, true)?;
+        if length(&image)? > size {
+            return Err(StoreError::Io(io::Error::new(io::ErrorKind::InvalidInput, "a drive never shrinks")));
+        }
+        image.set_len(size.get())?;
+        self.crash.hit("grow: length set");
+        image.sync_all()?;
+        self.crash.hit("grow: image flushed");
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, id: VolumeId) -> Result<(), StoreError> {
+        let _claim = self.busy.claim(id);
+        self.discard(&self.drives, id)?;
+        self.discard(&self.incoming, id)
+    }
+
+    /// Removes what one directory holds under this id, first from sight, durably, and then from the disk.
+    fn discard(&self, dir: &Path, id: VolumeId) -> Result<(), StoreError> {
+        let hidden = self.hide(dir, id)?;
+        self.crash.hit("remove: renamed");
+        // Also when nothing was there: an earlier run may have ended between its rename and this.
+        sync_dir(dir)?;
+        self.crash.hit("remove: flushed");
+        if let Some(hidden) = hidden {
+            remove_if_there(fs::remove_dir_all(hidden))?;
+            self.crash.hit("remove: unlinked");
+        }
+        Ok(())
+    }
+
+    /// Moves what one directory holds under this id to the trash; answers where it is then.
+    fn hide(&self, dir: &Path, id: VolumeId) -> io::Result<Option<PathBuf>> {
+        // A random name: the trash may still hold the last thing that had this id.
+        let hidden = self.trash.join(format!("{id}-{}", uuid::Uuid::new_v4()));
+        match fs::rename(place(dir, id), &hidden) {
+            Ok(()) => Ok(Some(hidden)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn sweep(
+        &self,
+        keep: &dyn Fn(VolumeId) -> bool,
+        is_running: &dyn Fn(VolumeId) -> bool,
+    ) -> Result<Vec<VolumeId>, StoreError> {
+        let mut removed = Vec::new();
+        // A row is written before its bytes and these are listed before the rows are asked, so what is listed and has
+        // no row now will never have one.
+        for id in ids_in(&self.drives)? {
+            if !keep(id) {
+                self.remove(id)?;
+                removed.push(id);
+            }
+        }
+        for id in ids_in(&self.incoming)? {
+            if !keep(id) || !is_running(id) {
+                let _claim = self.busy.claim(id);
+                self.discard(&self.incoming, id)?;
+                removed.push(id);
+            }
+        }
+        for entry in fs::read_dir(&self.trash)? {
+            remove_if_there(fs::remove_dir_all(entry?.path()))?;
+        }
+        removed.sort_unstable();
+        removed.dedup();
+        Ok(removed)
+    }
+}
+
+/// The ids on which a step is under way. Steps on one id wait for each other, on threads that may block.
+#[derive(Debug, Default)]
+struct Busy {
+    ids: Mutex<HashSet<VolumeId>>,
+    freed: Condvar,
+}
+
+impl Busy {
+    fn claim(&self, id: VolumeId) -> Claim<'_> {
+        let mut ids = self.ids();
+        while !ids.insert(id) {
+            ids = self.freed.wait(ids).unwrap_or_else(PoisonError::into_inner);
+        }
+        Claim { busy: self, id }
+    }
+
+    fn ids(&self) -> MutexGuard<'_, HashSet<VolumeId>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Claim<'a> {
+    busy: &'a Busy,
+    id: VolumeId,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.busy.ids().remove(&self.id);
+        self.busy.freed.notify_all();
+    }
+}
+
+fn place(dir: &Path, id: VolumeId) -> PathBuf {
+    dir.join(id.to_string())
+}
+
+fn ids_in(dir: &Path) -> io::Result<Vec<VolumeId>> {
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        // What is not named by an id is not ours to remove.
+        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<VolumeId>().ok()));
+    }
+    Ok(ids)
+}
+
+pub(super) fn create_file(path: &Path, flags: OFlags) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600).custom_flags(flags.bits().cast_signed()).open(path)
+}
+
+pub(super) fn length(file: &File) -> io::Result<ByteCount> {
+    Ok(ByteCount::new(file.metadata()?.len()).unwrap_or(ByteCount::MAX))
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn remove_if_there(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
