@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -44,6 +45,10 @@ const COLD_TURN: usize = 8 << 20;
 
 /// The most that is sent before other tasks of the thread get a turn: under a millisecond on loopback.
 const TURN: usize = 8 << 20;
+
+/// How long a blocking thread waits for a peer before it gives the connection back, in nanoseconds. A peer that flows
+/// keeps the thread for its whole turn; one that stalls costs it no more than this.
+const PEER_PAUSE: i64 = 20_000_000;
 
 /// The buffer of the way without sendfile(2).
 const COPY: usize = 64 << 10;
@@ -112,11 +117,15 @@ impl FileRegions {
         (wait.ended + wait.since.map_or(Duration::ZERO, |since| since.elapsed()), wait.since.is_some())
     }
 
-    fn set_waiting(&self, waits: bool) {
+    fn begin_wait(&self) {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).since = Some(Instant::now());
+    }
+
+    /// Ends the wait, of which this much was for the peer.
+    fn end_wait(&self, for_peer: Duration) {
         let mut wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        let until_now = wait.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        wait.ended += until_now;
-        wait.since = waits.then(Instant::now);
+        let whole = wait.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        wait.ended += whole.saturating_sub(for_peer);
     }
 
     /// The file and the offset in it behind a slice, if it is one of ours.
@@ -171,7 +180,7 @@ pub struct SendfileStream {
 struct Cold {
     /// Of the frame that it is the start of.
     address: usize,
-    work: JoinHandle<io::Result<usize>>,
+    work: JoinHandle<(io::Result<usize>, Duration)>,
 }
 
 impl SendfileStream {
@@ -219,18 +228,20 @@ impl SendfileStream {
     ) -> Poll<io::Result<usize>> {
         loop {
             if let Some(cold) = &mut self.cold {
-                let sent =
-                    ready!(Pin::new(&mut cold.work).poll(cx)).unwrap_or_else(|error| Err(io::Error::other(error)));
+                let ended = ready!(Pin::new(&mut cold.work).poll(cx));
+                let (sent, waited) = ended.unwrap_or_else(|error| (Err(io::Error::other(error)), Duration::ZERO));
                 let is_this_frame = cold.address == frame.as_ptr() as usize;
                 self.cold = None;
-                self.regions.set_waiting(false);
+                self.regions.end_wait(waited);
                 match sent {
                     // hyper writes its frames in order, and none is taken back while it is being written.
                     Ok(_) if !is_this_frame => return Poll::Ready(Err(io::Error::other("another frame was sent"))),
-                    // Tells the runtime too, which took the socket to be writable.
+                    // The runtime still takes the socket to be writable. It forgets that only by a look at the socket
+                    // as it is now: it may have become writable since, and nobody would tell us again.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        let _ =
-                            self.socket.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                        let _ = self.socket.try_io(Interest::WRITABLE, || {
+                            if is_writable(&self.socket, 0) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+                        });
                     }
                     sent => return Poll::Ready(sent),
                 }
@@ -246,7 +257,7 @@ impl SendfileStream {
             let (file, len) = (file.clone(), frame.len().min(COLD_TURN));
             let work = tokio::task::spawn_blocking(move || send_cold(&socket, &file, offset, len));
             self.cold = Some(Cold { address: frame.as_ptr() as usize, work });
-            self.regions.set_waiting(true);
+            self.regions.begin_wait();
         }
     }
 }
@@ -296,19 +307,34 @@ impl AsyncRead for SendfileStream {
     }
 }
 
-/// Sends up to `len` bytes, waiting for the disk but not for the socket.
-fn send_cold(socket: &OwnedFd, file: &File, offset: u64, len: usize) -> io::Result<usize> {
-    let mut sent = 0;
+/// Sends up to `len` bytes, waiting for the disk, and for the socket a moment. Returns how many, and how long it waited
+/// for the socket.
+fn send_cold(socket: &OwnedFd, file: &File, offset: u64, len: usize) -> (io::Result<usize>, Duration) {
+    let (mut sent, mut waited) = (0, Duration::ZERO);
     while sent < len {
         match send_file(socket, file, offset + sent as u64, (len - sent).min(CALL)) {
             Ok(more) => sent += more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let since = Instant::now();
+                let writable = is_writable(socket, PEER_PAUSE);
+                waited += since.elapsed();
+                if !writable {
+                    return (if sent > 0 { Ok(sent) } else { Err(error) }, waited);
+                }
+            }
             // What was sent counts; the next call meets the error again.
             Err(_) if sent > 0 => break,
-            Err(error) => return Err(error),
+            Err(error) => return (Err(error), waited),
         }
     }
-    Ok(sent)
+    (Ok(sent), waited)
+}
+
+/// Whether the socket can take bytes, within this many nanoseconds.
+fn is_writable(socket: impl AsFd, within: i64) -> bool {
+    let mut asked = [PollFd::new(&socket, PollFlags::OUT)];
+    poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: within })).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether both ends of a range can be read without waiting for the disk, which speaks for the rest of it.
@@ -490,31 +516,33 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_is_not_cached_comes_whole_and_its_wait_for_the_disk_is_told() {
-        let (file, bytes) = file((9 << 20) + 77);
+        let (file, bytes) = file((48 << 20) + 77);
         file.sync_all().unwrap();
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-        if is_cached(&file, 0, CALL) {
-            println!("skipped: the file system of the temporary files keeps them in memory");
-            return;
-        }
-        let (mut client, socket) = pair(true).await;
-        let regions = FileRegions::default();
-        let mut stream = SendfileStream::new(socket, regions.clone());
-        let frame = regions.register(file, 5, bytes.len() as u64 - 5).unwrap();
-        let send = async {
-            let mut left = frame;
-            while !left.is_empty() {
-                let sent = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &left)).await.unwrap();
-                left = left.slice(sent..);
+        for slow in [false, true] {
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            if is_cached(&file, 0, CALL) {
+                println!("skipped: the file system of the temporary files keeps them in memory");
+                return;
             }
-            drop(stream);
-        };
-        let mut received = Vec::new();
-        let (read, ()) = tokio::join!(client.read_to_end(&mut received), send);
-        read.unwrap();
-        assert!(received == bytes[5..]);
-        let (waited, waits) = regions.disk_wait();
-        assert!(waited > Duration::ZERO && !waits);
+            let (mut client, socket) = pair(slow).await;
+            let regions = FileRegions::default();
+            let mut stream = SendfileStream::new(socket, regions.clone());
+            let frame = regions.register(Arc::clone(&file), 5, bytes.len() as u64 - 5).unwrap();
+            let send = async {
+                let mut left = frame;
+                while !left.is_empty() {
+                    let sent = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &left)).await.unwrap();
+                    left = left.slice(sent..);
+                }
+                drop(stream);
+            };
+            let mut received = Vec::new();
+            let (read, ()) = tokio::join!(client.read_to_end(&mut received), send);
+            read.unwrap();
+            assert!(received == bytes[5..]);
+            let (waited, waits) = regions.disk_wait();
+            assert!(waited > Duration::ZERO && !waits);
+        }
     }
 
     #[tokio::test]
