@@ -359,12 +359,12 @@ mod tests {
     async fn a_job_that_cannot_be_read_does_not_block_those_behind_it() {
         let (scene, volume, clock) = with_job(JobKind::Seal).await;
         sqlx::query("UPDATE jobs SET kind = 'from the future'").execute(&scene.meta.writer).await.unwrap();
-        let next = NewJob::new(JobKind::Seal, volume.id, clock.now());
+        let next = NewJob::new(JobKind::Resize { size: count(2) }, volume.id, clock.now());
         scene.meta.apply(Batch { enqueue: vec![next], ..Batch::default() }).await.unwrap();
         assert!(matches!(
-            scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await,
+            scene.meta.claim("a", clock.now(), MINUTE, Lane::Prompt).await,
             Err(MetaError::Damaged("kind"))
         ));
-        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap().lease.job, next.id);
+        assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Prompt).await.unwrap().unwrap().lease.job, next.id);
     }
 }
