@@ -2,26 +2,31 @@
 
 use std::process::Command;
 
-use crate::harness::{Server, image};
+use crate::harness::{Server, Setup};
 
-/// The upload, the download and the comparison, run by a shell in an empty folder with nothing changed but the address
+/// Every block of the README that calls curl, run by a shell in an empty folder with nothing changed but the address
 /// and where the credentials are.
 #[test]
-fn the_pasted_lines_bring_back_the_same_bytes() {
-    let server = Server::start();
+fn the_curl_lines_of_the_readme_work_as_pasted() {
+    let server = Setup::default().defaults().start();
     let dir = server.scratch().join("pasted");
     std::fs::create_dir(&dir).unwrap();
-    image::sparse(&dir.join("disk.img"), (5 << 20) + 512, 1);
-    let script = format!(
-        r#"set -eu
-        UUID=$(curl -sS --request POST --user "$(cat {credentials})" --header 'Content-Type: application/octet-stream' --upload-file disk.img {endpoint}/api/2.0/drives/upload/)
-        curl -sS --location --remote-name --remote-header-name --user "$(cat {credentials})" {endpoint}/api/2.0/drives/$UUID/download/
-        cmp disk.img $UUID"#,
-        credentials = server.credentials_file().display(),
-        endpoint = server.endpoint(),
-    );
-    let output = Command::new("sh").args(["-c", &script]).current_dir(&dir).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let readme = include_str!("../../README.md");
+    let blocks: Vec<&str> = readme
+        .split("```sh\n")
+        .skip(1)
+        .filter_map(|block| block.split_once("```").map(|(code, _)| code))
+        .filter(|code| code.contains("curl ") || code.contains("disk.img"))
+        .collect();
+    assert!(blocks.len() >= 5, "the blocks of the README were not found");
+    let script = format!("set -eux\n{}", blocks.concat())
+        .replace("http://127.0.0.1:8700", server.endpoint())
+        .replace("longshore-data/admin.credentials", &server.credentials_file().display().to_string());
+    let output = Command::new("bash").args(["-c", &script]).current_dir(&dir).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    // curl succeeds on a refusal too, unless told otherwise; every answer that is one names its type.
+    assert!(!said.contains("error_type"), "{said}");
 }
 
 /// What is printed at the start is what the user pastes, so it must name this server and these credentials.
