@@ -4,7 +4,7 @@
 //! tells two engines apart on a disk that both can fill. The file lies in the build's target directory, so that the
 //! device is the one that the machine builds on. Each round writes a new file; its removal is not counted.
 //!
-//! `cargo bench --bench engine`, or `cargo bench --bench engine -- 'write/io_uring'`; `LONGSHORE_BENCH_MIB` sets the
+//! `cargo bench --bench engine`, or `cargo bench --bench engine -- 'write/io_uring'`; `BENCH_MIB` sets the
 //! size of the file, 256 by default.
 
 use std::collections::VecDeque;
@@ -86,7 +86,7 @@ impl Bench {
         if let Err(error) = &direct {
             println!("skipped with direct I/O: {error}");
         }
-        let mib = std::env::var_os("LONGSHORE_BENCH_MIB").and_then(|mib| mib.to_str()?.parse::<u64>().ok());
+        let mib = std::env::var_os("BENCH_MIB").and_then(|mib| mib.to_str()?.parse::<u64>().ok());
         Self {
             runtime: Runtime::new().expect("a runtime starts"),
             engines,

@@ -1,6 +1,6 @@
 //! Whole transfers over loopback, through the real server: ingest (until durable) and egress (from the page cache).
 //!
-//! `cargo bench --bench transfer`, or `cargo bench --bench transfer -- ingest`; `LONGSHORE_BENCH_MIB` sets the size of
+//! `cargo bench --bench transfer`, or `cargo bench --bench transfer -- ingest`; `BENCH_MIB` sets the size of
 //! the image, 256 by default. The data directory lies in the build's target directory. Removing the drives is not
 //! counted. The client costs as little as it can: one buffer, written or read over and over.
 
@@ -30,8 +30,6 @@ impl Server {
         let process = Command::new(env!("CARGO_BIN_EXE_longshore"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&data)
-            // It takes every variable of this prefix for a setting.
-            .env_remove("LONGSHORE_BENCH_MIB")
             .env("LONGSHORE_LIMITS__MIN_DRIVE", "1")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -164,7 +162,7 @@ fn transfers(criterion: &mut Criterion) {
 }
 
 fn image_mib() -> usize {
-    std::env::var_os("LONGSHORE_BENCH_MIB").and_then(|mib| mib.to_str()?.parse().ok()).unwrap_or(256)
+    std::env::var_os("BENCH_MIB").and_then(|mib| mib.to_str()?.parse().ok()).unwrap_or(256)
 }
 
 criterion_group!(benches, transfers);

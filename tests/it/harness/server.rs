@@ -13,7 +13,7 @@ use super::{Curl, RawClient, Response, Scratch, wait_for};
 /// The program under test.
 const LONGSHORE: &str = env!("CARGO_BIN_EXE_longshore");
 /// Names the engine that all servers of this run use: `ring` or `threads`.
-const ENGINE: &str = "LONGSHORE_TEST_ENGINE";
+const ENGINE: &str = "TEST_ENGINE";
 /// What every server starts with; a test adds keys that are not here. A small minimum keeps images small.
 const BASE_CONFIG: &str = "limits.min_drive = \"64 KiB\"\n";
 /// How much of a server's log is shown when a test fails.
@@ -92,8 +92,6 @@ impl Setup {
         command.args(["--pdeathsig", "KILL", "--", LONGSHORE, "serve"]);
         command.arg("--config").arg(config).arg("--data-dir").arg(data);
         command.args(["--listen", self.listen.as_deref().unwrap_or("127.0.0.1:0")]);
-        // The server takes every variable of this prefix for a setting.
-        command.env_remove(ENGINE);
         if let Some(engine) = engine() {
             command.env("LONGSHORE_IO__ENGINE", engine);
         }
