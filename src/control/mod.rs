@@ -2,7 +2,7 @@
 //!
 //! # Order of things
 //! Making a volume writes its row first and its bytes second, removing one removes bytes first and row second (I6), so
-//! that after a crash there is garbage, which [`Control::sweep`] finds, and never a ready row without its bytes.
+//! that after a crash there is garbage, which the sweeper finds, and never a ready row without its bytes.
 
 mod account;
 mod commands;

@@ -55,7 +55,7 @@ impl Pool {
         Self::of(blocks.clamp(1, Semaphore::MAX_PERMITS), BLOCK)
     }
 
-    /// A pool of two blocks of [`SMALL`] bytes, one to be filled while the other is sent. For one transfer: what it
+    /// A pool of two blocks of 64 KiB, one to be filled while the other is sent. For one transfer: what it
     /// makes do with when [`Pool::try_take_spare`] gives it nothing, so that it need not wait for the peers of others.
     pub fn small() -> Self {
         Self::of(2, SMALL)
@@ -157,7 +157,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A buffer of [`BLOCK`] bytes, or [`SMALL`] ones of a small pool, aligned to [`ALIGN`]. Goes back to its pool when dropped, on any thread.
+/// A buffer of [`BLOCK`] bytes, or 64 KiB of a small pool, aligned to [`ALIGN`]. Goes back to its pool when dropped, on
+/// any thread.
 pub struct Block {
     /// `None` only while it is dropped.
     memory: Option<MmapMut>,
