@@ -220,7 +220,7 @@ fn secrets_are_not_logged() {
     let mut broken = peer::tls(TcpStream::connect(peer::authority(&server)).unwrap(), "http/1.1");
     let head = format!("{}\r\nContent-Type: application/octet-stream\r\nContent-Length: 9000", basic(&credentials));
     write!(broken, "POST {UPLOAD} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\nthe start").unwrap();
-    let list = || peer::trusting(server.curl("/api/2.0/drives/detail/")).run().text().to_owned();
+    let list = || peer::trusting(server.curl("/api/2.0/drives/detail/")).run().text();
     wait_for("the upload to begin", || list().contains("\"uploading\"").then_some(()));
     drop(broken);
     wait_for("the transfer to be booked", || server.logged().contains("complete=false").then_some(()));
