@@ -40,26 +40,8 @@ impl Control {
             self.check_size(spec.size)?;
         }
         let now = self.parts.clock.now();
-        let drives: Vec<Volume> = specs
-            .into_iter()
-            .map(|spec| Volume {
-                id: VolumeId::random(),
-                tenant: principal.tenant,
-                name: spec.name,
-                media: spec.media,
-                size: spec.size,
-                charged: spec.size,
-                state: VolumeState::Creating,
-                reason: None,
-                generation: 0,
-                revision: 0,
-                created: now,
-                updated: now,
-                sha256: None,
-                meta: spec.meta,
-                attributes: spec.attributes,
-            })
-            .collect();
+        let drives: Vec<Volume> =
+            specs.into_iter().map(|spec| Volume::begun(principal.tenant, spec, VolumeState::Creating, now)).collect();
         let control = self.clone();
         // To its end even when the caller goes: half of the drives would be left otherwise.
         let work = async move { control.make_blank(drives).await };

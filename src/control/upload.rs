@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::Control;
 use super::account::Account;
 use crate::domain::{
-    ByteCount, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent, VolumeId,
-    VolumeState,
+    ByteCount, DriveSpec, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent,
+    VolumeId, VolumeState,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::metrics::Direction;
@@ -43,26 +43,18 @@ impl Control {
         }
         // Before the row: the space is the scarcer of the two, and it is given back by itself.
         let reservation = self.parts.store.reserve(length)?;
-        let id = VolumeId::random();
         let charged = length.max(limits.min_drive);
-        let now = self.parts.clock.now();
-        let volume = Volume {
-            id,
-            tenant: principal.tenant,
+        let spec = DriveSpec {
             name: plan.name.clone(),
+            size: plan.length.map_or(ByteCount::ZERO, |_| charged),
             media: Media::Disk,
-            size: plan.length.map_or(ByteCount::ZERO, |length| length.max(limits.min_drive)),
-            charged,
-            state: VolumeState::Uploading,
-            reason: None,
-            generation: 0,
-            revision: 0,
-            created: now,
-            updated: now,
-            sha256: None,
             meta: serde_json::Map::new(),
             attributes: serde_json::Map::new(),
         };
+        let volume = Volume::begun(principal.tenant, spec, VolumeState::Uploading, self.parts.clock.now());
+        // A stream of unknown length will have at least the least size.
+        let volume = Volume { charged, ..volume };
+        let id = volume.id;
         // Among the running before the row is there: the sweeper removes uploading rows that nobody runs.
         let running = self.parts.transfers.start(Arc::new(Progress::receiving(id)));
         let undo = Undo { control: self.clone(), id, armed: true };

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ByteCount, Sha256, TenantId, UnixTime, VolumeId};
+use super::{ByteCount, DriveSpec, Sha256, TenantId, UnixTime, VolumeId};
 
 /// What the guest sees a drive as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,27 @@ impl VolumeState {
 }
 
 impl Volume {
+    /// A new volume of a tenant, charged for its size, that has no content yet.
+    pub fn begun(tenant: TenantId, spec: DriveSpec, state: VolumeState, now: UnixTime) -> Self {
+        Self {
+            id: VolumeId::random(),
+            tenant,
+            name: spec.name,
+            media: spec.media,
+            size: spec.size,
+            charged: spec.size,
+            state,
+            reason: None,
+            generation: 0,
+            revision: 0,
+            created: now,
+            updated: now,
+            sha256: None,
+            meta: spec.meta,
+            attributes: spec.attributes,
+        }
+    }
+
     /// Moves to the state after `event`, or says why it cannot.
     pub fn step(&mut self, event: VolumeEvent) -> Result<(), IllegalStep> {
         self.state = self.state.step(event)?;
