@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::activity::{Activity, Busy};
+use super::incoming::Payload;
 use super::sendfile::FileRegions;
 use crate::control::Account;
 use crate::transfer::{Chunk, Outgoing};
@@ -128,6 +129,12 @@ impl<T> AsRef<[u8]> for Held<T> {
 }
 
 impl Body {
+    /// The answer to a request whose body was read. It keeps that body: hyper ends a connection whose body nobody
+    /// holds and that it does not know to be complete, and would tell the peer so in the head of the answer.
+    pub(super) fn after(payload: Payload, bytes: Bytes) -> Self {
+        Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: Mutex::new(payload) }))
+    }
+
     /// The same, known to the connection's watch while it is sent.
     pub(super) fn watched_by(self, activity: &Arc<Activity>) -> Self {
         match self {

@@ -1,6 +1,6 @@
 //! One connection: TLS if there is any, then HTTP/1.1 or HTTP/2 until it ends.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,6 +21,7 @@ use super::body::Body;
 use super::framing::FramingGuard;
 use super::handle::{self, Connection};
 use super::sendfile::{FileRegions, SendfileStream};
+use super::tap::Tap;
 use super::watched::{Progress, Watched};
 use super::{Bound, Server};
 use crate::dialect::Side;
@@ -41,7 +42,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// The most bytes of an HTTP/2 request's header fields; HTTP/1.1 has hyper's buffer limit.
 const HEADER_LIST: u32 = 16 << 10;
 
-/// An idle HTTP/2 peer is told to go, and gets this long to do so.
+/// A peer that is told to go gets this long to hear it.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// An accepted socket.
@@ -97,18 +98,22 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
         framing: None,
         requests: AtomicU64::new(0),
         regions: None,
+        tap: None,
         transport: Some(Arc::new(Meter { written: written.clone(), regions: None })),
         kill: kill.clone(),
     };
     let Some(tls) = &server.tls else {
         let (guard, framing) = FramingGuard::new();
         let regions = FileRegions::default();
-        let stream = SendfileStream::new(stream, regions.clone());
+        let socket = Arc::new(stream);
+        let tap = Tap::new(socket.clone(), written.clone());
+        let stream = SendfileStream::new(socket, regions.clone());
+        let stream = Watched::new(stream, Some(guard), written.clone()).tapped_by(tap.clone());
         connection.framing = Some(framing);
         connection.transport = Some(Arc::new(Meter { written: written.clone(), regions: Some(regions.clone()) }));
         connection.regions = Some(regions);
-        return speak_http1(server, Watched::new(stream, Some(guard), written.clone()), &written, connection, stop)
-            .await;
+        connection.tap = Some(tap);
+        return speak_http1(server, stream, &written, connection, stop).await;
     };
     let stream = tokio::time::timeout(HANDSHAKE.min(server.limits.head), tls.acceptor().accept(stream)).await??;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -123,7 +128,7 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
 
 async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Arc<Server>,
-    stream: Watched<S>,
+    mut stream: Watched<S>,
     moved: &Progress,
     connection: Connection,
     stop: &CancellationToken,
@@ -131,20 +136,30 @@ async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     let activity = connection.activity.clone();
     let idle = activity.until_idle(moved, server.patience());
     let service = service_fn(answers(server, connection));
-    let conversation = http1::Builder::new()
-        // `until_idle` does it, and knows when an answer was taken.
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(conversation, idle);
-    tokio::select! {
-        result = conversation.as_mut() => return Ok(result?),
-        () = idle.as_mut() => return Err(IDLE.into()),
-        () = stop.cancelled() => conversation.as_mut().graceful_shutdown(),
+    tokio::pin!(idle);
+    // A body that was taken past hyper ends a conversation, and not the connection.
+    loop {
+        let mut conversation = http1::Builder::new()
+            // `until_idle` does it, and knows when an answer was taken.
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(&mut stream), &service);
+        tokio::select! {
+            result = poll_fn(|cx| conversation.poll_without_shutdown(cx)) => result?,
+            () = idle.as_mut() => return Err(IDLE.into()),
+            () = stop.cancelled() => {
+                Pin::new(&mut conversation).graceful_shutdown();
+                tokio::select! {
+                    result = poll_fn(|cx| conversation.poll_without_shutdown(cx)) => result?,
+                    () = idle.as_mut() => return Err(IDLE.into()),
+                }
+            }
+        }
+        drop(conversation);
+        if !stream.resume() {
+            break;
+        }
     }
-    tokio::select! {
-        result = conversation => Ok(result?),
-        () = idle => Err(IDLE.into()),
-    }
+    Ok(tokio::time::timeout(GOODBYE, stream.shutdown()).await??)
 }
 
 async fn speak_http2<S: AsyncRead + AsyncWrite + Unpin>(

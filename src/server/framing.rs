@@ -70,13 +70,15 @@ pub struct FramingGuard {
     shared: Arc<Framing>,
     at: At,
     line: Line,
+    /// Of the last body that had a length.
+    length: u64,
 }
 
 impl FramingGuard {
     /// A guard for a new connection, and what it shares with the handler.
     pub fn new() -> (Self, Arc<Framing>) {
         let shared = Arc::<Framing>::default();
-        (Self { shared: Arc::clone(&shared), at: At::RequestLine, line: Line::default() }, shared)
+        (Self { shared: Arc::clone(&shared), at: At::RequestLine, line: Line::default(), length: 0 }, shared)
     }
 
     /// Takes the next bytes that came in. Bytes of a body cost nothing but a subtraction.
@@ -90,6 +92,26 @@ impl FramingGuard {
                     let _ = self.shared.broken.set((self.shared.heads(), why));
                 }
             }
+        }
+    }
+
+    /// The number of heads that ended and were in order.
+    pub fn heads(&self) -> u64 {
+        self.shared.heads()
+    }
+
+    /// In a body with a `Content-Length`: that length, and how much of it is to come.
+    pub fn sized_body(&self) -> Option<(u64, u64)> {
+        match self.at {
+            At::Sized(left) => Some((self.length, left)),
+            _ => None,
+        }
+    }
+
+    /// Takes the rest of a body with a `Content-Length` as come.
+    pub fn skip_body(&mut self) {
+        if let At::Sized(_) = self.at {
+            self.at = At::RequestLine;
         }
     }
 
@@ -111,7 +133,9 @@ impl FramingGuard {
                 let (used, ended) = self.line.take(bytes);
                 if ended {
                     if self.line.is_empty()? {
-                        self.at = fields.body()?;
+                        let body = fields.body()?;
+                        self.length = fields.length.unwrap_or(0);
+                        self.at = body;
                         self.shared.heads.fetch_add(1, Ordering::Release);
                     } else {
                         fields.add(&self.line)?;

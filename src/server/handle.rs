@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -19,8 +18,9 @@ use super::Server;
 use super::activity::Activity;
 use super::body::{Body, Download};
 use super::framing::Framing;
-use super::incoming::{Streamed, buffer, linger};
+use super::incoming::Payload;
 use super::sendfile::FileRegions;
+use super::tap::Tap;
 use crate::control::Account;
 use crate::dialect::direct::{self, Chunk};
 use crate::dialect::{BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded};
@@ -44,6 +44,8 @@ pub(super) struct Connection {
     pub(super) requests: AtomicU64,
     /// Where files can be sent by the kernel.
     pub(super) regions: Option<FileRegions>,
+    /// Where large bodies can be had past hyper.
+    pub(super) tap: Option<Arc<Tap>>,
     /// What the connection has done, where one transfer at a time has it.
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// Ends the connection at once.
@@ -62,6 +64,7 @@ pub(super) async fn answer(
     let span = tracing::info_span!("request", id, peer = %connection.peer);
     let (parts, body) = request.into_parts();
     let index = connection.requests.fetch_add(1, Ordering::Relaxed);
+    let body = Payload::new(body, connection.tap.as_ref().and_then(|tap| tap.offer(index)));
     let mut exchange = Exchange { server: &server, connection: &connection, parts: &parts, route: "none" };
     let mut response = exchange.run(index, body).instrument(span.clone()).await;
     if let Ok(id) = HeaderValue::try_from(&id) {
@@ -83,7 +86,7 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run(&mut self, index: u64, body: Incoming) -> Response<Body> {
+    async fn run(&mut self, index: u64, body: Payload) -> Response<Body> {
         let path = self.parts.uri.path();
         if let Some(violation) = self.connection.framing.as_ref().and_then(|seen| seen.violation_of(index)) {
             let fault = Fault::new(FaultKind::BadFraming, format!("the request is ambiguous: {violation}"));
@@ -114,9 +117,9 @@ impl Exchange<'_> {
             Ok(principal) => principal,
             Err(fault) => return self.reject(endpoint.dialect(), &fault, body),
         };
-        let length = body.size_hint().exact();
+        let length = body.length();
         let (bytes, body) = match endpoint.body {
-            BodyRule::Buffered { max } => match buffer(body, max, self.server.limits.head).await {
+            BodyRule::Buffered { max } => match body.buffer(max, self.server.limits.head).await {
                 Ok(bytes) => (bytes, None),
                 Err(fault) => return self.refuse(endpoint.dialect(), &fault),
             },
@@ -135,7 +138,7 @@ impl Exchange<'_> {
         self.perform(endpoint, &call, body).await
     }
 
-    async fn perform(&self, endpoint: &Endpoint, call: &Call<'_>, body: Option<Incoming>) -> Response<Body> {
+    async fn perform(&self, endpoint: &Endpoint, call: &Call<'_>, body: Option<Payload>) -> Response<Body> {
         let control = &self.server.control;
         let intent = match endpoint.decode(call) {
             Ok(intent) => intent,
@@ -144,15 +147,14 @@ impl Exchange<'_> {
         let outcome = match (intent, call.principal, body) {
             (Intent::Send(plan), ..) => return self.send(call, &plan).await,
             (Intent::Control(command), Some(principal), _) => control.execute(principal, command).await,
-            (Intent::Receive(plan), Some(principal), Some(body)) => match control.admit(principal, plan).await {
-                Ok(admitted) => {
-                    let mut source = Streamed(body);
-                    let outcome = Box::pin(admitted.receive(&mut source)).await;
-                    if outcome.is_err() {
-                        self.linger(source.0);
+            (Intent::Receive(plan), Some(principal), Some(mut body)) => match control.admit(principal, plan).await {
+                Ok(admitted) => match Box::pin(admitted.receive(&mut body)).await {
+                    Ok(outcome) => {
+                        let reply = endpoint.encode(call, &outcome, &self.connection.places);
+                        return reply.map(|bytes| Body::after(body, bytes));
                     }
-                    outcome
-                }
+                    Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),
+                },
                 Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),
             },
             (Intent::Control(_) | Intent::Receive(_), ..) => Err(Fault::internal("a route without a caller or a body")),
@@ -261,12 +263,12 @@ impl Exchange<'_> {
     }
 
     /// Refuses a request whose body was not read.
-    fn reject(&self, dialect: Dialect, fault: &Fault, body: Incoming) -> Response<Body> {
+    fn reject(&self, dialect: Dialect, fault: &Fault, body: Payload) -> Response<Body> {
         self.linger(body);
         self.refuse(dialect, fault)
     }
 
-    fn reject_with(&self, dialect: Dialect, fault: &Fault, body: Option<Incoming>) -> Response<Body> {
+    fn reject_with(&self, dialect: Dialect, fault: &Fault, body: Option<Payload>) -> Response<Body> {
         match body {
             Some(body) => self.reject(dialect, fault, body),
             None => self.refuse(dialect, fault),
@@ -274,9 +276,9 @@ impl Exchange<'_> {
     }
 
     /// A peer that waits for 100 (Continue) has sent nothing that must be read.
-    fn linger(&self, body: Incoming) {
-        if !body.is_end_stream() && !self.parts.headers.contains_key(header::EXPECT) {
-            linger(body, self.server.control.tracker());
+    fn linger(&self, body: Payload) {
+        if !body.is_empty() && !self.parts.headers.contains_key(header::EXPECT) {
+            body.linger(self.server.control.tracker());
         }
     }
 

@@ -1,67 +1,138 @@
 //! The body of a request: read into memory up to a limit, streamed into an upload, or thrown away.
 
-use std::error::Error;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
+use super::tap::Tapped;
 use crate::domain::{Fault, FaultKind};
-use crate::transfer::Source;
+use crate::transfer::{Broken, Source};
 
-/// Reads a small body whole. `within` bounds the time, so that a trickling peer holds nothing for long.
-pub(super) async fn buffer(body: Incoming, max: usize, within: Duration) -> Result<Bytes, Fault> {
-    let collected = tokio::time::timeout(within, Limited::new(body, max).collect()).await;
-    match collected {
-        Err(_) => Err(Fault::new(FaultKind::PeerTooSlow, "the body did not arrive in time")),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Fault::new(FaultKind::TooLarge, format!("the body has more than {max} bytes")))
-        }
-        Ok(Err(error)) => {
-            Err(Fault::new(FaultKind::BodyIncomplete, "the body ended before it was complete").because(error))
-        }
-    }
+/// A body that has not been read.
+#[derive(Debug)]
+pub(super) struct Payload {
+    incoming: Incoming,
+    /// What hyper gave and nobody took yet.
+    frame: Bytes,
+    /// The way past hyper, if this body has one.
+    tapped: Option<Tapped>,
+    /// How many bytes came from hyper.
+    given: u64,
+    /// hyper was told that its body is wanted.
+    is_asked_for: bool,
 }
 
-/// A body as the source of an upload.
-pub(super) struct Streamed(pub(super) Incoming);
+impl Payload {
+    pub(super) fn new(incoming: Incoming, tapped: Option<Tapped>) -> Self {
+        Self { incoming, frame: Bytes::new(), tapped, given: 0, is_asked_for: false }
+    }
 
-impl Source for Streamed {
-    async fn next(&mut self) -> Option<Result<Bytes, Box<dyn Error + Send + Sync>>> {
-        loop {
-            match self.0.frame().await? {
-                Err(error) => return Some(Err(error.into())),
-                Ok(frame) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => {}
-                    Ok(data) => return Some(Ok(data)),
-                    // Trailers say nothing that an upload needs.
-                    Err(_) => {}
-                },
+    /// Its length, when the peer has told it.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.incoming.size_hint().exact()
+    }
+
+    /// Whether there is nothing to read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    /// Reads a small body whole. `within` bounds the time, so that a trickling peer holds nothing for long.
+    pub(super) async fn buffer(self, max: usize, within: Duration) -> Result<Bytes, Fault> {
+        let Self { incoming, tapped, .. } = self;
+        drop(tapped);
+        let collected = tokio::time::timeout(within, Limited::new(incoming, max).collect()).await;
+        match collected {
+            Err(_) => Err(Fault::new(FaultKind::PeerTooSlow, "the body did not arrive in time")),
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                Err(Fault::new(FaultKind::TooLarge, format!("the body has more than {max} bytes")))
+            }
+            Ok(Err(error)) => {
+                Err(Fault::new(FaultKind::BodyIncomplete, "the body ended before it was complete").because(error))
             }
         }
     }
-}
 
-/// Goes on reading a body that was refused, for a while: closing a socket with unread bytes resets it, and the peer
-/// would lose the answer that tells why (RFC 9112 section 9.6).
-pub(super) fn linger(body: Incoming, tracker: &TaskTracker) {
-    /// Many clients read nothing before they have sent all; to read more would cost us more than the answer is worth.
-    const MOST: usize = 64 << 20;
-    const LONGEST: Duration = Duration::from_secs(5);
-    tracker.spawn(async move {
-        let mut source = Streamed(body);
-        let mut seen = 0;
-        let drained = async {
-            while let Some(Ok(bytes)) = source.next().await {
-                seen += bytes.len();
-                if seen > MOST {
-                    return;
+    /// Goes on reading a body that was refused, for a while: closing a socket with unread bytes resets it, and the peer
+    /// would lose the answer that tells why (RFC 9112 section 9.6).
+    pub(super) fn linger(mut self, tracker: &TaskTracker) {
+        /// Many clients read nothing before they have sent all; to read more would cost us more than the answer is
+        /// worth.
+        const MOST: usize = 64 << 20;
+        const LONGEST: Duration = Duration::from_secs(5);
+        tracker.spawn(async move {
+            let mut nowhere = vec![0; 64 << 10];
+            let mut seen = 0;
+            let drained = async {
+                while seen <= MOST && matches!(self.ready().await, Ok(true)) {
+                    match self.take(&mut nowhere) {
+                        Ok(taken) => seen += taken,
+                        Err(_) => return,
+                    }
                 }
+            };
+            let _ = tokio::time::timeout(LONGEST, drained).await;
+        });
+    }
+
+    /// Waits for a frame of hyper's; false at the proper end.
+    async fn next_frame(&mut self) -> Result<bool, Broken> {
+        self.is_asked_for = true;
+        while self.frame.is_empty() {
+            let Some(frame) = self.incoming.frame().await else { return Ok(false) };
+            // Trailers say nothing that an upload needs.
+            self.frame = frame?.into_data().unwrap_or_default();
+        }
+        self.given += self.frame.len() as u64;
+        Ok(true)
+    }
+
+    /// Has hyper send 100 (Continue) if the peer waits for it. There is no frame to lose: hyper gave all it has.
+    async fn ask(&mut self) -> Result<(), Broken> {
+        if self.is_asked_for {
+            return Ok(());
+        }
+        self.is_asked_for = true;
+        let early = poll_fn(|cx| Poll::Ready(Pin::new(&mut self.incoming).poll_frame(cx))).await;
+        match early {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Some(Err(error))) => Err(error.into()),
+            Poll::Ready(_) => Err("the body is in two places".into()),
+        }
+    }
+}
+
+impl Source for Payload {
+    async fn ready(&mut self) -> Result<bool, Broken> {
+        if !self.frame.is_empty() {
+            return Ok(true);
+        }
+        match &self.tapped {
+            Some(tapped) if self.given >= tapped.given() => {
+                self.ask().await?;
+                let Some(tapped) = &self.tapped else { return Ok(false) };
+                Ok(poll_fn(|cx| tapped.poll_ready(cx)).await?)
             }
-        };
-        let _ = tokio::time::timeout(LONGEST, drained).await;
-    });
+            _ => self.next_frame().await,
+        }
+    }
+
+    fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
+        match &mut self.tapped {
+            Some(tapped) if self.frame.is_empty() && self.given >= tapped.given() => Ok(tapped.take(into)?),
+            _ => {
+                let taken = self.frame.len().min(into.len());
+                self.frame.copy_to_slice(&mut into[..taken]);
+                Ok(taken)
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod handle;
 mod incoming;
 pub mod listener;
 pub mod sendfile;
+mod tap;
 pub mod tls;
 pub mod watched;
 

@@ -32,7 +32,7 @@ use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -165,7 +165,8 @@ impl Drop for Mapped {
 /// A TCP stream that sends the frames of its [`FileRegions`] by sendfile(2).
 #[derive(Debug)]
 pub struct SendfileStream {
-    socket: TcpStream,
+    /// Read by others too, beneath hyper.
+    socket: Arc<TcpStream>,
     regions: FileRegions,
     /// Sent since this connection last let others go on.
     turn: usize,
@@ -185,7 +186,7 @@ struct Cold {
 
 impl SendfileStream {
     /// Sends over `socket`, which should have `TCP_NODELAY`: else the last packet of an answer waits for the peer.
-    pub fn new(socket: TcpStream, regions: FileRegions) -> Self {
+    pub fn new(socket: Arc<TcpStream>, regions: FileRegions) -> Self {
         Self { socket, regions, turn: 0, cold: None, shared: None }
     }
 
@@ -292,18 +293,28 @@ impl AsyncWrite for SendfileStream {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match rustix::net::shutdown(&self.socket, Shutdown::Write) {
+            // The peer was faster.
+            Err(Errno::NOTCONN) => Poll::Ready(Ok(())),
+            outcome => Poll::Ready(outcome.map_err(Into::into)),
+        }
     }
 }
 
 impl AsyncRead for SendfileStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.socket.poll_read_ready(cx))?;
+            match self.socket.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome.map(drop)),
+            }
+        }
     }
 }
 
@@ -440,7 +451,7 @@ mod tests {
     /// comes between the frames and the answer.
     async fn serve(socket: TcpStream, file: Arc<File>, progress: Arc<Progress>, ready: impl Fn()) -> hyper::Result<()> {
         let regions = FileRegions::default();
-        let io = TokioIo::new(Watched::new(SendfileStream::new(socket, regions.clone()), None, progress));
+        let io = TokioIo::new(Watched::new(SendfileStream::new(Arc::new(socket), regions.clone()), None, progress));
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
             let mut frames = VecDeque::new();
             for range in ranges(request.uri().path()) {
@@ -526,7 +537,7 @@ mod tests {
             }
             let (mut client, socket) = pair(slow).await;
             let regions = FileRegions::default();
-            let mut stream = SendfileStream::new(socket, regions.clone());
+            let mut stream = SendfileStream::new(Arc::new(socket), regions.clone());
             let frame = regions.register(Arc::clone(&file), 5, bytes.len() as u64 - 5).unwrap();
             let send = async {
                 let mut left = frame;
@@ -592,7 +603,7 @@ mod tests {
     async fn file_system_without_sendfile_is_copied_through_a_buffer() {
         let (file, bytes) = file(COPY * 3 + 5);
         let (mut client, socket) = pair(true).await;
-        let mut stream = SendfileStream::new(socket, FileRegions::default());
+        let mut stream = SendfileStream::new(Arc::new(socket), FileRegions::default());
         let send = async {
             let mut sent = 0;
             while sent < bytes.len() {
@@ -614,7 +625,7 @@ mod tests {
     #[tokio::test]
     async fn connection_that_sent_its_turn_lets_others_go_first() {
         let (_client, socket) = pair(false).await;
-        let mut stream = SendfileStream::new(socket, FileRegions::default());
+        let mut stream = SendfileStream::new(Arc::new(socket), FileRegions::default());
         stream.turn = TURN;
         let mut cx = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut stream).poll_write(&mut cx, b"x").is_pending());

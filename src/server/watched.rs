@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::FramingGuard;
+use super::tap::Tap;
 
 /// How many bytes a connection has moved; shared with whoever watches for stalled peers.
 #[derive(Debug, Default)]
@@ -27,6 +28,11 @@ impl Progress {
         self.read.load(Ordering::Relaxed)
     }
 
+    /// Counts bytes that came in.
+    pub(super) fn add_read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Bytes the socket took.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
@@ -38,13 +44,28 @@ impl Progress {
 pub struct Watched<S> {
     stream: S,
     guard: Option<FramingGuard>,
+    tap: Option<Arc<Tap>>,
     progress: Arc<Progress>,
 }
 
 impl<S> Watched<S> {
     /// Watches `stream`, of which nothing has been read.
     pub fn new(stream: S, guard: Option<FramingGuard>, progress: Arc<Progress>) -> Self {
-        Self { stream, guard, progress }
+        Self { stream, guard, tap: None, progress }
+    }
+
+    /// The same, with large bodies to be had from `tap`, which reads the socket of `stream`.
+    pub(super) fn tapped_by(self, tap: Arc<Tap>) -> Self {
+        Self { tap: Some(tap), ..self }
+    }
+
+    /// Makes ready for the next request after a body that was taken from the tap; false if none was.
+    pub(super) fn resume(&mut self) -> bool {
+        let resumes = self.tap.as_ref().is_some_and(|tap| tap.resume());
+        if resumes && let Some(guard) = &mut self.guard {
+            guard.skip_body();
+        }
+        resumes
     }
 
     fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -57,13 +78,20 @@ impl<S> Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.tap.as_ref().is_some_and(|tap| tap.holds_back(cx)) {
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let came = &buffer.filled()[before..];
         if !came.is_empty() {
-            self.progress.read.fetch_add(came.len() as u64, Ordering::Relaxed);
-            if let Some(guard) = &mut self.guard {
+            let watched = &mut *self;
+            watched.progress.add_read(came.len() as u64);
+            if let Some(guard) = &mut watched.guard {
                 guard.feed(came);
+                if let Some(tap) = &watched.tap {
+                    tap.look(guard);
+                }
             }
         }
         outcome

@@ -7,5 +7,5 @@ mod send;
 
 pub use digest::{PieceDigester, Sha256Lane, Sha256State, zero_piece};
 pub use progress::{Pace, Phase, Phases, Progress, Running, Stop, Transfers, Transport};
-pub use receive::{Allowance, ReceiveError, ReceiveOptions, Received, Source, receive};
+pub use receive::{Allowance, Broken, ReceiveError, ReceiveOptions, Received, Source, receive};
 pub use send::{Chunk, Outgoing, Part, Route};

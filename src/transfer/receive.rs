@@ -1,7 +1,7 @@
 //! Receives one upload into a draft. Knows blocks and offsets; knows nothing of HTTP or tenants.
 //!
-//! Bytes are copied once, from the peer's frames into aligned blocks; each block is digested while it is hot and
-//! submitted, with several writes in flight.
+//! The source puts its bytes into aligned blocks; they are digested there at once, and each full block is submitted,
+//! with several writes in flight.
 //!
 //! # Invariants
 //! - It waits for a block only while it holds none that is not submitted (I3).
@@ -16,8 +16,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::digest::{PieceDigester, Sha256Lane};
 use super::progress::{Phase, Progress, Stop};
 use crate::domain::{Fault, FaultKind, Pieces, Sha256};
@@ -28,13 +26,22 @@ use crate::store::{Boxed, Draft, StoreError};
 /// than the idle limit.
 const PARK: Duration = Duration::from_millis(250);
 
+/// The most that is received before other tasks of the thread get a turn: about two milliseconds' worth.
+const TURN: usize = 4 << 20;
+
 /// How long a slowly filled block may be held while others wait for one.
 const PARK_PRESSED: Duration = Duration::from_secs(1);
 
+/// Why a source ended before its proper end.
+pub type Broken = Box<dyn std::error::Error + Send + Sync>;
+
 /// Where the bytes come from.
 pub trait Source: Send {
-    /// The next bytes; `None` at the proper end, an error when the peer broke off. Cancel safe.
-    fn next(&mut self) -> impl Future<Output = Option<Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>> + Send;
+    /// Waits until there are bytes to take, or the proper end (`false`). Cancel safe.
+    fn ready(&mut self) -> impl Future<Output = Result<bool, Broken>> + Send;
+
+    /// Moves bytes that are there to the start of `into`; says how many, 0 when there are none now.
+    fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken>;
 }
 
 /// How far a stream may grow.
@@ -114,37 +121,44 @@ pub async fn receive(
     progress: &Progress,
 ) -> Result<Received, ReceiveError> {
     let mut sink = Sink::new(draft, pool, options, progress);
+    let mut turn = 0;
     loop {
+        if turn >= TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
         let wait = progress.during(Phase::Peer, async {
             tokio::select! {
                 biased;
                 // First: a peer that never pauses is stopped too.
                 stop = progress.until_stopped() => Wait::Stopped(stop),
-                frame = source.next() => Wait::Frame(frame),
+                ready = source.ready() => Wait::Ready(ready),
                 () = tokio::time::sleep(PARK), if sink.block.is_some() => Wait::Paused,
             }
         });
-        let frame = match wait.await {
-            Wait::Frame(None) => return sink.finish().await,
-            Wait::Frame(Some(Ok(frame))) => frame,
-            Wait::Frame(Some(Err(error))) => return Err(ReceiveError::Source(error)),
+        match wait.await {
+            Wait::Ready(Ok(true)) => {}
+            Wait::Ready(Ok(false)) => return sink.finish().await,
+            Wait::Ready(Err(error)) => return Err(ReceiveError::Source(error)),
             Wait::Stopped(stop) => return Err(ReceiveError::Stopped(stop)),
             Wait::Paused => {
                 sink.park().await?;
                 continue;
             }
-        };
-        let end = sink.received + frame.len() as u64;
+        }
+        let taken = source.take(sink.space().await?).map_err(ReceiveError::Source)?;
+        let end = sink.received + taken as u64;
         if end > room {
             room = progress.during(Phase::Disk, allowance.extend(end)).await.map_err(ReceiveError::Refused)?;
         }
-        progress.add_bytes(frame.len() as u64);
-        sink.take(&frame).await?;
+        progress.add_bytes(taken as u64);
+        sink.advance(taken).await?;
+        turn += taken;
     }
 }
 
 enum Wait {
-    Frame(Option<Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>),
+    Ready(Result<bool, Broken>),
     Stopped(Stop),
     Paused,
 }
@@ -189,27 +203,28 @@ impl<'a> Sink<'a> {
         }
     }
 
-    async fn take(&mut self, mut bytes: &[u8]) -> Result<(), ReceiveError> {
-        self.received += bytes.len() as u64;
-        while !bytes.is_empty() {
-            let mut filling = match self.block.take() {
-                Some(filling) => filling,
-                None => self.next_block().await?,
-            };
-            let copied = bytes.len().min(BLOCK - filling.filled);
-            filling.block[filling.filled..filling.filled + copied].copy_from_slice(&bytes[..copied]);
-            filling.filled += copied;
-            bytes = &bytes[copied..];
-            if filling.filled == BLOCK {
-                self.submit(filling.block, BLOCK).await?;
-            } else {
-                self.block = Some(filling);
-            }
+    /// Where the next bytes go.
+    async fn space(&mut self) -> Result<&mut [u8], ReceiveError> {
+        let filling = match self.block.take() {
+            Some(filling) => filling,
+            None => self.next_block().await?,
+        };
+        let filling = self.block.insert(filling);
+        Ok(&mut filling.block[filling.filled..])
+    }
+
+    /// Takes what was put into that space. Digests it at once, while it is in the processor's cache.
+    async fn advance(&mut self, taken: usize) -> Result<(), ReceiveError> {
+        let Some(mut filling) = self.block.take() else { return Ok(()) };
+        self.received += taken as u64;
+        self.pieces.update(&filling.block[filling.filled..filling.filled + taken]);
+        filling.filled += taken;
+        if filling.filled == BLOCK {
+            return self.submit(filling.block, BLOCK).await;
         }
-        match &self.block {
-            Some(filling) if self.pool.is_pressed() && filling.since.elapsed() > PARK_PRESSED => self.park().await,
-            _ => Ok(()),
-        }
+        let is_slow = self.pool.is_pressed() && filling.since.elapsed() > PARK_PRESSED;
+        self.block = Some(filling);
+        if is_slow { self.park().await } else { Ok(()) }
     }
 
     /// A new block, with what was set aside at its start.
@@ -233,9 +248,8 @@ impl<'a> Sink<'a> {
         if full > 0 { self.submit(filling.block, full).await } else { Ok(()) }
     }
 
-    /// Digests `block[..len]` and submits it; waits when enough writes are in flight.
+    /// Submits `block[..len]`; waits when enough writes are in flight.
     async fn submit(&mut self, block: Block, len: usize) -> Result<(), ReceiveError> {
-        self.pieces.update(&block[..len]);
         let block = block.freeze();
         if let Some(lane) = &self.sha256 {
             self.progress.during(Phase::Digest, lane.push(block.clone(), 0..len)).await;
