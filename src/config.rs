@@ -101,7 +101,7 @@ pub struct LimitSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Memory {
-    /// The budget of all transfers together, in 1 MiB blocks. Lower: many transfers wait for each other. Raised: more
+    /// The budget of all transfers together, in 2 MiB blocks. Lower: many transfers wait for each other. Raised: more
     /// memory at the peak; a single transfer gains nothing above 16 MiB.
     pub budget: Size,
 }

@@ -162,7 +162,7 @@ impl Metrics {
             metrics.request_seconds.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
-        registry.register("pool_blocks_in_use", "Blocks of 1 MiB held by transfers", metrics.pool_in_use.clone());
+        registry.register("pool_blocks_in_use", "Blocks of 2 MiB held by transfers", metrics.pool_in_use.clone());
         registry.register("pool_blocks_budget", "The most blocks at once", metrics.pool_budget.clone());
         registry.register("engine", "The I/O engine in use", metrics.engine.clone());
         registry.register("login_failures", "Logins refused", metrics.login_failures.clone());

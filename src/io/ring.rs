@@ -22,7 +22,6 @@ use tokio_util::task::TaskTracker;
 
 use super::engine::Operation;
 use super::pool::{ALIGN, Pool, SharedBlock};
-use crate::domain::ByteCount;
 
 /// Slots of one ring's submission queue. More in flight than this costs a system call per overflow, no failure.
 const ENTRIES: u32 = 256;
@@ -85,7 +84,7 @@ fn run_ring(operations: mpsc::UnboundedReceiver<Operation>, tell: &ready::Sender
 async fn prove() -> io::Result<()> {
     let file = rustix::fs::memfd_create("longshore-probe", rustix::fs::MemfdFlags::CLOEXEC)?;
     let file = Arc::new(File::from(file));
-    let pool = Pool::new(ByteCount::mib(2));
+    let pool = Pool::small();
     let (Some(mut sent), Some(mut came)) = (pool.try_take(), pool.try_take()) else {
         return Err(io::ErrorKind::OutOfMemory.into());
     };

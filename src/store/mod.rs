@@ -26,7 +26,7 @@ pub use local::{Direct, LocalSettings, LocalStore};
 pub use reservation::{Ledger, Reservation};
 pub use zero::{GRANULE, data_runs, is_zero};
 
-/// What the methods of the traits return: one box per call, which is noise beside a block of 1 MiB.
+/// What the methods of the traits return: one box per call, which is noise beside a block of 2 MiB.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A backend that holds block volumes.

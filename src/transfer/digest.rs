@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 use crate::domain::{PIECE, Pieces, Sha256};
 use crate::io::SharedBlock;
@@ -17,7 +17,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Digests the pieces of a stream, at about the speed of memory.
 #[derive(Default)]
 pub struct PieceDigester {
-    state: Xxh3,
+    state: XxHash3_128,
     filled: u64,
     pieces: Vec<u128>,
 }
@@ -28,7 +28,7 @@ impl PieceDigester {
         while !bytes.is_empty() {
             let room = usize::try_from(PIECE - self.filled).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(bytes.len().min(room));
-            self.state.update(now);
+            self.state.write(now);
             self.filled += now.len() as u64;
             if self.filled == PIECE {
                 self.close_piece();
@@ -59,8 +59,8 @@ impl PieceDigester {
     }
 
     fn close_piece(&mut self) {
-        self.pieces.push(self.state.digest128());
-        self.state.reset();
+        self.pieces.push(self.state.finish_128());
+        self.state = XxHash3_128::new();
         self.filled = 0;
     }
 }
@@ -69,11 +69,11 @@ impl PieceDigester {
 pub fn zero_piece() -> u128 {
     static ZERO: std::sync::OnceLock<u128> = std::sync::OnceLock::new();
     *ZERO.get_or_init(|| {
-        let mut state = Xxh3::new();
+        let mut state = XxHash3_128::new();
         for _ in 0..PIECE / ZEROS.len() as u64 {
-            state.update(&ZEROS);
+            state.write(&ZEROS);
         }
-        state.digest128()
+        state.finish_128()
     })
 }
 

@@ -16,7 +16,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use rustix::fs::OFlags;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use crate::domain::{ByteCount, Pieces, VolumeId};
 use crate::store::StoreError;
@@ -63,13 +63,13 @@ fn encode(Pieces(digests): &Pieces) -> Vec<u8> {
     for digest in digests {
         bytes.extend_from_slice(&digest.to_le_bytes());
     }
-    bytes.extend_from_slice(&xxh3_128(&bytes).to_le_bytes());
+    bytes.extend_from_slice(&XxHash3_128::oneshot(&bytes).to_le_bytes());
     bytes
 }
 
 fn decode(bytes: &[u8]) -> Option<Pieces> {
     let (content, checksum) = bytes.split_last_chunk::<DIGEST>()?;
-    if u128::from_le_bytes(*checksum) != xxh3_128(content) {
+    if u128::from_le_bytes(*checksum) != XxHash3_128::oneshot(content) {
         return None;
     }
     let (digests, []) = content.get(HEAD..)?.as_chunks::<DIGEST>() else { return None };
@@ -105,7 +105,7 @@ mod tests {
             let mut bytes = encode(&Pieces(vec![5]));
             bytes[at] = byte;
             let content = bytes.len() - DIGEST;
-            let checksum = xxh3_128(&bytes[..content]).to_le_bytes();
+            let checksum = XxHash3_128::oneshot(&bytes[..content]).to_le_bytes();
             bytes[content..].copy_from_slice(&checksum);
             assert_eq!(decode(&bytes), None, "byte {at}");
         }
