@@ -165,3 +165,172 @@ async fn change_all(
     }
     Ok(updated)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::domain::VolumeState;
+    use crate::meta::testing::{Scene, drive, quota, scene_with};
+
+    /// Applies a batch on a task of its own, and returns when it waits to be written.
+    async fn queued(scene: &Scene, batch: Batch) -> JoinHandle<Outcome> {
+        let before = scene.meta.groups.queue().waiting.len();
+        let meta = scene.meta.clone();
+        let task = tokio::task::spawn_local(async move { meta.apply(batch).await });
+        while scene.meta.groups.queue().waiting.len() == before {
+            tokio::task::yield_now().await;
+        }
+        task
+    }
+
+    /// Runs a test on one thread, where it decides who runs next.
+    fn alone(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    fn inserting(volume: &Volume) -> Batch {
+        Batch { insert: vec![volume.clone()], ..Batch::default() }
+    }
+
+    async fn there(meta: &Meta) -> Vec<crate::domain::VolumeId> {
+        let mut ids = meta.all_volume_ids().await.unwrap();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn a_batch_that_fails_in_a_group_fails_alone_and_the_others_are_durable() {
+        alone(async {
+            let scene = scene_with(quota(4, 100)).await;
+            let old = drive(scene.tenant, 10);
+            scene.meta.insert_volumes(vec![old.clone()], vec![]).await.unwrap();
+            let made = [drive(scene.tenant, 20), drive(scene.tenant, 30), drive(scene.tenant, 30)];
+            let heavy = drive(scene.tenant, 90);
+            let renamed = Volume { name: "new".to_owned(), ..old.clone() };
+            let updating = |volume: &Volume| Batch { update: vec![volume.clone()], ..Batch::default() };
+
+            let writer = scene.meta.begin().await.unwrap();
+            let waiting = [
+                queued(&scene, inserting(&made[0])).await,
+                queued(&scene, inserting(&made[0])).await,
+                queued(&scene, updating(&renamed)).await,
+                queued(&scene, inserting(&made[1])).await,
+                queued(&scene, inserting(&heavy)).await,
+                queued(&scene, updating(&old)).await,
+                queued(&scene, inserting(&made[2])).await,
+                queued(&scene, inserting(&drive(scene.tenant, 0))).await,
+            ];
+            writer.rollback().await.unwrap();
+
+            let mut outcomes = Vec::new();
+            for one in waiting {
+                outcomes.push(one.await.unwrap());
+            }
+            let told: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().err()).collect();
+            use MetaError::{Conflict, Duplicate, QuotaExceeded};
+            assert!(
+                matches!(
+                    told[..],
+                    [None, Some(Duplicate), None, None, Some(QuotaExceeded), Some(Conflict), None, Some(QuotaExceeded)]
+                ),
+                "{told:?}"
+            );
+            assert_eq!(outcomes[2].as_ref().unwrap()[0].revision, old.revision + 1);
+            let mut expected = vec![old.id, made[0].id, made[1].id, made[2].id];
+            expected.sort_unstable();
+            scene.meta.close().await;
+            let again = Meta::open(&scene.path).await.unwrap();
+            assert_eq!(there(&again).await, expected);
+            let (_, usage) = again.usage(scene.tenant).await.unwrap();
+            assert_eq!((usage.volumes, usage.bytes.get()), (4, 90));
+        });
+    }
+
+    #[test]
+    fn those_who_wait_together_are_written_in_one_transaction() {
+        alone(async {
+            let scene = scene_with(quota(100, 100)).await;
+            let writer = scene.meta.begin().await.unwrap();
+            let mut waiting = Vec::new();
+            for _ in 0..5 {
+                waiting.push(queued(&scene, inserting(&drive(scene.tenant, 1))).await);
+            }
+            let meta = scene.meta.clone();
+            let next = tokio::task::spawn_local(async move {
+                let writer = meta.begin().await.unwrap();
+                let there = there(&meta).await.len();
+                writer.rollback().await.unwrap();
+                there
+            });
+            tokio::task::yield_now().await;
+            writer.rollback().await.unwrap();
+            assert_eq!(next.await.unwrap(), 5, "each had a turn of its own");
+            for one in waiting {
+                one.await.unwrap().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn a_commit_that_fails_is_told_to_everyone_in_it_and_changes_nothing() {
+        alone(async {
+            let scene = scene_with(quota(2, 100)).await;
+            let mut writer = scene.meta.begin().await.unwrap();
+            writer.lock_handle().await.unwrap().set_commit_hook(|| false);
+            let mut waiting = Vec::new();
+            // The last is over the quota, but only as long as the others are written.
+            for _ in 0..3 {
+                waiting.push(queued(&scene, inserting(&drive(scene.tenant, 1))).await);
+            }
+            writer.rollback().await.unwrap();
+            for one in waiting {
+                let outcome = one.await.unwrap();
+                assert!(matches!(outcome, Err(MetaError::Database(_))), "{outcome:?}");
+            }
+            assert_eq!(there(&scene.meta).await, []);
+            let mut writer = scene.meta.begin().await.unwrap();
+            writer.lock_handle().await.unwrap().remove_commit_hook();
+            writer.rollback().await.unwrap();
+            scene.meta.insert_volumes(vec![drive(scene.tenant, 1), drive(scene.tenant, 1)], vec![]).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_caller_that_goes_takes_only_its_own_batch_along() {
+        alone(async {
+            let scene = scene_with(quota(100, 100)).await;
+            let drives: Vec<Volume> =
+                (0..3).map(|_| Volume { state: VolumeState::Uploading, ..drive(scene.tenant, 1) }).collect();
+            let writer = scene.meta.begin().await.unwrap();
+            let mut waiting = Vec::new();
+            for one in &drives {
+                waiting.push(queued(&scene, inserting(one)).await);
+            }
+            let gone = waiting.remove(0);
+            gone.abort();
+            assert!(gone.await.unwrap_err().is_cancelled());
+            writer.rollback().await.unwrap();
+            for one in waiting {
+                one.await.unwrap().unwrap();
+            }
+            let mut expected = vec![drives[1].id, drives[2].id];
+            expected.sort_unstable();
+            assert_eq!(there(&scene.meta).await, expected);
+        });
+    }
+
+    #[test]
+    fn whoever_writes_after_the_database_was_closed_is_told_so() {
+        alone(async {
+            let scene = scene_with(quota(1, 1)).await;
+            scene.meta.close().await;
+            let outcome = scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await;
+            assert!(matches!(outcome, Err(MetaError::Busy(_))), "{outcome:?}");
+        });
+    }
+}
