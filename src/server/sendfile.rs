@@ -8,8 +8,8 @@
 //!
 //! What is cached is sent by the caller's thread, what is not by a blocking thread.
 //!
-//! What it is not: a cache or a read-ahead. The kernel's own read-ahead fills the page cache with large folios; one that
-//! is asked for (readahead(2), `POSIX_FADV_WILLNEED`) fills it with single pages, which triples the CPU time.
+//! What it is not: a cache or a read-ahead. The kernel's own read-ahead fills the page cache with large folios; one
+//! that is asked for (readahead(2), `POSIX_FADV_WILLNEED`) fills it with single pages, which triples the CPU time.
 //!
 //! # Invariants
 //! - A frame's bytes are the file's or the connection ends: a file that is shorter than the frame is an
@@ -44,7 +44,7 @@ use tokio::task::JoinHandle;
 /// The most that one system call sends. Bounds how long a connection holds its thread. Larger ones gain nothing.
 const CALL: usize = 2 << 20;
 
-/// Whether a range is cached is asked for this much at a time. What is evicted meanwhile blocks the thread that sends it.
+/// Whether a range is cached is asked for this much at a time. What is evicted meanwhile blocks the thread that sends.
 const PROBE: usize = 8 << 20;
 
 /// The most that a blocking thread sends before it asks again: enough that handing over costs nothing. Asking disturbs
@@ -177,8 +177,8 @@ pub struct SendfileStream {
     regions: FileRegions,
     /// Sent since this connection last let others go on.
     turn: usize,
-    /// Whether the kernel keeps back packets that are not full (`TCP_CORK` in tcp(7)). While a file is sent it does: one
-    /// call's last packet is filled by the next call, which is a quarter of the CPU time of a download over loopback.
+    /// Whether the kernel keeps back packets that are not full (`TCP_CORK` in tcp(7)). While a file is sent it does, and
+    /// the next call fills the last packet of this one: a quarter less CPU time for a download over loopback.
     corked: bool,
     place: Place,
     /// A range that a blocking thread is sending.

@@ -2,8 +2,8 @@
 //!
 //! By the kernel's route a chunk is a range of the open file, for sendfile; by the block route its bytes were read
 //! into a block, one ahead of the peer. A block is held for as long as the peer likes, so peers may hold half of the
-//! pool; a download that finds that taken goes on with small blocks of its own. Holes are never read: by the kernel's route they are a range of a file in memory
-//! that takes up none, by the block route one shared block of zeros.
+//! pool; a download that finds that taken goes on with small blocks of its own. Holes are never read: by the
+//! kernel's route they are ranges of a file in memory that takes up none, by the block route one shared block of zeros.
 //!
 //! # Cancellation
 //! Dropping an `Outgoing` is safe at any await: a read that was submitted ends by itself.
