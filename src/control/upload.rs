@@ -74,6 +74,11 @@ impl Admitted {
         self.undo.id
     }
 
+    /// What it is doing.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.account.progress().clone()
+    }
+
     /// Receives the bytes and makes the drive. When it returns well, the drive is durable.
     ///
     /// # Cancellation

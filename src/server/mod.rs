@@ -8,6 +8,7 @@ mod handle;
 mod incoming;
 pub mod listener;
 pub mod sendfile;
+mod timing;
 pub mod tls;
 pub mod watched;
 
