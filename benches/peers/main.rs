@@ -113,7 +113,8 @@ impl Bench {
     }
 
     fn run(&mut self) -> Result<()> {
-        println!("{}", report::machine(&self.dir, self.args.size, self.args.runs)?);
+        let imageio = self.imageio.as_ref().map(Imageio::version);
+        println!("{}", report::machine(&self.dir, self.args.size, self.args.runs, imageio.as_deref())?);
         Report::begin();
         for row in self.args.rows.clone() {
             row.measure(self)?;
@@ -124,8 +125,13 @@ impl Bench {
 
     /// The image that is moved, made anew with this share of zeros; and how many of its bytes are not zeros.
     fn image(&self, zero_share: f64) -> Result<(PathBuf, u64)> {
+        self.image_of(self.args.size, zero_share)
+    }
+
+    /// The same, of another size.
+    fn image_of(&self, size: u64, zero_share: f64) -> Result<(PathBuf, u64)> {
         let path = self.dir.join("image");
-        let data = image::make(&path, self.args.size, zero_share)?;
+        let data = image::make(&path, size, zero_share)?;
         Ok((path, data))
     }
 

@@ -183,8 +183,9 @@ impl Report {
     }
 
     /// Waits, of which the 99th percentile has a bound in milliseconds.
-    pub(crate) fn waits(&mut self, work: &str, client: &str, ours: &Waits, beside: Option<(&str, &Waits)>, bound: Bound) {
-        let beside = beside.map_or("-".to_owned(), |(name, waits)| format!("{name} {}", waits.cell()));
+    pub(crate) fn waits(&mut self, work: &str, client: &str, ours: &Waits, beside: &[(&str, &Waits)], bound: Bound) {
+        let cells: Vec<String> = beside.iter().map(|(name, waits)| format!("{name} {}", waits.cell())).collect();
+        let beside = cells.join("; ");
         let subject = Subject { work, client, measure: "ms: p50 / p99 / worst" };
         let figure = ours.quantile(0.99);
         self.line(subject, &ours.cell(), &beside, figure, figure, " ms p99", bound);
@@ -221,15 +222,18 @@ fn brief(value: f64) -> String {
 }
 
 /// What the numbers were measured on.
-pub(crate) fn machine(dir: &Path, size: u64, runs: u32) -> Result<String> {
+pub(crate) fn machine(dir: &Path, size: u64, runs: u32, imageio: Option<&str>) -> Result<String> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown processor");
     let memory = fs::read_to_string("/proc/meminfo")?;
     let memory: u64 = memory.split_whitespace().nth(1).context("no MemTotal")?.parse()?;
     let load = fs::read_to_string("/proc/loadavg")?;
-    let curl = String::from_utf8(Command::new("curl").arg("--version").output()?.stdout)?;
+    let curl = said("curl")?;
+    let fio = said("fio")?;
+    let sha = if cpus.contains(" sha_ni") { "SHA instructions" } else { "no SHA instructions" };
     Ok(format!(
-        "- machine: {}, {} cores, {} GiB, load {} at the start\n- kernel {}, {}\n- {}, curl {}\n\
+        "- machine: {}, {} cores, {sha}, {} GiB, load {} at the start\n- kernel {}, {}\n\
+         - {}, curl {}, {}{}\n\
          - image: {:.2} GiB; {runs} runs of each, interleaved; median (least-most); CPU is the server's, all threads\n",
         model.trim_start_matches([' ', '\t', ':']),
         std::thread::available_parallelism()?,
@@ -239,8 +243,16 @@ pub(crate) fn machine(dir: &Path, size: u64, runs: u32) -> Result<String> {
         file_system(dir)?,
         nginx_version()?,
         curl.split(' ').nth(1).unwrap_or("?"),
+        fio.trim(),
+        imageio.map_or(String::new(), |version| format!(", ovirt-imageio {version}")),
         gib(size),
     ))
+}
+
+/// What a program says of its version.
+fn said(program: &str) -> Result<String> {
+    let output = Command::new(program).arg("--version").output().with_context(|| format!("no {program} here"))?;
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The type and device of the mount that holds `dir`: `proc_pid_mountinfo(5)`.

@@ -98,8 +98,8 @@ fn others(bench: &mut Bench, key: &str, image: &Path) -> Result<()> {
         let pick = |waits: &[[Duration; 2]]| Waits::of(waits.iter().map(|pair| pair[of]).collect());
         let (slow, fast) = (pick(&beside_disk)?, pick(&beside_cache)?);
         let work = format!("{what}, during a download from the disk");
-        let beside = Some(("during one from the page cache", &fast));
-        bench.report.waits(&work, Client::Fast.name(), &slow, beside, Bound::AtMost(2.0));
+        let beside = [("during one from the page cache", &fast)];
+        bench.report.waits(&work, Client::Fast.name(), &slow, &beside, Bound::AtMost(2.0));
     }
     Ok(())
 }

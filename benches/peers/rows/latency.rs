@@ -1,5 +1,8 @@
 //! How long a client waits: for the first byte of a download, and for `100 Continue`; each on a connection of its own,
 //! from before it is made. On an idle server, and beside four uploads and four downloads that take all there is.
+//!
+//! The clients run on the same cores. What a wait is made of that no server can help, the queue for a core, shows in the
+//! waits of a bare receiver that answers an empty request while the same streams keep Longshore busy.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -9,9 +12,9 @@ use anyhow::{Result, ensure};
 use super::load::{Site, beside_streams};
 use crate::Bench;
 use crate::client::Client;
-use crate::http::Connection;
+use crate::http::{Connection, Target};
 use crate::report::{Bound, Waits};
-use crate::servers::{Longshore, Peer, UPLOAD};
+use crate::servers::{Floor, Longshore, Peer, UPLOAD};
 
 /// A sample asks for this much, so that its answer is as long as one write of a download, and no longer.
 const SAMPLE: u64 = 64 << 10;
@@ -24,6 +27,7 @@ struct Taken {
     link: Waits,
     redirect: Option<Waits>,
     leave: Waits,
+    bare: Waits,
 }
 
 pub(super) fn measure(bench: &mut Bench) -> Result<()> {
@@ -34,34 +38,37 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
     bench.nginx.compare(&their_key, &image)?;
     let image = File::open(&image)?;
     let (ours, theirs) = (Site::longshore(&bench.longshore), Site::nginx(&bench.nginx));
-    let (samples, size) = (bench.args.samples, bench.args.size);
+    let floor = Floor::start(&bench.dir.join("floor"))?;
+    let (samples, size, bare) = (bench.args.samples, bench.args.size, floor.place(""));
     for (state, bound, busy) in [("idle", 2.0, 0), ("beside 4 + 4 streams", 20.0, BUSY)] {
         let take = |site: &Site, key: &str| {
             bench.settle()?;
             if busy == 0 {
-                return sample(site, key, size, samples);
+                return sample(site, &bare, key, size, samples);
             }
-            beside_streams(site, key, &image, busy, || sample(site, key, size, samples))
+            beside_streams(site, key, &image, busy, || sample(site, &bare, key, size, samples))
         };
         let (us, them) = (take(&ours, &our_key)?, take(&theirs, &their_key)?);
         let bound = Bound::AtMost(bound);
         let (client, beside) = (Client::Fast.name(), theirs.name);
         let work = |what| format!("{what}, {state}");
         let report = &mut bench.report;
-        report.waits(&work("first byte of a download"), client, &us.link, Some((beside, &them.link)), bound);
+        let floor = ("bare receiver", &us.bare);
+        let first = "first byte of a download";
+        report.waits(&work(first), client, &us.link, &[(beside, &them.link), floor], bound);
         if let Some(redirect) = &us.redirect {
-            report.waits(&work("redirect, then first byte"), client, redirect, None, bound);
+            report.waits(&work("redirect, then first byte"), client, redirect, &[floor], bound);
         }
-        report.waits(&work("100 Continue"), client, &us.leave, Some((beside, &them.leave)), bound);
+        report.waits(&work("100 Continue"), client, &us.leave, &[(beside, &them.leave), floor], bound);
     }
     bench.longshore.remove(&our_key)?;
     bench.nginx.remove(&their_key)
 }
 
 /// The kinds of wait take turns, so that each sees the same of the other work.
-fn sample(site: &Site, key: &str, size: u64, samples: u32) -> Result<Taken> {
+fn sample(site: &Site, bare: &Target, key: &str, size: u64, samples: u32) -> Result<Taken> {
     let ours = site.name == "longshore";
-    let (mut links, mut redirects, mut leaves) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut links, mut redirects, mut leaves, mut bares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut link = site.link(key)?;
     let mut link_from = Instant::now();
     for turn in 0..samples {
@@ -75,9 +82,10 @@ fn sample(site: &Site, key: &str, size: u64, samples: u32) -> Result<Taken> {
             redirects.push(first_byte(site, &Longshore::download_path(key), at)?);
         }
         leaves.push(leave(site, if ours { ("POST", UPLOAD) } else { ("PUT", "/leave") })?);
+        bares.push(answered(bare)?);
     }
     let redirect = if ours { Some(Waits::of(redirects)?) } else { None };
-    Ok(Taken { link: Waits::of(links)?, redirect, leave: Waits::of(leaves)? })
+    Ok(Taken { link: Waits::of(links)?, redirect, leave: Waits::of(leaves)?, bare: Waits::of(bares)? })
 }
 
 /// From before the connection is made to the first byte of the body, whether or not a redirect comes first.
@@ -110,4 +118,13 @@ fn leave(site: &Site, (method, path): (&str, &str)) -> Result<Duration> {
     let took = start.elapsed();
     ensure!(answer.status == 100, "the server answered {} instead of 100", answer.status);
     Ok(took)
+}
+
+/// From before the connection is made to the answer to an empty upload.
+fn answered(server: &Target) -> Result<Duration> {
+    let start = Instant::now();
+    let mut connection = Connection::open(server)?;
+    connection.ask("PUT", "/", "Content-Length: 0\r\n")?;
+    connection.answer()?;
+    Ok(start.elapsed())
 }

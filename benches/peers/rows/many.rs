@@ -11,7 +11,7 @@ use crate::Bench;
 use crate::client::Client;
 use crate::http::Connection;
 use crate::process;
-use crate::report::{Bound, Runs, Subject, spread};
+use crate::report::{Bound, Runs, Subject, gib, median, spread};
 use crate::servers::{Cost, Peer as _};
 
 /// Longshore's default memory for the data of all transfers.
@@ -25,6 +25,22 @@ struct Crowd {
     made: Vec<String>,
 }
 
+/// All runs of a server.
+#[derive(Default)]
+struct Together {
+    costs: Runs,
+    ups: Vec<f64>,
+    downs: Vec<f64>,
+}
+
+impl Together {
+    fn push(&mut self, crowd: &Crowd) {
+        self.costs.push(crowd.cost);
+        self.ups.push(unfairness(&crowd.ups));
+        self.downs.push(unfairness(&crowd.downs));
+    }
+}
+
 /// Half of the bytes go up and half down. Alone, one stream uploads the image and then downloads it; in the crowd, each
 /// stream uploads or downloads its own equal part of the image, all at once. So both move twice the image.
 pub(super) fn measure(bench: &mut Bench) -> Result<()> {
@@ -33,9 +49,11 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
     let key = bench.longshore.upload(Client::Fast, &path)?.0;
     bench.longshore.compare(&key, &path)?;
     let image = File::open(&path)?;
-    let site = Site::longshore(&bench.longshore);
-    let (mut single, mut crowd) = (Runs::default(), Runs::default());
-    let (mut up_spread, mut down_spread, mut peak) = (Vec::new(), Vec::new(), 0);
+    let their_key = bench.nginx.upload(Client::Fast, &path)?.0;
+    bench.nginx.compare(&their_key, &path)?;
+    let (site, nginx) = (Site::longshore(&bench.longshore), Site::nginx(&bench.nginx));
+    let mut single = Runs::default();
+    let (mut ours, mut theirs, mut peak) = (Together::default(), Together::default(), 0);
     for run in 0..=bench.args.runs {
         bench.settle()?;
         let (alone, up) = bench.longshore.upload(Client::Fast, &path)?;
@@ -46,26 +64,33 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
         let together = rush(&site, &key, &image, streams)?;
         peak = peak.max(process::peak_memory(site.pid)?);
         site.remove(&together.made)?;
+        bench.settle()?;
+        let beside = rush(&nginx, &their_key, &image, streams)?;
+        nginx.remove(&beside.made)?;
         if run > 0 {
             single.push(Cost { wall: up.wall + down.wall, cpu: up.cpu + down.cpu });
-            crowd.push(together.cost);
-            up_spread.push(unfairness(&together.ups));
-            down_spread.push(unfairness(&together.downs));
+            ours.push(&together);
+            theirs.push(&beside);
         }
     }
+    bench.nginx.remove(&their_key)?;
     bench.longshore.remove(&key)?;
 
     let work = format!("{streams} uploads + {streams} downloads");
     let subject = |measure| Subject { work: &work, client: Client::Fast.name(), measure };
     let moved = 2 * size;
-    let gibs = crate::report::gib(moved);
-    let alone = single.rates(gibs);
+    let gibs = gib(moved);
+    let (alone, rates, beside) = (single.rates(gibs), ours.costs.rates(gibs), theirs.costs.rates(gibs));
     let report = &mut bench.report;
-    report.ratio(subject("GiB/s together"), &crowd.rates(gibs), ("one stream", &alone), 2, Bound::AtLeast(1.0));
-    report.ratio(subject("CPU s/GiB"), &crowd.cpus(moved), ("one stream", &single.cpus(moved)), 3, Bound::Open);
-    for (what, unfair) in [("uploads: slowest / fastest", up_spread), ("downloads: slowest / fastest", down_spread)] {
-        let figure = crate::report::median(&unfair);
-        report.figure(subject(what), &spread(&unfair, 2), "-", (figure, "x"), Bound::AtMost(2.0));
+    report.ratio(subject("GiB/s together"), &rates, ("one stream", &alone), 2, Bound::AtLeast(1.0));
+    report.ratio(subject("GiB/s together"), &rates, ("nginx", &beside), 2, Bound::Open);
+    let cpus = ours.costs.cpus(moved);
+    report.ratio(subject("CPU s/GiB"), &cpus, ("one stream", &single.cpus(moved)), 3, Bound::Open);
+    report.ratio(subject("CPU s/GiB"), &cpus, ("nginx", &theirs.costs.cpus(moved)), 3, Bound::Open);
+    let ups = ("uploads: slowest / fastest", ours.ups, theirs.ups);
+    for (what, unfair, theirs) in [ups, ("downloads: slowest / fastest", ours.downs, theirs.downs)] {
+        let (figure, beside) = (median(&unfair), format!("nginx {}", spread(&theirs, 2)));
+        report.figure(subject(what), &spread(&unfair, 2), &beside, (figure, "x"), Bound::AtMost(2.0));
     }
     let idle = bench.longshore.idle_memory();
     let beside = format!("{} idle and a budget of {}", idle >> 20, BUDGET >> 20);
@@ -88,7 +113,7 @@ fn rush(site: &Site, key: &str, image: &File, streams: u64) -> Result<Crowd> {
     let up = |at: u64| {
         let (mut connection, from) = connect()?;
         let made = site.upload(&mut connection, image, at * part..(at + 1) * part)?;
-        anyhow::Ok((from.elapsed(), Some(made.path)))
+        anyhow::Ok((from.elapsed(), Some(made)))
     };
     let down = |at: u64| {
         let (mut connection, from) = connect()?;
@@ -101,19 +126,21 @@ fn rush(site: &Site, key: &str, image: &File, streams: u64) -> Result<Crowd> {
         let downs: Vec<_> = (0..streams).map(|at| scope.spawn(move || down(at))).collect();
         let cpu = process::cpu_of(site.pid)?;
         start.wait();
-        let from = Instant::now();
+        let (from, mut flushes) = (Instant::now(), Duration::ZERO);
         let mut crowd = Crowd { cost: Cost::default(), ups: Vec::new(), downs: Vec::new(), made: Vec::new() };
         for stream in ups.into_iter().chain(downs) {
             let (took, made) = stream.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
             match made {
-                Some(path) => {
+                Some(made) => {
                     crowd.ups.push(took);
-                    crowd.made.push(path);
+                    crowd.made.push(made.path);
+                    flushes += made.flush;
                 }
                 None => crowd.downs.push(took),
             }
         }
-        crowd.cost = Cost { wall: from.elapsed(), cpu: process::cpu_of(site.pid)?.saturating_sub(cpu) };
+        let cpu = process::cpu_of(site.pid)?.saturating_sub(cpu) + flushes;
+        crowd.cost = Cost { wall: from.elapsed(), cpu };
         ensure!(crowd.made.len() as u64 == streams, "an upload is missing");
         Ok(crowd)
     })

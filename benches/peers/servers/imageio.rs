@@ -21,6 +21,7 @@ pub(crate) struct Imageio {
     root: Target,
     control: Target,
     store: PathBuf,
+    program: PathBuf,
     uploads: u32,
 }
 
@@ -57,7 +58,15 @@ impl Imageio {
             // It never answers `100 Continue`, for which curl would wait a second.
             headers: vec!["Expect:".to_owned()],
         };
-        Ok(Self { process, root: target(images), control: target(tickets), store, uploads: 0 })
+        Ok(Self { process, root: target(images), control: target(tickets), store, program, uploads: 0 })
+    }
+
+    /// The version that was installed.
+    pub(crate) fn version(&self) -> String {
+        let python = self.program.with_file_name("python");
+        let asked = "import importlib.metadata as m; print(m.version('ovirt-imageio'), end='')";
+        let output = Command::new(python).args(["-c", asked]).output();
+        output.map_or_else(|_| "?".to_owned(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// The ticket that names a file, which has to be there.
