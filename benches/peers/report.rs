@@ -137,7 +137,14 @@ impl Report {
 
     /// The wall times and CPU times of two servers at the same work on `size` bytes: the CPU as a ratio, ours to theirs,
     /// and the wall as a ratio too, or as how many times we are faster.
-    pub(crate) fn costs(&mut self, row: (&str, &str), size: u64, ours: &Runs, beside: (&str, &Runs), bounds: [Bound; 2]) {
+    pub(crate) fn costs(
+        &mut self,
+        row: (&str, &str),
+        size: u64,
+        ours: &Runs,
+        beside: (&str, &Runs),
+        bounds: [Bound; 2],
+    ) {
         let ((work, client), (name, theirs), [cpu, wall]) = (row, beside, bounds);
         let subject = |measure| Subject { work, client, measure };
         self.ratio(subject("CPU s/GiB"), &ours.cpus(size), (name, &theirs.cpus(size)), 3, cpu);

@@ -33,7 +33,8 @@ impl Floor {
             let said = fs::read_to_string(&log).ok()?;
             Some(said.strip_suffix('\n')?.to_owned())
         })?;
-        let root = Target { authority, path: "/".to_owned(), credentials: None, certificate: None, headers: Vec::new() };
+        let root =
+            Target { authority, path: "/".to_owned(), credentials: None, certificate: None, headers: Vec::new() };
         Ok(Self { process, root })
     }
 }
