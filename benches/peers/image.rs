@@ -12,22 +12,24 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 const RUN: usize = 256 << 10;
 
 /// Writes an image of `size` bytes to `path`, of which about `zero_share` are zeros; the others are random.
-/// It is left on disk and in the page cache, so that reading it costs every client the same.
-pub(crate) fn make(path: &Path, size: u64, zero_share: f64) -> Result<()> {
+/// It is left on disk and in the page cache, so that reading it costs every client the same. Returns how many bytes are
+/// not zeros.
+pub(crate) fn make(path: &Path, size: u64, zero_share: f64) -> Result<u64> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(7);
     let mut file = BufWriter::with_capacity(4 * RUN, File::create(path)?);
     let mut run = vec![0; RUN];
-    let mut left = size;
+    let (mut left, mut data) = (size, 0);
     while left > 0 {
+        let len = RUN.min(usize::try_from(left).unwrap_or(RUN));
         if random.random_bool(zero_share) {
             run.fill(0);
         } else {
             random.fill_bytes(&mut run);
+            data += len as u64;
         }
-        let len = RUN.min(usize::try_from(left).unwrap_or(RUN));
         file.write_all(&run[..len])?;
         left -= len as u64;
     }
     file.into_inner()?.sync_all()?;
-    Ok(())
+    Ok(data)
 }

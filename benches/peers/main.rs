@@ -1,71 +1,73 @@
-//! Longshore beside a tuned nginx on this machine: wall time and server CPU of durable uploads and of downloads.
+//! Longshore beside its peers on this machine: every target that the README names, measured and judged.
 //!
-//! `cargo bench --bench peers -- [--size 4GiB] [--runs 5] [--rows upload,zeros,download,cold] [--clients curl,fast]`
-//! prints a Markdown table. Both servers store on the file system of the target folder. Runs are interleaved, the
-//! first of each row is thrown away, and dirty data is written back before each, so that neither server pays for the
-//! other. Every server gives back the right bytes before any of its downloads counts.
+//! `cargo bench --bench peers` prints a Markdown table. All servers store on the file system of the target folder. Runs
+//! are interleaved, the first of each row is thrown away, and dirty data is written back before each, so that no server
+//! pays for another. Every server gives back the right bytes before any of its downloads counts. `--rows`, `--size`,
+//! `--runs`, `--clients` and the like select; a run of all with the defaults takes the better part of an hour.
 
 mod client;
+mod http;
 mod image;
-mod peer;
 mod process;
 mod report;
+mod rows;
+mod servers;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 use crate::client::Client;
-use crate::peer::{Longshore, Nginx, Peer};
-use crate::report::Runs;
+use crate::report::Report;
+use crate::rows::Row;
+use crate::servers::{Certificate, Imageio, Longshore, Nginx};
+
+/// A smaller image would become a larger drive, and be another download than the peers'.
+const LEAST_SIZE: u64 = 512 << 20;
 
 #[derive(Parser)]
-#[command(about = "Compares longshore with nginx on this machine")]
+#[command(about = "Compares longshore with its peers on this machine")]
 struct Args {
     /// The size of the image, such as 512MiB or 4GiB.
-    #[arg(long, default_value = "1GiB", value_parser = bytes)]
+    #[arg(long, default_value = "4GiB", value_parser = bytes)]
     size: u64,
     /// How many runs of each server count in each row.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Which rows to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "upload,zeros,download,cold")]
-    rows: Vec<Work>,
-    /// Which clients move the bytes.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    rows: Vec<Row>,
+    /// Which clients move the bytes, where a row has a choice.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "curl,fast")]
     clients: Vec<Client>,
+    /// How many drives a run of the small drives uploads.
+    #[arg(long, default_value_t = 1000)]
+    drives: u32,
+    /// How many uploads, and how many downloads, a run of many moves at once.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
+    streams: u64,
+    /// How many times each latency is taken.
+    #[arg(long, default_value_t = 500)]
+    samples: u32,
+    /// Be the bare receiver.
+    #[arg(long, hide = true)]
+    floor_server: bool,
     /// Cargo says this to every bench.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Work {
-    /// Random data, until it is durable.
-    Upload,
-    /// An image of which 70 % is zeros, until it is durable.
-    Zeros,
-    /// From the page cache.
-    Download,
-    /// From the disk, the page cache emptied of it first.
-    Cold,
-}
-
-impl Work {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Upload => "durable upload, random",
-            Self::Zeros => "durable upload, 70% zeros",
-            Self::Download => "download, page cache",
-            Self::Cold => "download, disk",
-        }
-    }
-}
-
 fn main() -> Result<()> {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    if args.floor_server {
+        return servers::receive_and_discard();
+    }
+    if args.rows.is_empty() {
+        args.rows = Row::ALL.to_vec();
+    }
+    ensure!(args.size >= LEAST_SIZE, "a drive has at least 512 MiB");
     let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peers");
     fs::create_dir_all(&base)?;
     // Two of these at once would measure each other.
@@ -75,91 +77,67 @@ fn main() -> Result<()> {
     // Left by a run that was killed.
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir)?;
-    let measured = Bench::start(&dir, args).and_then(|mut bench| bench.run());
+    let measured = Bench::start(&base, &dir, args).and_then(|mut bench| bench.run());
     fs::remove_dir_all(&dir)?;
     measured
 }
 
+/// What every row finds in place.
 struct Bench {
     args: Args,
     dir: PathBuf,
     longshore: Longshore,
     nginx: Nginx,
+    imageio: Option<Imageio>,
+    certificate: Certificate,
+    report: Report,
 }
 
 impl Bench {
-    fn start(dir: &Path, args: Args) -> Result<Self> {
+    fn start(base: &Path, dir: &Path, args: Args) -> Result<Self> {
         // The image, each server's copy of it, and room for what a removal has not given back yet.
-        let need = args.size * 4;
+        let need = args.size * 5;
         let stat = rustix::fs::statvfs(dir)?;
         ensure!(stat.f_bavail * stat.f_frsize > need, "the target folder's disk needs {} MiB free", need >> 20);
-        let nginx = Nginx::start(&dir.join("nginx"))?;
-        let longshore = Longshore::start(&dir.join("longshore")).with_context(|| {
-            let log = fs::read_to_string(dir.join("longshore/log")).unwrap_or_default();
-            format!("longshore said: {log}")
-        })?;
-        Ok(Self { args, dir: dir.to_owned(), longshore, nginx })
+        let certificate = Certificate::make(dir)?;
+        let nginx = Nginx::start(&dir.join("nginx"), None)?;
+        let longshore = Longshore::start(&dir.join("longshore"), None)?;
+        let imageio = if args.rows.iter().any(|row| row.has_imageio()) {
+            Imageio::start(&dir.join("imageio"), &base.join("imageio-venv"))
+                .inspect_err(|error| println!("- without ovirt-imageio: {error:#}"))
+                .ok()
+        } else {
+            None
+        };
+        Ok(Self { args, dir: dir.to_owned(), longshore, nginx, imageio, certificate, report: Report::default() })
     }
 
     fn run(&mut self) -> Result<()> {
-        println!("{}", report::machine(&self.dir, self.args.size, self.args.runs as usize)?);
-        println!("{}", report::HEAD);
-        for work in self.args.rows.clone() {
-            let image = self.dir.join("image");
-            image::make(&image, self.args.size, if work == Work::Zeros { 0.7 } else { 0.0 })?;
-            for client in self.args.clients.clone() {
-                process::forget_peak_memory(self.longshore.pid())?;
-                let (ours, theirs) = match work {
-                    Work::Upload | Work::Zeros => self.uploads(client, &image)?,
-                    Work::Download | Work::Cold => self.downloads(client, &image, work == Work::Cold)?,
-                };
-                let peak = process::peak_memory(self.longshore.pid())?;
-                println!("{}", report::row(work.name(), client.name(), self.args.size, &ours, &theirs, peak));
-            }
+        let imageio = self.imageio.as_ref().map(Imageio::version);
+        println!("{}", report::machine(&self.dir, self.args.size, self.args.runs, imageio.as_deref())?);
+        Report::begin();
+        for row in self.args.rows.clone() {
+            row.measure(self)?;
         }
+        self.report.end();
         Ok(())
     }
 
-    fn uploads(&mut self, client: Client, image: &Path) -> Result<(Runs, Runs)> {
-        let (mut ours, mut theirs) = (Runs::default(), Runs::default());
-        for run in 0..=self.args.runs {
-            let peers: [(&mut dyn Peer, &mut Runs); 2] =
-                [(&mut self.longshore, &mut ours), (&mut self.nginx, &mut theirs)];
-            for (peer, runs) in peers {
-                rustix::fs::syncfs(File::open(&self.dir)?)?;
-                let (key, cost) = peer.upload(client, image)?;
-                peer.remove(&key)?;
-                if run > 0 {
-                    runs.push(cost);
-                }
-            }
-        }
-        Ok((ours, theirs))
+    /// The image that is moved, made anew with this share of zeros; and how many of its bytes are not zeros.
+    fn image(&self, zero_share: f64) -> Result<(PathBuf, u64)> {
+        self.image_of(self.args.size, zero_share)
     }
 
-    fn downloads(&mut self, client: Client, image: &Path, cold: bool) -> Result<(Runs, Runs)> {
-        let (mut ours, mut theirs) = (Runs::default(), Runs::default());
-        let our_key = self.longshore.upload(client, image)?.0;
-        let their_key = self.nginx.upload(client, image)?.0;
-        let peers: [(&dyn Peer, &str); 2] = [(&self.longshore, &our_key), (&self.nginx, &their_key)];
-        for (peer, key) in peers {
-            peer.compare(key, image)?;
-        }
-        for run in 0..=self.args.runs {
-            for ((peer, key), runs) in peers.into_iter().zip([&mut ours, &mut theirs]) {
-                if cold {
-                    peer.chill()?;
-                }
-                let cost = peer.download(client, key, self.args.size)?;
-                if run > 0 {
-                    runs.push(cost);
-                }
-            }
-        }
-        for (peer, key) in peers {
-            peer.remove(key)?;
-        }
-        Ok((ours, theirs))
+    /// The same, of another size.
+    fn image_of(&self, size: u64, zero_share: f64) -> Result<(PathBuf, u64)> {
+        let path = self.dir.join("image");
+        let data = image::make(&path, size, zero_share)?;
+        Ok((path, data))
+    }
+
+    /// Writes back what is dirty, so that the next run does not pay for the last.
+    fn settle(&self) -> Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.dir)?)?)
     }
 }
 

@@ -112,8 +112,17 @@ pub(crate) fn forget_peak_memory(pid: u32) -> io::Result<()> {
 
 /// The most memory that a process held, in bytes.
 pub(crate) fn peak_memory(pid: u32) -> Result<u64> {
+    status(pid, "VmHWM:")
+}
+
+/// The memory that a process holds now, in bytes.
+pub(crate) fn memory(pid: u32) -> Result<u64> {
+    status(pid, "VmRSS:")
+}
+
+fn status(pid: u32, field: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM in /proc/PID/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field in /proc/PID/status")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib << 10)
 }

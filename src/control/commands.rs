@@ -56,7 +56,7 @@ impl Control {
             for drive in &drives {
                 self.publish_blank(drive).await?;
             }
-            self.complete(&ids).await
+            self.complete(drives).await
         };
         match made.await {
             Ok(created) => Ok(Outcome::Created(created)),
@@ -78,21 +78,23 @@ impl Control {
         Ok(())
     }
 
-    /// Makes all of them available in one transaction: after a crash there are all or none.
-    async fn complete(&self, ids: &[VolumeId]) -> Result<Vec<Volume>, Fault> {
+    /// Makes all of them available in one transaction: after a crash there are all or none. They are as their rows were
+    /// written; if that is not the latest any more, they are read again.
+    async fn complete(&self, mut drives: Vec<Volume>) -> Result<Vec<Volume>, Fault> {
         for _ in 0..ROUNDS {
-            let mut update = Vec::with_capacity(ids.len());
-            for id in ids {
-                let row = self.parts.meta.volume_any(*id).await?;
-                let mut drive = row.ok_or_else(|| no_such_drive(*id))?;
-                drive.step(VolumeEvent::Completed).map_err(|_| no_such_drive(*id))?;
+            let mut update = drives.clone();
+            for drive in &mut update {
+                drive.step(VolumeEvent::Completed).map_err(|_| no_such_drive(drive.id))?;
                 drive.generation += 1;
                 drive.updated = self.parts.clock.now();
-                update.push(drive);
             }
             match self.parts.meta.apply(Batch { update, ..Batch::default() }).await {
                 Err(MetaError::Conflict) => {}
                 result => return Ok(result?),
+            }
+            for drive in &mut drives {
+                let id = drive.id;
+                *drive = self.parts.meta.volume_any(id).await?.ok_or_else(|| no_such_drive(id))?;
             }
         }
         Err(Fault::new(FaultKind::Conflict, "the drives are being changed by others; try again"))

@@ -155,10 +155,25 @@ impl Control {
     async fn change(
         &self,
         id: VolumeId,
+        plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
+    ) -> Result<Volume, Fault> {
+        self.change_known(id, None, plan).await
+    }
+
+    /// As [`Control::change`], without reading the volume first when it is known: if that is not its latest revision,
+    /// it is read like after any lost race.
+    async fn change_known(
+        &self,
+        id: VolumeId,
+        mut known: Option<Volume>,
         mut plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
     ) -> Result<Volume, Fault> {
         for _ in 0..ROUNDS {
-            let Some(mut volume) = self.parts.meta.volume_any(id).await? else { return Err(no_such_drive(id)) };
+            let volume = match known.take() {
+                None => self.parts.meta.volume_any(id).await?,
+                known => known,
+            };
+            let Some(mut volume) = volume else { return Err(no_such_drive(id)) };
             if volume.state == VolumeState::Deleting {
                 return Err(no_such_drive(id));
             }

@@ -26,7 +26,8 @@ pub struct Admitted {
     undo: Undo,
     draft: Arc<dyn Draft>,
     plan: ReceivePlan,
-    charged: ByteCount,
+    /// As its row was written.
+    volume: Volume,
     account: Account,
 }
 
@@ -58,12 +59,12 @@ impl Control {
         // Among the running before the row is there: the sweeper removes uploading rows that nobody runs.
         let running = self.parts.transfers.start(Arc::new(Progress::receiving(id)));
         let undo = Undo { control: self.clone(), id, armed: true };
-        self.parts.meta.apply(Batch { insert: vec![volume], ..Batch::default() }).await?;
+        self.parts.meta.apply(Batch { insert: vec![volume.clone()], ..Batch::default() }).await?;
         self.parts.crash.hit("upload: row");
         let draft = self.parts.store.draft(id, DraftOptions { expected: plan.length, reservation }).await?;
         self.parts.crash.hit("upload: draft");
         let account = Account::open(&self.parts.metrics, running, Direction::Upload, id);
-        Ok(Admitted { undo, draft, plan, charged, account })
+        Ok(Admitted { undo, draft, plan, volume, account })
     }
 }
 
@@ -71,6 +72,11 @@ impl Admitted {
     /// The drive that is being made.
     pub fn id(&self) -> VolumeId {
         self.undo.id
+    }
+
+    /// What it is doing.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.account.progress().clone()
     }
 
     /// Receives the bytes and makes the drive. When it returns well, the drive is durable.
@@ -91,7 +97,7 @@ impl Admitted {
             draft: &self.draft,
             fixed: self.plan.length.is_some(),
             room,
-            charged: self.charged,
+            charged: self.volume.charged,
         };
         let result = receive(source, &self.draft, control.pool(), room, &mut growth, options, &progress).await;
         let received = match result {
@@ -145,7 +151,7 @@ impl Admitted {
         self.draft.publish(size, received.pieces).await?;
         control.parts.crash.hit("upload: published");
         control
-            .change(self.undo.id, |volume, batch| {
+            .change_known(self.undo.id, Some(self.volume.clone()), |volume, batch| {
                 volume.step(VolumeEvent::Completed).map_err(super::busy)?;
                 volume.size = size;
                 volume.charged = size;

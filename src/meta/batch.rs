@@ -32,28 +32,10 @@ pub struct Batch {
 impl Meta {
     /// Makes all changes of a batch true, charging and refunding quotas, and returns the updated volumes, in order,
     /// with their new revisions.
+    ///
+    /// Batches that come together are flushed together; see [`super::group`].
     pub async fn apply(&self, batch: Batch) -> Result<Vec<Volume>, MetaError> {
-        let mut tx = self.begin().await?;
-        let mut bill = Bill::default();
-        if let Some(lease) = &batch.finish {
-            finish(&mut tx, lease).await?;
-        }
-        for id in batch.remove {
-            remove(&mut tx, id, &mut bill).await?;
-        }
-        let mut updated = Vec::with_capacity(batch.update.len());
-        for volume in batch.update {
-            updated.push(update(&mut tx, volume, &mut bill).await?);
-        }
-        for volume in &batch.insert {
-            insert(&mut tx, volume, &mut bill).await?;
-        }
-        bill.settle(&mut tx).await?;
-        for job in &batch.enqueue {
-            enqueue(&mut tx, job).await?;
-        }
-        tx.commit().await?;
-        Ok(updated)
+        self.write_grouped(batch).await
     }
 
     /// Adds volumes and jobs: all of them or none.
@@ -110,7 +92,30 @@ impl Meta {
     }
 }
 
-/// What a transaction adds to each tenant's usage, settled once. In order of tenants, so that two transactions on a
+/// Makes all changes of a batch in this transaction, which must be rolled back when one fails.
+pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch) -> Result<Vec<Volume>, MetaError> {
+    let mut bill = Bill::default();
+    if let Some(lease) = &batch.finish {
+        finish(tx, lease).await?;
+    }
+    for id in &batch.remove {
+        remove(tx, *id, &mut bill).await?;
+    }
+    let mut updated = Vec::with_capacity(batch.update.len());
+    for volume in &batch.update {
+        updated.push(update(tx, volume, &mut bill).await?);
+    }
+    for volume in &batch.insert {
+        insert(tx, volume, &mut bill).await?;
+    }
+    bill.settle(tx).await?;
+    for job in &batch.enqueue {
+        enqueue(tx, job).await?;
+    }
+    Ok(updated)
+}
+
+/// What a batch adds to each tenant's usage, settled once. In order of tenants, so that two transactions on a
 /// database that locks rows cannot wait for each other.
 #[derive(Default)]
 struct Bill(BTreeMap<TenantId, (i64, i64)>);
@@ -124,7 +129,7 @@ impl Bill {
     }
 
     async fn settle(self, connection: &mut SqliteConnection) -> Result<(), MetaError> {
-        for (tenant, (volumes, bytes)) in self.0 {
+        for (tenant, (volumes, bytes)) in self.0.into_iter().filter(|(_, sums)| *sums != (0, 0)) {
             // Subtracting from the limit, since adding to the usage could overflow; shrinking is always allowed.
             let done = sqlx::query(
                 "UPDATE tenants SET used_volumes = used_volumes + $2, used_bytes = used_bytes + $3 WHERE id = $1 \
@@ -173,7 +178,7 @@ async fn insert(connection: &mut SqliteConnection, volume: &Volume, bill: &mut B
     bill.add(volume.tenant, 1, volume.charged.get().cast_signed())
 }
 
-async fn update(tx: &mut Transaction<'static, Sqlite>, volume: Volume, bill: &mut Bill) -> Result<Volume, MetaError> {
+async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &mut Bill) -> Result<Volume, MetaError> {
     let (tenant, charged) = charge_of(tx, volume.id).await?.ok_or(MetaError::NotFound)?;
     let (state, clones) = state_columns(volume.state);
     let done = sqlx::query(
@@ -201,7 +206,7 @@ async fn update(tx: &mut Transaction<'static, Sqlite>, volume: Volume, bill: &mu
         return Err(MetaError::Conflict);
     }
     bill.add(tenant, 0, volume.charged.get().cast_signed() - charged.get().cast_signed())?;
-    Ok(Volume { revision: volume.revision + 1, ..volume })
+    Ok(Volume { revision: volume.revision + 1, ..volume.clone() })
 }
 
 async fn remove(tx: &mut Transaction<'static, Sqlite>, id: VolumeId, bill: &mut Bill) -> Result<(), MetaError> {

@@ -1,9 +1,11 @@
 //! What can go wrong with what we know.
 
+use std::sync::Arc;
+
 use crate::domain::{Fault, FaultKind};
 
-/// Why the metadata could not be read or changed.
-#[derive(Debug, thiserror::Error)]
+/// Why the metadata could not be read or changed. Clones share the cause: a commit that fails fails for several.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum MetaError {
     /// No such volume, user or tenant.
     #[error("not found")]
@@ -28,16 +30,16 @@ pub enum MetaError {
     DiskFull,
     /// The database is closed, or its writer was busy for too long. Later may be better.
     #[error("the database is busy or closed")]
-    Busy(#[source] sqlx::Error),
+    Busy(#[source] Arc<sqlx::Error>),
     /// The database file cannot be made or its mode cannot be set.
     #[error("the database file cannot be opened")]
-    File(#[source] std::io::Error),
+    File(#[source] Arc<std::io::Error>),
     /// A record that this version cannot read, with the field at fault.
     #[error("a record of the database has a {0} that cannot be read")]
     Damaged(&'static str),
     /// The database failed.
     #[error("the database failed")]
-    Database(#[source] sqlx::Error),
+    Database(#[source] Arc<sqlx::Error>),
 }
 
 /// `SQLite`'s primary result codes that mean something to a caller (<https://www.sqlite.org/rescode.html>).
@@ -48,7 +50,7 @@ impl From<sqlx::Error> for MetaError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
             sqlx::Error::RowNotFound => Self::NotFound,
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::Busy(error),
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::Busy(Arc::new(error)),
             sqlx::Error::Database(refusal) if refusal.is_unique_violation() => Self::Duplicate,
             // What the new row refers to was removed meanwhile.
             sqlx::Error::Database(refusal) if refusal.is_foreign_key_violation() => Self::NotFound,
@@ -56,12 +58,12 @@ impl From<sqlx::Error> for MetaError {
                 // The low byte of an extended code is the primary code.
                 let code = refusal.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
                 match code {
-                    Some(SQLITE_BUSY) => Self::Busy(error),
+                    Some(SQLITE_BUSY) => Self::Busy(Arc::new(error)),
                     Some(SQLITE_FULL) => Self::DiskFull,
-                    _ => Self::Database(error),
+                    _ => Self::Database(Arc::new(error)),
                 }
             }
-            _ => Self::Database(error),
+            _ => Self::Database(Arc::new(error)),
         }
     }
 }

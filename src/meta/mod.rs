@@ -3,7 +3,8 @@
 //! It keeps records and their sums; it knows no bytes of volumes and decides no step of a volume's life.
 //!
 //! # Invariants
-//! - A write is one transaction: all of it is durable when the call returns, or none of it ever happened.
+//! - A write is all durable when its call returns, or none of it ever happened. Batches that wait at the same time
+//!   share a transaction (`group`).
 //! - `used_*` of a tenant is the sum over its volumes, and a growth never takes it above the tenant's quota.
 //! - A volume is changed only by who has read its latest revision.
 //! - A job is finished only by who holds its latest lease (I7).
@@ -16,6 +17,7 @@
 
 mod batch;
 mod error;
+mod group;
 mod jobs;
 mod tenants;
 #[cfg(test)]
@@ -26,11 +28,14 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, SqlSafeStr, Sqlite, Transaction};
+
+use group::Groups;
 
 pub use batch::Batch;
 pub use error::MetaError;
@@ -48,12 +53,13 @@ pub struct Meta {
     /// One connection, so that writers queue here, in order, instead of failing on `SQLite`'s single write lock.
     writer: SqlitePool,
     readers: SqlitePool,
+    groups: Groups,
 }
 
 impl Meta {
     /// Opens the database in this file, which is made when it is missing, and brings its tables up to date.
     pub async fn open(path: &Path) -> Result<Self, MetaError> {
-        make_private(path).map_err(MetaError::File)?;
+        make_private(path).map_err(|error| MetaError::File(Arc::new(error)))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -63,7 +69,7 @@ impl Meta {
         let writer = lasting_pool(1).connect_with(options.clone()).await?;
         migrations().run(&writer).await.map_err(sqlx::Error::from)?;
         let readers = lasting_pool(READERS).connect_with(options.read_only(true)).await?;
-        Ok(Self { writer, readers })
+        Ok(Self { writer, readers, groups: Groups::default() })
     }
 
     /// Whether the database answers.
@@ -73,6 +79,7 @@ impl Meta {
 
     /// Closes all connections, after what they do now. Later calls answer [`MetaError::Busy`].
     pub async fn close(&self) {
+        self.groups.settle().await;
         self.readers.close().await;
         // The last to close writes the log back into the database, which a reader could not.
         self.writer.close().await;

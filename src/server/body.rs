@@ -12,6 +12,7 @@ use http_body::{Frame, SizeHint};
 use super::activity::{Activity, Busy};
 use super::incoming::Payload;
 use super::sendfile::FileRegions;
+use super::timing::{self, SERVER_TIMING};
 use crate::control::Account;
 use crate::transfer::{Chunk, Outgoing};
 
@@ -32,6 +33,8 @@ pub(super) struct Download {
     counts: bool,
     /// What is left of a chunk that was too long for one frame.
     rest: Bytes,
+    /// Whether a field of its times comes after its bytes.
+    tells_timing: bool,
     /// Held by every frame too: the transfer ends when the last of them is sent or dropped.
     open: Arc<Open>,
 }
@@ -64,7 +67,12 @@ impl Download {
         busy: Busy,
     ) -> Self {
         let open = Arc::new(Open { account, _busy: busy });
-        Self { state: State::Ready(Box::new(outgoing)), regions, counts, rest: Bytes::new(), open }
+        Self { state: State::Ready(Box::new(outgoing)), regions, counts, rest: Bytes::new(), tells_timing: false, open }
+    }
+
+    /// The same, with its times in a trailer. They end when the last bytes were handed to the connection.
+    pub(super) fn with_timing(self) -> Self {
+        Self { tells_timing: true, ..self }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
@@ -95,6 +103,13 @@ impl Download {
                 }
             }
         }
+    }
+
+    /// What comes after the last byte, once.
+    fn trailer(&mut self) -> Option<Frame<Bytes>> {
+        let tells = std::mem::take(&mut self.tells_timing);
+        tells
+            .then(|| Frame::trailers([(SERVER_TIMING, timing::of(self.open.account.progress()))].into_iter().collect()))
     }
 
     fn frame(&mut self, chunk: Chunk) -> io::Result<Bytes> {
@@ -129,10 +144,15 @@ impl<T> AsRef<[u8]> for Held<T> {
 }
 
 impl Body {
-    /// The answer to a request whose body was read. It keeps that body: hyper ends a connection whose body nobody
+    /// The same, to a request whose body was read. It keeps that body: hyper ends a connection whose body nobody
     /// holds and that it does not know to be complete, and would tell the peer so in the head of the answer.
-    pub(super) fn after(payload: Payload, bytes: Bytes) -> Self {
-        Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: Mutex::new(payload) }))
+    pub(super) fn after(self, payload: Payload) -> Self {
+        match self {
+            Self::Whole(bytes) if !bytes.is_empty() => {
+                Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: Mutex::new(payload) }))
+            }
+            other => other,
+        }
     }
 
     /// The same, known to the connection's watch while it is sent.
@@ -152,7 +172,8 @@ impl http_body::Body for Body {
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let next = match self.get_mut() {
+        let this = self.get_mut();
+        let next = match this {
             Self::Whole(bytes) if bytes.is_empty() => None,
             Self::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Self::Download(download) => ready!(download.poll_next(cx)),
@@ -161,13 +182,17 @@ impl http_body::Body for Body {
             // The head is out, so cutting the connection is the only way left to tell the peer.
             tracing::error!(%error, "a download broke off");
         }
-        Poll::Ready(next.map(|bytes| bytes.map(Frame::data)))
+        let trailer = match this {
+            Self::Download(download) if next.is_none() => download.trailer(),
+            _ => None,
+        };
+        Poll::Ready(next.map(|bytes| bytes.map(Frame::data)).or(trailer.map(Ok)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Download(download) => matches!(download.state, State::Ended),
+            Self::Download(download) => matches!(download.state, State::Ended) && !download.tells_timing,
         }
     }
 

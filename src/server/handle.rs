@@ -21,10 +21,11 @@ use super::framing::Framing;
 use super::incoming::Payload;
 use super::sendfile::FileRegions;
 use super::tap::Tap;
+use super::timing::{self, SERVER_TIMING};
 use crate::control::Account;
 use crate::dialect::direct::{self, Chunk};
 use crate::dialect::{BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded};
-use crate::domain::{Fault, FaultKind, Intent, Principal, SendPlan};
+use crate::domain::{Fault, FaultKind, Intent, Outcome, Principal, SendPlan};
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Transport};
 
@@ -65,7 +66,7 @@ pub(super) async fn answer(
     let (parts, body) = request.into_parts();
     let index = connection.requests.fetch_add(1, Ordering::Relaxed);
     let body = Payload::new(body, connection.tap.as_ref().and_then(|tap| tap.offer(index)));
-    let mut exchange = Exchange { server: &server, connection: &connection, parts: &parts, route: "none" };
+    let mut exchange = Exchange { server: &server, connection: &connection, parts: &parts, route: "none", started };
     let mut response = exchange.run(index, body).instrument(span.clone()).await;
     if let Ok(id) = HeaderValue::try_from(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -83,6 +84,7 @@ struct Exchange<'a> {
     parts: &'a Parts,
     /// The pattern that matched.
     route: &'static str,
+    started: Instant,
 }
 
 impl Exchange<'_> {
@@ -148,17 +150,26 @@ impl Exchange<'_> {
             (Intent::Send(plan), ..) => return self.send(call, &plan).await,
             (Intent::Control(command), Some(principal), _) => control.execute(principal, command).await,
             (Intent::Receive(plan), Some(principal), Some(mut body)) => match control.admit(principal, plan).await {
-                Ok(admitted) => match Box::pin(admitted.receive(&mut body)).await {
-                    Ok(outcome) => {
-                        let reply = endpoint.encode(call, &outcome, &self.connection.places);
-                        return reply.map(|bytes| Body::after(body, bytes));
+                Ok(admitted) => {
+                    let progress = admitted.progress();
+                    let outcome = Box::pin(admitted.receive(&mut body)).await;
+                    let is_done = outcome.is_ok();
+                    let mut response = self.encode(endpoint, call, outcome);
+                    response.headers_mut().insert(SERVER_TIMING, timing::of(&progress));
+                    if is_done {
+                        return response.map(|answer| answer.after(body));
                     }
-                    Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),
-                },
+                    self.linger(body);
+                    return response;
+                }
                 Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),
             },
             (Intent::Control(_) | Intent::Receive(_), ..) => Err(Fault::internal("a route without a caller or a body")),
         };
+        self.encode(endpoint, call, outcome)
+    }
+
+    fn encode(&self, endpoint: &Endpoint, call: &Call<'_>, outcome: Result<Outcome, Fault>) -> Response<Body> {
         match outcome {
             Ok(outcome) => whole(endpoint.encode(call, &outcome, &self.connection.places)),
             Err(fault) => self.refuse(endpoint.dialect(), &fault),
@@ -173,7 +184,8 @@ impl Exchange<'_> {
         };
         // Unpredictable, so that no image can hold it (RFC 2046 section 5.1.1).
         let boundary = Uuid::new_v4().simple().to_string();
-        let (head, chunks) = direct::answer(call, &opened.volume, &boundary).into_parts();
+        let (mut head, chunks) = direct::answer(call, &opened.volume, &boundary).into_parts();
+        head.headers.insert(SERVER_TIMING, timing::until_first_byte(self.started.elapsed()));
         let is_data = |chunk: &Chunk| matches!(chunk, Chunk::Extent(_));
         if !chunks.iter().any(is_data) {
             let framing = chunks.into_iter().filter_map(|chunk| match chunk {
@@ -207,10 +219,12 @@ impl Exchange<'_> {
         let running = control.transfers().start(progress.clone());
         let account = Account::open(control.metrics(), running, Direction::Download, opened.volume.id).whole_at(whole);
         let outgoing = Outgoing::new(opened.image, parts, route, progress);
-        Response::from_parts(
-            head,
-            Body::Download(Download::new(outgoing, regions, counts, account, self.connection.activity.work())),
-        )
+        let mut download = Download::new(outgoing, regions, counts, account, self.connection.activity.work());
+        if timing::takes_trailer(self.parts.version, call.headers) {
+            head.headers.insert(header::TRAILER, HeaderValue::from(SERVER_TIMING));
+            download = download.with_timing();
+        }
+        Response::from_parts(head, Body::Download(download))
     }
 
     async fn authenticate(&self, endpoint: &Endpoint) -> Result<Option<Principal>, Fault> {

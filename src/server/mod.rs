@@ -9,6 +9,7 @@ mod incoming;
 pub mod listener;
 pub mod sendfile;
 mod tap;
+mod timing;
 pub mod tls;
 pub mod watched;
 

@@ -510,13 +510,11 @@ fn outstanding(subject: &Subject) -> String {
 /// Linux tells a lost write-back once. A store that asked again would hear that all is well.
 #[tokio::test]
 async fn a_failed_flush_loses_the_draft_for_good() {
-    let faults = Arc::new(Faults::default());
-    let engine = IoEngine::Threads(Threads::faulty(1, &faults));
-    let subject = Subject::temporary(engine, Direct::Never);
+    let subject = Subject::temporary(IoEngine::threads(1), Direct::Never);
     let id = VolumeId::random();
     let draft = subject.draft(id, BLOCK).await;
     subject.fill(&*draft, &noise(BLOCK, 1)).await;
-    faults.sync_once.store(Errno::IO.raw_os_error(), Ordering::SeqCst);
+    subject.store.fail_next_flush(Errno::IO.raw_os_error());
     assert!(matches!(draft.publish(bytes(BLOCK), Pieces::default()).await, Err(StoreError::Io(_))));
     assert!(draft.publish(bytes(BLOCK), Pieces::default()).await.is_err(), "a second flush was believed");
     assert!(subject.is_missing(id).await);
@@ -526,10 +524,9 @@ async fn a_failed_flush_loses_the_draft_for_good() {
 
 #[tokio::test]
 async fn a_flush_that_finds_the_disk_full_is_no_space() {
-    let faults = Arc::new(Faults::default());
-    let subject = Subject::temporary(IoEngine::Threads(Threads::faulty(1, &faults)), Direct::Never);
+    let subject = Subject::temporary(IoEngine::threads(1), Direct::Never);
     let draft = subject.draft(VolumeId::random(), 1).await;
-    faults.sync_once.store(Errno::NOSPC.raw_os_error(), Ordering::SeqCst);
+    subject.store.fail_next_flush(Errno::NOSPC.raw_os_error());
     assert!(matches!(draft.publish(bytes(1), Pieces::default()).await, Err(StoreError::NoSpace)));
 }
 

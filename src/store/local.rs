@@ -15,10 +15,12 @@
 //! When a future is dropped, its step on disk goes on if it has begun, and never begins if it has not. Steps on one id
 //! exclude each other, so a removal that follows finds whatever the step left, published or not.
 
+mod flush;
 mod holes;
 mod sidecar;
 mod steps;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -57,7 +59,7 @@ pub struct LocalSettings {
 }
 
 /// A store in one directory. Clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LocalStore {
     engine: IoEngine,
     steps: Arc<Steps>,
@@ -74,6 +76,13 @@ impl LocalStore {
         &self.steps.ledger
     }
 
+    /// Makes the next flush of an image fail with this error number; only the next: as on Linux, where a later one may
+    /// report success over lost bytes.
+    #[cfg(test)]
+    pub(super) fn fail_next_flush(&self, number: i32) {
+        self.steps.flush_fault.store(number, Ordering::SeqCst);
+    }
+
     /// Runs a step on the disk where it may block.
     fn step<T: Send + 'static>(
         &self,
@@ -81,6 +90,12 @@ impl LocalStore {
     ) -> Boxed<'static, Result<T, StoreError>> {
         let steps = Arc::clone(&self.steps);
         Box::pin(blocking(move || work(&steps)))
+    }
+}
+
+impl fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalStore").field("engine", &self.engine.name()).finish_non_exhaustive()
     }
 }
 
@@ -152,7 +167,6 @@ impl BlockStore for LocalStore {
     }
 }
 
-#[derive(Debug)]
 struct LocalDraft {
     store: LocalStore,
     id: VolumeId,
@@ -216,14 +230,9 @@ impl Draft for LocalDraft {
             if pieces.0.len() as u64 > Pieces::spanned_by(size) {
                 return Err(refused("more pieces than the size spans"));
             }
-            let file = Arc::clone(&self.file);
-            blocking(move || Ok(file.set_len(size.get())?)).await?;
-            self.store.steps.crash.hit("publish: length set");
-            // fdatasync flushes a changed length too: the data could not be read back without it (fdatasync(2)).
-            self.engine_file.sync().await?;
-            self.store.steps.crash.hit("publish: image flushed");
-            let id = self.id;
-            self.store.step(move |steps| steps.publish_draft(id, &pieces)).await
+            // One step on one thread: for a small draft, each change of threads costs more than what it waits for.
+            let (id, file) = (self.id, Arc::clone(&self.file));
+            self.store.step(move |steps| steps.publish_draft(id, &file, size, &pieces)).await
         })
     }
 }

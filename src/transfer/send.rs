@@ -2,7 +2,8 @@
 //!
 //! By the kernel's route a chunk is a range of the open file, for sendfile; by the block route its bytes were read
 //! into a block, one ahead of the peer. A block is held for as long as the peer likes, so peers may hold half of the
-//! pool; a download that finds that taken goes on with small blocks of its own. Holes are sent from one shared block of zeros by either, and never read.
+//! pool; a download that finds that taken goes on with small blocks of its own. Holes are never read: by the
+//! kernel's route they are ranges of a file in memory that takes up none, by the block route one shared block of zeros.
 //!
 //! # Cancellation
 //! Dropping an `Outgoing` is safe at any await: a read that was submitted ends by itself.
@@ -10,9 +11,10 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use rustix::fs::MemfdFlags;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -49,7 +51,7 @@ pub enum Route {
 
 /// A file range handed to the transport at once. Large enough that handing it over costs nothing; it only takes up
 /// address space there, of which all connections share 47 bits.
-const KERNEL_CHUNK: u64 = 64 << 20;
+const KERNEL_CHUNK: u64 = 1 << 30;
 
 /// The runs of data and holes are looked up for this much of the image at a time, which bounds their list.
 const RUN_WINDOW: u64 = 1 << 30;
@@ -91,6 +93,11 @@ impl Outgoing {
             Err(error) => return Some(Err(error)),
         };
         if run.hole {
+            if let (Route::Kernel(_), Some(hole)) = (&self.route, hole()) {
+                let len = run.extent.len.min(KERNEL_CHUNK);
+                self.put_back(run, len);
+                return Some(Ok(Chunk::File(hole, Extent { offset: 0, len })));
+            }
             let len = run.extent.len.min(BLOCK as u64);
             self.put_back(run, len);
             return Some(Ok(Chunk::Bytes(zeros(len as usize))));
@@ -193,4 +200,15 @@ enum Item {
 fn zeros(len: usize) -> Bytes {
     static ZEROS: [u8; BLOCK] = [0; BLOCK];
     Bytes::from_static(&ZEROS).slice(..len)
+}
+
+/// A file of [`KERNEL_CHUNK`] zeros in memory that takes up none: the kernel sends its one page of zeros for all of it.
+/// None on a system that has no such files.
+fn hole() -> Option<Arc<File>> {
+    static HOLE: LazyLock<Option<Arc<File>>> = LazyLock::new(|| {
+        let file = File::from(rustix::fs::memfd_create("hole", MemfdFlags::CLOEXEC).ok()?);
+        file.set_len(KERNEL_CHUNK).ok()?;
+        Some(Arc::new(file))
+    });
+    HOLE.clone()
 }

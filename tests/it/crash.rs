@@ -363,6 +363,46 @@ fn download_again_and_again(server: &Server, source: &str, base: &Path) {
     }
 }
 
+/// Small drives that are made at once share transactions and flushes; each of them is still whole or not there.
+#[test]
+fn small_uploads_that_are_made_together_are_each_whole_or_not_there_after_a_crash() {
+    const CLIENTS: u64 = 8;
+    let (home, data) = (Scratch::new(), Scratch::new());
+    let known = Mutex::new(Known::default());
+    for client in 0..CLIENTS {
+        // Some are written directly, some through the page cache.
+        let size = if client % 2 == 0 { 1_100_000 } else { 200_000 };
+        image::random(&home.join(format!("small{client}.img")), size + client * 1001, 80 + client);
+    }
+    // An upload passes about ten points: so some crash among the first, some among drives that were acknowledged.
+    for k in [5, 23, 41, 58, 77, 99, 160, 241] {
+        let mut server = Setup::default().data(data.path()).config(&format!("crash_after = {k}")).start();
+        thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let (server, known) = (&server, &known);
+                let disk = home.join(format!("small{client}.img"));
+                scope.spawn(move || {
+                    loop {
+                        let answer = send(server.curl(UPLOAD).upload("POST", &disk));
+                        if lock(known).made(&answer, Content::of(&disk), uploaded).is_none() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(server.wait().signal(), Some(Signal::ABORT.as_raw()));
+        drop(server);
+        let server = Setup::default().data(data.path()).start();
+        let mut known = lock(&known);
+        known.check(&server);
+        println!("{k}: {} drives were there", known.kept.len());
+        drop(known);
+        drop(server);
+    }
+    assert!(!lock(&known).kept.is_empty(), "nothing was ever acknowledged");
+}
+
 /// The database, the first user, the keys: whatever a first start had made by then, the next one works with.
 #[test]
 fn a_first_start_that_is_killed_is_finished_by_the_next() {

@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 
+use crate::harness::peer;
 use crate::harness::raw::basic;
+use crate::harness::server::uuid_of;
 use crate::harness::{Curl, Server, Setup, image};
 
 /// A server with one drive, and its UUID.
@@ -144,6 +146,38 @@ fn a_url_is_written_nowhere() {
         assert!(!server.logged().contains(secret), "the log holds a secret");
         assert!(!metrics.contains(secret), "the metrics hold a secret");
     }
+}
+
+#[test]
+fn an_answer_says_where_the_time_went() {
+    let server = peer::tls_setup().start();
+    let disk = server.scratch().join("disk.img");
+    image::sparse(&disk, 5_000_003, 22);
+    let named = |timing: &str| -> Vec<String> {
+        let metrics = timing.split(", ").map(|metric| metric.split_once(";dur=").expect("a metric has a duration"));
+        metrics.inspect(|(_, ms)| assert!(ms.parse::<f64>().is_ok_and(|ms| ms >= 0.0))).map(|(n, _)| n.into()).collect()
+    };
+    let upload = peer::trusting(server.curl("/api/2.0/drives/upload/")).upload("POST", &disk).run();
+    assert_eq!(named(upload.field("server-timing")), ["peer", "digest", "disk", "memory", "total"]);
+    let path = format!("/api/2.0/drives/{}/download/", uuid_of(&upload));
+    let download = || peer::trusting(server.curl(&path)).arg("--location");
+    let back = server.scratch().join("back.img");
+    let download = |version: &str, field: &str| {
+        let curl = peer::trusting(server.curl(&path)).args(&["--location", version]).header(field).output(&back);
+        let response = curl.run();
+        image::assert_same(&disk, &back);
+        response
+    };
+    for (version, field) in [("--http1.1", "TE: trailers"), ("--http2", "TE: gzip")] {
+        let response = download(version, field);
+        assert_eq!(named(response.field("server-timing")), ["open"]);
+        assert_eq!((response.field("content-length"), response.values("trailer").len()), ("5000003", 0));
+    }
+    // curl tells the fields after the body as it does those before it.
+    let response = download("--http2", "TE: trailers");
+    let told = response.values("server-timing");
+    assert_eq!(told.len(), 1, "{response:?}");
+    assert_eq!(named(told[0]), ["peer", "digest", "disk", "memory", "total"]);
 }
 
 #[test]

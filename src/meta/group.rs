@@ -1,0 +1,336 @@
+//! Batches that wait for the writer together share one transaction, and so one flush.
+//!
+//! # Invariants
+//! - A batch is answered after the commit of the transaction that holds it, and its outcome is what it would have been
+//!   had the batches of its group come one after the other.
+//! - A batch that cannot be made true fails alone; a commit that fails is told to everyone in it, and never retried.
+//!
+//! # Cancellation
+//! A batch whose caller went before its group was taken is left out. After that it goes on without the caller, on a
+//! task of its own, and the others of its group notice nothing.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sqlx::{Sqlite, Transaction};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use super::batch::change;
+use super::{Batch, Meta, MetaError};
+use crate::domain::Volume;
+
+/// The most batches in one transaction: enough to make the flush cheap, few enough that the first of them is answered
+/// within milliseconds.
+const MOST: usize = 64;
+
+type Outcome = Result<Vec<Volume>, MetaError>;
+
+/// What waits to be written. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Groups {
+    queue: Arc<Mutex<Queue>>,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Whether a task is writing, or about to: then it also writes what comes meanwhile.
+    is_written: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    batch: Batch,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Groups {
+    /// Ends when nothing waits any more; what comes later is still written, or refused by the closed database.
+    pub(super) async fn settle(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // A push or a drain leaves it whole.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next group, without those whose callers have gone.
+    fn take(&self) -> Vec<Waiting> {
+        let mut queue = self.queue();
+        let most = queue.waiting.len().min(MOST);
+        queue.waiting.drain(..most).filter(|waiting| !waiting.answer.is_closed()).collect()
+    }
+
+    /// Whether there is more to write; when there is not, the next that comes starts a task again.
+    fn has_more(&self) -> bool {
+        let mut queue = self.queue();
+        queue.is_written = !queue.waiting.is_empty();
+        queue.is_written
+    }
+}
+
+impl Meta {
+    /// Writes a batch with whatever else waits to be written.
+    pub(super) async fn write_grouped(&self, batch: Batch) -> Outcome {
+        let (answer, told) = oneshot::channel();
+        let is_first = {
+            let mut queue = self.groups.queue();
+            queue.waiting.push_back(Waiting { batch, answer });
+            !std::mem::replace(&mut queue.is_written, true)
+        };
+        if is_first {
+            let writer = Writer { meta: self.clone(), has_ended: false };
+            self.groups.tasks.spawn(writer.run());
+        }
+        // Unanswered only when the runtime ends under the task.
+        told.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
+    }
+}
+
+/// The one that writes.
+struct Writer {
+    meta: Meta,
+    has_ended: bool,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        while self.meta.groups.has_more() {
+            self.write_next().await;
+        }
+        self.has_ended = true;
+    }
+
+    /// Writes one group in one transaction. What fails is taken out, and the rest begins again without it.
+    async fn write_next(&self) {
+        let meta = &self.meta;
+        let mut group = None;
+        let mut refused = Vec::new();
+        let outcome = loop {
+            let begun = meta.begin().await;
+            // Taken when the writer is ours: whoever came while it was not is in.
+            let group = group.get_or_insert_with(|| meta.groups.take());
+            let mut tx = match begun {
+                Ok(tx) => tx,
+                Err(error) => break Err(error),
+            };
+            match change_all(&mut tx, group).await {
+                Ok(updated) => break tx.commit().await.map(|()| updated).map_err(MetaError::from),
+                Err((n, error)) => refused.push((group.remove(n), error)),
+            }
+        };
+        match outcome {
+            Ok(updated) => {
+                for (waiting, updated) in group.into_iter().flatten().zip(updated) {
+                    let _ = waiting.answer.send(Ok(updated));
+                }
+                for (waiting, error) in refused {
+                    let _ = waiting.answer.send(Err(error));
+                }
+            }
+            // To the refused too: what stood in their way was not written.
+            Err(error) => {
+                let all = group.into_iter().flatten().chain(refused.into_iter().map(|(waiting, _)| waiting));
+                for waiting in all {
+                    let _ = waiting.answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // The runtime ends, or a panic has gone through here: nobody shall wait for ever.
+            let mut queue = self.meta.groups.queue();
+            queue.waiting.clear();
+            queue.is_written = false;
+        }
+    }
+}
+
+/// Makes the changes of all, in order; the number of the first that fails, and why.
+async fn change_all(
+    tx: &mut Transaction<'static, Sqlite>,
+    group: &[Waiting],
+) -> Result<Vec<Vec<Volume>>, (usize, MetaError)> {
+    let mut updated = Vec::with_capacity(group.len());
+    for (n, waiting) in group.iter().enumerate() {
+        updated.push(change(tx, &waiting.batch).await.map_err(|error| (n, error))?);
+    }
+    Ok(updated)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::domain::VolumeState;
+    use crate::meta::testing::{Scene, drive, quota, scene_with};
+
+    /// Applies a batch on a task of its own, and returns when it waits to be written.
+    async fn queued(scene: &Scene, batch: Batch) -> JoinHandle<Outcome> {
+        let before = scene.meta.groups.queue().waiting.len();
+        let meta = scene.meta.clone();
+        let task = tokio::task::spawn_local(async move { meta.apply(batch).await });
+        while scene.meta.groups.queue().waiting.len() == before {
+            tokio::task::yield_now().await;
+        }
+        task
+    }
+
+    /// Runs a test on one thread, where it decides who runs next.
+    fn alone(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    fn inserting(volume: &Volume) -> Batch {
+        Batch { insert: vec![volume.clone()], ..Batch::default() }
+    }
+
+    async fn there(meta: &Meta) -> Vec<crate::domain::VolumeId> {
+        let mut ids = meta.all_volume_ids().await.unwrap();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn a_batch_that_fails_in_a_group_fails_alone_and_the_others_are_durable() {
+        alone(async {
+            let scene = scene_with(quota(4, 100)).await;
+            let old = drive(scene.tenant, 10);
+            scene.meta.insert_volumes(vec![old.clone()], vec![]).await.unwrap();
+            let made = [drive(scene.tenant, 20), drive(scene.tenant, 30), drive(scene.tenant, 30)];
+            let heavy = drive(scene.tenant, 90);
+            let renamed = Volume { name: "new".to_owned(), ..old.clone() };
+            let updating = |volume: &Volume| Batch { update: vec![volume.clone()], ..Batch::default() };
+
+            let writer = scene.meta.begin().await.unwrap();
+            let waiting = [
+                queued(&scene, inserting(&made[0])).await,
+                queued(&scene, inserting(&made[0])).await,
+                queued(&scene, updating(&renamed)).await,
+                queued(&scene, inserting(&made[1])).await,
+                queued(&scene, inserting(&heavy)).await,
+                queued(&scene, updating(&old)).await,
+                queued(&scene, inserting(&made[2])).await,
+                queued(&scene, inserting(&drive(scene.tenant, 0))).await,
+            ];
+            writer.rollback().await.unwrap();
+
+            let mut outcomes = Vec::new();
+            for one in waiting {
+                outcomes.push(one.await.unwrap());
+            }
+            let told: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().err()).collect();
+            use MetaError::{Conflict, Duplicate, QuotaExceeded};
+            assert!(
+                matches!(
+                    told[..],
+                    [None, Some(Duplicate), None, None, Some(QuotaExceeded), Some(Conflict), None, Some(QuotaExceeded)]
+                ),
+                "{told:?}"
+            );
+            assert_eq!(outcomes[2].as_ref().unwrap()[0].revision, old.revision + 1);
+            let mut expected = vec![old.id, made[0].id, made[1].id, made[2].id];
+            expected.sort_unstable();
+            scene.meta.close().await;
+            let again = Meta::open(&scene.path).await.unwrap();
+            assert_eq!(there(&again).await, expected);
+            let (_, usage) = again.usage(scene.tenant).await.unwrap();
+            assert_eq!((usage.volumes, usage.bytes.get()), (4, 90));
+        });
+    }
+
+    #[test]
+    fn those_who_wait_together_are_written_in_one_transaction() {
+        alone(async {
+            let scene = scene_with(quota(100, 100)).await;
+            let writer = scene.meta.begin().await.unwrap();
+            let mut waiting = Vec::new();
+            for _ in 0..5 {
+                waiting.push(queued(&scene, inserting(&drive(scene.tenant, 1))).await);
+            }
+            let meta = scene.meta.clone();
+            let next = tokio::task::spawn_local(async move {
+                let writer = meta.begin().await.unwrap();
+                let there = there(&meta).await.len();
+                writer.rollback().await.unwrap();
+                there
+            });
+            tokio::task::yield_now().await;
+            writer.rollback().await.unwrap();
+            assert_eq!(next.await.unwrap(), 5, "each had a turn of its own");
+            for one in waiting {
+                one.await.unwrap().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn a_commit_that_fails_is_told_to_everyone_in_it_and_changes_nothing() {
+        alone(async {
+            let scene = scene_with(quota(2, 100)).await;
+            let mut writer = scene.meta.begin().await.unwrap();
+            writer.lock_handle().await.unwrap().set_commit_hook(|| false);
+            let mut waiting = Vec::new();
+            // The last is over the quota, but only as long as the others are written.
+            for _ in 0..3 {
+                waiting.push(queued(&scene, inserting(&drive(scene.tenant, 1))).await);
+            }
+            writer.rollback().await.unwrap();
+            for one in waiting {
+                let outcome = one.await.unwrap();
+                assert!(matches!(outcome, Err(MetaError::Database(_))), "{outcome:?}");
+            }
+            assert_eq!(there(&scene.meta).await, []);
+            let mut writer = scene.meta.begin().await.unwrap();
+            writer.lock_handle().await.unwrap().remove_commit_hook();
+            writer.rollback().await.unwrap();
+            scene.meta.insert_volumes(vec![drive(scene.tenant, 1), drive(scene.tenant, 1)], vec![]).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_caller_that_goes_takes_only_its_own_batch_along() {
+        alone(async {
+            let scene = scene_with(quota(100, 100)).await;
+            let drives: Vec<Volume> =
+                (0..3).map(|_| Volume { state: VolumeState::Uploading, ..drive(scene.tenant, 1) }).collect();
+            let writer = scene.meta.begin().await.unwrap();
+            let mut waiting = Vec::new();
+            for one in &drives {
+                waiting.push(queued(&scene, inserting(one)).await);
+            }
+            let gone = waiting.remove(0);
+            gone.abort();
+            assert!(gone.await.unwrap_err().is_cancelled());
+            writer.rollback().await.unwrap();
+            for one in waiting {
+                one.await.unwrap().unwrap();
+            }
+            let mut expected = vec![drives[1].id, drives[2].id];
+            expected.sort_unstable();
+            assert_eq!(there(&scene.meta).await, expected);
+        });
+    }
+
+    #[test]
+    fn whoever_writes_after_the_database_was_closed_is_told_so() {
+        alone(async {
+            let scene = scene_with(quota(1, 1)).await;
+            scene.meta.close().await;
+            let outcome = scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await;
+            assert!(matches!(outcome, Err(MetaError::Busy(_))), "{outcome:?}");
+        });
+    }
+}
