@@ -51,14 +51,13 @@ impl Connection {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
-        let mut fields = format!("Host: {}\r\n", target.authority);
+        let mut lines = vec![format!("Host: {}", target.authority)];
         if let Some(credentials) = &target.credentials {
             let credentials = base64::engine::general_purpose::STANDARD.encode(credentials);
-            fields += &format!("Authorization: Basic {credentials}\r\n");
+            lines.push(format!("Authorization: Basic {credentials}"));
         }
-        for header in &target.headers {
-            fields += &format!("{header}\r\n");
-        }
+        lines.extend(target.headers.iter().cloned());
+        let fields = lines.join("\r\n") + "\r\n";
         Ok(Self { stream, authority: target.authority.clone(), fields })
     }
 

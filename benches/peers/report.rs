@@ -135,8 +135,8 @@ impl Report {
         println!("|---|---|---|---|---|---|---|---|");
     }
 
-    /// The wall times and CPU times of two servers at the same work on `size` bytes: the CPU as a ratio, ours to theirs,
-    /// and the wall as a ratio too, or as how many times we are faster.
+    /// The CPU and wall times of two servers at the same work on `size` bytes: the CPU as a ratio, ours to theirs, and
+    /// the wall as a ratio too, or as how many times we are faster.
     pub(crate) fn costs(
         &mut self,
         row: (&str, &str),

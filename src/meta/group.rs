@@ -172,6 +172,7 @@ mod tests {
 
     use tokio::task::JoinHandle;
 
+    use super::MetaError::{Conflict, Duplicate, QuotaExceeded};
     use super::*;
     use crate::domain::VolumeState;
     use crate::meta::testing::{Scene, drive, quota, scene_with};
@@ -232,7 +233,6 @@ mod tests {
                 outcomes.push(one.await.unwrap());
             }
             let told: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().err()).collect();
-            use MetaError::{Conflict, Duplicate, QuotaExceeded};
             assert!(
                 matches!(
                     told[..],

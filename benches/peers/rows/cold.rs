@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::load::Site;
+use super::load::Host;
 use super::whole::downloads;
 use crate::Bench;
 use crate::client::Client;
@@ -73,19 +73,19 @@ fn fio(file: &Path, size: u64) -> Result<f64> {
 /// The waits of other connections during a download from the disk, beside those during one from the page cache.
 fn others(bench: &mut Bench, key: &str, image: &Path) -> Result<()> {
     let size = bench.args.size;
-    let site = Site::longshore(&bench.longshore);
+    let host = Host::longshore(&bench.longshore);
     let image = File::open(image)?;
-    let made = site.upload(&mut Connection::open(&site.server)?, &image, 0..OTHER)?.path;
+    let made = host.upload(&mut Connection::open(&host.server)?, &image, 0..OTHER)?.path;
     let other = made.trim_end_matches('/').rsplit('/').next().context("a path without a UUID")?.to_owned();
-    let link = site.link(&other)?;
-    Connection::open(&site.server)?.download(&link, Some(0), OTHER)?;
+    let link = host.link(&other)?;
+    Connection::open(&host.server)?.download(&link, Some(0), OTHER)?;
     let (mut beside_disk, mut beside_cache) = (Vec::new(), Vec::new());
     for _ in 0..bench.args.runs {
         bench.longshore.chill(key)?;
         for waits in [&mut beside_disk, &mut beside_cache] {
             let done = AtomicBool::new(false);
             std::thread::scope(|scope| {
-                let asking = scope.spawn(|| ask(&site, &made, &link, &done));
+                let asking = scope.spawn(|| ask(&host, &made, &link, &done));
                 let cost = bench.longshore.download(Client::Fast, key, size);
                 done.store(true, Ordering::Relaxed);
                 waits.extend(asking.join().map_err(|_| anyhow::anyhow!("a client panicked"))??);
@@ -93,7 +93,7 @@ fn others(bench: &mut Bench, key: &str, image: &Path) -> Result<()> {
             })?;
         }
     }
-    site.remove([&made])?;
+    host.remove([&made])?;
     for (what, of) in [("a drive's JSON", 0), ("64 KiB of a cached drive", 1)] {
         let pick = |waits: &[[Duration; 2]]| Waits::of(waits.iter().map(|pair| pair[of]).collect());
         let (slow, fast) = (pick(&beside_disk)?, pick(&beside_cache)?);
@@ -105,8 +105,8 @@ fn others(bench: &mut Bench, key: &str, image: &Path) -> Result<()> {
 }
 
 /// Asks for a drive's description and for a part of it, in turns, until `done`.
-fn ask(site: &Site, description: &str, link: &str, done: &AtomicBool) -> Result<Vec<[Duration; 2]>> {
-    let mut connection = Connection::open(&site.server)?;
+fn ask(host: &Host, description: &str, link: &str, done: &AtomicBool) -> Result<Vec<[Duration; 2]>> {
+    let mut connection = Connection::open(&host.server)?;
     let mut waits = Vec::new();
     while !done.load(Ordering::Relaxed) {
         let start = Instant::now();

@@ -58,8 +58,8 @@ fn asserted(bench: &mut Bench, client: Client, image: &Path, digest: &str) -> Re
     Ok(())
 }
 
-/// A plain upload at the same time as one that is digested, against the same at the same time as another plain one. Both
-/// pairs compete for the same cores and disk, so what differs is what the digest does to a bystander.
+/// A plain upload at the same time as one that is digested, against the same at the same time as another plain one.
+/// Both pairs compete for the same cores and disk, so what differs is what the digest does to a bystander.
 fn beside_another(bench: &mut Bench, image: &Path, digest: &str) -> Result<()> {
     let (mut beside_plain, mut beside_digested) = (Runs::default(), Runs::default());
     for run in 0..=bench.args.runs {

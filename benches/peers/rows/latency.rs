@@ -1,15 +1,15 @@
 //! How long a client waits: for the first byte of a download, and for `100 Continue`; each on a connection of its own,
 //! from before it is made. On an idle server, and beside four uploads and four downloads that take all there is.
 //!
-//! The clients run on the same cores. What a wait is made of that no server can help, the queue for a core, shows in the
-//! waits of a bare receiver that answers an empty request while the same streams keep Longshore busy.
+//! The clients run on the same cores. What a wait is made of that no server can help, the queue for a core, shows in
+//! the waits of a bare receiver that answers an empty request while the same streams keep Longshore busy.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::load::{Site, beside_streams};
+use super::load::{Host, beside_streams};
 use crate::Bench;
 use crate::client::Client;
 use crate::http::{Connection, Target};
@@ -37,16 +37,16 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
     let their_key = bench.nginx.upload(Client::Fast, &image)?.0;
     bench.nginx.compare(&their_key, &image)?;
     let image = File::open(&image)?;
-    let (ours, theirs) = (Site::longshore(&bench.longshore), Site::nginx(&bench.nginx));
+    let (ours, theirs) = (Host::longshore(&bench.longshore), Host::nginx(&bench.nginx));
     let floor = Floor::start(&bench.dir.join("floor"))?;
     let (samples, size, bare) = (bench.args.samples, bench.args.size, floor.place(""));
     for (state, bound, busy) in [("idle", 2.0, 0), ("beside 4 + 4 streams", 20.0, BUSY)] {
-        let take = |site: &Site, key: &str| {
+        let take = |host: &Host, key: &str| {
             bench.settle()?;
             if busy == 0 {
-                return sample(site, &bare, key, size, samples);
+                return sample(host, &bare, key, size, samples);
             }
-            beside_streams(site, key, &image, busy, || sample(site, &bare, key, size, samples))
+            beside_streams(host, key, &image, busy, || sample(host, &bare, key, size, samples))
         };
         let (us, them) = (take(&ours, &our_key)?, take(&theirs, &their_key)?);
         let bound = Bound::AtMost(bound);
@@ -66,22 +66,22 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
 }
 
 /// The kinds of wait take turns, so that each sees the same of the other work.
-fn sample(site: &Site, bare: &Target, key: &str, size: u64, samples: u32) -> Result<Taken> {
-    let ours = site.name == "longshore";
+fn sample(host: &Host, bare: &Target, key: &str, size: u64, samples: u32) -> Result<Taken> {
+    let ours = host.name == "longshore";
     let (mut links, mut redirects, mut leaves, mut bares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut link = site.link(key)?;
+    let mut link = host.link(key)?;
     let mut link_from = Instant::now();
     for turn in 0..samples {
         // It is good for five minutes.
         if link_from.elapsed() > Duration::from_mins(4) {
-            (link, link_from) = (site.link(key)?, Instant::now());
+            (link, link_from) = (host.link(key)?, Instant::now());
         }
         let at = u64::from(turn) * SAMPLE % (size - SAMPLE);
-        links.push(first_byte(site, &link, at)?);
+        links.push(first_byte(host, &link, at)?);
         if ours {
-            redirects.push(first_byte(site, &Longshore::download_path(key), at)?);
+            redirects.push(first_byte(host, &Longshore::download_path(key), at)?);
         }
-        leaves.push(leave(site, if ours { ("POST", UPLOAD) } else { ("PUT", "/leave") })?);
+        leaves.push(leave(host, if ours { ("POST", UPLOAD) } else { ("PUT", "/leave") })?);
         bares.push(answered(bare)?);
     }
     let redirect = if ours { Some(Waits::of(redirects)?) } else { None };
@@ -89,9 +89,9 @@ fn sample(site: &Site, bare: &Target, key: &str, size: u64, samples: u32) -> Res
 }
 
 /// From before the connection is made to the first byte of the body, whether or not a redirect comes first.
-fn first_byte(site: &Site, path: &str, at: u64) -> Result<Duration> {
+fn first_byte(host: &Host, path: &str, at: u64) -> Result<Duration> {
     let start = Instant::now();
-    let mut connection = Connection::open(&site.server)?;
+    let mut connection = Connection::open(&host.server)?;
     let range = format!("Range: bytes={at}-{}\r\n", at + SAMPLE - 1);
     connection.ask("GET", path, &range)?;
     let mut answer = connection.answer()?;
@@ -109,9 +109,9 @@ fn first_byte(site: &Site, path: &str, at: u64) -> Result<Duration> {
 }
 
 /// From before the connection is made to `100 Continue`. The upload then breaks off.
-fn leave(site: &Site, (method, path): (&str, &str)) -> Result<Duration> {
+fn leave(host: &Host, (method, path): (&str, &str)) -> Result<Duration> {
     let start = Instant::now();
-    let mut connection = Connection::open(&site.server)?;
+    let mut connection = Connection::open(&host.server)?;
     let fields = format!("Content-Type: application/octet-stream\r\nContent-Length: {}\r\n", 64 << 20);
     connection.ask(method, path, &format!("{fields}Expect: 100-continue\r\n"))?;
     let answer = connection.answer()?;

@@ -12,7 +12,7 @@ use crate::http::{Connection, Target};
 use crate::servers::{Longshore, Nginx, Peer, UPLOAD, flush, key_of};
 
 /// A server as the fast client's threads see it.
-pub(super) struct Site {
+pub(super) struct Host {
     /// As the table names it.
     pub(super) name: &'static str,
     /// Its process.
@@ -32,7 +32,7 @@ pub(super) struct Uploaded {
     pub(super) flush: Duration,
 }
 
-impl Site {
+impl Host {
     pub(super) fn longshore(peer: &Longshore) -> Self {
         let server = peer.inlet();
         Self { name: peer.name(), pid: peer.pid(), server, unflushed: None, names: AtomicU32::new(0) }
@@ -70,31 +70,31 @@ impl Site {
     }
 }
 
-/// Does `work` while `each` uploads and as many downloads of the fast client keep a server busy: uploads of an eighth of
-/// the image that are removed again, downloads of the whole of it from the page cache.
+/// Does `work` while `each` uploads and as many downloads of the fast client keep a server busy: uploads of an eighth
+/// of the image that are removed again, downloads of the whole of it from the page cache.
 pub(super) fn beside_streams<T>(
-    site: &Site,
+    host: &Host,
     key: &str,
     image: &File,
     each: u64,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let size = image.metadata()?.len();
-    let link = site.link(key)?;
+    let link = host.link(key)?;
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let up = |stream: u64| {
             let part = size / 8;
             let range = stream % 8 * part..(stream % 8 + 1) * part;
-            let mut connection = Connection::open(&site.server)?;
+            let mut connection = Connection::open(&host.server)?;
             while !stop.load(Ordering::Relaxed) {
-                let made = site.upload(&mut connection, image, range.clone())?;
+                let made = host.upload(&mut connection, image, range.clone())?;
                 connection.delete(&made.path)?;
             }
             anyhow::Ok(())
         };
         let down = || {
-            let mut connection = Connection::open(&site.server)?;
+            let mut connection = Connection::open(&host.server)?;
             while !stop.load(Ordering::Relaxed) {
                 connection.download(&link, None, size)?;
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::load::Site;
+use super::load::Host;
 use crate::Bench;
 use crate::client::Client;
 use crate::http::Connection;
@@ -51,7 +51,7 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
     let image = File::open(&path)?;
     let their_key = bench.nginx.upload(Client::Fast, &path)?.0;
     bench.nginx.compare(&their_key, &path)?;
-    let (site, nginx) = (Site::longshore(&bench.longshore), Site::nginx(&bench.nginx));
+    let (host, nginx) = (Host::longshore(&bench.longshore), Host::nginx(&bench.nginx));
     let mut single = Runs::default();
     let (mut ours, mut theirs, mut peak) = (Together::default(), Together::default(), 0);
     for run in 0..=bench.args.runs {
@@ -60,10 +60,10 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
         bench.longshore.remove(&alone)?;
         let down = bench.longshore.download(Client::Fast, &key, size)?;
         bench.settle()?;
-        process::forget_peak_memory(site.pid)?;
-        let together = rush(&site, &key, &image, streams)?;
-        peak = peak.max(process::peak_memory(site.pid)?);
-        site.remove(&together.made)?;
+        process::forget_peak_memory(host.pid)?;
+        let together = rush(&host, &key, &image, streams)?;
+        peak = peak.max(process::peak_memory(host.pid)?);
+        host.remove(&together.made)?;
         bench.settle()?;
         let beside = rush(&nginx, &their_key, &image, streams)?;
         nginx.remove(&beside.made)?;
@@ -100,19 +100,19 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
 }
 
 /// Starts all streams at one moment, and waits for the last.
-fn rush(site: &Site, key: &str, image: &File, streams: u64) -> Result<Crowd> {
+fn rush(host: &Host, key: &str, image: &File, streams: u64) -> Result<Crowd> {
     let part = image.metadata()?.len() / streams;
-    let link = site.link(key)?;
+    let link = host.link(key)?;
     let start = Barrier::new(2 * streams as usize + 1);
     // A stream that cannot connect waits for the others all the same, or they would wait for it for ever.
     let connect = || {
-        let connection = Connection::open(&site.server);
+        let connection = Connection::open(&host.server);
         start.wait();
         connection.map(|connection| (connection, Instant::now()))
     };
     let up = |at: u64| {
         let (mut connection, from) = connect()?;
-        let made = site.upload(&mut connection, image, at * part..(at + 1) * part)?;
+        let made = host.upload(&mut connection, image, at * part..(at + 1) * part)?;
         anyhow::Ok((from.elapsed(), Some(made)))
     };
     let down = |at: u64| {
@@ -124,7 +124,7 @@ fn rush(site: &Site, key: &str, image: &File, streams: u64) -> Result<Crowd> {
         let (up, down) = (&up, &down);
         let ups: Vec<_> = (0..streams).map(|at| scope.spawn(move || up(at))).collect();
         let downs: Vec<_> = (0..streams).map(|at| scope.spawn(move || down(at))).collect();
-        let cpu = process::cpu_of(site.pid)?;
+        let cpu = process::cpu_of(host.pid)?;
         start.wait();
         let (from, mut flushes) = (Instant::now(), Duration::ZERO);
         let mut crowd = Crowd { cost: Cost::default(), ups: Vec::new(), downs: Vec::new(), made: Vec::new() };
@@ -139,7 +139,7 @@ fn rush(site: &Site, key: &str, image: &File, streams: u64) -> Result<Crowd> {
                 None => crowd.downs.push(took),
             }
         }
-        let cpu = process::cpu_of(site.pid)?.saturating_sub(cpu) + flushes;
+        let cpu = process::cpu_of(host.pid)?.saturating_sub(cpu) + flushes;
         crowd.cost = Cost { wall: from.elapsed(), cpu };
         ensure!(crowd.made.len() as u64 == streams, "an upload is missing");
         Ok(crowd)

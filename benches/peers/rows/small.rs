@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::load::Site;
+use super::load::Host;
 use crate::Bench;
 use crate::client::Client;
 use crate::http::Connection;
@@ -25,13 +25,13 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
     let (image, _) = bench.image(0.0)?;
     let image = File::open(&image)?;
     let (drives, runs) = (bench.args.drives, bench.args.runs);
-    let sites = [Site::longshore(&bench.longshore), Site::nginx(&bench.nginx)];
+    let hosts = [Host::longshore(&bench.longshore), Host::nginx(&bench.nginx)];
     let mut costs = [Runs::default(), Runs::default()];
     let mut made = [Vec::new(), Vec::new()];
     for run in 0..=runs {
-        for ((site, costs), made) in sites.iter().zip(&mut costs).zip(&mut made) {
+        for ((host, costs), made) in hosts.iter().zip(&mut costs).zip(&mut made) {
             bench.settle()?;
-            let (cost, paths) = fill(site, &image, drives)?;
+            let (cost, paths) = fill(host, &image, drives)?;
             made.extend(paths);
             if run > 0 {
                 costs.push(cost);
@@ -39,8 +39,8 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
         }
     }
     // Not between the runs: ext4 makes files slowly for a while after many were removed.
-    for (site, made) in sites.iter().zip(&made) {
-        site.remove(made)?;
+    for (host, made) in hosts.iter().zip(&made) {
+        host.remove(made)?;
     }
     let [ours, theirs] = costs;
     let work = format!("{drives} drives of 1 MiB, {CONNECTIONS} connections");
@@ -53,12 +53,12 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
 }
 
 /// Uploads `drives` drives; the cost is the server's, and the client's flushes where it has to make them.
-fn fill(site: &Site, image: &File, drives: u32) -> Result<(Cost, Vec<String>)> {
+fn fill(host: &Host, image: &File, drives: u32) -> Result<(Cost, Vec<String>)> {
     let parts = image.metadata()?.len() / DRIVE;
     let next = AtomicU32::new(0);
     let start = Barrier::new(CONNECTIONS + 1);
     let stream = || {
-        let connection = Connection::open(&site.server);
+        let connection = Connection::open(&host.server);
         start.wait();
         let mut connection = connection?;
         let (mut made, mut flushes) = (Vec::new(), Duration::ZERO);
@@ -68,14 +68,14 @@ fn fill(site: &Site, image: &File, drives: u32) -> Result<(Cost, Vec<String>)> {
                 return anyhow::Ok((made, flushes));
             }
             let at = u64::from(drive) % parts * DRIVE;
-            let uploaded = site.upload(&mut connection, image, at..at + DRIVE)?;
+            let uploaded = host.upload(&mut connection, image, at..at + DRIVE)?;
             made.push(uploaded.path);
             flushes += uploaded.flush;
         }
     };
     std::thread::scope(|scope| {
         let streams: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(stream)).collect();
-        let cpu = process::cpu_of(site.pid)?;
+        let cpu = process::cpu_of(host.pid)?;
         start.wait();
         let from = Instant::now();
         let (mut made, mut flushes) = (Vec::new(), Duration::ZERO);
@@ -85,6 +85,6 @@ fn fill(site: &Site, image: &File, drives: u32) -> Result<(Cost, Vec<String>)> {
             flushes += cpu;
         }
         let wall = from.elapsed();
-        Ok((Cost { wall, cpu: process::cpu_of(site.pid)?.saturating_sub(cpu) + flushes }, made))
+        Ok((Cost { wall, cpu: process::cpu_of(host.pid)?.saturating_sub(cpu) + flushes }, made))
     })
 }

@@ -1,4 +1,4 @@
-//! ovirt-imageio, the daemon by which oVirt moves images over HTTP: a second peer, from PyPI.
+//! ovirt-imageio, the daemon by which oVirt moves images over HTTP: a second peer, from the Python package index.
 //!
 //! An image is a file that a ticket names. Its PUT flushes unless told otherwise, and it reads and writes past the page
 //! cache, so its downloads come from the disk however warm the file is.

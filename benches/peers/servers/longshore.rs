@@ -36,7 +36,7 @@ impl Longshore {
         let config = dir.join("longshore.toml");
         let mut args = vec!["serve", "--data-dir", text(&data)?, "--listen", "127.0.0.1:0"];
         if let Some(Certificate { certificate, key }) = certificate {
-            fs::write(&config, format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n"))?;
+            fs::write(&config, format!("[tls]\ncertificate = '{}'\nkey = '{}'\n", text(certificate)?, text(key)?))?;
             args.extend(["--config", text(&config)?]);
         }
         let program = Path::new(env!("CARGO_BIN_EXE_longshore"));

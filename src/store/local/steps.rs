@@ -17,7 +17,7 @@ use crate::io::probe;
 use crate::store::{Ledger, StoreError};
 
 /// Drafts smaller than this are written through the page cache: direct writes gain little there, and their first reader
-/// finds them in the cache. From here on, durable direct writes take half the time and two thirds of the CPU.
+/// finds them in the cache. At 1 MiB, eight durable uploads at once take 0.7 of the time and of the CPU when direct.
 const DIRECT_FROM: ByteCount = ByteCount::mib(1);
 
 /// What the clones of a store share.
@@ -67,7 +67,7 @@ impl Steps {
             busy: Busy::default(),
             crash,
             #[cfg(test)]
-            flush_fault: Default::default(),
+            flush_fault: std::sync::atomic::AtomicI32::default(),
         })
     }
 
