@@ -87,8 +87,12 @@ impl App {
             BasicSettings { remember_seconds: config.auth.remember_seconds, ..BasicSettings::default() },
             clock,
         );
-        let limits =
-            ServerLimits { head: config.limits.head, idle: config.limits.idle, connections: config.limits.connections };
+        let limits = ServerLimits {
+            head: config.limits.head,
+            idle: config.limits.idle,
+            connections: config.limits.connections,
+            tap: config.io.tap,
+        };
         let public =
             PublicUrls { direct: config.direct.public_url.clone(), control: config.control.public_url.clone() };
         let server = Server::new(control.clone(), basic, tls.clone(), limits, public);

@@ -106,13 +106,13 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
         let (guard, framing) = FramingGuard::new();
         let regions = FileRegions::default();
         let socket = Arc::new(stream);
-        let tap = Tap::new(socket.clone(), written.clone());
+        let tap = server.limits.tap.then(|| Tap::new(socket.clone(), written.clone()));
         let stream = SendfileStream::new(socket, regions.clone());
         let stream = Watched::new(stream, Some(guard), written.clone()).tapped_by(tap.clone());
         connection.framing = Some(framing);
         connection.transport = Some(Arc::new(Meter { written: written.clone(), regions: Some(regions.clone()) }));
         connection.regions = Some(regions);
-        connection.tap = Some(tap);
+        connection.tap = tap;
         return speak_http1(server, stream, &written, connection, stop).await;
     };
     let stream = tokio::time::timeout(HANDSHAKE.min(server.limits.head), tls.acceptor().accept(stream)).await??;

@@ -45,7 +45,7 @@ pub struct Server {
     router: matchit::Router<&'static dialect::Route>,
 }
 
-/// How long is waited, and how many are served.
+/// How long is waited, how many are served, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
     /// For a head, for a buffered body, and between requests.
@@ -54,6 +54,8 @@ pub struct ServerLimits {
     pub idle: Duration,
     /// Connections at once.
     pub connections: usize,
+    /// Whether large bodies may pass hyper by.
+    pub tap: bool,
 }
 
 /// See [`crate::config::Endpoint::public_url`].

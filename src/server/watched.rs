@@ -54,9 +54,9 @@ impl<S> Watched<S> {
         Self { stream, guard, tap: None, progress }
     }
 
-    /// The same, with large bodies to be had from `tap`, which reads the socket of `stream`.
-    pub(super) fn tapped_by(self, tap: Arc<Tap>) -> Self {
-        Self { tap: Some(tap), ..self }
+    /// The same, with large bodies to be had from `tap`, if there is one, which reads the socket of `stream`.
+    pub(super) fn tapped_by(self, tap: Option<Arc<Tap>>) -> Self {
+        Self { tap, ..self }
     }
 
     /// Makes ready for the next request after a body that was taken from the tap; false if none was.

@@ -26,8 +26,8 @@ use crate::store::{Boxed, Draft, StoreError};
 /// than the idle limit.
 const PARK: Duration = Duration::from_millis(250);
 
-/// The most that is received before other tasks of the thread get a turn: about two milliseconds' worth.
-const TURN: usize = 4 << 20;
+/// The most that is received before other tasks of the thread get a turn: under a millisecond's worth.
+const TURN: usize = 1 << 20;
 
 /// How long a slowly filled block may be held while others wait for one.
 const PARK_PRESSED: Duration = Duration::from_secs(1);

@@ -93,6 +93,8 @@ impl Setup {
         command.arg("--config").arg(config).arg("--data-dir").arg(data);
         command.args(["--listen", self.listen.as_deref().unwrap_or("127.0.0.1:0")]);
         if let Some(engine) = engine() {
+            // Two runs of the tests cover both ways of an upload too.
+            command.env("LONGSHORE_IO__TAP", (engine == "ring").to_string());
             command.env("LONGSHORE_IO__ENGINE", engine);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
