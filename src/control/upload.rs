@@ -59,7 +59,9 @@ impl Control {
         // Among the running before the row is there: the sweeper removes uploading rows that nobody runs.
         let running = self.parts.transfers.start(Arc::new(Progress::receiving(id)));
         let undo = Undo { control: self.clone(), id, armed: true };
-        self.parts.meta.apply(Batch { insert: vec![volume.clone()], ..Batch::default() }).await?;
+        // Provisional: without its row, what the upload has made is removed at the next start like any leftover.
+        let row = Batch { insert: vec![volume.clone()], is_provisional: true, ..Batch::default() };
+        self.parts.meta.apply(row).await?;
         self.parts.crash.hit("upload: row");
         let draft = self.parts.store.draft(id, DraftOptions { expected: plan.length, reservation }).await?;
         self.parts.crash.hit("upload: draft");

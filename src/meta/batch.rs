@@ -27,6 +27,10 @@ pub struct Batch {
     pub insert: Vec<Volume>,
     /// New jobs. A seal for a volume that waits for one already is passed over.
     pub enqueue: Vec<NewJob>,
+    /// Whether all of this may be forgotten when the machine loses power before a later write. For records that are
+    /// only of use while this process runs: the caller does not wait for the disk then, which may take long when it
+    /// is busy.
+    pub is_provisional: bool,
 }
 
 impl Meta {

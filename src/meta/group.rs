@@ -58,10 +58,17 @@ impl Groups {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next group, without those whose callers have gone.
-    fn take(&self) -> Vec<Waiting> {
+    /// Whether none of those who wait now must be flushed.
+    fn is_provisional(&self) -> bool {
+        self.queue().waiting.iter().all(|waiting| waiting.batch.is_provisional)
+    }
+
+    /// The next group, without those whose callers have gone; of a provisional one, up to the first that must be
+    /// flushed.
+    fn take(&self, provisional: bool) -> Vec<Waiting> {
         let mut queue = self.queue();
-        let most = queue.waiting.len().min(MOST);
+        let fits = |waiting: &&Waiting| !provisional || waiting.batch.is_provisional;
+        let most = queue.waiting.iter().take(MOST).take_while(fits).count();
         queue.waiting.drain(..most).filter(|waiting| !waiting.answer.is_closed()).collect()
     }
 
@@ -108,12 +115,13 @@ impl Writer {
     /// Writes one group in one transaction. What fails is taken out, and the rest begins again without it.
     async fn write_next(&self) {
         let meta = &self.meta;
+        let provisional = meta.groups.is_provisional();
         let mut group = None;
         let mut refused = Vec::new();
         let outcome = loop {
-            let begun = meta.begin().await;
+            let begun = if provisional { meta.begin_unflushed().await } else { meta.begin().await };
             // Taken when the writer is ours: whoever came while it was not is in.
-            let group = group.get_or_insert_with(|| meta.groups.take());
+            let group = group.get_or_insert_with(|| meta.groups.take(provisional));
             let mut tx = match begun {
                 Ok(tx) => tx,
                 Err(error) => break Err(error),
@@ -202,6 +210,29 @@ mod tests {
         let mut ids = meta.all_volume_ids().await.unwrap();
         ids.sort_unstable();
         ids
+    }
+
+    #[test]
+    fn what_must_be_flushed_is_never_in_a_group_that_is_not() {
+        alone(async {
+            let scene = scene_with(quota(9, 100)).await;
+            let batch = |is_provisional| Batch { is_provisional, ..inserting(&drive(scene.tenant, 1)) };
+            let synchronous = async || {
+                sqlx::query_scalar::<_, i64>("PRAGMA synchronous").fetch_one(&scene.meta.writer).await.unwrap()
+            };
+            scene.meta.apply(batch(true)).await.unwrap();
+            assert_eq!(synchronous().await, 1, "NORMAL");
+            let writer = scene.meta.begin().await.unwrap();
+            let early = queued(&scene, batch(true)).await;
+            // The group is begun as one that is not flushed, and waits for the writer.
+            tokio::task::yield_now().await;
+            let late = queued(&scene, batch(false)).await;
+            writer.rollback().await.unwrap();
+            early.await.unwrap().unwrap();
+            late.await.unwrap().unwrap();
+            assert_eq!(synchronous().await, 2, "FULL");
+            assert_eq!(there(&scene.meta).await.len(), 3);
+        });
     }
 
     #[test]

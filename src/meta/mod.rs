@@ -88,7 +88,13 @@ impl Meta {
     /// Begins a write. The lock is taken at once: a transaction that first reads and then writes would fail instead of
     /// waiting when another process has written in between.
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, MetaError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        Ok(self.writer.begin_with("PRAGMA synchronous = FULL; BEGIN IMMEDIATE").await?)
+    }
+
+    /// Begins a write that is not flushed when it is committed. The next that is flushes it too: both are in one log,
+    /// and recovery takes a log up to a point.
+    async fn begin_unflushed(&self) -> Result<Transaction<'static, Sqlite>, MetaError> {
+        Ok(self.writer.begin_with("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE").await?)
     }
 }
 

@@ -110,7 +110,7 @@ impl Steps {
                 }
                 make()?;
             }
-            made => made?,
+            outcome => outcome?,
         }
         Ok(dir)
     }
@@ -132,6 +132,7 @@ impl Steps {
         self.publish(id, pieces)
     }
 
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests make a flush fail"))]
     fn sync_image(&self, image: &File) -> io::Result<()> {
         #[cfg(test)]
         match self.flush_fault.swap(0, std::sync::atomic::Ordering::SeqCst) {
