@@ -237,7 +237,7 @@ mod tests {
     }
 
     fn pool() -> Pool {
-        Pool::new(ByteCount::mib(8))
+        Pool::new(ByteCount::mib(16))
     }
 
     async fn filled(pool: &Pool, byte: u8) -> SharedBlock {
@@ -288,7 +288,7 @@ mod tests {
             let mut file = tempfile::tempfile().unwrap();
             let adopted = engine.adopt(Arc::new(file.try_clone().unwrap()));
             for n in 0..8u64 {
-                drop(adopted.write_at(filled(&pool, 9).await, 0..BLOCK, n << 20));
+                drop(adopted.write_at(filled(&pool, 9).await, 0..BLOCK, n * BLOCK as u64));
             }
             // All blocks are home once all writes are done.
             let mut blocks = Vec::new();
@@ -355,7 +355,7 @@ mod tests {
             let file = engine.adopt(Arc::new(tempfile::tempfile().unwrap()));
             drop(engine);
             let first = file.write_at(filled(&pool, 1).await, 0..BLOCK, 0);
-            let last = file.write_at(filled(&pool, 1).await, 0..BLOCK, 1 << 20);
+            let last = file.write_at(filled(&pool, 1).await, 0..BLOCK, BLOCK as u64);
             drop(file);
             first.await.unwrap();
             last.await.unwrap();

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     fn pool_of(blocks: u32) -> Pool {
-        Pool::new(ByteCount::mib(blocks))
+        Pool::new(ByteCount::mib(blocks * (BLOCK >> 20) as u32))
     }
 
     #[tokio::test]
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn a_budget_below_one_block_still_gives_one() {
         assert_eq!(Pool::new(ByteCount::ZERO).budget_blocks(), 1);
-        assert_eq!(Pool::new(ByteCount::mib(3)).budget_blocks(), 3);
+        assert_eq!(Pool::new(ByteCount::mib(7)).budget_blocks(), 3);
     }
 
     #[test]

@@ -144,8 +144,8 @@ impl<T> AsRef<[u8]> for Held<T> {
 }
 
 impl Body {
-    /// The same, to a request whose body was read. It keeps that body: hyper ends a connection whose body nobody
-    /// holds and that it does not know to be complete, and would tell the peer so in the head of the answer.
+    /// The same, to a request whose body was taken past hyper. It keeps that body until it is sent: hyper, which does
+    /// not know that the body is complete, would else tell the peer in the answer's head that the connection ends.
     pub(super) fn after(self, payload: Payload) -> Self {
         match self {
             Self::Whole(bytes) if !bytes.is_empty() => {

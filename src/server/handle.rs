@@ -156,10 +156,11 @@ impl Exchange<'_> {
                     let is_done = outcome.is_ok();
                     let mut response = self.encode(endpoint, call, outcome);
                     response.headers_mut().insert(SERVER_TIMING, timing::of(&progress));
-                    if is_done {
-                        return response.map(|answer| answer.after(body));
+                    if !is_done {
+                        self.linger(body);
+                    } else if body.is_tapped() {
+                        response = response.map(|answer| answer.after(body));
                     }
-                    self.linger(body);
                     return response;
                 }
                 Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),

@@ -44,6 +44,11 @@ impl Payload {
         self.incoming.is_end_stream()
     }
 
+    /// Whether it came past hyper.
+    pub(super) fn is_tapped(&self) -> bool {
+        self.tapped.is_some()
+    }
+
     /// Reads a small body whole. `within` bounds the time, so that a trickling peer holds nothing for long.
     pub(super) async fn buffer(self, max: usize, within: Duration) -> Result<Bytes, Fault> {
         let Self { incoming, tapped, .. } = self;

@@ -28,7 +28,7 @@ impl Subject {
     fn new(name: String, root: PathBuf, engine: IoEngine, direct: Direct) -> Self {
         let settings = LocalSettings { direct, ..LocalSettings::default() };
         let store = LocalStore::open(&root, engine, settings).unwrap();
-        Self { name, store, root, pool: Pool::new(ByteCount::mib(16)), _dir: None }
+        Self { name, store, root, pool: Pool::new(ByteCount::mib(32)), _dir: None }
     }
 
     fn temporary(engine: IoEngine, direct: Direct) -> Self {
@@ -490,9 +490,9 @@ fn a_written_or_skipped_byte_is_settled() {
         let reservation = subject.store.reserve(bytes(2 * BLOCK)).unwrap();
         let options = DraftOptions { expected: None, reservation };
         let draft = subject.store.draft(VolumeId::random(), options).await.unwrap();
-        assert_eq!(outstanding(subject), "Ledger(2097152 B outstanding)");
+        assert_eq!(outstanding(subject), "Ledger(4194304 B outstanding)");
         subject.fill(&*draft, &noise(BLOCK, 1)).await;
-        assert_eq!(outstanding(subject), "Ledger(1048576 B outstanding)");
+        assert_eq!(outstanding(subject), "Ledger(2097152 B outstanding)");
         let zeros = subject.block(&vec![0; BLOCK]).await;
         draft.write_at(zeros, 0..BLOCK, BLOCK as u64).await.unwrap();
         assert_eq!(outstanding(subject), "Ledger(0 B outstanding)");
@@ -571,10 +571,10 @@ impl Drop for Mounted {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_no_space_and_leaves_nothing() {
-    let Some(disk) = Mounted::new(&["-t", "tmpfs", "-o", "size=8m", "longshore-test"]) else { return };
+    let Some(disk) = Mounted::new(&["-t", "tmpfs", "-o", "size=16m", "longshore-test"]) else { return };
     for engine in [Some(IoEngine::threads(2)), IoEngine::ring(1).ok()].into_iter().flatten() {
         let subject = Subject::new(String::new(), disk.path().join("store"), engine, Direct::Never);
-        assert!(matches!(subject.store.reserve(ByteCount::mib(9)), Err(StoreError::NoSpace)));
+        assert!(matches!(subject.store.reserve(ByteCount::mib(17)), Err(StoreError::NoSpace)));
         let before = probe::free_space(disk.path()).unwrap();
 
         // More is written than was set aside, as no caller should.
@@ -586,7 +586,7 @@ async fn a_full_disk_is_no_space_and_leaves_nothing() {
             outcome = outcome.and(draft.write_at(data, 0..BLOCK, (n * BLOCK) as u64).await);
         }
         assert!(matches!(StoreError::from(outcome.unwrap_err()), StoreError::NoSpace));
-        assert!(draft.publish(ByteCount::mib(10), Pieces::default()).await.is_err());
+        assert!(draft.publish(ByteCount::mib(20), Pieces::default()).await.is_err());
         drop(draft);
         subject.store.remove(id).await.unwrap();
         assert_eq!(subject.left(), [""; 0]);
@@ -653,7 +653,7 @@ async fn crashing_process() {
     let at = std::env::var_os("CRASH_AT").unwrap().to_str().unwrap().parse().unwrap();
     let settings = LocalSettings { crash: CrashPoints::after(at), ..LocalSettings::default() };
     let store = LocalStore::open(&root, IoEngine::best(1).0, settings).unwrap();
-    let subject = Subject { name: String::new(), store, root, pool: Pool::new(ByteCount::mib(4)), _dir: None };
+    let subject = Subject { name: String::new(), store, root, pool: Pool::new(ByteCount::mib(8)), _dir: None };
     every_step(&subject, |step| println!("\ndid {step}")).await;
 }
 
