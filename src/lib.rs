@@ -21,8 +21,9 @@
 //! environment and flags into typed settings; `metrics` names every metric. These are passed in, never global.
 //!
 //! # Two routes
-//! *Bytes up*: socket, (TLS), hyper frame, copied once into an aligned block of the pool (waiting for a block is the
-//! back-pressure), digested while hot, written with several writes in flight, flushed, committed, answered.
+//! *Bytes up*: large bodies over plain HTTP/1.1 go from the socket into an aligned block of the pool, past hyper; others
+//! by way of hyper's frames, which are copied. (Waiting for a block is the back-pressure.) Digested while hot, written
+//! with several writes in flight, flushed, committed, answered. Uploads that end together share flushes and commits.
 //!
 //! *Bytes down*: on plain HTTP/1.1 the kernel copies from file to socket and no byte enters user space; over TLS or
 //! HTTP/2, blocks are read ahead and written out.

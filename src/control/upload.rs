@@ -235,12 +235,12 @@ impl Drop for Undo {
 
 impl Control {
     /// Removes a volume that never became complete, or is being deleted: bytes, then row and quota. What fails is left
-    /// to the sweeper.
+    /// to the sweeper, and a row that comes back after a power failure too: it says that the volume is to go.
     pub(super) async fn discard(&self, id: VolumeId) {
         let removed = self.parts.store.remove(id).await.map_err(Fault::from);
         let result = match removed {
             Ok(()) => {
-                let batch = Batch { remove: vec![id], ..Batch::default() };
+                let batch = Batch { remove: vec![id], is_provisional: true, ..Batch::default() };
                 self.parts.meta.apply(batch).await.map(drop).map_err(Fault::from)
             }
             Err(fault) => Err(fault),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -65,7 +65,8 @@ pub(super) async fn answer(
     let span = tracing::info_span!("request", id, peer = %connection.peer);
     let (parts, body) = request.into_parts();
     let index = connection.requests.fetch_add(1, Ordering::Relaxed);
-    let body = Payload::new(body, connection.tap.as_ref().and_then(|tap| tap.offer(index)));
+    let tapped = connection.tap.as_ref().and_then(|tap| tap.offer(index, is_last(&parts)));
+    let body = Payload::new(body, tapped);
     let mut exchange = Exchange { server: &server, connection: &connection, parts: &parts, route: "none", started };
     let mut response = exchange.run(index, body).instrument(span.clone()).await;
     if let Ok(id) = HeaderValue::try_from(&id) {
@@ -315,6 +316,14 @@ impl Exchange<'_> {
         };
         whole(dialect.fault(&call, fault))
     }
+}
+
+/// Whether the connection ends with this request: RFC 9112 section 9.3, but for HTTP/1.0 always.
+fn is_last(head: &Parts) -> bool {
+    let closes = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close")))
+    };
+    head.version != Version::HTTP_11 || head.headers.get_all(header::CONNECTION).iter().any(closes)
 }
 
 fn whole(reply: Reply) -> Response<Body> {

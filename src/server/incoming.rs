@@ -136,6 +136,10 @@ impl Source for Payload {
             _ => {
                 let taken = self.frame.len().min(into.len());
                 self.frame.copy_to_slice(&mut into[..taken]);
+                if self.frame.is_empty() {
+                    // An empty slice would still keep hyper from using its buffer again.
+                    self.frame = Bytes::new();
+                }
                 Ok(taken)
             }
         }

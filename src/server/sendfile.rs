@@ -8,8 +8,8 @@
 //!
 //! What is cached is sent by the caller's thread, what is not by a blocking thread.
 //!
-//! What it is not: a cache or a read-ahead. The kernel's own read-ahead fills the page cache with large folios; one
-//! that is asked for (readahead(2), `POSIX_FADV_WILLNEED`) fills it with single pages, which triples the CPU time.
+//! What it is not: a cache or a read-ahead. To ask the kernel for one (readahead(2), `POSIX_FADV_WILLNEED`) was measured
+//! to triple the CPU time of a cold download; its own read-ahead does better.
 //!
 //! # Invariants
 //! - A frame's bytes are the file's or the connection ends: a file that is shorter than the frame is an
@@ -51,8 +51,9 @@ const PROBE: usize = 8 << 20;
 /// the kernel's read-ahead, which takes the look at the end of a range for a jump.
 const COLD_TURN: usize = 32 << 20;
 
-/// The most that is sent before other tasks of the thread get a turn: under a millisecond on loopback.
-const TURN: usize = 8 << 20;
+/// The most that is sent before other tasks of the thread get a turn: a fraction of a millisecond on loopback, so that
+/// many downloads share a thread evenly.
+const TURN: usize = 2 << 20;
 
 /// How long a blocking thread waits for a peer before it gives the connection back, in nanoseconds. A peer that flows
 /// keeps the thread for its whole turn; one that stalls costs it no more than this.

@@ -56,7 +56,7 @@ enum At {
     Offered { request: u64, given: u64, left: u64 },
     /// A handler takes it.
     Taken,
-    /// It was taken to its end.
+    /// It was taken to its end, and another request may follow.
     Complete,
 }
 
@@ -91,17 +91,17 @@ impl Tap {
         }
     }
 
-    /// The body of a request, if it can be taken from the socket.
-    pub(super) fn offer(self: &Arc<Self>, request: u64) -> Option<Tapped> {
+    /// The body of a request, if it can be taken from the socket. `is_last` when the peer wants no answer after this.
+    pub(super) fn offer(self: &Arc<Self>, request: u64, is_last: bool) -> Option<Tapped> {
         match self.lock().at {
             At::Offered { request: offered, given, left } if offered == request => {
-                Some(Tapped { tap: self.clone(), given, left, is_begun: false })
+                Some(Tapped { tap: self.clone(), given, left, is_begun: false, is_last })
             }
             _ => None,
         }
     }
 
-    /// Lets hyper read again after a body that was taken whole; false if none was.
+    /// Lets hyper read again after a body that was taken whole and was not the last; false if there was none.
     pub(super) fn resume(&self) -> bool {
         let mut state = self.lock();
         let complete = matches!(state.at, At::Complete);
@@ -124,6 +124,7 @@ pub(super) struct Tapped {
     given: u64,
     left: u64,
     is_begun: bool,
+    is_last: bool,
 }
 
 impl Tapped {
@@ -158,7 +159,7 @@ impl Tapped {
         };
         self.tap.moved.add_read(taken as u64);
         self.left -= taken as u64;
-        if self.left == 0 {
+        if self.left == 0 && !self.is_last {
             self.tap.lock().at = At::Complete;
         }
         Ok(taken)

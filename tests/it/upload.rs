@@ -1,12 +1,14 @@
 //! Uploads: what becomes a drive, and what leaves nothing behind.
 
+use std::fs;
+
 use base64::Engine as _;
 use serde_json::json;
 use sha2::Digest as _;
 
 use crate::harness::raw::basic;
 use crate::harness::server::uuid_of;
-use crate::harness::{Server, Setup, image, machine, wait_for};
+use crate::harness::{Server, Setup, image, machine, stored, wait_for};
 
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const OCTETS: &str = "Content-Type: application/octet-stream";
@@ -277,4 +279,47 @@ fn nothing_is_left(server: &Server, before: u64) {
     });
     // The record goes after the bytes.
     wait_for("the drive to be gone", || server.drives().is_empty().then_some(()));
+}
+
+/// Large bodies take another way through the server than small ones; the connection must not show it.
+#[test]
+fn a_connection_goes_on_after_a_large_upload_unless_the_peer_wants_it_closed() {
+    let server = Server::start();
+    let authorization = basic(&server.credentials());
+    let upload = |len: usize, line: &str| {
+        let mut request = format!(
+            "POST /api/2.0/drives/upload/ HTTP/1.1\r\nHost: x\r\n{authorization}\r\nContent-Type: \
+             application/octet-stream\r\nContent-Length: {len}\r\n{line}\r\n"
+        )
+        .into_bytes();
+        request.extend(image::bytes(len as u64, len));
+        request
+    };
+    let lengths = [3_000_000, 100_000, 5 << 20, 262_144, 262_145, 1_000_001];
+    let mut client = server.raw();
+    let health = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    // All at once: what follows a body arrives with its end.
+    for len in lengths {
+        client.send(&upload(len, ""));
+        client.send(health);
+    }
+    let mut drives = Vec::new();
+    for len in lengths {
+        let response = client.response();
+        assert_eq!((response.status, response.values("connection").len()), (201, 0), "{len}: {response:?}");
+        drives.push((len, uuid_of(&response)));
+        assert_eq!(client.response().status, 200, "after {len}");
+    }
+    // A refusal does not keep the peer from being told, however large the body.
+    client.send(&upload(2_000_000, "Content-Encoding: gzip\r\n"));
+    assert_eq!(client.response().status, 415);
+    let mut client = server.raw();
+    client.send(&upload(2_000_000, "Connection: Close\r\n"));
+    let response = client.response();
+    assert_eq!((response.status, response.field("connection")), (201, "close"));
+    assert!(client.is_closed());
+    for (len, uuid) in drives {
+        let stored = fs::read(stored::image_of(&server, &uuid)).expect("the drive is there");
+        assert!(stored[..] == image::bytes(len as u64, len)[..], "{len}");
+    }
 }
