@@ -37,7 +37,7 @@ impl Meta {
     /// Makes all changes of a batch true, charging and refunding quotas, and returns the updated volumes, in order,
     /// with their new revisions.
     ///
-    /// Batches that come together are flushed together; see [`super::group`].
+    /// Batches that come together are flushed together.
     pub async fn apply(&self, batch: Batch) -> Result<Vec<Volume>, MetaError> {
         self.write_grouped(batch).await
     }
