@@ -100,8 +100,6 @@ fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
 pub(crate) struct Faults {
     /// Of every write.
     pub(crate) write: std::sync::atomic::AtomicI32,
-    /// Of the next flush only: as on Linux, where a later one may report success over lost bytes.
-    pub(crate) sync_once: std::sync::atomic::AtomicI32,
 }
 
 #[cfg(test)]
@@ -110,8 +108,7 @@ impl Faults {
         use std::sync::atomic::Ordering::SeqCst;
         let number = match operation {
             Operation::Write { .. } => self.write.load(SeqCst),
-            Operation::Sync { .. } => self.sync_once.swap(0, SeqCst),
-            Operation::Read { .. } => 0,
+            Operation::Sync { .. } | Operation::Read { .. } => 0,
         };
         (number != 0).then(|| io::Error::from_raw_os_error(number))
     }

@@ -62,9 +62,6 @@ const PEER_PAUSE: i64 = 20_000_000;
 /// The buffer of the way without sendfile(2).
 const COPY: usize = 64 << 10;
 
-/// The longest region [`FileRegions::frames`] maps at once. Address space is finite: 47 bits for all connections.
-const WINDOW: u64 = 1 << 30;
-
 /// The ranges of files whose addresses one connection knows. Clones are handles on the same set.
 #[derive(Clone, Debug, Default)]
 pub struct FileRegions {
@@ -108,16 +105,6 @@ impl FileRegions {
         let start = map.as_ptr() as usize;
         self.lock().insert(start, Region { end: start + size, file, offset });
         Ok(Bytes::from_owner(Mapped { map, regions: self.clone() }))
-    }
-
-    /// The same range as [`FileRegions::register`], as frames of bounded length, each mapped when it is asked for.
-    pub fn frames(&self, file: Arc<File>, offset: u64, len: u64) -> impl Iterator<Item = io::Result<Bytes>> + use<> {
-        let regions = self.clone();
-        (0..len.div_ceil(WINDOW)).map(move |window| {
-            let done = window * WINDOW;
-            let at = offset.checked_add(done).ok_or(io::ErrorKind::UnexpectedEof)?;
-            regions.register(Arc::clone(&file), at, WINDOW.min(len - done))
-        })
     }
 
     /// How long the connection has waited for the disk in all, and whether it does now.
@@ -527,7 +514,7 @@ mod tests {
             let mut frames = VecDeque::new();
             for range in ranges(request.uri().path()) {
                 frames.push_back(Bytes::from_static(BEFORE));
-                frames.extend(regions.frames(Arc::clone(&file), range.0, range.1).map(Result::unwrap));
+                frames.push_back(regions.register(Arc::clone(&file), range.0, range.1).unwrap());
             }
             ready();
             async { Ok::<_, Infallible>(Response::new(Frames(frames))) }
@@ -770,20 +757,5 @@ mod tests {
         }
         assert!(regions.register(Arc::clone(&file), 10_000, 0).unwrap().is_empty());
         assert!(regions.register(file, 0, bytes.len() as u64).unwrap() == bytes);
-    }
-
-    #[test]
-    fn frames_of_a_huge_sparse_file_are_mapped_one_at_a_time() {
-        let file = tempfile::tempfile().unwrap();
-        let size = WINDOW * 5 / 2;
-        file.set_len(size).unwrap();
-        let regions = FileRegions::default();
-        let mut sizes = Vec::new();
-        for frame in regions.frames(Arc::new(file), 1, size - 1) {
-            let frame = frame.unwrap();
-            assert_eq!(regions.lock().len(), 1);
-            sizes.push(frame.len() as u64);
-        }
-        assert_eq!(sizes, [WINDOW, WINDOW, WINDOW / 2 - 1]);
     }
 }
