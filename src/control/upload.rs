@@ -1,10 +1,15 @@
 //! One upload, from admission to a durable drive.
 //!
+//! Whatever the caller can be refused for is found out before the first byte is asked for. The draft's file is made while
+//! that byte is on its way: making files waits for the disk when it is busy.
+//!
 //! # Crash
 //! Row (uploading), draft, bytes, publish, row (available). A crash before the last leaves a row and files that the
 //! sweeper removes at the next start.
 
 use std::sync::Arc;
+
+use tokio::task::JoinHandle;
 
 use super::Control;
 use super::account::Account;
@@ -14,17 +19,16 @@ use crate::domain::{
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::metrics::Direction;
-use crate::store::{Draft, DraftOptions};
-use crate::transfer::{Allowance, Phase, Progress, ReceiveOptions, Received, Source, Stop, receive};
+use crate::store::{Draft, DraftOptions, StoreError};
+use crate::transfer::{Allowance, Phase, Progress, ReceiveError, ReceiveOptions, Received, Source, Stop, receive};
 
 /// How much quota and space an upload of unknown length takes at a time: few trips to the database, little taken that
 /// another could have had.
 const STEP: ByteCount = ByteCount::mib(64);
 
-/// An upload that has its quota, its space and its draft, and may start. Dropping it undoes all of that.
+/// An upload that has its quota and its space, and may start. Dropping it undoes all of that.
 pub struct Admitted {
     undo: Undo,
-    draft: Arc<dyn Draft>,
     plan: ReceivePlan,
     /// As its row was written.
     volume: Volume,
@@ -58,15 +62,19 @@ impl Control {
         let id = volume.id;
         // Among the running before the row is there: the sweeper removes uploading rows that nobody runs.
         let running = self.parts.transfers.start(Arc::new(Progress::receiving(id)));
-        let undo = Undo { control: self.clone(), id, armed: true };
+        let mut undo = Undo { control: self.clone(), id, armed: true, making: None };
         // Provisional: without its row, what the upload has made is removed at the next start like any leftover.
         let row = Batch { insert: vec![volume.clone()], is_provisional: true, ..Batch::default() };
         self.parts.meta.apply(row).await?;
         self.parts.crash.hit("upload: row");
-        let draft = self.parts.store.draft(id, DraftOptions { expected: plan.length, reservation }).await?;
-        self.parts.crash.hit("upload: draft");
+        let (control, options) = (self.clone(), DraftOptions { expected: plan.length, reservation });
+        undo.making = Some(self.parts.tracker.spawn(async move {
+            let draft = control.parts.store.draft(id, options).await;
+            control.parts.crash.hit("upload: draft");
+            draft
+        }));
         let account = Account::open(&self.parts.metrics, running, Direction::Upload, id);
-        Ok(Admitted { undo, draft, plan, volume, account })
+        Ok(Admitted { undo, plan, volume, account })
     }
 }
 
@@ -85,9 +93,22 @@ impl Admitted {
     ///
     /// # Cancellation
     /// Dropping it before the last byte was received undoes the upload; dropping it later lets it finish.
-    pub async fn receive(self, source: &mut impl Source) -> Result<Outcome, Fault> {
+    pub async fn receive(mut self, source: &mut impl Source) -> Result<Outcome, Fault> {
         let control = self.undo.control.clone();
         let progress = self.account.progress().clone();
+        // Asking the source has the peer send.
+        let early = tokio::select! {
+            biased;
+            draft = self.undo.draft() => draft,
+            ready = source.ready() => match ready {
+                Ok(_) => progress.during(Phase::Disk, self.undo.draft()).await,
+                Err(error) => Err(ReceiveError::Source(error).into()),
+            },
+        };
+        let draft = match early {
+            Ok(draft) => draft,
+            Err(fault) => return Err(self.fail(&control, fault).await),
+        };
         let options = ReceiveOptions {
             depth: control.parts.settings.depth,
             sha256: control.parts.settings.always_sha256 || self.plan.wants_sha256 || self.plan.expected.is_some(),
@@ -96,17 +117,17 @@ impl Admitted {
         let mut growth = Growth {
             control: &control,
             id: self.undo.id,
-            draft: &self.draft,
+            draft: &draft,
             fixed: self.plan.length.is_some(),
             room,
             charged: self.volume.charged,
         };
-        let result = receive(source, &self.draft, control.pool(), room, &mut growth, options, &progress).await;
+        let result = receive(source, &draft, control.pool(), room, &mut growth, options, &progress).await;
         let received = match result {
             Ok(received) => received,
             Err(error) => return Err(self.fail(&control, error.into()).await),
         };
-        let finish = self.finish(control.clone(), received);
+        let finish = self.finish(control.clone(), draft, received);
         control.parts.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
     }
 
@@ -121,9 +142,14 @@ impl Admitted {
         if is_deleted { Stop::Deleted.into() } else { fault }
     }
 
-    async fn finish(mut self, control: Arc<Control>, received: Received) -> Result<Outcome, Fault> {
+    async fn finish(
+        mut self,
+        control: Arc<Control>,
+        draft: Arc<dyn Draft>,
+        received: Received,
+    ) -> Result<Outcome, Fault> {
         let progress = self.account.progress().clone();
-        match progress.during(Phase::Disk, self.commit(&control, received)).await {
+        match progress.during(Phase::Disk, self.commit(&control, &*draft, received)).await {
             Ok(sha256) => {
                 self.undo.armed = false;
                 self.account.complete();
@@ -133,7 +159,7 @@ impl Admitted {
         }
     }
 
-    async fn commit(&self, control: &Control, received: Received) -> Result<Option<Sha256>, Fault> {
+    async fn commit(&self, control: &Control, draft: &dyn Draft, received: Received) -> Result<Option<Sha256>, Fault> {
         let Some(bytes) = ByteCount::new(received.bytes) else {
             return Err(Fault::new(FaultKind::TooLarge, "too many bytes"));
         };
@@ -150,7 +176,7 @@ impl Admitted {
         }
         let size = bytes.max(control.limits().min_drive);
         control.parts.crash.hit("upload: received");
-        self.draft.publish(size, received.pieces).await?;
+        draft.publish(size, received.pieces).await?;
         control.parts.crash.hit("upload: published");
         control
             .change_known(self.undo.id, Some(self.volume.clone()), |volume, batch| {
@@ -215,10 +241,23 @@ struct Undo {
     control: Arc<Control>,
     id: VolumeId,
     armed: bool,
+    /// The draft, which may still be on its way: what is not there yet cannot be removed.
+    making: Option<JoinHandle<Result<Arc<dyn Draft>, StoreError>>>,
 }
 
 impl Undo {
+    /// Waits for the draft. Cancel safe; to be called until it has answered once.
+    async fn draft(&mut self) -> Result<Arc<dyn Draft>, Fault> {
+        let Some(making) = &mut self.making else { return Err(Fault::internal("a draft was asked for twice")) };
+        let made = making.await;
+        self.making = None;
+        Ok(made.map_err(Fault::internal)??)
+    }
+
     async fn now(&mut self) {
+        if self.making.is_some() {
+            let _ = self.draft().await;
+        }
         self.control.discard(self.id).await;
         self.armed = false;
     }
@@ -227,8 +266,8 @@ impl Undo {
 impl Drop for Undo {
     fn drop(&mut self) {
         if self.armed {
-            let (control, id) = (self.control.clone(), self.id);
-            self.control.parts.tracker.spawn(async move { control.discard(id).await });
+            let (control, id, making) = (self.control.clone(), self.id, self.making.take());
+            self.control.parts.tracker.spawn(async move { Self { control, id, armed: false, making }.now().await });
         }
     }
 }
@@ -237,6 +276,10 @@ impl Control {
     /// Removes a volume that never became complete, or is being deleted: bytes, then row and quota. What fails is left
     /// to the sweeper, and a row that comes back after a power failure too: it says that the volume is to go.
     pub(super) async fn discard(&self, id: VolumeId) {
+        if !self.parts.meta.is_writable() {
+            // Its row may say that it is complete, and nobody can change that now (I6). The next start will tell.
+            return;
+        }
         let removed = self.parts.store.remove(id).await.map_err(Fault::from);
         let result = match removed {
             Ok(()) => {

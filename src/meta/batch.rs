@@ -91,7 +91,7 @@ impl Meta {
         let mut bill = Bill::default();
         bill.add(tenant, 0, granted.get().cast_signed())?;
         bill.settle(&mut tx).await?;
-        tx.commit().await?;
+        self.commit_unflushed(tx).await?;
         Ok(granted)
     }
 }

@@ -31,6 +31,9 @@ pub enum MetaError {
     /// The database is closed, or its writer was busy for too long. Later may be better.
     #[error("the database is busy or closed")]
     Busy(#[source] Arc<sqlx::Error>),
+    /// The log cannot be flushed: what was committed may not be durable, and nothing more is written until a restart.
+    #[error("the database's log cannot be flushed")]
+    Unflushed(#[source] Arc<std::io::Error>),
     /// The database file cannot be made or its mode cannot be set.
     #[error("the database file cannot be opened")]
     File(#[source] Arc<std::io::Error>),
@@ -84,9 +87,11 @@ impl From<MetaError> for Fault {
             MetaError::Busy(_) => {
                 Self::new(FaultKind::Unavailable, "the server cannot take this now; try again").because(error)
             }
-            MetaError::LeaseLost | MetaError::File(_) | MetaError::Damaged(_) | MetaError::Database(_) => {
-                Self::internal(error)
-            }
+            MetaError::LeaseLost
+            | MetaError::Unflushed(_)
+            | MetaError::File(_)
+            | MetaError::Damaged(_)
+            | MetaError::Database(_) => Self::internal(error),
         }
     }
 }

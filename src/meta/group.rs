@@ -1,8 +1,9 @@
-//! Batches that wait for the writer together share one transaction, and so one flush.
+//! Batches that wait for the writer together share one transaction; transactions that wait for the disk together share
+//! one flush.
 //!
 //! # Invariants
-//! - A batch is answered after the commit of the transaction that holds it, and its outcome is what it would have been
-//!   had the batches of its group come one after the other.
+//! - A batch is answered after the transaction that holds it was committed and, unless it is provisional, flushed. Its
+//!   outcome is what it would have been had the batches of its group come one after the other.
 //! - A batch that cannot be made true fails alone; a commit that fails is told to everyone in it, and never retried.
 //!
 //! # Cancellation
@@ -58,17 +59,10 @@ impl Groups {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether none of those who wait now must be flushed.
-    fn is_provisional(&self) -> bool {
-        self.queue().waiting.iter().all(|waiting| waiting.batch.is_provisional)
-    }
-
-    /// The next group, without those whose callers have gone; of a provisional one, up to the first that must be
-    /// flushed.
-    fn take(&self, provisional: bool) -> Vec<Waiting> {
+    /// The next group, without those whose callers have gone.
+    fn take(&self) -> Vec<Waiting> {
         let mut queue = self.queue();
-        let fits = |waiting: &&Waiting| !provisional || waiting.batch.is_provisional;
-        let most = queue.waiting.iter().take(MOST).take_while(fits).count();
+        let most = queue.waiting.len().min(MOST);
         queue.waiting.drain(..most).filter(|waiting| !waiting.answer.is_closed()).collect()
     }
 
@@ -98,6 +92,25 @@ impl Meta {
     }
 }
 
+impl Meta {
+    /// Tells the outcomes of a group that was committed: to those who need no flush now, to the others after it. The
+    /// refused wait too, since what stood in their way was not durable before.
+    fn answer(&self, outcomes: Vec<(Waiting, Outcome)>) {
+        let (now, later): (Vec<_>, Vec<_>) =
+            outcomes.into_iter().partition(|(waiting, _)| waiting.batch.is_provisional);
+        let tell = |outcomes: Vec<(Waiting, Outcome)>, flushed: Result<(), MetaError>| {
+            for (waiting, outcome) in outcomes {
+                let _ = waiting.answer.send(flushed.clone().and(outcome));
+            }
+        };
+        tell(now, Ok(()));
+        if !later.is_empty() {
+            let log = self.log.clone();
+            self.groups.tasks.spawn(async move { tell(later, log.flush().await) });
+        }
+    }
+}
+
 /// The one that writes.
 struct Writer {
     meta: Meta,
@@ -112,33 +125,29 @@ impl Writer {
         self.has_ended = true;
     }
 
-    /// Writes one group in one transaction. What fails is taken out, and the rest begins again without it.
+    /// Writes one group in one transaction, and leaves its flush to another task. What fails is taken out, and the rest begins again without it.
     async fn write_next(&self) {
         let meta = &self.meta;
-        let provisional = meta.groups.is_provisional();
         let mut group = None;
         let mut refused = Vec::new();
         let outcome = loop {
-            let begun = if provisional { meta.begin_unflushed().await } else { meta.begin().await };
+            let begun = meta.begin().await;
             // Taken when the writer is ours: whoever came while it was not is in.
-            let group = group.get_or_insert_with(|| meta.groups.take(provisional));
+            let group = group.get_or_insert_with(|| meta.groups.take());
             let mut tx = match begun {
                 Ok(tx) => tx,
                 Err(error) => break Err(error),
             };
             match change_all(&mut tx, group).await {
-                Ok(updated) => break tx.commit().await.map(|()| updated).map_err(MetaError::from),
+                Ok(updated) => break meta.commit_unflushed(tx).await.map(|()| updated),
                 Err((n, error)) => refused.push((group.remove(n), error)),
             }
         };
         match outcome {
             Ok(updated) => {
-                for (waiting, updated) in group.into_iter().flatten().zip(updated) {
-                    let _ = waiting.answer.send(Ok(updated));
-                }
-                for (waiting, error) in refused {
-                    let _ = waiting.answer.send(Err(error));
-                }
+                let refused = refused.into_iter().map(|(waiting, error)| (waiting, Err(error)));
+                let made = group.into_iter().flatten().zip(updated.into_iter().map(Ok));
+                meta.answer(made.chain(refused).collect());
             }
             // To the refused too: what stood in their way was not written.
             Err(error) => {
@@ -210,29 +219,6 @@ mod tests {
         let mut ids = meta.all_volume_ids().await.unwrap();
         ids.sort_unstable();
         ids
-    }
-
-    #[test]
-    fn what_must_be_flushed_is_never_in_a_group_that_is_not() {
-        alone(async {
-            let scene = scene_with(quota(9, 100)).await;
-            let batch = |is_provisional| Batch { is_provisional, ..inserting(&drive(scene.tenant, 1)) };
-            let synchronous = async || {
-                sqlx::query_scalar::<_, i64>("PRAGMA synchronous").fetch_one(&scene.meta.writer).await.unwrap()
-            };
-            scene.meta.apply(batch(true)).await.unwrap();
-            assert_eq!(synchronous().await, 1, "NORMAL");
-            let writer = scene.meta.begin().await.unwrap();
-            let early = queued(&scene, batch(true)).await;
-            // The group is begun as one that is not flushed, and waits for the writer.
-            tokio::task::yield_now().await;
-            let late = queued(&scene, batch(false)).await;
-            writer.rollback().await.unwrap();
-            early.await.unwrap().unwrap();
-            late.await.unwrap().unwrap();
-            assert_eq!(synchronous().await, 2, "FULL");
-            assert_eq!(there(&scene.meta).await.len(), 3);
-        });
     }
 
     #[test]

@@ -113,8 +113,13 @@ impl Meta {
         .bind(i64::from(lane == Lane::Idle))
         .fetch_optional(&mut *tx)
         .await?;
+        if row.is_none() {
+            // Nothing was written, so there is nothing to flush.
+            tx.rollback().await?;
+            return Ok(None);
+        }
         // Before the row is read: a damaged job stays claimed and does not block those behind it.
-        tx.commit().await?;
+        self.commit(tx).await?;
         row.map(|row| job_from(&row, owner)).transpose()
     }
 
@@ -129,7 +134,7 @@ impl Meta {
             .execute(&mut *tx)
             .await?;
         still_held(done.rows_affected())?;
-        Ok(tx.commit().await?)
+        self.commit(tx).await
     }
 
     /// Gives a job back that could not be done, to be claimed again from `retry_at` on, and keeps why for a person.
@@ -148,7 +153,7 @@ impl Meta {
         .execute(&mut *tx)
         .await?;
         still_held(done.rows_affected())?;
-        Ok(tx.commit().await?)
+        self.commit(tx).await
     }
 
     /// Frees the jobs that any other owner holds, and returns how many. Only for a process that knows to be alone, at
@@ -161,7 +166,7 @@ impl Meta {
         .bind(owner)
         .execute(&mut *tx)
         .await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(done.rows_affected())
     }
 }

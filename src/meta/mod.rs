@@ -13,12 +13,15 @@
 //! Dropping a read is safe. A dropped write either happened whole or not at all, and the caller cannot know which.
 //!
 //! # Crash
-//! `SQLite`'s write-ahead log with full sync: what was committed survives, and opening recovers by itself.
+//! `SQLite`'s write-ahead log, flushed before a write is answered (`log`): what was answered survives, and opening
+//! recovers by itself. Readers see a write from its commit on, a flush earlier than its caller is told: whoever does
+//! something irreversible because of what they have read makes it wait for a write of their own.
 
 mod batch;
 mod error;
 mod group;
 mod jobs;
+mod log;
 mod tenants;
 #[cfg(test)]
 mod testing;
@@ -36,6 +39,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Connection, SqlSafeStr, Sqlite, Transaction};
 
 use group::Groups;
+use log::Log;
 
 pub use batch::Batch;
 pub use error::MetaError;
@@ -54,6 +58,7 @@ pub struct Meta {
     writer: SqlitePool,
     readers: SqlitePool,
     groups: Groups,
+    log: Log,
 }
 
 impl Meta {
@@ -63,23 +68,34 @@ impl Meta {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
+            // Whoever writes the log back flushes it first, and the database afterwards.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(LOCK_WAIT);
-        let writer = lasting_pool(1).connect_with(options.clone()).await?;
-        migrations().run(&writer).await.map_err(sqlx::Error::from)?;
+        let keeper = lasting_pool(1).connect_with(options.clone()).await?;
+        migrations().run(&keeper).await.map_err(sqlx::Error::from)?;
+        // NORMAL: a commit flushes nothing by itself (https://www.sqlite.org/pragma.html#pragma_synchronous).
+        let writing = options.clone().synchronous(SqliteSynchronous::Normal).pragma("wal_autocheckpoint", "0");
+        let writer = lasting_pool(1).connect_with(writing).await?;
         let readers = lasting_pool(READERS).connect_with(options.read_only(true)).await?;
-        Ok(Self { writer, readers, groups: Groups::default() })
+        let log = Log::open(path, writer.clone(), keeper).map_err(|error| MetaError::File(Arc::new(error)))?;
+        Ok(Self { writer, readers, groups: Groups::default(), log })
     }
 
-    /// Whether the database answers.
+    /// Whether what is written can become durable. Once it cannot, only a restart helps.
+    pub fn is_writable(&self) -> bool {
+        !self.log.has_failed()
+    }
+
+    /// Whether the database answers, and can be written.
     pub async fn is_alive(&self) -> bool {
-        sqlx::query("SELECT 1").execute(&self.readers).await.is_ok()
+        self.is_writable() && sqlx::query("SELECT 1").execute(&self.readers).await.is_ok()
     }
 
     /// Closes all connections, after what they do now. Later calls answer [`MetaError::Busy`].
     pub async fn close(&self) {
         self.groups.settle().await;
+        self.log.close().await;
         self.readers.close().await;
         // The last to close writes the log back into the database, which a reader could not.
         self.writer.close().await;
@@ -88,13 +104,24 @@ impl Meta {
     /// Begins a write. The lock is taken at once: a transaction that first reads and then writes would fail instead of
     /// waiting when another process has written in between.
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, MetaError> {
-        Ok(self.writer.begin_with("PRAGMA synchronous = FULL; BEGIN IMMEDIATE").await?)
+        if !self.is_writable() {
+            return Err(MetaError::Unflushed(Arc::new(io::Error::other("an earlier flush of the log failed"))));
+        }
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 
-    /// Begins a write that is not flushed when it is committed. The next that is flushes it too: both are in one log,
-    /// and recovery takes a log up to a point.
-    async fn begin_unflushed(&self) -> Result<Transaction<'static, Sqlite>, MetaError> {
-        Ok(self.writer.begin_with("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE").await?)
+    /// Commits a write, and waits until it is durable.
+    async fn commit(&self, write: Transaction<'static, Sqlite>) -> Result<(), MetaError> {
+        self.commit_unflushed(write).await?;
+        self.log.flush().await
+    }
+
+    /// Commits a write that the next flush makes durable too: all are in one log, and recovery takes a log up to a
+    /// point.
+    async fn commit_unflushed(&self, write: Transaction<'static, Sqlite>) -> Result<(), MetaError> {
+        write.commit().await?;
+        self.log.committed();
+        Ok(())
     }
 }
 
@@ -188,10 +215,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn writes_are_synced_fully_and_foreign_keys_are_checked() {
+    async fn the_log_is_written_back_by_nobody_else_and_foreign_keys_are_checked() {
         let scene = scene().await;
         let pragma = |name| sqlx::query_scalar::<_, i64>(name).fetch_one(&scene.meta.writer);
-        assert_eq!(pragma("PRAGMA synchronous").await.unwrap(), 2, "FULL");
+        assert_eq!(pragma("PRAGMA synchronous").await.unwrap(), 1, "NORMAL");
+        assert_eq!(pragma("PRAGMA wal_autocheckpoint").await.unwrap(), 0);
         assert_eq!(pragma("PRAGMA foreign_keys").await.unwrap(), 1);
         let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&scene.meta.writer).await.unwrap();
         assert_eq!(mode, "wal");

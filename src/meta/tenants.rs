@@ -71,7 +71,7 @@ impl Meta {
             .bind(now.0)
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(tenant)
     }
 
@@ -121,7 +121,7 @@ impl Meta {
             .execute(&mut *tx)
             .await?;
         exactly_one(done.rows_affected())?;
-        Ok(tx.commit().await?)
+        self.commit(tx).await
     }
 
     /// Removes a user, and with the last one the tenant; refused with [`MetaError::TenantHasVolumes`] when that tenant
@@ -145,14 +145,14 @@ impl Meta {
             }
             sqlx::query("DELETE FROM tenants WHERE id = $1").bind(tenant.as_slice()).execute(&mut *tx).await?;
         }
-        Ok(tx.commit().await?)
+        self.commit(tx).await
     }
 
     /// Sets what a tenant may hold. What it already holds above that stays; it only cannot grow.
     pub async fn set_quota(&self, tenant: TenantId, quota: Quota) -> Result<(), MetaError> {
         let mut tx = self.begin().await?;
         write_quota(&mut tx, tenant, quota).await?;
-        Ok(tx.commit().await?)
+        self.commit(tx).await
     }
 
     /// What a tenant may hold, and what it holds.
