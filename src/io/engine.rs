@@ -115,13 +115,6 @@ impl EngineFile {
         Submitted { answer }
     }
 
-    /// Makes every write that has ended, and the file's length, durable (`fdatasync`).
-    pub fn sync(&self) -> Submitted<io::Result<()>> {
-        let (done, answer) = oneshot::channel();
-        self.submit(Operation::Sync { file: Arc::clone(&self.file), done });
-        Submitted { answer }
-    }
-
     fn submit(&self, operation: Operation) {
         // What a dead engine does not take is dropped, and dropping an operation answers it.
         match &self.queue {
@@ -171,10 +164,6 @@ pub(super) enum Operation {
         loan: Loan,
         len: usize,
         offset: u64,
-    },
-    Sync {
-        file: Arc<File>,
-        done: oneshot::Sender<io::Result<()>>,
     },
 }
 
@@ -258,7 +247,6 @@ mod tests {
             for write in writes {
                 write.await.unwrap();
             }
-            file.sync().await.unwrap();
             let (block, read) = file.read_at(pool.take().await, BLOCK, 199_999).await;
             assert_eq!(read.unwrap(), 1_000_001, "{}", engine.name());
             assert_eq!((block[0], block[1], block[200_000], block[1_000_000]), (1, 2, 2, 6));
@@ -316,10 +304,6 @@ mod tests {
                 drop(adopted);
                 assert_eq!(Arc::strong_count(&file), 1, "{}", engine.name());
             }
-            let adopted = engine.adopt(Arc::clone(&file));
-            adopted.sync().await.unwrap();
-            drop(adopted);
-            assert_eq!(Arc::strong_count(&file), 1, "{}", engine.name());
         }
     }
 
@@ -393,7 +377,6 @@ mod tests {
         drop(receiver);
         let file = EngineFile { file: Arc::new(tempfile::tempfile().unwrap()), queue: Queue::Threads(dead) };
         assert!(file.write_at(filled(&pool, 1).await, 0..1, 0).await.is_err());
-        assert!(file.sync().await.is_err());
         let (block, read) = file.read_at(pool.take().await, 1, 0).await;
         assert!(read.is_err());
         assert_eq!(block.len(), BLOCK);

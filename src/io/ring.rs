@@ -91,7 +91,6 @@ async fn prove() -> io::Result<()> {
     sent[..ALIGN].fill(0xa5);
     came[..ALIGN].fill(0);
     write_all(&file, &sent.freeze(), 0..ALIGN, 0).await?;
-    sync(&file).await?;
     let (came, outcome) = fill(&file, came, ALIGN, 0).await;
     if outcome? == ALIGN && came[..ALIGN].iter().all(|&byte| byte == 0xa5) {
         Ok(())
@@ -122,11 +121,6 @@ async fn perform(operation: Operation) {
             let (loan, outcome) = fill(&file, loan, len, offset).await;
             drop(file);
             loan.settle(outcome);
-        }
-        Operation::Sync { file, done } => {
-            let outcome = sync(&file).await;
-            drop(file);
-            let _ = done.send(outcome);
         }
     }
 }
@@ -169,12 +163,6 @@ where
         }
     }
     (buffer, Ok(filled))
-}
-
-/// A failed flush is not tried again, whatever its error: Linux reports a write-back error once.
-async fn sync(file: &Arc<File>) -> io::Result<()> {
-    let entry = opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
-    submit(Arc::clone(file), (), entry).await.0.map(drop)
 }
 
 /// Whether the same transfer may work when it is tried again.

@@ -72,11 +72,6 @@ fn perform(operation: Operation) {
             drop(file);
             loan.settle(outcome);
         }
-        Operation::Sync { file, done } => {
-            let outcome = file.sync_data();
-            drop(file);
-            let _ = done.send(outcome);
-        }
     }
 }
 
@@ -108,7 +103,7 @@ impl Faults {
         use std::sync::atomic::Ordering::SeqCst;
         let number = match operation {
             Operation::Write { .. } => self.write.load(SeqCst),
-            Operation::Sync { .. } | Operation::Read { .. } => 0,
+            Operation::Read { .. } => 0,
         };
         (number != 0).then(|| io::Error::from_raw_os_error(number))
     }
@@ -117,7 +112,7 @@ impl Faults {
 #[cfg(test)]
 fn fail(operation: Operation, fault: io::Error) {
     match operation {
-        Operation::Write { done, .. } | Operation::Sync { done, .. } => drop(done.send(Err(fault))),
+        Operation::Write { done, .. } => drop(done.send(Err(fault))),
         Operation::Read { loan, .. } => loan.settle(Err(fault)),
     }
 }
