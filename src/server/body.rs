@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 
 use super::activity::{Activity, Busy};
 use super::incoming::Payload;
-use super::sendfile::FileRegions;
+use super::regions::FileRegions;
 use super::timing::{self, SERVER_TIMING};
 use crate::control::Account;
 use crate::transfer::{Chunk, Outgoing};

@@ -19,7 +19,7 @@ use super::activity::Activity;
 use super::body::{Body, Download};
 use super::framing::Framing;
 use super::incoming::Payload;
-use super::sendfile::FileRegions;
+use super::regions::FileRegions;
 use super::tap::Tap;
 use super::timing::{self, SERVER_TIMING};
 use crate::control::Account;

@@ -7,6 +7,7 @@ pub mod framing;
 mod handle;
 mod incoming;
 pub mod listener;
+pub mod regions;
 pub mod sendfile;
 mod tap;
 mod timing;

@@ -1,10 +1,8 @@
-#![expect(unsafe_code, reason = "maps files, so that a body frame has an address by which the transport knows it")]
 //! Sends ranges of files by sendfile(2) beneath hyper, so that no byte of them enters user space.
 //!
-//! A body frame is a slice of a private address range that maps the file. hyper frames it, splits it and advances it
+//! A body frame of a file is a slice of an address range of [`FileRegions`]. hyper frames it, splits it and advances it
 //! like any other bytes, but never reads it; [`SendfileStream`] knows the address when hyper writes it out and has the
-//! kernel copy from the file instead. Whoever reads the slice all the same gets the right bytes, so a frame that ends
-//! up in another transport is slower and not wrong.
+//! kernel copy from the file instead.
 //!
 //! What is cached is sent by the caller's thread, what is not by a blocking thread.
 //!
@@ -15,24 +13,20 @@
 //! - A frame's bytes are the file's or the connection ends: a file that is shorter than the frame is an
 //!   `UnexpectedEof`, never other bytes. (Reading the slice of a file that was cut short is a SIGBUS; nothing here
 //!   does. Published images are never cut short or written.)
-//! - A region is known exactly as long as its `Bytes` live: it is forgotten before its addresses are free.
 //! - hyper's `pipeline_flush` stays off: it would make hyper copy frames.
 //!
 //! # Cancellation
 //! Dropping the stream or the `Bytes` at any time is safe.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use memmap2::{Mmap, MmapOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
@@ -40,6 +34,8 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+
+use super::regions::FileRegions;
 
 /// The most that one system call sends. Bounds how long a connection holds its thread. Larger ones gain nothing.
 const CALL: usize = 2 << 20;
@@ -61,102 +57,6 @@ const PEER_PAUSE: i64 = 20_000_000;
 
 /// The buffer of the way without sendfile(2).
 const COPY: usize = 64 << 10;
-
-/// The ranges of files whose addresses one connection knows. Clones are handles on the same set.
-#[derive(Clone, Debug, Default)]
-pub struct FileRegions {
-    by_start: Arc<Mutex<BTreeMap<usize, Region>>>,
-    disk: Arc<Mutex<DiskWait>>,
-}
-
-/// How long a connection has waited for the disk.
-#[derive(Debug, Default)]
-struct DiskWait {
-    ended: Duration,
-    since: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Region {
-    end: usize,
-    file: Arc<File>,
-    offset: u64,
-}
-
-impl FileRegions {
-    /// A body frame of `len` bytes of `file` from `offset` on, which this connection will send without reading it.
-    ///
-    /// `file` is open for buffered reads: with `O_DIRECT` only aligned ranges could be sent. Fails with `UnexpectedEof`
-    /// when the file ends before the range does. Costs a system call and address space, whatever `len`.
-    pub fn register(&self, file: Arc<File>, offset: u64, len: u64) -> io::Result<Bytes> {
-        if len == 0 {
-            return Ok(Bytes::new());
-        }
-        let file_len = file.metadata()?.len();
-        if offset.checked_add(len).is_none_or(|end| end > file_len) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let size = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        let mut options = MmapOptions::new();
-        options.offset(offset).len(size);
-        // SAFETY: the bytes behind the map must not change while a `&[u8]` of it is read. Only a transport other than
-        // `SendfileStream` reads it, and the files given here are published images, which the store never writes.
-        let map = unsafe { options.map(&*file) }?;
-        let start = map.as_ptr() as usize;
-        self.lock().insert(start, Region { end: start + size, file, offset });
-        Ok(Bytes::from_owner(Mapped { map, regions: self.clone() }))
-    }
-
-    /// How long the connection has waited for the disk in all, and whether it does now.
-    pub fn disk_wait(&self) -> (Duration, bool) {
-        let wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        (wait.ended + wait.since.map_or(Duration::ZERO, |since| since.elapsed()), wait.since.is_some())
-    }
-
-    fn begin_wait(&self) {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner).since = Some(Instant::now());
-    }
-
-    /// Ends the wait, of which this much was for the peer.
-    fn end_wait(&self, for_peer: Duration) {
-        let mut wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        let whole = wait.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        wait.ended += whole.saturating_sub(for_peer);
-    }
-
-    /// The file and the offset in it behind a slice, if it is one of ours.
-    fn find(&self, slice: &[u8]) -> Option<(Arc<File>, u64)> {
-        let start = slice.as_ptr() as usize;
-        let by_start = self.lock();
-        let (first, region) = by_start.range(..=start).next_back()?;
-        let known = start + slice.len() <= region.end && !slice.is_empty();
-        known.then(|| (Arc::clone(&region.file), region.offset + (start - first) as u64))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Region>> {
-        // No code panics between two changes of the map.
-        self.by_start.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The owner of a frame's addresses.
-struct Mapped {
-    map: Mmap,
-    regions: FileRegions,
-}
-
-impl AsRef<[u8]> for Mapped {
-    fn as_ref(&self) -> &[u8] {
-        &self.map
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // Before the addresses are free for another map, which is when the fields drop.
-        self.regions.lock().remove(&(self.map.as_ptr() as usize));
-    }
-}
 
 /// A TCP stream that sends the frames of its [`FileRegions`] by sendfile(2).
 #[derive(Debug)]
@@ -442,10 +342,10 @@ mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
     use std::future::poll_fn;
-    use std::io::Write;
     use std::net::SocketAddr;
     use std::task::Waker;
 
+    use bytes::Bytes;
     use http_body::{Body, Frame, SizeHint};
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
@@ -458,20 +358,10 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
+    use crate::server::regions::tests::file;
     use crate::server::watched::{Progress, Watched};
 
     const BEFORE: &[u8] = b"--part\r\n";
-
-    /// A file of `len` bytes, none of whose pages is like another.
-    fn file(len: usize) -> (Arc<File>, Vec<u8>) {
-        let bytes: Vec<u8> = (0..len.div_ceil(4))
-            .flat_map(|word| (word as u32).wrapping_mul(0x9e37_79b1).to_le_bytes())
-            .take(len)
-            .collect();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&bytes).unwrap();
-        (Arc::new(file), bytes)
-    }
 
     /// Two ends of a connection over loopback. The near one takes in little at a time if `slow`.
     async fn pair(slow: bool) -> (TcpStream, TcpStream) {
@@ -520,7 +410,7 @@ mod tests {
             async { Ok::<_, Infallible>(Response::new(Frames(frames))) }
         });
         let served = http1::Builder::new().serve_connection(io, service).await;
-        assert!(regions.lock().is_empty(), "frames are still registered");
+        assert!(regions.is_empty(), "frames are still registered");
         served
     }
 
@@ -727,35 +617,5 @@ mod tests {
         place.cached = 5;
         place.reach(1105);
         assert_eq!(place.cached, 0);
-    }
-
-    #[test]
-    fn region_is_known_from_registration_to_drop_and_by_its_own_slices_only() {
-        let (file, bytes) = file(20_000);
-        let regions = FileRegions::default();
-        let frame = regions.register(Arc::clone(&file), 5000, 10_000).unwrap();
-        assert!(frame == bytes[5000..15_000]);
-        let of = |slice: &[u8]| regions.find(slice).map(|(_, offset)| offset);
-        assert_eq!(of(&frame), Some(5000));
-        assert_eq!(of(&frame[9999..]), Some(14_999));
-        assert_eq!(of(&frame[..0]), None);
-        assert_eq!(of(&bytes), None);
-        let part = frame.slice(7..9);
-        drop(frame);
-        assert_eq!(of(&part), Some(5007));
-        drop(part);
-        assert!(regions.lock().is_empty());
-    }
-
-    #[test]
-    fn range_that_the_file_does_not_hold_is_refused() {
-        let (file, bytes) = file(10_000);
-        let regions = FileRegions::default();
-        for (offset, len) in [(0, 10_001), (10_000, 1), (u64::MAX, 1), (1, u64::MAX)] {
-            let refused = regions.register(Arc::clone(&file), offset, len).unwrap_err();
-            assert_eq!(refused.kind(), io::ErrorKind::UnexpectedEof);
-        }
-        assert!(regions.register(Arc::clone(&file), 10_000, 0).unwrap().is_empty());
-        assert!(regions.register(file, 0, bytes.len() as u64).unwrap() == bytes);
     }
 }

@@ -1,0 +1,171 @@
+#![expect(unsafe_code, reason = "maps files, so that a body frame has an address by which the transport knows it")]
+//! Address ranges that stand for ranges of files: body frames that are sent without being read.
+//!
+//! A frame is a slice of a private address range that maps the file. Who is given it can frame it, split it and advance
+//! it like any other bytes; [`super::sendfile::SendfileStream`] finds the file by the address. Whoever reads the slice
+//! all the same gets the right bytes, so a frame that ends up in another transport is slower and not wrong.
+//!
+//! # Invariants
+//! - A region is known exactly as long as its `Bytes` live: it is forgotten before its addresses are free.
+//!
+//! # Cancellation
+//! Nothing here waits. Dropping the `Bytes` at any time is safe.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use memmap2::{Mmap, MmapOptions};
+
+/// The ranges of files whose addresses one connection knows. Clones are handles on the same set.
+#[derive(Clone, Debug, Default)]
+pub struct FileRegions {
+    by_start: Arc<Mutex<BTreeMap<usize, Region>>>,
+    disk: Arc<Mutex<DiskWait>>,
+}
+
+/// How long a connection has waited for the disk.
+#[derive(Debug, Default)]
+struct DiskWait {
+    ended: Duration,
+    since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Region {
+    end: usize,
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl FileRegions {
+    /// A body frame of `len` bytes of `file` from `offset` on, which this connection will send without reading it.
+    ///
+    /// `file` is open for buffered reads: with `O_DIRECT` only aligned ranges could be sent. Fails with `UnexpectedEof`
+    /// when the file ends before the range does. Costs a system call and address space, whatever `len`.
+    pub fn register(&self, file: Arc<File>, offset: u64, len: u64) -> io::Result<Bytes> {
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let file_len = file.metadata()?.len();
+        if offset.checked_add(len).is_none_or(|end| end > file_len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let size = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(size);
+        // SAFETY: the bytes behind the map must not change while a `&[u8]` of it is read. Only a transport other than
+        // `SendfileStream` reads it, and the files given here are published images, which the store never writes.
+        let map = unsafe { options.map(&*file) }?;
+        let start = map.as_ptr() as usize;
+        self.lock().insert(start, Region { end: start + size, file, offset });
+        Ok(Bytes::from_owner(Mapped { map, regions: self.clone() }))
+    }
+
+    /// How long the connection has waited for the disk in all, and whether it does now.
+    pub fn disk_wait(&self) -> (Duration, bool) {
+        let wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        (wait.ended + wait.since.map_or(Duration::ZERO, |since| since.elapsed()), wait.since.is_some())
+    }
+
+    /// From now on the connection waits for the disk.
+    pub(super) fn begin_wait(&self) {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).since = Some(Instant::now());
+    }
+
+    /// Ends the wait, of which this much was for the peer.
+    pub(super) fn end_wait(&self, for_peer: Duration) {
+        let mut wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = wait.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        wait.ended += whole.saturating_sub(for_peer);
+    }
+
+    /// The file and the offset in it behind a slice, if it is one of ours.
+    pub(super) fn find(&self, slice: &[u8]) -> Option<(Arc<File>, u64)> {
+        let start = slice.as_ptr() as usize;
+        let by_start = self.lock();
+        let (first, region) = by_start.range(..=start).next_back()?;
+        let known = start + slice.len() <= region.end && !slice.is_empty();
+        known.then(|| (Arc::clone(&region.file), region.offset + (start - first) as u64))
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Region>> {
+        // No code panics between two changes of the map.
+        self.by_start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The owner of a frame's addresses.
+struct Mapped {
+    map: Mmap,
+    regions: FileRegions,
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // Before the addresses are free for another map, which is when the fields drop.
+        self.regions.lock().remove(&(self.map.as_ptr() as usize));
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// A file of `len` bytes, none of whose pages is like another.
+    pub(in crate::server) fn file(len: usize) -> (Arc<File>, Vec<u8>) {
+        let bytes: Vec<u8> = (0..len.div_ceil(4))
+            .flat_map(|word| (word as u32).wrapping_mul(0x9e37_79b1).to_le_bytes())
+            .take(len)
+            .collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        (Arc::new(file), bytes)
+    }
+
+    #[test]
+    fn region_is_known_from_registration_to_drop_and_by_its_own_slices_only() {
+        let (file, bytes) = file(20_000);
+        let regions = FileRegions::default();
+        let frame = regions.register(Arc::clone(&file), 5000, 10_000).unwrap();
+        assert!(frame == bytes[5000..15_000]);
+        let of = |slice: &[u8]| regions.find(slice).map(|(_, offset)| offset);
+        assert_eq!(of(&frame), Some(5000));
+        assert_eq!(of(&frame[9999..]), Some(14_999));
+        assert_eq!(of(&frame[..0]), None);
+        assert_eq!(of(&bytes), None);
+        let part = frame.slice(7..9);
+        drop(frame);
+        assert_eq!(of(&part), Some(5007));
+        drop(part);
+        assert!(regions.is_empty());
+    }
+
+    #[test]
+    fn range_that_the_file_does_not_hold_is_refused() {
+        let (file, bytes) = file(10_000);
+        let regions = FileRegions::default();
+        for (offset, len) in [(0, 10_001), (10_000, 1), (u64::MAX, 1), (1, u64::MAX)] {
+            let refused = regions.register(Arc::clone(&file), offset, len).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::UnexpectedEof);
+        }
+        assert!(regions.register(Arc::clone(&file), 10_000, 0).unwrap().is_empty());
+        assert!(regions.register(file, 0, bytes.len() as u64).unwrap() == bytes);
+    }
+}
