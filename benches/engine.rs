@@ -8,15 +8,14 @@
 //! size of the file, 256 by default.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use longshore::domain::ByteCount;
-use longshore::io::{BLOCK, EngineFile, IoEngine, Pool, SharedBlock, probe};
+use longshore::io::{BLOCK, EngineFile, IoEngine, Pool, SharedBlock, SharedFile, probe};
 use rustix::fs::OFlags;
 use tokio::runtime::Runtime;
 
@@ -97,7 +96,7 @@ impl Bench {
         }
     }
 
-    fn open(&self, direct: bool, fresh: bool) -> Arc<File> {
+    fn open(&self, direct: bool, fresh: bool) -> SharedFile {
         let path = self.dir.join("file");
         if fresh {
             let _ = std::fs::remove_file(&path);
@@ -105,7 +104,7 @@ impl Bench {
         let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(fresh).custom_flags(flags.bits().cast_signed());
-        Arc::new(options.open(path).expect("the bench's file opens"))
+        options.open(path).expect("the bench's file opens").into()
     }
 
     fn random_block(&self) -> SharedBlock {
@@ -115,8 +114,8 @@ impl Bench {
         block.freeze()
     }
 
-    async fn write(&self, engine: &IoEngine, file: &Arc<File>, data: &SharedBlock, way: Way) {
-        let adopted = engine.adopt(Arc::clone(file));
+    async fn write(&self, engine: &IoEngine, file: &SharedFile, data: &SharedBlock, way: Way) {
+        let adopted = engine.adopt(file.clone());
         let mut running = VecDeque::with_capacity(way.depth);
         for offset in (0..self.size).step_by(way.unit) {
             if running.len() == way.depth {

@@ -1,5 +1,6 @@
 //! The commands, from arguments to exit code.
 
+mod allocator;
 mod doctor;
 mod serve;
 mod user;

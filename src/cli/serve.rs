@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::runtime;
+use super::{allocator, runtime};
 use crate::app::App;
 use crate::config::Config;
 
 pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
+    allocator::give_back_large_memory();
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

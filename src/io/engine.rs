@@ -10,16 +10,15 @@
 //! # Cancellation
 //! Dropping a [`Submitted`] drops the answer; the operation goes on. A read block then goes back to its pool.
 
-use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
+use super::file::SharedFile;
 use super::pool::{Block, SharedBlock};
 use super::ring::{self, Ring};
 use super::threads::{self, Threads};
@@ -66,7 +65,7 @@ impl IoEngine {
     }
 
     /// Makes the engine work on this file. All operations of one file go to one ring.
-    pub fn adopt(&self, file: Arc<File>) -> EngineFile {
+    pub fn adopt(&self, file: SharedFile) -> EngineFile {
         let queue = match self {
             Self::Ring(ring) => Queue::Ring(ring.queue()),
             Self::Threads(threads) => Queue::Threads(threads.queue()),
@@ -78,7 +77,7 @@ impl IoEngine {
 /// A file that an engine works on. It is closed when all clones and their operations are done.
 #[derive(Clone, Debug)]
 pub struct EngineFile {
-    file: Arc<File>,
+    file: SharedFile,
     queue: Queue,
 }
 
@@ -96,7 +95,7 @@ impl EngineFile {
             // Nobody is gone yet: `answer` is still here.
             let _ = done.send(Err(io::ErrorKind::InvalidInput.into()));
         } else {
-            self.submit(Operation::Write { file: Arc::clone(&self.file), data, range, offset, done });
+            self.submit(Operation::Write { file: self.file.clone(), data, range, offset, done });
         }
         Submitted { answer }
     }
@@ -110,7 +109,7 @@ impl EngineFile {
         if len > room {
             loan.settle(Err(io::ErrorKind::InvalidInput.into()));
         } else {
-            self.submit(Operation::Read { file: Arc::clone(&self.file), loan, len, offset });
+            self.submit(Operation::Read { file: self.file.clone(), loan, len, offset });
         }
         Submitted { answer }
     }
@@ -153,14 +152,14 @@ type Filled = (Block, io::Result<usize>);
 #[derive(Debug)]
 pub(super) enum Operation {
     Write {
-        file: Arc<File>,
+        file: SharedFile,
         data: SharedBlock,
         range: Range<usize>,
         offset: u64,
         done: oneshot::Sender<io::Result<()>>,
     },
     Read {
-        file: Arc<File>,
+        file: SharedFile,
         loan: Loan,
         len: usize,
         offset: u64,
@@ -208,6 +207,7 @@ fn engine_gone() -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Read as _;
     use std::os::unix::fs::FileExt as _;
 
@@ -239,7 +239,7 @@ mod tests {
     async fn what_is_written_is_read_back_from_the_same_place() {
         for engine in engines() {
             let pool = pool();
-            let file = engine.adopt(Arc::new(tempfile::tempfile().unwrap()));
+            let file = engine.adopt(SharedFile::from(tempfile::tempfile().unwrap()));
             let mut writes = Vec::new();
             for n in 0..6u8 {
                 writes.push(file.write_at(filled(&pool, n + 1).await, 100..200_100, u64::from(n) * 200_000));
@@ -261,7 +261,7 @@ mod tests {
             let pool = pool();
             let file = tempfile::tempfile().unwrap();
             file.write_all_at(b"0123456789", 0).unwrap();
-            let file = engine.adopt(Arc::new(file));
+            let file = engine.adopt(SharedFile::from(file));
             let (block, read) = file.read_at(pool.take().await, 100, 4).await;
             assert_eq!(&block[..read.unwrap()], b"456789");
             let (_, read) = file.read_at(block, 100, 10).await;
@@ -274,7 +274,7 @@ mod tests {
         for engine in engines() {
             let pool = pool();
             let mut file = tempfile::tempfile().unwrap();
-            let adopted = engine.adopt(Arc::new(file.try_clone().unwrap()));
+            let adopted = engine.adopt(SharedFile::from(file.try_clone().unwrap()));
             for n in 0..8u64 {
                 drop(adopted.write_at(filled(&pool, 9).await, 0..BLOCK, n * BLOCK as u64));
             }
@@ -294,15 +294,15 @@ mod tests {
     async fn an_answered_operation_holds_neither_block_nor_file() {
         for engine in engines() {
             let pool = pool();
-            let file = Arc::new(tempfile::tempfile().unwrap());
+            let file = SharedFile::from(tempfile::tempfile().unwrap());
             // Often enough to meet an engine that answers first and lets go after.
             for _ in 0..2000 {
-                let adopted = engine.adopt(Arc::clone(&file));
+                let adopted = engine.adopt(file.clone());
                 adopted.write_at(pool.take().await.freeze(), 0..1, 0).await.unwrap();
                 assert_eq!(pool.in_use(), 0);
                 drop(adopted.read_at(pool.take().await, 1, 0).await);
                 drop(adopted);
-                assert_eq!(Arc::strong_count(&file), 1, "{}", engine.name());
+                assert_eq!(file.holders(), 1, "{}", engine.name());
             }
         }
     }
@@ -311,10 +311,10 @@ mod tests {
     async fn the_system_s_error_reaches_the_caller_and_the_block_comes_back() {
         for engine in engines() {
             let pool = pool();
-            let read_only = engine.adopt(Arc::new(File::open("/proc/self/exe").unwrap()));
+            let read_only = engine.adopt(SharedFile::from(File::open("/proc/self/exe").unwrap()));
             let refused = read_only.write_at(filled(&pool, 1).await, 0..10, 0).await.unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::BADF.raw_os_error()));
-            let directory = engine.adopt(Arc::new(File::open("/").unwrap()));
+            let directory = engine.adopt(SharedFile::from(File::open("/").unwrap()));
             let (block, read) = directory.read_at(pool.take().await, 10, 0).await;
             assert_eq!(read.unwrap_err().kind(), io::ErrorKind::IsADirectory);
             assert_eq!(block.len(), BLOCK);
@@ -325,7 +325,7 @@ mod tests {
     async fn a_range_outside_the_block_is_refused() {
         for engine in engines() {
             let pool = pool();
-            let file = engine.adopt(Arc::new(tempfile::tempfile().unwrap()));
+            let file = engine.adopt(SharedFile::from(tempfile::tempfile().unwrap()));
             assert!(file.write_at(filled(&pool, 1).await, 0..BLOCK + 1, 0).await.is_err());
             let (_block, read) = file.read_at(pool.take().await, BLOCK + 1, 0).await;
             assert!(read.is_err());
@@ -336,7 +336,7 @@ mod tests {
     async fn a_file_works_on_after_its_engine_was_dropped_and_the_threads_end_with_it() {
         for engine in engines() {
             let pool = pool();
-            let file = engine.adopt(Arc::new(tempfile::tempfile().unwrap()));
+            let file = engine.adopt(SharedFile::from(tempfile::tempfile().unwrap()));
             drop(engine);
             let first = file.write_at(filled(&pool, 1).await, 0..BLOCK, 0);
             let last = file.write_at(filled(&pool, 1).await, 0..BLOCK, BLOCK as u64);
@@ -360,8 +360,8 @@ mod tests {
         for engine in engines() {
             let pool = pool();
             let data = filled(&pool, 3).await;
-            let file = Arc::new(tempfile::tempfile().unwrap());
-            let adopted = engine.adopt(Arc::clone(&file));
+            let file = SharedFile::from(tempfile::tempfile().unwrap());
+            let adopted = engine.adopt(file.clone());
             let writes: Vec<_> = (0..1000u64).map(|n| adopted.write_at(data.clone(), 0..4096, n * 4096)).collect();
             for write in writes {
                 write.await.unwrap();
@@ -375,7 +375,7 @@ mod tests {
         let pool = pool();
         let (dead, receiver) = std::sync::mpsc::channel();
         drop(receiver);
-        let file = EngineFile { file: Arc::new(tempfile::tempfile().unwrap()), queue: Queue::Threads(dead) };
+        let file = EngineFile { file: SharedFile::from(tempfile::tempfile().unwrap()), queue: Queue::Threads(dead) };
         assert!(file.write_at(filled(&pool, 1).await, 0..1, 0).await.is_err());
         let (block, read) = file.read_at(pool.take().await, 1, 0).await;
         assert!(read.is_err());

@@ -3,12 +3,14 @@
 //! Knows files, offsets and blocks; knows nothing of volumes, stores or the network.
 
 mod engine;
+mod file;
 mod pool;
 pub mod probe;
 mod ring;
 mod threads;
 
 pub use engine::{EngineFile, IoEngine, Submitted};
+pub use file::SharedFile;
 pub use pool::{ALIGN, BLOCK, Block, Pool, SharedBlock};
 pub use ring::Ring;
 #[cfg(test)]

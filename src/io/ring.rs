@@ -21,6 +21,7 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 use tokio_util::task::TaskTracker;
 
 use super::engine::Operation;
+use super::file::SharedFile;
 use super::pool::{ALIGN, Pool, SharedBlock};
 
 /// Slots of one ring's submission queue. More in flight than this costs a system call per overflow, no failure.
@@ -83,7 +84,7 @@ fn run_ring(operations: mpsc::UnboundedReceiver<Operation>, tell: &ready::Sender
 /// Moves bytes through this ring, to a file in memory and back.
 async fn prove() -> io::Result<()> {
     let file = rustix::fs::memfd_create("longshore-probe", rustix::fs::MemfdFlags::CLOEXEC)?;
-    let file = Arc::new(File::from(file));
+    let file = SharedFile::from(File::from(file));
     let pool = Pool::small();
     let (Some(mut sent), Some(mut came)) = (pool.try_take(), pool.try_take()) else {
         return Err(io::ErrorKind::OutOfMemory.into());
@@ -125,14 +126,14 @@ async fn perform(operation: Operation) {
     }
 }
 
-async fn write_all(file: &Arc<File>, data: &SharedBlock, range: Range<usize>, offset: u64) -> io::Result<()> {
+async fn write_all(file: &SharedFile, data: &SharedBlock, range: Range<usize>, offset: u64) -> io::Result<()> {
     let mut written = 0;
     while written < range.len() {
         let rest = &data[range.start + written..range.end];
         let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), rest.as_ptr(), rest.len() as u32)
             .offset(offset + written as u64)
             .build();
-        match submit(Arc::clone(file), data.clone(), entry).await.0 {
+        match submit(file.clone(), data.clone(), entry).await.0 {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => written += n,
             Err(error) if passes(&error) => tokio::task::yield_now().await,
@@ -143,7 +144,7 @@ async fn write_all(file: &Arc<File>, data: &SharedBlock, range: Range<usize>, of
 }
 
 /// Reads until `buffer[..len]` is full or the file ends.
-async fn fill<B>(file: &Arc<File>, mut buffer: B, len: usize, offset: u64) -> (B, io::Result<usize>)
+async fn fill<B>(file: &SharedFile, mut buffer: B, len: usize, offset: u64) -> (B, io::Result<usize>)
 where
     B: AsMut<[u8]> + Unpin + 'static,
 {
@@ -153,7 +154,7 @@ where
         let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), rest.as_mut_ptr(), rest.len() as u32)
             .offset(offset + filled as u64)
             .build();
-        let (outcome, returned) = submit(Arc::clone(file), buffer, entry).await;
+        let (outcome, returned) = submit(file.clone(), buffer, entry).await;
         buffer = returned;
         match outcome {
             Ok(0) => break,
@@ -171,7 +172,11 @@ fn passes(error: &io::Error) -> bool {
 }
 
 /// Puts an entry into the ring. What its pointer and file number belong to must be in `buffer` and `file`.
-fn submit<B: 'static>(file: Arc<File>, buffer: B, entry: squeue::Entry) -> InFlightOneshot<(Arc<File>, B), Finish<B>> {
+fn submit<B: 'static>(
+    file: SharedFile,
+    buffer: B,
+    entry: squeue::Entry,
+) -> InFlightOneshot<(SharedFile, B), Finish<B>> {
     UnsubmittedOneshot::new((file, buffer), Finish(PhantomData), entry).submit()
 }
 
@@ -180,9 +185,9 @@ struct Finish<B>(PhantomData<B>);
 
 impl<B> OneshotOutputTransform for Finish<B> {
     type Output = (io::Result<usize>, B);
-    type StoredData = (Arc<File>, B);
+    type StoredData = (SharedFile, B);
 
-    fn transform_oneshot_output(self, (_, buffer): (Arc<File>, B), completion: cqueue::Entry) -> Self::Output {
+    fn transform_oneshot_output(self, (_, buffer): (SharedFile, B), completion: cqueue::Entry) -> Self::Output {
         let result = completion.result();
         (usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)), buffer)
     }

@@ -12,13 +12,14 @@
 //! Nothing here waits. Dropping the `Bytes` at any time is safe.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
+
+use crate::io::SharedFile;
 
 /// The ranges of files whose addresses one connection knows. Clones are handles on the same set.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +38,7 @@ struct DiskWait {
 #[derive(Debug)]
 struct Region {
     end: usize,
-    file: Arc<File>,
+    file: SharedFile,
     offset: u64,
 }
 
@@ -46,7 +47,7 @@ impl FileRegions {
     ///
     /// `file` is open for buffered reads: with `O_DIRECT` only aligned ranges could be sent. Fails with `UnexpectedEof`
     /// when the file ends before the range does. Costs a system call and address space, whatever `len`.
-    pub fn register(&self, file: Arc<File>, offset: u64, len: u64) -> io::Result<Bytes> {
+    pub fn register(&self, file: SharedFile, offset: u64, len: u64) -> io::Result<Bytes> {
         if len == 0 {
             return Ok(Bytes::new());
         }
@@ -61,8 +62,8 @@ impl FileRegions {
         // `SendfileStream` reads it, and the files given here are published images, which the store never writes.
         let map = unsafe { options.map(&*file) }?;
         let start = map.as_ptr() as usize;
-        self.lock().insert(start, Region { end: start + size, file, offset });
-        Ok(Bytes::from_owner(Mapped { map, regions: self.clone() }))
+        self.lock().insert(start, Region { end: start + size, file: file.clone(), offset });
+        Ok(Bytes::from_owner(Mapped { map, regions: self.clone(), _file: file }))
     }
 
     /// How long the connection has waited for the disk in all, and whether it does now.
@@ -84,12 +85,12 @@ impl FileRegions {
     }
 
     /// The file and the offset in it behind a slice, if it is one of ours.
-    pub(super) fn find(&self, slice: &[u8]) -> Option<(Arc<File>, u64)> {
+    pub(super) fn find(&self, slice: &[u8]) -> Option<(SharedFile, u64)> {
         let start = slice.as_ptr() as usize;
         let by_start = self.lock();
         let (first, region) = by_start.range(..=start).next_back()?;
         let known = start + slice.len() <= region.end && !slice.is_empty();
-        known.then(|| (Arc::clone(&region.file), region.offset + (start - first) as u64))
+        known.then(|| (region.file.clone(), region.offset + (start - first) as u64))
     }
 
     #[cfg(test)]
@@ -107,6 +108,8 @@ impl FileRegions {
 struct Mapped {
     map: Mmap,
     regions: FileRegions,
+    /// Outlives the map, which holds the file open too.
+    _file: SharedFile,
 }
 
 impl AsRef<[u8]> for Mapped {
@@ -129,21 +132,21 @@ pub(super) mod tests {
     use super::*;
 
     /// A file of `len` bytes, none of whose pages is like another.
-    pub(in crate::server) fn file(len: usize) -> (Arc<File>, Vec<u8>) {
+    pub(in crate::server) fn file(len: usize) -> (SharedFile, Vec<u8>) {
         let bytes: Vec<u8> = (0..len.div_ceil(4))
             .flat_map(|word| (word as u32).wrapping_mul(0x9e37_79b1).to_le_bytes())
             .take(len)
             .collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
-        (Arc::new(file), bytes)
+        (file.into(), bytes)
     }
 
     #[test]
     fn region_is_known_from_registration_to_drop_and_by_its_own_slices_only() {
         let (file, bytes) = file(20_000);
         let regions = FileRegions::default();
-        let frame = regions.register(Arc::clone(&file), 5000, 10_000).unwrap();
+        let frame = regions.register(file.clone(), 5000, 10_000).unwrap();
         assert!(frame == bytes[5000..15_000]);
         let of = |slice: &[u8]| regions.find(slice).map(|(_, offset)| offset);
         assert_eq!(of(&frame), Some(5000));
@@ -162,10 +165,10 @@ pub(super) mod tests {
         let (file, bytes) = file(10_000);
         let regions = FileRegions::default();
         for (offset, len) in [(0, 10_001), (10_000, 1), (u64::MAX, 1), (1, u64::MAX)] {
-            let refused = regions.register(Arc::clone(&file), offset, len).unwrap_err();
+            let refused = regions.register(file.clone(), offset, len).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::UnexpectedEof);
         }
-        assert!(regions.register(Arc::clone(&file), 10_000, 0).unwrap().is_empty());
+        assert!(regions.register(file.clone(), 10_000, 0).unwrap().is_empty());
         assert!(regions.register(file, 0, bytes.len() as u64).unwrap() == bytes);
     }
 }

@@ -36,6 +36,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::regions::FileRegions;
+use crate::io::SharedFile;
 
 /// The most that one system call sends. Bounds how long a connection holds its thread. Larger ones gain nothing.
 const CALL: usize = 2 << 20;
@@ -148,7 +149,7 @@ impl SendfileStream {
         &mut self,
         cx: &mut Context<'_>,
         frame: &[u8],
-        file: &Arc<File>,
+        file: &SharedFile,
         offset: u64,
     ) -> Poll<io::Result<usize>> {
         loop {
@@ -397,14 +398,19 @@ mod tests {
 
     /// Serves a connection: `/OFFSET-LEN/OFFSET-LEN` answers these ranges, each behind [`BEFORE`]. What `ready` does
     /// comes between the frames and the answer.
-    async fn serve(socket: TcpStream, file: Arc<File>, progress: Arc<Progress>, ready: impl Fn()) -> hyper::Result<()> {
+    async fn serve(
+        socket: TcpStream,
+        file: SharedFile,
+        progress: Arc<Progress>,
+        ready: impl Fn(),
+    ) -> hyper::Result<()> {
         let regions = FileRegions::default();
         let io = TokioIo::new(Watched::new(SendfileStream::new(Arc::new(socket), regions.clone()), None, progress));
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
             let mut frames = VecDeque::new();
             for range in ranges(request.uri().path()) {
                 frames.push_back(Bytes::from_static(BEFORE));
-                frames.push_back(regions.register(Arc::clone(&file), range.0, range.1).unwrap());
+                frames.push_back(regions.register(file.clone(), range.0, range.1).unwrap());
             }
             ready();
             async { Ok::<_, Infallible>(Response::new(Frames(frames))) }
@@ -478,7 +484,7 @@ mod tests {
         let (file, bytes) = file((48 << 20) + 77);
         file.sync_all().unwrap();
         for slow in [false, true] {
-            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+            rustix::fs::fadvise(&*file, 0, None, Advice::DontNeed).unwrap();
             if is_cached(&file, 0, CALL) {
                 println!("skipped: the file system of the temporary files keeps them in memory");
                 return;
@@ -486,7 +492,7 @@ mod tests {
             let (mut client, socket) = pair(slow).await;
             let regions = FileRegions::default();
             let mut stream = SendfileStream::new(Arc::new(socket), regions.clone());
-            let frame = regions.register(Arc::clone(&file), 5, bytes.len() as u64 - 5).unwrap();
+            let frame = regions.register(file.clone(), 5, bytes.len() as u64 - 5).unwrap();
             let send = async {
                 let mut left = frame;
                 while !left.is_empty() {
@@ -533,7 +539,7 @@ mod tests {
         let (file, bytes) = file(4 << 20);
         let left = (1 << 20) + 7;
         let (mut client, socket) = pair(false).await;
-        let cut = Arc::clone(&file);
+        let cut = file.clone();
         let truncate = move || cut.set_len(left as u64).unwrap();
         let requests = async {
             ask(&mut client, "/0-4194304").await;
@@ -587,7 +593,7 @@ mod tests {
         let regions = FileRegions::default();
         let mut stream = SendfileStream::new(Arc::new(socket), regions.clone());
         let is_corked = |stream: &SendfileStream| rustix::net::sockopt::tcp_cork(&stream.socket).unwrap();
-        let frame = regions.register(Arc::clone(&file), 0, bytes.len() as u64).unwrap();
+        let frame = regions.register(file.clone(), 0, bytes.len() as u64).unwrap();
         let send = async {
             assert!(!is_corked(&stream));
             let mut left = frame;

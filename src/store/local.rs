@@ -21,7 +21,6 @@ mod sidecar;
 mod steps;
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -33,7 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::steps::{Steps, length};
 use super::{BlockStore, Boxed, Draft, DraftOptions, Image, Reservation, Run, StoreError, data_runs, is_zero};
 use crate::domain::{ByteCount, CrashPoints, Extent, Pieces, VolumeId};
-use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock};
+use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
 
 /// Whether drafts are written past the page cache (`O_DIRECT`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,11 +107,11 @@ impl BlockStore for LocalStore {
         Box::pin(async move {
             let DraftOptions { expected, reservation } = options;
             let (file, direct) = self.step(move |steps| steps.begin_draft(id, expected)).await?;
-            let file = Arc::new(file);
+            let file = SharedFile::from(file);
             let draft = LocalDraft {
                 store: self.clone(),
                 id,
-                engine_file: self.engine.adopt(Arc::clone(&file)),
+                engine_file: self.engine.adopt(file.clone()),
                 file,
                 direct,
                 reservation: Arc::new(reservation),
@@ -127,8 +126,8 @@ impl BlockStore for LocalStore {
         Box::pin(async move {
             let (dir, file) = self.step(move |steps| steps.open_image(id, false)).await?;
             let size = length(&file)?;
-            let file = Arc::new(file);
-            let engine_file = self.engine.adopt(Arc::clone(&file));
+            let file = SharedFile::from(file);
+            let engine_file = self.engine.adopt(file.clone());
             Ok(Arc::new(LocalImage { id, dir, size, file, engine_file }) as Arc<dyn Image>)
         })
     }
@@ -170,7 +169,7 @@ impl BlockStore for LocalStore {
 struct LocalDraft {
     store: LocalStore,
     id: VolumeId,
-    file: Arc<File>,
+    file: SharedFile,
     engine_file: EngineFile,
     direct: bool,
     reservation: Arc<Reservation>,
@@ -231,7 +230,7 @@ impl Draft for LocalDraft {
                 return Err(refused("more pieces than the size spans"));
             }
             // One step on one thread: for a small draft, each change of threads costs more than what it waits for.
-            let (id, file) = (self.id, Arc::clone(&self.file));
+            let (id, file) = (self.id, self.file.clone());
             self.store.step(move |steps| steps.publish_draft(id, &file, size, &pieces)).await
         })
     }
@@ -242,7 +241,7 @@ struct LocalImage {
     id: VolumeId,
     dir: PathBuf,
     size: ByteCount,
-    file: Arc<File>,
+    file: SharedFile,
     engine_file: EngineFile,
 }
 
@@ -261,7 +260,7 @@ impl Image for LocalImage {
     }
 
     fn runs(&self, within: Extent) -> Boxed<'_, io::Result<Vec<Run>>> {
-        let file = Arc::clone(&self.file);
+        let file = self.file.clone();
         let size = self.size;
         Box::pin(async move {
             if within.offset.checked_add(within.len).is_none_or(|end| end > size.get()) {
@@ -276,8 +275,8 @@ impl Image for LocalImage {
         Box::pin(blocking(move || sidecar::read(&path, id, size)))
     }
 
-    fn file(&self) -> Option<Arc<File>> {
-        Some(Arc::clone(&self.file))
+    fn file(&self) -> Option<SharedFile> {
+        Some(self.file.clone())
     }
 }
 

@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::domain::{ByteCount, Extent, Fault, FaultKind, Pieces, VolumeId};
-use crate::io::{Block, SharedBlock};
+use crate::io::{Block, SharedBlock, SharedFile};
 
 pub use local::{Direct, LocalSettings, LocalStore};
 pub use reservation::{Ledger, Reservation};
@@ -106,7 +106,7 @@ pub trait Image: Send + Sync {
     fn pieces(&self) -> Boxed<'_, Result<Pieces, StoreError>>;
 
     /// The open file behind it, where there is one: for the kernel's own copy to a socket.
-    fn file(&self) -> Option<Arc<std::fs::File>>;
+    fn file(&self) -> Option<SharedFile>;
 }
 
 /// A part of an image that is all data or all hole.

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::progress::{Phase, Progress};
 use crate::domain::Extent;
-use crate::io::{BLOCK, Block, Pool};
+use crate::io::{BLOCK, Block, Pool, SharedFile};
 use crate::store::{Image, Run};
 
 /// What is sent, in order.
@@ -38,13 +38,13 @@ pub enum Chunk {
     /// Bytes in memory.
     Bytes(Bytes),
     /// A range of a file, for the kernel to copy.
-    File(Arc<File>, Extent),
+    File(SharedFile, Extent),
 }
 
 /// How the image's bytes reach the transport.
 pub enum Route {
     /// As ranges of this file.
-    Kernel(Arc<File>),
+    Kernel(SharedFile),
     /// Through blocks of this pool; reads ahead run in the tracker.
     Blocks(Pool, TaskTracker),
 }
@@ -204,11 +204,11 @@ fn zeros(len: usize) -> Bytes {
 
 /// A file of [`KERNEL_CHUNK`] zeros in memory that takes up none: the kernel sends its one page of zeros for all of it.
 /// None on a system that has no such files.
-fn hole() -> Option<Arc<File>> {
-    static HOLE: LazyLock<Option<Arc<File>>> = LazyLock::new(|| {
+fn hole() -> Option<SharedFile> {
+    static HOLE: LazyLock<Option<SharedFile>> = LazyLock::new(|| {
         let file = File::from(rustix::fs::memfd_create("hole", MemfdFlags::CLOEXEC).ok()?);
         file.set_len(KERNEL_CHUNK).ok()?;
-        Some(Arc::new(file))
+        Some(file.into())
     });
     HOLE.clone()
 }

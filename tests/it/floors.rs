@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("dialect", &["domain"]),
     ("metrics", &["transfer"]),
     ("control", &["auth", "domain", "io", "meta", "metrics", "store", "transfer"]),
-    ("server", &["auth", "control", "dialect", "domain", "metrics", "transfer"]),
+    ("server", &["auth", "control", "dialect", "domain", "io", "metrics", "transfer"]),
     ("config", &["domain"]),
     ("app", &["auth", "config", "control", "domain", "io", "meta", "metrics", "server", "store", "transfer"]),
     ("cli", &["app", "auth", "config", "domain", "io", "meta"]),
@@ -32,6 +32,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls::", &["server"]),
     ("prometheus_client::", &["metrics"]),
     ("argon2::", &["auth"]),
+    ("libc::", &["cli"]),
 ];
 
 #[test]

@@ -88,6 +88,24 @@ fn crowd(server: &Server) {
     assert!(peak < (BUDGET + 100) << 20, "{} MiB", peak >> 20);
 }
 
+/// Each takes 19 MiB for some milliseconds.
+#[test]
+fn the_memory_of_password_digests_is_given_back() {
+    let server = Server::start();
+    let logins: Vec<_> = (0..6).map(|n| server.add_user(&format!("user{n}"))).collect();
+    std::thread::scope(|scope| {
+        for login in &logins {
+            scope.spawn(|| {
+                let listing = server.anonymous_curl("/api/2.0/drives/").user(login).run();
+                assert_eq!(listing.status, 200);
+            });
+        }
+    });
+    crate::harness::wait_for("the memory to be given back", || {
+        (machine::memory(server.pid()) < 32 << 20).then_some(())
+    });
+}
+
 trait Stalled: std::io::Read + std::io::Write {}
 impl<T: std::io::Read + std::io::Write> Stalled for T {}
 

@@ -6,9 +6,18 @@ use std::path::Path;
 
 /// The most memory that a process held, in bytes.
 pub(crate) fn peak_memory(pid: u32) -> u64 {
+    status(pid, "VmHWM:")
+}
+
+/// The memory that a process holds, in bytes.
+pub(crate) fn memory(pid: u32) -> u64 {
+    status(pid, "VmRSS:")
+}
+
+fn status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a process has a peak");
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("the peak is a number");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a process has memory");
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("it is a number");
     kib << 10
 }
 

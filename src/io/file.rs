@@ -1,0 +1,95 @@
+//! An open file that many work on, and that stops no one when it is closed.
+//!
+//! Closing the last descriptor of a file that was removed frees its blocks: that waits for the journal of the file
+//! system, for a tenth of a second when the disk is busy. So such a file is closed on a blocking thread. Any other is
+//! closed where its last clone is dropped.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+/// An open file. Clones share it.
+#[derive(Clone, Debug)]
+pub struct SharedFile(Arc<Held>);
+
+/// `None` only while it is dropped.
+#[derive(Debug)]
+struct Held(Option<File>);
+
+impl From<File> for SharedFile {
+    fn from(file: File) -> Self {
+        Self(Arc::new(Held(Some(file))))
+    }
+}
+
+#[cfg(test)]
+impl SharedFile {
+    /// How many clones there are.
+    pub(super) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+}
+
+impl Deref for SharedFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        self.0.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(file) = self.0.take() else { return };
+        let is_removed = file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+        if is_removed && let Ok(runtime) = Handle::try_current() {
+            // A runtime that ends drops the work, and with it the file, here.
+            runtime.spawn_blocking(move || drop(file));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+    use std::path::PathBuf;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Where this descriptor leads, if it is open.
+    fn target(descriptor: i32) -> Option<PathBuf> {
+        std::fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()
+    }
+
+    /// Nothing else opens files here: each test has a process of its own.
+    #[test]
+    fn a_removed_file_is_closed_by_a_blocking_thread_and_any_other_at_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        let open = || SharedFile::from(File::create(&path).unwrap());
+        runtime.block_on(async {
+            let kept = open();
+            let descriptor = kept.as_raw_fd();
+            drop(kept);
+            assert_eq!(target(descriptor), None);
+
+            let removed = open();
+            let descriptor = removed.as_raw_fd();
+            let there = target(descriptor);
+            std::fs::remove_file(&path).unwrap();
+            let (go, gate) = mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || gate.recv());
+            drop(removed);
+            assert!(target(descriptor).is_some_and(|now| now != *there.as_ref().unwrap()), "it waits for the thread");
+            go.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert_eq!(target(descriptor), None);
+        });
+    }
+}
