@@ -39,7 +39,7 @@ use super::regions::FileRegions;
 use crate::io::SharedFile;
 
 /// The most that one system call sends. Bounds how long a connection holds its thread. Larger ones gain nothing.
-const CALL: usize = 2 << 20;
+const CALL: usize = 1 << 20;
 
 /// Whether a range is cached is asked for this much at a time. What is evicted meanwhile blocks the thread that sends.
 const PROBE: usize = 8 << 20;
@@ -50,7 +50,7 @@ const COLD_TURN: usize = 32 << 20;
 
 /// The most that is sent before other tasks of the thread get a turn: a fraction of a millisecond on loopback, so that
 /// many downloads share a thread evenly.
-const TURN: usize = 2 << 20;
+const TURN: usize = 1 << 20;
 
 /// How long a blocking thread waits for a peer before it gives the connection back, in nanoseconds. A peer that flows
 /// keeps the thread for its whole turn; one that stalls costs it no more than this.

@@ -146,7 +146,9 @@ pub async fn receive(
                 continue;
             }
         }
-        let taken = source.take(sink.space().await?).map_err(ReceiveError::Source)?;
+        let space = sink.space().await?;
+        let most = space.len().min(TURN);
+        let taken = source.take(&mut space[..most]).map_err(ReceiveError::Source)?;
         let end = sink.received + taken as u64;
         if end > room {
             room = progress.during(Phase::Disk, allowance.extend(end)).await.map_err(ReceiveError::Refused)?;

@@ -166,7 +166,7 @@ impl Steps {
             let flags = flags.bits().cast_signed();
             OpenOptions::new().read(true).write(write).custom_flags(flags).open(dir.join("image"))
         };
-        // A read that changed the time of the last one would wait for the journal. Only the owner may ask for this.
+        // A read that notes its time is a write to the file system, which may wait. Only the owner may ask for this.
         let opened = match open(OFlags::NOATIME) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open(OFlags::empty()),
             opened => opened,
