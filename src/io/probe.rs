@@ -32,6 +32,12 @@ pub fn reflink(dir: &Path) -> io::Result<()> {
     Ok(rustix::fs::ioctl_ficlone(&target, &source)?)
 }
 
+/// Whether files in `dir` can carry attributes of users (xattr(7)); else why not.
+pub fn attributes(dir: &Path) -> io::Result<()> {
+    let file = scratch(dir, OFlags::empty())?;
+    Ok(rustix::fs::fsetxattr(&file, "user.probe", &[1; 64], rustix::fs::XattrFlags::empty())?)
+}
+
 /// The bytes that an unprivileged process may still write to the file system of `dir`.
 pub fn free_space(dir: &Path) -> io::Result<ByteCount> {
     let stat = rustix::fs::statvfs(dir)?;
@@ -59,7 +65,11 @@ mod tests {
     #[test]
     fn a_probe_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, outcome) in [("direct", direct_io(dir.path())), ("reflink", reflink(dir.path()))] {
+        for (name, outcome) in [
+            ("direct", direct_io(dir.path())),
+            ("reflink", reflink(dir.path())),
+            ("attributes", attributes(dir.path())),
+        ] {
             println!("{name}: {outcome:?}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -70,6 +80,7 @@ mod tests {
         let dir = Path::new("/does/not/exist");
         assert!(direct_io(dir).is_err());
         assert!(reflink(dir).is_err());
+        assert!(attributes(dir).is_err());
         assert!(free_space(dir).is_err());
     }
 

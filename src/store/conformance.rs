@@ -87,6 +87,12 @@ impl Subject {
         self.root.join("drives").join(id.to_string())
     }
 
+    /// The file with a drive's bytes.
+    fn image(&self, id: VolumeId) -> PathBuf {
+        let drive = self.drive(id);
+        if drive.is_dir() { drive.join("image") } else { drive }
+    }
+
     /// The names in all of the store's directories.
     fn left(&self) -> Vec<String> {
         let entries = ["drives", "incoming", "trash"].map(|dir| fs::read_dir(self.root.join(dir)).unwrap());
@@ -218,7 +224,7 @@ fn runs_of_zeros_take_no_disk_and_are_told_as_holes() {
         content[6 * BLOCK + GRANULE] = 1;
         let id = subject.publish(&content).await;
         assert!(subject.read(id).await == content);
-        let allocated = fs::metadata(subject.drive(id).join("image")).unwrap().blocks() * 512;
+        let allocated = fs::metadata(subject.image(id)).unwrap().blocks() * 512;
         assert!(allocated <= (BLOCK + GRANULE) as u64, "{allocated} B on disk");
 
         let image = subject.store.open(id).await.unwrap();
@@ -346,10 +352,10 @@ fn a_clone_is_equal_and_independent_and_may_be_run_again() {
         subject.store.clone_image(source, target).await.unwrap();
         subject.store.clone_image(source, target).await.unwrap();
         assert!(subject.read(target).await == content);
-        let [sparse, copy] = [source, target].map(|id| fs::metadata(subject.drive(id).join("image")).unwrap().blocks());
+        let [sparse, copy] = [source, target].map(|id| fs::metadata(subject.image(id)).unwrap().blocks());
         assert!(copy <= sparse + 8, "the copy takes {copy} sectors, its source {sparse}");
 
-        let file = fs::OpenOptions::new().write(true).open(subject.drive(source).join("image")).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(subject.image(source)).unwrap();
         file.write_all_at(&[0xff; 100], 0).unwrap();
         assert!(subject.read(target).await == content);
         subject.store.remove(source).await.unwrap();
@@ -383,18 +389,24 @@ fn a_grown_drive_keeps_its_bytes_and_pieces_and_reads_zero_behind_them() {
 #[test]
 fn removing_twice_succeeds_and_an_open_image_reads_on() {
     on_every_store(async |subject| {
-        let content = noise(BLOCK, 1);
-        let id = subject.publish(&content).await;
-        let image = subject.store.open(id).await.unwrap();
-        for _ in 0..2 {
-            subject.store.remove(id).await.unwrap();
+        for size in [BLOCK, 3 * BLOCK] {
+            let content = noise(size, 1);
+            let id = subject.publish(&content).await;
+            let image = subject.store.open(id).await.unwrap();
+            for _ in 0..2 {
+                subject.store.remove(id).await.unwrap();
+            }
+            assert!(subject.is_missing(id).await);
+            assert_eq!(subject.left(), [""; 0]);
+            let (block, outcome) = image.read_at(subject.pool.take().await, BLOCK, 0).await;
+            outcome.unwrap();
+            assert!(block[..] == content[..BLOCK]);
+            match image.pieces().await {
+                // An attribute is as open as its file.
+                Ok(pieces) => assert_eq!(pieces, pieces_for(size)),
+                Err(error) => assert!(matches!(error, StoreError::Missing(_)), "removed is not damaged: {error}"),
+            }
         }
-        assert!(subject.is_missing(id).await);
-        assert_eq!(subject.left(), [""; 0]);
-        let (block, outcome) = image.read_at(subject.pool.take().await, BLOCK, 0).await;
-        outcome.unwrap();
-        assert!(block[..] == content[..]);
-        assert!(matches!(image.pieces().await, Err(StoreError::Missing(_))), "removed is not damaged");
     });
 }
 
@@ -458,16 +470,109 @@ fn damaged_or_missing_pieces_are_told_and_are_not_cloned() {
 #[test]
 fn nobody_but_the_owner_may_look_into_the_store() {
     on_every_store(async |subject| {
-        let id = subject.publish(&noise(10, 1)).await;
+        let small = subject.publish(&noise(10, 1)).await;
+        let large = subject.publish(&noise(3 * BLOCK, 1)).await;
         for (path, mode) in [
             (subject.root.clone(), 0o700),
             (subject.root.join("drives"), 0o700),
-            (subject.drive(id), 0o700),
-            (subject.drive(id).join("image"), 0o600),
-            (subject.drive(id).join("pieces"), 0o600),
+            (subject.image(small), 0o600),
+            (subject.drive(large), 0o700),
+            (subject.image(large), 0o600),
+            (subject.drive(large).join("pieces"), 0o600),
         ] {
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
         }
+    });
+}
+
+/// Whether drives of one piece are one file here.
+fn attaches(subject: &Subject) -> bool {
+    let outcome = probe::attributes(&subject.root);
+    outcome.inspect_err(|error| println!("skipped with attributes: {error}")).is_ok()
+}
+
+#[test]
+fn a_drive_of_one_piece_is_one_file_and_keeps_its_digest_through_clone_and_growth() {
+    on_every_store(async |subject| {
+        if !attaches(subject) {
+            return;
+        }
+        let content = noise(2 * BLOCK, 1);
+        let source = subject.publish(&content).await;
+        let large = subject.publish(&noise(2 * BLOCK + 1, 1)).await;
+        let target = VolumeId::random();
+        subject.store.clone_image(source, target).await.unwrap();
+        subject.store.grow(target, bytes(7 * BLOCK)).await.unwrap();
+        assert!(subject.drive(source).is_file() && subject.drive(target).is_file() && subject.drive(large).is_dir());
+        let grown = subject.read(target).await;
+        assert!(grown[..content.len()] == content[..] && is_zero(&grown[content.len()..]));
+        for id in [source, target] {
+            assert_eq!(subject.store.open(id).await.unwrap().pieces().await.unwrap(), pieces_for(content.len()));
+            subject.store.remove(id).await.unwrap();
+            assert!(subject.is_missing(id).await);
+        }
+        assert_eq!(subject.left(), [large.to_string()]);
+    });
+}
+
+#[test]
+fn a_damaged_or_missing_attribute_is_told_and_is_not_cloned() {
+    on_every_store(async |subject| {
+        if !attaches(subject) {
+            return;
+        }
+        let id = subject.publish(&noise(10, 1)).await;
+        let image = subject.store.open(id).await.unwrap();
+        let (path, name) = (subject.drive(id), "user.pieces");
+        let mut good = vec![0; 200];
+        let len = rustix::fs::getxattr(&path, name, &mut good[..]).unwrap();
+        good.truncate(len);
+        let mut flipped = good.clone();
+        flipped[30] ^= 1;
+        for bad in [&flipped[..], &good[..len - 1], &[good.clone(), good.clone()].concat(), &[]] {
+            rustix::fs::setxattr(&path, name, bad, rustix::fs::XattrFlags::empty()).unwrap();
+            assert!(matches!(image.pieces().await, Err(StoreError::Damaged(damaged, _)) if damaged == id));
+        }
+        rustix::fs::removexattr(&path, name).unwrap();
+        assert!(matches!(image.pieces().await, Err(StoreError::Damaged(..))));
+        let target = VolumeId::random();
+        assert!(matches!(subject.store.clone_image(id, target).await, Err(StoreError::Damaged(..))));
+        assert!(subject.is_missing(target).await);
+    });
+}
+
+#[test]
+fn a_draft_replaces_a_leftover_of_either_form() {
+    on_every_store(async |subject| {
+        let id = VolumeId::random();
+        for size in [10, 3 * BLOCK, 10, 3 * BLOCK] {
+            let draft = subject.draft(id, size).await;
+            subject.fill(&*draft, &noise(size, 1)).await;
+        }
+        let content = noise(20, 2);
+        let draft = subject.draft(id, content.len()).await;
+        subject.fill(&*draft, &content).await;
+        draft.publish(bytes(content.len()), pieces_for(content.len())).await.unwrap();
+        assert!(subject.read(id).await == content);
+        assert_eq!(subject.left(), [id.to_string()]);
+    });
+}
+
+/// What a file system that does not rename in one step may show after a power cut: only `drives/` is flushed when a
+/// drive that is one file is published.
+#[test]
+fn a_drive_that_is_back_under_its_draft_s_name_too_stays_whole_when_that_is_swept() {
+    on_every_store(async |subject| {
+        if !attaches(subject) {
+            return;
+        }
+        let content = noise(BLOCK, 1);
+        let id = subject.publish(&content).await;
+        fs::hard_link(subject.drive(id), subject.root.join("incoming").join(id.to_string())).unwrap();
+        let removed = subject.store.sweep(Arc::new(|_| true), Arc::new(|_| false)).await.unwrap();
+        assert_eq!(removed, [id]);
+        assert!(subject.read(id).await == content);
+        assert_eq!(subject.left(), [id.to_string()]);
     });
 }
 
@@ -630,13 +735,22 @@ const SOURCE: VolumeId = VolumeId::from_bytes([1; 16]);
 const UPLOAD: VolumeId = VolumeId::from_bytes([2; 16]);
 const CLONE: VolumeId = VolumeId::from_bytes([3; 16]);
 const DOOMED: VolumeId = VolumeId::from_bytes([4; 16]);
+const LARGE: VolumeId = VolumeId::from_bytes([5; 16]);
+
+/// What is uploaded as this drive: one that is a file, or one that is a folder.
+fn uploaded(id: VolumeId) -> Vec<u8> {
+    noise(if id == LARGE { 3 * BLOCK + 9 } else { BLOCK + 9 }, 2)
+}
 
 /// Every kind of step once, each told to `did` when it is durable.
 async fn every_step(subject: &Subject, mut did: impl FnMut(&str)) {
-    let draft = subject.draft(UPLOAD, BLOCK + 9).await;
-    subject.fill(&*draft, &noise(BLOCK + 9, 2)).await;
-    draft.publish(bytes(BLOCK + 9), pieces_for(BLOCK + 9)).await.unwrap();
-    did("publish");
+    for (id, step) in [(UPLOAD, "publish"), (LARGE, "publish a large one")] {
+        let content = uploaded(id);
+        let draft = subject.draft(id, content.len()).await;
+        subject.fill(&*draft, &content).await;
+        draft.publish(bytes(content.len()), pieces_for(content.len())).await.unwrap();
+        did(step);
+    }
     subject.store.clone_image(SOURCE, CLONE).await.unwrap();
     did("clone");
     subject.store.grow(SOURCE, bytes(3 * BLOCK)).await.unwrap();
@@ -678,11 +792,11 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
 
         // Whoever opens the store next needs no repair: what is visible is whole.
         let mut visible = Vec::new();
-        for id in [SOURCE, UPLOAD, CLONE, DOOMED] {
+        for id in [SOURCE, UPLOAD, CLONE, DOOMED, LARGE] {
             if !subject.is_missing(id).await {
                 visible.push(id);
                 let read = subject.read(id).await;
-                let expected = if id == UPLOAD { noise(BLOCK + 9, 2) } else { source.clone() };
+                let expected = if [UPLOAD, LARGE].contains(&id) { uploaded(id) } else { source.clone() };
                 assert!(read[..expected.len()] == expected[..] && is_zero(&read[expected.len()..]), "{id} at {at}");
                 let pieces = subject.store.open(id).await.unwrap().pieces().await.unwrap();
                 assert_eq!(pieces, pieces_for(expected.len()));
@@ -692,6 +806,7 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
         }
         assert!(visible.contains(&SOURCE));
         assert!(visible.contains(&UPLOAD) || !did("publish"), "an acknowledged drive is gone at {at}");
+        assert!(visible.contains(&LARGE) || !did("publish a large one"), "an acknowledged drive is gone at {at}");
         assert!(visible.contains(&CLONE) || !did("clone"), "an acknowledged clone is gone at {at}");
         assert!(!visible.contains(&DOOMED) || !did("remove"), "a removed drive is back at {at}");
 
@@ -703,6 +818,7 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
 
         // And every step can be run again.
         subject.store.remove(UPLOAD).await.unwrap();
+        subject.store.remove(LARGE).await.unwrap();
         every_step(&subject, |_| ()).await;
         if ended.status.success() {
             println!("{} crash points", at - 1);

@@ -3,12 +3,15 @@
 //! ```text
 //! root/drives/<id>/image     the bytes; holes where they are zero
 //! root/drives/<id>/pieces    their piece digests, see `sidecar`
-//! root/incoming/<id>/        a draft or an unfinished clone, the same files
-//! root/trash/<id>-<random>/  removed, and being unlinked
+//! root/drives/<id>           a drive that was uploaded in one piece: the bytes, the digest in an attribute
+//! root/incoming/<id>         a draft or an unfinished clone, in either form
+//! root/trash/<id>-<random>   removed, and being unlinked
 //! ```
+//! A copy of these directories must keep extended attributes and holes (`cp --archive`, `rsync --archive --xattrs
+//! --sparse`).
 //!
 //! # Crash
-//! A directory enters `drives/` by one rename, after everything in it was flushed, and leaves by one rename. So after
+//! A drive enters `drives/` by one rename, after everything in it was flushed, and leaves by one rename. So after
 //! a crash `drives/` holds whole drives only, and what the other two hold is leftovers.
 //!
 //! # Cancellation
@@ -23,13 +26,13 @@ mod steps;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_util::task::AbortOnDropHandle;
 
-use self::steps::{Steps, length};
+use self::steps::{Begun, Form, Opened, Steps, length};
 use super::{BlockStore, Boxed, Draft, DraftOptions, Image, Reservation, Run, StoreError, data_runs, is_zero};
 use crate::domain::{ByteCount, CrashPoints, Extent, Pieces, VolumeId};
 use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
@@ -106,13 +109,14 @@ impl BlockStore for LocalStore {
     fn draft(&self, id: VolumeId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>> {
         Box::pin(async move {
             let DraftOptions { expected, reservation } = options;
-            let (file, direct) = self.step(move |steps| steps.begin_draft(id, expected)).await?;
+            let Begun { file, direct, form } = self.step(move |steps| steps.begin_draft(id, expected)).await?;
             let file = SharedFile::from(file);
             let draft = LocalDraft {
                 store: self.clone(),
                 id,
                 engine_file: self.engine.adopt(file.clone()),
                 file,
+                form,
                 direct,
                 reservation: Arc::new(reservation),
                 unproven: Arc::default(),
@@ -124,11 +128,10 @@ impl BlockStore for LocalStore {
 
     fn open(&self, id: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>> {
         Box::pin(async move {
-            let (dir, file) = self.step(move |steps| steps.open_image(id, false)).await?;
-            let size = length(&file)?;
-            let file = SharedFile::from(file);
-            let engine_file = self.engine.adopt(file.clone());
-            Ok(Arc::new(LocalImage { id, dir, size, file, engine_file }) as Arc<dyn Image>)
+            let opened = self.step(move |steps| steps.open_image(id, false)).await?;
+            let size = length(&opened.file)?;
+            let engine_file = self.engine.adopt(opened.file.clone());
+            Ok(Arc::new(LocalImage { id, size, opened: Arc::new(opened), engine_file }) as Arc<dyn Image>)
         })
     }
 
@@ -170,6 +173,7 @@ struct LocalDraft {
     store: LocalStore,
     id: VolumeId,
     file: SharedFile,
+    form: Form,
     engine_file: EngineFile,
     direct: bool,
     reservation: Arc<Reservation>,
@@ -230,8 +234,8 @@ impl Draft for LocalDraft {
                 return Err(refused("more pieces than the size spans"));
             }
             // One step on one thread: for a small draft, each change of threads costs more than what it waits for.
-            let (id, file) = (self.id, self.file.clone());
-            self.store.step(move |steps| steps.publish_draft(id, &file, size, &pieces)).await
+            let (id, form, file) = (self.id, self.form, self.file.clone());
+            self.store.step(move |steps| steps.publish_draft(id, form, &file, size, &pieces)).await
         })
     }
 }
@@ -239,9 +243,8 @@ impl Draft for LocalDraft {
 #[derive(Debug)]
 struct LocalImage {
     id: VolumeId,
-    dir: PathBuf,
     size: ByteCount,
-    file: SharedFile,
+    opened: Arc<Opened>,
     engine_file: EngineFile,
 }
 
@@ -260,7 +263,7 @@ impl Image for LocalImage {
     }
 
     fn runs(&self, within: Extent) -> Boxed<'_, io::Result<Vec<Run>>> {
-        let file = self.file.clone();
+        let file = self.opened.file.clone();
         let size = self.size;
         Box::pin(async move {
             if within.offset.checked_add(within.len).is_none_or(|end| end > size.get()) {
@@ -271,12 +274,12 @@ impl Image for LocalImage {
     }
 
     fn pieces(&self) -> Boxed<'_, Result<Pieces, StoreError>> {
-        let (path, id, size) = (self.dir.join("pieces"), self.id, self.size);
-        Box::pin(blocking(move || sidecar::read(&path, id, size)))
+        let (opened, id, size) = (Arc::clone(&self.opened), self.id, self.size);
+        Box::pin(blocking(move || opened.pieces(id, size)))
     }
 
     fn file(&self) -> Option<SharedFile> {
-        Some(self.file.clone())
+        Some(self.opened.file.clone())
     }
 }
 

@@ -249,7 +249,7 @@ fn a_missing_image_is_not_served() {
     fs::remove_file(image_of(&server, &uuid)).unwrap();
     assert_eq!(server.anonymous_curl(&ticket).run().status, 500);
     assert_found_damaged(&server, &uuid, &ticket, "missing");
-    let (uuid, ticket) = stored_drive(&server, 100_000);
+    let (uuid, ticket) = stored_drive(&server, 9_000_000);
     fs::remove_dir_all(image_of(&server, &uuid).parent().unwrap()).unwrap();
     assert_eq!(server.anonymous_curl(&ticket).run().status, 500);
     assert_found_damaged(&server, &uuid, &ticket, "missing");

@@ -1,4 +1,4 @@
-//! The file of piece digests beside an image.
+//! The piece digests of an image: a file beside it, or an attribute of it with the same content.
 //!
 //! ```text
 //! 8 bytes   "LSPIECES"
@@ -8,14 +8,15 @@
 //! u128 ...  the XXH3-128 of each
 //! u128      the XXH3-128 of all of the above
 //! ```
-//! Numbers are little-endian. The file is written once, in a draft, and never changed: growing a drive changes no
+//! Numbers are little-endian. It is written once, in a draft, and never changed: growing a drive changes no
 //! piece.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, XattrFlags, fgetxattr, fsetxattr};
+use rustix::io::Errno;
 use twox_hash::XxHash3_128;
 
 use crate::domain::{ByteCount, Pieces, VolumeId};
@@ -25,12 +26,41 @@ const MAGIC: &[u8; 8] = b"LSPIECES";
 const VERSION: u32 = 1;
 const HEAD: usize = 24;
 const DIGEST: usize = 16;
+/// Short, so that name, value and their headers fit into the 96 bytes that an ext4 inode of 256 has for them.
+const ATTRIBUTE: &str = "user.pieces";
+const MISSING: &str = "its piece digests are missing";
+const TOO_MANY: &str = "its piece digests are too many";
+const DAMAGED: &str = "its piece digests are damaged";
+/// No attribute is larger (`XATTR_SIZE_MAX`, xattr(7)).
+const MOST_ATTACHED: u64 = 64 << 10;
 
 /// Writes and flushes a new sidecar.
 pub(super) fn write(path: &Path, pieces: &Pieces) -> io::Result<()> {
     let mut file = super::steps::create_file(path, OFlags::empty())?;
     file.write_all(&encode(pieces))?;
     file.sync_all()
+}
+
+/// Attaches the digests to an image. They are durable when its file was flushed, attributes included: `fsync`, not
+/// `fdatasync`.
+pub(super) fn attach(image: &File, pieces: &Pieces) -> io::Result<()> {
+    Ok(fsetxattr(image, ATTRIBUTE, &encode(pieces), XattrFlags::empty())?)
+}
+
+/// Reads what is attached to the image of a drive of this size; damaged unless every byte of it is as it was written.
+pub(super) fn attached(image: &File, id: VolumeId, size: ByteCount) -> Result<Pieces, StoreError> {
+    let mut bytes = vec![0; usize::try_from(most(size).min(MOST_ATTACHED)).unwrap_or(usize::MAX)];
+    let len = match fgetxattr(image, ATTRIBUTE, &mut bytes[..]) {
+        Err(Errno::NODATA) => return Err(StoreError::Damaged(id, MISSING)),
+        Err(Errno::RANGE) => return Err(StoreError::Damaged(id, TOO_MANY)),
+        outcome => outcome.map_err(io::Error::from)?,
+    };
+    decode(&bytes[..len]).ok_or(StoreError::Damaged(id, DAMAGED))
+}
+
+/// A drive never shrinks, so what a good one holds is never longer than this; a bad one must not fill the memory.
+fn most(size: ByteCount) -> u64 {
+    (Pieces::spanned_by(size) + 1) * DIGEST as u64 + HEAD as u64
 }
 
 /// Reads the sidecar of a drive of this size; damaged unless every byte of it is as it was written.
@@ -40,18 +70,17 @@ pub(super) fn read(path: &Path, id: VolumeId, size: ByteCount) -> Result<Pieces,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // The drive may have been removed meanwhile, which is no damage.
             let removed = !path.with_file_name("image").exists();
-            return Err(if removed { StoreError::Missing(id) } else { damaged("its piece digests are missing") });
+            return Err(if removed { StoreError::Missing(id) } else { damaged(MISSING) });
         }
         file => file?,
     };
-    // A drive never shrinks, so a good sidecar is never longer than this; a bad one must not fill the memory.
-    let most = (Pieces::spanned_by(size) + 1) * DIGEST as u64 + HEAD as u64;
+    let most = most(size);
     if file.metadata()?.len() > most {
-        return Err(damaged("its piece digests are too many"));
+        return Err(damaged(TOO_MANY));
     }
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes)?;
-    decode(&bytes).ok_or_else(|| damaged("its piece digests are damaged"))
+    decode(&bytes).ok_or_else(|| damaged(DAMAGED))
 }
 
 fn encode(Pieces(digests): &Pieces) -> Vec<u8> {

@@ -12,23 +12,70 @@ use rustix::io::Errno;
 
 use super::flush::SharedFlush;
 use super::{Direct, LocalSettings, holes, sidecar};
-use crate::domain::{ByteCount, CrashPoints, Pieces, VolumeId};
-use crate::io::probe;
+use crate::domain::{ByteCount, CrashPoints, PIECE, Pieces, VolumeId};
+use crate::io::{SharedFile, probe};
 use crate::store::{Ledger, StoreError};
 
 /// Drafts smaller than this are written through the page cache: direct writes gain little there, and their first reader
 /// finds them in the cache. At 1 MiB, eight durable uploads at once take 0.7 of the time and of the CPU when direct.
 const DIRECT_FROM: ByteCount = ByteCount::mib(1);
 
+/// How the files of a drive lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One file, with the piece digests in an attribute: one inode and one flush instead of three, for drives that are
+    /// so small that these are what they cost.
+    File,
+    /// A folder with a file for the bytes and one for the piece digests, of which there may be millions.
+    Folder,
+}
+
+impl Form {
+    /// The file with the bytes of what lies at `place`.
+    fn image(self, place: &Path) -> PathBuf {
+        match self {
+            Self::File => place.to_owned(),
+            Self::Folder => place.join("image"),
+        }
+    }
+}
+
+/// A draft that was begun.
+pub(super) struct Begun {
+    pub(super) file: File,
+    /// Whether it is written past the page cache.
+    pub(super) direct: bool,
+    pub(super) form: Form,
+}
+
+/// A published drive that was opened.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) place: PathBuf,
+    pub(super) form: Form,
+    pub(super) file: SharedFile,
+}
+
+impl Opened {
+    /// The piece digests of a drive of this size.
+    pub(super) fn pieces(&self, id: VolumeId, size: ByteCount) -> Result<Pieces, StoreError> {
+        match self.form {
+            Form::File => sidecar::attached(&self.file, id, size),
+            Form::Folder => sidecar::read(&self.place.join("pieces"), id, size),
+        }
+    }
+}
+
 /// What the clones of a store share.
 pub(super) struct Steps {
     drives: PathBuf,
     incoming: PathBuf,
     trash: PathBuf,
-    /// Flushes `drives/` and `incoming/`.
-    places: SharedFlush,
+    flush_drives: SharedFlush,
+    flush_incoming: SharedFlush,
     direct: Direct,
     can_direct: bool,
+    can_attach: bool,
     pub(super) ledger: Arc<Ledger>,
     busy: Busy,
     pub(super) crash: CrashPoints,
@@ -54,15 +101,18 @@ impl Steps {
         let asked = incoming.clone();
         let ledger = Ledger::new(move || probe::free_space(&asked), reserve);
         // Open from before the first change: a failure to write one back is told to these.
-        let opened = [File::open(&drives)?, File::open(&incoming)?];
-        let places = SharedFlush::new(move || opened.iter().try_for_each(File::sync_all));
+        let [flush_drives, flush_incoming] =
+            [File::open(&drives)?, File::open(&incoming)?].map(|opened| SharedFlush::new(move || opened.sync_all()));
+        let can_attach = probe::attributes(&incoming).is_ok();
         Ok(Self {
             drives,
             incoming,
             trash,
-            places,
+            flush_drives,
+            flush_incoming,
             direct,
             can_direct,
+            can_attach,
             ledger,
             busy: Busy::default(),
             crash,
@@ -71,54 +121,61 @@ impl Steps {
         })
     }
 
-    /// Makes an empty draft; tells whether its file is written past the page cache.
-    pub(super) fn begin_draft(&self, id: VolumeId, expected: Option<ByteCount>) -> Result<(File, bool), StoreError> {
+    /// Makes an empty draft.
+    pub(super) fn begin_draft(&self, id: VolumeId, expected: Option<ByteCount>) -> Result<Begun, StoreError> {
         let _claim = self.busy.claim(id);
-        let image = self.begin(id)?.join("image");
+        let is_small = expected.is_some_and(|bytes| bytes.get() <= PIECE);
+        let form = if is_small && self.can_attach { Form::File } else { Form::Folder };
         let direct = match self.direct {
             Direct::Auto => self.can_direct && expected.is_none_or(|bytes| bytes >= DIRECT_FROM),
             Direct::Always => true,
             Direct::Never => false,
         };
         if !direct {
-            return Ok((create_file(&image, OFlags::empty())?, false));
+            return Ok(Begun { file: self.begin(id, form, OFlags::empty())?, direct, form });
         }
-        match create_file(&image, OFlags::DIRECT) {
+        match self.begin(id, form, OFlags::DIRECT) {
             Ok(file) => {
                 // Direct writes that do not extend the file need not take turns on ext4. The
                 // length is a hint here, and publishing sets it for good: so a failure changes nothing.
                 let _ = file.set_len(expected.unwrap_or(ByteCount::ZERO).get());
-                Ok((file, true))
+                Ok(Begun { file, direct, form })
             }
-            // The file system may take direct I/O in one directory and refuse it in another (encryption, layers).
+            // The file system may take direct I/O in one directory and refuse it in another (encryption, layers). What
+            // it has made is replaced.
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                remove_if_there(fs::remove_file(&image))?;
-                Ok((create_file(&image, OFlags::empty())?, false))
+                Ok(Begun { file: self.begin(id, form, OFlags::empty())?, direct: false, form })
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// An empty directory in `incoming/`.
-    fn begin(&self, id: VolumeId) -> Result<PathBuf, StoreError> {
-        let dir = place(&self.incoming, id);
-        let make = || DirBuilder::new().mode(0o700).create(&dir);
+    /// An empty image in `incoming/`. What an earlier attempt left there is removed.
+    fn begin(&self, id: VolumeId, form: Form, flags: OFlags) -> io::Result<File> {
+        let place = place(&self.incoming, id);
+        let make = || match form {
+            Form::File => create_file(&place, flags),
+            Form::Folder => {
+                DirBuilder::new().mode(0o700).create(&place)?;
+                create_file(&form.image(&place), flags)
+            }
+        };
         match make() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if let Some(earlier) = self.hide(&self.incoming, id)? {
-                    remove_if_there(fs::remove_dir_all(earlier))?;
+                    unlink(&earlier)?;
                 }
-                make()?;
+                make()
             }
-            outcome => outcome?,
+            outcome => outcome,
         }
-        Ok(dir)
     }
 
     /// Gives a draft its size, flushes it and makes it visible.
     pub(super) fn publish_draft(
         &self,
         id: VolumeId,
+        form: Form,
         image: &File,
         size: ByteCount,
         pieces: &Pieces,
@@ -126,12 +183,10 @@ impl Steps {
         let _claim = self.busy.claim(id);
         image.set_len(size.get())?;
         self.crash.hit("publish: length set");
-        // A changed length is flushed too: the data could not be read back without it (fdatasync(2)).
-        self.sync_image(image)?;
-        self.crash.hit("publish: image flushed");
-        self.publish(id, pieces)
+        self.publish(id, form, image, pieces)
     }
 
+    /// Flushes a file and what is attached to it.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests make a flush fail"))]
     fn sync_image(&self, image: &File) -> io::Result<()> {
         #[cfg(test)]
@@ -139,40 +194,70 @@ impl Steps {
             0 => {}
             number => return Err(io::Error::from_raw_os_error(number)),
         }
-        image.sync_data()
+        image.sync_all()
     }
 
-    /// Makes what `incoming/` holds under this id visible. Its image must be flushed.
-    fn publish(&self, id: VolumeId, pieces: &Pieces) -> Result<(), StoreError> {
+    /// Flushes what `incoming/` holds under this id and makes it visible.
+    fn publish(&self, id: VolumeId, form: Form, image: &File, pieces: &Pieces) -> Result<(), StoreError> {
         let (from, to) = (place(&self.incoming, id), place(&self.drives, id));
-        sidecar::write(&from.join("pieces"), pieces)?;
-        self.crash.hit("publish: pieces flushed");
-        sync_dir(&from)?;
-        self.crash.hit("publish: draft directory flushed");
+        match form {
+            Form::File => {
+                sidecar::attach(image, pieces)?;
+                self.crash.hit("publish: pieces attached");
+                self.sync_image(image)?;
+                self.crash.hit("publish: file flushed");
+            }
+            Form::Folder => {
+                self.sync_image(image)?;
+                self.crash.hit("publish: image flushed");
+                sidecar::write(&from.join("pieces"), pieces)?;
+                self.crash.hit("publish: pieces flushed");
+                sync_dir(&from)?;
+                self.crash.hit("publish: draft directory flushed");
+            }
+        }
         fs::rename(&from, &to)?;
         self.crash.hit("publish: renamed");
-        if let Err(error) = self.places.flush() {
+        let flushed = match form {
+            // Where a rename is not one step of a journal, a power cut may leave the file under its old name too. That
+            // name is a leftover for the sweeper, and the file lives on under the other.
+            Form::File => self.flush_drives.flush(),
+            // A folder in two places would be damage to the file system.
+            Form::Folder => self.flush_places(),
+        };
+        if let Err(error) = flushed {
             // Seen by everyone and perhaps gone tomorrow: better not seen.
             let _ = fs::rename(&to, &from);
             return Err(error.into());
         }
-        self.crash.hit("publish: drives and incoming flushed");
+        self.crash.hit("publish: visible");
         Ok(())
     }
 
-    pub(super) fn open_image(&self, id: VolumeId, write: bool) -> Result<(PathBuf, File), StoreError> {
-        let dir = place(&self.drives, id);
-        let open = |flags: OFlags| {
+    fn flush_places(&self) -> io::Result<()> {
+        self.flush_drives.flush()?;
+        self.flush_incoming.flush()
+    }
+
+    pub(super) fn open_image(&self, id: VolumeId, write: bool) -> Result<Opened, StoreError> {
+        let place = place(&self.drives, id);
+        let open_with = |form: Form, flags: OFlags| {
             let flags = flags.bits().cast_signed();
-            OpenOptions::new().read(true).write(write).custom_flags(flags).open(dir.join("image"))
+            OpenOptions::new().read(true).write(write).custom_flags(flags).open(form.image(&place))
         };
         // A read that notes its time is a write to the file system, which may wait. Only the owner may ask for this.
-        let opened = match open(OFlags::NOATIME) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open(OFlags::empty()),
+        let open = |form| match open_with(form, OFlags::NOATIME) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open_with(form, OFlags::empty()),
             opened => opened,
         };
+        let opened = match open(Form::Folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                open(Form::File).map(|file| (Form::File, file))
+            }
+            outcome => outcome.map(|file| (Form::Folder, file)),
+        };
         match opened {
-            Ok(file) => Ok((dir, file)),
+            Ok((form, file)) => Ok(Opened { place, form, file: SharedFile::from(file) }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(id)),
             Err(error) => Err(error.into()),
         }
@@ -187,7 +272,7 @@ impl Steps {
         let _claim = self.busy.claim(target);
         if place(&self.drives, target).try_exists()? {
             // An earlier run got this far, and then nobody could write it down.
-            return Ok(self.places.flush()?);
+            return Ok(self.flush_places()?);
         }
         let outcome = self.copy_image(source, target, go_on);
         if outcome.is_err() {
@@ -204,29 +289,28 @@ impl Steps {
         target: VolumeId,
         go_on: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), StoreError> {
-        let (source_dir, from) = self.open_image(source, false)?;
-        let size = length(&from)?;
-        let pieces = sidecar::read(&source_dir.join("pieces"), source, size)?;
-        let to = create_file(&self.begin(target)?.join("image"), OFlags::empty())?;
+        let opened = self.open_image(source, false)?;
+        let (form, from) = (opened.form, &opened.file);
+        let size = length(from)?;
+        let pieces = opened.pieces(source, size)?;
+        let to = self.begin(target, form, OFlags::empty())?;
         self.crash.hit("clone: begun");
-        if !holes::share(&from, &to)? {
+        if !holes::share(from, &to)? {
             let allocated = ByteCount::new(from.metadata()?.blocks().saturating_mul(512)).unwrap_or(ByteCount::MAX);
             let reservation = self.ledger.reserve(allocated)?;
             to.set_len(size.get())?;
-            holes::copy(&from, &to, size, &mut |copied| {
+            holes::copy(from, &to, size, &mut |copied| {
                 reservation.settle(copied);
                 go_on()
             })?;
         }
         self.crash.hit("clone: copied");
-        to.sync_all()?;
-        self.crash.hit("clone: image flushed");
-        self.publish(target, &pieces)
+        self.publish(target, form, &to, &pieces)
     }
 
     pub(super) fn grow(&self, id: VolumeId, size: ByteCount) -> Result<(), StoreError> {
         let _claim = self.busy.claim(id);
-        let (_, image) = self.open_image(id, true)?;
+        let image = self.open_image(id, true)?.file;
         if length(&image)? > size {
             return Err(StoreError::Io(io::Error::new(io::ErrorKind::InvalidInput, "a drive never shrinks")));
         }
@@ -247,10 +331,10 @@ impl Steps {
         let hidden = dirs.iter().map(|dir| self.hide(dir, id)).collect::<io::Result<Vec<_>>>()?;
         self.crash.hit("remove: renamed");
         // Also when nothing was there: an earlier run may have ended between its rename and this.
-        self.places.flush()?;
+        self.flush_places()?;
         self.crash.hit("remove: flushed");
         for hidden in hidden.into_iter().flatten() {
-            remove_if_there(fs::remove_dir_all(hidden))?;
+            unlink(&hidden)?;
             self.crash.hit("remove: unlinked");
         }
         Ok(())
@@ -289,7 +373,7 @@ impl Steps {
             }
         }
         for entry in fs::read_dir(&self.trash)? {
-            remove_if_there(fs::remove_dir_all(entry?.path()))?;
+            unlink(&entry?.path())?;
         }
         removed.sort_unstable();
         removed.dedup();
@@ -356,7 +440,12 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn remove_if_there(outcome: io::Result<()>) -> io::Result<()> {
+/// Unlinks a file, or a folder with all in it; or finds it gone.
+fn unlink(path: &Path) -> io::Result<()> {
+    let outcome = match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir_all(path),
+        outcome => outcome,
+    };
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,

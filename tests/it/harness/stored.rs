@@ -12,10 +12,11 @@ use super::{Response, Scratch, Server, machine, wait_for};
 
 /// The file with a drive's bytes.
 pub(crate) fn image_of(server: &Server, uuid: &str) -> PathBuf {
-    server.data().join("drives").join(uuid).join("image")
+    let drive = server.data().join("drives").join(uuid);
+    if drive.is_file() { drive } else { drive.join("image") }
 }
 
-/// The file with a drive's piece digests.
+/// The file with the piece digests of a drive of more than one piece.
 pub(crate) fn pieces_of(server: &Server, uuid: &str) -> PathBuf {
     server.data().join("drives").join(uuid).join("pieces")
 }
@@ -67,7 +68,7 @@ pub(crate) fn assert_clean(server: &Server) {
     wait_until_settled(server);
     let drives = details(server, &server.credentials());
     let ids: BTreeSet<String> = drives.iter().map(uuid).collect();
-    assert_eq!(entries(server, "drives"), ids, "a folder for each drive");
+    assert_eq!(entries(server, "drives"), ids, "a file or folder for each drive");
     assert_eq!(entries(server, "incoming"), BTreeSet::new(), "no drafts");
     assert_eq!(entries(server, "trash"), BTreeSet::new(), "no trash");
     let bytes = drives.iter().map(|drive| drive["size"].as_u64().expect("a size")).sum();
