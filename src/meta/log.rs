@@ -28,9 +28,12 @@ use super::MetaError;
 /// that begins anew.
 const CHECKPOINT_EVERY: u64 = 2_048;
 
+/// How often a checkpoint runs after a log that grows meanwhile; the last time finds nothing new, if all goes well.
+const ROUNDS: u32 = 4;
+
 /// The frames (pages of 4 KiB) of a log that never comes to its end while others write. Then the writer is stopped for
 /// as long as its last frames take to write back.
-const LONGEST: i64 = 65_536;
+const LONGEST: i64 = 16_384;
 
 type Flushed = Result<(), MetaError>;
 
@@ -180,11 +183,20 @@ impl Shared {
         })
     }
 
-    /// Writes the log back beside the writer; what the writer adds meanwhile stays for the next time.
+    /// Writes the log back beside the writer, and again what was added meanwhile: once all of it is written back, the
+    /// next writer begins it anew.
     async fn checkpoint(&self) -> Result<(), sqlx::Error> {
         let passive = "PRAGMA wal_checkpoint(PASSIVE)";
-        let frames: i64 = sqlx::query(passive).fetch_one(&self.keeper).await?.try_get(1)?;
-        if frames > LONGEST {
+        let mut before = 0;
+        for _ in 0..ROUNDS {
+            // The length of the log is that from before the checkpoint.
+            let frames: i64 = sqlx::query(passive).fetch_one(&self.keeper).await?.try_get(1)?;
+            if frames == before {
+                return Ok(());
+            }
+            before = frames;
+        }
+        if before > LONGEST {
             sqlx::query(passive).fetch_one(&self.writer).await?;
         }
         Ok(())
