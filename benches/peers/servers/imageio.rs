@@ -29,7 +29,9 @@ impl Imageio {
     /// Starts the daemon with its files in `dir`; `environment` holds its program, and is made if it is missing.
     pub(crate) fn start(dir: &Path, environment: &Path) -> Result<Self> {
         let program = environment.join("bin/ovirt-imageio");
-        if !program.exists() {
+        if !works(&program) {
+            // Its programs name the place where they were made, so it breaks when that is moved.
+            let _ = fs::remove_dir_all(environment);
             run(Command::new("python3").args(["-m", "venv"]).arg(environment))?;
             run(Command::new(environment.join("bin/pip")).args(["install", "--quiet", "ovirt-imageio"]))?;
         }
@@ -111,6 +113,11 @@ impl Peer for Imageio {
         client::delete(&self.control.at(format!("/tickets/{key}")))?;
         Ok(fs::remove_file(self.file(key))?)
     }
+}
+
+/// Whether the program can be run, with all that it imports.
+fn works(program: &Path) -> bool {
+    Command::new(program).arg("--help").output().is_ok_and(|output| output.status.success())
 }
 
 fn run(command: &mut Command) -> Result<()> {
