@@ -76,3 +76,8 @@ impl Row {
         }
     }
 }
+
+/// The order of so many servers in a run: there, and back in the next, so that none always comes after the same other.
+fn turns(servers: usize, run: u32) -> impl Iterator<Item = usize> {
+    (0..servers).map(move |at| if run.is_multiple_of(2) { at } else { servers - 1 - at })
+}

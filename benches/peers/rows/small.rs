@@ -29,7 +29,8 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
     let mut costs = [Runs::default(), Runs::default()];
     let mut made = [Vec::new(), Vec::new()];
     for run in 0..=runs {
-        for ((host, costs), made) in hosts.iter().zip(&mut costs).zip(&mut made) {
+        for at in super::turns(hosts.len(), run) {
+            let (host, costs, made) = (&hosts[at], &mut costs[at], &mut made[at]);
             bench.settle()?;
             let (cost, paths) = fill(host, &image, drives)?;
             made.extend(paths);
