@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,6 +15,9 @@ use rustix::net::RecvFlags;
 
 /// Ends a run that hangs.
 pub(crate) const TIMEOUT: Duration = Duration::from_mins(10);
+
+/// The most that one call sends while it is counted: small beside what a stream moves while anybody looks.
+const COUNTED: u64 = 256 << 10;
 
 /// Where a request goes, and as whom.
 #[derive(Clone)]
@@ -41,6 +46,8 @@ pub(crate) struct Connection {
     stream: TcpStream,
     authority: String,
     fields: String,
+    /// The bytes of bodies that it has moved, for others to see.
+    moved: Option<Arc<AtomicU64>>,
 }
 
 impl Connection {
@@ -58,7 +65,25 @@ impl Connection {
         }
         lines.extend(target.headers.iter().cloned());
         let fields = lines.join("\r\n") + "\r\n";
-        Ok(Self { stream, authority: target.authority.clone(), fields })
+        Ok(Self { stream, authority: target.authority.clone(), fields, moved: None })
+    }
+
+    /// Counts the bytes of bodies here from now on, as they are moved.
+    pub(crate) fn count(&mut self, moved: &Arc<AtomicU64>) {
+        self.moved = Some(Arc::clone(moved));
+    }
+
+    /// What breaks it off, whoever uses it.
+    pub(crate) fn breaker(&self) -> Result<impl FnOnce() + use<>> {
+        let stream = self.stream.try_clone()?;
+        // It may be broken already.
+        Ok(move || drop(stream.shutdown(std::net::Shutdown::Both)))
+    }
+
+    fn counted(&self, bytes: u64) {
+        if let Some(moved) = &self.moved {
+            moved.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Sends a request's head; `more` is whole lines of header.
@@ -71,10 +96,12 @@ impl Connection {
         let len = range.end - range.start;
         self.ask(method, path, &format!("Content-Type: application/octet-stream\r\nContent-Length: {len}\r\n"))?;
         let (mut at, mut left) = (range.start, len);
+        let most = if self.moved.is_some() { COUNTED } else { 1 << 30 };
         while left > 0 {
-            let sent = rustix::fs::sendfile(&self.stream, image, Some(&mut at), left.min(1 << 30) as usize)?;
+            let sent = rustix::fs::sendfile(&self.stream, image, Some(&mut at), left.min(most) as usize)?;
             ensure!(sent > 0, "the image became shorter");
             left -= sent as u64;
+            self.counted(sent as u64);
         }
         let answer = self.answer()?;
         ensure!((200..300).contains(&answer.status), "the server answered {}", answer.status);
@@ -164,6 +191,7 @@ impl Connection {
             let (got, _) = rustix::net::recv(&self.stream, &mut nowhere[..len], RecvFlags::TRUNC)?;
             ensure!(got > 0, "the connection ended {left} bytes early");
             left -= got as u64;
+            self.counted(got as u64);
         }
         Ok(())
     }

@@ -3,8 +3,9 @@
 //! `cargo bench --bench peers` prints a Markdown table. All servers store on the file system of the target folder. Runs
 //! are interleaved, in one order and the other, the first of each row is thrown away, and dirty data is written back
 //! before each upload, so that no server pays for another. CPU time is that of all threads of the server's process; what
-//! the kernel's own threads do, such as writing back, is counted for nobody. Every server gives back the right bytes before any of its downloads counts. `--rows`, `--size`,
-//! `--runs`, `--clients` and the like select; a run of all with the defaults takes the better part of an hour.
+//! the kernel's own threads do, such as writing back, is counted for nobody. Every server gives back the right bytes
+//! before any of its downloads counts. `--rows`, `--size`, `--runs`, `--clients` and the like select; a run of all with
+//! the defaults takes the better part of an hour.
 
 mod client;
 mod http;
@@ -97,7 +98,7 @@ struct Bench {
 impl Bench {
     fn start(base: &Path, dir: &Path, args: Args) -> Result<Self> {
         // The image, each server's copy of it, and room for what a removal has not given back yet.
-        let need = args.size * 5;
+        let need = args.size * 5 + args.streams * rows::PART;
         let stat = rustix::fs::statvfs(dir)?;
         ensure!(stat.f_bavail * stat.f_frsize > need, "the target folder's disk needs {} MiB free", need >> 20);
         let certificate = Certificate::make(dir)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::load::{Host, beside_streams};
+use super::load::{Host, Streams, beside_streams};
 use crate::Bench;
 use crate::client::Client;
 use crate::http::{Connection, Target};
@@ -46,7 +46,8 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
             if busy == 0 {
                 return sample(host, &bare, key, size, samples);
             }
-            beside_streams(host, key, &image, busy, || sample(host, &bare, key, size, samples))
+            let streams = Streams { each: busy, up: size / 8, down: size };
+            beside_streams(host, key, &image, streams, |_| sample(host, &bare, key, size, samples))
         };
         let (us, them) = (take(&ours, &our_key)?, take(&theirs, &their_key)?);
         let bound = Bound::AtMost(bound);

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -70,42 +71,85 @@ impl Host {
     }
 }
 
-/// Does `work` while `each` uploads and as many downloads of the fast client keep a server busy: uploads of an eighth
-/// of the image that are removed again, downloads of the whole of it from the page cache.
+/// What keeps a server busy: streams that upload parts of the image, each removed again once it is durable, and as many
+/// that download parts from the page cache.
+#[derive(Clone, Copy)]
+pub(super) struct Streams {
+    /// How many of each.
+    pub(super) each: u64,
+    /// Bytes of one upload.
+    pub(super) up: u64,
+    /// Bytes of one download.
+    pub(super) down: u64,
+}
+
+/// The bytes that each stream has moved, as its client sees it.
+pub(super) struct Moved {
+    ups: Vec<Arc<AtomicU64>>,
+    downs: Vec<Arc<AtomicU64>>,
+}
+
+impl Moved {
+    /// Of the uploads, and of the downloads.
+    pub(super) fn now(&self) -> [Vec<u64>; 2] {
+        [&self.ups, &self.downs].map(|all| all.iter().map(|moved| moved.load(Ordering::Relaxed)).collect())
+    }
+
+    fn all_have_begun(&self) -> bool {
+        self.now().iter().flatten().all(|moved| *moved > 0)
+    }
+}
+
+/// Does `work` while streams of the fast client keep a server busy: from when every stream has moved something, and
+/// while all still move. Then they are broken off, and what that leaves is gone with the server.
 pub(super) fn beside_streams<T>(
     host: &Host,
     key: &str,
     image: &File,
-    each: u64,
-    work: impl FnOnce() -> Result<T>,
+    streams: Streams,
+    work: impl FnOnce(&Moved) -> Result<T>,
 ) -> Result<T> {
     let size = image.metadata()?.len();
     let link = host.link(key)?;
     let stop = AtomicBool::new(false);
+    let counters = || (0..streams.each).map(|_| Arc::default()).collect();
+    let moved = Moved { ups: counters(), downs: counters() };
+    // Streams begin at different places, which come round again.
+    let part = |turn: u64, len: u64| {
+        let at = turn % (size / len) * len;
+        at..at + len
+    };
+    let connect = |moved: &Arc<AtomicU64>| {
+        let mut connection = Connection::open(&host.server)?;
+        connection.count(moved);
+        anyhow::Ok((connection.breaker()?, connection))
+    };
+    let (up_breakers, ups): (Vec<_>, Vec<_>) = moved.ups.iter().map(connect).collect::<Result<_>>()?;
+    let (down_breakers, downs): (Vec<_>, Vec<_>) = moved.downs.iter().map(connect).collect::<Result<_>>()?;
     std::thread::scope(|scope| {
-        let up = |stream: u64| {
-            let part = size / 8;
-            let range = stream % 8 * part..(stream % 8 + 1) * part;
-            let mut connection = Connection::open(&host.server)?;
-            while !stop.load(Ordering::Relaxed) {
-                let made = host.upload(&mut connection, image, range.clone())?;
-                connection.delete(&made.path)?;
-            }
-            anyhow::Ok(())
+        let (stop, link) = (&stop, &link);
+        let up = move |first: u64, mut connection: Connection| {
+            (first..).try_for_each(|turn| {
+                let made = host.upload(&mut connection, image, part(turn, streams.up))?;
+                connection.delete(&made.path)
+            })
         };
-        let down = || {
-            let mut connection = Connection::open(&host.server)?;
-            while !stop.load(Ordering::Relaxed) {
-                connection.download(&link, None, size)?;
-            }
-            anyhow::Ok(())
+        let down = move |first: u64, mut connection: Connection| {
+            (first..).try_for_each(|turn| connection.download(link, Some(part(turn, streams.down).start), streams.down))
         };
-        let streams: Vec<_> = (0..each).flat_map(|at| [scope.spawn(move || up(at)), scope.spawn(down)]).collect();
-        // The streams are under way before the first wait is taken.
-        std::thread::sleep(Duration::from_secs(1));
-        let done = work();
+        // Only an error ends a stream. Once it was told to stop, that is no failure.
+        let judged = |ended: Result<()>| if stop.load(Ordering::Relaxed) { Ok(()) } else { ended };
+        let ups = (0..).zip(ups).map(|(at, connection)| scope.spawn(move || judged(up(at, connection))));
+        let downs = (0..).zip(downs).map(|(at, connection)| scope.spawn(move || judged(down(at, connection))));
+        let running: Vec<_> = ups.chain(downs).collect();
+        let has_ended = || running.iter().any(std::thread::ScopedJoinHandle::is_finished);
+        while !moved.all_have_begun() && !has_ended() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let done = work(&moved);
         stop.store(true, Ordering::Relaxed);
-        for stream in streams {
+        up_breakers.into_iter().chain(down_breakers).for_each(|break_off| break_off());
+        for stream in running {
             stream.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
         }
         done

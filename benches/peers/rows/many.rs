@@ -1,4 +1,8 @@
 //! Many uploads and downloads at once: what they move together, how fairly, and in how much memory.
+//!
+//! Fairness is told by the bytes that each stream moves within one window of time in which all of them move, not by when
+//! streams of equal length end: those that end first leave their share to the others, and downloads, which need no
+//! disk, are over while the uploads have hardly begun.
 
 use std::fs::File;
 use std::sync::Barrier;
@@ -6,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::load::Host;
+use super::load::{Host, Streams, beside_streams};
 use crate::Bench;
 use crate::client::Client;
 use crate::http::Connection;
@@ -17,11 +21,16 @@ use crate::servers::{Cost, Peer as _};
 /// Longshore's default memory for the data of all transfers.
 pub(super) const BUDGET: u64 = 128 << 20;
 
+/// One transfer of a stream whose share is measured: large enough to fill a connection's buffers many times, small
+/// enough that the last ones end soon after the window.
+pub(crate) const PART: u64 = 16 << 20;
+
+/// In which the streams' shares are measured.
+const WINDOW: Duration = Duration::from_secs(4);
+
 /// One run of all streams.
 struct Crowd {
     cost: Cost,
-    ups: Vec<Duration>,
-    downs: Vec<Duration>,
     made: Vec<String>,
 }
 
@@ -34,10 +43,10 @@ struct Together {
 }
 
 impl Together {
-    fn push(&mut self, crowd: &Crowd) {
-        self.costs.push(crowd.cost);
-        self.ups.push(unfairness(&crowd.ups));
-        self.downs.push(unfairness(&crowd.downs));
+    fn push(&mut self, cost: Cost, [up, down]: [f64; 2]) {
+        self.costs.push(cost);
+        self.ups.push(up);
+        self.downs.push(down);
     }
 }
 
@@ -65,12 +74,16 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
         peak = peak.max(process::peak_memory(host.pid)?);
         host.remove(&together.made)?;
         bench.settle()?;
+        let shares = unfairness(&host, &key, &image, streams)?;
+        bench.settle()?;
         let beside = rush(&nginx, &their_key, &image, streams)?;
         nginx.remove(&beside.made)?;
+        bench.settle()?;
+        let their_shares = unfairness(&nginx, &their_key, &image, streams)?;
         if run > 0 {
             single.push(Cost { wall: up.wall + down.wall, cpu: up.cpu + down.cpu });
-            ours.push(&together);
-            theirs.push(&beside);
+            ours.push(together.cost, shares);
+            theirs.push(beside.cost, their_shares);
         }
     }
     bench.nginx.remove(&their_key)?;
@@ -87,10 +100,11 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
     let cpus = ours.costs.cpus(moved);
     report.ratio(subject("CPU s/GiB"), &cpus, ("one stream", &single.cpus(moved)), 3, Bound::Open);
     report.ratio(subject("CPU s/GiB"), &cpus, ("nginx", &theirs.costs.cpus(moved)), 3, Bound::Open);
-    let ups = ("uploads: slowest / fastest", ours.ups, theirs.ups);
-    for (what, unfair, theirs) in [ups, ("downloads: slowest / fastest", ours.downs, theirs.downs)] {
+    for (of, unfair, theirs) in [("an upload", ours.ups, theirs.ups), ("a download", ours.downs, theirs.downs)] {
         let (figure, beside) = (median(&unfair), format!("nginx {}", spread(&theirs, 2)));
-        report.figure(subject(what), &spread(&unfair, 2), &beside, (figure, "x"), Bound::AtMost(2.0));
+        let what = format!("bytes of {of} in {} s while all move: most / least", WINDOW.as_secs());
+        let subject = Subject { work: &work, client: Client::Fast.name(), measure: &what };
+        report.figure(subject, &spread(&unfair, 2), &beside, (figure, "x"), Bound::AtMost(2.0));
     }
     let idle = bench.longshore.idle_memory();
     let beside = format!("{} idle and a budget of {}", idle >> 20, BUDGET >> 20);
@@ -108,17 +122,15 @@ fn rush(host: &Host, key: &str, image: &File, streams: u64) -> Result<Crowd> {
     let connect = || {
         let connection = Connection::open(&host.server);
         start.wait();
-        connection.map(|connection| (connection, Instant::now()))
+        connection
     };
     let up = |at: u64| {
-        let (mut connection, from) = connect()?;
-        let made = host.upload(&mut connection, image, at * part..(at + 1) * part)?;
-        anyhow::Ok((from.elapsed(), Some(made)))
+        let made = host.upload(&mut connect()?, image, at * part..(at + 1) * part)?;
+        anyhow::Ok(Some(made))
     };
     let down = |at: u64| {
-        let (mut connection, from) = connect()?;
-        connection.download(&link, Some(at * part), part)?;
-        anyhow::Ok((from.elapsed(), None))
+        connect()?.download(&link, Some(at * part), part)?;
+        anyhow::Ok(None)
     };
     std::thread::scope(|scope| {
         let (up, down) = (&up, &down);
@@ -127,26 +139,30 @@ fn rush(host: &Host, key: &str, image: &File, streams: u64) -> Result<Crowd> {
         let cpu = process::cpu_of(host.pid)?;
         start.wait();
         let (from, mut flushes) = (Instant::now(), Duration::ZERO);
-        let mut crowd = Crowd { cost: Cost::default(), ups: Vec::new(), downs: Vec::new(), made: Vec::new() };
+        let mut made = Vec::new();
         for stream in ups.into_iter().chain(downs) {
-            let (took, made) = stream.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
-            match made {
-                Some(made) => {
-                    crowd.ups.push(took);
-                    crowd.made.push(made.path);
-                    flushes += made.flush;
-                }
-                None => crowd.downs.push(took),
+            if let Some(upload) = stream.join().map_err(|_| anyhow::anyhow!("a client panicked"))?? {
+                made.push(upload.path);
+                flushes += upload.flush;
             }
         }
-        let cpu = process::cpu_of(host.pid)?.saturating_sub(cpu) + flushes;
-        crowd.cost = Cost { wall: from.elapsed(), cpu };
-        ensure!(crowd.made.len() as u64 == streams, "an upload is missing");
-        Ok(crowd)
+        let cost = Cost { wall: from.elapsed(), cpu: process::cpu_of(host.pid)?.saturating_sub(cpu) + flushes };
+        ensure!(made.len() as u64 == streams, "an upload is missing");
+        Ok(Crowd { cost, made })
     })
 }
 
-fn unfairness(streams: &[Duration]) -> f64 {
-    let slowest = streams.iter().max().map_or(0.0, Duration::as_secs_f64);
-    slowest / streams.iter().min().map_or(1.0, Duration::as_secs_f64)
+/// The most that a stream moved in the window against the least, of the uploads and of the downloads.
+fn unfairness(host: &Host, key: &str, image: &File, each: u64) -> Result<[f64; 2]> {
+    let streams = Streams { each, up: PART, down: PART };
+    let [before, after] = beside_streams(host, key, image, streams, |moved| {
+        let before = moved.now();
+        std::thread::sleep(WINDOW);
+        Ok([before, moved.now()])
+    })?;
+    let ratio = |of: usize| {
+        let shares = || before[of].iter().zip(&after[of]).map(|(before, after)| (after - before) as f64);
+        shares().fold(0.0, f64::max) / shares().fold(f64::INFINITY, f64::min)
+    };
+    Ok([ratio(0), ratio(1)])
 }

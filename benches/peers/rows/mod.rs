@@ -10,6 +10,8 @@ mod tls;
 mod whole;
 
 use anyhow::Result;
+
+pub(crate) use self::many::PART;
 use clap::ValueEnum;
 
 use crate::Bench;
