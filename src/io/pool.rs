@@ -30,8 +30,9 @@ const SMALL: usize = 64 << 10;
 /// What buffers, offsets and lengths of direct I/O are multiples of. Enough for every common file system and disk.
 pub const ALIGN: usize = 4096;
 
-/// Blocks kept mapped while nobody uses them: two transfers with four blocks in flight run without a page fault, and
-/// an idle server holds 16 MiB at most.
+/// Blocks kept mapped while no block is out: the next two transfers with four blocks in flight run without a page fault,
+/// and an idle server holds 16 MiB at most. While some are out, all that were mapped are kept: the kernel clears each
+/// block that is mapped anew, which is most of what a block costs when many transfers share the pool.
 const IDLE_BLOCKS: usize = 8;
 
 /// A bounded supply of blocks. Clones share it.
@@ -68,7 +69,7 @@ impl Pool {
             size,
             permits: Arc::new(Semaphore::new(budget)),
             waiting: AtomicUsize::new(0),
-            idle: Mutex::new(Vec::with_capacity(IDLE_BLOCKS.min(budget))),
+            idle: Mutex::new(Vec::new()),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -203,8 +204,10 @@ impl AsMut<[u8]> for Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let mut idle = self.home.idle();
-        if idle.len() < IDLE_BLOCKS {
-            idle.extend(self.memory.take());
+        idle.extend(self.memory.take());
+        // This one still counts as out.
+        if self.home.budget - self.home.permits.available_permits() == 1 {
+            idle.truncate(IDLE_BLOCKS);
         }
     }
 }
