@@ -90,9 +90,7 @@ impl Meta {
         // Unanswered only when the runtime ends under the task.
         told.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
     }
-}
 
-impl Meta {
     /// Tells the outcomes of a group that was committed: to those who need no flush now, to the others after it. The
     /// refused wait too, since what stood in their way was not durable before.
     fn answer(&self, outcomes: Vec<(Waiting, Outcome)>) {
@@ -125,7 +123,8 @@ impl Writer {
         self.has_ended = true;
     }
 
-    /// Writes one group in one transaction, and leaves its flush to another task. What fails is taken out, and the rest begins again without it.
+    /// Writes one group in one transaction, and leaves its flush to another task. What fails is taken out, and the rest
+    /// begins again without it.
     async fn write_next(&self) {
         let meta = &self.meta;
         let mut group = None;
