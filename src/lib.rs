@@ -15,6 +15,7 @@
 //! | 1 | `io` | bytes to a file descriptor: engines and the block pool |
 //! | 1 | `store` | volumes on a backend; uses `io` |
 //! | 1 | `meta` | what we know: one struct over one database |
+//! | 1 | `tree` | directories from tar streams and into them; blocks, for one thread per stream |
 //! | 0 | `domain` | words and rules; imports nothing |
 //!
 //! Beside them: `app` composes them and is the only place that picks engine, store and database; `config` turns file,
@@ -44,6 +45,7 @@
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
 //! - I11 Bytes never written read as zero, for every tenant, always.
 //! - I12 Memory is the block budget plus a bounded constant per connection, whatever clients do.
+//! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
 pub mod app;
 pub mod auth;
@@ -58,3 +60,4 @@ pub mod metrics;
 pub mod server;
 pub mod store;
 pub mod transfer;
+pub mod tree;

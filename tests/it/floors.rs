@@ -9,6 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("io", &["domain"]),
     ("meta", &["domain"]),
+    ("tree", &["domain"]),
     ("store", &["domain", "io"]),
     ("auth", &["domain", "meta"]),
     ("transfer", &["domain", "io", "store"]),
@@ -33,6 +34,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("prometheus_client::", &["metrics"]),
     ("argon2::", &["auth"]),
     ("libc::", &["cli"]),
+    ("tar::", &["tree"]),
+    ("flate2::", &["tree"]),
+    ("zstd::", &["tree"]),
 ];
 
 #[test]

@@ -1,0 +1,431 @@
+//! Reads a tar stream member by member: ustar, GNU and pax, in one pass. Touches no file.
+//!
+//! # Rules
+//! Where tar programs differ in what the same bytes mean, an archive could be one thing to who checked it and another to
+//! who unpacks it. So:
+//! - Every header has the magic and version of ustar or GNU, or zeros there; its checksum, of signed or unsigned bytes.
+//! - Only types that are known: files, links, directories, pipes, devices, GNU sparse files and long names, pax headers.
+//! - Only files have data. A link, directory, pipe or device with a size is refused.
+//! - A size in a pax header equals the one in the header; they may differ only where it does not fit into eleven octal
+//!   digits, and the header then has 0 or all sevens.
+//! - At most one pax header, one long name and one long link belong to a member, and a name or target comes from one of
+//!   them. None may be left over, nor be followed by a global header.
+//! - In a pax header, no record that means something comes twice. A global header may set owners and the time; later
+//!   ones overrule earlier ones, and a member's own header overrules both.
+//! - A name that ends in a slash is a directory's; a file of the oldest kind (type zero byte) so named is one.
+//! - A sparse file's map is as `sparse` has it.
+//! - The archive ends with two zero blocks. What follows is zeros, up to a bound.
+
+use std::io::Read;
+
+use tar::EntryType;
+
+use super::error::{Budget, Flaw, Place, Rule, UnpackCause, UnpackError};
+use super::header::{Head, OldSparse, old_extents};
+use super::name::{LONGEST, TreePath};
+use super::pax::{Extended, Time};
+use super::sparse::{Announced, Extent, MapReader, checked};
+use super::stream::{BLOCK, Stream};
+use super::{Attribute, Limits};
+
+/// Zeros after the end marker: GNU tar fills records of 10 KiB, and `--blocking-factor` goes far beyond.
+const MOST_PADDING: u64 = 8 << 20;
+
+/// The most that eleven octal digits can say.
+const OCTAL: u64 = 0o77_777_777_777;
+
+/// What a member is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File {
+        /// Its size, holes included.
+        size: u64,
+        /// Its runs of data, if it is sparse: in order, apart, none empty.
+        extents: Option<Vec<Extent>>,
+    },
+    /// Another name of a file that came before.
+    HardLink(TreePath),
+    /// A symbolic link; its target is any text.
+    Symlink(Vec<u8>),
+    /// A named pipe.
+    Fifo,
+    /// A device node.
+    Device {
+        /// Block, or else character.
+        block: bool,
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+}
+
+/// One member of an archive, checked.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Counted from 1.
+    pub number: u64,
+    /// Where its header begins.
+    pub offset: u64,
+    /// Its name.
+    pub path: TreePath,
+    /// What it is.
+    pub kind: Kind,
+    /// Permissions and the three special bits.
+    pub mode: u32,
+    /// Its owner. Never the largest number, which means "no change" to `chown`.
+    pub uid: u32,
+    /// Its group; likewise.
+    pub gid: u32,
+    /// When its content was last changed.
+    pub mtime: Time,
+    /// Extended attributes: names and values.
+    pub attributes: Vec<Attribute>,
+    /// Extended attributes spelled in a way that is not read.
+    pub unread_attributes: u64,
+}
+
+impl Member {
+    pub(super) fn place(&self) -> Place {
+        Place::named(self.number, self.path.as_bytes(), self.offset)
+    }
+}
+
+/// A tar stream.
+pub struct Archive<R> {
+    stream: Stream<R>,
+    limits: Limits,
+    global: Extended,
+    globals: u64,
+    number: u64,
+    /// The name of what is being read, as far as it is known.
+    name: Option<Vec<u8>>,
+    /// Where the last header began.
+    header: u64,
+    /// Data of the current member that was not handed out.
+    remaining: u64,
+    /// What fills its last block.
+    padding: u64,
+    /// What was handed out last, and is still in the buffer.
+    given: usize,
+}
+
+/// The extension headers before a member.
+#[derive(Default)]
+struct Extensions {
+    extended: Option<Extended>,
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl<R: Read> Archive<R> {
+    /// Reads from the start of a plain tar stream.
+    pub fn new(reader: R, limits: &Limits) -> Self {
+        Self {
+            stream: Stream::new(reader),
+            limits: *limits,
+            global: Extended::default(),
+            globals: 0,
+            number: 0,
+            name: None,
+            header: 0,
+            remaining: 0,
+            padding: 0,
+            given: 0,
+        }
+    }
+
+    /// The next member; `None` at the proper end, after all of the stream was read. What was not taken of the current
+    /// member's data is skipped.
+    #[expect(clippy::should_implement_trait, reason = "an iterator could go on after an error")]
+    pub fn next(&mut self) -> Result<Option<Member>, UnpackError> {
+        let skipped = std::mem::take(&mut self.remaining) + std::mem::take(&mut self.padding);
+        self.stream.consume(std::mem::take(&mut self.given));
+        if let Err(cause) = self.stream.skip(skipped) {
+            return Err(self.failed_in_data(cause));
+        }
+        self.number += 1;
+        self.name = None;
+        self.member().map_err(|cause| {
+            // A stream that ends, ends where it ends; anything else is wrong with the header that was read last.
+            let offset = match &cause {
+                UnpackCause::CutShort | UnpackCause::Source(_) | UnpackCause::Undecodable(_) => self.stream.offset(),
+                _ => self.header,
+            };
+            self.failed(cause, offset)
+        })
+    }
+
+    /// The next piece of the current member's data; `None` after the last one.
+    pub fn data(&mut self) -> Result<Option<&[u8]>, UnpackError> {
+        self.stream.consume(std::mem::take(&mut self.given));
+        if self.remaining == 0 {
+            return Ok(None);
+        }
+        let found = self.stream.piece(self.remaining).map(<[u8]>::len);
+        let piece = found.map_err(|cause| self.failed_in_data(cause))?;
+        self.remaining -= piece as u64;
+        self.given = piece;
+        Ok(Some(self.stream.peek(piece)))
+    }
+
+    /// Bytes of the stream before the current place.
+    pub fn offset(&self) -> u64 {
+        self.stream.offset()
+    }
+
+    fn failed_in_data(&self, cause: UnpackCause) -> UnpackError {
+        self.failed(cause, self.stream.offset())
+    }
+
+    fn failed(&self, cause: UnpackCause, offset: u64) -> UnpackError {
+        let place = match &self.name {
+            Some(name) => Place::named(self.number, name, offset),
+            None => Place { entry: self.number, name: None, offset },
+        };
+        UnpackError { place, cause }
+    }
+
+    fn member(&mut self) -> Result<Option<Member>, UnpackCause> {
+        let mut before = Extensions::default();
+        loop {
+            let offset = self.stream.offset();
+            self.header = offset;
+            let block = *self.stream.block()?;
+            let pending = before.extended.is_some() || before.name.is_some() || before.link.is_some();
+            if block == [0; BLOCK] {
+                if pending {
+                    return Err(Flaw::Orphan.into());
+                }
+                self.end()?;
+                return Ok(None);
+            }
+            let head = Head::parse(&block).inspect_err(|cause| {
+                // Unless it is no header at all, it has a name to be told.
+                if self.name.is_none() && !matches!(cause, UnpackCause::Malformed(Flaw::Checksum)) {
+                    self.name = block[..100].split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
+                }
+            })?;
+            match head.kind {
+                EntryType::XGlobalHeader if pending => return Err(Flaw::Orphan.into()),
+                EntryType::XGlobalHeader => {
+                    self.globals += 1;
+                    if self.globals > self.limits.entries {
+                        return Err(Budget::Entries.into());
+                    }
+                    let data = self.held(head.size, self.limits.extended, Budget::Extended)?;
+                    self.global.merge_global(&data)?;
+                }
+                EntryType::XHeader if before.extended.is_some() => {
+                    return Err(Flaw::Duplicate("extended header").into());
+                }
+                EntryType::XHeader => {
+                    let data = self.held(head.size, self.limits.extended, Budget::Extended)?;
+                    let extended = Extended::parse(&data, self.limits.extents)?;
+                    self.name = extended.path.clone().or(self.name.take());
+                    before.extended = Some(extended);
+                }
+                EntryType::GNULongName if before.name.is_some() => return Err(Flaw::Duplicate("long name").into()),
+                EntryType::GNULongName => {
+                    before.name = Some(self.long(head.size, self.limits.name, Budget::Name)?);
+                    self.name.clone_from(&before.name);
+                }
+                EntryType::GNULongLink if before.link.is_some() => return Err(Flaw::Duplicate("long link").into()),
+                EntryType::GNULongLink => before.link = Some(self.long(head.size, self.limits.link, Budget::Link)?),
+                _ => return self.assemble(head, block[156], before, offset).map(Some),
+            }
+        }
+    }
+
+    /// Puts a member together from its header and what came before it.
+    fn assemble(&mut self, head: Head, type_byte: u8, before: Extensions, offset: u64) -> Result<Member, UnpackCause> {
+        let mut extended = before.extended.unwrap_or_default();
+        let announced = extended.sparse.announced(self.limits.extents)?;
+        let name = match (extended.sparse.name.take().or(extended.path.take()), before.name) {
+            (Some(_), Some(_)) => return Err(Flaw::Duplicate("path").into()),
+            (Some(name), None) | (None, Some(name)) => name,
+            (None, None) => head.name,
+        };
+        let (path, as_directory) = {
+            let parsed = TreePath::parse(&name, self.limits.name, self.limits.depth);
+            self.name = Some(name);
+            parsed?
+        };
+        if self.number > self.limits.entries {
+            return Err(Budget::Entries.into());
+        }
+        let link = match (extended.link.take(), before.link) {
+            (Some(_), Some(_)) => return Err(Flaw::Duplicate("linkpath").into()),
+            (Some(link), None) | (None, Some(link)) => link,
+            (None, None) => head.link,
+        };
+        let stored = match extended.size {
+            None => head.size,
+            Some(size) if size == head.size => size,
+            Some(size) if size > OCTAL && [0, OCTAL].contains(&head.size) => size,
+            Some(_) => return Err(Flaw::SizesDisagree.into()),
+        };
+        self.remaining = stored;
+        self.padding = stored.next_multiple_of(BLOCK as u64) - stored;
+
+        let directory = head.kind.is_dir() || (as_directory && type_byte == 0);
+        if path.is_root() && !directory {
+            return Err(Rule::Root.into());
+        }
+        if as_directory && !directory {
+            return Err(Flaw::TrailingSlash.into());
+        }
+        let file = matches!(head.kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
+        if (directory || !file) && announced != Announced::Dense {
+            return Err(Flaw::SparseMap.into());
+        }
+        let kind = match head.kind {
+            _ if directory => Kind::Directory,
+            EntryType::Regular | EntryType::Continuous => self.file(stored, announced)?,
+            EntryType::GNUSparse if announced == Announced::Dense => self.old_sparse(head.sparse, stored)?,
+            EntryType::GNUSparse => return Err(Flaw::SparseMap.into()),
+            EntryType::Link => {
+                let (target, as_directory) = TreePath::parse(&link, self.limits.name, self.limits.depth)?;
+                if as_directory {
+                    return Err(Rule::HardLink.into());
+                }
+                Kind::HardLink(target)
+            }
+            EntryType::Symlink => Kind::Symlink(self.target(link)?),
+            EntryType::Fifo => Kind::Fifo,
+            EntryType::Block | EntryType::Char => {
+                let (major, minor) = head.device;
+                Kind::Device { block: head.kind.is_block_special(), major, minor }
+            }
+            _ => return Err(Flaw::Type.into()),
+        };
+        if stored > 0 && !matches!(kind, Kind::File { .. }) {
+            return Err(Flaw::UnexpectedData.into());
+        }
+        let attributes: usize = extended.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if attributes > self.limits.attributes {
+            return Err(Budget::Attributes.into());
+        }
+        Ok(Member {
+            number: self.number,
+            offset,
+            path,
+            kind,
+            mode: head.mode,
+            uid: owner(extended.uid.or(self.global.uid).unwrap_or(head.uid), "uid")?,
+            gid: owner(extended.gid.or(self.global.gid).unwrap_or(head.gid), "gid")?,
+            mtime: extended.mtime.or(self.global.mtime).unwrap_or(Time { seconds: head.mtime, nanoseconds: 0 }),
+            attributes: extended.attributes,
+            unread_attributes: extended.unread_attributes,
+        })
+    }
+
+    fn file(&mut self, stored: u64, announced: Announced) -> Result<Kind, UnpackCause> {
+        let (size, extents) = match announced {
+            Announced::Dense => return Ok(Kind::File { size: stored, extents: None }),
+            Announced::Map(size, extents) => (size, extents),
+            Announced::InData(size) => {
+                let mut map = MapReader::new(self.limits.extents);
+                loop {
+                    self.remaining = self.remaining.checked_sub(BLOCK as u64).ok_or(Flaw::SparseMap)?;
+                    if let Some(extents) = map.block(self.stream.block()?)? {
+                        break (size, extents);
+                    }
+                }
+            }
+        };
+        let extents = checked(extents, size, self.remaining)?;
+        Ok(Kind::File { size, extents: Some(extents) })
+    }
+
+    fn old_sparse(&mut self, map: Option<OldSparse>, stored: u64) -> Result<Kind, UnpackCause> {
+        let mut map = map.ok_or(Flaw::SparseMap)?;
+        while map.goes_on {
+            if map.extents.len() > self.limits.extents {
+                return Err(Budget::Extents.into());
+            }
+            let mut more = tar::GnuExtSparseHeader::new();
+            more.as_mut_bytes().copy_from_slice(self.stream.block()?);
+            let found = old_extents(more.sparse())?;
+            map.goes_on = more.is_extended();
+            if found.is_empty() && map.goes_on {
+                // It could go on for ever, and cost nobody's budget.
+                return Err(Flaw::SparseMap.into());
+            }
+            map.extents.extend(found);
+        }
+        if map.extents.len() > self.limits.extents {
+            return Err(Budget::Extents.into());
+        }
+        let extents = checked(map.extents, map.size, stored)?;
+        Ok(Kind::File { size: map.size, extents: Some(extents) })
+    }
+
+    fn target(&self, link: Vec<u8>) -> Result<Vec<u8>, UnpackCause> {
+        if link.is_empty() {
+            return Err(Rule::EmptyName.into());
+        }
+        if link.len() > self.limits.link.min(LONGEST) {
+            return Err(Budget::Link.into());
+        }
+        if link.contains(&0) {
+            return Err(Rule::ZeroByte.into());
+        }
+        Ok(link)
+    }
+
+    /// The data of an extension header, in memory.
+    fn held(&mut self, size: u64, most: usize, budget: Budget) -> Result<Vec<u8>, UnpackCause> {
+        let len = usize::try_from(size).ok().filter(|len| *len <= most).ok_or(budget)?;
+        // It grows by what comes, not by what is promised.
+        let mut data = Vec::new();
+        while data.len() < len {
+            let piece = self.stream.piece((len - data.len()) as u64)?;
+            data.extend_from_slice(piece);
+            let taken = piece.len();
+            self.stream.consume(taken);
+        }
+        self.stream.skip(size.next_multiple_of(BLOCK as u64) - size)?;
+        Ok(data)
+    }
+
+    /// A long name or link of GNU tar, which ends with a zero byte.
+    fn long(&mut self, size: u64, most: usize, budget: Budget) -> Result<Vec<u8>, UnpackCause> {
+        let mut name = self.held(size, most.min(LONGEST) + 1, budget)?;
+        if name.last() == Some(&0) {
+            name.pop();
+        }
+        if name.contains(&0) {
+            return Err(Rule::ZeroByte.into());
+        }
+        Ok(name)
+    }
+
+    /// Reads the stream to its end, after the first zero block.
+    fn end(&mut self) -> Result<(), UnpackCause> {
+        if *self.stream.block()? != [0; BLOCK] {
+            return Err(Flaw::EndMarker.into());
+        }
+        let mut padding = 0;
+        loop {
+            self.header = self.stream.offset();
+            let rest = self.stream.rest()?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            padding += rest.len() as u64;
+            if padding > MOST_PADDING || rest.iter().any(|byte| *byte != 0) {
+                return Err(Flaw::Trailing.into());
+            }
+            let read = rest.len();
+            self.stream.consume(read);
+        }
+    }
+}
+
+fn owner(id: u64, name: &'static str) -> Result<u32, Flaw> {
+    u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(Flaw::Number(name))
+}

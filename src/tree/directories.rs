@@ -1,0 +1,302 @@
+//! The directories of a tree that is being unpacked: opened beneath the root, through no link, and kept open for a while.
+//!
+//! What an archive says of a directory (mode, time, access list) takes effect when its descriptor is given up, since
+//! making things in it needs other permissions and changes its time. A directory that is opened again is put back to how
+//! it was when it is given up again. So nothing has to be remembered beyond the descriptors.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags, fchmod, fgetxattr,
+    fremovexattr, fsetxattr, fstat, futimens, mkdirat, openat2, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::error::{Budget, Rule, UnpackCause};
+use super::name::TreePath;
+use super::pax::Time;
+use super::unpack::Account;
+use super::{ACL_DEFAULT, Attribute, Limits};
+
+/// Descriptors that are kept. Deeper than nearly all trees, and few beside what one process may have open.
+const KEPT: usize = 64;
+
+/// How every name is resolved: a component that is a link, or leads out, is an error.
+pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// The mode of a directory that no member describes.
+const IMPLIED_MODE: u32 = 0o755;
+
+/// An open directory.
+pub(super) struct Directory {
+    fd: OwnedFd,
+    /// What is made in it gets its group.
+    pub(super) passes_group: bool,
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What is to be done to a directory when its descriptor is given up.
+#[derive(Default)]
+pub(super) struct Later {
+    pub(super) mode: Option<u32>,
+    pub(super) mtime: Option<Time>,
+    /// Access lists: names and values.
+    pub(super) lists: Vec<Attribute>,
+}
+
+struct Open {
+    directory: Rc<Directory>,
+    used: u64,
+    later: Later,
+}
+
+pub(super) struct Directories {
+    /// By path; the root is always among them.
+    open: HashMap<Vec<u8>, Open>,
+    clock: u64,
+    /// Whether any directory may have a default access list, which what is made in it would inherit.
+    lists: bool,
+}
+
+impl Directories {
+    /// Takes an empty directory as the root.
+    pub(super) fn new(root: BorrowedFd<'_>) -> Result<Self, UnpackCause> {
+        let mut entries = rustix::fs::Dir::read_from(root)?;
+        if entries.any(|entry| !entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))) {
+            return Err(Rule::RootNotEmpty.into());
+        }
+        let fd = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
+        match fremovexattr(&fd, ACL_DEFAULT) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let passes_group = fstat(&fd)?.st_mode & 0o2000 != 0;
+        let root = Open { directory: Rc::new(Directory { fd, passes_group }), used: 0, later: Later::default() };
+        Ok(Self { open: HashMap::from([(Vec::new(), root)]), clock: 0, lists: false })
+    }
+
+    /// The directory of this path, to make things in; it and those above it are made if they are missing.
+    pub(super) fn enter(&mut self, path: &[u8], account: &mut Account) -> Result<Rc<Directory>, UnpackCause> {
+        self.find(path, Some(account))
+    }
+
+    /// The directory of this path, if it is there.
+    pub(super) fn look_up(&mut self, path: &[u8]) -> Result<Rc<Directory>, UnpackCause> {
+        self.find(path, None)
+    }
+
+    fn find(&mut self, path: &[u8], mut account: Option<&mut Account>) -> Result<Rc<Directory>, UnpackCause> {
+        if let Some(directory) = self.kept(path) {
+            return Ok(directory);
+        }
+        let mut known = path.len();
+        let mut parent = loop {
+            known = path[..known].iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+            if let Some(directory) = self.kept(&path[..known]) {
+                break directory;
+            }
+        };
+        let mut start = if known == 0 { 0 } else { known + 1 };
+        // All that is left in one call, which works unless something is missing or closed to us.
+        match self.open_child(&parent, &path[start..]) {
+            Ok(opened) => return self.keep(path, opened),
+            Err(Errno::NOENT | Errno::ACCESS) => {}
+            Err(error) => return Err(through(error)),
+        }
+        while start < path.len() {
+            let end = path[start..].iter().position(|byte| *byte == b'/').map_or(path.len(), |slash| start + slash);
+            let name = &path[start..end];
+            let opened = match self.open_child(&parent, name) {
+                Err(Errno::NOENT) => match &mut account {
+                    Some(account) => {
+                        account.directory()?;
+                        mkdirat(&*parent, name, Mode::RWXU)?;
+                        let (directory, mut later) = self.open_child(&parent, name)?;
+                        later.mode = Some(IMPLIED_MODE);
+                        later.mtime = None;
+                        (directory, later)
+                    }
+                    None => return Err(Errno::NOENT.into()),
+                },
+                Err(Errno::ACCESS) => self.open_closed(&parent, name)?,
+                opened => opened.map_err(through)?,
+            };
+            parent = self.keep(&path[..end], opened)?;
+            start = end + 1;
+        }
+        Ok(parent)
+    }
+
+    /// The directory that a member describes: made, or there already. What else has its name is replaced.
+    pub(super) fn describe(
+        &mut self,
+        path: &TreePath,
+        later: Later,
+        account: &mut Account,
+    ) -> Result<Rc<Directory>, UnpackCause> {
+        if let Some((above, name)) = path.split() {
+            let parent = self.enter(above, account)?;
+            match mkdirat(&*parent, name, Mode::RWXU) {
+                Ok(()) => account.directory()?,
+                Err(Errno::EXIST) => {
+                    account.inode()?;
+                    if !FileType::from_raw_mode(statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode).is_dir() {
+                        account.directory()?;
+                        unlinkat(&*parent, name, AtFlags::empty())?;
+                        mkdirat(&*parent, name, Mode::RWXU)?;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let directory = self.look_up(path.as_bytes())?;
+        self.lists |= !later.lists.is_empty();
+        if let Some(open) = self.open.get_mut(path.as_bytes()) {
+            open.later = later;
+        }
+        Ok(directory)
+    }
+
+    /// Removes what stands where a member is to be made, unless it is a directory with something in it.
+    pub(super) fn vacate(&mut self, parent: &Directory, path: &TreePath, name: &[u8]) -> Result<(), UnpackCause> {
+        let there = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !FileType::from_raw_mode(there.st_mode).is_dir() {
+            return Ok(unlinkat(parent, name, AtFlags::empty())?);
+        }
+        match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) => {
+                self.open.remove(path.as_bytes());
+                Ok(())
+            }
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Err(Rule::FullDirectory.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives all directories up.
+    pub(super) fn finish(mut self) -> Result<(), UnpackCause> {
+        self.open.drain().try_for_each(|(_, open)| settle(&open))
+    }
+
+    fn kept(&mut self, path: &[u8]) -> Option<Rc<Directory>> {
+        let open = self.open.get_mut(path)?;
+        self.clock += 1;
+        open.used = self.clock;
+        Some(Rc::clone(&open.directory))
+    }
+
+    fn keep(&mut self, path: &[u8], opened: (Directory, Later)) -> Result<Rc<Directory>, UnpackCause> {
+        if self.open.len() >= KEPT {
+            let others = self.open.iter().filter(|(path, _)| !path.is_empty());
+            let oldest = others.min_by_key(|(_, open)| open.used).map(|(path, _)| path.clone());
+            if let Some(open) = oldest.and_then(|path| self.open.remove(&path)) {
+                settle(&open)?;
+            }
+        }
+        self.clock += 1;
+        let directory = Rc::new(opened.0);
+        let open = Open { directory: Rc::clone(&directory), used: self.clock, later: opened.1 };
+        self.open.insert(path.to_vec(), open);
+        Ok(directory)
+    }
+
+    /// Opens a directory beneath another, ready to make things in.
+    fn open_child(&self, parent: &Directory, path: &[u8]) -> Result<(Directory, Later), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat2(parent, path, flags, Mode::empty(), BENEATH)?;
+        let stat = fstat(&fd)?;
+        let mtime = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
+        let mut later = Later { mode: None, mtime: Some(mtime), lists: Vec::new() };
+        let mode = stat.st_mode & 0o7777;
+        if mode & 0o700 != 0o700 {
+            fchmod(&fd, Mode::from_raw_mode(mode | 0o700))?;
+            later.mode = Some(mode);
+        }
+        if self.lists {
+            // Set aside, or what is made here would inherit it.
+            let mut list = vec![0; Limits::of_volume(0).attributes];
+            match fgetxattr(&fd, ACL_DEFAULT, &mut list[..]) {
+                Ok(len) => {
+                    list.truncate(len);
+                    fremovexattr(&fd, ACL_DEFAULT)?;
+                    later.lists.push((ACL_DEFAULT.to_vec(), list));
+                }
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((Directory { fd, passes_group: mode & 0o2000 != 0 }, later))
+    }
+
+    /// Opens one whose mode does not let even its owner read it.
+    fn open_closed(&self, parent: &Directory, name: &[u8]) -> Result<(Directory, Later), UnpackCause> {
+        let mode = unlock(parent, name)?;
+        let (directory, mut later) = self.open_child(parent, name)?;
+        later.mode = Some(mode);
+        Ok((directory, later))
+    }
+}
+
+/// Gives the owner of a directory all rights in it; its mode until then.
+pub(super) fn unlock(parent: impl AsFd, name: &[u8]) -> Result<u32, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let path = openat2(parent, name, flags, Mode::empty(), BENEATH)?;
+    let mode = fstat(&path)?.st_mode & 0o7777;
+    chmod_path(&path, mode | 0o700)?;
+    Ok(mode)
+}
+
+/// Changes the mode of what an `O_PATH` descriptor is of. By way of /proc, for kernels before 6.6 know no call that
+/// does it and follows no link; the descriptor is of no link.
+pub(super) fn chmod_path(path: &OwnedFd, mode: u32) -> Result<(), Errno> {
+    rustix::fs::chmod(format!("/proc/self/fd/{}", path.as_raw_fd()), Mode::from_raw_mode(mode))
+}
+
+pub(super) fn timestamps(mtime: Time) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() },
+    }
+}
+
+fn settle(open: &Open) -> Result<(), UnpackCause> {
+    let fd = &open.directory.fd;
+    for (name, value) in &open.later.lists {
+        fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()).map_err(|error| match error {
+            Errno::INVAL | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP => Rule::AttributeRoom.into(),
+            error => UnpackCause::from(error),
+        })?;
+    }
+    if let Some(mode) = open.later.mode {
+        fchmod(fd, Mode::from_raw_mode(mode))?;
+    }
+    if let Some(mtime) = open.later.mtime {
+        futimens(fd, &timestamps(mtime))?;
+    }
+    Ok(())
+}
+
+/// What it means that a directory cannot be opened.
+fn through(error: Errno) -> UnpackCause {
+    match error {
+        Errno::LOOP | Errno::NOTDIR | Errno::XDEV => Rule::Through.into(),
+        Errno::NAMETOOLONG => Budget::Name.into(),
+        error => error.into(),
+    }
+}
+
+impl From<Errno> for UnpackCause {
+    fn from(error: Errno) -> Self {
+        Self::Disk(error.into())
+    }
+}

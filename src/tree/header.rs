@@ -1,0 +1,227 @@
+//! One header block: ustar, GNU, or older than both. The `tar` crate knows where the fields lie; what is in them is read
+//! here, since it takes numbers that do not fit for others that do.
+
+use tar::{EntryType, GnuSparseHeader, Header};
+
+use super::error::{Flaw, UnpackCause};
+use super::sparse::Extent;
+use super::stream::BLOCK;
+
+/// The fields of a header that mean something here. Names of users and groups do not: the volume's users are not ours.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) kind: EntryType,
+    /// As in the header, prefix included.
+    pub(super) name: Vec<u8>,
+    pub(super) link: Vec<u8>,
+    pub(super) size: u64,
+    /// Permissions and the three special bits.
+    pub(super) mode: u32,
+    pub(super) uid: u64,
+    pub(super) gid: u64,
+    /// Seconds.
+    pub(super) mtime: i64,
+    /// Major and minor.
+    pub(super) device: (u32, u32),
+    /// Only in a sparse file of the old GNU format.
+    pub(super) sparse: Option<OldSparse>,
+}
+
+/// The beginning of a sparse map as GNU tar had it before PAX.
+#[derive(Debug)]
+pub(super) struct OldSparse {
+    pub(super) extents: Vec<Extent>,
+    /// Whether a block with more extents follows.
+    pub(super) goes_on: bool,
+    pub(super) size: u64,
+}
+
+impl Head {
+    pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Self, UnpackCause> {
+        let header = Header::from_byte_slice(block);
+        let fields = header.as_old();
+        let sum = number(&fields.cksum).map_err(|()| Flaw::Checksum)?;
+        if sum != i128::from(unsigned_sum(block)) && sum != i128::from(signed_sum(block)) {
+            return Err(Flaw::Checksum.into());
+        }
+        let (gnu, ustar) = (header.as_gnu(), header.as_ustar());
+        // Where the magic of both stands, what is older than both has zeros.
+        if gnu.is_none() && ustar.is_none() && block[257..265] != [0; 8] {
+            return Err(Flaw::Format.into());
+        }
+        let kind = header.entry_type();
+        let device = if kind.is_block_special() || kind.is_character_special() {
+            let (major, minor) = match (gnu, ustar) {
+                (Some(gnu), _) => (gnu.dev_major, gnu.dev_minor),
+                (_, Some(ustar)) => (ustar.dev_major, ustar.dev_minor),
+                (None, None) => return Err(Flaw::Type.into()),
+            };
+            (ranged(&major, "devmajor")?, ranged(&minor, "devminor")?)
+        } else {
+            (0, 0)
+        };
+        let sparse = match gnu {
+            Some(gnu) if kind.is_gnu_sparse() => Some(OldSparse {
+                extents: old_extents(&gnu.sparse)?,
+                goes_on: gnu.is_extended(),
+                size: size(&gnu.realsize)?,
+            }),
+            None if kind.is_gnu_sparse() => return Err(Flaw::Type.into()),
+            _ => None,
+        };
+        Ok(Self {
+            kind,
+            name: header.path_bytes().into_owned(),
+            link: until_zero(&fields.linkname).to_vec(),
+            size: size(&fields.size)?,
+            // Some writers put the file's type into it, as stat does.
+            mode: ranged::<u32>(&fields.mode, "mode")? & 0o7777,
+            uid: ranged(&fields.uid, "uid")?,
+            gid: ranged(&fields.gid, "gid")?,
+            mtime: ranged(&fields.mtime, "mtime")?,
+            device,
+            sparse,
+        })
+    }
+}
+
+/// The used ones of a row of extents in the old GNU format.
+pub(super) fn old_extents(row: &[GnuSparseHeader]) -> Result<Vec<Extent>, UnpackCause> {
+    let mut extents = Vec::with_capacity(row.len());
+    for entry in row.iter().take_while(|entry| !entry.is_empty()) {
+        extents.push(Extent { offset: size(&entry.offset)?, len: size(&entry.numbytes)? });
+    }
+    Ok(extents)
+}
+
+fn size(field: &[u8]) -> Result<u64, Flaw> {
+    // Sizes and offsets of files have 63 bits.
+    ranged::<i64>(field, "size")?.try_into().map_err(|_| Flaw::Number("size"))
+}
+
+fn ranged<T: TryFrom<i128>>(field: &[u8], name: &'static str) -> Result<T, Flaw> {
+    number(field).ok().and_then(|number| number.try_into().ok()).ok_or(Flaw::Number(name))
+}
+
+/// Octal digits between spaces, up to a zero byte; nothing counts as 0. Or, with the first bit set, a big-endian number
+/// in two's complement, which is what GNU and star do with what does not fit.
+fn number(field: &[u8]) -> Result<i128, ()> {
+    match field {
+        // The longest field has 12 bytes: 95 bits.
+        [first, rest @ ..] if first & 0x80 != 0 && rest.len() < 15 => {
+            let head = i128::from(first & 0x3f) - i128::from(first & 0x40);
+            Ok(rest.iter().fold(head, |number, byte| (number << 8) | i128::from(*byte)))
+        }
+        _ => until_zero(field).trim_ascii().iter().try_fold(0, |number: i128, digit| match digit {
+            b'0'..=b'7' => Ok(number * 8 + i128::from(digit - b'0')),
+            _ => Err(()),
+        }),
+    }
+}
+
+fn until_zero(field: &[u8]) -> &[u8] {
+    field.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// The sum of a header's bytes, with spaces in place of the sum.
+fn unsigned_sum(block: &[u8; BLOCK]) -> u32 {
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..])
+}
+
+/// As early writers computed it, whose bytes had a sign.
+fn signed_sum(block: &[u8; BLOCK]) -> i32 {
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| i32::from(byte.cast_signed())).sum::<i32>();
+    sum(&block[..148]) + 8 * i32::from(b' ') + sum(&block[156..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(change: impl FnOnce(&mut [u8; BLOCK])) -> Result<Head, UnpackCause> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        change(header.as_mut_bytes());
+        header.set_cksum();
+        Head::parse(header.as_bytes())
+    }
+
+    fn flaw(result: Result<Head, UnpackCause>) -> Flaw {
+        match result {
+            Err(UnpackCause::Malformed(flaw)) => flaw,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn numbers_are_octal_or_base_256() {
+        for (field, value) in [
+            (b"0000644\0".as_slice(), Ok(0o644)),
+            (b"   644 \0", Ok(0o644)),
+            (b"77777777", Ok(0o77_777_777)),
+            (b"\0\0\0\0\0\0\0\0", Ok(0)),
+            (b"        ", Ok(0)),
+            (b"644\0junk", Ok(0o644)),
+            (b"\x80\0\0\0\0\0\0\x01", Ok(1)),
+            (b"\x80\0\0\0\xff\xff\xff\xff", Ok(0xffff_ffff)),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Ok(-2)),
+            (b"\xbf\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", Ok((1 << 94) - 1)),
+            (b"0000648\0", Err(())),
+            (b"-000644\0", Err(())),
+            (b"+000644\0", Err(())),
+            (b"06 44\0\0\0", Err(())),
+            (b"0x1f\0\0\0\0", Err(())),
+        ] {
+            assert_eq!(number(field), value, "{}", field.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_size_that_is_negative_or_has_more_than_63_bits_is_refused() {
+        let sized = |field: &[u8; 12]| head(|block| block[124..136].copy_from_slice(field));
+        assert_eq!(sized(b"77777777777\0").expect("8 GiB less one").size, (8 << 30) - 1);
+        assert_eq!(sized(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff").expect("largest").size, i64::MAX as u64);
+        assert_eq!(flaw(sized(b"\x80\0\0\0\x80\0\0\0\0\0\0\0")), Flaw::Number("size"));
+        assert_eq!(flaw(sized(b"\x80\0\0\x01\0\0\0\0\0\0\0\x05")), Flaw::Number("size"));
+        assert_eq!(flaw(sized(&[0xff; 12])), Flaw::Number("size"));
+        assert_eq!(flaw(sized(b"-0000000001\0")), Flaw::Number("size"));
+    }
+
+    #[test]
+    fn a_checksum_may_be_of_signed_or_unsigned_bytes_and_must_be_right() {
+        let mut header = Header::new_ustar();
+        header.as_mut_bytes()[0] = 0xe4;
+        header.set_cksum();
+        assert!(Head::parse(header.as_bytes()).is_ok());
+        let signed = signed_sum(header.as_bytes());
+        header.as_mut_bytes()[148..156].copy_from_slice(format!("{signed:06o}\0 ").as_bytes());
+        assert!(Head::parse(header.as_bytes()).is_ok());
+        header.as_mut_bytes()[0] ^= 1;
+        assert_eq!(flaw(Head::parse(header.as_bytes())), Flaw::Checksum);
+        assert_eq!(flaw(Head::parse(&[b'x'; BLOCK])), Flaw::Checksum);
+    }
+
+    #[test]
+    fn a_header_of_an_unknown_format_is_refused() {
+        assert!(head(|block| block[257..265].copy_from_slice(b"ustar\x0000")).is_ok());
+        assert!(head(|block| block[257..265].copy_from_slice(b"ustar  \0")).is_ok());
+        assert!(head(|block| block[257..265].fill(0)).is_ok());
+        assert_eq!(flaw(head(|block| block[257..265].copy_from_slice(b"ustar\x0001"))), Flaw::Format);
+        assert_eq!(flaw(head(|block| block[257..265].fill(b'u'))), Flaw::Format);
+    }
+
+    #[test]
+    fn the_prefix_is_a_name_only_in_ustar() {
+        let named = |magic: &'static [u8; 8]| {
+            head(move |block| {
+                block[0] = b'n';
+                block[257..265].copy_from_slice(magic);
+                block[345] = b'p';
+            })
+        };
+        assert_eq!(named(b"ustar\x0000").expect("ustar").name, b"p/n");
+        assert_eq!(named(b"ustar  \0").expect("GNU").name, b"n");
+        assert_eq!(named(&[0; 8]).expect("old").name, b"n");
+    }
+}

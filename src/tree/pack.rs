@@ -1,0 +1,343 @@
+//! Packs a tree into a tar stream: pax format, the same bytes for the same tree.
+//!
+//! A directory comes before what is in it, and that in the order of the bytes of the names. The root is `./`. Kept are
+//! modes, owners (numbers), times of change to the nanosecond, extended attributes of files and directories, hard links,
+//! symbolic links, pipes, devices, and holes (GNU's PAX format 1.0). Sockets are left out, and counted.
+//!
+//! # Invariants
+//! - The tree does not change meanwhile. If a file does, that is an error, and the stream ends without its end marker,
+//!   so that nobody takes it for whole.
+//! - No link is followed, no mount is entered, and no device or pipe is opened.
+//! - What is unpacked by `unpack` has no ambiguity in it; what this writes is read by GNU tar, bsdtar and Python alike.
+
+mod attributes;
+mod output;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fstat, major, minor, openat2, readlinkat, statat,
+};
+use rustix::io::Errno;
+use tar::EntryType;
+
+use self::output::{Output, Written};
+use super::directories::BENEATH;
+use super::error::shown;
+use super::pax::Time;
+use super::sparse::{Extent, write_map};
+
+/// Directories whose descriptors are kept open; those above are opened again on the way back.
+const KEPT: usize = 32;
+
+/// What holes are looked for in.
+const GRANULE: u64 = 4096;
+
+/// The memory that one name costs beside its bytes.
+const NAME_COST: usize = 48;
+
+/// What packing may take.
+#[derive(Clone, Copy, Debug)]
+pub struct PackLimits {
+    /// Bytes of memory for names: of the directories that are being read, and of files with more names to come.
+    pub memory: usize,
+    /// Runs of data of one sparse file. A file with more is packed with some of its holes as zeros.
+    pub extents: usize,
+}
+
+impl Default for PackLimits {
+    /// Directories of a million files; as many runs as are unpacked.
+    fn default() -> Self {
+        Self { memory: 64 << 20, extents: 1 << 18 }
+    }
+}
+
+/// What was packed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Members of the archive.
+    pub members: u64,
+    /// Bytes of the archive.
+    pub bytes: u64,
+    /// Sockets, which tar does not know.
+    pub skipped: u64,
+}
+
+/// A tree that was not packed, or not wholly.
+#[derive(Debug, thiserror::Error)]
+#[error("\"{name}\": {cause}")]
+pub struct PackError {
+    /// What was being packed, escaped and cut.
+    pub name: String,
+    /// Why.
+    #[source]
+    pub cause: PackCause,
+}
+
+/// Why a tree was not packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackCause {
+    /// The writer failed: the peer broke off, or the work was cancelled.
+    #[error("the stream broke off")]
+    Sink(#[source] io::Error),
+    /// The disk failed.
+    #[error("the file system failed")]
+    Disk(#[source] io::Error),
+    /// A file changed.
+    #[error("it changed while it was read")]
+    Changed,
+    /// See [`PackLimits::memory`].
+    #[error("too many names to hold")]
+    Memory,
+}
+
+impl From<Errno> for PackCause {
+    fn from(error: Errno) -> Self {
+        Self::Disk(error.into())
+    }
+}
+
+/// Packs all that is beneath `root`, and its own mode and time.
+pub fn pack(root: impl AsFd, writer: impl Write, limits: &PackLimits) -> Result<Packed, PackError> {
+    let mut packer = Packer {
+        root: root.as_fd(),
+        limits: *limits,
+        output: Output::new(writer),
+        levels: Vec::new(),
+        links: HashMap::new(),
+        held: 0,
+        done: Packed::default(),
+    };
+    let mut path = Vec::new();
+    packer.tree(&mut path).map_err(|cause| PackError { name: shown(&path), cause })?;
+    Ok(packer.done)
+}
+
+/// A directory that is being read.
+struct Level {
+    path: Rc<[u8]>,
+    fd: Option<OwnedFd>,
+    /// What is left to pack, the next one last.
+    names: Vec<Box<[u8]>>,
+}
+
+/// A file with more than one name, of which one was packed.
+struct Link {
+    above: Rc<[u8]>,
+    name: Box<[u8]>,
+    /// Names that have not come.
+    left: u64,
+}
+
+struct Packer<'a, W> {
+    root: BorrowedFd<'a>,
+    limits: PackLimits,
+    output: Output<W>,
+    levels: Vec<Level>,
+    links: HashMap<(u64, u64), Link>,
+    held: usize,
+    done: Packed,
+}
+
+impl<W: Write> Packer<'_, W> {
+    /// `path` is what it is working on when it fails.
+    fn tree(&mut self, path: &mut Vec<u8>) -> Result<(), PackCause> {
+        self.directory(open_directory(self.root, b".")?, path)?;
+        while let Some(level) = self.levels.last_mut() {
+            let Some(name) = level.names.pop() else {
+                self.levels.pop();
+                continue;
+            };
+            self.held -= name.len() + NAME_COST;
+            path.clear();
+            path.extend_from_slice(&level.path);
+            let fd = match level.fd.take() {
+                Some(fd) => fd,
+                None => open_directory(self.root, path)?,
+            };
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&name);
+            let at = self.levels.len() - 1;
+            self.one(&fd, &name, path)?;
+            self.levels[at].fd = Some(fd);
+            if let Some(above) = self.levels.len().checked_sub(KEPT + 1) {
+                self.levels[above].fd = None;
+            }
+        }
+        self.done.bytes = self.output.finish()?;
+        Ok(())
+    }
+
+    fn one(&mut self, above: &OwnedFd, name: &[u8], path: &[u8]) -> Result<(), PackCause> {
+        let stat = statat(above, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => self.directory(open_directory(above.as_fd(), name)?, path),
+            FileType::RegularFile => self.file(above, name, path, &stat),
+            FileType::Symlink => {
+                let target = readlinkat(above, name, Vec::new())?;
+                self.member(&Written { link: target.to_bytes(), ..Written::new(EntryType::Symlink, path, &stat) })
+            }
+            FileType::Fifo => self.member(&Written::new(EntryType::Fifo, path, &stat)),
+            kind @ (FileType::BlockDevice | FileType::CharacterDevice) => {
+                let kind = if kind == FileType::BlockDevice { EntryType::Block } else { EntryType::Char };
+                let device = (major(stat.st_rdev), minor(stat.st_rdev));
+                self.member(&Written { device, ..Written::new(kind, path, &stat) })
+            }
+            FileType::Socket | FileType::Unknown => {
+                self.done.skipped += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn directory(&mut self, fd: OwnedFd, path: &[u8]) -> Result<(), PackCause> {
+        let stat = fstat(&fd)?;
+        let attributes = attributes::read(&fd)?;
+        let mut name = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
+        name.push(b'/');
+        self.member(&Written { attributes, ..Written::new(EntryType::Directory, &name, &stat) })?;
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        for entry in Dir::read_from(&fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                self.hold(name.len())?;
+                names.push(Box::from(name));
+            }
+        }
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        self.levels.push(Level { path: path.into(), fd: Some(fd), names });
+        Ok(())
+    }
+
+    fn file(&mut self, above: &OwnedFd, name: &[u8], path: &[u8], seen: &Stat) -> Result<(), PackCause> {
+        if seen.st_nlink > 1 && self.linked(name, path, seen)? {
+            return Ok(());
+        }
+        // Should it be a pipe by now, this does not wait for its other end.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat2(above, name, flags, Mode::empty(), BENEATH)?);
+        let stat = fstat(&file)?;
+        if (stat.st_dev, stat.st_ino) != (seen.st_dev, seen.st_ino) {
+            return Err(PackCause::Changed);
+        }
+        let size = u64::try_from(stat.st_size).map_err(|_| PackCause::Changed)?;
+        let mut member =
+            Written { attributes: attributes::read(&file)?, ..Written::new(EntryType::Regular, path, &stat) };
+        let whole = [Extent { offset: 0, len: size }];
+        // Fewer blocks than the size would take: there are holes.
+        let holes = u64::try_from(stat.st_blocks).unwrap_or(0) < size / 512;
+        let extents = if holes { self.extents(&file, size)? } else { None };
+        if let Some(extents) = &extents {
+            let map = map_of(extents, size);
+            let data: u64 = extents.iter().map(|extent| extent.len).sum();
+            member.sparse = Some(size);
+            member.size = map.len() as u64 + data;
+            self.member(&member)?;
+            self.output.write(&map)?;
+        } else {
+            member.size = size;
+            self.member(&member)?;
+        }
+        for extent in extents.as_deref().unwrap_or(&whole) {
+            self.output.copy(*extent, |into, offset| file.read_at(into, offset))?;
+        }
+        self.output.pad()?;
+        let after = fstat(&file)?;
+        let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        if state(&after) == state(&stat) { Ok(()) } else { Err(PackCause::Changed) }
+    }
+
+    /// Packs a file as a link, if it was packed under another name; else takes note of this one.
+    fn linked(&mut self, name: &[u8], path: &[u8], stat: &Stat) -> Result<bool, PackCause> {
+        let key = (stat.st_dev, stat.st_ino);
+        let Some(mut link) = self.links.remove(&key) else {
+            self.hold(name.len())?;
+            let above = self.levels.last().map_or_else(|| [].into(), |level| Rc::clone(&level.path));
+            self.links.insert(key, Link { above, name: name.into(), left: stat.st_nlink - 1 });
+            return Ok(false);
+        };
+        let target = if link.above.is_empty() { link.name.to_vec() } else { [&*link.above, &link.name].join(&b'/') };
+        self.member(&Written { link: &target, ..Written::new(EntryType::Link, path, stat) })?;
+        link.left -= 1;
+        if link.left == 0 {
+            self.held -= link.name.len() + NAME_COST;
+        } else {
+            self.links.insert(key, link);
+        }
+        Ok(true)
+    }
+
+    /// The runs of data of a file, in whole granules; `None` if there are no holes.
+    fn extents(&self, file: &File, size: u64) -> Result<Option<Vec<Extent>>, PackCause> {
+        let mut granule = GRANULE;
+        loop {
+            if let Some(extents) = runs(file, size, granule, self.limits.extents)? {
+                let data: u64 = extents.iter().map(|extent| extent.len).sum();
+                return Ok((data < size).then_some(extents));
+            }
+            granule = granule.saturating_mul(4);
+        }
+    }
+
+    fn member(&mut self, member: &Written<'_>) -> Result<(), PackCause> {
+        self.done.members += 1;
+        self.output.member(member)
+    }
+
+    fn hold(&mut self, name: usize) -> Result<(), PackCause> {
+        self.held += name + NAME_COST;
+        if self.held > self.limits.memory { Err(PackCause::Memory) } else { Ok(()) }
+    }
+}
+
+fn open_directory(parent: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(parent, path, flags, Mode::empty(), BENEATH)
+}
+
+/// The runs of data, in whole granules; `None` if there are more than `most`.
+fn runs(file: &File, size: u64, granule: u64, most: usize) -> Result<Option<Vec<Extent>>, PackCause> {
+    let mut runs: Vec<Extent> = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(vec![Extent { offset: 0, len: size }])),
+            Err(error) => return Err(error.into()),
+        };
+        let hole = rustix::fs::seek(file, SeekFrom::Hole(data))?;
+        let start = data / granule * granule;
+        let end = hole.checked_next_multiple_of(granule).unwrap_or(size).min(size);
+        if let Some(last) = runs.last_mut().filter(|last| last.offset + last.len >= start) {
+            last.len = end.max(last.offset + last.len) - last.offset;
+        } else if runs.len() == most {
+            return Ok(None);
+        } else if start < end {
+            runs.push(Extent { offset: start, len: end - start });
+        }
+        at = hole.max(at + 1);
+    }
+    Ok(Some(runs))
+}
+
+/// The map that goes before the data. An empty run tells the end of a file that ends in a hole, as GNU tar does it.
+fn map_of(extents: &[Extent], size: u64) -> Vec<u8> {
+    let end = extents.last().map_or(0, |last| last.offset + last.len);
+    if end == size {
+        return write_map(extents);
+    }
+    write_map(&[extents, &[Extent { offset: size, len: 0 }]].concat())
+}
+
+fn mtime(stat: &Stat) -> Time {
+    Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
+}

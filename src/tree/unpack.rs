@@ -1,0 +1,405 @@
+//! Unpacks a tar stream into an empty directory.
+//!
+//! # Rules
+//! - A member replaces an earlier one of its name: anything takes the place of what is no directory, and of an empty
+//!   directory; a directory over a directory keeps what is in it. Over a directory with something in it, only a
+//!   directory goes. So GNU tar does it, but that no link is ever followed: a directory over a link replaces the link,
+//!   and a name that goes through a link is refused.
+//! - A hard link is to a regular file that is there by then. Since the root was empty, this archive made it. What the
+//!   link's member says beside that (mode, time, attributes) is not looked at; a link to itself is nothing.
+//! - Directories that no member describes are made with mode 755.
+//! - Attributes are kept on files and directories only.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags, chownat, fchmod, fchown, fsetxattr, fstatvfs, ftruncate,
+    futimens, linkat, makedev, mknodat, openat2, statat, symlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use super::archive::{Archive, Kind, Member};
+use super::directories::{BENEATH, Directories, Directory, Later, chmod_path, timestamps};
+use super::error::{Budget, Place, Rule, UnpackCause, UnpackError};
+use super::name::TreePath;
+use super::sparse::Extent;
+use super::{ACL_ACCESS, ACL_DEFAULT, CAPABILITY, ForeignAttributes, Limits, Owners, Policy};
+
+/// What disks give files space in.
+const DISK_BLOCK: u64 = 4096;
+
+/// The longest target of a symbolic link that ext4 keeps inside of the inode.
+const INLINE_LINK: usize = 59;
+
+/// What was unpacked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Members of the archive.
+    pub members: u64,
+    /// Of them, regular files.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Hard links.
+    pub hard_links: u64,
+    /// Pipes and devices.
+    pub special: u64,
+    /// Bytes of data.
+    pub bytes: u64,
+    /// Bytes of data and holes.
+    pub apparent: u64,
+    /// Extended attributes that were left out.
+    pub dropped_attributes: u64,
+    /// Members whose set-user-ID or set-group-ID was cleared.
+    pub cleared_set_id: u64,
+}
+
+/// What has been spent of the limits.
+pub(super) struct Account {
+    limits: Limits,
+    inodes: u64,
+    bytes: u64,
+    apparent: u64,
+}
+
+impl Account {
+    pub(super) fn inode(&mut self) -> Result<(), Budget> {
+        self.inodes += 1;
+        if self.inodes > self.limits.entries { Err(Budget::Entries) } else { Ok(()) }
+    }
+
+    pub(super) fn directory(&mut self) -> Result<(), Budget> {
+        self.inode()?;
+        self.spend(DISK_BLOCK)
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<(), Budget> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.limits.bytes { Err(Budget::Bytes) } else { Ok(()) }
+    }
+
+    fn file(&mut self, size: u64, extents: Option<&[Extent]>) -> Result<(), Budget> {
+        self.inode()?;
+        let whole = [Extent { offset: 0, len: size }];
+        for extent in extents.unwrap_or(&whole) {
+            let start = extent.offset / DISK_BLOCK;
+            let end = extent.offset.saturating_add(extent.len).div_ceil(DISK_BLOCK);
+            self.spend(end.saturating_sub(start).saturating_mul(DISK_BLOCK))?;
+        }
+        self.apparent = self.apparent.saturating_add(size);
+        if self.apparent > self.limits.apparent { Err(Budget::Apparent) } else { Ok(()) }
+    }
+}
+
+/// Unpacks a plain tar stream into `root`, an empty directory that nobody else uses, opened for reading.
+///
+/// It returns after the stream's end was read, and nothing is durable then; see [`super::sync`].
+pub fn unpack(reader: impl Read, root: impl AsFd, limits: &Limits, policy: &Policy) -> Result<Unpacked, UnpackError> {
+    let at_start = |cause| UnpackError { place: Place::default(), cause };
+    let mut archive = Archive::new(reader, limits);
+    let mut unpacker = Unpacker {
+        policy: *policy,
+        account: Account { limits: *limits, inodes: 0, bytes: 0, apparent: 0 },
+        directories: Directories::new(root.as_fd()).map_err(at_start)?,
+        umask: umask(),
+        me: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+        done: Unpacked::default(),
+    };
+    while let Some(member) = archive.next()? {
+        unpacker.member(&member, &mut archive)?;
+    }
+    let end = Place { entry: unpacker.done.members, name: None, offset: archive.offset() };
+    unpacker.directories.finish().map_err(|cause| UnpackError { place: end, cause })?;
+    Ok(unpacker.done)
+}
+
+struct Unpacker {
+    policy: Policy,
+    account: Account,
+    directories: Directories,
+    umask: u32,
+    /// Whose files are if nothing is done.
+    me: (u32, u32),
+    done: Unpacked,
+}
+
+impl Unpacker {
+    fn member<R: Read>(&mut self, member: &Member, archive: &mut Archive<R>) -> Result<(), UnpackError> {
+        if let Kind::File { size, extents } = &member.kind {
+            let extents = extents.as_deref();
+            let file = self.new_file(member, *size, extents).map_err(at(member))?;
+            fill(&file, extents, archive, member)?;
+            self.finish_file(member, &file, extents.map(|_| *size)).map_err(at(member))?;
+            self.done.files += 1;
+            self.done.apparent += size;
+            self.done.bytes += extents.map_or(*size, |extents| extents.iter().map(|extent| extent.len).sum());
+        } else {
+            self.without_data(member).map_err(at(member))?;
+        }
+        self.done.members += 1;
+        Ok(())
+    }
+
+    fn without_data(&mut self, member: &Member) -> Result<(), UnpackCause> {
+        match &member.kind {
+            Kind::Directory => {
+                self.directory(member)?;
+                self.done.directories += 1;
+            }
+            Kind::HardLink(target) => {
+                self.hard_link(&member.path, target)?;
+                self.done.hard_links += 1;
+            }
+            Kind::Symlink(target) => {
+                if target.len() > INLINE_LINK {
+                    self.account.spend(DISK_BLOCK)?;
+                }
+                let (parent, name) = self.make(member, |parent, name| symlinkat(target.as_slice(), parent, name))?;
+                self.finish_special(member, &parent, name, false)?;
+                self.done.symlinks += 1;
+            }
+            Kind::Fifo => {
+                self.node(member, FileType::Fifo, 0)?;
+            }
+            Kind::Device { .. } if !self.policy.devices => return Err(Rule::Device.into()),
+            Kind::Device { block, major, minor } => {
+                let kind = if *block { FileType::BlockDevice } else { FileType::CharacterDevice };
+                self.node(member, kind, makedev(*major, *minor))?;
+            }
+            Kind::File { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn new_file(&mut self, member: &Member, size: u64, extents: Option<&[Extent]>) -> Result<File, UnpackCause> {
+        self.account.file(size, extents)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = if self.is_plain(member) { member.mode } else { 0o600 };
+        let create = |parent: &Directory, name: &[u8]| openat2(parent, name, flags, mode.into(), BENEATH);
+        let (parent, name) = member.path.split().ok_or(Rule::Root)?;
+        let parent = self.directories.enter(parent, &mut self.account)?;
+        let fd = match create(&parent, name) {
+            Err(Errno::EXIST) => {
+                self.directories.vacate(&parent, &member.path, name)?;
+                create(&parent, name)
+            }
+            created => created,
+        }?;
+        if self.chowns(member, &parent) {
+            fchown(&fd, Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))?;
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Whether a file is as it must be when it is made with the member's mode.
+    fn is_plain(&self, member: &Member) -> bool {
+        member.mode & (self.umask | 0o7000) == 0
+            && member.attributes.is_empty()
+            && (self.policy.owners == Owners::Ignore || self.me == (member.uid, member.gid))
+    }
+
+    fn chowns(&self, member: &Member, parent: &Directory) -> bool {
+        self.policy.owners == Owners::Keep && (parent.passes_group || self.me != (member.uid, member.gid))
+    }
+
+    /// What is done to a file after its data were written, which clears some of it.
+    fn finish_file(&mut self, member: &Member, file: &File, sparse: Option<u64>) -> Result<(), UnpackCause> {
+        if let Some(size) = sparse {
+            ftruncate(file, size)?;
+        }
+        self.drop_attributes(member.unread_attributes)?;
+        for (name, value) in &member.attributes {
+            let kept = name.starts_with(b"user.")
+                || name.as_slice() == ACL_ACCESS
+                || (name.as_slice() == CAPABILITY && self.policy.capabilities);
+            if kept {
+                self.set_attribute(file, name, value)?;
+            } else {
+                self.drop_attributes(1)?;
+            }
+        }
+        let plain = self.is_plain(member);
+        let mode = self.mode(member);
+        if !plain {
+            fchmod(file, mode.into())?;
+        }
+        futimens(file, &timestamps(member.mtime))?;
+        Ok(())
+    }
+
+    fn directory(&mut self, member: &Member) -> Result<(), UnpackCause> {
+        self.drop_attributes(member.unread_attributes)?;
+        let (mut lists, mut now) = (Vec::new(), Vec::new());
+        for (name, value) in &member.attributes {
+            if [ACL_ACCESS, ACL_DEFAULT].contains(&name.as_slice()) {
+                self.account.spend((name.len() + value.len()) as u64)?;
+                lists.push((name.clone(), value.clone()));
+            } else if name.starts_with(b"user.") {
+                now.push((name, value));
+            } else {
+                self.drop_attributes(1)?;
+            }
+        }
+        let later = Later { mode: Some(self.mode(member)), mtime: Some(member.mtime), lists };
+        let directory = self.directories.describe(&member.path, later, &mut self.account)?;
+        for (name, value) in now {
+            self.set_attribute(&*directory, name, value)?;
+        }
+        if self.policy.owners == Owners::Keep {
+            fchown(&*directory, Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))?;
+        }
+        Ok(())
+    }
+
+    fn hard_link(&mut self, path: &TreePath, target: &TreePath) -> Result<(), UnpackCause> {
+        self.account.inode()?;
+        let ((above, name), (target_above, target_name)) =
+            path.split().zip(target.split()).ok_or(UnpackCause::from(Rule::HardLink))?;
+        let from = self.directories.look_up(target_above).map_err(|cause| match cause {
+            UnpackCause::Disk(error) if error.kind() == io::ErrorKind::NotFound => Rule::HardLink.into(),
+            cause => cause,
+        })?;
+        let file = match statat(&*from, target_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => stat,
+            Ok(_) | Err(Errno::NOENT) => return Err(Rule::HardLink.into()),
+            Err(error) => return Err(error.into()),
+        };
+        let parent = self.directories.enter(above, &mut self.account)?;
+        match linkat(&*from, target_name, &*parent, name, AtFlags::empty()) {
+            Err(Errno::EXIST) => {
+                let there = statat(&*parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if (there.st_dev, there.st_ino) == (file.st_dev, file.st_ino) {
+                    return Ok(());
+                }
+                self.directories.vacate(&parent, path, name)?;
+                Ok(linkat(&*from, target_name, &*parent, name, AtFlags::empty())?)
+            }
+            linked => Ok(linked?),
+        }
+    }
+
+    fn node(&mut self, member: &Member, kind: FileType, device: u64) -> Result<(), UnpackCause> {
+        let private = Mode::RUSR | Mode::WUSR;
+        let (parent, name) = self.make(member, |parent, name| mknodat(parent, name, kind, private, device))?;
+        self.finish_special(member, &parent, name, true)?;
+        self.done.special += 1;
+        Ok(())
+    }
+
+    /// Makes what has no descriptor to work on, in the place of what has its name.
+    fn make<'m>(
+        &mut self,
+        member: &'m Member,
+        create: impl Fn(&Directory, &[u8]) -> Result<(), Errno>,
+    ) -> Result<(Rc<Directory>, &'m [u8]), UnpackCause> {
+        self.account.inode()?;
+        let (above, name) = member.path.split().ok_or(Rule::Root)?;
+        let parent = self.directories.enter(above, &mut self.account)?;
+        match create(&parent, name) {
+            Err(Errno::EXIST) => {
+                self.directories.vacate(&parent, &member.path, name)?;
+                create(&parent, name)?;
+            }
+            outcome => outcome?,
+        }
+        Ok((parent, name))
+    }
+
+    /// Owner, mode and time of a link, pipe or device, none of which is opened: by its name, and not following it.
+    fn finish_special(
+        &mut self,
+        member: &Member,
+        parent: &Directory,
+        name: &[u8],
+        has_mode: bool,
+    ) -> Result<(), UnpackCause> {
+        self.drop_attributes(member.unread_attributes + member.attributes.len() as u64)?;
+        if self.chowns(member, parent) {
+            let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
+            chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        if has_mode {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let path = openat2(parent, name, flags, Mode::empty(), BENEATH)?;
+            chmod_path(&path, self.mode(member))?;
+        }
+        utimensat(parent, name, &timestamps(member.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(())
+    }
+
+    fn set_attribute(&mut self, fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<(), UnpackCause> {
+        self.account.spend((name.len() + value.len()) as u64)?;
+        fsetxattr(&fd, name, value, XattrFlags::empty()).map_err(|error| match error {
+            Errno::INVAL | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP => Rule::AttributeRoom.into(),
+            // ext4 says this of an inode that has no room for more attributes, too.
+            Errno::NOSPC if fstatvfs(&fd).is_ok_and(|disk| disk.f_bavail > 1024) => Rule::AttributeRoom.into(),
+            error => error.into(),
+        })
+    }
+
+    fn drop_attributes(&mut self, count: u64) -> Result<(), Rule> {
+        if count > 0 && self.policy.foreign == ForeignAttributes::Refuse {
+            return Err(Rule::Attribute);
+        }
+        self.done.dropped_attributes += count;
+        Ok(())
+    }
+
+    fn mode(&mut self, member: &Member) -> u32 {
+        if self.policy.set_id || member.mode & 0o6000 == 0 {
+            return member.mode;
+        }
+        self.done.cleared_set_id += 1;
+        member.mode & !0o6000
+    }
+}
+
+/// Writes a file's data as they come.
+fn fill<R: Read>(
+    mut file: &File,
+    extents: Option<&[Extent]>,
+    archive: &mut Archive<R>,
+    member: &Member,
+) -> Result<(), UnpackError> {
+    let Some(extents) = extents else {
+        while let Some(piece) = archive.data()? {
+            file.write_all(piece).map_err(UnpackCause::Disk).map_err(at(member))?;
+        }
+        return Ok(());
+    };
+    let mut extents = extents.iter().copied();
+    let mut run = Extent { offset: 0, len: 0 };
+    while let Some(mut piece) = archive.data()? {
+        while !piece.is_empty() {
+            if run.len == 0 {
+                // The map covers the data to the byte: `sparse::checked`.
+                let Some(next) = extents.next() else { break };
+                run = next;
+            }
+            let (part, rest) = piece.split_at(usize::try_from(run.len).unwrap_or(usize::MAX).min(piece.len()));
+            file.write_all_at(part, run.offset).map_err(UnpackCause::Disk).map_err(at(member))?;
+            run.offset += part.len() as u64;
+            run.len -= part.len() as u64;
+            piece = rest;
+        }
+    }
+    Ok(())
+}
+
+fn at(member: &Member) -> impl Fn(UnpackCause) -> UnpackError {
+    |cause| UnpackError { place: member.place(), cause }
+}
+
+/// The bits that this process never gives a new file; all, if that cannot be told, so that every mode is set again.
+/// Asked of /proc, since the call that tells it changes it for all threads.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    field.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777)
+}
