@@ -1,0 +1,104 @@
+//! A place to unpack in, with a neighbour that must not be touched.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use longshore::tree::{Limits, Policy, UnpackError, Unpacked, remove, unpack};
+use tempfile::TempDir;
+
+use crate::snapshot::{Tree, snapshot};
+
+/// The variable that says where else to unpack.
+pub(crate) const PLACE: &str = "TREE_SCRATCH";
+
+pub(crate) struct Scratch {
+    folder: TempDir,
+    before: Tree,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        match std::env::var_os(PLACE) {
+            Some(place) => Self::within(Path::new(&place)),
+            None => Self::within(Path::new(env!("CARGO_TARGET_TMPDIR"))),
+        }
+    }
+
+    /// Where thousands of trees take seconds; on the disk, if there is no such place.
+    pub(crate) fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::within(memory) } else { Self::new() }
+    }
+
+    pub(crate) fn within(place: &Path) -> Self {
+        let folder = tempfile::tempdir_in(place).expect("a directory");
+        let outside = folder.path().join("outside");
+        fs::create_dir(&outside).expect("a directory");
+        fs::write(outside.join("secret"), "secret").expect("a file");
+        fs::set_permissions(outside.join("secret"), fs::Permissions::from_mode(0o600)).expect("a mode");
+        let before = snapshot(&outside);
+        Self { folder, before }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A new directory beside the others, open.
+    pub(crate) fn root(&self, name: &str) -> (PathBuf, File) {
+        let path = self.folder.path().join(name);
+        fs::create_dir(&path).expect("a directory");
+        let root = File::open(&path).expect("a directory");
+        (path, root)
+    }
+
+    /// Unpacks into `tree`, and checks that nothing beside it has changed.
+    pub(crate) fn unpack(
+        &self,
+        archive: &[u8],
+        limits: &Limits,
+        policy: Policy,
+    ) -> (PathBuf, Result<Unpacked, UnpackError>) {
+        let (path, root) = self.root("tree");
+        let result = unpack(archive, &root, limits, &policy);
+        self.assert_untouched();
+        (path, result)
+    }
+
+    pub(crate) fn assert_untouched(&self) {
+        assert_eq!(snapshot(&self.path().join("outside")), self.before, "something outside was changed");
+        for entry in fs::read_dir(self.path()).expect("a directory") {
+            let name = entry.expect("an entry").file_name();
+            assert!(["outside", "tree"].iter().any(|known| *known == name), "{} was made outside", name.display());
+        }
+    }
+
+    /// Removes `tree`, so that the next can be unpacked.
+    pub(crate) fn clear(&self) {
+        let folder = File::open(self.path()).expect("a directory");
+        remove(&folder, b"tree").expect("the tree is removed");
+        assert!(!self.path().join("tree").exists());
+        self.assert_untouched();
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // By our own means: what the tests make may be too deep or too closed for others.
+        let folder = File::open(self.folder.path()).expect("a directory");
+        for entry in fs::read_dir(self.folder.path()).expect("a directory") {
+            let name = entry.expect("an entry").file_name();
+            remove(&folder, name.as_encoded_bytes()).expect("it is removed");
+        }
+    }
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Prints that a test did not run, for whoever reads the output.
+pub(crate) fn skipped(why: &str) {
+    println!("SKIPPED: {why}");
+}
