@@ -1,0 +1,209 @@
+//! Unpacking beside GNU tar: both read the same archive from a pipe, into fresh directories, in turns; durable on both
+//! sides (`syncfs` after the last byte). Packing is beside it, into a pipe that is thrown away.
+//!
+//! `cargo bench --bench unpack`, or with some of `small`, `large`, `disk`, `memory`. The disk is that of the build's
+//! target directory, memory is `/dev/shm`. Each figure is a median of five with the least and the most; the first run of
+//! each row is thrown away. CPU is that of the unpacking thread or of tar, not of the kernel's flushing.
+
+use std::fs::{self, File};
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use longshore::tree::{Limits, Owners, PackLimits, Policy, pack, remove, sync, unpack};
+use rand::rngs::StdRng;
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use tar::Header;
+
+const RUNS: usize = 5;
+
+/// One run.
+#[derive(Clone, Copy)]
+struct Spent {
+    wall: Duration,
+    /// Until the last byte was written, before it was durable.
+    written: Duration,
+    cpu: Duration,
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let all = |words: [&str; 2]| !wanted.iter().any(|word| words.contains(&&**word));
+    let wants = |word: &str, of: [&str; 2]| all(of) || wanted.iter().any(|wanted| wanted == word);
+    let disk = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let memory = PathBuf::from("/dev/shm");
+    println!("| what | where | by | wall s | until written s | CPU s | per s |\n|---|---|---|---|---|---|---|");
+    for (name, files) in [("small", 20_000), ("large", 4)] {
+        if !wants(name, ["small", "large"]) {
+            continue;
+        }
+        let archive = archive(files);
+        for (place, path) in [("disk", &disk), ("memory", &memory)] {
+            if wants(place, ["disk", "memory"]) && path.is_dir() {
+                row(name, place, path, &archive, files);
+            }
+        }
+    }
+}
+
+/// Files of 1 to 16 KiB, a hundred to a directory; or a few large ones.
+fn archive(files: usize) -> Vec<u8> {
+    let mut random = StdRng::seed_from_u64(1);
+    let mut archive = Vec::new();
+    let mut entry = |name: &str, kind: u8, len: usize, random: &mut StdRng| {
+        let mut header = Header::new_ustar();
+        header.set_path(name).expect("a short name");
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_mode(if kind == b'5' { 0o755 } else { 0o644 });
+        header.set_uid(rustix::process::getuid().as_raw().into());
+        header.set_gid(rustix::process::getgid().as_raw().into());
+        header.set_mtime(1_700_000_000);
+        header.set_size(len as u64);
+        header.set_cksum();
+        archive.extend_from_slice(header.as_bytes());
+        let start = archive.len();
+        archive.resize(start + len.next_multiple_of(512), 0);
+        random.fill_bytes(&mut archive[start..start + len]);
+    };
+    if files < 100 {
+        for n in 0..files {
+            entry(&format!("file-{n}"), b'0', 256 << 20, &mut random);
+        }
+    } else {
+        for n in 0..files {
+            if n % 100 == 0 {
+                entry(&format!("directory-{}/", n / 100), b'5', 0, &mut random);
+            }
+            let len = random.random_range(1 << 10..=16 << 10);
+            entry(&format!("directory-{}/file-{n}", n / 100), b'0', len, &mut random);
+        }
+    }
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
+fn row(name: &str, place: &str, path: &Path, archive: &[u8], files: usize) {
+    let folder = tempfile::tempdir_in(path).expect("a directory");
+    let (mut ours, mut theirs, mut packs) = (Vec::new(), Vec::new(), Vec::new());
+    for run in 0..=RUNS {
+        let target = |who: &str| {
+            let target = folder.path().join(format!("{who}-{run}"));
+            fs::create_dir(&target).expect("a directory");
+            target
+        };
+        let (one, other) = (target("longshore"), target("tar"));
+        let mut turns = [true, false];
+        turns.rotate_left(run % 2);
+        for ours_now in turns {
+            let spent = if ours_now { by_us(archive, &one) } else { by_tar(archive, &other) };
+            if run > 0 {
+                if ours_now { &mut ours } else { &mut theirs }.push(spent);
+            }
+        }
+        if run > 0 {
+            packs.push(packing(&one));
+        }
+        if place == "memory" {
+            // Not on the disk: ext4 is slow to create after it has removed much.
+            for who in ["longshore", "tar"] {
+                let parent = File::open(folder.path()).expect("a directory");
+                remove(&parent, format!("{who}-{run}").as_bytes()).expect("it is removed");
+            }
+        }
+    }
+    let per_second = |wall: f64| {
+        if files < 100 {
+            format!("{:.2} GiB", archive.len() as f64 / wall / f64::from(1 << 30))
+        } else {
+            format!("{:.0} files", files as f64 / wall)
+        }
+    };
+    let print = |by: &str, spent: &[Spent]| {
+        let column = |pick: fn(&Spent) -> Duration| {
+            let mut values: Vec<f64> = spent.iter().map(|one| pick(one).as_secs_f64()).collect();
+            values.sort_by(f64::total_cmp);
+            (values[RUNS / 2], format!("{:.3} ({:.3}-{:.3})", values[RUNS / 2], values[0], values[RUNS - 1]))
+        };
+        let (wall, walls) = column(|one| one.wall);
+        let (cpu, cpus) = column(|one| one.cpu);
+        let (_, written) = column(|one| one.written);
+        println!("| {name} | {place} | {by} | {walls} | {written} | {cpus} | {} |", per_second(wall));
+        (wall, cpu)
+    };
+    let ((our_wall, our_cpu), (tar_wall, tar_cpu)) = (print("longshore", &ours), print("tar", &theirs));
+    print("longshore, packing", &packs);
+    println!(
+        "| {name} | {place} | **tar / longshore** | **{:.2}x** | | **{:.2}x** | |",
+        tar_wall / our_wall,
+        tar_cpu / our_cpu
+    );
+}
+
+/// Runs `work` while a thread feeds the archive into a pipe.
+fn fed<T>(archive: &[u8], work: impl FnOnce(PipeReader) -> T) -> T {
+    let (reader, mut writer) = io::pipe().expect("a pipe");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            // Who reads may have seen the end marker, and gone.
+            let _ = archive.chunks(64 << 10).try_for_each(|chunk| writer.write_all(chunk));
+        });
+        work(reader)
+    })
+}
+
+fn by_us(archive: &[u8], target: &Path) -> Spent {
+    let root = File::open(target).expect("a directory");
+    let policy = Policy { owners: Owners::Keep, set_id: true, ..Policy::default() };
+    fed(archive, |reader| {
+        let (start, cpu) = (Instant::now(), thread_cpu());
+        unpack(reader, &root, &Limits::of_volume(4 << 30), &policy).expect("it is unpacked");
+        let written = start.elapsed();
+        sync(&root).expect("it is durable");
+        Spent { wall: start.elapsed(), written, cpu: thread_cpu().saturating_sub(cpu) }
+    })
+}
+
+fn by_tar(archive: &[u8], target: &Path) -> Spent {
+    let root = File::open(target).expect("a directory");
+    fed(archive, |reader| {
+        let (start, cpu) = (Instant::now(), children_cpu());
+        let mut tar = Command::new("tar");
+        tar.args(["--extract", "--preserve-permissions", "--directory"]).arg(target).stdin(Stdio::from(reader));
+        assert!(tar.status().expect("tar runs").success());
+        let written = start.elapsed();
+        let cpu = children_cpu().saturating_sub(cpu);
+        rustix::fs::syncfs(root.as_fd()).expect("it is durable");
+        Spent { wall: start.elapsed(), written, cpu }
+    })
+}
+
+fn packing(source: &Path) -> Spent {
+    let root = File::open(source).expect("a directory");
+    let (mut reader, writer) = io::pipe().expect("a pipe");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut buffer = vec![0; 256 << 10];
+            while reader.read(&mut buffer).expect("a pipe") > 0 {}
+        });
+        let (start, cpu) = (Instant::now(), thread_cpu());
+        pack(&root, writer, &PackLimits::default()).expect("it is packed");
+        Spent { wall: start.elapsed(), written: start.elapsed(), cpu: thread_cpu().saturating_sub(cpu) }
+    })
+}
+
+/// What this thread has used.
+fn thread_cpu() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").expect("a kernel that counts");
+    Duration::from_nanos(text.split(' ').next().and_then(|first| first.parse().ok()).expect("nanoseconds"))
+}
+
+/// What ended children have used, in ticks of 10 ms.
+fn children_cpu() -> Duration {
+    let text = fs::read_to_string("/proc/self/stat").expect("a kernel that counts");
+    let fields = text.rsplit(')').next().expect("fields").split_ascii_whitespace();
+    let ticks: u64 = fields.skip(13).take(2).map(|field| field.parse::<u64>().expect("ticks")).sum();
+    Duration::from_millis(10 * ticks)
+}
