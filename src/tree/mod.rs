@@ -78,7 +78,7 @@ pub struct Limits {
 
 impl Limits {
     /// For a volume of so many bytes; the rest is more than trees of programs, mail or media have, and bounds the
-    /// memory of one stream to about 10 MiB.
+    /// memory of one stream to about 16 MiB, and 10 more if it is compressed.
     pub fn of_volume(bytes: u64) -> Self {
         Self {
             entries: 10_000_000,
@@ -102,7 +102,7 @@ pub enum Owners {
     /// Whoever unpacks.
     #[default]
     Ignore,
-    /// The numbers in the archive. Needs the privilege to give files away.
+    /// The numbers in the archive. Needs root's rights over files: to give them away, and to work on them after.
     Keep,
 }
 

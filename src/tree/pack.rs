@@ -8,7 +8,7 @@
 //! - The tree does not change meanwhile. If a file does, that is an error, and the stream ends without its end marker,
 //!   so that nobody takes it for whole.
 //! - No link is followed, no mount is entered, and no device or pipe is opened.
-//! - What is unpacked by `unpack` has no ambiguity in it; what this writes is read by GNU tar, bsdtar and Python alike.
+//! - What this writes is read alike by `unpack`, GNU tar and Python.
 
 mod attributes;
 mod output;

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use longshore::domain::{Fault, FaultKind};
 use longshore::tree::{
-    ForeignAttributes, Limits, Owners, Policy, Rule, UnpackCause, UnpackError, remove, sync, unpack,
+    Flaw, ForeignAttributes, Limits, Owners, Policy, Rule, UnpackCause, UnpackError, remove, sync, unpack,
 };
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
@@ -276,6 +276,81 @@ fn a_reader_may_give_one_byte_at_a_time_and_be_interrupted() {
             assert_eq!(node, &slow[name]);
         }
     }
+}
+
+#[test]
+fn zeros_after_the_end_are_not_read_for_ever() {
+    let scratch = Scratch::new();
+    let (_, root) = scratch.root("tree");
+    let endless = Tarball::new().end();
+    let error = unpack(endless.chain(io::repeat(0)), &root, &limits(), &Policy::default()).expect_err("it is endless");
+    assert!(matches!(error.cause, UnpackCause::Malformed(Flaw::Trailing)));
+    assert!(error.place.offset <= 9 << 20);
+}
+
+/// Members that each take as much memory as they may, one after the other.
+fn greedy() -> impl Read {
+    let limits = Limits::of_volume(0);
+    let filler = vec![b'x'; limits.extended - 700];
+    let pax = move |name: &str| Tarball::new().pax(&[(b"path", name.as_bytes()), (b"comment", &filler)]);
+    let mut map = format!("{}\n", limits.extents).into_bytes();
+    map.extend_from_slice(&b"0\n0\n".repeat(limits.extents));
+    map.resize(map.len().next_multiple_of(512), 0);
+    let records: [(&[u8], &[u8]); 4] = [
+        (b"GNU.sparse.major", b"1"),
+        (b"GNU.sparse.minor", b"0"),
+        (b"GNU.sparse.name", b"sparse"),
+        (b"GNU.sparse.realsize", b"0"),
+    ];
+    let sparse = Tarball::new().pax(&records).file("s", &map).bytes;
+    let deep = move |n: u32| pax(&format!("{n}/{}", "d/".repeat(253))).dir("d").bytes;
+    let end = Tarball::new().end();
+    // One at a time, so that only what unpacks them holds more.
+    let mut parts = (0..12).map(move |n| if n % 2 == 0 { deep(n) } else { sparse.clone() }).chain([end]);
+    let mut part = io::Cursor::new(Vec::new());
+    struct Parts<F>(F);
+    impl<F: FnMut(&mut [u8]) -> usize> Read for Parts<F> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            Ok((self.0)(into))
+        }
+    }
+    Parts(move |into: &mut [u8]| {
+        loop {
+            match part.read(into).expect("memory") {
+                0 if !into.is_empty() => match parts.next() {
+                    Some(next) => part = io::Cursor::new(next),
+                    None => return 0,
+                },
+                read => return read,
+            }
+        }
+    })
+}
+
+#[test]
+fn memory_is_bounded_whatever_the_archive_holds() {
+    const CHILD: &str = "TREE_MEMORY";
+    // In a process of its own, whose peak is of this alone.
+    if std::env::var_os(CHILD).is_none() {
+        let program = std::env::current_exe().expect("this program");
+        let name = "lifecycle::memory_is_bounded_whatever_the_archive_holds";
+        let output = Command::new(program).args(["--exact", name, "--nocapture"]).env(CHILD, "1").output();
+        let output = output.expect("it can be run");
+        return assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let peak = || -> u64 {
+        let status = fs::read_to_string("/proc/self/status").expect("a kernel that counts");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    };
+    let scratch = Scratch::new();
+    let (_, root) = scratch.root("tree");
+    let before = peak();
+    let done = unpack(greedy(), &root, &Limits::of_volume(1 << 30), &Policy::default()).expect("it is unpacked");
+    assert_eq!(done.members, 12);
+    let grown = peak() - before;
+    // Of that, about 4 MiB are what makes the stream.
+    assert!(grown < 24 << 10, "{grown} KiB");
 }
 
 #[test]
