@@ -13,7 +13,7 @@
 //!
 //! # Cancellation
 //! An error of the reader or the writer ends the work at once; that is how a caller cancels. What was unpacked until
-//! then lies beneath the root: the caller gives a draft directory, and removes it with [`remove`].
+//! then lies beneath the root: the caller gives a draft directory, and removes it with [`remove()`].
 //!
 //! # Crash
 //! Nothing is durable before [`sync`] has succeeded.
