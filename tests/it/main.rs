@@ -23,5 +23,6 @@ mod ranges;
 mod readme;
 mod tenants;
 mod tls;
+mod tree;
 mod upload;
 mod users;

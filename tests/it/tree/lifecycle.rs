@@ -13,10 +13,10 @@ use longshore::tree::{
 };
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
-use crate::corpus::{cases, limits};
-use crate::scratch::{PLACE, Scratch, is_root, skipped};
-use crate::snapshot::{Kind, snapshot};
-use crate::tarball::{Head, Tarball};
+use crate::tree::corpus::{cases, limits};
+use crate::tree::scratch::{PLACE, Scratch, is_root, skipped};
+use crate::tree::snapshot::{Kind, snapshot};
+use crate::tree::tarball::{Head, Tarball};
 
 fn forbidden(error: &UnpackError) -> Option<Rule> {
     match error.cause {
@@ -290,6 +290,13 @@ fn zeros_after_the_end_are_not_read_for_ever() {
 
 /// Members that each take as much memory as they may, one after the other.
 fn greedy() -> impl Read {
+    struct Parts<F>(F);
+    impl<F: FnMut(&mut [u8]) -> usize> Read for Parts<F> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            Ok((self.0)(into))
+        }
+    }
+
     let limits = Limits::of_volume(0);
     let filler = vec![b'x'; limits.extended - 700];
     let pax = move |name: &str| Tarball::new().pax(&[(b"path", name.as_bytes()), (b"comment", &filler)]);
@@ -308,12 +315,6 @@ fn greedy() -> impl Read {
     // One at a time, so that only what unpacks them holds more.
     let mut parts = (0..12).map(move |n| if n % 2 == 0 { deep(n) } else { sparse.clone() }).chain([end]);
     let mut part = io::Cursor::new(Vec::new());
-    struct Parts<F>(F);
-    impl<F: FnMut(&mut [u8]) -> usize> Read for Parts<F> {
-        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-            Ok((self.0)(into))
-        }
-    }
     Parts(move |into: &mut [u8]| {
         loop {
             match part.read(into).expect("memory") {

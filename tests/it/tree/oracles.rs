@@ -22,10 +22,10 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::round_trip::{make_everything, packed};
-use crate::scratch::{Scratch, is_root, skipped};
-use crate::snapshot::{Kind, Tree, listing, snapshot};
-use crate::tarball::{GNU, Head, OLD, Tarball, USTAR};
+use crate::tree::round_trip::{make_everything, packed};
+use crate::tree::scratch::{Scratch, is_root, skipped};
+use crate::tree::snapshot::{Kind, Tree, listing, snapshot};
+use crate::tree::tarball::{GNU, Head, OLD, Tarball, USTAR};
 
 /// Runs a program on bytes; `None` if it is not there, else whether it succeeded and what it said.
 fn run(command: &mut Command, input: &[u8]) -> Option<(bool, String)> {

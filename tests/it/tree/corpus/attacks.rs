@@ -1,7 +1,7 @@
 //! Archives that want something outside of the tree, more than they may have, or to be two things to two readers.
 
 use super::{Case, case};
-use crate::tarball::{GNU, Head, Tarball};
+use crate::tree::tarball::{GNU, Head, Tarball};
 
 pub(crate) fn cases() -> Vec<Case> {
     [escapes(), link_attacks(), special(), smuggling(), budgets()].into_iter().flatten().collect()

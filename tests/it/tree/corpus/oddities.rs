@@ -1,7 +1,7 @@
 //! Archives that honest programs write, or wrote once.
 
 use super::{Case, case};
-use crate::tarball::{GNU, Head, OLD, Tarball};
+use crate::tree::tarball::{GNU, Head, OLD, Tarball};
 
 pub(crate) fn cases() -> Vec<Case> {
     [names(), metadata(), replacing(), sparse(), links()].into_iter().flatten().collect()
@@ -232,7 +232,7 @@ fn sparse() -> Vec<Case> {
             more[..24].copy_from_slice(format!("{:011o}\0{:011o}\0", 12288, 512).as_bytes());
             let mut block = head.block();
             first(&mut block);
-            crate::tarball::seal(&mut block);
+            crate::tree::tarball::seal(&mut block);
             Tarball::new().raw(&block).raw(&more).data(&data).file("after", "1").end()
         }),
         case("pax-sparse-0.0", "holes in GNU's first pax format", {

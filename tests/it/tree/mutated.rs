@@ -7,9 +7,9 @@ use longshore::tree::{Decoder, DecoderLimits, Encoder, Encoding, Policy, unpack}
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
-use crate::corpus::{cases, limits};
-use crate::scratch::Scratch;
-use crate::tarball::seal;
+use crate::tree::corpus::{cases, limits};
+use crate::tree::scratch::Scratch;
+use crate::tree::tarball::seal;
 
 fn damage(archive: &mut Vec<u8>, others: &[Vec<u8>], random: &mut StdRng) {
     for _ in 0..random.random_range(1..4) {

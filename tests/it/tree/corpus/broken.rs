@@ -1,7 +1,7 @@
 //! Archives that are none, or not whole.
 
 use super::{Case, case};
-use crate::tarball::{GNU, Head, Tarball, USTAR};
+use crate::tree::tarball::{GNU, Head, Tarball, USTAR};
 
 pub(crate) fn cases() -> Vec<Case> {
     [headers(), ends(), extended(), maps()].into_iter().flatten().collect()
@@ -156,7 +156,7 @@ fn maps() -> Vec<Case> {
         case("map-gnu-endless", "a map of the old format that goes on and on", {
             let mut block = Head { magic: GNU, ..Head::new(b'S', "s") }.block();
             block[482] = 1;
-            crate::tarball::seal(&mut block);
+            crate::tree::tarball::seal(&mut block);
             let mut more = [0; 512];
             more[504] = 1;
             Tarball::new().raw(&block).raw(&more).raw(&more).end()
@@ -165,7 +165,7 @@ fn maps() -> Vec<Case> {
             let mut block = Head { magic: GNU, size: 1024, ..Head::new(b'S', "s") }.block();
             block[386..434].copy_from_slice(b"00000000000 00000001000 00000000000 00000001000 ");
             block[483..495].copy_from_slice(b"00000010000\0");
-            crate::tarball::seal(&mut block);
+            crate::tree::tarball::seal(&mut block);
             Tarball::new().raw(&block).data(&[1; 1024]).end()
         }),
     ]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use longshore::tree::{Limits, Policy, UnpackError, Unpacked, remove, unpack};
 use tempfile::TempDir;
 
-use crate::snapshot::{Tree, snapshot};
+use crate::tree::snapshot::{Tree, snapshot};
 
 /// The variable that says where else to unpack.
 pub(crate) const PLACE: &str = "TREE_SCRATCH";

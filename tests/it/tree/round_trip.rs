@@ -13,9 +13,9 @@ use longshore::tree::{
 };
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, mknodat, utimensat};
 
-use crate::corpus::cases;
-use crate::scratch::{Scratch, is_root, skipped};
-use crate::snapshot::{Kind, snapshot};
+use crate::tree::corpus::cases;
+use crate::tree::scratch::{Scratch, is_root, skipped};
+use crate::tree::snapshot::{Kind, snapshot};
 
 fn everything() -> (Limits, Policy) {
     let owners = if is_root() { Owners::Keep } else { Owners::Ignore };

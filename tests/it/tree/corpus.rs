@@ -1,7 +1,7 @@
 //! Odd and hostile archives, and what becomes of each: `fixtures/tar/<case>.tar`, and all outcomes in
 //! `fixtures/tar/outcomes.txt`.
 //!
-//! `TAR_FIXTURES=write cargo test --test tree corpus` writes them anew; without it, the test compares.
+//! `TAR_FIXTURES=write cargo test --test it tree::corpus` writes them anew; without it, the test compares.
 
 mod attacks;
 mod broken;
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use longshore::tree::{Limits, Policy};
 
-use crate::scratch::Scratch;
-use crate::snapshot::{listing, snapshot};
+use crate::tree::scratch::Scratch;
+use crate::tree::snapshot::{listing, snapshot};
 
 /// An archive, and why it is here.
 pub(crate) struct Case {
