@@ -467,7 +467,7 @@ fn an_ordinary_user_gets_the_same() {
     let copy = place.path().join("tests");
     fs::copy(&program, &copy).expect("a copy that others can run");
     let mut child = Command::new(&copy);
-    child.args(["--skip", "oracles", "--skip", "mutated", "--nocapture"]).env(PLACE, place.path());
+    child.args(["tree::", "--skip", "oracles", "--skip", "mutated", "--nocapture"]).env(PLACE, place.path());
     let output = child.uid(65534).gid(65534).current_dir("/").output().expect("it can be run");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{out}");
