@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sqlx::Row;
 use sqlx::sqlite::SqlitePool;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::MetaError;
@@ -47,6 +47,10 @@ struct Shared {
     flush: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
     queue: Mutex<Queue>,
     has_failed: AtomicBool,
+    /// Flushes that have ended.
+    flushes: AtomicU64,
+    /// For the one that gathers.
+    changed: Notify,
     commits: AtomicU64,
     writer: SqlitePool,
     /// The connection that checkpoints. While it is open, `SQLite` does not remove the log.
@@ -83,6 +87,8 @@ impl Log {
             flush: Box::new(flush),
             queue: Mutex::default(),
             has_failed: AtomicBool::new(false),
+            flushes: AtomicU64::new(0),
+            changed: Notify::new(),
             commits: AtomicU64::new(0),
             writer,
             keeper,
@@ -110,6 +116,22 @@ impl Log {
         }
         // Unanswered only when the runtime ends under the task.
         told.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
+    }
+
+    /// Waits for the end of the flush that runs, if one does, or until `enough`, which is asked again after
+    /// [`Log::look_again`]. What is committed meanwhile is flushed no earlier than what is committed then. For one
+    /// caller at a time.
+    pub(super) async fn gather(&self, enough: impl Fn() -> bool) {
+        let shared = &self.shared;
+        let before = shared.flushes.load(Ordering::Acquire);
+        while shared.queue().is_flushed && shared.flushes.load(Ordering::Acquire) == before && !enough() {
+            shared.changed.notified().await;
+        }
+    }
+
+    /// See [`Log::gather`].
+    pub(super) fn look_again(&self) {
+        self.shared.changed.notify_one();
     }
 
     /// Counts a commit; now and then, has the log written back into the database.
@@ -162,6 +184,8 @@ impl Shared {
                 return;
             }
             let outcome = Arc::clone(&self).flush_once().await;
+            self.flushes.fetch_add(1, Ordering::Release);
+            self.changed.notify_one();
             for one in waiting {
                 let _ = one.send(outcome.clone());
             }
@@ -237,10 +261,13 @@ mod tests {
         let (meta, first) = (scene.meta.clone(), batch(false));
         let first = tasks.spawn(async move { meta.apply(first).await });
         let _begins = tokio::task::spawn_blocking(move || begins.recv().map(|()| begins)).await.unwrap().unwrap();
-        // The flush runs, and the writer is free: others commit, and are seen.
-        scene.meta.apply(batch(true)).await.unwrap();
+        // The flush runs, and the writer is free: a provisional one is written, and takes along who waits.
         let (meta, second) = (scene.meta.clone(), batch(false));
         let second = tasks.spawn(async move { meta.apply(second).await });
+        while !scene.meta.is_gathering() {
+            tokio::task::yield_now().await;
+        }
+        scene.meta.apply(batch(true)).await.unwrap();
         while scene.meta.all_volume_ids().await.unwrap().len() < 4 || scene.meta.log.shared.queue().waiting.is_empty() {
             tokio::task::yield_now().await;
         }
@@ -251,6 +278,40 @@ mod tests {
         assert!(!second.is_finished());
         go.send(()).unwrap();
         second.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_must_be_flushed_is_gathered_while_a_flush_runs() {
+        let mut scene = scene().await;
+        let (began, begins) = mpsc::channel();
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let flush = move || {
+            began.send(()).unwrap();
+            gate.lock().unwrap().recv().unwrap();
+            Ok(())
+        };
+        scene.meta.log = Log::with(flush, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
+        let tasks = TaskTracker::new();
+        let write = || {
+            let (meta, volume) = (scene.meta.clone(), drive(scene.tenant, 1));
+            tasks.spawn(async move { meta.insert_volumes(vec![volume], vec![]).await })
+        };
+        let first = write();
+        let begins = tokio::task::spawn_blocking(move || begins.recv().map(|()| begins)).await.unwrap().unwrap();
+        let others = [(); 5].map(|()| write());
+        while !scene.meta.is_gathering() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(scene.meta.all_volume_ids().await.unwrap().len(), 1);
+        for _ in 0..2 {
+            go.send(()).unwrap();
+        }
+        first.await.unwrap().unwrap();
+        for one in others {
+            one.await.unwrap().unwrap();
+        }
+        assert_eq!(begins.try_iter().count(), 1, "the five shared one flush");
     }
 
     #[tokio::test]
