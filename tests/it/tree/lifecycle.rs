@@ -288,6 +288,15 @@ fn zeros_after_the_end_are_not_read_for_ever() {
     assert!(error.place.offset <= 9 << 20);
 }
 
+/// A reader that is a function.
+struct Parts<F>(F);
+
+impl<F: FnMut(&mut [u8]) -> usize> Read for Parts<F> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok((self.0)(into))
+    }
+}
+
 /// Members that each take as much memory as they may, one after the other.
 fn greedy() -> impl Read {
     struct Parts<F>(F);
