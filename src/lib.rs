@@ -44,7 +44,8 @@
 //! - I9 A partial upload is invisible, and leaves nothing behind.
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
 //! - I11 Bytes never written read as zero, for every tenant, always.
-//! - I12 Memory is the block budget plus a bounded constant per connection, whatever clients do.
+//! - I12 Memory is the block budget, two password digests of 19 MiB and a bounded constant per connection, whatever
+//!   clients do.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
 pub mod app;

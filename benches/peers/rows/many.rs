@@ -15,11 +15,14 @@ use crate::Bench;
 use crate::client::Client;
 use crate::http::Connection;
 use crate::process;
-use crate::report::{Bound, Runs, Subject, gib, median, spread};
+use crate::report::{Bound, Report, Runs, Subject, gib, median, spread};
 use crate::servers::{Cost, Peer as _};
 
 /// Longshore's default memory for the data of all transfers.
-pub(super) const BUDGET: u64 = 128 << 20;
+const BUDGET: u64 = 128 << 20;
+
+/// What Longshore may take beside it for the digests of passwords: two at once, of 19 MiB each.
+const DIGESTS: u64 = 38 << 20;
 
 /// One transfer of a stream whose share is measured: large enough to fill a connection's buffers many times, small
 /// enough that the last ones end soon after the window.
@@ -106,11 +109,16 @@ pub(super) fn measure(bench: &mut Bench) -> Result<()> {
         let subject = Subject { work: &work, client: Client::Fast.name(), measure: &what };
         report.figure(subject, &spread(&unfair, 2), &beside, (figure, "x"), Bound::AtMost(2.0));
     }
-    let idle = bench.longshore.idle_memory();
-    let beside = format!("{} idle and a budget of {}", idle >> 20, BUDGET >> 20);
-    let bound = Bound::AtMost(((idle + BUDGET) >> 20) as f64);
-    report.figure(subject("peak RSS, MiB"), &(peak >> 20).to_string(), &beside, ((peak >> 20) as f64, " MiB"), bound);
+    memory(report, subject("peak RSS, MiB"), (peak, bench.longshore.idle_memory()));
     Ok(())
+}
+
+/// Longshore's peak of memory against what it may take.
+pub(super) fn memory(report: &mut Report, subject: Subject<'_>, (peak, idle): (u64, u64)) {
+    let mib = |bytes: u64| bytes >> 20;
+    let beside = format!("{} idle, {} of blocks, {} of password digests", mib(idle), mib(BUDGET), mib(DIGESTS));
+    let bound = Bound::AtMost(mib(idle + BUDGET + DIGESTS) as f64);
+    report.figure(subject, &mib(peak).to_string(), &beside, (mib(peak) as f64, " MiB"), bound);
 }
 
 /// Starts all streams at one moment, and waits for the last.

@@ -128,10 +128,7 @@ pub(super) fn downloads(
 
 /// The peak of Longshore's memory since it was forgotten, against its budget.
 fn memory(bench: &mut Bench, work: &str, client: Client) -> Result<()> {
-    let (peak, idle) = (process::peak_memory(bench.longshore.pid())?, bench.longshore.idle_memory());
-    let subject = Subject { work, client: client.name(), measure: "peak RSS, MiB" };
-    let beside = format!("{} idle and a budget of {}", idle >> 20, super::many::BUDGET >> 20);
-    let bound = Bound::AtMost(((idle + super::many::BUDGET) >> 20) as f64);
-    bench.report.figure(subject, &(peak >> 20).to_string(), &beside, ((peak >> 20) as f64, " MiB"), bound);
+    let memory = (process::peak_memory(bench.longshore.pid())?, bench.longshore.idle_memory());
+    super::many::memory(&mut bench.report, Subject { work, client: client.name(), measure: "peak RSS, MiB" }, memory);
     Ok(())
 }
