@@ -181,6 +181,8 @@ impl Shared {
         loop {
             let waiting = self.take();
             if waiting.is_empty() {
+                // Who began to gather since the last flush was told of waits for this task's end.
+                self.changed.notify_one();
                 return;
             }
             let outcome = Arc::clone(&self).flush_once().await;
@@ -230,6 +232,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::super::testing::{drive, scene};
     use super::*;
@@ -353,5 +356,19 @@ mod tests {
         assert!(lengths[3] < 2 * lengths[0], "{lengths:?}");
         scene.meta.close().await;
         assert!(!scene.path.with_extension("db-wal").exists());
+    }
+
+    #[tokio::test]
+    async fn who_begins_to_gather_after_the_last_flush_was_told_of_is_told_of_its_end() {
+        let mut scene = scene().await;
+        scene.meta.log = Log::with(|| Ok(()), scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
+        // As it is when the flush was answered, and its task has not looked for more.
+        scene.meta.log.shared.queue().is_flushed = true;
+        let (log, tasks) = (scene.meta.log.clone(), TaskTracker::new());
+        let gathering = tasks.spawn(async move { log.gather(|| false).await });
+        tokio::task::yield_now().await;
+        assert!(!gathering.is_finished());
+        Arc::clone(&scene.meta.log.shared).flush_all().await;
+        tokio::time::timeout(Duration::from_mins(1), gathering).await.expect("it was told").unwrap();
     }
 }
