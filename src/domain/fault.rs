@@ -34,6 +34,8 @@ pub enum FaultKind {
     },
     /// The thing is busy, or was changed meanwhile.
     Conflict,
+    /// The thing was there, and its time is over.
+    Gone,
     /// The body's media type is not the one that is served here.
     UnsupportedMediaType,
     /// The body or the drive would be larger than is allowed.
@@ -55,6 +57,8 @@ pub enum FaultKind {
     PeerTooSlow,
     /// The transfer was ended from outside: its drive was deleted, or the server stops.
     Cancelled,
+    /// The remote source that the caller named failed.
+    Upstream,
     /// The bytes on disk are not the bytes that were stored.
     Corrupt,
     /// The server is stopping, or cannot take more now.
@@ -72,6 +76,8 @@ pub enum Blame {
     Peer,
     /// Whoever runs this server.
     Us,
+    /// Whoever runs the remote source.
+    Upstream,
 }
 
 /// One failed request: what the caller is told, and what the log keeps.
@@ -121,6 +127,7 @@ impl Fault {
             | FaultKind::NotFound
             | FaultKind::MethodNotAllowed { .. }
             | FaultKind::Conflict
+            | FaultKind::Gone
             | FaultKind::UnsupportedMediaType
             | FaultKind::TooLarge
             | FaultKind::RangeNotSatisfiable { .. }
@@ -128,6 +135,7 @@ impl Fault {
             | FaultKind::DigestMismatch
             | FaultKind::Cancelled => Blame::Caller,
             FaultKind::BodyIncomplete | FaultKind::PeerTooSlow => Blame::Peer,
+            FaultKind::Upstream => Blame::Upstream,
             FaultKind::NoSpace | FaultKind::Corrupt | FaultKind::Unavailable | FaultKind::Internal => Blame::Us,
         }
     }

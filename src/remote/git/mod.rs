@@ -1,0 +1,99 @@
+//! One tree of a git repository, as a tar stream. Blocks.
+//!
+//! Spoken is what a server needs to give out one commit: protocol version 2, and 0 and 1 where a server has no newer
+//! one. Packet lines, object names and the forms of objects are read by gitoxide. Its transport and its pack indexer are
+//! not used: the one makes connections of its own, and the other holds in memory each base of a chain of deltas that has
+//! another delta on it, so that a pack of some kilobytes takes as much memory as it likes.
+//!
+//! # Invariants
+//! - Every object has the name it was asked for by: what is written is the tree of the ref, or an error.
+//! - No configuration, hook, filter, submodule or large-file pointer is followed; a submodule is an empty directory.
+
+mod conversation;
+mod objects;
+mod pack;
+mod session;
+mod tar;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::io::Write;
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout};
+
+use self::objects::Objects;
+use self::pack::Pack;
+use self::session::Session;
+use super::error::RemoteError;
+use super::{Remote, Repository};
+
+/// How often the caller is asked whether to go on, while nothing comes.
+const TICK: Duration = Duration::from_millis(250);
+
+impl Remote {
+    /// Fetches the tree at the tip of a branch or tag, without its history, and writes it as a tar stream: directories,
+    /// files (0644 or 0755) and symbolic links, with the time of the commit. On an error the stream has no end marker.
+    ///
+    /// `scratch` is an empty private directory, which takes up to three times the policy's bytes and is the caller's to
+    /// remove. `stop` is asked again and again.
+    ///
+    /// # Panics
+    /// On a thread that knows no Tokio runtime, or that drives one: call it in `spawn_blocking`.
+    pub fn git_as_tar(
+        &self,
+        repository: &Repository,
+        scratch: &Path,
+        out: impl Write,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), RemoteError> {
+        let time = self.policy.time;
+        let watch = Watch { runtime: Handle::current(), stop, deadline: Instant::now() + time, time };
+        let most = self.policy.max_bytes;
+        let (tip, pack) = {
+            let mut session = Session::open(self, &watch, repository)?;
+            conversation::fetch(&mut session, repository.branch.as_deref(), most, |reader| {
+                Pack::receive(reader, scratch, most, &watch)
+            })?
+        };
+        let objects = Objects::resolve(pack, scratch, &watch)?;
+        tree::write(&objects, tip, out, most, &watch)
+    }
+}
+
+/// Whether to go on.
+struct Watch<'a> {
+    runtime: Handle,
+    stop: &'a (dyn Fn() -> bool + Sync),
+    deadline: Instant,
+    time: Duration,
+}
+
+impl Watch<'_> {
+    fn check(&self) -> Result<(), RemoteError> {
+        if (self.stop)() {
+            Err(RemoteError::Stopped)
+        } else if Instant::now() >= self.deadline {
+            Err(RemoteError::TooSlow(self.time))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits, as long as to go on.
+    fn wait<T>(&self, future: impl Future<Output = Result<T, RemoteError>>) -> Result<T, RemoteError> {
+        self.runtime.block_on(async {
+            let mut future = pin!(future);
+            loop {
+                self.check()?;
+                if let Ok(done) = timeout(TICK, future.as_mut()).await {
+                    return done;
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,279 @@
+//! Which addresses may be connected to: public ones, and those of networks that the policy names.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A network in CIDR notation (RFC 4632), or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    base: IpAddr,
+    prefix: u8,
+}
+
+/// A text that names no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotANetwork {
+    /// No address, or no length of a prefix.
+    #[error("a network is an address, a slash and the length of its prefix")]
+    Syntax,
+    /// The address names a host in the network.
+    #[error("the address has bits beyond the prefix")]
+    HostBits,
+}
+
+impl Network {
+    const fn v4(a: u8, b: u8, c: u8, prefix: u8) -> Self {
+        Self { base: IpAddr::V4(Ipv4Addr::new(a, b, c, 0)), prefix }
+    }
+
+    const fn v6(a: u16, b: u16, prefix: u8) -> Self {
+        Self { base: IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), prefix }
+    }
+
+    /// Whether an address lies in it. An IPv4 address lies in no IPv6 network, nor the other way round.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.base.is_ipv4() == address.is_ipv4() && (bits(self.base) ^ bits(address)) & mask(self.prefix) == 0
+    }
+}
+
+impl FromStr for Network {
+    type Err = NotANetwork;
+
+    fn from_str(text: &str) -> Result<Self, NotANetwork> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let base: IpAddr = address.parse().map_err(|_| NotANetwork::Syntax)?;
+        let width = if base.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            // As a number, "+8" would pass.
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                digits.parse().ok().filter(|prefix| *prefix <= width).ok_or(NotANetwork::Syntax)?
+            }
+            Some(_) => return Err(NotANetwork::Syntax),
+            None => width,
+        };
+        if bits(base) & !mask(prefix) != 0 {
+            return Err(NotANetwork::HostBits);
+        }
+        Ok(Self { base, prefix })
+    }
+}
+
+/// The bits of an address, from the first one on.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
+        IpAddr::V6(address) => u128::from(address),
+    }
+}
+
+const fn mask(prefix: u8) -> u128 {
+    if prefix == 0 { 0 } else { u128::MAX << (128 - prefix) }
+}
+
+/// What is not the public internet: the registry of IANA (RFC 6890 and its updates), multicast, and what is reserved.
+const NOT_PUBLIC_V4: &[Network] = &[
+    Network::v4(0, 0, 0, 8),
+    Network::v4(10, 0, 0, 8),
+    // Shared by providers and their customers (RFC 6598).
+    Network::v4(100, 64, 0, 10),
+    Network::v4(127, 0, 0, 8),
+    // Metadata of clouds among it.
+    Network::v4(169, 254, 0, 16),
+    Network::v4(172, 16, 0, 12),
+    Network::v4(192, 0, 0, 24),
+    Network::v4(192, 0, 2, 24),
+    // Relays to 6to4, withdrawn (RFC 7526).
+    Network::v4(192, 88, 99, 24),
+    Network::v4(192, 168, 0, 16),
+    Network::v4(198, 18, 0, 15),
+    Network::v4(198, 51, 100, 24),
+    Network::v4(203, 0, 113, 24),
+    Network::v4(224, 0, 0, 4),
+    // Reserved, and broadcast at its end.
+    Network::v4(240, 0, 0, 4),
+];
+
+/// All unicast that was ever given out. Unique-local, link-local, multicast, loopback and the deprecated form with an
+/// IPv4 address at its end lie outside.
+const PUBLIC_V6: Network = Network::v6(0x2000, 0, 3);
+
+/// What of that is not the public internet.
+const NOT_PUBLIC_V6: &[Network] = &[
+    // Protocol assignments: Teredo, benchmarking, ORCHID.
+    Network::v6(0x2001, 0, 23),
+    Network::v6(0x2001, 0xdb8, 32),
+    // 6to4, which holds an IPv4 address; withdrawn.
+    Network::v6(0x2002, 0, 16),
+    Network::v6(0x3fff, 0, 20),
+];
+
+/// Whether an address may be connected to.
+pub(super) fn is_permitted(address: IpAddr, networks: &[Network]) -> bool {
+    let reached = reached(address);
+    let is_named = |address| networks.iter().any(|network| network.contains(address));
+    is_named(address) || is_named(reached) || is_public(reached)
+}
+
+/// Where packets to an address arrive: mapped (RFC 4291) and translated (RFC 6052) ones at the IPv4 address in them.
+fn reached(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else { return address };
+    if let Some(v4) = v6.to_ipv4_mapped() {
+        return v4.into();
+    }
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into(),
+        _ => address,
+    }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    let is_in = |networks: &[Network]| networks.iter().any(|network| network.contains(address));
+    if address.is_ipv4() { !is_in(NOT_PUBLIC_V4) } else { PUBLIC_V6.contains(address) && !is_in(NOT_PUBLIC_V6) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permitted(address: &str, networks: &[&str]) -> bool {
+        let networks: Vec<Network> = networks.iter().map(|network| network.parse().unwrap()).collect();
+        is_permitted(address.parse().unwrap(), &networks)
+    }
+
+    #[test]
+    fn no_address_of_a_private_or_reserved_network_is_permitted() {
+        for address in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "10.255.255.255",
+            "100.64.0.1",
+            "100.127.255.255",
+            "100.100.100.200",
+            "127.0.0.1",
+            "127.1.2.3",
+            "169.254.0.1",
+            "169.254.169.254",
+            "169.254.170.2",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.1",
+            "192.0.0.192",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.0.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::7f00:1",
+            "::8.8.8.8",
+            "::ffff:0.0.0.0",
+            "::ffff:10.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:a9fe:a9fe",
+            "::ffff:192.168.1.1",
+            "::ffff:0:127.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b:1::1",
+            "64:ff9b:1::8.8.8.8",
+            "100::1",
+            "2001::1",
+            "2001:0:7f00:1::",
+            "2001:2::1",
+            "2001:10::1",
+            "2001:20::1",
+            "2001:db8::1",
+            "2002:7f00:1::1",
+            "2002:a9fe:a9fe::1",
+            "2002:808:808::1",
+            "3fff::1",
+            "4000::1",
+            "5f00::1",
+            "fc00::1",
+            "fd00::1",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "fe80::1",
+            "fe80::a9fe:a9fe",
+            "febf::1",
+            "fec0::1",
+            "ff02::1",
+            "ff0e::1",
+        ] {
+            assert!(!permitted(address, &[]), "{address}");
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_permitted() {
+        for address in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "126.255.255.255",
+            "128.0.0.1",
+            "169.253.255.255",
+            "169.255.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.0.1.1",
+            "192.167.255.255",
+            "192.169.0.0",
+            "198.17.255.255",
+            "198.20.0.0",
+            "223.255.255.255",
+            "::ffff:8.8.8.8",
+            "64:ff9b::8.8.8.8",
+            "2001:200::1",
+            "2001:4860:4860::8888",
+            "2606:4700::1111",
+            "2a00::1",
+        ] {
+            assert!(permitted(address, &[]), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_named_network_is_permitted_and_its_neighbours_are_not() {
+        assert!(permitted("10.1.2.3", &["10.1.0.0/16"]));
+        assert!(!permitted("10.2.2.3", &["10.1.0.0/16"]));
+        assert!(permitted("::ffff:10.1.2.3", &["10.1.0.0/16"]));
+        assert!(!permitted("::ffff:10.2.2.3", &["10.1.0.0/16"]));
+        assert!(permitted("127.0.0.1", &["192.168.0.0/16", "127.0.0.1"]));
+        assert!(!permitted("127.0.0.2", &["127.0.0.1"]));
+        assert!(permitted("fd00:1::2", &["fd00:1::/32"]));
+        assert!(!permitted("fd00:2::2", &["fd00:1::/32"]));
+        assert!(permitted("::1", &["::1/128"]));
+        assert!(permitted("10.0.0.1", &["0.0.0.0/0"]) && !permitted("fe80::1", &["0.0.0.0/0"]));
+        assert!(permitted("fe80::1", &["::/0"]) && !permitted("10.0.0.1", &["::/0"]));
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in
+            ["", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/+8", "10.0.0.0/", "10/8", "::/129", "a/8", "10.0.0.0/8/8"]
+        {
+            assert_eq!(text.parse::<Network>(), Err(NotANetwork::Syntax), "{text}");
+        }
+        for text in ["10.0.0.1/8", "fd00::1/64", "1.0.0.0/0"] {
+            assert_eq!(text.parse::<Network>(), Err(NotANetwork::HostBits), "{text}");
+        }
+    }
+}
