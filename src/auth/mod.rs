@@ -1,4 +1,5 @@
-//! Who is calling: users and their passwords, the slowing down of guesses, and tickets for single transfers.
+//! Who is calling: users with their passwords and access keys, the slowing down of guesses, and tickets and secrets for
+//! single transfers.
 //!
 //! It says who somebody is, not what they may do.
 //!
@@ -11,6 +12,8 @@
 mod basic;
 mod passwords;
 mod recent;
+mod secrets;
+mod signatures;
 mod throttle;
 mod tickets;
 
@@ -20,6 +23,8 @@ use zeroize::Zeroizing;
 
 pub use basic::{Basic, BasicSettings, check_user_name};
 pub use passwords::{PasswordError, Passwords, random_password};
+pub use secrets::{digest_of, is_digest_of, is_secret, random_secret};
+pub use signatures::{Keys, Signed};
 pub use throttle::ThrottleSettings;
 pub use tickets::{Tickets, load_or_create_key};
 

@@ -2,15 +2,20 @@
 
 use serde_json::{Map, Value};
 
-use super::{ByteCount, Media, Sha256, Volume, VolumeId, VolumeState};
+use super::{
+    Began, ByteCount, Encoding, Media, Session, SessionCommand, Sha256, TreeCommand, UnpackPlan, Volume, VolumeId,
+    VolumeState,
+};
 
 /// What a decoded request asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Intent {
     /// Metadata work: executed, then answered.
     Control(Command),
-    /// Bytes come in.
+    /// Bytes of a drive come in.
     Receive(ReceivePlan),
+    /// The archive of a tree comes in.
+    Unpack(UnpackPlan),
     /// Bytes go out.
     Send(SendPlan),
 }
@@ -56,6 +61,10 @@ pub enum Command {
     OpenDownload(VolumeId),
     /// What this server allows, and where it is.
     Describe,
+    /// Work on trees.
+    Tree(TreeCommand),
+    /// Work on sessions.
+    Session(SessionCommand),
 }
 
 /// What came of a command or an upload.
@@ -71,9 +80,9 @@ pub enum Outcome {
     Started(Box<Volume>),
     /// Of [`Command::Delete`].
     Deleted,
-    /// Of [`Command::OpenDownload`]: the secret text of the ticket.
+    /// Of [`Command::OpenDownload`] and [`TreeCommand::OpenDownload`]: the secret text of the ticket.
     Download {
-        /// The drive that the ticket is for.
+        /// The volume that the ticket is for.
         id: VolumeId,
         /// The ticket.
         token: String,
@@ -87,6 +96,20 @@ pub enum Outcome {
         /// The digest of the bytes that came, when it was wanted or asserted.
         sha256: Option<Sha256>,
     },
+    /// Of [`TreeCommand::List`].
+    Trees(Vec<Volume>),
+    /// One tree, found or made.
+    Tree(Box<Volume>),
+    /// Of [`SessionCommand::Initialize`]; none when nothing is left to upload.
+    Began(Option<Began>),
+    /// An archive is unpacked and durable.
+    Unpacked,
+    /// Of [`SessionCommand::Finish`].
+    Finished,
+    /// Of [`SessionCommand::List`].
+    Sessions(Vec<Session>),
+    /// Of [`SessionCommand::Show`].
+    Session(Box<Session>),
 }
 
 /// One page of the caller's drives.
@@ -196,6 +219,8 @@ pub struct SendPlan {
     pub token: String,
     /// The volume that the URL names; it must be the ticket's.
     pub id: VolumeId,
+    /// How a tree's archive is to be compressed. A drive is sent as it is.
+    pub encoding: Encoding,
     /// Whether the client wants the drive's digest.
     pub wants_sha256: bool,
 }

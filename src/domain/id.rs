@@ -63,3 +63,15 @@ id!(
     /// A piece of background work.
     JobId
 );
+id!(
+    /// What a tree holds at one time. New content has a new id, so readers of the old one are not disturbed.
+    ContentId
+);
+id!(
+    /// One initialisation of trees.
+    SessionId
+);
+id!(
+    /// The part of a session that fills one tree.
+    UploadId
+);

@@ -1,4 +1,4 @@
-//! Words and rules: ids, byte counts, volumes and their states, commands, faults.
+//! Words and rules: ids, byte counts, volumes and their states, sessions, commands, faults.
 //!
 //! Pure: nothing here awaits, does I/O or knows a wire format. Every other floor may import this one;
 //! it imports none.
@@ -11,7 +11,9 @@ mod extent;
 mod fault;
 mod id;
 mod principal;
+mod session;
 mod ticket;
+mod tree;
 mod volume;
 
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
@@ -23,7 +25,12 @@ pub use crash::CrashPoints;
 pub use digest::{Pieces, Sha256};
 pub use extent::{ByteCount, Extent, PIECE};
 pub use fault::{Blame, Fault, FaultKind};
-pub use id::{JobId, TenantId, VolumeId};
+pub use id::{ContentId, JobId, SessionId, TenantId, UploadId, VolumeId};
 pub use principal::{Principal, Quota, Usage};
+pub use session::{
+    Began, Initialization, Secret, Session, SessionCommand, SessionState, Source, TreeSource, Unpacking, Upload,
+    UploadState,
+};
 pub use ticket::{Ticket, Verb};
-pub use volume::{IllegalStep, Media, Volume, VolumeEvent, VolumeState};
+pub use tree::{Encoding, LONGEST_NAME, TreeCommand, TreeSpec, UnpackPlan, is_tree_name};
+pub use volume::{IllegalStep, Media, Volume, VolumeEvent, VolumeKind, VolumeState};

@@ -2,7 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::{ByteCount, DriveSpec, Sha256, TenantId, UnixTime, VolumeId};
+use super::{ByteCount, ContentId, DriveSpec, Sha256, TenantId, TreeSpec, UnixTime, VolumeId};
+
+/// The shape of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeKind {
+    /// Raw bytes of an exact size.
+    Drive,
+    /// A directory. Its name is unique among its tenant's trees.
+    Tree,
+}
 
 /// What the guest sees a drive as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,18 +22,20 @@ pub enum Media {
     Cdrom,
 }
 
-/// A block volume as the metadata knows it.
+/// A volume as the metadata knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Volume {
     /// Its identity, for ever.
     pub id: VolumeId,
     /// Whose it is.
     pub tenant: TenantId,
-    /// A label; nothing depends on it.
+    /// What it is.
+    pub kind: VolumeKind,
+    /// A label of a drive, on which nothing depends; of a tree the name that it is known by.
     pub name: String,
-    /// What the guest sees it as.
+    /// What the guest sees a drive as.
     pub media: Media,
-    /// The exact size in bytes.
+    /// The exact size of a drive, the most that a tree may hold, in bytes.
     pub size: ByteCount,
     /// How many bytes the tenant's quota is charged for it.
     pub charged: ByteCount,
@@ -40,8 +51,12 @@ pub struct Volume {
     pub created: UnixTime,
     /// When this record last changed.
     pub updated: UnixTime,
-    /// The digest of all its bytes in this generation, once known.
+    /// The digest of all its bytes in this generation, once known. Of a drive.
     pub sha256: Option<Sha256>,
+    /// What a tree holds; none as long as it was never filled.
+    pub content: Option<ContentId>,
+    /// Where the content of a tree came from, as its owner named it.
+    pub source: Option<String>,
     /// The owner's own labels.
     pub meta: Map<String, Value>,
     /// What a dialect lets the owner set and reads back, opaque to everything else.
@@ -134,11 +149,12 @@ impl VolumeState {
 }
 
 impl Volume {
-    /// A new volume of a tenant, charged for its size, that has no content yet.
+    /// A new drive of a tenant, charged for its size, that has no content yet.
     pub fn begun(tenant: TenantId, spec: DriveSpec, state: VolumeState, now: UnixTime) -> Self {
         Self {
             id: VolumeId::random(),
             tenant,
+            kind: VolumeKind::Drive,
             name: spec.name,
             media: spec.media,
             size: spec.size,
@@ -150,9 +166,35 @@ impl Volume {
             created: now,
             updated: now,
             sha256: None,
+            content: None,
+            source: None,
             meta: spec.meta,
             attributes: spec.attributes,
         }
+    }
+
+    /// A new tree of a tenant, charged for its size, that is empty.
+    pub fn tree(tenant: TenantId, spec: TreeSpec, state: VolumeState, now: UnixTime) -> Self {
+        let drive = DriveSpec {
+            name: spec.name,
+            size: spec.size,
+            media: Media::Disk,
+            meta: spec.labels,
+            attributes: Map::new(),
+        };
+        Self { kind: VolumeKind::Tree, ..Self::begun(tenant, drive, state, now) }
+    }
+
+    /// Gives a tree new content, which makes it whole.
+    pub fn fill(&mut self, content: ContentId, source: &str, now: UnixTime) -> Result<(), IllegalStep> {
+        if self.state != VolumeState::Available {
+            self.step(VolumeEvent::Completed)?;
+        }
+        self.content = Some(content);
+        self.source = Some(source.to_owned());
+        self.generation += 1;
+        self.updated = now;
+        Ok(())
     }
 
     /// Moves to the state after `event`, or says why it cannot.

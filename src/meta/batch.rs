@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 
 use super::jobs::{enqueue, finish};
-use super::volumes::{bytes_from, media_text, state_columns, state_from};
+use super::volumes::{bytes_from, kind_text, media_text, state_columns, state_from};
 use super::{Lease, Meta, MetaError, NewJob, id_bytes};
 use crate::domain::{ByteCount, TenantId, Volume, VolumeId, VolumeState};
 
@@ -21,7 +21,7 @@ pub struct Batch {
     /// twice (I7).
     pub remove: Vec<VolumeId>,
     /// Volumes as they should be, with the revision that was read; [`MetaError::Conflict`] when that is not the latest.
-    /// Id, tenant and time of making never change.
+    /// Id, tenant, kind and time of making never change.
     pub update: Vec<Volume>,
     /// New volumes.
     pub insert: Vec<Volume>,
@@ -158,8 +158,8 @@ async fn insert(connection: &mut SqliteConnection, volume: &Volume, bill: &mut B
     let (state, clones) = state_columns(volume.state);
     sqlx::query(
         "INSERT INTO volumes (id, tenant, name, media, size, charged, state, clones, reason, generation, revision, \
-         created, updated, sha256, meta, attributes) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+         created, updated, sha256, meta, attributes, kind, content, source) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
     )
     .bind(volume.id.as_bytes().as_slice())
     .bind(volume.tenant.as_bytes().as_slice())
@@ -177,6 +177,9 @@ async fn insert(connection: &mut SqliteConnection, volume: &Volume, bill: &mut B
     .bind(volume.sha256.as_ref().map(|digest| digest.0.as_slice()))
     .bind(json(&volume.meta))
     .bind(json(&volume.attributes))
+    .bind(kind_text(volume.kind))
+    .bind(volume.content.as_ref().map(|id| id.as_bytes().as_slice()))
+    .bind(volume.source.as_deref())
     .execute(connection)
     .await?;
     bill.add(volume.tenant, 1, volume.charged.get().cast_signed())
@@ -187,7 +190,8 @@ async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &m
     let (state, clones) = state_columns(volume.state);
     let done = sqlx::query(
         "UPDATE volumes SET name = $3, media = $4, size = $5, charged = $6, state = $7, clones = $8, reason = $9, \
-         generation = $10, updated = $11, sha256 = $12, meta = $13, attributes = $14, revision = revision + 1 \
+         generation = $10, updated = $11, sha256 = $12, meta = $13, attributes = $14, content = $15, source = $16, \
+         revision = revision + 1 \
          WHERE id = $1 AND revision = $2",
     )
     .bind(volume.id.as_bytes().as_slice())
@@ -204,6 +208,8 @@ async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &m
     .bind(volume.sha256.as_ref().map(|digest| digest.0.as_slice()))
     .bind(json(&volume.meta))
     .bind(json(&volume.attributes))
+    .bind(volume.content.as_ref().map(|id| id.as_bytes().as_slice()))
+    .bind(volume.source.as_deref())
     .execute(&mut **tx)
     .await?;
     if done.rows_affected() == 0 {

@@ -1,4 +1,4 @@
-//! What we know: tenants, users, volumes and jobs, in one `SQLite` database.
+//! What we know: tenants, users and their keys, volumes, sessions and jobs, in one `SQLite` database.
 //!
 //! It keeps records and their sums; it knows no bytes of volumes and decides no step of a volume's life.
 //!
@@ -21,7 +21,9 @@ mod batch;
 mod error;
 mod group;
 mod jobs;
+mod keys;
 mod log;
+mod sessions;
 mod tenants;
 #[cfg(test)]
 mod testing;
@@ -44,6 +46,8 @@ use log::Log;
 pub use batch::Batch;
 pub use error::MetaError;
 pub use jobs::{Job, JobKind, Lane, Lease, NewJob};
+pub use keys::KeySummary;
+pub use sessions::Attempt;
 pub use tenants::{UserRecord, UserSummary};
 
 /// `SQLite` waits this long for a lock that another process holds, a backup tool for example.
@@ -148,14 +152,12 @@ fn lasting_pool(connections: u32) -> SqlitePoolOptions {
 }
 
 fn migrations() -> Migrator {
-    let first = include_str!("migrations/0001_first.sql");
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "first".into(),
-        MigrationType::Simple,
-        first.into_sql_str(),
-        false,
-    )])
+    let steps =
+        [("first", include_str!("migrations/0001_first.sql")), ("trees", include_str!("migrations/0002_trees.sql"))];
+    let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
+        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations((1..).zip(steps).map(migration).collect())
 }
 
 /// The 16 bytes of an id, from a column of this name.

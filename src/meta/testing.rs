@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Map;
 
 use super::Meta;
-use crate::domain::{ByteCount, Media, Quota, TenantId, UnixTime, Volume, VolumeId, VolumeState};
+use crate::domain::{ByteCount, Media, Quota, TenantId, UnixTime, Volume, VolumeId, VolumeKind, VolumeState};
 
 /// A database in a directory of its own, and the tenant of its user `alice`.
 pub(super) struct Scene {
@@ -46,6 +46,7 @@ pub(super) fn drive(tenant: TenantId, size: u64) -> Volume {
         id,
         tenant,
         name: format!("drive {id}"),
+        kind: VolumeKind::Drive,
         media: Media::Disk,
         size: count(size),
         charged: count(size),
@@ -56,6 +57,8 @@ pub(super) fn drive(tenant: TenantId, size: u64) -> Volume {
         created: UnixTime(1_000),
         updated: UnixTime(1_000),
         sha256: None,
+        content: None,
+        source: None,
         meta: Map::new(),
         attributes: Map::new(),
     }

@@ -5,7 +5,8 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
-    ByteCount, DriveFilter, Media, NameMatch, Page, Sha256, TenantId, UnixTime, Volume, VolumeId, VolumeState,
+    ByteCount, ContentId, DriveFilter, Media, NameMatch, Page, Sha256, TenantId, UnixTime, Volume, VolumeId,
+    VolumeKind, VolumeState,
 };
 
 /// A query of whole volumes, with what follows `FROM volumes`.
@@ -13,7 +14,7 @@ macro_rules! select_volumes {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, name, media, size, charged, state, clones, reason, generation, revision, created, \
-             updated, sha256, meta, attributes FROM volumes ",
+             updated, sha256, meta, attributes, kind, content, source FROM volumes ",
             $rest
         )
     };
@@ -39,7 +40,28 @@ impl Meta {
         row.as_ref().map(from_row).transpose()
     }
 
-    /// One page of a tenant's volumes in order of making, and how many match in all. Leaves out what is being removed.
+    /// The tree of this name that this tenant has.
+    pub async fn tree(&self, tenant: TenantId, name: &str) -> Result<Option<Volume>, MetaError> {
+        let row =
+            sqlx::query(select_volumes!("WHERE tenant = $1 AND name = $2 AND kind = 'tree' AND state <> 'deleting'"))
+                .bind(tenant.as_bytes().as_slice())
+                .bind(name)
+                .fetch_optional(&self.readers)
+                .await?;
+        row.as_ref().map(from_row).transpose()
+    }
+
+    /// A tenant's trees, by name.
+    pub async fn trees(&self, tenant: TenantId) -> Result<Vec<Volume>, MetaError> {
+        let rows =
+            sqlx::query(select_volumes!("WHERE tenant = $1 AND kind = 'tree' AND state <> 'deleting' ORDER BY name"))
+                .bind(tenant.as_bytes().as_slice())
+                .fetch_all(&self.readers)
+                .await?;
+        rows.iter().map(from_row).collect()
+    }
+
+    /// One page of a tenant's drives in order of making, and how many match in all. Leaves out what is being removed.
     pub async fn list(
         &self,
         tenant: TenantId,
@@ -78,7 +100,7 @@ impl Meta {
 }
 
 fn push_conditions(query: &mut QueryBuilder<Sqlite>, tenant: TenantId, filter: &DriveFilter) {
-    query.push("WHERE state <> 'deleting' AND tenant = ").push_bind(tenant.as_bytes().to_vec());
+    query.push("WHERE kind = 'drive' AND state <> 'deleting' AND tenant = ").push_bind(tenant.as_bytes().to_vec());
     for name in &filter.names {
         push_name(query, name);
     }
@@ -130,6 +152,7 @@ fn from_row(row: &SqliteRow) -> Result<Volume, MetaError> {
         id: VolumeId::from_bytes(id_bytes(row.try_get("id")?, "id")?),
         tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
         name: row.try_get("name")?,
+        kind: kind_from(row.try_get("kind")?)?,
         media: media_from(row.try_get("media")?)?,
         size: bytes_from(row, "size")?,
         charged: bytes_from(row, "charged")?,
@@ -140,6 +163,8 @@ fn from_row(row: &SqliteRow) -> Result<Volume, MetaError> {
         created: UnixTime(row.try_get("created")?),
         updated: UnixTime(row.try_get("updated")?),
         sha256: sha256.map(|d| d.try_into().map(Sha256)).transpose().map_err(|_| MetaError::Damaged("sha256"))?,
+        content: content_from(row.try_get("content")?)?,
+        source: row.try_get("source")?,
         meta: json_from(row.try_get("meta")?, "meta")?,
         attributes: json_from(row.try_get("attributes")?, "attributes")?,
     })
@@ -156,6 +181,25 @@ pub(super) fn bytes_from(row: &SqliteRow, column: &'static str) -> Result<ByteCo
 
 fn json_from<T: serde::de::DeserializeOwned>(text: &str, column: &'static str) -> Result<T, MetaError> {
     serde_json::from_str(text).map_err(|_| MetaError::Damaged(column))
+}
+
+fn content_from(bytes: Option<&[u8]>) -> Result<Option<ContentId>, MetaError> {
+    bytes.map(|bytes| id_bytes(bytes, "content").map(ContentId::from_bytes)).transpose()
+}
+
+pub(super) const fn kind_text(kind: VolumeKind) -> &'static str {
+    match kind {
+        VolumeKind::Drive => "drive",
+        VolumeKind::Tree => "tree",
+    }
+}
+
+fn kind_from(text: &str) -> Result<VolumeKind, MetaError> {
+    match text {
+        "drive" => Ok(VolumeKind::Drive),
+        "tree" => Ok(VolumeKind::Tree),
+        _ => Err(MetaError::Damaged("kind")),
+    }
 }
 
 pub(super) const fn media_text(media: Media) -> &'static str {

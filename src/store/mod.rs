@@ -1,6 +1,6 @@
-//! Volumes on a backend: what a store promises, and the stores that keep the promise.
+//! Volumes on a backend: what a store promises, and the stores that keep the promise. Drives here; trees in `trees`.
 //!
-//! A volume's bytes are first a *draft*, invisible to every reader, then published whole. A store holds bytes and
+//! A drive's bytes are first a *draft*, invisible to every reader, then published whole. A store holds bytes and
 //! their piece digests; it knows no tenants, names or states.
 //!
 //! # Crash
@@ -8,6 +8,7 @@
 
 mod local;
 mod reservation;
+mod trees;
 mod zero;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::io::{Block, SharedBlock, SharedFile};
 
 pub use local::{Direct, LocalSettings, LocalStore};
 pub use reservation::{Ledger, Reservation};
+pub use trees::{OpenTree, TreeStore};
 pub use zero::{GRANULE, data_runs, is_zero};
 
 /// What the methods of the traits return: one box per call, which is noise beside a block of 2 MiB.

@@ -56,6 +56,8 @@ pub enum Stop {
     PeerTooSlow,
     /// Its volume is being deleted.
     Deleted,
+    /// The session that it belongs to has ended.
+    SessionEnded,
     /// The server stops.
     Draining,
 }
@@ -66,6 +68,8 @@ pub struct Progress {
     started: Instant,
     bytes: Bytes,
     clock: Mutex<PhaseClock>,
+    /// Whether its peer must keep a pace.
+    is_watched: bool,
     /// A sender that waits for nothing else waits for its peer to take what it was given.
     is_sending: bool,
     stop: OnceLock<Stop>,
@@ -101,10 +105,16 @@ impl Progress {
             started: Instant::now(),
             bytes: Bytes::Own(AtomicU64::new(0)),
             clock: Mutex::default(),
+            is_watched: true,
             is_sending: false,
             stop: OnceLock::new(),
             token: CancellationToken::new(),
         }
+    }
+
+    /// Something that the server itself fetches, whose fetcher bounds the time.
+    pub fn fetching(volume: VolumeId) -> Self {
+        Self { is_watched: false, ..Self::receiving(volume) }
     }
 
     /// A download. Its bytes are what the transport sends from now on, or are counted with [`Progress::add_bytes`] where
@@ -170,6 +180,9 @@ impl Progress {
 
     fn waits_for_peer(&self) -> bool {
         let phase = self.lock().now.map(|(phase, _)| phase);
+        if !self.is_watched {
+            return false;
+        }
         match (&self.bytes, phase) {
             (_, Some(phase)) => phase == Phase::Peer,
             (Bytes::Transport { transport, .. }, None) => !transport.disk_wait().1,
@@ -266,6 +279,14 @@ impl Transfers {
     /// Stops all transfers of a volume.
     pub fn stop_volume(&self, volume: VolumeId, why: Stop) {
         for watched in self.lock().values().filter(|watched| watched.progress.volume == volume) {
+            watched.progress.stop(why);
+        }
+    }
+
+    /// Stops what is being uploaded to a volume, and no download of what it held before.
+    pub fn stop_uploads(&self, volume: VolumeId, why: Stop) {
+        let is_upload = |progress: &Progress| progress.volume == volume && !progress.is_sending;
+        for watched in self.lock().values().filter(|watched| is_upload(&watched.progress)) {
             watched.progress.stop(why);
         }
     }

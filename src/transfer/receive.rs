@@ -105,6 +105,7 @@ impl From<Stop> for Fault {
         match stop {
             Stop::PeerTooSlow => Self::new(FaultKind::PeerTooSlow, "too little data for too long"),
             Stop::Deleted => Self::new(FaultKind::Cancelled, "the drive was deleted during the transfer"),
+            Stop::SessionEnded => Self::new(FaultKind::Gone, "the session has ended"),
             Stop::Draining => Self::new(FaultKind::Unavailable, "the server is stopping"),
         }
     }

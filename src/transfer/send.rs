@@ -18,6 +18,7 @@ use rustix::fs::MemfdFlags;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use super::pack::Packing;
 use super::progress::{Phase, Progress};
 use crate::domain::Extent;
 use crate::io::{BLOCK, Block, Pool, SharedFile};
@@ -56,7 +57,25 @@ const KERNEL_CHUNK: u64 = 1 << 30;
 /// The runs of data and holes are looked up for this much of the image at a time, which bounds their list.
 const RUN_WINDOW: u64 = 1 << 30;
 
-/// A download that is under way.
+/// What is on its way out.
+pub enum Sending {
+    /// A drive, or parts of it.
+    Image(Box<Outgoing>),
+    /// A tree.
+    Tree(Packing),
+}
+
+impl Sending {
+    /// The next chunk; `None` when all was sent.
+    pub async fn next(&mut self) -> Option<io::Result<Chunk>> {
+        match self {
+            Self::Image(outgoing) => outgoing.next().await,
+            Self::Tree(packing) => packing.next().await.map(|chunk| chunk.map(Chunk::Bytes)),
+        }
+    }
+}
+
+/// A download of a drive that is under way.
 pub struct Outgoing {
     image: Arc<dyn Image>,
     parts: VecDeque<Part>,

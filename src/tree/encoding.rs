@@ -9,17 +9,7 @@ use flate2::Compression;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
-/// How a tar stream is compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Encoding {
-    /// Not at all.
-    #[default]
-    Plain,
-    /// RFC 1952.
-    Gzip,
-    /// RFC 8878.
-    Zstd,
-}
+use crate::domain::Encoding;
 
 /// How much a compressed stream may expand.
 #[derive(Clone, Copy, Debug)]

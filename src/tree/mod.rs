@@ -22,6 +22,7 @@ mod archive;
 mod directories;
 mod encoding;
 mod error;
+mod file;
 mod header;
 mod name;
 mod pack;
@@ -35,8 +36,9 @@ use std::io;
 use std::os::fd::AsFd;
 
 pub use self::archive::{Archive, Kind, Member};
-pub use self::encoding::{Decoder, DecoderLimits, Encoder, Encoding};
+pub use self::encoding::{Decoder, DecoderLimits, Encoder};
 pub use self::error::{Budget, Flaw, Place, Rule, UnpackCause, UnpackError};
+pub use self::file::put_file;
 pub use self::name::TreePath;
 pub use self::pack::{PackCause, PackError, PackLimits, Packed, pack};
 pub use self::pax::Time;

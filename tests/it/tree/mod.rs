@@ -1,10 +1,10 @@
 //! Trees: hostile and odd archives, other tar programs as judges, and round trips.
 
-mod corpus;
+pub(crate) mod corpus;
 mod lifecycle;
 mod mutated;
 mod oracles;
 mod round_trip;
 mod scratch;
-mod snapshot;
-mod tarball;
+pub(crate) mod snapshot;
+pub(crate) mod tarball;

@@ -3,7 +3,8 @@
 
 use std::collections::HashSet;
 
-use longshore::tree::{Decoder, DecoderLimits, Encoder, Encoding, Policy, unpack};
+use longshore::domain::Encoding;
+use longshore::tree::{Decoder, DecoderLimits, Encoder, Policy, unpack};
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 

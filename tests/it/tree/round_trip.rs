@@ -8,9 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use longshore::tree::{
-    Decoder, DecoderLimits, Encoder, Encoding, Limits, Owners, PackCause, PackLimits, Policy, pack, unpack,
-};
+use longshore::domain::Encoding;
+use longshore::tree::{Decoder, DecoderLimits, Encoder, Limits, Owners, PackCause, PackLimits, Policy, pack, unpack};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, mknodat, utimensat};
 
 use crate::tree::corpus::cases;

@@ -1,0 +1,211 @@
+//! An initialisation of trees: several of them filled under one cookie, within half an hour, visible together.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use super::{ContentId, SessionId, Sha256, TenantId, UnixTime, UploadId, VolumeId};
+
+/// Work on sessions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SessionCommand {
+    /// Begins one.
+    Initialize(Initialization),
+    /// Ends the one with this token: what was uploaded becomes visible, or all of it is dropped.
+    Finish(Secret),
+    /// The caller's sessions, newest first.
+    List,
+    /// One of them.
+    Show(SessionId),
+    /// Ends one, and drops what was uploaded.
+    Cancel(SessionId),
+}
+
+/// Trees to be filled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Initialization {
+    /// Whether trees that have content get new content; without it such a tree is refused.
+    pub reload: bool,
+    /// Each with where its content comes from.
+    pub trees: Vec<TreeSource>,
+}
+
+/// A tree, and where its content comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeSource {
+    /// The name of the tree.
+    pub name: String,
+    /// Where from; when absent, from where it came the last time.
+    pub source: Option<Source>,
+}
+
+/// Where the content of a tree comes from, as its owner writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A path at the owner's own machine, who will upload it. Never looked at here.
+    Local(String),
+    /// A URL that the server fetches.
+    Remote(String),
+}
+
+impl Source {
+    /// Reads a source: a URL of a scheme that can be fetched, or an absolute path.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_url = ["http://", "https://", "git://"].iter().any(|scheme| text.starts_with(scheme));
+        if is_url {
+            Some(Self::Remote(text.to_owned()))
+        } else if text.starts_with('/') {
+            Some(Self::Local(text.to_owned()))
+        } else {
+            None
+        }
+    }
+
+    /// As its owner wrote it.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Local(text) | Self::Remote(text) => text,
+        }
+    }
+}
+
+/// Where a session is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    /// Uploads are taken.
+    Open,
+    /// All that was uploaded is visible.
+    Finished,
+    /// Something was missing at its end, or it was cancelled; nothing of it is left.
+    Failed,
+    /// Nobody ended it in time; nothing of it is left.
+    Expired,
+}
+
+/// One initialisation of trees.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    /// Its identity.
+    pub id: SessionId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The digest of the token that ends it.
+    pub token: Sha256,
+    /// The digest of the cookie that lets its trees be uploaded.
+    pub cookie: Sha256,
+    /// Where it is in its life.
+    pub state: SessionState,
+    /// Why it failed, for a person.
+    pub reason: Option<String>,
+    /// When it began.
+    pub created: UnixTime,
+    /// Uploads may start before this.
+    pub expires: UnixTime,
+    /// When it ended.
+    pub ended: Option<UnixTime>,
+    /// Its parts, in the order of the request.
+    pub uploads: Vec<Upload>,
+}
+
+/// Where a part of a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadState {
+    /// Nothing has come, or what came was not good; the reason says why.
+    Waiting,
+    /// Its archive is being received.
+    Receiving,
+    /// A whole archive is unpacked and durable, and nobody sees it yet.
+    Received,
+}
+
+/// The part of a session that fills one tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// Its identity.
+    pub id: UploadId,
+    /// The tree.
+    pub volume: VolumeId,
+    /// The tree's name.
+    pub name: String,
+    /// Whether the tree was made for this session, and goes with it if it fails.
+    pub is_new: bool,
+    /// What the tree will hold.
+    pub content: ContentId,
+    /// Where that comes from, as the owner wrote it.
+    pub source: String,
+    /// Whether the server fetches it.
+    pub is_remote: bool,
+    /// Where it is.
+    pub state: UploadState,
+    /// Why the last attempt was not good, for a person.
+    pub reason: Option<String>,
+    /// Members of the archive that was received.
+    pub members: u64,
+    /// Bytes of data in it.
+    pub bytes: u64,
+}
+
+/// A part of a session with what is needed to judge who may fill it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unpacking {
+    /// The session, without its other parts.
+    pub session: Session,
+    /// The part.
+    pub upload: Upload,
+}
+
+/// What whoever began a session is told. The secrets are told this once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Began {
+    /// The token that ends the session.
+    pub token: Secret,
+    /// What proves that an uploader may.
+    pub cookie: Secret,
+    /// The trees that are to be uploaded, with the parts they belong to.
+    pub uploads: Vec<(String, UploadId)>,
+}
+
+/// A secret text; only its digest is kept (I10).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// A secret that came, or is to go, as this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The text, for whoever may know it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_url_that_can_be_fetched_or_an_absolute_path() {
+        for url in ["http://x/y", "https://x/y.git:main", "git://x/y"] {
+            assert_eq!(Source::parse(url), Some(Source::Remote(url.to_owned())));
+        }
+        for path in ["/local/dir", "/C/x", "//host/share"] {
+            assert_eq!(Source::parse(path), Some(Source::Local(path.to_owned())));
+        }
+        for other in ["", "x", "./x", "file:///etc/passwd", "ssh://x/y", "HTTP://x", "gopher://x", "ext::sh"] {
+            assert_eq!(Source::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        assert!(!format!("{:?}", Secret::new("abc")).contains("abc"));
+    }
+}

@@ -1,0 +1,93 @@
+//! What a caller can want of trees, and how a tar stream is said to come.
+
+use serde_json::{Map, Value};
+
+use super::{ByteCount, Secret, UploadId};
+
+/// Metadata work on the caller's own trees, which are known by their names.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TreeCommand {
+    /// All of them, by name.
+    List,
+    /// One.
+    Show(String),
+    /// Makes an empty one.
+    Create {
+        /// Its name, unique among the caller's trees; empty for one that is chosen for it.
+        name: String,
+        /// The most that it may hold; the server's default when absent.
+        size: Option<ByteCount>,
+        /// The owner's labels.
+        labels: Map<String, Value>,
+    },
+    /// Removes one.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Also while it is being initialised, which ends the whole session.
+        force: bool,
+    },
+    /// Asks for a ticket to download one.
+    OpenDownload(String),
+}
+
+/// A tree to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TreeSpec {
+    /// Its name.
+    pub name: String,
+    /// The most that it may hold.
+    pub size: ByteCount,
+    /// The owner's labels.
+    pub labels: Map<String, Value>,
+}
+
+/// How a tar stream is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// Not at all.
+    #[default]
+    Plain,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// What the upload of an archive says of itself before its first byte.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnpackPlan {
+    /// Which part of which session it is.
+    pub upload: UploadId,
+    /// What proves that the caller may.
+    pub cookie: Secret,
+    /// How it is compressed.
+    pub encoding: Encoding,
+}
+
+/// Whether a tree may have this name: letters, digits, `_`, `.` and `-`, of which the first is a letter or digit, and at
+/// most [`LONGEST_NAME`] of them. So a name stands in a URL, a file name and a header as it is.
+pub fn is_tree_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && name.len() <= LONGEST_NAME
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// The most bytes of a tree's name.
+pub const LONGEST_NAME: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_what_stands_everywhere_as_it_is() {
+        for name in ["a", "vol1", "My_vol.2-x", "0", &"x".repeat(LONGEST_NAME)] {
+            assert!(is_tree_name(name), "{name}");
+        }
+        for name in ["", ".", "..", "-x", "_x", "a/b", "a b", "a%2f", "\u{e9}", "a\n", &"x".repeat(LONGEST_NAME + 1)] {
+            assert!(!is_tree_name(name), "{name}");
+        }
+    }
+}

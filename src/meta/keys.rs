@@ -1,0 +1,70 @@
+//! Access keys: names that stand for a user in signed requests.
+
+use sqlx::Row;
+
+use super::{Meta, MetaError, id_bytes};
+use crate::domain::{Principal, TenantId, UnixTime};
+
+/// A key as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySummary {
+    /// Its name.
+    pub id: String,
+    /// Whose it is.
+    pub user: String,
+    /// When it was made.
+    pub created: UnixTime,
+}
+
+impl Meta {
+    /// Adds a key for a user; [`MetaError::NotFound`] when there is none of this name.
+    pub async fn add_key(&self, id: &str, user: &str, now: UnixTime) -> Result<(), MetaError> {
+        let mut tx = self.begin().await?;
+        sqlx::query("INSERT INTO keys (id, user_name, created) VALUES ($1, $2, $3)")
+            .bind(id)
+            .bind(user)
+            .bind(now.0)
+            .execute(&mut *tx)
+            .await?;
+        self.commit(tx).await
+    }
+
+    /// All keys, by user and time.
+    pub async fn keys(&self) -> Result<Vec<KeySummary>, MetaError> {
+        let rows = sqlx::query("SELECT id, user_name, created FROM keys ORDER BY user_name, created, id")
+            .fetch_all(&self.readers)
+            .await?;
+        let key = |row: &sqlx::sqlite::SqliteRow| {
+            Ok(KeySummary {
+                id: row.try_get("id")?,
+                user: row.try_get("user_name")?,
+                created: UnixTime(row.try_get("created")?),
+            })
+        };
+        rows.iter().map(key).collect()
+    }
+
+    /// Removes a key.
+    pub async fn remove_key(&self, id: &str) -> Result<(), MetaError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query("DELETE FROM keys WHERE id = $1").bind(id).execute(&mut *tx).await?;
+        if done.rows_affected() == 0 {
+            return Err(MetaError::NotFound);
+        }
+        self.commit(tx).await
+    }
+
+    /// For whom a key stands.
+    pub async fn owner_of_key(&self, id: &str) -> Result<Option<Principal>, MetaError> {
+        let row =
+            sqlx::query("SELECT u.name, u.tenant FROM keys k JOIN users u ON u.name = k.user_name WHERE k.id = $1")
+                .bind(id)
+                .fetch_optional(&self.readers)
+                .await?;
+        row.map(|row| {
+            let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
+            Ok(Principal { user: row.try_get("name")?, tenant })
+        })
+        .transpose()
+    }
+}

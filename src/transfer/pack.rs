@@ -1,0 +1,86 @@
+//! Packs a tree into a stream for a peer. Knows no HTTP or tenants.
+//!
+//! One blocking thread packs, a few chunks ahead of the peer.
+//!
+//! # Cancellation
+//! Dropping a [`Packing`] ends the thread soon, which then gives the tree free.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::domain::Encoding;
+use crate::store::OpenTree;
+use crate::tree::{Encoder, PackError, PackLimits, Packed, pack};
+
+/// Large enough that handing it over costs nothing beside packing it.
+const CHUNK: usize = 256 << 10;
+
+/// Chunks that wait for the peer.
+const AHEAD: usize = 2;
+
+/// A tree on its way out.
+#[derive(Debug)]
+pub struct Packing {
+    chunks: mpsc::Receiver<Bytes>,
+    done: Option<JoinHandle<Result<Packed, PackError>>>,
+}
+
+impl Packing {
+    /// Starts to pack. What else is to be kept until the end is `held`.
+    pub fn start(tree: OpenTree, encoding: Encoding, held: impl Send + 'static) -> Self {
+        let (sender, chunks) = mpsc::channel(AHEAD);
+        let work = move || {
+            let _held = held;
+            let broken = |error| PackError { name: ".".to_owned(), cause: crate::tree::PackCause::Sink(error) };
+            let sink = Sink { sender, chunk: Vec::new() };
+            let mut encoder = Encoder::new(sink, encoding).map_err(broken)?;
+            let packed = pack(tree.root(), &mut encoder, &PackLimits::default())?;
+            encoder.finish().and_then(|mut sink| sink.flush()).map_err(broken)?;
+            Ok(packed)
+        };
+        Self { chunks, done: Some(tokio::task::spawn_blocking(work)) }
+    }
+
+    /// The next chunk; `None` after the last.
+    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if let Some(chunk) = self.chunks.recv().await {
+            return Some(Ok(chunk));
+        }
+        match self.done.take()?.await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(Err(io::Error::other(error))),
+            Err(crash) => Some(Err(io::Error::other(crash))),
+        }
+    }
+}
+
+/// Collects what is written into chunks.
+struct Sink {
+    sender: mpsc::Sender<Bytes>,
+    chunk: Vec<u8>,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.chunk.capacity() == 0 {
+            self.chunk.reserve_exact(CHUNK);
+        }
+        let len = bytes.len().min(CHUNK - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..len]);
+        if self.chunk.len() == CHUNK {
+            self.flush()?;
+        }
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::take(&mut self.chunk).into();
+        self.sender.blocking_send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}

@@ -1,0 +1,81 @@
+//! A tree that is one file.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+
+use rustix::fs::{Mode, OFlags, openat2};
+
+use super::directories::BENEATH;
+use super::error::{Budget, Place, Rule, UnpackCause, UnpackError};
+use super::unpack::Unpacked;
+use super::{Limits, name};
+
+/// What is read at once.
+const BUFFER: usize = 256 << 10;
+
+/// Puts all that comes from `reader` into one file of this name in `root`, an empty directory. Nothing is durable when it
+/// returns; see [`super::sync`].
+pub fn put_file(reader: impl Read, root: impl AsFd, name: &str, limits: &Limits) -> Result<Unpacked, UnpackError> {
+    let mut done = Unpacked::default();
+    match put(reader, root, name, limits, &mut done.bytes) {
+        Ok(()) => Ok(Unpacked { members: 1, files: 1, apparent: done.bytes, ..done }),
+        Err(cause) => Err(UnpackError { place: Place::named(1, name.as_bytes(), done.bytes), cause }),
+    }
+}
+
+fn put(
+    mut reader: impl Read,
+    root: impl AsFd,
+    name: &str,
+    limits: &Limits,
+    bytes: &mut u64,
+) -> Result<(), UnpackCause> {
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) || name.len() > name::LONGEST {
+        return Err(Rule::EmptyName.into());
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut file = File::from(openat2(root, name, flags, Mode::from_raw_mode(0o644), BENEATH)?);
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(UnpackCause::Source(error)),
+        };
+        *bytes += read as u64;
+        if *bytes > limits.bytes {
+            return Err(Budget::Bytes.into());
+        }
+        file.write_all(&buffer[..read]).map_err(UnpackCause::Disk)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put_into(name: &str, data: &[u8], room: u64) -> Result<(Unpacked, Vec<u8>), UnpackError> {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = File::open(directory.path()).unwrap();
+        let done = put_file(data, &folder, name, &Limits::of_volume(room))?;
+        Ok((done, std::fs::read(directory.path().join(name)).unwrap()))
+    }
+
+    #[test]
+    fn the_file_has_what_came_under_the_name_that_was_given() {
+        let data = vec![7; 600_000];
+        let (done, stored) = put_into("README.md", &data, 1 << 20).unwrap();
+        assert_eq!((done.files, done.bytes), (1, 600_000));
+        assert_eq!(stored, data);
+    }
+
+    #[test]
+    fn what_is_no_name_or_too_large_is_refused() {
+        for name in ["", ".", "..", "a/b", "/etc/passwd", "a\0b"] {
+            assert!(put_into(name, b"x", 1 << 20).is_err(), "{name:?}");
+        }
+        assert!(matches!(put_into("f", &[0; 101], 100).unwrap_err().cause, UnpackCause::OverBudget(Budget::Bytes)));
+    }
+}
