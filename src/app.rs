@@ -12,17 +12,19 @@ use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Basic, BasicSettings, Passwords, Tickets, load_or_create_key, random_password};
-use crate::config::{Config, DirectChoice, EngineChoice, When};
-use crate::control::{Control, Parts, Settings};
+use crate::auth::{Basic, BasicSettings, Keys, Passwords, Tickets, load_or_create_key, random_password};
+use crate::config::{Config, DirectChoice, EngineChoice, OwnersChoice, When};
+use crate::control::{Control, Parts, Settings, TreeSettings};
 use crate::domain::{Clock, CrashPoints, SystemClock};
 use crate::io::{IoEngine, Pool};
 use crate::meta::Meta;
 use crate::metrics::Metrics;
+use crate::remote::{Policy as RemotePolicy, Remote};
 use crate::server::tls::Tls;
 use crate::server::{Listeners, PublicUrls, Server, ServerLimits, listener};
-use crate::store::{Direct, LocalSettings, LocalStore};
+use crate::store::{Direct, LocalSettings, LocalStore, TreeStore};
 use crate::transfer::{Pace, Stop, Transfers};
+use crate::tree::{ForeignAttributes, Owners, Policy};
 
 /// After the drain time, what was told to end gets this long to undo itself.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -57,6 +59,7 @@ impl App {
         };
         let crash = config.crash_after.map_or_else(CrashPoints::none, CrashPoints::after);
         let store = LocalStore::open(&config.data_dir, engine.clone(), local_settings(&config, crash.clone()))?;
+        let trees = TreeStore::open(&config.data_dir, crash.clone()).context("cannot use the data directory")?;
         let pool = Pool::new(config.memory.budget.0);
         let metrics = Arc::new(Metrics::new(engine.name(), pool.budget_blocks()));
         let (tracker, transfers) = (TaskTracker::new(), Transfers::default());
@@ -65,6 +68,8 @@ impl App {
         let control = Control::new(Parts {
             meta: meta.clone(),
             store: Arc::new(store),
+            trees,
+            remote: remote(&config)?,
             pool,
             tickets,
             clock: clock.clone(),
@@ -85,8 +90,9 @@ impl App {
         let basic = Basic::new(
             meta.clone(),
             BasicSettings { remember_seconds: config.auth.remember_seconds, ..BasicSettings::default() },
-            clock,
+            clock.clone(),
         );
+        let keys = open_keys(&config, &meta, clock)?;
         let limits = ServerLimits {
             head: config.limits.head,
             idle: config.limits.idle,
@@ -95,7 +101,7 @@ impl App {
         };
         let public =
             PublicUrls { direct: config.direct.public_url.clone(), control: config.control.public_url.clone() };
-        let server = Server::new(control.clone(), basic, tls.clone(), limits, public);
+        let server = Server::new(control.clone(), (basic, keys), tls.clone(), limits, public);
         let (listeners, urls) = bind(&config, tls.is_some())?;
         server.start(listeners, &stop, &kill)?;
         write_atomically(&config.data_dir.join("endpoint"), urls.join("\n").as_bytes(), 0o644)?;
@@ -165,6 +171,12 @@ pub fn credentials_path(config: &Config) -> PathBuf {
 /// Opens the database of a data directory, which a running server may have open too.
 pub async fn open_meta(config: &Config) -> anyhow::Result<Meta> {
     Meta::open(&config.data_dir.join("meta.sqlite")).await.context("cannot open the database")
+}
+
+/// The access keys of a data directory.
+pub fn open_keys(config: &Config, meta: &Meta, clock: Arc<dyn Clock>) -> anyhow::Result<Keys> {
+    let master = load_or_create_key(&config.data_dir.join("access.key")).context("cannot use access.key")?;
+    Ok(Keys::new(meta.clone(), clock, master))
 }
 
 /// Makes the data directory, for its owner alone.
@@ -244,6 +256,47 @@ fn settings(config: &Config) -> Settings {
         always_sha256: config.digest.sha256 == When::Always,
         always_seal: config.digest.seal == When::Always,
         ticket_seconds: config.limits.ticket_seconds,
+        trees: TreeSettings {
+            default_size: config.trees.default_size.0,
+            max_size: config.trees.max_size.0,
+            session_seconds: config.trees.session_seconds,
+            grace_seconds: config.trees.grace_seconds,
+            streams: config.trees.streams,
+            wait: config.limits.head,
+            unpack_remote: config.remote.unpack,
+            policy: policy(config),
+        },
+    }
+}
+
+fn remote(config: &Config) -> anyhow::Result<Remote> {
+    let config = &config.remote;
+    let networks = config.networks.iter().map(|text| text.parse().with_context(|| format!("remote.networks: {text}")));
+    let schemes = config.schemes.iter().map(|text| text.parse().with_context(|| format!("remote.schemes: {text}")));
+    Ok(Remote::new(RemotePolicy {
+        schemes: schemes.collect::<anyhow::Result<_>>()?,
+        ports: config.ports.clone(),
+        networks: networks.collect::<anyhow::Result<_>>()?,
+        max_bytes: config.max_bytes.0.get(),
+        time: config.time,
+        stall: config.stall,
+        redirects: config.redirects,
+    }))
+}
+
+fn policy(config: &Config) -> Policy {
+    let is_root = rustix::process::geteuid().is_root();
+    let keeps_owners = match config.trees.owners {
+        OwnersChoice::Auto => is_root,
+        OwnersChoice::Keep => true,
+        OwnersChoice::Ignore => false,
+    };
+    Policy {
+        owners: if keeps_owners { Owners::Keep } else { Owners::Ignore },
+        set_id: config.trees.set_id,
+        devices: config.trees.devices,
+        capabilities: config.trees.capabilities,
+        foreign: ForeignAttributes::Drop,
     }
 }
 

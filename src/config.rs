@@ -39,6 +39,10 @@ pub struct Config {
     pub io: Io,
     /// Digests of drives.
     pub digest: Digests,
+    /// Volumes that are directories.
+    pub trees: Trees,
+    /// What volumes may be filled with from elsewhere.
+    pub remote: RemoteSources,
     /// Logins.
     pub auth: Auth,
     /// The quota of a tenant that `longshore user add` makes; none by default.
@@ -171,6 +175,70 @@ pub enum When {
     Always,
 }
 
+/// Volumes that are directories.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Trees {
+    /// The size of a volume for which none is asked.
+    pub default_size: Size,
+    /// Nothing larger is made. Raised: one volume can claim more of the disk.
+    pub max_size: Size,
+    /// How long after its beginning the uploads of a session may start. Raised: a leaked cookie is useful for longer,
+    /// and a volume whose client died is locked for longer.
+    pub session_seconds: u32,
+    /// How long after that uploads that run may go on, and the session may be finished. The same.
+    pub grace_seconds: u32,
+    /// Archives that are unpacked or packed at once; others wait. Each has a thread, and up to 64 MiB of memory in the
+    /// worst case. Raised: more of both.
+    pub streams: usize,
+    /// Whose the files become: `keep` takes the numbers of the archive, which needs root; `ignore` gives them to
+    /// whoever runs the server; `auto` keeps them where that is root.
+    pub owners: OwnersChoice,
+    /// Whether set-user-ID and set-group-ID are kept. Kept: whoever runs a program of a volume gets its owner's rights.
+    pub set_id: bool,
+    /// Whether device nodes are taken, which needs root. Taken: whoever can open one reaches the machine's devices.
+    pub devices: bool,
+    /// Whether file capabilities are kept, which needs root. Kept: as with `set_id`.
+    pub capabilities: bool,
+}
+
+/// What volumes may be filled with from elsewhere. Whoever may initialise a volume has this server connect for them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RemoteSources {
+    /// `http`, `https`, `git`; none turns it off. Plain HTTP and git can be changed on their way.
+    pub schemes: Vec<String>,
+    /// The ports. More: more services that can be probed from here.
+    pub ports: Vec<u16>,
+    /// Networks, as in `10.1.0.0/16`, that are allowed although they are not public. More: what is there can be read.
+    pub networks: Vec<String>,
+    /// The most bytes of a source, beside the volume's size. Raised: more disk and time for one source.
+    pub max_bytes: Size,
+    /// How long a source may take in all. Raised: slow sources hold a turn for longer.
+    #[serde(rename = "seconds", deserialize_with = "seconds")]
+    pub time: Duration,
+    /// How long a source may be silent.
+    #[serde(rename = "stall_seconds", deserialize_with = "seconds")]
+    pub stall: Duration,
+    /// How many redirects are followed.
+    pub redirects: u32,
+    /// Whether files whose names end in `.tar`, `.tar.gz`, `.tgz` or `.tar.zst` are unpacked; else the volume holds
+    /// the file.
+    pub unpack: bool,
+}
+
+/// Whose the files of a volume become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnersChoice {
+    /// Kept if the server runs as root.
+    Auto,
+    /// Kept.
+    Keep,
+    /// Not kept.
+    Ignore,
+}
+
 /// Logins.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -222,6 +290,8 @@ impl Default for Config {
             memory: Memory::default(),
             io: Io::default(),
             digest: Digests::default(),
+            trees: Trees::default(),
+            remote: RemoteSources::default(),
             auth: Auth::default(),
             quota: QuotaSettings::default(),
             log: Log::default(),
@@ -268,6 +338,37 @@ impl Default for Io {
 impl Default for Digests {
     fn default() -> Self {
         Self { sha256: When::Asked, seal: When::Asked }
+    }
+}
+
+impl Default for Trees {
+    fn default() -> Self {
+        Self {
+            default_size: Size(ByteCount::mib(10 << 10)),
+            max_size: Size(ByteCount::mib(1000 << 10)),
+            session_seconds: 30 * 60,
+            grace_seconds: 10 * 60,
+            streams: 16,
+            owners: OwnersChoice::Auto,
+            set_id: false,
+            devices: false,
+            capabilities: false,
+        }
+    }
+}
+
+impl Default for RemoteSources {
+    fn default() -> Self {
+        Self {
+            schemes: ["http", "https", "git"].map(str::to_owned).to_vec(),
+            ports: vec![80, 443, 9418],
+            networks: Vec::new(),
+            max_bytes: Size(ByteCount::mib(100 << 10)),
+            time: Duration::from_mins(10),
+            stall: Duration::from_secs(30),
+            redirects: 5,
+            unpack: false,
+        }
     }
 }
 
@@ -351,6 +452,12 @@ impl Config {
         }
         if !(1..=64).contains(&self.io.depth) {
             return wrong("io.depth", "must be 1 to 64");
+        }
+        if self.trees.default_size.0 == ByteCount::ZERO || self.trees.default_size.0 > self.trees.max_size.0 {
+            return wrong("trees.default_size", "must be from 1 byte to trees.max_size");
+        }
+        if !(1..=256).contains(&self.trees.streams) {
+            return wrong("trees.streams", "must be 1 to 256");
         }
         if self.limits.connections == 0 {
             return wrong("limits.connections", "must be 1 or more");

@@ -13,18 +13,22 @@
 //! | 2 | `transfer` | the hot path: receive, send, digests, phase clocks; knows no HTTP |
 //! | 2 | `auth` | who is calling: users, passwords, tickets |
 //! | 1 | `io` | bytes to a file descriptor: engines and the block pool |
-//! | 1 | `store` | volumes on a backend; uses `io` |
+//! | 1 | `store` | volumes on a backend; uses `io` and `tree` |
 //! | 1 | `meta` | what we know: one struct over one database |
+//! | 1 | `remote` | bytes from elsewhere: HTTP files and git trees, under an address policy |
 //! | 1 | `tree` | directories from tar streams and into them; blocks, for one thread per stream |
 //! | 0 | `domain` | words and rules; imports nothing |
 //!
 //! Beside them: `app` composes them and is the only place that picks engine, store and database; `config` turns file,
 //! environment and flags into typed settings; `metrics` names every metric. These are passed in, never global.
 //!
-//! # Two routes
+//! # Routes
 //! *Bytes up*: large bodies over plain HTTP/1.1 go from the socket into an aligned block of the pool, past hyper; others
 //! by way of hyper's frames, which are copied. (Waiting for a block is the back-pressure.) Digested while hot, written
 //! with several writes in flight, flushed, committed, answered. Uploads that end together share flushes and commits.
+//!
+//! *An archive up*: from the socket into blocks of the pool, which one blocking thread unpacks into a directory of its
+//! own. One flush of the file system makes it durable; the end of its session makes it visible, in one transaction.
 //!
 //! *Bytes down*: on plain HTTP/1.1 the kernel copies from file to socket and no byte enters user space; over TLS or
 //! HTTP/2, blocks are read ahead and written out.
@@ -44,8 +48,8 @@
 //! - I9 A partial upload is invisible, and leaves nothing behind.
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
 //! - I11 Bytes never written read as zero, for every tenant, always.
-//! - I12 Memory is the block budget, two password digests of 19 MiB and a bounded constant per connection, whatever
-//!   clients do.
+//! - I12 Memory is the block budget, two password digests of 19 MiB and a bounded constant per connection and per fetch
+//!   from elsewhere, whatever clients do.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
 pub mod app;
@@ -58,6 +62,7 @@ pub mod domain;
 pub mod io;
 pub mod meta;
 pub mod metrics;
+pub mod remote;
 pub mod server;
 pub mod store;
 pub mod transfer;

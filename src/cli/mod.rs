@@ -2,6 +2,7 @@
 
 mod allocator;
 mod doctor;
+mod key;
 mod serve;
 mod user;
 
@@ -45,6 +46,9 @@ enum Command {
     /// Manage the users who may log in; works while the server runs
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Manage the access keys that sign requests; works while the server runs
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Check what this machine offers, and say what each finding means
     Doctor,
 }
@@ -64,7 +68,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let listen = match &cli.command {
         Command::Serve { listen } => *listen,
-        Command::User(_) | Command::Doctor => None,
+        Command::User(_) | Command::Key(_) | Command::Doctor => None,
     };
     let flags = Overrides { data_dir: cli.common.data_dir, listen };
     let config = Config::load(cli.common.config.as_deref(), std::env::vars_os(), flags)?;
@@ -74,6 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             serve::run(config)
         }
         Command::User(command) => user::run(&config, command),
+        Command::Key(command) => key::run(&config, command),
         Command::Doctor => Ok(doctor::run(&config)),
     }
 }

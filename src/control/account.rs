@@ -1,6 +1,7 @@
 //! Books a transfer when it ends: one log line, and the metrics.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::domain::VolumeId;
 use crate::metrics::{Direction, DirectionLabel, Ending, Metrics};
@@ -14,7 +15,7 @@ pub struct Account {
     volume: VolumeId,
     /// The bytes that make it complete, where they alone decide.
     whole: Option<u64>,
-    complete: bool,
+    complete: AtomicBool,
     /// The request's span, so that the line carries its id wherever the transfer ends.
     span: tracing::Span,
 }
@@ -24,7 +25,8 @@ impl Account {
     pub fn open(metrics: &Arc<Metrics>, running: Running, direction: Direction, volume: VolumeId) -> Self {
         metrics.transfers_running.get_or_create(&DirectionLabel { direction }).inc();
         let span = tracing::Span::current();
-        Self { metrics: metrics.clone(), running, direction, volume, whole: None, complete: false, span }
+        let complete = AtomicBool::new(false);
+        Self { metrics: metrics.clone(), running, direction, volume, whole: None, complete, span }
     }
 
     /// The transfer is complete exactly when it has moved this many bytes, whole messages included.
@@ -34,9 +36,9 @@ impl Account {
         self
     }
 
-    /// The transfer is complete.
-    pub fn complete(&mut self) {
-        self.complete = true;
+    /// The transfer is complete, unless the bytes that were moved decide.
+    pub fn complete(&self) {
+        self.complete.store(true, Ordering::Relaxed);
     }
 
     /// The transfer.
@@ -49,7 +51,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         let progress = &self.running.progress;
         let (bytes, waits, seconds) = (progress.bytes(), progress.phases(), progress.elapsed().as_secs_f64());
-        let complete = self.complete || self.whole.is_some_and(|whole| bytes >= whole);
+        let complete = self.whole.map_or(self.complete.load(Ordering::Relaxed), |whole| bytes >= whole);
         // A transport's count has the head of the answer too.
         let bytes = self.whole.map_or(bytes, |whole| bytes.min(whole));
         let ending = if complete { Ending::Complete } else { Ending::Failed };

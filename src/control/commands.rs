@@ -27,6 +27,8 @@ impl Control {
             }
             Command::OpenDownload(id) => self.open_ticket(principal, id).await,
             Command::Describe => Ok(Outcome::Described(self.limits())),
+            Command::Tree(command) => self.execute_tree(principal, command).await,
+            Command::Session(command) => self.execute_session(principal, command).await,
         }
     }
 

@@ -1,25 +1,43 @@
-//! One download, from its ticket to an open image.
+//! One download, from its ticket to an open image or tree.
 
+use std::io;
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::Control;
+use super::trees::{check_filled, is_tree};
 use crate::domain::{
-    Fault, FaultKind, Outcome, Principal, SendPlan, Ticket, Verb, Volume, VolumeEvent, VolumeId, VolumeState,
+    Encoding, Fault, FaultKind, Outcome, Principal, SendPlan, Ticket, Verb, Volume, VolumeEvent, VolumeId, VolumeState,
 };
 use crate::meta::{Batch, JobKind, NewJob};
-use crate::store::{Image, StoreError};
+use crate::store::{Image, OpenTree, StoreError};
+use crate::transfer::Packing;
 
 /// Why a drive is unavailable whose record tells another size than its file has.
 pub(super) const WRONG_SIZE: &str = "its image has not the size of the drive";
 /// Why a drive is unavailable whose file is not there.
 pub(super) const MISSING: &str = "its image is missing";
 
-/// A drive that may be sent.
-pub struct Opened {
-    /// What we know of it.
-    pub volume: Volume,
-    /// Its bytes.
-    pub image: Arc<dyn Image>,
+/// A volume that may be sent.
+pub enum Opened {
+    /// A drive, with what we know of it.
+    Drive(Volume, Arc<dyn Image>),
+    /// A tree, with what we know of it.
+    Tree(Volume, Packable),
+}
+
+/// A tree that may be packed, and the turn to do it.
+pub struct Packable {
+    tree: OpenTree,
+    turn: OwnedSemaphorePermit,
+}
+
+impl Packable {
+    /// Starts to pack it.
+    pub fn pack(self, encoding: Encoding) -> Packing {
+        Packing::start(self.tree, encoding, self.turn)
+    }
 }
 
 impl Control {
@@ -27,22 +45,31 @@ impl Control {
     pub(super) async fn open_ticket(&self, principal: &Principal, id: VolumeId) -> Result<Outcome, Fault> {
         let volume = self.find(principal.tenant, id).await?;
         check_readable(&volume)?;
-        let expires = self.parts.clock.now().plus_seconds(self.parts.settings.ticket_seconds);
-        let ticket = Ticket { verb: Verb::Download, volume: id, tenant: volume.tenant, expires };
-        Ok(Outcome::Download { id, token: self.parts.tickets.issue(&ticket) })
+        Ok(self.ticket_for(&volume))
     }
 
-    /// Opens the drive that a ticket is for.
+    /// A new ticket to download a volume.
+    pub(super) fn ticket_for(&self, volume: &Volume) -> Outcome {
+        let expires = self.parts.clock.now().plus_seconds(self.parts.settings.ticket_seconds);
+        let ticket = Ticket { verb: Verb::Download, volume: volume.id, tenant: volume.tenant, expires };
+        Outcome::Download { id: volume.id, token: self.parts.tickets.issue(&ticket) }
+    }
+
+    /// Opens the volume that a ticket is for.
     pub async fn open_download(&self, plan: &SendPlan) -> Result<Opened, Fault> {
         if self.is_draining() {
             return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and takes no new downloads"));
         }
         let ticket = self.parts.tickets.verify(&plan.token, self.parts.clock.now())?;
         if ticket.verb != Verb::Download || ticket.volume != plan.id {
-            return Err(Fault::new(FaultKind::TicketRefused, "this download link is for another drive"));
+            return Err(Fault::new(FaultKind::TicketRefused, "this download link is for another volume"));
         }
-        let volume = self.find(ticket.tenant, ticket.volume).await?;
+        let volume = self.parts.meta.volume(ticket.tenant, ticket.volume).await?;
+        let volume = volume.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume does not exist any more"))?;
         check_readable(&volume)?;
+        if is_tree(&volume) {
+            return self.open_tree(volume).await;
+        }
         let image = match self.open_as_recorded(&volume).await {
             Ok(image) => image,
             Err(StoreError::Damaged(_, why)) => {
@@ -57,7 +84,33 @@ impl Control {
             self.parts.meta.apply(Batch { enqueue: vec![seal], ..Batch::default() }).await?;
             self.wake_jobs.notify_waiters();
         }
-        Ok(Opened { volume, image })
+        Ok(Opened::Drive(volume, image))
+    }
+
+    async fn open_tree(&self, tree: Volume) -> Result<Opened, Fault> {
+        let content = check_filled(&tree)?;
+        let turn = self.turn().await?;
+        let trees = self.parts.trees.clone();
+        let opened = self.parts.tracker.spawn_blocking(move || trees.read(content)).await.map_err(Fault::internal)?;
+        match opened {
+            Ok(opened) => Ok(Opened::Tree(tree, Packable { tree: opened, turn })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let now = self.parts.meta.volume(tree.tenant, tree.id).await?;
+                if now.is_none_or(|now| now.content != tree.content) {
+                    return Err(Fault::new(FaultKind::Conflict, "the volume was changed meanwhile; try again"));
+                }
+                check_readable(&self.mark_spoiled(&tree, MISSING).await?)?;
+                Err(Fault::new(FaultKind::Conflict, "the volume was changed meanwhile; try again"))
+            }
+            Err(error) => Err(Fault::internal(error)),
+        }
+    }
+
+    /// A turn to work on a tree, within a time that clients wait.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        let busy = || Fault::new(FaultKind::Unavailable, "as many archives as can be are on their way; try again");
+        let turn = tokio::time::timeout(self.parts.settings.trees.wait, self.slots.clone().acquire_owned());
+        turn.await.map_err(|_| busy())?.map_err(Fault::internal)
     }
 
     /// Opens the image of a drive; damaged when it is not there or has another size than the record says.
@@ -97,7 +150,7 @@ impl Control {
     }
 }
 
-fn check_readable(volume: &Volume) -> Result<(), Fault> {
+pub(super) fn check_readable(volume: &Volume) -> Result<(), Fault> {
     match volume.state {
         state if state.is_readable() => Ok(()),
         VolumeState::Unavailable => {

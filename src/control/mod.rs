@@ -1,4 +1,4 @@
-//! The use cases: commands on volumes, uploads, downloads, jobs, the sweeper. Knows no wire format.
+//! The use cases: commands on volumes, uploads, sessions, downloads, jobs, the sweeper. Knows no wire format.
 //!
 //! # Order of things
 //! Making a volume writes its row first and its bytes second, removing one removes bytes first and row second (I6), so
@@ -7,29 +7,38 @@
 mod account;
 mod commands;
 mod download;
+mod fetch;
 mod jobs;
 mod seal;
+mod sessions;
 mod sweep;
+mod trees;
+mod unpack;
 mod upload;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Tickets;
 use crate::domain::{
-    Clock, CrashPoints, Fault, FaultKind, IllegalStep, JobId, Limits, TenantId, Volume, VolumeId, VolumeState,
+    ByteCount, Clock, CrashPoints, Fault, FaultKind, IllegalStep, JobId, Limits, TenantId, Volume, VolumeId,
+    VolumeKind, VolumeState,
 };
 use crate::io::Pool;
 use crate::meta::{Batch, Meta, MetaError};
 use crate::metrics::Metrics;
-use crate::store::BlockStore;
+use crate::remote::Remote;
+use crate::store::{BlockStore, TreeStore};
 use crate::transfer::Transfers;
+use crate::tree::Policy;
 
 pub use account::Account;
-pub use download::Opened;
+pub use download::{Opened, Packable};
+pub use unpack::AdmittedTree;
 pub use upload::Admitted;
 
 /// How often a lost race is run again. Each round lost means that another writer won, so this many in a row is a
@@ -40,8 +49,12 @@ const ROUNDS: u32 = 16;
 pub struct Parts {
     /// What we know.
     pub meta: Meta,
-    /// Where the bytes are.
+    /// Where the bytes of drives are.
     pub store: Arc<dyn BlockStore>,
+    /// Where the trees are.
+    pub trees: TreeStore,
+    /// What is elsewhere.
+    pub remote: Remote,
     /// Memory for transfers.
     pub pool: Pool,
     /// Makes and checks download tickets.
@@ -73,6 +86,29 @@ pub struct Settings {
     pub always_seal: bool,
     /// How long a ticket can be started.
     pub ticket_seconds: u32,
+    /// About trees.
+    pub trees: TreeSettings,
+}
+
+/// How trees are gone about.
+#[derive(Clone, Copy, Debug)]
+pub struct TreeSettings {
+    /// The size of a tree for which none is asked.
+    pub default_size: ByteCount,
+    /// Nothing larger is made.
+    pub max_size: ByteCount,
+    /// For how long after its beginning the uploads of a session may start.
+    pub session_seconds: u32,
+    /// For how long after that uploads that have started may go on, and the session may be finished.
+    pub grace_seconds: u32,
+    /// How many archives are unpacked or packed at once.
+    pub streams: usize,
+    /// For how long one waits for its turn.
+    pub wait: Duration,
+    /// Whether fetched files are unpacked whose names end like an archive's.
+    pub unpack_remote: bool,
+    /// What is taken over from archives.
+    pub policy: Policy,
 }
 
 /// The use cases.
@@ -84,12 +120,19 @@ pub struct Control {
     draining: AtomicBool,
     /// What could not be removed when it should have been; the sweeper tries again.
     leftovers: Mutex<Vec<VolumeId>>,
+    /// Turns to work on trees.
+    slots: Arc<Semaphore>,
+    /// Whether there are removed trees that are still to be unlinked.
+    has_trash: AtomicBool,
 }
 
 impl Control {
     /// The use cases over these parts.
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
+            slots: Arc::new(Semaphore::new(parts.settings.trees.streams.min(Semaphore::MAX_PERMITS))),
+            // What a process before has left there.
+            has_trash: AtomicBool::new(true),
             parts,
             owner: JobId::random(),
             wake_jobs: Notify::new(),
@@ -143,9 +186,10 @@ impl Control {
         self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The caller's volume, or a fault that does not tell a foreign volume from none.
+    /// The caller's drive, or a fault that does not tell a foreign drive from none.
     async fn find(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
-        self.parts.meta.volume(tenant, id).await?.ok_or_else(|| no_such_drive(id))
+        let drive = self.parts.meta.volume(tenant, id).await?.filter(|volume| volume.kind == VolumeKind::Drive);
+        drive.ok_or_else(|| no_such_drive(id))
     }
 
     /// Changes one volume by compare-and-set, reading it anew when another writer came first.

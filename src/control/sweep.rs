@@ -1,5 +1,5 @@
 //! Removes what crashes and failures have left behind, at the start and every hour; what could not be removed when it
-//! should have been, on a disk that was full perhaps, within seconds of its becoming possible.
+//! should have been, on a disk that was full perhaps, within seconds of its becoming possible. Ends sessions in time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Control;
+use super::trees::is_tree;
 use crate::domain::{Fault, UnixTime, Volume, VolumeId, VolumeState};
 
 const EVERY: Duration = Duration::from_hours(1);
@@ -21,11 +22,33 @@ const STALE: Duration = Duration::from_mins(30);
 impl Control {
     /// Cleans up after the process before, before anything else runs.
     pub async fn recover(&self) -> Result<(), Fault> {
-        self.sweep(UnixTime(i64::MAX)).await
+        self.recover_sessions().await?;
+        self.sweep(UnixTime(i64::MAX)).await?;
+        // Only here: later, a content may be new and its row not durable yet.
+        let (trees, meta, runtime) = (self.parts.trees.clone(), self.parts.meta.clone(), Handle::current());
+        // A database that does not answer keeps everything.
+        let keep = move |id| runtime.block_on(meta.owns_content(id)).unwrap_or(true);
+        let swept = self.parts.tracker.spawn_blocking(move || trees.sweep(&keep)).await.map_err(Fault::internal)?;
+        match swept.map_err(Fault::internal)? {
+            0 => {}
+            count => tracing::info!(count, "removed contents that no tree holds"),
+        }
+        Ok(())
     }
 
     /// Sweeps until `stop` is cancelled.
     pub fn start_sweeper(self: &Arc<Self>, stop: &CancellationToken) {
+        let (control, ending) = (self.clone(), stop.clone());
+        // By itself: a large tree takes long.
+        self.parts.tracker.spawn(async move {
+            let empties = async {
+                loop {
+                    control.empty_trash().await;
+                    tokio::time::sleep(AGAIN).await;
+                }
+            };
+            ending.run_until_cancelled(empties).await;
+        });
         let (control, stop) = (self.clone(), stop.clone());
         self.parts.tracker.spawn(async move {
             let sweeps = async {
@@ -35,6 +58,9 @@ impl Control {
                     let leftovers = std::mem::take(&mut *control.leftovers());
                     for id in leftovers {
                         control.discard(id).await;
+                    }
+                    if let Err(fault) = control.expire_sessions().await {
+                        tracing::error!(cause = ?fault.cause, "sessions were not looked after; it is tried again");
                     }
                     if Instant::now() < next {
                         continue;
@@ -57,6 +83,8 @@ impl Control {
         for volume in self.parts.meta.volumes_in(&cut_short).await? {
             // An upload is among the running from before its row until after its end, however long it takes.
             let is_leftover = match volume.state {
+                // It goes with its session.
+                VolumeState::Uploading if is_tree(&volume) => false,
                 VolumeState::Uploading => !self.parts.transfers.concerns(volume.id),
                 _ => volume.updated < stale,
             };

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::Control;
 use super::account::Account;
+use super::trees::is_tree;
 use crate::domain::{
     ByteCount, DriveSpec, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent,
     VolumeId, VolumeState,
@@ -280,7 +281,16 @@ impl Control {
             // Its row may say that it is complete, and nobody can change that now (I6). The next start will tell.
             return;
         }
-        let removed = self.parts.store.remove(id).await.map_err(Fault::from);
+        let removed = match self.parts.meta.volume_any(id).await {
+            Ok(Some(tree)) if is_tree(&tree) => {
+                if let Some(content) = tree.content {
+                    self.remove_content(content).await;
+                }
+                Ok(())
+            }
+            Ok(_) => self.parts.store.remove(id).await.map_err(Fault::from),
+            Err(error) => Err(error.into()),
+        };
         let result = match removed {
             Ok(()) => {
                 let batch = Batch { remove: vec![id], is_provisional: true, ..Batch::default() };

@@ -6,8 +6,10 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use super::conditional::{self, Selection};
 use super::ranges::{Multipart, content_range};
-use super::{BodyRule, Call, Dialect, Endpoint, Guard, Op, Reply, Route, Side, digest_fields, reply};
-use crate::domain::{Extent, Fault, FaultKind, Intent, SendPlan, Volume, VolumeId};
+use super::{
+    BodyRule, Call, Dialect, Endpoint, Guard, Op, Places, Reply, Route, Side, bare, codings, digest_fields, reply,
+};
+use crate::domain::{Encoding, Extent, Fault, FaultKind, Intent, SendPlan, Volume, VolumeId};
 
 pub(super) static ROUTES: &[Route] = &[Route {
     pattern: "/t/{token}/{uuid}",
@@ -17,7 +19,7 @@ pub(super) static ROUTES: &[Route] = &[Route {
         guard: Guard::Ticket,
         body: BodyRule::None,
         side: Side::Direct,
-        summary: "the bytes of a drive, whole or by range",
+        summary: "the bytes of a drive, whole or by range, or a tree as an archive",
         op: Op::Direct,
     }],
 }];
@@ -27,9 +29,25 @@ pub(super) fn path(token: &str, id: VolumeId) -> String {
     format!("/t/{token}/{id}")
 }
 
+/// A redirect to the ticket's URL. It is a secret for as long as it is good, so nothing may keep or pass it on.
+pub(super) fn redirect(id: VolumeId, token: &str, places: &Places) -> Option<Reply> {
+    let location = HeaderValue::try_from(places.direct_location(&path(token, id))).ok()?;
+    let mut reply = bare(StatusCode::FOUND);
+    let headers = reply.headers_mut();
+    headers.insert(header::LOCATION, location);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    Some(reply)
+}
+
 pub(super) fn decode(call: &Call) -> Result<Intent, Fault> {
     let token = call.param("token").to_owned();
-    Ok(Intent::Send(SendPlan { token, id: call.volume_id()?, wants_sha256: digest_fields::wanted(call.headers) }))
+    Ok(Intent::Send(SendPlan {
+        token,
+        id: call.volume_id()?,
+        wants_sha256: digest_fields::wanted(call.headers),
+        encoding: codings::accepted(call.headers),
+    }))
 }
 
 /// A stretch of the body of a download.
@@ -94,6 +112,39 @@ pub fn answer(call: &Call, volume: &Volume, boundary: &str) -> Response<Vec<Chun
     response
 }
 
+/// The head of the answer to an admitted download of a tree, and whether the archive follows.
+///
+/// An archive has no length before it is made, and no ranges.
+pub fn archive(call: &Call, tree: &Volume, encoding: Encoding) -> (Response<Vec<Chunk>>, bool) {
+    // Compressed it may come out otherwise after an upgrade; its tag is weak then (RFC 9110 section 8.8.1).
+    let etag = match codings::name(encoding) {
+        None => tree.etag(),
+        Some(coding) => format!("W/\"{}-{}-{coding}\"", tree.id, tree.generation),
+    };
+    // By the rules of HEAD, which has no ranges.
+    match conditional::select(&Method::HEAD, call.headers, &etag, tree.size) {
+        Selection::NotModified => return (not_modified(&etag), false),
+        Selection::PreconditionFailed => {
+            let told = "the volume is not the one that was named";
+            return (framed(line(StatusCode::PRECONDITION_FAILED, told)), false);
+        }
+        Selection::Whole | Selection::Parts(_) | Selection::Unsatisfiable => {}
+    }
+    let mut response = Response::new(Vec::new());
+    let headers = response.headers_mut();
+    guarded(headers);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    // The name of a tree has no quotes, spaces or line ends.
+    set(headers, header::CONTENT_DISPOSITION, &format!("attachment; filename={}.tar", tree.name));
+    set(headers, header::ETAG, &etag);
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if let Some(coding) = codings::name(encoding) {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+    }
+    (response, call.method != Method::HEAD)
+}
+
 /// A fault as a line of text: whoever follows a redirect has curl, not an API client.
 pub(super) fn fault(fault: &Fault) -> Reply {
     line(status(fault.kind), &fault.told)
@@ -135,7 +186,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     }
 }
 
-const fn status(kind: FaultKind) -> StatusCode {
+pub(super) const fn status(kind: FaultKind) -> StatusCode {
     match kind {
         FaultKind::Invalid
         | FaultKind::BadFraming
@@ -148,10 +199,12 @@ const fn status(kind: FaultKind) -> StatusCode {
         FaultKind::NotFound => StatusCode::NOT_FOUND,
         FaultKind::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
         FaultKind::Conflict | FaultKind::Cancelled => StatusCode::CONFLICT,
+        FaultKind::Gone => StatusCode::GONE,
         FaultKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FaultKind::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
         FaultKind::PeerTooSlow => StatusCode::REQUEST_TIMEOUT,
+        FaultKind::Upstream => StatusCode::BAD_GATEWAY,
         FaultKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         FaultKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         FaultKind::Corrupt | FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,

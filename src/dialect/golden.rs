@@ -15,16 +15,20 @@ use serde_json::json;
 use super::direct::{self, Chunk};
 use super::{BodyRule, Call, Dialect, Endpoint, Places, Reply, Route, no_route, percent_decoded, routes};
 use crate::domain::{
-    ByteCount, Command, Fault, FaultKind, Intent, Limits, Listing, Media, Outcome, Patch, Sha256, TenantId, UnixTime,
-    Volume, VolumeId, VolumeState,
+    Began, ByteCount, Command, Fault, FaultKind, Intent, Limits, Listing, Media, Outcome, Patch, Secret, Session,
+    SessionCommand, SessionState, Sha256, Source, TenantId, TreeCommand, TreeSource, UnixTime, Upload, UploadState,
+    Volume, VolumeId, VolumeKind, VolumeState,
 };
 
 const ID: &str = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
 const OTHER_ID: &str = "01938c2e-8f00-7c11-8d3e-6b1a2f4c9e05";
 const TENANT: &str = "01938c2e-0000-7000-8000-000000000001";
 
+/// The folders of [`Dialect::ALL`].
+const DIALECTS: [&str; 4] = ["cloudsigma", "hyper", "native", "direct"];
+
 /// Every kind of fault; the compiler makes the tables whole, and this list is read beside them.
-const FAULTS: [FaultKind; 21] = [
+const FAULTS: [FaultKind; 23] = [
     FaultKind::Invalid,
     FaultKind::BadFraming,
     FaultKind::Empty,
@@ -34,6 +38,7 @@ const FAULTS: [FaultKind; 21] = [
     FaultKind::NotFound,
     FaultKind::MethodNotAllowed { allow: "GET, HEAD" },
     FaultKind::Conflict,
+    FaultKind::Gone,
     FaultKind::UnsupportedMediaType,
     FaultKind::TooLarge,
     FaultKind::RangeNotSatisfiable { size: ByteCount::mib(512) },
@@ -43,6 +48,7 @@ const FAULTS: [FaultKind; 21] = [
     FaultKind::BodyIncomplete,
     FaultKind::PeerTooSlow,
     FaultKind::Cancelled,
+    FaultKind::Upstream,
     FaultKind::Corrupt,
     FaultKind::Unavailable,
     FaultKind::Internal,
@@ -63,7 +69,7 @@ fn every_fixture_decodes_and_encodes_as_it_is_written() {
     for route in routes() {
         for endpoint in route.endpoints {
             for succeeds in [true, false] {
-                let wanted = (route.pattern, endpoint.method.to_string(), succeeds);
+                let wanted = (unversioned(route.pattern), endpoint.method.to_string(), succeeds);
                 assert!(served.contains(&wanted), "no fixture for {wanted:?}");
             }
         }
@@ -83,7 +89,7 @@ fn every_fault_is_told_as_the_table_of_its_dialect_says() {
         body: b"",
         principal: None,
     };
-    for (dialect, name) in [(Dialect::CloudSigma, "cloudsigma"), (Dialect::Direct, "direct")] {
+    for (dialect, name) in Dialect::ALL.into_iter().zip(DIALECTS) {
         let told = |kind: &FaultKind| {
             let reply = dialect.fault(&call, &Fault::new(*kind, "the reason"));
             format!("# {kind:?}\n{}\n", printed(&reply))
@@ -118,7 +124,7 @@ fn fixtures() -> PathBuf {
 
 fn files() -> Vec<PathBuf> {
     let within = |dialect: &str| fs::read_dir(fixtures().join(dialect)).unwrap().map(|entry| entry.unwrap().path());
-    ["cloudsigma", "direct"].into_iter().flat_map(within).collect()
+    DIALECTS.into_iter().flat_map(within).collect()
 }
 
 fn requests() -> Vec<PathBuf> {
@@ -127,6 +133,11 @@ fn requests() -> Vec<PathBuf> {
     requests.sort();
     assert!(!requests.is_empty());
     requests
+}
+
+/// Paths with the version of an API before them are those without.
+fn unversioned(pattern: &'static str) -> &'static str {
+    pattern.strip_prefix("/v1.{minor}").unwrap_or(pattern)
 }
 
 /// Which endpoint a fixture is about, and whether it succeeds there.
@@ -180,7 +191,7 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
     }
     let decoded = endpoint.decode(&call);
     let succeeds = decoded.is_ok() && then.is_none();
-    let coverage = (matched.unwrap().value.pattern, endpoint.method.to_string(), succeeds);
+    let coverage = (unversioned(matched.unwrap().value.pattern), endpoint.method.to_string(), succeeds);
     let command = match &decoded {
         Ok(intent) => format!("{intent:#?}\n"),
         Err(fault) => told(fault),
@@ -269,6 +280,7 @@ fn outcome(intent: &Intent) -> Outcome {
             Outcome::Uploaded { id: drive().id, sha256 }
         }
         Intent::Send(_) => panic!("bytes are no outcome"),
+        Intent::Unpack(_) => Outcome::Unpacked,
         Intent::Control(command) => match command {
             Command::List { page, .. } => {
                 Outcome::Listing(Listing { drives: vec![drive(), lost_drive()], page: *page, total: 2 })
@@ -302,7 +314,97 @@ fn outcome(intent: &Intent) -> Outcome {
             }
             Command::OpenDownload(id) => Outcome::Download { id: *id, token: "dGlja2V0".to_owned() },
             Command::Describe => Outcome::Described(limits()),
+            Command::Tree(command) => tree_outcome(command),
+            Command::Session(command) => session_outcome(command),
         },
+    }
+}
+
+fn tree_outcome(command: &TreeCommand) -> Outcome {
+    match command {
+        TreeCommand::List => {
+            let empty = Volume { name: "empty".to_owned(), content: None, source: None, ..tree() };
+            Outcome::Trees(vec![empty, tree()])
+        }
+        TreeCommand::Show(name) => Outcome::Tree(Box::new(Volume { name: name.clone(), ..tree() })),
+        TreeCommand::Create { name, size, labels } => Outcome::Tree(Box::new(Volume {
+            name: name.clone(),
+            size: size.unwrap_or(tree().size),
+            meta: labels.clone(),
+            content: None,
+            source: None,
+            ..tree()
+        })),
+        TreeCommand::Delete { .. } => Outcome::Deleted,
+        TreeCommand::OpenDownload(_) => Outcome::Download { id: tree().id, token: "dGlja2V0".to_owned() },
+    }
+}
+
+fn session_outcome(command: &SessionCommand) -> Outcome {
+    match command {
+        SessionCommand::Initialize(wish) => {
+            let is_uploaded = |tree: &&TreeSource| !matches!(tree.source, Some(Source::Remote(_)));
+            let uploads: Vec<_> = wish
+                .trees
+                .iter()
+                .filter(is_uploaded)
+                .map(|tree| (tree.name.clone(), OTHER_ID.parse().unwrap()))
+                .collect();
+            let (token, cookie) = (Secret::new("5e".repeat(32)), Secret::new("c0".repeat(32)));
+            Outcome::Began((!uploads.is_empty()).then_some(Began { token, cookie, uploads }))
+        }
+        SessionCommand::Finish(_) => Outcome::Finished,
+        SessionCommand::List => Outcome::Sessions(vec![session()]),
+        SessionCommand::Show(_) => Outcome::Session(Box::new(session())),
+        SessionCommand::Cancel(_) => Outcome::Deleted,
+    }
+}
+
+/// A tree that was filled.
+fn tree() -> Volume {
+    Volume {
+        kind: VolumeKind::Tree,
+        name: "vol1".to_owned(),
+        size: ByteCount::mib(10 << 10),
+        sha256: None,
+        content: Some(OTHER_ID.parse().unwrap()),
+        source: Some("/local/dir".to_owned()),
+        meta: json!({"autoremove": "true"}).as_object().cloned().unwrap(),
+        attributes: serde_json::Map::new(),
+        ..drive()
+    }
+}
+
+/// A session that failed, with an upload in each state.
+fn session() -> Session {
+    let upload = |name: &str, state, reason: Option<&str>| Upload {
+        id: OTHER_ID.parse().unwrap(),
+        volume: ID.parse().unwrap(),
+        name: name.to_owned(),
+        is_new: true,
+        content: OTHER_ID.parse().unwrap(),
+        source: "/local/dir".to_owned(),
+        is_remote: false,
+        state,
+        reason: reason.map(str::to_owned),
+        members: 7,
+        bytes: 4096,
+    };
+    Session {
+        id: ID.parse().unwrap(),
+        tenant: TENANT.parse().unwrap(),
+        token: Sha256([1; 32]),
+        cookie: Sha256([2; 32]),
+        state: SessionState::Failed,
+        reason: Some("it was cancelled".to_owned()),
+        created: UnixTime(1_700_000_000_000),
+        expires: UnixTime(1_700_001_800_000),
+        ended: Some(UnixTime(1_700_000_060_000)),
+        uploads: vec![
+            upload("one", UploadState::Received, None),
+            upload("two", UploadState::Receiving, None),
+            upload("three", UploadState::Waiting, Some("entry 2 \"../x\" at byte 512: a name with ..")),
+        ],
     }
 }
 
@@ -325,6 +427,7 @@ pub(super) fn drive() -> Volume {
     Volume {
         id: ID.parse().unwrap(),
         tenant: TENANT.parse::<TenantId>().unwrap(),
+        kind: VolumeKind::Drive,
         name: "disk.img".to_owned(),
         media: Media::Disk,
         size: ByteCount::mib(1024),
@@ -336,6 +439,8 @@ pub(super) fn drive() -> Volume {
         created: UnixTime(1_700_000_000_000),
         updated: UnixTime(1_700_000_100_000),
         sha256: Some(Sha256([0xcd; 32])),
+        content: None,
+        source: None,
         meta: map(json!({"description": "a \"quoted\" text"})),
         attributes: map(json!({"tags": ["a", "b"], "allow_multimount": true})),
     }

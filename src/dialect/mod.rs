@@ -7,11 +7,14 @@
 //! [`BodyRule`], and then calls [`Endpoint::decode`], executes, and calls [`Endpoint::encode`] or [`Endpoint::fault`].
 
 mod cloudsigma;
+mod codings;
 pub mod conditional;
 pub mod digest_fields;
 pub mod direct;
 #[cfg(test)]
 mod golden;
+mod hyper_sh;
+mod native;
 mod query;
 pub mod ranges;
 
@@ -117,6 +120,8 @@ pub enum Guard {
     Open,
     /// User name and password (RFC 7617).
     Basic,
+    /// A signature under an access key, or user name and password.
+    Signature,
     /// By the capability in the path.
     Ticket,
 }
@@ -168,6 +173,8 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Op {
     CloudSigma(cloudsigma::Op),
+    Hyper(hyper_sh::Op),
+    Native(native::Op),
     Direct,
 }
 
@@ -176,6 +183,8 @@ impl Endpoint {
     pub const fn dialect(&self) -> Dialect {
         match self.op {
             Op::CloudSigma(_) => Dialect::CloudSigma,
+            Op::Hyper(_) => Dialect::Hyper,
+            Op::Native(_) => Dialect::Native,
             Op::Direct => Dialect::Direct,
         }
     }
@@ -184,6 +193,8 @@ impl Endpoint {
     pub fn decode(&self, call: &Call) -> Result<Intent, Fault> {
         match self.op {
             Op::CloudSigma(op) => cloudsigma::decode(op, call),
+            Op::Hyper(op) => hyper_sh::decode(op, call),
+            Op::Native(op) => native::decode(op, call),
             Op::Direct => direct::decode(call),
         }
     }
@@ -192,6 +203,8 @@ impl Endpoint {
     pub fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Reply {
         let reply = match self.op {
             Op::CloudSigma(op) => cloudsigma::encode(op, call, outcome, places),
+            Op::Hyper(op) => hyper_sh::encode(op, outcome, places),
+            Op::Native(op) => native::encode(op, outcome),
             // A ticket is answered with bytes, by `direct::answer`.
             Op::Direct => None,
         };
@@ -209,19 +222,29 @@ impl Endpoint {
 pub enum Dialect {
     /// CloudSigma's API, version 2.0.
     CloudSigma,
+    /// Hyper.sh's API for volumes.
+    Hyper,
+    /// Our own.
+    Native,
     /// The capability URLs that downloads are redirected to, and every path that belongs to no API.
     Direct,
 }
 
 impl Dialect {
     /// Every dialect.
-    pub const ALL: [Self; 2] = [Self::CloudSigma, Self::Direct];
+    pub const ALL: [Self; 4] = [Self::CloudSigma, Self::Hyper, Self::Native, Self::Direct];
 
     /// Whose form an answer takes when no route matched this path.
     pub fn of_path(path: &str) -> Self {
-        match path.strip_prefix(cloudsigma::BASE) {
-            Some(rest) if rest.is_empty() || rest.starts_with('/') => Self::CloudSigma,
-            _ => Self::Direct,
+        let lies_in = |base| path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if lies_in(cloudsigma::BASE) {
+            Self::CloudSigma
+        } else if lies_in(native::BASE) {
+            Self::Native
+        } else if hyper_sh::has_path(path) {
+            Self::Hyper
+        } else {
+            Self::Direct
         }
     }
 
@@ -229,6 +252,8 @@ impl Dialect {
     pub const fn routes(self) -> &'static [Route] {
         match self {
             Self::CloudSigma => cloudsigma::ROUTES,
+            Self::Hyper => hyper_sh::ROUTES,
+            Self::Native => native::ROUTES,
             Self::Direct => direct::ROUTES,
         }
     }
@@ -237,6 +262,8 @@ impl Dialect {
     pub fn fault(self, _call: &Call, fault: &Fault) -> Reply {
         let mut reply = match self {
             Self::CloudSigma => cloudsigma::fault(fault),
+            Self::Hyper => hyper_sh::fault(fault),
+            Self::Native => native::fault(fault),
             Self::Direct => direct::fault(fault),
         };
         advise(fault.kind, reply.headers_mut());
@@ -275,6 +302,7 @@ fn advise(kind: FaultKind, headers: &mut HeaderMap) {
         | FaultKind::TicketRefused
         | FaultKind::NotFound
         | FaultKind::Conflict
+        | FaultKind::Gone
         | FaultKind::UnsupportedMediaType
         | FaultKind::TooLarge
         | FaultKind::QuotaExceeded
@@ -283,6 +311,7 @@ fn advise(kind: FaultKind, headers: &mut HeaderMap) {
         | FaultKind::BodyIncomplete
         | FaultKind::PeerTooSlow
         | FaultKind::Cancelled
+        | FaultKind::Upstream
         | FaultKind::Corrupt
         | FaultKind::Internal => return,
     };
@@ -346,6 +375,10 @@ mod tests {
         assert_eq!(Dialect::of_path("/api/2.0"), Dialect::CloudSigma);
         assert_eq!(Dialect::of_path("/api/2.0/servers/"), Dialect::CloudSigma);
         assert_eq!(Dialect::of_path("/api/2.01/"), Dialect::Direct);
+        assert_eq!(Dialect::of_path("/volumes/x/y"), Dialect::Hyper);
+        assert_eq!(Dialect::of_path("/v1.23/volumes"), Dialect::Hyper);
+        assert_eq!(Dialect::of_path("/v1/volumes"), Dialect::Direct);
+        assert_eq!(Dialect::of_path("/api/v1/x"), Dialect::Native);
         assert_eq!(Dialect::of_path("/"), Dialect::Direct);
     }
     fn endpoints() -> impl Iterator<Item = &'static Endpoint> {

@@ -14,13 +14,13 @@ use super::incoming::Payload;
 use super::regions::FileRegions;
 use super::timing::{self, SERVER_TIMING};
 use crate::control::Account;
-use crate::transfer::{Chunk, Outgoing};
+use crate::transfer::{Chunk, Sending};
 
 /// What hyper sends.
 pub(super) enum Body {
     /// These bytes.
     Whole(Bytes),
-    /// A drive, or parts of it.
+    /// A drive, or parts of it, or a tree.
     Download(Download),
 }
 
@@ -49,25 +49,25 @@ struct Open {
 /// would make a slow peer look like one that stalls.
 const COUNTED: usize = 64 << 10;
 
-type Turn = (Box<Outgoing>, Option<io::Result<Chunk>>);
+type Turn = (Sending, Option<io::Result<Chunk>>);
 
 enum State {
-    Ready(Box<Outgoing>),
+    Ready(Sending),
     Busy(Pin<Box<dyn Future<Output = Turn> + Send>>),
     Ended,
 }
 
 impl Download {
-    /// Sends `outgoing`; its files through `regions`.
+    /// Sends `sending`; its files through `regions`.
     pub(super) fn new(
-        outgoing: Outgoing,
+        sending: Sending,
         regions: Option<FileRegions>,
         counts: bool,
         account: Account,
         busy: Busy,
     ) -> Self {
         let open = Arc::new(Open { account, _busy: busy });
-        Self { state: State::Ready(Box::new(outgoing)), regions, counts, rest: Bytes::new(), tells_timing: false, open }
+        Self { state: State::Ready(sending), regions, counts, rest: Bytes::new(), tells_timing: false, open }
     }
 
     /// The same, with its times in a trailer. They end when the last bytes were handed to the connection.
@@ -83,21 +83,24 @@ impl Download {
         loop {
             match std::mem::replace(&mut self.state, State::Ended) {
                 State::Ended => return Poll::Ready(None),
-                State::Ready(mut outgoing) => {
+                State::Ready(mut sending) => {
                     self.state = State::Busy(Box::pin(async move {
-                        let chunk = outgoing.next().await;
-                        (outgoing, chunk)
+                        let chunk = sending.next().await;
+                        (sending, chunk)
                     }));
                 }
                 State::Busy(mut turn) => {
-                    let Poll::Ready((outgoing, chunk)) = turn.as_mut().poll(cx) else {
+                    let Poll::Ready((sending, chunk)) = turn.as_mut().poll(cx) else {
                         self.state = State::Busy(turn);
                         return Poll::Pending;
                     };
-                    let Some(chunk) = chunk else { return Poll::Ready(None) };
+                    let Some(chunk) = chunk else {
+                        self.open.account.complete();
+                        return Poll::Ready(None);
+                    };
                     let bytes = chunk.and_then(|chunk| self.frame(chunk));
                     if bytes.is_ok() {
-                        self.state = State::Ready(outgoing);
+                        self.state = State::Ready(sending);
                     }
                     return Poll::Ready(Some(bytes));
                 }

@@ -22,12 +22,13 @@ use super::incoming::Payload;
 use super::regions::FileRegions;
 use super::tap::Tap;
 use super::timing::{self, SERVER_TIMING};
-use crate::control::Account;
+use crate::auth::{Signed, is_digest_of};
+use crate::control::{Account, Opened, Packable};
 use crate::dialect::direct::{self, Chunk};
 use crate::dialect::{BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded};
-use crate::domain::{Fault, FaultKind, Intent, Outcome, Principal, SendPlan};
+use crate::domain::{Fault, FaultKind, Intent, Outcome, Principal, SendPlan, Sha256, Volume};
 use crate::metrics::Direction;
-use crate::transfer::{Outgoing, Part, Progress, Route, Transport};
+use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -79,6 +80,15 @@ pub(super) async fn answer(
     response.map(|body| body.watched_by(&connection.activity))
 }
 
+/// Who makes a request.
+#[derive(Default)]
+struct Caller {
+    /// The user, where the route wants one.
+    principal: Option<Principal>,
+    /// What the body must be, where that was signed.
+    body: Option<Sha256>,
+}
+
 struct Exchange<'a> {
     server: &'a Arc<Server>,
     connection: &'a Arc<Connection>,
@@ -116,8 +126,8 @@ impl Exchange<'_> {
             }
             Err(fault) => return self.reject(Dialect::of_path(path), &fault, body),
         };
-        let principal = match self.authenticate(endpoint).await {
-            Ok(principal) => principal,
+        let caller = match self.authenticate(endpoint.guard).await {
+            Ok(caller) => caller,
             Err(fault) => return self.reject(endpoint.dialect(), &fault, body),
         };
         let length = body.length();
@@ -128,6 +138,10 @@ impl Exchange<'_> {
             },
             BodyRule::None | BodyRule::Streamed => (Bytes::new(), Some(body)),
         };
+        if caller.body.is_some_and(|signed| !is_digest_of(&signed, &bytes)) {
+            let fault = Fault::new(FaultKind::Unauthenticated, "the body is not the one that was signed");
+            return self.reject_with(endpoint.dialect(), &fault, body);
+        }
         let call = Call {
             method: &self.parts.method,
             path,
@@ -136,7 +150,7 @@ impl Exchange<'_> {
             headers: &self.parts.headers,
             length,
             body: &bytes,
-            principal: principal.as_ref(),
+            principal: caller.principal.as_ref(),
         };
         self.perform(endpoint, &call, body).await
     }
@@ -154,21 +168,43 @@ impl Exchange<'_> {
                 Ok(admitted) => {
                     let progress = admitted.progress();
                     let outcome = Box::pin(admitted.receive(&mut body)).await;
-                    let is_done = outcome.is_ok();
-                    let mut response = self.encode(endpoint, call, outcome);
-                    response.headers_mut().insert(SERVER_TIMING, timing::of(&progress));
-                    if !is_done {
-                        self.linger(body);
-                    } else if body.is_tapped() {
-                        response = response.map(|answer| answer.after(body));
-                    }
-                    return response;
+                    return self.received(endpoint, call, outcome, &progress, body);
                 }
                 Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),
             },
-            (Intent::Control(_) | Intent::Receive(_), ..) => Err(Fault::internal("a route without a caller or a body")),
+            (Intent::Unpack(plan), _, Some(mut body)) => match control.admit_tree(&plan).await {
+                Ok(admitted) => {
+                    let progress = admitted.progress();
+                    let outcome = Box::pin(admitted.receive(&mut body)).await;
+                    return self.received(endpoint, call, outcome, &progress, body);
+                }
+                Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),
+            },
+            (Intent::Control(_) | Intent::Receive(_) | Intent::Unpack(_), ..) => {
+                Err(Fault::internal("a route without a caller or a body"))
+            }
         };
         self.encode(endpoint, call, outcome)
+    }
+
+    /// Answers an upload whose body was read, to its end or not.
+    fn received(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        outcome: Result<Outcome, Fault>,
+        progress: &Progress,
+        body: Payload,
+    ) -> Response<Body> {
+        let is_done = outcome.is_ok();
+        let mut response = self.encode(endpoint, call, outcome);
+        response.headers_mut().insert(SERVER_TIMING, timing::of(progress));
+        if !is_done {
+            self.linger(body);
+        } else if body.is_tapped() {
+            response = response.map(|answer| answer.after(body));
+        }
+        response
     }
 
     fn encode(&self, endpoint: &Endpoint, call: &Call<'_>, outcome: Result<Outcome, Fault>) -> Response<Body> {
@@ -180,13 +216,14 @@ impl Exchange<'_> {
 
     async fn send(&self, call: &Call<'_>, plan: &SendPlan) -> Response<Body> {
         let control = &self.server.control;
-        let opened = match control.open_download(plan).await {
-            Ok(opened) => opened,
+        let (volume, image) = match control.open_download(plan).await {
+            Ok(Opened::Drive(volume, image)) => (volume, image),
+            Ok(Opened::Tree(tree, packable)) => return self.send_tree(call, plan, &tree, packable),
             Err(fault) => return self.refuse(Dialect::Direct, &fault),
         };
         // Unpredictable, so that no image can hold it (RFC 2046 section 5.1.1).
         let boundary = Uuid::new_v4().simple().to_string();
-        let (mut head, chunks) = direct::answer(call, &opened.volume, &boundary).into_parts();
+        let (mut head, chunks) = direct::answer(call, &volume, &boundary).into_parts();
         head.headers.insert(SERVER_TIMING, timing::until_first_byte(self.started.elapsed()));
         let is_data = |chunk: &Chunk| matches!(chunk, Chunk::Extent(_));
         if !chunks.iter().any(is_data) {
@@ -211,36 +248,79 @@ impl Exchange<'_> {
             })
             .collect();
         let regions = self.connection.regions.clone();
-        let (route, regions) = match (opened.image.file(), regions) {
+        let (route, regions) = match (image.file(), regions) {
             (Some(file), Some(regions)) => (Route::Kernel(file), Some(regions)),
             _ => (Route::Blocks(control.pool().clone(), control.tracker().clone()), None),
         };
-        let transport = self.connection.transport.clone();
-        let counts = transport.is_none();
-        let progress = Arc::new(Progress::sending(opened.volume.id, transport, self.connection.kill.clone()));
-        let running = control.transfers().start(progress.clone());
-        let account = Account::open(control.metrics(), running, Direction::Download, opened.volume.id).whole_at(whole);
-        let outgoing = Outgoing::new(opened.image, parts, route, progress);
-        let mut download = Download::new(outgoing, regions, counts, account, self.connection.activity.work());
-        if timing::takes_trailer(self.parts.version, call.headers) {
-            head.headers.insert(header::TRAILER, HeaderValue::from(SERVER_TIMING));
-            download = download.with_timing();
-        }
-        Response::from_parts(head, Body::Download(download))
+        let (account, progress) = self.account_of_download(&volume);
+        let outgoing = Outgoing::new(image, parts, route, progress);
+        let sending = Sending::Image(Box::new(outgoing));
+        self.download(Response::from_parts(head, ()), sending, regions, account.whole_at(whole))
     }
 
-    async fn authenticate(&self, endpoint: &Endpoint) -> Result<Option<Principal>, Fault> {
-        match endpoint.guard {
-            Guard::Open | Guard::Ticket => Ok(None),
-            Guard::Basic => {
-                let authorization = self.parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-                let principal = self.server.basic.authenticate(authorization, self.connection.peer.ip()).await;
-                if principal.is_err() && authorization.is_some() {
-                    self.server.metrics.login_failures.inc();
-                }
-                principal.map(Some)
-            }
+    fn send_tree(&self, call: &Call<'_>, plan: &SendPlan, tree: &Volume, packable: Packable) -> Response<Body> {
+        let (head, has_body) = direct::archive(call, tree, plan.encoding);
+        if !has_body {
+            let bytes = |chunk| match chunk {
+                Chunk::Framing(bytes) => Some(bytes),
+                Chunk::Extent(_) => None,
+            };
+            return head.map(|chunks| Body::Whole(chunks.into_iter().find_map(bytes).unwrap_or_default()));
         }
+        let (account, _) = self.account_of_download(tree);
+        self.download(head.map(drop), Sending::Tree(packable.pack(plan.encoding)), None, account)
+    }
+
+    fn account_of_download(&self, volume: &Volume) -> (Account, Arc<Progress>) {
+        let control = &self.server.control;
+        let transport = self.connection.transport.clone();
+        let progress = Arc::new(Progress::sending(volume.id, transport, self.connection.kill.clone()));
+        let running = control.transfers().start(progress.clone());
+        (Account::open(control.metrics(), running, Direction::Download, volume.id), progress)
+    }
+
+    fn download(
+        &self,
+        mut head: Response<()>,
+        sending: Sending,
+        regions: Option<FileRegions>,
+        account: Account,
+    ) -> Response<Body> {
+        let counts = self.connection.transport.is_none();
+        let mut download = Download::new(sending, regions, counts, account, self.connection.activity.work());
+        if timing::takes_trailer(self.parts.version, &self.parts.headers) {
+            head.headers_mut().insert(header::TRAILER, HeaderValue::from(SERVER_TIMING));
+            download = download.with_timing();
+        }
+        head.map(|()| Body::Download(download))
+    }
+
+    async fn authenticate(&self, guard: Guard) -> Result<Caller, Fault> {
+        let authorization = self.parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let result = match guard {
+            Guard::Open | Guard::Ticket => return Ok(Caller::default()),
+            Guard::Signature if authorization.is_some_and(Signed::is_scheme) => {
+                let uri = &self.parts.uri;
+                let host = self.parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+                let signed = Signed {
+                    method: self.parts.method.as_str(),
+                    path: uri.path(),
+                    query: uri.query().unwrap_or_default(),
+                    host: host.or(uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default(),
+                    headers: &self.parts.headers,
+                };
+                let caller = self.server.keys.authenticate(&signed).await;
+                caller.map(|(principal, body)| Caller { principal: Some(principal), body: Some(body) })
+            }
+            Guard::Basic | Guard::Signature => {
+                let principal = self.server.basic.authenticate(authorization, self.connection.peer.ip()).await;
+                principal.map(|principal| Caller { principal: Some(principal), body: None })
+            }
+        };
+        if result.is_err() && authorization.is_some() {
+            self.server.metrics.login_failures.inc();
+        }
+        result
     }
 
     /// The paths for whoever runs the server.

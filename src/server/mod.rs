@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Basic;
+use crate::auth::{Basic, Keys};
 use crate::control::Control;
 use crate::dialect::{self, Places, Side};
 use crate::metrics::Metrics;
@@ -33,8 +33,10 @@ use tls::Tls;
 pub struct Server {
     /// The use cases.
     pub control: Arc<Control>,
-    /// Who is calling.
+    /// Who is calling, by name and password.
     pub basic: Basic,
+    /// Who is calling, by signature.
+    pub keys: Keys,
     /// TLS on every listener, if at all.
     pub tls: Option<Arc<Tls>>,
     /// Where to count.
@@ -92,7 +94,7 @@ impl Server {
     /// A server over these parts.
     pub fn new(
         control: Arc<Control>,
-        basic: Basic,
+        (basic, keys): (Basic, Keys),
         tls: Option<Arc<Tls>>,
         limits: ServerLimits,
         public: PublicUrls,
@@ -107,7 +109,7 @@ impl Server {
             }
         }
         let metrics = control.metrics().clone();
-        Arc::new(Self { control, basic, tls, metrics, limits, public, router })
+        Arc::new(Self { control, basic, keys, tls, metrics, limits, public, router })
     }
 
     /// Serves until `stop`; then accepts nothing more, and lets every connection end after the request it is in.

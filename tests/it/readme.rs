@@ -27,6 +27,7 @@ fn the_curl_lines_of_the_readme_work_as_pasted() {
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     // curl succeeds on a refusal too, unless told otherwise; every answer that is one names its type.
     assert!(!said.contains("error_type"), "{said}");
+    assert!(said.contains("index.html\n"), "{said}");
 }
 
 /// What is printed at the start is what the user pastes, so it must name this server and these credentials.

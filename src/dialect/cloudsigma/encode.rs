@@ -12,7 +12,7 @@ use crate::domain::{Fault, FaultKind, Limits, Listing, Outcome, Sha256, Volume, 
 pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
     Some(match (op, outcome) {
         (Op::Upload, Outcome::Uploaded { id, sha256 }) => uploaded(*id, sha256.as_ref(), places),
-        (Op::Download, Outcome::Download { id, token }) => redirected(*id, token, places)?,
+        (Op::Download, Outcome::Download { id, token }) => direct::redirect(*id, token, places)?,
         (Op::List | Op::ListDetail, Outcome::Listing(listing)) => listed(op, call, listing),
         (Op::Show, Outcome::Drive(drive)) => {
             let fields = listing::fields(call.query);
@@ -56,10 +56,12 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
         FaultKind::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "validation"),
         FaultKind::PeerTooSlow => (StatusCode::REQUEST_TIMEOUT, "validation"),
         FaultKind::Conflict | FaultKind::Cancelled => (StatusCode::CONFLICT, "concurrency"),
+        FaultKind::Gone => (StatusCode::GONE, "notexist"),
         FaultKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "validation"),
         FaultKind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "validation"),
         FaultKind::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "validation"),
         FaultKind::Corrupt | FaultKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "backend"),
+        FaultKind::Upstream => (StatusCode::BAD_GATEWAY, "backend"),
         FaultKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "backend"),
         FaultKind::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "backend"),
     }
@@ -74,17 +76,6 @@ fn uploaded(id: VolumeId, sha256: Option<&Sha256>, places: &Places) -> Reply {
         reply.headers_mut().insert(digest_fields::REPR_DIGEST, digest_fields::repr_digest(sha256));
     }
     reply
-}
-
-/// A redirect to the ticket's URL. It is a secret for as long as it is good, so nothing may keep or pass it on.
-fn redirected(id: VolumeId, token: &str, places: &Places) -> Option<Reply> {
-    let location = HeaderValue::try_from(places.direct_location(&direct::path(token, id))).ok()?;
-    let mut reply = bare(StatusCode::FOUND);
-    let headers = reply.headers_mut();
-    headers.insert(header::LOCATION, location);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    Some(reply)
 }
 
 fn listed(op: Op, call: &Call, listing: &Listing) -> Reply {

@@ -3,6 +3,7 @@
 
 pub(crate) mod curl;
 pub(crate) mod disk;
+pub(crate) mod hyper;
 pub(crate) mod image;
 pub(crate) mod machine;
 pub(crate) mod peer;

@@ -300,8 +300,14 @@ impl Server {
 
     /// Runs `longshore user ...` on this server's data.
     pub(crate) fn user_command(&self, args: &[&str]) -> Output {
+        self.command("user", args)
+    }
+
+    /// Runs `longshore` with this command on this server's data.
+    pub(crate) fn command(&self, command: &str, args: &[&str]) -> Output {
+        let name = command;
         let mut command = Command::new(LONGSHORE);
-        command.arg("user").args(args).arg("--data-dir").arg(&self.data);
+        command.arg(name).args(args).arg("--data-dir").arg(&self.data);
         command.envs(self.setup.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).output().expect("longshore runs")
     }

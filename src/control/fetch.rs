@@ -1,0 +1,162 @@
+//! Trees whose content the server fetches itself, while whoever wants them waits for the answer.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::Control;
+use crate::domain::{ContentId, Encoding, Fault, Upload};
+use crate::remote::{Location, Remote, RemoteError, RemoteFile, Repository};
+use crate::transfer::{Broken, Progress, Shape, Source};
+
+/// Pieces of a tree that wait to be unpacked.
+const AHEAD: usize = 4;
+
+impl Control {
+    /// Fetches these parts of a session, in order. What fails is told with the name of its volume.
+    pub(super) async fn fetch_all(self: &Arc<Self>, parts: &[&Upload]) -> Result<(), Fault> {
+        for part in parts {
+            if let Err(fault) = Box::pin(self.fetch(part)).await {
+                let told = format!("volume {}: {}", part.name, fault.told);
+                return Err(Fault { told, ..fault });
+            }
+        }
+        Ok(())
+    }
+
+    async fn fetch(self: &Arc<Self>, part: &Upload) -> Result<(), Fault> {
+        let tree = self.parts.meta.volume_any(part.volume).await?;
+        let tree = tree.ok_or_else(|| super::trees::no_such_tree(&part.name))?;
+        let remote = self.parts.remote.at_most(tree.size.get());
+        match Location::parse(&part.source)? {
+            Location::File(url) => {
+                let mut file = FileSource { file: remote.open(&url).await?, chunk: Bytes::new() };
+                let shape = self.shape_of(file.file.name());
+                let admitted = self.attempt((*part).clone(), shape, Progress::fetching).await?;
+                Box::pin(admitted.receive(&mut file)).await?;
+            }
+            Location::Git(repository) => {
+                let shape = Shape::Archive(Encoding::Plain);
+                let admitted = self.attempt((*part).clone(), shape, Progress::fetching).await?;
+                let mut tree = self.clone_tree(remote, repository, part.content);
+                Box::pin(admitted.receive(&mut tree)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file is kept as it is, unless archives are to be unpacked and its name says that it is one.
+    fn shape_of(&self, name: &str) -> Shape {
+        let is = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+        if !self.parts.settings.trees.unpack_remote {
+            Shape::File(name.to_owned())
+        } else if is(&[".tar"]) {
+            Shape::Archive(Encoding::Plain)
+        } else if is(&[".tar.gz", ".tgz"]) {
+            Shape::Archive(Encoding::Gzip)
+        } else if is(&[".tar.zst"]) {
+            Shape::Archive(Encoding::Zstd)
+        } else {
+            Shape::File(name.to_owned())
+        }
+    }
+
+    fn clone_tree(&self, remote: Remote, repository: Repository, content: ContentId) -> GitSource {
+        let (sender, pieces) = mpsc::channel(AHEAD);
+        let is_wanted = Arc::new(AtomicBool::new(true));
+        let (trees, wanted) = (self.parts.trees.clone(), is_wanted.clone());
+        let work = move || {
+            let scratch = trees.scratch(content).map_err(RemoteError::Scratch)?;
+            let stop = || !wanted.load(Ordering::Relaxed);
+            remote.git_as_tar(&repository, scratch.path(), Pieces(sender), &stop)
+        };
+        GitSource { pieces, work: Some(self.parts.tracker.spawn_blocking(work)), is_wanted, chunk: Bytes::new() }
+    }
+}
+
+/// A file that is being fetched.
+struct FileSource {
+    file: RemoteFile,
+    chunk: Bytes,
+}
+
+impl Source for FileSource {
+    async fn ready(&mut self) -> Result<bool, Broken> {
+        while self.chunk.is_empty() {
+            match self.file.next().await? {
+                Some(chunk) => self.chunk = chunk,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
+        Ok(take(&mut self.chunk, into))
+    }
+}
+
+/// A tree that comes from a thread that fetches it. Dropped, it ends that thread soon.
+struct GitSource {
+    pieces: mpsc::Receiver<Bytes>,
+    work: Option<JoinHandle<Result<(), RemoteError>>>,
+    is_wanted: Arc<AtomicBool>,
+    chunk: Bytes,
+}
+
+impl Source for GitSource {
+    async fn ready(&mut self) -> Result<bool, Broken> {
+        while self.chunk.is_empty() {
+            if let Some(chunk) = self.pieces.recv().await {
+                self.chunk = chunk;
+                continue;
+            }
+            let Some(work) = &mut self.work else { return Ok(false) };
+            let ended = work.await;
+            self.work = None;
+            return match ended? {
+                Ok(()) => Ok(false),
+                Err(error) => Err(error.into()),
+            };
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
+        Ok(take(&mut self.chunk, into))
+    }
+}
+
+impl Drop for GitSource {
+    fn drop(&mut self) {
+        self.is_wanted.store(false, Ordering::Relaxed);
+    }
+}
+
+fn take(chunk: &mut Bytes, into: &mut [u8]) -> usize {
+    let taken = chunk.len().min(into.len());
+    chunk.copy_to_slice(&mut into[..taken]);
+    taken
+}
+
+/// Gives what is written to whoever unpacks it.
+struct Pieces(mpsc::Sender<Bytes>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        /// More at once would be more memory.
+        const MOST: usize = 256 << 10;
+        let taken = bytes.len().min(MOST);
+        let piece = Bytes::copy_from_slice(&bytes[..taken]);
+        self.0.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,335 @@
+//! Sessions: trees that are filled together.
+//!
+//! A session begins with rows alone. Each upload unpacks into a content of its own that nobody sees, and one transaction
+//! makes all contents of the session visible at its end. Whoever reads an old content is not disturbed: it is unlinked
+//! when the last reader is done.
+//!
+//! # Crash
+//! Open sessions go on after a restart, with what was received before it. Attempts that ran are undone.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::trees::no_such_tree;
+use super::{Control, ROUNDS};
+use crate::auth::{digest_of, random_secret};
+use crate::domain::{
+    Began, ContentId, Fault, FaultKind, Initialization, Outcome, Principal, Secret, Session, SessionCommand, SessionId,
+    SessionState, Source, TreeSource, TreeSpec, UnixTime, Upload, UploadId, UploadState, Volume, VolumeState,
+};
+use crate::meta::MetaError;
+use crate::transfer::Stop;
+
+/// Trees of one session. Their rows are written in one transaction.
+const MOST_TREES: usize = 64;
+
+/// For how long the record of an ended session is kept: so long its uploaders are told that it is over.
+const REMEMBER_SECONDS: u32 = 24 * 60 * 60;
+
+impl Control {
+    pub(super) async fn execute_session(
+        self: &Arc<Self>,
+        principal: &Principal,
+        command: SessionCommand,
+    ) -> Result<Outcome, Fault> {
+        match command {
+            SessionCommand::Initialize(initialization) => self.initialize(principal, initialization).await,
+            SessionCommand::Finish(token) => {
+                let (control, principal) = (self.clone(), principal.clone());
+                // To its end even when the caller goes: replaced contents are removed after the commit.
+                let work = async move { control.finish_session(&principal, &token).await };
+                self.parts.tracker.spawn(work).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
+            }
+            SessionCommand::List => Ok(Outcome::Sessions(self.parts.meta.sessions(principal.tenant).await?)),
+            SessionCommand::Show(id) => Ok(Outcome::Session(Box::new(self.session_of_caller(principal, id).await?))),
+            SessionCommand::Cancel(id) => {
+                let session = self.session_of_caller(principal, id).await?;
+                if self.drop_session(&session, SessionState::Failed, "it was cancelled").await? {
+                    Ok(Outcome::Deleted)
+                } else {
+                    Err(ended())
+                }
+            }
+        }
+    }
+
+    async fn session_of_caller(&self, principal: &Principal, id: SessionId) -> Result<Session, Fault> {
+        let session = self.parts.meta.session(id).await?.filter(|session| session.tenant == principal.tenant);
+        session.ok_or_else(|| Fault::new(FaultKind::NotFound, "there is no such session"))
+    }
+
+    async fn initialize(self: &Arc<Self>, principal: &Principal, wish: Initialization) -> Result<Outcome, Fault> {
+        if self.is_draining() {
+            return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and begins nothing new"));
+        }
+        if wish.trees.is_empty() || wish.trees.len() > MOST_TREES {
+            let told = format!("a session has from 1 to {MOST_TREES} volumes");
+            return Err(Fault::invalid("Volume", told));
+        }
+        let mut names = HashSet::new();
+        if let Some(twice) = wish.trees.iter().find(|tree| !names.insert(tree.name.as_str())) {
+            return Err(Fault::invalid("Volume", format!("the volume {} is named twice", twice.name)));
+        }
+        for _ in 0..ROUNDS {
+            let (token, cookie) = (random_secret(), random_secret());
+            let mut planned = Planned::default();
+            for tree in &wish.trees {
+                self.plan(principal, tree, wish.reload, &mut planned).await?;
+            }
+            let now = self.parts.clock.now();
+            let session = Session {
+                id: SessionId::random(),
+                tenant: principal.tenant,
+                token: digest_of(&token),
+                cookie: digest_of(&cookie),
+                state: SessionState::Open,
+                reason: None,
+                created: now,
+                expires: now.plus_seconds(self.parts.settings.trees.session_seconds),
+                ended: None,
+                uploads: planned.uploads,
+            };
+            match self.parts.meta.begin_session(&session, planned.new, planned.old).await {
+                // Made, deleted or initialised by others since it was looked at.
+                Err(MetaError::Duplicate | MetaError::Conflict) => continue,
+                result => result?,
+            }
+            self.parts.crash.hit("session: rows");
+            return self.begin(session, token, cookie).await;
+        }
+        Err(Fault::new(FaultKind::Conflict, "the volumes are being changed by others; try again"))
+    }
+
+    /// Says what a session will do to one tree, or why it cannot.
+    async fn plan(
+        &self,
+        principal: &Principal,
+        wish: &TreeSource,
+        reload: bool,
+        planned: &mut Planned,
+    ) -> Result<(), Fault> {
+        let name = wish.name.clone();
+        let old = self.parts.meta.tree(principal.tenant, &name).await?;
+        let conflict = |why: &str| Err(Fault::new(FaultKind::Conflict, format!("the volume {name} {why}")));
+        if let Some(tree) = &old {
+            if self.parts.meta.session_of(tree.id).await?.is_some() {
+                return conflict("is being initialised");
+            }
+            if tree.state != VolumeState::Available {
+                return conflict("is in use");
+            }
+            if tree.content.is_some() && !reload {
+                return conflict("is initialised already; with Reload its content would be replaced");
+            }
+        }
+        let source = match (&wish.source, old.as_ref().and_then(|tree| tree.source.as_deref())) {
+            (Some(source), _) => source.clone(),
+            (None, Some(text)) => {
+                Source::parse(text).ok_or_else(|| Fault::internal("a source that was taken before"))?
+            }
+            (None, None) => {
+                return Err(Fault::invalid("Source", format!("the volume {name} has no source to be loaded from")));
+            }
+        };
+        let volume = if let Some(tree) = &old {
+            planned.old.push(tree.clone());
+            tree.id
+        } else {
+            let size = self.parts.settings.trees.default_size;
+            let spec = TreeSpec { name: name.clone(), size, labels: serde_json::Map::new() };
+            let tree = Volume::tree(principal.tenant, spec, VolumeState::Uploading, self.parts.clock.now());
+            let id = tree.id;
+            planned.new.push(tree);
+            id
+        };
+        planned.uploads.push(Upload {
+            id: UploadId::random(),
+            volume,
+            name,
+            is_new: old.is_none(),
+            content: ContentId::random(),
+            source: source.text().to_owned(),
+            is_remote: matches!(source, Source::Remote(_)),
+            state: UploadState::Waiting,
+            reason: None,
+            members: 0,
+            bytes: 0,
+        });
+        Ok(())
+    }
+
+    /// Fetches what is remote, and tells what is to be uploaded.
+    async fn begin(self: &Arc<Self>, session: Session, token: Secret, cookie: Secret) -> Result<Outcome, Fault> {
+        let (remote, local): (Vec<&Upload>, Vec<&Upload>) = session.uploads.iter().partition(|part| part.is_remote);
+        if !remote.is_empty() {
+            // Dropped with the request: what the caller does not wait for is not wanted.
+            let mut undo = DropSession { control: self.clone(), session: Some(session.clone()) };
+            let fetched = self.fetch_all(&remote).await;
+            undo.session = None;
+            if let Err(fault) = fetched {
+                self.drop_session(&session, SessionState::Failed, &fault.told).await?;
+                return Err(fault);
+            }
+        }
+        if local.is_empty() {
+            let (control, id) = (self.clone(), session.id);
+            let work = async move { control.publish(id).await };
+            self.parts.tracker.spawn(work).await.map_err(Fault::internal)??;
+            return Ok(Outcome::Began(None));
+        }
+        let uploads = local.iter().map(|upload| (upload.name.clone(), upload.id)).collect();
+        Ok(Outcome::Began(Some(Began { token, cookie, uploads })))
+    }
+
+    /// Ends the session of a token. May be said again.
+    async fn finish_session(&self, principal: &Principal, token: &Secret) -> Result<Outcome, Fault> {
+        let session = self.parts.meta.session_by_token(&digest_of(token)).await?;
+        let session = session.filter(|session| session.tenant == principal.tenant);
+        let session = session.ok_or_else(|| Fault::invalid("session", "there is no such session"))?;
+        if session.state == SessionState::Open && self.parts.clock.now() >= self.end_of(&session) {
+            self.drop_session(&session, SessionState::Expired, TOO_LATE).await?;
+        }
+        self.publish(session.id).await.map(|()| Outcome::Finished)
+    }
+
+    /// Makes all that a session has received visible, if that is all of it; else drops it.
+    async fn publish(&self, id: SessionId) -> Result<(), Fault> {
+        for _ in 0..ROUNDS {
+            let Some(session) = self.parts.meta.session(id).await? else {
+                return Err(Fault::invalid("session", "there is no such session"));
+            };
+            match session.state {
+                SessionState::Open => {}
+                SessionState::Finished => return Ok(()),
+                SessionState::Failed | SessionState::Expired => {
+                    let why = session.reason.unwrap_or_default();
+                    return Err(Fault::invalid("session", format!("the session has ended: {why}")));
+                }
+            }
+            if let Some(missing) = missing_from(&session) {
+                if self.drop_session(&session, SessionState::Failed, &missing).await? {
+                    return Err(Fault::invalid("session", missing));
+                }
+                continue;
+            }
+            let mut trees = Vec::with_capacity(session.uploads.len());
+            let mut replaced = Vec::new();
+            let now = self.parts.clock.now();
+            for upload in &session.uploads {
+                let tree = self.parts.meta.volume(session.tenant, upload.volume).await?;
+                let mut tree = tree.ok_or_else(|| no_such_tree(&upload.name))?;
+                replaced.extend(tree.content);
+                tree.fill(upload.content, &upload.source, now).map_err(super::busy)?;
+                trees.push(tree);
+            }
+            match self.parts.meta.finish_session(id, trees, now).await {
+                Err(MetaError::Conflict) => continue,
+                result => result?,
+            }
+            self.parts.crash.hit("session: finished");
+            for content in replaced {
+                self.remove_content(content).await;
+            }
+            return Ok(());
+        }
+        Err(Fault::new(FaultKind::Conflict, "the volumes are being changed by others; try again"))
+    }
+
+    /// Ends a session that is open, and drops what it has received; whether nobody was first.
+    pub(super) async fn drop_session(&self, session: &Session, state: SessionState, why: &str) -> Result<bool, Fault> {
+        match self.parts.meta.drop_session(session.id, state, why, self.parts.clock.now()).await {
+            Err(MetaError::Conflict) => return Ok(false),
+            result => result?,
+        }
+        tracing::info!(session = %session.id, ?state, why, "a session was dropped");
+        for upload in &session.uploads {
+            self.parts.transfers.stop_uploads(upload.volume, Stop::SessionEnded);
+            // An attempt that still runs writes to what is in the trash now, and ends soon.
+            self.remove_content(upload.content).await;
+        }
+        Ok(true)
+    }
+
+    /// When a session is over, uploads that run then included.
+    fn end_of(&self, session: &Session) -> UnixTime {
+        session.expires.plus_seconds(self.parts.settings.trees.grace_seconds)
+    }
+
+    /// Ends the sessions that nobody has ended in time.
+    pub(super) async fn expire_sessions(&self) -> Result<(), Fault> {
+        let now = self.parts.clock.now();
+        let ago = |seconds: u32| UnixTime(now.0 - i64::from(seconds) * 1000);
+        for id in self.parts.meta.overdue_sessions(ago(self.parts.settings.trees.grace_seconds)).await? {
+            if let Some(session) = self.parts.meta.session(id).await? {
+                self.drop_session(&session, SessionState::Expired, TOO_LATE).await?;
+            }
+        }
+        Ok(self.parts.meta.forget_sessions(ago(REMEMBER_SECONDS)).await?)
+    }
+
+    /// Undoes what a process that died was doing, before anything else runs.
+    pub(super) async fn recover_sessions(&self) -> Result<(), Fault> {
+        for id in self.parts.meta.open_sessions().await? {
+            let Some(session) = self.parts.meta.session(id).await? else { continue };
+            let is_fetching = |part: &Upload| part.is_remote && part.state != UploadState::Received;
+            // Nobody was told the token of a session that only fetches.
+            if session.uploads.iter().any(is_fetching) || session.uploads.iter().all(|part| part.is_remote) {
+                self.drop_session(&session, SessionState::Failed, "the server was restarted meanwhile").await?;
+                continue;
+            }
+            for part in session.uploads.iter().filter(|part| part.state != UploadState::Received) {
+                self.remove_content(part.content).await;
+            }
+        }
+        Ok(self.parts.meta.end_attempts_of_the_dead("the server was restarted meanwhile").await?)
+    }
+}
+
+fn ended() -> Fault {
+    Fault::new(FaultKind::Conflict, "the session has ended")
+}
+
+/// What a session plans.
+#[derive(Default)]
+struct Planned {
+    uploads: Vec<Upload>,
+    new: Vec<Volume>,
+    old: Vec<Volume>,
+}
+
+const TOO_LATE: &str = "it was not finished in time";
+
+/// What keeps a session from being finished, by the names of its trees.
+fn missing_from(session: &Session) -> Option<String> {
+    let mut told = String::new();
+    for part in session.uploads.iter().filter(|part| part.state != UploadState::Received) {
+        let why = match (&part.reason, part.state) {
+            (Some(reason), _) => reason.as_str(),
+            (None, UploadState::Receiving) => "its archive is still being received",
+            (None, _) => "no archive was received",
+        };
+        let _ = write!(told, "{}{}: {why}", if told.is_empty() { "" } else { "; " }, part.name);
+    }
+    (!told.is_empty()).then(|| format!("not initialised: {told}"))
+}
+
+/// Drops a session whose caller has gone.
+struct DropSession {
+    control: Arc<Control>,
+    session: Option<Session>,
+}
+
+impl Drop for DropSession {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let control = self.control.clone();
+            self.control.parts.tracker.spawn(async move {
+                let why = "whoever began it did not wait for the answer";
+                if let Err(fault) = control.drop_session(&session, SessionState::Failed, why).await {
+                    tracing::error!(session = %session.id, cause = ?fault.cause, "a session was not dropped");
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Commands on the caller's own trees.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Map, Value};
+
+use super::download::check_readable;
+use super::{Control, ROUNDS, busy};
+use crate::domain::{
+    ByteCount, ContentId, Fault, FaultKind, Outcome, Principal, SessionState, TenantId, TreeCommand, TreeSpec, Volume,
+    VolumeEvent, VolumeId, VolumeKind, VolumeState,
+};
+use crate::meta::{Batch, MetaError};
+
+impl Control {
+    pub(super) async fn execute_tree(
+        self: &Arc<Self>,
+        principal: &Principal,
+        command: TreeCommand,
+    ) -> Result<Outcome, Fault> {
+        match command {
+            TreeCommand::List => Ok(Outcome::Trees(self.parts.meta.trees(principal.tenant).await?)),
+            TreeCommand::Show(name) => Ok(Outcome::Tree(Box::new(self.find_tree(principal.tenant, &name).await?))),
+            TreeCommand::Create { name, size, labels } => self.create_tree(principal, name, size, labels).await,
+            TreeCommand::Delete { name, force } => self.delete_tree(principal, &name, force).await,
+            TreeCommand::OpenDownload(name) => {
+                let tree = self.find_tree(principal.tenant, &name).await?;
+                check_readable(&tree)?;
+                check_filled(&tree)?;
+                Ok(self.ticket_for(&tree))
+            }
+        }
+    }
+
+    pub(super) async fn find_tree(&self, tenant: TenantId, name: &str) -> Result<Volume, Fault> {
+        self.parts.meta.tree(tenant, name).await?.ok_or_else(|| no_such_tree(name))
+    }
+
+    async fn create_tree(
+        &self,
+        principal: &Principal,
+        name: String,
+        size: Option<ByteCount>,
+        labels: Map<String, Value>,
+    ) -> Result<Outcome, Fault> {
+        let size = size.unwrap_or(self.parts.settings.trees.default_size);
+        if size == ByteCount::ZERO || size > self.parts.settings.trees.max_size {
+            let told = format!("a volume has from 1 to {} bytes", self.parts.settings.trees.max_size);
+            return Err(Fault::invalid("size", told));
+        }
+        // As the Docker API has it: who gives no name gets one that nobody else has.
+        let name = if name.is_empty() { VolumeId::random().to_string() } else { name };
+        let spec = TreeSpec { name: name.clone(), size, labels };
+        let tree = Volume::tree(principal.tenant, spec, VolumeState::Available, self.parts.clock.now());
+        match self.parts.meta.insert_volumes(vec![tree.clone()], Vec::new()).await {
+            Ok(()) => Ok(Outcome::Tree(Box::new(tree))),
+            Err(MetaError::Duplicate) => {
+                Err(Fault::new(FaultKind::Conflict, format!("a volume of the name {name} exists already")))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn delete_tree(self: &Arc<Self>, principal: &Principal, name: &str, force: bool) -> Result<Outcome, Fault> {
+        for _ in 0..ROUNDS {
+            let mut tree = self.find_tree(principal.tenant, name).await?;
+            if let Some(session) = self.parts.meta.session_of(tree.id).await? {
+                if !force {
+                    return Err(Fault::new(FaultKind::Conflict, format!("the volume {name} is being initialised")));
+                }
+                let why = format!("the volume {name} was deleted");
+                let is_dropped = self.drop_session(&session, SessionState::Failed, &why).await?;
+                // It goes with its session then.
+                if is_dropped && session.uploads.iter().any(|upload| upload.volume == tree.id && upload.is_new) {
+                    return Ok(Outcome::Deleted);
+                }
+                continue;
+            }
+            tree.step(VolumeEvent::DeleteStarted).map_err(busy)?;
+            match self.parts.meta.apply(Batch { update: vec![tree.clone()], ..Batch::default() }).await {
+                Err(MetaError::Conflict) => continue,
+                result => result?,
+            };
+            self.parts.crash.hit("delete: rows");
+            let control = self.clone();
+            // To its end even when the caller goes.
+            let done = self.parts.tracker.spawn(async move { control.discard(tree.id).await }).await;
+            return done.map(|()| Outcome::Deleted).map_err(Fault::internal);
+        }
+        Err(Fault::new(FaultKind::Conflict, "the volume is being changed by others; try again"))
+    }
+
+    /// Takes a content out of sight that nobody refers to any more. What fails is found by the next start.
+    pub(super) async fn remove_content(&self, id: ContentId) {
+        if !self.parts.meta.is_writable() {
+            // A row may refer to it still, and nobody can tell before the next start.
+            return;
+        }
+        let trees = self.parts.trees.clone();
+        match self.parts.tracker.spawn_blocking(move || trees.remove(id)).await {
+            Ok(Ok(())) => self.has_trash.store(true, Ordering::SeqCst),
+            Ok(Err(error)) => tracing::error!(content = %id, %error, "cannot remove; the next start will try again"),
+            Err(crash) => tracing::error!(content = %id, %crash, "cannot remove; the next start will try again"),
+        }
+    }
+
+    /// Unlinks what was removed, as far as nobody reads it.
+    pub(super) async fn empty_trash(&self) {
+        if !self.has_trash.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let trees = self.parts.trees.clone();
+        let emptied = self.parts.tracker.spawn_blocking(move || trees.empty_trash()).await;
+        if !matches!(emptied, Ok(Ok(true))) {
+            self.has_trash.store(true, Ordering::SeqCst);
+        }
+        if let Ok(Err(error)) = emptied {
+            tracing::error!(%error, "cannot empty the trash of the trees; it is tried again");
+        }
+    }
+}
+
+/// The content of a tree that has some.
+pub(super) fn check_filled(tree: &Volume) -> Result<ContentId, Fault> {
+    let told = || Fault::new(FaultKind::Conflict, format!("the volume {} was never initialised", tree.name));
+    tree.content.ok_or_else(told)
+}
+
+pub(super) fn no_such_tree(name: &str) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("there is no volume of the name {name}"))
+}
+
+/// Whether it is a tree.
+pub(super) fn is_tree(volume: &Volume) -> bool {
+    volume.kind == VolumeKind::Tree
+}

@@ -1,0 +1,222 @@
+//! One archive, from its first byte to a content that is durable and that nobody sees yet.
+//!
+//! # Crash
+//! Row (receiving), directory, files, flush, row (received). A crash before the last leaves a directory that the next
+//! start removes, and the uploader may try again.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+
+use super::Control;
+use super::account::Account;
+use crate::auth::is_secret;
+use crate::domain::{
+    ByteCount, ContentId, Fault, FaultKind, Outcome, SessionState, UnpackPlan, Unpacking, Upload, UploadId,
+    UploadState, Volume, VolumeId,
+};
+use crate::meta::{Attempt, MetaError};
+use crate::metrics::Direction;
+use crate::remote::RemoteError;
+use crate::transfer::{FeedError, Progress, Shape, Source, UnpackOptions, start_unpack};
+use crate::tree::{Limits, UnpackError, Unpacked};
+
+/// An archive that may come. Dropping it undoes the attempt.
+pub struct AdmittedTree {
+    undo: Undo,
+    shape: Shape,
+    tree: Volume,
+    account: Account,
+    /// Held until the thread has ended.
+    turn: OwnedSemaphorePermit,
+}
+
+impl Control {
+    /// Admits an archive: everything that can refuse it happens here, before its first byte is asked for.
+    pub async fn admit_tree(self: &Arc<Self>, plan: &UnpackPlan) -> Result<AdmittedTree, Fault> {
+        if self.is_draining() {
+            return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and takes no new uploads"));
+        }
+        let part = self.parts.meta.unpacking(plan.upload).await?;
+        let part = part.ok_or_else(|| Fault::new(FaultKind::NotFound, "there is no such uploader"))?;
+        if !is_secret(&plan.cookie, &part.session.cookie) {
+            return Err(Fault::new(FaultKind::TicketRefused, "the cookie is not the one of this uploader"));
+        }
+        let now = self.parts.clock.now();
+        check_open(&part, now >= part.session.expires)?;
+        self.attempt(part.upload, Shape::Archive(plan.encoding), Progress::receiving).await
+    }
+
+    /// Begins an attempt to fill a tree of an open session.
+    pub(super) async fn attempt(
+        self: &Arc<Self>,
+        upload: Upload,
+        shape: Shape,
+        progress: impl FnOnce(VolumeId) -> Progress,
+    ) -> Result<AdmittedTree, Fault> {
+        let turn = self.turn().await?;
+        let tree = self.parts.meta.volume_any(upload.volume).await?;
+        let tree = tree.ok_or_else(|| super::trees::no_such_tree(&upload.name))?;
+        // Among the running before the row says so: a session that ends must find it.
+        let running = self.parts.transfers.start(Arc::new(progress(tree.id)));
+        let control = self.clone();
+        // A task of its own: when the caller goes meanwhile, what it returns is dropped, and so undone.
+        let start = async move {
+            match control.parts.meta.start_attempt(upload.id).await {
+                Err(MetaError::Conflict) => {
+                    let told = format!("an archive for the volume {} is being received, or was", upload.name);
+                    return Err(Fault::new(FaultKind::Conflict, told));
+                }
+                result => result?,
+            }
+            Ok(Undo { control, upload: upload.id, content: upload.content, armed: true, work: None })
+        };
+        let undo = self.parts.tracker.spawn(start).await.map_err(Fault::internal)??;
+        let account = Account::open(&self.parts.metrics, running, Direction::Upload, tree.id);
+        Ok(AdmittedTree { undo, shape, tree, account, turn })
+    }
+}
+
+fn check_open(part: &Unpacking, is_late: bool) -> Result<(), Fault> {
+    let is_taken = part.upload.state != UploadState::Waiting || part.upload.is_remote;
+    let (kind, told) = match part.session.state {
+        SessionState::Open if is_taken => (FaultKind::Conflict, "an archive is being received, or was"),
+        SessionState::Open if is_late => (FaultKind::Gone, "the session has expired"),
+        SessionState::Open => return Ok(()),
+        SessionState::Finished => (FaultKind::Conflict, "an archive was received, and the session is finished"),
+        SessionState::Failed => (FaultKind::Gone, "the session has ended"),
+        SessionState::Expired => (FaultKind::Gone, "the session has expired"),
+    };
+    Err(Fault::new(kind, format!("volume {}: {told}", part.upload.name)))
+}
+
+impl AdmittedTree {
+    /// What it is doing.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.account.progress().clone()
+    }
+
+    /// Receives the archive. When it returns well, its content is durable, and visible when its session is finished.
+    ///
+    /// # Cancellation
+    /// Dropping it before the last byte was received undoes the attempt; dropping it later lets it finish.
+    pub async fn receive(mut self, source: &mut impl Source) -> Result<Outcome, Fault> {
+        let control = self.undo.control.clone();
+        let progress = self.account.progress().clone();
+        let space = match control.parts.store.reserve(ByteCount::ZERO) {
+            Ok(space) => space,
+            Err(error) => return Err(self.fail(error.into()).await),
+        };
+        let size = self.tree.size.get();
+        let options = UnpackOptions {
+            shape: self.shape.clone(),
+            limits: Limits::of_volume(size),
+            policy: control.parts.settings.trees.policy,
+        };
+        let (trees, content) = (control.parts.trees.clone(), self.undo.content);
+        let make = move || trees.create(content);
+        let trees = control.parts.trees.clone();
+        let (feeder, work) = start_unpack(make, options, space, move |root| trees.make_durable(root));
+        self.undo.work = Some(work);
+        let fed = Box::pin(feeder.feed(source, control.pool(), &progress)).await;
+        let finish = self.finish(fed);
+        control.parts.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
+    }
+
+    async fn finish(mut self, fed: Result<(), FeedError>) -> Result<Outcome, Fault> {
+        let control = self.undo.control.clone();
+        let progress = self.account.progress().clone();
+        let worked = progress.during(crate::transfer::Phase::Disk, self.undo.end()).await;
+        let unpacked = match (fed, worked) {
+            // What stopped it is why the thread found its stream broken.
+            (Err(FeedError::Stopped(stop)), _) => Err(stop.into()),
+            (Err(FeedError::Refused(fault)), _) => Err(fault),
+            (Err(FeedError::Source(error)), _) if error.is::<RemoteError>() => {
+                Err(error.downcast::<RemoteError>().map_or_else(Fault::internal, |error| (*error).into()))
+            }
+            (_, Some(Ok(Ok(unpacked)))) => Ok(unpacked),
+            (_, Some(Ok(Err(error)))) => Err(error.into()),
+            (_, Some(Err(crash))) => Err(Fault::internal(crash)),
+            (_, None) => Err(Fault::internal("an archive that nobody unpacks")),
+        };
+        let unpacked = match unpacked {
+            Ok(unpacked) => unpacked,
+            Err(fault) => return Err(self.fail(fault).await),
+        };
+        let attempt = Attempt::Received { members: unpacked.members, bytes: unpacked.bytes };
+        match control.parts.meta.end_attempt(self.undo.upload, &attempt).await {
+            Ok(()) => {}
+            Err(MetaError::Conflict) => {
+                return Err(self.fail(Fault::new(FaultKind::Gone, "the session has ended")).await);
+            }
+            Err(error) => return Err(self.fail(error.into()).await),
+        }
+        control.parts.crash.hit("unpack: received");
+        tell(&self.tree, &unpacked);
+        self.undo.armed = false;
+        self.account.complete();
+        drop(self.turn);
+        Ok(Outcome::Unpacked)
+    }
+
+    /// Undoes at once, so that the caller who reads the refusal can try again.
+    async fn fail(mut self, fault: Fault) -> Fault {
+        self.undo.now(&fault.told).await;
+        fault
+    }
+}
+
+/// What was unpacked, and what of it was not taken over, for whoever runs the server.
+fn tell(tree: &Volume, done: &Unpacked) {
+    tracing::info!(
+        volume = %tree.id,
+        members = done.members,
+        bytes = done.bytes,
+        dropped_attributes = done.dropped_attributes,
+        cleared_set_id = done.cleared_set_id,
+        "archive unpacked"
+    );
+}
+
+/// Removes what an attempt has made, unless it was good.
+struct Undo {
+    control: Arc<Control>,
+    upload: UploadId,
+    content: ContentId,
+    armed: bool,
+    /// The thread that unpacks: what it still writes cannot be removed.
+    work: Option<JoinHandle<Result<Unpacked, UnpackError>>>,
+}
+
+impl Undo {
+    /// Waits for the thread.
+    async fn end(&mut self) -> Option<Result<Result<Unpacked, UnpackError>, tokio::task::JoinError>> {
+        let ended = self.work.as_mut()?.await;
+        self.work = None;
+        Some(ended)
+    }
+
+    async fn now(&mut self, why: &str) {
+        self.armed = false;
+        let _ = self.end().await;
+        self.control.remove_content(self.content).await;
+        match self.control.parts.meta.end_attempt(self.upload, &Attempt::Failed(why.to_owned())).await {
+            Ok(()) | Err(MetaError::Conflict) => {}
+            Err(error) => tracing::error!(upload = %self.upload, cause = ?error, "the end of an attempt is not noted"),
+        }
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if self.armed {
+            let (control, work) = (self.control.clone(), self.work.take());
+            let (upload, content) = (self.upload, self.content);
+            self.control.parts.tracker.spawn(async move {
+                let mut undo = Self { control, upload, content, armed: false, work };
+                undo.now("the upload was cut off").await;
+            });
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Outcomes and faults into replies.
+
+use http::header::HeaderValue;
+use http::{StatusCode, header};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::super::{Places, Reply, bare, direct, reply};
+use super::{Op, upload_path};
+use crate::domain::{Began, ByteCount, Fault, FaultKind, Outcome, UnixTime, Volume};
+
+/// `None` when the endpoint cannot have this outcome.
+pub(in super::super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Option<Reply> {
+    Some(match (op, outcome) {
+        (Op::List, Outcome::Trees(trees)) => {
+            let volumes: Vec<Value> = trees.iter().map(volume).collect();
+            json_reply(StatusCode::OK, &json!({"Volumes": volumes, "Warnings": null}))
+        }
+        (Op::Create, Outcome::Tree(tree)) => json_reply(StatusCode::CREATED, &volume(tree)),
+        (Op::Show, Outcome::Tree(tree)) => json_reply(StatusCode::OK, &volume(tree)),
+        (Op::Delete, Outcome::Deleted) => bare(StatusCode::NO_CONTENT),
+        (Op::Download, Outcome::Download { id, token }) => direct::redirect(*id, token, places)?,
+        (Op::Initialize, Outcome::Began(began)) => {
+            let mut reply = json_reply(StatusCode::OK, &began.as_ref().map_or(json!({}), |began| told(began, places)));
+            // It tells secrets.
+            reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            reply
+        }
+        // Of an upload the client takes 200 alone.
+        (Op::Finish, Outcome::Finished) | (Op::Upload, Outcome::Unpacked) => bare(StatusCode::OK),
+        _ => return None,
+    })
+}
+
+/// A line of text: the vendor's client shows the body as it is.
+pub(in super::super) fn fault(fault: &Fault) -> Reply {
+    reply(status(fault.kind), "text/plain; charset=utf-8", format!("{}\n", fault.told))
+}
+
+const fn status(kind: FaultKind) -> StatusCode {
+    match kind {
+        FaultKind::Invalid
+        | FaultKind::BadFraming
+        | FaultKind::Empty
+        | FaultKind::BodyIncomplete
+        | FaultKind::DigestMismatch => StatusCode::BAD_REQUEST,
+        FaultKind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        FaultKind::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
+        FaultKind::TicketRefused | FaultKind::QuotaExceeded => StatusCode::FORBIDDEN,
+        FaultKind::NotFound => StatusCode::NOT_FOUND,
+        FaultKind::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+        FaultKind::PeerTooSlow => StatusCode::REQUEST_TIMEOUT,
+        FaultKind::Conflict | FaultKind::Cancelled => StatusCode::CONFLICT,
+        FaultKind::Gone => StatusCode::GONE,
+        FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        FaultKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        FaultKind::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+        FaultKind::Upstream => StatusCode::BAD_GATEWAY,
+        FaultKind::Corrupt | FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        FaultKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        FaultKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+    }
+}
+
+fn told(began: &Began, places: &Places) -> Value {
+    // The client adds `?cookie=` to each of these and follows no redirect.
+    let uploader = |id| Value::from(format!("{}{}", places.direct, upload_path(id)));
+    let uploaders: Map<String, Value> = began.uploads.iter().map(|(name, id)| (name.clone(), uploader(*id))).collect();
+    json!({"Session": began.token.reveal(), "Cookie": began.cookie.reveal(), "Uploaders": uploaders})
+}
+
+fn volume(tree: &Volume) -> Value {
+    let mut labels = tree.meta.clone();
+    // Where the vendor's client looks for the size of its listing.
+    labels.insert("size".to_owned(), gib(tree.size).into());
+    json!({
+        "Name": tree.name,
+        "Driver": "hyper",
+        "Mountpoint": "",
+        "CreatedAt": date(tree.created),
+        "Labels": labels,
+        "Scope": "global",
+        "Options": {"size": gib(tree.size)},
+        "Status": {
+            "Id": tree.id.to_string(),
+            "Initialized": tree.content.is_some(),
+            "Source": tree.source,
+        },
+    })
+}
+
+/// Whole GiB, rounded up.
+fn gib(size: ByteCount) -> String {
+    size.get().div_ceil(1 << 30).to_string()
+}
+
+fn date(time: UnixTime) -> String {
+    Timestamp::from_millisecond(time.0).map(|time| time.to_string()).unwrap_or_default()
+}
+
+fn json_reply(status: StatusCode, value: &Value) -> Reply {
+    reply(status, "application/json", format!("{value}\n"))
+}

@@ -1,0 +1,112 @@
+//! The process ends at every point of a session; what was acknowledged is whole, and nothing else is left.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::hyper::{archive, assert_same, contents, fetch, finish, local, sample, show, untar, upload_to};
+use crate::harness::{Scratch, Server, Setup};
+
+/// No session passes more points than this.
+const MOST_POINTS: u64 = 60;
+
+/// What a client has been told.
+#[derive(Default)]
+struct Known {
+    session: Option<Value>,
+    is_received: bool,
+    is_finished: bool,
+    is_removed: bool,
+}
+
+/// A session from its beginning to the removal of its volume, as far as the server lives.
+fn live(server: &Server, home: &Scratch) -> Known {
+    let mut known = Known::default();
+    let credentials = server.credentials();
+    let curl = |path: &str| server.curl_as(&credentials, path);
+    let (output, response) = curl("/volumes/initialize").json("POST", &local(&["vol"])).try_run();
+    if !output.status.success() {
+        return known;
+    }
+    let session = response.json();
+    let url = format!(
+        "{}?cookie={}",
+        session["Uploaders"]["vol"].as_str().expect("an uploader"),
+        session["Cookie"].as_str().expect("a cookie")
+    );
+    let token = session["Session"].as_str().expect("a token").to_owned();
+    known.session = Some(session);
+    let answered = |curl: crate::harness::Curl, status: u16| {
+        let (output, response) = curl.try_run();
+        assert!(!output.status.success() || response.status == status, "{response:?}");
+        output.status.success()
+    };
+    known.is_received = answered(upload_to(&url, &home.join("a.tar")), 200);
+    if !known.is_received {
+        return known;
+    }
+    known.is_finished = answered(curl(&format!("/volumes/uploadfinish?session={token}")).method("PUT"), 200);
+    if known.is_finished {
+        known.is_removed = answered(curl("/volumes/vol").method("DELETE"), 204);
+    }
+    known
+}
+
+#[track_caller]
+fn check(server: &Server, home: &Scratch, known: &Known) {
+    let sessions = server.curl("/api/v1/sessions").run().json();
+    let there = show(server, "vol");
+    if let (true, false, Some(session)) = (known.is_received, known.is_finished, &known.session) {
+        // Finished or not before the end, it is now.
+        assert_eq!(finish(server, session["Session"].as_str().expect("a token")).status, 200);
+    } else if known.is_finished && !known.is_removed && there.status == 404 {
+        // Its removal was asked for.
+        assert_eq!(contents(server), Vec::<String>::new());
+        return;
+    }
+    if known.is_removed {
+        assert_eq!(there.status, 404);
+        assert_eq!(contents(server), Vec::<String>::new());
+        return;
+    }
+    if !known.is_received {
+        // An upload may have been received that nobody was told of; what was not is gone.
+        let received = sessions["sessions"][0]["uploads"][0]["state"] == json!("received");
+        assert_eq!(contents(server).len(), usize::from(received), "{sessions}");
+        return;
+    }
+    let (back, dir) = (server.scratch().join("back.tar"), server.scratch().join("back"));
+    fetch(server, "vol", &back);
+    untar(&back, &dir);
+    assert_same(&sample(home, "a"), &dir);
+    assert_eq!(contents(server).len(), 1);
+}
+
+#[test]
+fn a_session_survives_a_crash_at_every_point() {
+    let home = Scratch::new();
+    archive(&home, "a");
+    let mut passed = 0;
+    loop {
+        assert!(passed < MOST_POINTS, "it never passes all points");
+        let data = Scratch::new();
+        // The first start passes points of its own.
+        let mut first = Setup::default().data(data.path()).start();
+        first.terminate();
+        let mut server = Setup::default().data(data.path()).config(&format!("crash_after = {}", passed + 1)).start();
+        let known = live(&server, &home);
+        if known.is_removed {
+            server.terminate();
+            break;
+        }
+        server.wait();
+        let server = Setup::default().data(data.path()).start();
+        check(&server, &home, &known);
+        let trash = server.data().join("tree-trash");
+        crate::harness::wait_for("the trash to be emptied", || {
+            fs::read_dir(&trash).unwrap().next().is_none().then_some(())
+        });
+        passed += 1;
+    }
+    assert!(passed >= 6, "only {passed} points");
+}

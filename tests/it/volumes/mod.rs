@@ -1,0 +1,8 @@
+//! Volumes that are filled from archives, as their clients see them.
+
+mod attacks;
+mod client;
+mod crash;
+mod life;
+mod remote;
+mod sessions;
