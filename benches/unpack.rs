@@ -5,6 +5,9 @@
 //! target directory, memory is `/dev/shm`. Each figure is a median of five with the least and the most; the first run of
 //! each row is thrown away. CPU is that of the unpacking thread or of tar, not of the kernel's flushing.
 
+#[path = "peers/archive.rs"]
+mod archive;
+
 use std::fs::{self, File};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
@@ -14,9 +17,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use longshore::tree::{Limits, Owners, PackLimits, Policy, pack, remove, sync, unpack};
-use rand::rngs::StdRng;
-use rand::{Rng as _, RngExt as _, SeedableRng as _};
-use tar::Header;
 
 const RUNS: usize = 5;
 
@@ -40,49 +40,13 @@ fn main() {
         if !wants(name, ["small", "large"]) {
             continue;
         }
-        let archive = archive(files);
+        let archive = archive::make(files);
         for (place, path) in [("disk", &disk), ("memory", &memory)] {
             if wants(place, ["disk", "memory"]) && path.is_dir() {
                 row(name, place, path, &archive, files);
             }
         }
     }
-}
-
-/// Files of 1 to 16 KiB, a hundred to a directory; or a few large ones.
-fn archive(files: usize) -> Vec<u8> {
-    let mut random = StdRng::seed_from_u64(1);
-    let mut archive = Vec::new();
-    let mut entry = |name: &str, kind: u8, len: usize, random: &mut StdRng| {
-        let mut header = Header::new_ustar();
-        header.set_path(name).expect("a short name");
-        header.set_entry_type(tar::EntryType::new(kind));
-        header.set_mode(if kind == b'5' { 0o755 } else { 0o644 });
-        header.set_uid(rustix::process::getuid().as_raw().into());
-        header.set_gid(rustix::process::getgid().as_raw().into());
-        header.set_mtime(1_700_000_000);
-        header.set_size(len as u64);
-        header.set_cksum();
-        archive.extend_from_slice(header.as_bytes());
-        let start = archive.len();
-        archive.resize(start + len.next_multiple_of(512), 0);
-        random.fill_bytes(&mut archive[start..start + len]);
-    };
-    if files < 100 {
-        for n in 0..files {
-            entry(&format!("file-{n}"), b'0', 256 << 20, &mut random);
-        }
-    } else {
-        for n in 0..files {
-            if n % 100 == 0 {
-                entry(&format!("directory-{}/", n / 100), b'5', 0, &mut random);
-            }
-            let len = random.random_range(1 << 10..=16 << 10);
-            entry(&format!("directory-{}/file-{n}", n / 100), b'0', len, &mut random);
-        }
-    }
-    archive.resize(archive.len() + 1024, 0);
-    archive
 }
 
 fn row(name: &str, place: &str, path: &Path, archive: &[u8], files: usize) {

@@ -91,10 +91,31 @@ impl Connection {
         Ok(self.stream.write_all(format!("{method} {path} HTTP/1.1\r\n{}{more}\r\n", self.fields).as_bytes())?)
     }
 
+    /// Sends a short body; returns the body of the answer.
+    pub(crate) fn send(&mut self, method: &str, path: &str, body: &str) -> Result<String> {
+        self.ask(method, path, &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()))?;
+        self.stream.write_all(body.as_bytes())?;
+        let answer = self.answer()?;
+        ensure!((200..300).contains(&answer.status), "the server answered {}", answer.status);
+        self.text(answer)
+    }
+
     /// Uploads a range of a file; returns the body of the answer.
     pub(crate) fn upload(&mut self, method: &str, path: &str, image: &File, range: Range<u64>) -> Result<String> {
+        self.upload_as("application/octet-stream", method, path, image, range)
+    }
+
+    /// The same, of some type.
+    pub(crate) fn upload_as(
+        &mut self,
+        kind: &str,
+        method: &str,
+        path: &str,
+        image: &File,
+        range: Range<u64>,
+    ) -> Result<String> {
         let len = range.end - range.start;
-        self.ask(method, path, &format!("Content-Type: application/octet-stream\r\nContent-Length: {len}\r\n"))?;
+        self.ask(method, path, &format!("Content-Type: {kind}\r\nContent-Length: {len}\r\n"))?;
         let (mut at, mut left) = (range.start, len);
         let most = if self.moved.is_some() { COUNTED } else { 1 << 30 };
         while left > 0 {

@@ -7,6 +7,7 @@
 //! before any of its downloads counts. `--rows`, `--size`, `--runs`, `--clients` and the like select; a run of all with
 //! the defaults takes the better part of an hour.
 
+mod archive;
 mod client;
 mod http;
 mod image;
@@ -47,6 +48,9 @@ struct Args {
     /// How many drives a run of the small drives uploads.
     #[arg(long, default_value_t = 1000)]
     drives: u32,
+    /// How many small files a tree has.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1000..))]
+    files: u32,
     /// How many uploads, and how many downloads, a run of many moves at once.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
     streams: u64,

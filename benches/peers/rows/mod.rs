@@ -7,6 +7,7 @@ mod load;
 mod many;
 mod small;
 mod tls;
+mod trees;
 mod whole;
 
 use anyhow::Result;
@@ -37,6 +38,8 @@ pub(crate) enum Row {
     Latency,
     /// Many uploads and downloads at once.
     Many,
+    /// Archives that are unpacked into volumes.
+    Trees,
     /// Many small drives.
     Small,
 }
@@ -44,7 +47,7 @@ pub(crate) enum Row {
 impl Row {
     /// All, in the order in which they are measured: the small drives last, because their removal slows down the making
     /// of files for a while (ext4 does not take a freed inode again at once).
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Upload,
         Self::Floor,
         Self::Zeros,
@@ -54,6 +57,7 @@ impl Row {
         Self::Sha256,
         Self::Latency,
         Self::Many,
+        Self::Trees,
         Self::Small,
     ];
 
@@ -74,6 +78,7 @@ impl Row {
             Self::Sha256 => digest::measure(bench),
             Self::Latency => latency::measure(bench),
             Self::Many => many::measure(bench),
+            Self::Trees => trees::measure(bench),
             Self::Small => small::measure(bench),
         }
     }

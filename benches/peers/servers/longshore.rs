@@ -64,6 +64,11 @@ impl Longshore {
         self.root.at(UPLOAD)
     }
 
+    /// The server with its login.
+    pub(crate) fn root(&self) -> &Target {
+        &self.root
+    }
+
     /// The path of a drive's description.
     pub(crate) fn path(key: &str) -> String {
         format!("/api/2.0/drives/{key}/")
