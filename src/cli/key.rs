@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::runtime;
+use super::with_meta;
 use crate::app;
 use crate::config::Config;
 use crate::domain::SystemClock;
@@ -31,13 +31,7 @@ pub(super) enum KeyCommand {
 }
 
 pub(super) fn run(config: &Config, command: KeyCommand) -> anyhow::Result<ExitCode> {
-    app::make_data_dir(&config.data_dir)?;
-    runtime()?.block_on(async {
-        let meta = app::open_meta(config).await?;
-        let done = execute(&meta, config, command).await;
-        meta.close().await;
-        done.map(|()| ExitCode::SUCCESS)
-    })
+    with_meta(config, async |meta| execute(meta, config, command).await)
 }
 
 async fn execute(meta: &Meta, config: &Config, command: KeyCommand) -> anyhow::Result<()> {

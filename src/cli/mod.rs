@@ -13,7 +13,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::app;
 use crate::config::{Config, LogFormat, Overrides};
+use crate::meta::Meta;
 
 /// Loads drive images into a cloud over plain HTTP, and unloads them again.
 #[derive(Parser)]
@@ -81,6 +83,17 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Key(command) => key::run(&config, command),
         Command::Doctor => Ok(doctor::run(&config)),
     }
+}
+
+/// Runs a command on the database of a data directory, which is made if it is missing.
+fn with_meta(config: &Config, command: impl AsyncFnOnce(&Meta) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    app::make_data_dir(&config.data_dir)?;
+    runtime()?.block_on(async {
+        let meta = app::open_meta(config).await?;
+        let done = command(&meta).await;
+        meta.close().await;
+        done.map(|()| ExitCode::SUCCESS)
+    })
 }
 
 /// The runtime of every command that waits for anything.

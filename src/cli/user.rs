@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Subcommand;
 
-use super::runtime;
+use super::with_meta;
 use crate::app;
 use crate::auth::{Passwords, check_user_name, random_password};
 use crate::config::{Config, Size};
@@ -44,13 +44,7 @@ pub(super) enum UserCommand {
 }
 
 pub(super) fn run(config: &Config, command: UserCommand) -> anyhow::Result<ExitCode> {
-    app::make_data_dir(&config.data_dir)?;
-    runtime()?.block_on(async {
-        let meta = app::open_meta(config).await?;
-        let done = execute(&meta, config, command).await;
-        meta.close().await;
-        done.map(|()| ExitCode::SUCCESS)
-    })
+    with_meta(config, async |meta| execute(meta, config, command).await)
 }
 
 async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::Result<()> {

@@ -165,12 +165,11 @@ impl Control {
         if !remote.is_empty() {
             // Dropped with the request: what the caller does not wait for is not wanted.
             let mut undo = DropSession { control: self.clone(), session: Some(session.clone()) };
-            let fetched = self.fetch_all(&remote).await;
-            undo.session = None;
-            if let Err(fault) = fetched {
+            if let Err(fault) = self.fetch_all(&remote).await {
                 self.drop_session(&session, SessionState::Failed, &fault.told).await?;
                 return Err(fault);
             }
+            undo.session = None;
         }
         if local.is_empty() {
             let (control, id) = (self.clone(), session.id);

@@ -48,7 +48,7 @@ async fn nothing_of_ours_is_sent() {
     fetch(&remote(stub.policy()), &stub.url("/a%20?b=%2F#c")).await.unwrap();
     let head = |target: &str| {
         format!(
-            "GET {target} HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nuser-agent: git/longshore\r\naccept-encoding: identity\r\n\
+            "GET {target} HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nuser-agent: longshore\r\naccept-encoding: identity\r\n\
              connection: close\r\n\r\n",
             stub.port
         )

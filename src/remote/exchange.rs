@@ -35,8 +35,7 @@ const BUFFER: usize = 64 << 10;
 /// Header fields of an answer.
 const FIELDS: usize = 100;
 
-/// Some servers tell clients of git by this beginning.
-const AGENT: HeaderValue = HeaderValue::from_static("git/longshore");
+const AGENT: HeaderValue = HeaderValue::from_static("longshore");
 
 type Running = Pin<Box<Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>>>;
 

@@ -104,7 +104,7 @@ pub struct Policy {
     /// Networks that are allowed although they are not public: whoever may name a source can then reach what is there.
     pub networks: Vec<Network>,
     /// The most bytes of a file, of a pack of git, and of all files of a tree. A fetch from git takes up to three times
-    /// as much of its scratch directory.
+    /// as much of its scratch directory, and 64 MiB.
     pub max_bytes: u64,
     /// How long all of it may take.
     pub time: Duration,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Places, Reply, bare, direct, reply};
 use super::{Op, upload_path};
-use crate::domain::{Began, ByteCount, Fault, FaultKind, Outcome, UnixTime, Volume};
+use crate::domain::{Began, ByteCount, Fault, Outcome, UnixTime, Volume};
 
 /// `None` when the endpoint cannot have this outcome.
 pub(in super::super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Option<Reply> {
@@ -32,34 +32,9 @@ pub(in super::super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Op
     })
 }
 
-/// A line of text: the vendor's client shows the body as it is.
+/// A line of text: the vendor's client shows the body as it is. The status numbers are those of the direct side.
 pub(in super::super) fn fault(fault: &Fault) -> Reply {
-    reply(status(fault.kind), "text/plain; charset=utf-8", format!("{}\n", fault.told))
-}
-
-const fn status(kind: FaultKind) -> StatusCode {
-    match kind {
-        FaultKind::Invalid
-        | FaultKind::BadFraming
-        | FaultKind::Empty
-        | FaultKind::BodyIncomplete
-        | FaultKind::DigestMismatch => StatusCode::BAD_REQUEST,
-        FaultKind::Unauthenticated => StatusCode::UNAUTHORIZED,
-        FaultKind::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
-        FaultKind::TicketRefused | FaultKind::QuotaExceeded => StatusCode::FORBIDDEN,
-        FaultKind::NotFound => StatusCode::NOT_FOUND,
-        FaultKind::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-        FaultKind::PeerTooSlow => StatusCode::REQUEST_TIMEOUT,
-        FaultKind::Conflict | FaultKind::Cancelled => StatusCode::CONFLICT,
-        FaultKind::Gone => StatusCode::GONE,
-        FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        FaultKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        FaultKind::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-        FaultKind::Upstream => StatusCode::BAD_GATEWAY,
-        FaultKind::Corrupt | FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        FaultKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        FaultKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-    }
+    reply(direct::status(fault.kind), "text/plain; charset=utf-8", format!("{}\n", fault.told))
 }
 
 fn told(began: &Began, places: &Places) -> Value {

@@ -39,8 +39,8 @@ impl Remote {
     /// Fetches the tree at the tip of a branch or tag, without its history, and writes it as a tar stream: directories,
     /// files (0644 or 0755) and symbolic links, with the time of the commit. On an error the stream has no end marker.
     ///
-    /// `scratch` is an empty private directory, which takes up to three times the policy's bytes and is the caller's to
-    /// remove. `stop` is asked again and again.
+    /// `scratch` is an empty private directory, which the caller removes; see [`super::Policy::max_bytes`] for its size.
+    /// `stop` is asked again and again.
     ///
     /// # Panics
     /// On a thread that knows no Tokio runtime, or that drives one: call it in `spawn_blocking`.

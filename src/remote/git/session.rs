@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,7 +25,10 @@ const PIECE: usize = 64 << 10;
 
 const SERVICE: &str = "git-upload-pack";
 
-/// Both ways in which version 2 is asked for.
+/// Some servers tell clients of git by this beginning.
+const AGENT: HeaderValue = HeaderValue::from_static("git/longshore");
+
+/// Asks for version 2.
 const PROTOCOL: HeaderName = HeaderName::from_static("git-protocol");
 
 pub(super) struct Session<'a> {
@@ -155,6 +158,7 @@ fn beneath(base: &Url, path: &str) -> Url {
 
 fn fields(media_type: Option<&'static str>) -> HeaderMap {
     let mut fields = HeaderMap::new();
+    fields.insert(USER_AGENT, AGENT);
     fields.insert(PROTOCOL, HeaderValue::from_static("version=2"));
     match media_type {
         Some(media_type) => {

@@ -435,7 +435,7 @@ fn a_damaged_pack_with_the_right_checksum_is_refused_or_gives_the_same_tree() {
     let content = pack.len() - 20;
     let (mut refused, mut same) = (0, 0);
     for at in 8..content {
-        for change in [1, 0x10, 0x80, 0xff] {
+        for change in [1, 0x90] {
             let mut damaged = pack[..content].to_vec();
             damaged[at] ^= change;
             match fetch(&packs::summed(damaged)) {
@@ -558,6 +558,7 @@ fn a_web_page_is_no_repository_and_a_redirect_leads_to_one_or_nowhere() {
     assert!(matches!(error, RemoteError::Flaw(Flaw::NotGit)), "{error:?}");
     assert!(requests[0].starts_with("GET /a/x.git/info/refs?service=git-upload-pack HTTP/1.1\r\n"));
     assert!(requests[0].contains("git-protocol: version=2\r\n"));
+    assert!(requests[0].contains("user-agent: git/longshore\r\n"));
 
     let (error, _) = fetch(vec![b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n".to_vec()]);
     assert!(matches!(error, RemoteError::Status(_)), "{error:?}");
