@@ -66,11 +66,6 @@ impl Groups {
         queue.waiting.drain(..most).filter(|waiting| !waiting.answer.is_closed()).collect()
     }
 
-    /// Whether somebody waits for the writer alone, and not for the disk.
-    fn has_provisional(&self) -> bool {
-        self.queue().waiting.iter().any(|waiting| waiting.batch.is_provisional)
-    }
-
     /// Whether there is more to write; when there is not, the next that comes starts a task again.
     fn has_more(&self) -> bool {
         let mut queue = self.queue();
@@ -80,22 +75,12 @@ impl Groups {
 }
 
 impl Meta {
-    /// Whether batches wait to be written.
-    #[cfg(test)]
-    pub(super) fn is_gathering(&self) -> bool {
-        !self.groups.queue().waiting.is_empty()
-    }
-
     /// Writes a batch with whatever else waits to be written.
     pub(super) async fn write_grouped(&self, batch: Batch) -> Outcome {
         let (answer, told) = oneshot::channel();
         let is_first = {
             let mut queue = self.groups.queue();
-            let is_provisional = batch.is_provisional;
             queue.waiting.push_back(Waiting { batch, answer });
-            if is_provisional {
-                self.log.look_again();
-            }
             !std::mem::replace(&mut queue.is_written, true)
         };
         if is_first {
@@ -133,8 +118,6 @@ struct Writer {
 impl Writer {
     async fn run(mut self) {
         while self.meta.groups.has_more() {
-            // Fewer transactions for the same flushes.
-            self.meta.log.gather(|| self.meta.groups.has_provisional()).await;
             self.write_next().await;
         }
         self.has_ended = true;

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sqlx::Row;
 use sqlx::sqlite::SqlitePool;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::MetaError;
@@ -47,10 +47,6 @@ struct Shared {
     flush: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
     queue: Mutex<Queue>,
     has_failed: AtomicBool,
-    /// Flushes that have ended.
-    flushes: AtomicU64,
-    /// For the one that gathers.
-    changed: Notify,
     commits: AtomicU64,
     writer: SqlitePool,
     /// The connection that checkpoints. While it is open, `SQLite` does not remove the log.
@@ -87,8 +83,6 @@ impl Log {
             flush: Box::new(flush),
             queue: Mutex::default(),
             has_failed: AtomicBool::new(false),
-            flushes: AtomicU64::new(0),
-            changed: Notify::new(),
             commits: AtomicU64::new(0),
             writer,
             keeper,
@@ -116,22 +110,6 @@ impl Log {
         }
         // Unanswered only when the runtime ends under the task.
         told.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
-    }
-
-    /// Waits for the end of the flush that runs, if one does, or until `enough`, which is asked again after
-    /// [`Log::look_again`]. What is committed meanwhile is flushed no earlier than what is committed then. For one
-    /// caller at a time.
-    pub(super) async fn gather(&self, enough: impl Fn() -> bool) {
-        let shared = &self.shared;
-        let before = shared.flushes.load(Ordering::Acquire);
-        while shared.queue().is_flushed && shared.flushes.load(Ordering::Acquire) == before && !enough() {
-            shared.changed.notified().await;
-        }
-    }
-
-    /// See [`Log::gather`].
-    pub(super) fn look_again(&self) {
-        self.shared.changed.notify_one();
     }
 
     /// Counts a commit; now and then, has the log written back into the database.
@@ -181,13 +159,9 @@ impl Shared {
         loop {
             let waiting = self.take();
             if waiting.is_empty() {
-                // Who began to gather since the last flush was told of waits for this task's end.
-                self.changed.notify_one();
                 return;
             }
             let outcome = Arc::clone(&self).flush_once().await;
-            self.flushes.fetch_add(1, Ordering::Release);
-            self.changed.notify_one();
             for one in waiting {
                 let _ = one.send(outcome.clone());
             }
@@ -232,7 +206,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::super::testing::{drive, scene};
     use super::*;
@@ -264,13 +237,10 @@ mod tests {
         let (meta, first) = (scene.meta.clone(), batch(false));
         let first = tasks.spawn(async move { meta.apply(first).await });
         let _begins = tokio::task::spawn_blocking(move || begins.recv().map(|()| begins)).await.unwrap().unwrap();
-        // The flush runs, and the writer is free: a provisional one is written, and takes along who waits.
+        // The flush runs, and the writer is free: others commit, and are seen.
+        scene.meta.apply(batch(true)).await.unwrap();
         let (meta, second) = (scene.meta.clone(), batch(false));
         let second = tasks.spawn(async move { meta.apply(second).await });
-        while !scene.meta.is_gathering() {
-            tokio::task::yield_now().await;
-        }
-        scene.meta.apply(batch(true)).await.unwrap();
         while scene.meta.all_volume_ids().await.unwrap().len() < 4 || scene.meta.log.shared.queue().waiting.is_empty() {
             tokio::task::yield_now().await;
         }
@@ -281,40 +251,6 @@ mod tests {
         assert!(!second.is_finished());
         go.send(()).unwrap();
         second.await.unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_must_be_flushed_is_gathered_while_a_flush_runs() {
-        let mut scene = scene().await;
-        let (began, begins) = mpsc::channel();
-        let (go, gate) = mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let flush = move || {
-            began.send(()).unwrap();
-            gate.lock().unwrap().recv().unwrap();
-            Ok(())
-        };
-        scene.meta.log = Log::with(flush, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
-        let tasks = TaskTracker::new();
-        let write = || {
-            let (meta, volume) = (scene.meta.clone(), drive(scene.tenant, 1));
-            tasks.spawn(async move { meta.insert_volumes(vec![volume], vec![]).await })
-        };
-        let first = write();
-        let begins = tokio::task::spawn_blocking(move || begins.recv().map(|()| begins)).await.unwrap().unwrap();
-        let others = [(); 5].map(|()| write());
-        while !scene.meta.is_gathering() {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(scene.meta.all_volume_ids().await.unwrap().len(), 1);
-        for _ in 0..2 {
-            go.send(()).unwrap();
-        }
-        first.await.unwrap().unwrap();
-        for one in others {
-            one.await.unwrap().unwrap();
-        }
-        assert_eq!(begins.try_iter().count(), 1, "the five shared one flush");
     }
 
     #[tokio::test]
@@ -356,19 +292,5 @@ mod tests {
         assert!(lengths[3] < 2 * lengths[0], "{lengths:?}");
         scene.meta.close().await;
         assert!(!scene.path.with_extension("db-wal").exists());
-    }
-
-    #[tokio::test]
-    async fn who_begins_to_gather_after_the_last_flush_was_told_of_is_told_of_its_end() {
-        let mut scene = scene().await;
-        scene.meta.log = Log::with(|| Ok(()), scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
-        // As it is when the flush was answered, and its task has not looked for more.
-        scene.meta.log.shared.queue().is_flushed = true;
-        let (log, tasks) = (scene.meta.log.clone(), TaskTracker::new());
-        let gathering = tasks.spawn(async move { log.gather(|| false).await });
-        tokio::task::yield_now().await;
-        assert!(!gathering.is_finished());
-        Arc::clone(&scene.meta.log.shared).flush_all().await;
-        tokio::time::timeout(Duration::from_mins(1), gathering).await.expect("it was told").unwrap();
     }
 }
