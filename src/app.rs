@@ -263,6 +263,7 @@ fn settings(config: &Config) -> Settings {
             grace_seconds: config.trees.grace_seconds,
             streams: config.trees.streams,
             wait: config.limits.head,
+            fetches: config.remote.at_once,
             unpack_remote: config.remote.unpack,
             policy: policy(config),
         },

@@ -222,6 +222,9 @@ pub struct RemoteSources {
     pub stall: Duration,
     /// How many redirects are followed.
     pub redirects: u32,
+    /// Sources that are fetched at once; others wait. A repository of a million objects takes some 250 MiB of memory
+    /// while it is fetched, and up to three times its bytes of the disk. Raised: more of both.
+    pub at_once: usize,
     /// Whether files whose names end in `.tar`, `.tar.gz`, `.tgz` or `.tar.zst` are unpacked; else the volume holds
     /// the file.
     pub unpack: bool,
@@ -367,6 +370,7 @@ impl Default for RemoteSources {
             time: Duration::from_mins(10),
             stall: Duration::from_secs(30),
             redirects: 5,
+            at_once: 4,
             unpack: false,
         }
     }
@@ -458,6 +462,9 @@ impl Config {
         }
         if !(1..=256).contains(&self.trees.streams) {
             return wrong("trees.streams", "must be 1 to 256");
+        }
+        if self.remote.at_once == 0 {
+            return wrong("remote.at_once", "must be 1 or more");
         }
         if self.limits.connections == 0 {
             return wrong("limits.connections", "must be 1 or more");

@@ -8,10 +8,10 @@
 //! |---|---|---|
 //! | 5 | `cli` | the commands, from arguments to exit code |
 //! | 4 | `server` | sockets: listeners, TLS, framing, routing, drain, sendfile |
-//! | 3 | `control` | use cases: commands, uploads, downloads, jobs, sweeper |
+//! | 3 | `control` | use cases: commands, uploads, sessions, downloads, jobs, sweeper |
 //! | 3 | `dialect` | wire to domain and back, pure; imports `domain` only |
-//! | 2 | `transfer` | the hot path: receive, send, digests, phase clocks; knows no HTTP |
-//! | 2 | `auth` | who is calling: users, passwords, tickets |
+//! | 2 | `transfer` | the hot path: receive, send, unpack, pack, digests, phase clocks; knows no HTTP |
+//! | 2 | `auth` | who is calling: users, passwords, access keys, tickets |
 //! | 1 | `io` | bytes to a file descriptor: engines and the block pool |
 //! | 1 | `store` | volumes on a backend; uses `io` and `tree` |
 //! | 1 | `meta` | what we know: one struct over one database |
@@ -43,13 +43,14 @@
 //! - I3 A task waits for a pool block while holding none that is not submitted.
 //! - I4 From submit to completion the engine owns buffer and file; dropping a future drops only the answer.
 //! - I5 A failed flush is never retried: its draft is lost.
-//! - I6 Create: row first, bytes second. Delete: bytes first, row second.
+//! - I6 Create: row first, bytes second. Delete: bytes first, row second. What a tree holds is referred to only once it is
+//!   durable, and removed only when nothing refers to it.
 //! - I7 Job steps may run twice and are fenced by a lease.
 //! - I9 A partial upload is invisible, and leaves nothing behind.
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
 //! - I11 Bytes never written read as zero, for every tenant, always.
-//! - I12 Memory is the block budget, two password digests of 19 MiB and a bounded constant per connection and per fetch
-//!   from elsewhere, whatever clients do.
+//! - I12 Memory is the block budget, two password digests of 19 MiB, and a bounded constant per connection, per archive
+//!   (of which few are worked on at once) and per fetch from elsewhere, whatever clients do.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
 pub mod app;

@@ -17,7 +17,7 @@ use crate::app;
 use crate::config::{Config, LogFormat, Overrides};
 use crate::meta::Meta;
 
-/// Loads drive images into a cloud over plain HTTP, and unloads them again.
+/// Loads drive images and volumes into a cloud over plain HTTP, and unloads them again.
 #[derive(Parser)]
 #[command(name = "longshore", version, about)]
 struct Cli {

@@ -29,6 +29,7 @@ impl Control {
     }
 
     async fn fetch(self: &Arc<Self>, part: &Upload) -> Result<(), Fault> {
+        let _turn = self.fetches.acquire().await.map_err(Fault::internal)?;
         let tree = self.parts.meta.volume_any(part.volume).await?;
         let tree = tree.ok_or_else(|| super::trees::no_such_tree(&part.name))?;
         let remote = self.parts.remote.at_most(tree.size.get());

@@ -105,6 +105,8 @@ pub struct TreeSettings {
     pub streams: usize,
     /// For how long one waits for its turn.
     pub wait: Duration,
+    /// How many sources are fetched at once.
+    pub fetches: usize,
     /// Whether fetched files are unpacked whose names end like an archive's.
     pub unpack_remote: bool,
     /// What is taken over from archives.
@@ -122,6 +124,8 @@ pub struct Control {
     leftovers: Mutex<Vec<VolumeId>>,
     /// Turns to work on trees.
     slots: Arc<Semaphore>,
+    /// Turns to fetch.
+    fetches: Semaphore,
     /// Whether there are removed trees that are still to be unlinked.
     has_trash: AtomicBool,
 }
@@ -131,6 +135,7 @@ impl Control {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             slots: Arc::new(Semaphore::new(parts.settings.trees.streams.min(Semaphore::MAX_PERMITS))),
+            fetches: Semaphore::new(parts.settings.trees.fetches.min(Semaphore::MAX_PERMITS)),
             // What a process before has left there.
             has_trash: AtomicBool::new(true),
             parts,

@@ -11,7 +11,6 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::trees::no_such_tree;
 use super::{Control, ROUNDS};
 use crate::auth::{digest_of, random_secret};
 use crate::domain::{
@@ -216,11 +215,14 @@ impl Control {
             let mut replaced = Vec::new();
             let now = self.parts.clock.now();
             for upload in &session.uploads {
-                let tree = self.parts.meta.volume(session.tenant, upload.volume).await?;
-                let mut tree = tree.ok_or_else(|| no_such_tree(&upload.name))?;
+                let Some(mut tree) = self.parts.meta.volume(session.tenant, upload.volume).await? else { break };
                 replaced.extend(tree.content);
                 tree.fill(upload.content, &upload.source, now).map_err(super::busy)?;
                 trees.push(tree);
+            }
+            if trees.len() < session.uploads.len() {
+                // It went with its session since that was read.
+                continue;
             }
             match self.parts.meta.finish_session(id, trees, now).await {
                 Err(MetaError::Conflict) => continue,

@@ -24,7 +24,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route {
         pattern: "/api/v1/sessions",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::Sessions, "the sessions of the last day, newest first")],
+        endpoints: &[call(Method::GET, Op::Sessions, "the latest sessions, newest first")],
     },
     Route {
         pattern: "/api/v1/sessions/{session}",

@@ -13,7 +13,7 @@ pub enum SessionCommand {
     Initialize(Initialization),
     /// Ends the one with this token: what was uploaded becomes visible, or all of it is dropped.
     Finish(Secret),
-    /// The caller's sessions, newest first.
+    /// The caller's latest sessions, newest first.
     List,
     /// One of them.
     Show(SessionId),

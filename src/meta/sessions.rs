@@ -67,10 +67,11 @@ impl Meta {
             .await
     }
 
-    /// A tenant's sessions, newest first.
+    /// A tenant's latest sessions, newest first; at most 200.
     pub async fn sessions(&self, tenant: TenantId) -> Result<Vec<Session>, MetaError> {
         let mut tx = self.readers.begin().await?;
-        let query = format!("SELECT {COLUMNS} FROM sessions WHERE tenant = $1 ORDER BY created DESC, id DESC");
+        let query =
+            format!("SELECT {COLUMNS} FROM sessions WHERE tenant = $1 ORDER BY created DESC, id DESC LIMIT 200");
         let rows =
             sqlx::query(sqlx::AssertSqlSafe(query)).bind(tenant.as_bytes().as_slice()).fetch_all(&mut *tx).await?;
         let mut sessions = rows.iter().map(session_from).collect::<Result<Vec<_>, _>>()?;
