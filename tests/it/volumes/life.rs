@@ -213,6 +213,15 @@ fn a_tenants_volumes_and_sessions_are_nobody_elses() {
     for path in ["/volumes", "/volumes/vol", "/volumes/vol/download", "/api/v1/sessions"] {
         assert_eq!(server.anonymous_curl(path).run().status, 401, "{path}");
     }
+    for (method, path, body) in [
+        ("POST", "/volumes/initialize", local(&["new"])),
+        ("POST", "/volumes/create", json!({"Name": "new"})),
+        ("PUT", &finishing, json!({})),
+    ] {
+        assert_eq!(server.anonymous_curl(path).json(method, &body).run().status, 401, "{path}");
+    }
+    assert_eq!(show(&server, "new").status, 404);
+    assert_eq!(server.curl("/api/v1/sessions").run().json()["sessions"].as_array().unwrap().len(), 1);
 }
 
 #[test]
