@@ -127,7 +127,7 @@ pub struct Upload {
     pub volume: VolumeId,
     /// The tree's name.
     pub name: String,
-    /// Whether the tree was made for this session, and goes with it if it fails.
+    /// Whether the session made the tree, which then goes with it if it fails.
     pub is_new: bool,
     /// What the tree will hold.
     pub content: ContentId,

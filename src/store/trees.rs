@@ -113,20 +113,23 @@ impl TreeStore {
         Ok(removed)
     }
 
-    /// Unlinks what was removed and nobody reads any more; whether that is all of it.
+    /// Unlinks what was removed and nobody reads any more; whether that is all of it. What fails keeps nothing else
+    /// from going; the last failure is told.
     pub fn empty_trash(&self) -> io::Result<bool> {
         let trash = File::open(&self.shared.trash)?;
-        let mut is_empty = true;
+        let mut is_empty = Ok(true);
         for entry in fs::read_dir(&self.shared.trash)? {
             let name = entry?.file_name();
             let id = name.to_str().and_then(|name| name.get(..36)?.parse::<ContentId>().ok());
             if id.is_some_and(|id| self.readers().contains_key(&id)) {
-                is_empty = false;
+                is_empty = is_empty.and(Ok(false));
                 continue;
             }
-            tree::remove(&trash, name.as_encoded_bytes())?;
+            if let Err(error) = tree::remove(&trash, name.as_encoded_bytes()) {
+                is_empty = Err(error);
+            }
         }
-        Ok(is_empty)
+        is_empty
     }
 
     fn place(&self, id: ContentId) -> PathBuf {
