@@ -12,7 +12,7 @@ use crate::domain::{
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, OpenTree, StoreError};
-use crate::transfer::Packing;
+use crate::transfer::{Packing, Progress};
 
 /// Why a drive is unavailable whose record tells another size than its file has.
 pub(super) const WRONG_SIZE: &str = "its image has not the size of the drive";
@@ -35,8 +35,8 @@ pub struct Packable {
 
 impl Packable {
     /// Starts to pack it.
-    pub fn pack(self, encoding: Encoding) -> Packing {
-        Packing::start(self.tree, encoding, self.turn)
+    pub fn pack(self, encoding: Encoding, progress: Arc<Progress>) -> Packing {
+        Packing::start(self.tree, encoding, progress, self.turn)
     }
 }
 

@@ -267,8 +267,9 @@ impl Exchange<'_> {
             };
             return head.map(|chunks| Body::Whole(chunks.into_iter().find_map(bytes).unwrap_or_default()));
         }
-        let (account, _) = self.account_of_download(tree);
-        self.download(head.map(drop), Sending::Tree(packable.pack(plan.encoding)), None, account)
+        let (account, progress) = self.account_of_download(tree);
+        let sending = Sending::Tree(packable.pack(plan.encoding, progress));
+        self.download(head.map(drop), sending, None, account)
     }
 
     fn account_of_download(&self, volume: &Volume) -> (Account, Arc<Progress>) {

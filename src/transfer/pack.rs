@@ -6,11 +6,13 @@
 //! Dropping a [`Packing`] ends the thread soon, which then gives the tree free.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::progress::{Phase, Progress};
 use crate::domain::Encoding;
 use crate::store::OpenTree;
 use crate::tree::{Encoder, PackError, PackLimits, Packed, pack};
@@ -22,15 +24,15 @@ const CHUNK: usize = 256 << 10;
 const AHEAD: usize = 2;
 
 /// A tree on its way out.
-#[derive(Debug)]
 pub struct Packing {
     chunks: mpsc::Receiver<Bytes>,
+    progress: Arc<Progress>,
     done: Option<JoinHandle<Result<Packed, PackError>>>,
 }
 
 impl Packing {
     /// Starts to pack. What else is to be kept until the end is `held`.
-    pub fn start(tree: OpenTree, encoding: Encoding, held: impl Send + 'static) -> Self {
+    pub fn start(tree: OpenTree, encoding: Encoding, progress: Arc<Progress>, held: impl Send + 'static) -> Self {
         let (sender, chunks) = mpsc::channel(AHEAD);
         let work = move || {
             let _held = held;
@@ -41,12 +43,13 @@ impl Packing {
             encoder.finish().and_then(|mut sink| sink.flush()).map_err(broken)?;
             Ok(packed)
         };
-        Self { chunks, done: Some(tokio::task::spawn_blocking(work)) }
+        Self { chunks, progress, done: Some(tokio::task::spawn_blocking(work)) }
     }
 
     /// The next chunk; `None` after the last.
     pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        if let Some(chunk) = self.chunks.recv().await {
+        // To read and to compress is not the peer's doing.
+        if let Some(chunk) = self.progress.during(Phase::Disk, self.chunks.recv()).await {
             return Some(Ok(chunk));
         }
         match self.done.take()?.await {

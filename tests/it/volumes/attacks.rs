@@ -3,8 +3,9 @@
 use std::fs;
 use std::thread;
 
+use super::sessions::stalled_download;
 use crate::harness::disk::Disk;
-use crate::harness::hyper::{Session, archive, begin, contents, finish, local, show};
+use crate::harness::hyper::{Session, archive, begin, contents, fetch, fill, finish, local, show};
 use crate::harness::{Server, Setup, wait_for};
 use crate::tree::corpus::cases;
 use crate::tree::tarball::Tarball;
@@ -56,6 +57,18 @@ fn an_uploader_that_stalls_is_cut_and_leaves_nothing() {
     stalled.send(&tar[..9_000]);
     assert_eq!(stalled.response().status, 408);
     wait_for("the half to be removed", || contents(&server).is_empty().then_some(()));
+}
+
+#[test]
+fn a_reader_that_stalls_is_cut_and_gives_its_turn_back() {
+    let setup = Setup::default().config("limits.idle_seconds = 1").config("trees.streams = 1");
+    let server = setup.start();
+    let large = server.scratch().join("large.tar");
+    fs::write(&large, Tarball::new().dir(".").file("f", vec![b'x'; 24 << 20]).end()).unwrap();
+    fill(&server, "vol", &large);
+    let _stalled = stalled_download(&server, "vol");
+    wait_for("the reader to be cut", || server.logged().contains("PeerTooSlow").then_some(()));
+    fetch(&server, "vol", &server.scratch().join("back.tar"));
 }
 
 #[test]

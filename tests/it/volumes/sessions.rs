@@ -205,7 +205,7 @@ fn a_reload_that_fails_leaves_the_old_content() {
 }
 
 /// Reads the head of a download and none of its body.
-fn stalled_download(server: &Server, name: &str) -> TcpStream {
+pub(super) fn stalled_download(server: &Server, name: &str) -> TcpStream {
     let response = server.curl(&format!("/volumes/{name}/download")).run();
     assert_eq!(response.status, 302, "{response:?}");
     let path = response.field("location").to_owned();
