@@ -372,9 +372,9 @@ impl Exchange<'_> {
         }
     }
 
-    /// A peer that waits for 100 (Continue) has sent nothing that must be read.
+    /// A peer that still waits for 100 (Continue) has sent nothing that must be read.
     fn linger(&self, body: Payload) {
-        if !body.is_empty() && !self.parts.headers.contains_key(header::EXPECT) {
+        if !body.is_empty() && (body.is_asked_for() || !self.parts.headers.contains_key(header::EXPECT)) {
             body.linger(self.server.control.tracker());
         }
     }

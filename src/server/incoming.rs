@@ -49,6 +49,11 @@ impl Payload {
         self.tapped.is_some()
     }
 
+    /// Whether hyper was told that it is wanted, and so sent 100 (Continue) to a peer that waits for it.
+    pub(super) fn is_asked_for(&self) -> bool {
+        self.is_asked_for
+    }
+
     /// Reads a small body whole. `within` bounds the time, so that a trickling peer holds nothing for long.
     pub(super) async fn buffer(self, max: usize, within: Duration) -> Result<Bytes, Fault> {
         let Self { incoming, tapped, .. } = self;

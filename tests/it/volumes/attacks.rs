@@ -107,6 +107,28 @@ fn an_archive_that_the_disk_cannot_hold_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn a_refusal_in_the_middle_is_heard_by_a_client_that_goes_on_sending() {
+    let server = Server::start();
+    let session = begin(&server, &local(&["vol"]));
+    // Nothing after the first member is a header.
+    let tar =
+        [&Tarball::new().dir(".").file("f", vec![b'x'; 1 << 20]).end()[..(1 << 20) + 1024], &[b'y'; 24 << 20]].concat();
+    for lines in [vec![], vec!["Expect: 100-continue"]] {
+        let mut client = server.raw();
+        let length = format!("Content-Length: {}", tar.len());
+        let head = [vec!["Content-Type: application/x-tar", &length], lines.clone()].concat();
+        client.send_head(&format!("POST {}", session.path("vol")), &head);
+        if !lines.is_empty() {
+            assert_eq!(client.head().status, 100);
+        }
+        client.send(&tar);
+        let response = client.response();
+        assert_eq!(response.status, 400, "{response:?}");
+        assert!(response.text().contains("entry 3"), "{response:?}");
+    }
+}
+
+#[test]
 fn of_many_who_finish_and_cancel_at_once_one_is_first_and_the_volume_is_whole_or_not_there() {
     let server = Server::start();
     let path = archive(server.scratch(), "a");
