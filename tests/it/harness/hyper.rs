@@ -34,17 +34,22 @@ pub(crate) fn ask(server: &Server, body: &Value) -> Response {
 pub(crate) fn begin(server: &Server, body: &Value) -> Session {
     let response = ask(server, body);
     assert_eq!(response.status, 200, "{response:?}");
-    let answer = response.json();
-    let text = |value: &Value| value.as_str().expect("a text").to_owned();
-    let uploaders = answer["Uploaders"].as_object().expect("uploaders");
-    Session {
-        token: text(&answer["Session"]),
-        cookie: text(&answer["Cookie"]),
-        uploaders: uploaders.iter().map(|(name, url)| (name.clone(), text(url))).collect(),
-    }
+    Session::of(&response)
 }
 
 impl Session {
+    /// What this answer says.
+    pub(crate) fn of(response: &Response) -> Self {
+        let answer = response.json();
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let uploaders = answer["Uploaders"].as_object().expect("uploaders");
+        Self {
+            token: text(&answer["Session"]),
+            cookie: text(&answer["Cookie"]),
+            uploaders: uploaders.iter().map(|(name, url)| (name.clone(), text(url))).collect(),
+        }
+    }
+
     /// Where a volume is uploaded to, the cookie included.
     pub(crate) fn url(&self, name: &str) -> String {
         format!("{}?cookie={}", self.uploaders[name], self.cookie)
@@ -135,14 +140,6 @@ pub(crate) fn archive(scratch: &Scratch, seed: &str) -> PathBuf {
     let path = scratch.join(format!("{seed}.tar"));
     tar(&sample(scratch, seed), &path);
     path
-}
-
-/// Fails unless both directories hold the same.
-#[track_caller]
-pub(crate) fn assert_same(one: &Path, other: &Path) {
-    let output = Command::new("diff").args(["--recursive", "--no-dereference"]).arg(one).arg(other).output();
-    let output = output.expect("diff runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// The contents on a server's disk.

@@ -8,6 +8,7 @@ pub(crate) mod image;
 pub(crate) mod machine;
 pub(crate) mod peer;
 pub(crate) mod raw;
+pub(crate) mod rsync;
 pub(crate) mod scratch;
 pub(crate) mod server;
 pub(crate) mod stored;

@@ -12,6 +12,7 @@ use longshore::domain::Encoding;
 use longshore::tree::{Decoder, DecoderLimits, Encoder, Limits, Owners, PackCause, PackLimits, Policy, pack, unpack};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, mknodat, utimensat};
 
+use crate::harness::rsync::assert_same_trees;
 use crate::tree::corpus::cases;
 use crate::tree::scratch::{Scratch, is_root, skipped};
 use crate::tree::snapshot::{Kind, snapshot};
@@ -178,6 +179,7 @@ fn a_tree_survives_compression() {
         let decoder = Decoder::new(&*stream, encoding, DecoderLimits::of_volume(limits.bytes)).expect("a decoder");
         unpack(decoder, &to, &limits, &policy).expect("it is unpacked");
         assert!(snapshot(&path) == before, "{encoding:?}");
+        assert_same_trees(&source, &path);
     }
 }
 

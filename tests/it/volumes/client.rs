@@ -1,7 +1,6 @@
 //! What the vendor's compiled client sends, byte for byte: signed calls, chunked archives that nobody escapes or
 //! measures, several at once, and an end that is told even after failures.
 
-use std::path::Path;
 use std::thread;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -10,7 +9,8 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::harness::hyper::{assert_same, fetch, show, untar};
+use crate::harness::hyper::{fetch, show, untar};
+use crate::harness::rsync::assert_same_data;
 use crate::harness::{Response, Server};
 use crate::tree::tarball::{Head, Tarball, records};
 
@@ -199,23 +199,10 @@ fn the_vendors_client_fills_several_volumes_at_once() {
         let (archive, dir) = (server.scratch().join(format!("{name}.tar")), server.scratch().join(name));
         fetch(&server, name, &archive);
         untar(&archive, &dir);
-        assert_tree(&server, name, &dir);
+        assert_same_data(&walked_dir(&server, name), &dir);
     }
     let list = call(&server, &key, ("GET", "/v1.23/volumes", ""), "text/plain", "");
     assert_eq!(list.json()["Volumes"].as_array().unwrap().len(), 2);
-}
-
-/// Compares all that `diff` can; a pipe it can only tell to be one.
-#[track_caller]
-fn assert_tree(server: &Server, name: &str, dir: &Path) {
-    let wanted = walked_dir(server, name);
-    for tree in [dir, &wanted] {
-        use std::os::unix::fs::FileTypeExt as _;
-        let fifo = tree.join("fifo");
-        assert!(fifo.symlink_metadata().expect("a pipe").file_type().is_fifo());
-        std::fs::remove_file(fifo).expect("it is removed");
-    }
-    assert_same(&wanted, dir);
 }
 
 /// It prints what failed and calls the end all the same.

@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::hyper::{archive, assert_same, contents, fetch, finish, local, sample, show, untar, upload_to};
+use crate::harness::hyper::{archive, contents, fetch, finish, local, sample, show, untar, upload_to};
+use crate::harness::rsync::assert_same_trees;
 use crate::harness::{Scratch, Server, Setup};
 
 /// No session passes more points than this.
@@ -78,7 +79,7 @@ fn check(server: &Server, home: &Scratch, known: &Known) {
     let (back, dir) = (server.scratch().join("back.tar"), server.scratch().join("back"));
     fetch(server, "vol", &back);
     untar(&back, &dir);
-    assert_same(&sample(home, "a"), &dir);
+    assert_same_trees(&sample(home, "a"), &dir);
     assert_eq!(contents(server).len(), 1);
 }
 

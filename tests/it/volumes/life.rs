@@ -5,9 +5,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::hyper::{
-    archive, ask, assert_same, begin, contents, fetch, fill, finish, local, sample, show, untar,
-};
+use crate::harness::hyper::{archive, ask, begin, contents, fetch, fill, finish, local, sample, show, untar};
+use crate::harness::rsync::assert_same_trees;
 use crate::harness::{Response, Server, Setup, wait_for};
 use crate::tree::tarball::Tarball;
 
@@ -133,7 +132,7 @@ fn what_goes_in_comes_out_again_however_it_is_compressed() {
     }
     let dir = server.scratch().join("back");
     untar(&plain, &dir);
-    assert_same(&source, &dir);
+    assert_same_trees(&source, &dir);
 
     let not_modified = server.curl("/volumes/vol/download").arg("--location");
     assert_eq!(not_modified.header(&format!("If-None-Match: {etag}")).run().status, 304);

@@ -4,5 +4,6 @@ mod attacks;
 mod client;
 mod crash;
 mod life;
+mod model;
 mod remote;
 mod sessions;

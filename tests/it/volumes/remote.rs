@@ -11,6 +11,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::harness::hyper::{archive, ask, begin, contents, fetch, finish, sample, show, untar};
+use crate::harness::rsync::{assert_same_data, assert_same_trees};
 use crate::harness::{Server, Setup, wait_for};
 use crate::remote::served::{Served, git};
 
@@ -163,7 +164,7 @@ fn an_archive_elsewhere_is_a_file_unless_the_server_is_told_to_unpack() {
         assert_eq!(answer.status, 200, "{answer:?}");
         let dir = held(&server, "vol", "vol");
         if unpacks {
-            crate::harness::hyper::assert_same(&sample(server.scratch(), "a"), &dir);
+            assert_same_trees(&sample(server.scratch(), "a"), &dir);
         } else {
             assert_eq!(fs::read(dir.join("site.tar.gz")).unwrap(), gzip);
         }
@@ -183,7 +184,7 @@ fn a_branch_of_a_repository_becomes_the_content_of_a_volume() {
         fs::write(&archive, git(&repository, &["-c", "tar.umask=022", "archive", "--format=tar", "old"])).unwrap();
         let wanted = server.scratch().join(format!("{name}.git"));
         untar(&archive, &wanted);
-        crate::harness::hyper::assert_same(&wanted, &dir);
+        assert_same_data(&wanted, &dir);
         assert!(!dir.join(".git").exists());
     }
     let scratch = server.data().join("tree-scratch");

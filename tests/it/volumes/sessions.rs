@@ -7,8 +7,9 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 
 use crate::harness::hyper::{
-    archive, ask, assert_same, begin, contents, fetch, fill, finish, local, sample, show, untar, upload_to,
+    archive, ask, begin, contents, fetch, fill, finish, local, sample, show, untar, upload_to,
 };
+use crate::harness::rsync::assert_same_trees;
 use crate::harness::{Server, Setup, wait_for};
 use crate::tree::tarball::{Head, Tarball};
 
@@ -31,7 +32,7 @@ fn the_three_steps_of_the_document_fill_a_volume() {
     assert_eq!(response.field("content-disposition"), "attachment; filename=vol2.tar");
     let dir = server.scratch().join("back");
     untar(&back, &dir);
-    assert_same(&sample(server.scratch(), "a"), &dir);
+    assert_same_trees(&sample(server.scratch(), "a"), &dir);
 }
 
 #[test]
@@ -183,7 +184,7 @@ fn a_volume_is_in_one_session_at_a_time_and_filled_once_unless_it_is_loaded_anew
     fetch(&server, "vol", &back);
     let dir = server.scratch().join("back");
     untar(&back, &dir);
-    assert_same(&sample(server.scratch(), "two"), &dir);
+    assert_same_trees(&sample(server.scratch(), "two"), &dir);
     let unknown = ask(&server, &json!({"Reload": true, "Volume": [{"Name": "new"}]}));
     assert_eq!(unknown.status, 400, "{unknown:?}");
 }
