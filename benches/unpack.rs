@@ -120,7 +120,7 @@ fn fed<T>(archive: &[u8], work: impl FnOnce(PipeReader) -> T) -> T {
 
 fn by_us(archive: &[u8], target: &Path) -> Spent {
     let root = File::open(target).expect("a directory");
-    let policy = Policy { owners: Owners::Keep, set_id: true, ..Policy::default() };
+    let policy = Policy { owners: Owners::Keep, set_id: true, direct: true, ..Policy::default() };
     fed(archive, |reader| {
         let (start, cpu) = (Instant::now(), thread_cpu());
         unpack(reader, &root, &Limits::of_volume(4 << 30), &policy).expect("it is unpacked");

@@ -298,6 +298,7 @@ fn policy(config: &Config) -> Policy {
         devices: config.trees.devices,
         capabilities: config.trees.capabilities,
         foreign: ForeignAttributes::Drop,
+        direct: config.io.direct != DirectChoice::Never,
     }
 }
 

@@ -118,7 +118,8 @@ pub struct Io {
     pub engine: EngineChoice,
     /// Threads of the engine. One ring thread saturates a disk; raised: more switching.
     pub threads: usize,
-    /// Whether images are written past the page cache: `auto` does from 16 MiB up, where the file system can.
+    /// Whether images are written past the page cache: `auto` does from 16 MiB up, where the file system can. Files of
+    /// archives are from 4 MiB up, but for `never`.
     pub direct: DirectChoice,
     /// Writes in flight for one upload. Raised: more blocks per upload; above 4 nothing was gained.
     pub depth: usize,

@@ -24,6 +24,7 @@ mod encoding;
 mod error;
 mod file;
 mod header;
+mod large;
 mod name;
 mod pack;
 mod pax;
@@ -119,7 +120,7 @@ pub enum ForeignAttributes {
     Refuse,
 }
 
-/// What is taken over from an archive. The default gives nobody more than the right to read and run what is theirs.
+/// What is taken over from an archive, and how. The default gives nobody more than the right to read and run what is theirs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
     /// Owners of files.
@@ -132,6 +133,8 @@ pub struct Policy {
     pub capabilities: bool,
     /// Attributes that are not kept.
     pub foreign: ForeignAttributes,
+    /// Whether large files are written past the page cache, where the file system can.
+    pub direct: bool,
 }
 
 /// Makes everything beneath `root` durable. The descriptor must have been opened (not `O_PATH`) before the tree was

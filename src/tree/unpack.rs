@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use super::archive::{Archive, Kind, Member};
 use super::directories::{BENEATH, Directories, Directory, Later, chmod_path, timestamps};
 use super::error::{Budget, Place, Rule, UnpackCause, UnpackError};
+use super::large::{LargeFile, LargeFiles};
 use super::name::TreePath;
 use super::sparse::Extent;
 use super::{ACL_ACCESS, ACL_DEFAULT, CAPABILITY, ForeignAttributes, Limits, Owners, Policy};
@@ -107,6 +108,7 @@ pub fn unpack(reader: impl Read, root: impl AsFd, limits: &Limits, policy: &Poli
         policy: *policy,
         account: Account { limits: *limits, inodes: 0, bytes: 0, apparent: 0 },
         directories: Directories::new(root.as_fd()).map_err(at_start)?,
+        large: LargeFiles::new(policy.direct),
         umask: umask(),
         me: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
         done: Unpacked::default(),
@@ -123,6 +125,7 @@ struct Unpacker {
     policy: Policy,
     account: Account,
     directories: Directories,
+    large: LargeFiles,
     umask: u32,
     /// Whose files are if nothing is done.
     me: (u32, u32),
@@ -134,7 +137,10 @@ impl Unpacker {
         if let Kind::File { size, extents } = &member.kind {
             let extents = extents.as_deref();
             let file = self.new_file(member, *size, extents).map_err(at(member))?;
-            fill(&file, extents, archive, member)?;
+            match extents {
+                Some(extents) => fill_extents(&file, extents, archive, member)?,
+                None => self.fill(&file, *size, archive, member)?,
+            }
             self.finish_file(member, &file, extents.map(|_| *size)).map_err(at(member))?;
             self.done.files += 1;
             self.done.apparent += size;
@@ -144,6 +150,26 @@ impl Unpacker {
         }
         self.done.members += 1;
         Ok(())
+    }
+
+    /// Writes a file's data as they come.
+    fn fill<R: Read>(
+        &mut self,
+        mut file: &File,
+        size: u64,
+        archive: &mut Archive<R>,
+        member: &Member,
+    ) -> Result<(), UnpackError> {
+        let disk = |error| at(member)(UnpackCause::Disk(error));
+        let mut large = self.large.begin(file, size).map_err(disk)?;
+        while let Some(piece) = archive.data()? {
+            match &mut large {
+                Some(large) => large.write(piece),
+                None => file.write_all(piece),
+            }
+            .map_err(disk)?;
+        }
+        large.map_or(Ok(()), LargeFile::end).map_err(disk)
     }
 
     fn without_data(&mut self, member: &Member) -> Result<(), UnpackCause> {
@@ -360,19 +386,13 @@ impl Unpacker {
     }
 }
 
-/// Writes a file's data as they come.
-fn fill<R: Read>(
-    mut file: &File,
-    extents: Option<&[Extent]>,
+/// Writes the data of a sparse file as they come.
+fn fill_extents<R: Read>(
+    file: &File,
+    extents: &[Extent],
     archive: &mut Archive<R>,
     member: &Member,
 ) -> Result<(), UnpackError> {
-    let Some(extents) = extents else {
-        while let Some(piece) = archive.data()? {
-            file.write_all(piece).map_err(UnpackCause::Disk).map_err(at(member))?;
-        }
-        return Ok(());
-    };
     let mut extents = extents.iter().copied();
     let mut run = Extent { offset: 0, len: 0 };
     while let Some(mut piece) = archive.data()? {
