@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use longshore::tree::{Limits, Owners, PackLimits, Policy, pack, remove, sync, unpack};
+use longshore::tree::{LargeWrites, Limits, Owners, PackLimits, Policy, pack, remove, sync, unpack};
 
 const RUNS: usize = 5;
 
@@ -120,7 +120,7 @@ fn fed<T>(archive: &[u8], work: impl FnOnce(PipeReader) -> T) -> T {
 
 fn by_us(archive: &[u8], target: &Path) -> Spent {
     let root = File::open(target).expect("a directory");
-    let policy = Policy { owners: Owners::Keep, set_id: true, direct: true, ..Policy::default() };
+    let policy = Policy { owners: Owners::Keep, set_id: true, large: LargeWrites::Direct, ..Policy::default() };
     fed(archive, |reader| {
         let (start, cpu) = (Instant::now(), thread_cpu());
         unpack(reader, &root, &Limits::of_volume(4 << 30), &policy).expect("it is unpacked");

@@ -24,7 +24,7 @@ use crate::server::tls::Tls;
 use crate::server::{Listeners, PublicUrls, Server, ServerLimits, listener};
 use crate::store::{Direct, LocalSettings, LocalStore, TreeStore};
 use crate::transfer::{Pace, Stop, Transfers};
-use crate::tree::{ForeignAttributes, Owners, Policy};
+use crate::tree::{ForeignAttributes, LargeWrites, Owners, Policy};
 
 /// After the drain time, what was told to end gets this long to undo itself.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -298,7 +298,7 @@ fn policy(config: &Config) -> Policy {
         devices: config.trees.devices,
         capabilities: config.trees.capabilities,
         foreign: ForeignAttributes::Drop,
-        direct: config.io.direct != DirectChoice::Never,
+        large: if config.io.direct == DirectChoice::Never { LargeWrites::Cached } else { LargeWrites::Direct },
     }
 }
 

@@ -6,10 +6,15 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use memmap2::{Advice, MmapMut};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+
+use super::LargeWrites;
 
 /// What is written at once: one huge page, which the kernel pins as one.
 const BUFFER: usize = 2 << 20;
@@ -17,23 +22,24 @@ const BUFFER: usize = 2 << 20;
 /// What offsets and lengths are multiples of. Enough for every common file system and disk.
 const UNIT: usize = 4096;
 
-/// The least size of a file for which it pays: the write is awaited, so a small file is quicker in the cache.
+/// The least size of a file for which it pays: its last write is awaited, so a small file is quicker in the cache.
 const LEAST: u64 = 4 << 20;
 
 /// Writes one large file after the other.
 pub(super) struct LargeFiles {
-    /// Mapped for the first large file; `None` also once the file system has refused direct writes.
-    buffer: Option<MmapMut>,
+    /// Started for the first large file.
+    writer: Option<Writer>,
+    /// It is not wanted, or the file system does not take it.
     refused: bool,
 }
 
 impl LargeFiles {
-    pub(super) fn new(is_direct: bool) -> Self {
-        Self { buffer: None, refused: !is_direct }
+    pub(super) fn new(how: LargeWrites) -> Self {
+        Self { writer: None, refused: how == LargeWrites::Cached }
     }
 
     /// Begins a file of this size, which is empty; `None` if it is to be written the common way.
-    pub(super) fn begin<'a>(&'a mut self, file: &'a File, size: u64) -> io::Result<Option<LargeFile<'a>>> {
+    pub(super) fn begin(&mut self, file: &File, size: u64) -> io::Result<Option<LargeFile<'_>>> {
         if size < LEAST || self.refused {
             return Ok(None);
         }
@@ -41,27 +47,25 @@ impl LargeFiles {
             self.refused = true;
             return Ok(None);
         }
-        if self.buffer.is_none() {
-            let buffer = MmapMut::map_anon(BUFFER)?;
-            // A kernel without huge pages uses small ones.
-            let _ = buffer.advise(Advice::HugePage);
-            self.buffer = Some(buffer);
-        }
         // Direct writes that extend a file are slower: they take turns, and each commits the new length.
         file.set_len(size)?;
-        let Some(buffer) = &mut self.buffer else { return Ok(None) };
-        Ok(Some(LargeFile { file, buffer, filled: 0, offset: 0, is_direct: true, refused: &mut self.refused }))
+        let file = Arc::new(file.try_clone()?);
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            empty => empty.insert(Writer::start()?),
+        };
+        Ok(Some(LargeFile { file, writer, filled: 0, offset: 0, refused: &mut self.refused }))
     }
 }
 
 /// A file that is written from its start to its end.
 pub(super) struct LargeFile<'a> {
-    file: &'a File,
-    buffer: &'a mut MmapMut,
+    file: Arc<File>,
+    writer: &'a mut Writer,
+    /// Bytes in the writer's buffer.
     filled: usize,
     /// Of the buffer, in the file.
     offset: u64,
-    is_direct: bool,
     refused: &'a mut bool,
 }
 
@@ -69,7 +73,7 @@ impl LargeFile<'_> {
     pub(super) fn write(&mut self, mut piece: &[u8]) -> io::Result<()> {
         while !piece.is_empty() {
             let (part, rest) = piece.split_at(piece.len().min(BUFFER - self.filled));
-            self.buffer[self.filled..self.filled + part.len()].copy_from_slice(part);
+            self.writer.buffer[self.filled..self.filled + part.len()].copy_from_slice(part);
             self.filled += part.len();
             piece = rest;
             if self.filled == BUFFER {
@@ -79,36 +83,115 @@ impl LargeFile<'_> {
         Ok(())
     }
 
-    /// Writes what is left.
+    /// Writes what is left, and waits for all.
     pub(super) fn end(mut self) -> io::Result<()> {
-        let tail = self.filled % UNIT;
-        let whole = self.filled - tail;
-        self.flush(whole)?;
-        self.through_cache()?;
-        self.file.write_all_at(&self.buffer[whole..whole + tail], self.offset)
+        let whole = self.filled - self.filled % UNIT;
+        let tail = self.writer.buffer[whole..self.filled].to_vec();
+        if whole > 0 {
+            self.flush(whole)?;
+        }
+        *self.refused |= self.writer.settle()?;
+        turn(&self.file, false)?;
+        self.file.write_all_at(&tail, self.offset)
     }
 
     fn flush(&mut self, bytes: usize) -> io::Result<()> {
-        match self.file.write_all_at(&self.buffer[..bytes], self.offset) {
-            // Some file systems take the flag, and refuse the write.
-            Err(error) if self.is_direct && error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                *self.refused = true;
-                self.through_cache()?;
-                self.file.write_all_at(&self.buffer[..bytes], self.offset)?;
-            }
-            outcome => outcome?,
-        }
+        *self.refused |= self.writer.write(Work { file: self.file.clone(), bytes, offset: self.offset })?;
         self.offset += bytes as u64;
         self.filled = 0;
         Ok(())
     }
+}
 
-    fn through_cache(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.is_direct) {
-            turn(self.file, false)?;
-        }
-        Ok(())
+/// A thread that writes one buffer while the next one is filled.
+struct Writer {
+    /// Filled by the caller.
+    buffer: MmapMut,
+    /// The other one, unless it is being written.
+    spare: Option<MmapMut>,
+    work: Option<SyncSender<(Work, MmapMut)>>,
+    done: Receiver<(MmapMut, io::Result<bool>)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A buffer's place.
+struct Work {
+    file: Arc<File>,
+    bytes: usize,
+    offset: u64,
+}
+
+impl Writer {
+    fn start() -> io::Result<Self> {
+        let (work, waiting) = sync_channel::<(Work, MmapMut)>(1);
+        let (answers, done) = sync_channel(1);
+        let thread = thread::Builder::new().name("longshore-tree".to_owned()).spawn(move || {
+            for (work, buffer) in waiting {
+                let written = work.write(&buffer);
+                drop(work);
+                if answers.send((buffer, written)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { buffer: map()?, spare: Some(map()?), work: Some(work), done, thread: Some(thread) })
     }
+
+    /// Begins to write the buffer, and gives another one for it. As [`Self::settle`] of the write before.
+    fn write(&mut self, work: Work) -> io::Result<bool> {
+        let refused = self.settle()?;
+        let next = self.spare.take().ok_or_else(gone)?;
+        let full = std::mem::replace(&mut self.buffer, next);
+        self.work.as_ref().ok_or_else(gone)?.send((work, full)).map_err(|_| gone())?;
+        Ok(refused)
+    }
+
+    /// Waits for the write that was begun last; answers whether the file system refused direct I/O for it.
+    fn settle(&mut self) -> io::Result<bool> {
+        if self.spare.is_some() {
+            return Ok(false);
+        }
+        let (buffer, written) = self.done.recv().map_err(|_| gone())?;
+        self.spare = Some(buffer);
+        written
+    }
+}
+
+impl Drop for Writer {
+    /// Nothing is written any more when it is gone.
+    fn drop(&mut self) {
+        self.work = None;
+        if let Some(thread) = self.thread.take() {
+            // It has panicked, if so, with a message of its own.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Work {
+    /// Answers whether the file system refused direct I/O.
+    fn write(&self, buffer: &[u8]) -> io::Result<bool> {
+        let data = &buffer[..self.bytes];
+        match self.file.write_all_at(data, self.offset) {
+            // Some file systems take the flag, and refuse the write.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                turn(&self.file, false)?;
+                self.file.write_all_at(data, self.offset).map(|()| true)
+            }
+            outcome => outcome.map(|()| false),
+        }
+    }
+}
+
+fn map() -> io::Result<MmapMut> {
+    let buffer = MmapMut::map_anon(BUFFER)?;
+    // A kernel without huge pages uses small ones.
+    let _ = buffer.advise(Advice::HugePage);
+    Ok(buffer)
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the thread that writes has ended")
 }
 
 /// Turns direct I/O on or off; answers whether the file system takes it.
@@ -133,22 +216,22 @@ mod tests {
     }
 
     /// Writes files of these sizes in pieces of this many bytes; answers whether each began with direct I/O.
-    fn written(folder: &Path, is_direct: bool, sizes: &[usize], piece: usize) -> Vec<bool> {
-        let mut files = LargeFiles::new(is_direct);
-        let mut began = Vec::new();
+    fn written(folder: &Path, how: LargeWrites, sizes: &[usize], piece: usize) -> Vec<bool> {
+        let mut files = LargeFiles::new(how);
+        let mut direct = Vec::new();
         for size in sizes {
             let path = folder.join(size.to_string());
             let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path).unwrap();
-            let (data, begun) = (data(*size), files.begin(&file, *size as u64).unwrap());
-            began.push(begun.is_some());
-            let Some(mut large) = begun else { continue };
+            let (data, large) = (data(*size), files.begin(&file, *size as u64).unwrap());
+            direct.push(large.is_some());
+            let Some(mut large) = large else { continue };
             assert!(fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
             data.chunks(piece).try_for_each(|piece| large.write(piece)).unwrap();
             large.end().unwrap();
             assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
             assert!(std::fs::read(&path).unwrap() == data, "{size} in pieces of {piece}");
         }
-        began
+        direct
     }
 
     #[test]
@@ -158,9 +241,9 @@ mod tests {
         let ends = [0, 1, 511, UNIT - 1, UNIT, UNIT + 1, BUFFER - 1, BUFFER, BUFFER + 1, BUFFER + UNIT + 9];
         let sizes = ends.map(|end| least + end);
         for piece in [256 << 10, 77_777, BUFFER + 5] {
-            let began = written(folder.path(), true, &sizes, piece);
+            let direct = written(folder.path(), LargeWrites::Direct, &sizes, piece);
             let takes_direct = turn(&tempfile::tempfile_in(folder.path()).unwrap(), true).unwrap();
-            assert!(began.iter().all(|began| *began == takes_direct));
+            assert!(direct.iter().all(|direct| *direct == takes_direct));
         }
     }
 
@@ -168,14 +251,14 @@ mod tests {
     fn small_files_and_all_where_it_is_not_wanted_are_written_the_common_way() {
         let folder = tempfile::tempdir().unwrap();
         let least = usize::try_from(LEAST).unwrap();
-        assert_eq!(written(folder.path(), true, &[least - 1], 1 << 20), [false]);
-        assert_eq!(written(folder.path(), false, &[least], 1 << 20), [false]);
+        assert_eq!(written(folder.path(), LargeWrites::Direct, &[least - 1], 1 << 20), [false]);
+        assert_eq!(written(folder.path(), LargeWrites::Cached, &[least], 1 << 20), [false]);
     }
 
     #[test]
     fn a_file_system_that_refuses_is_asked_once() {
         let file = File::open("/proc/self/status").unwrap();
-        let mut files = LargeFiles::new(true);
+        let mut files = LargeFiles::new(LargeWrites::Direct);
         assert!(files.begin(&file, LEAST).unwrap().is_none());
         assert!(files.refused);
     }

@@ -120,6 +120,16 @@ pub enum ForeignAttributes {
     Refuse,
 }
 
+/// How large files are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LargeWrites {
+    /// Through the page cache.
+    #[default]
+    Cached,
+    /// Past it, where the file system can.
+    Direct,
+}
+
 /// What is taken over from an archive, and how. The default gives nobody more than the right to read and run what is theirs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
@@ -133,8 +143,8 @@ pub struct Policy {
     pub capabilities: bool,
     /// Attributes that are not kept.
     pub foreign: ForeignAttributes,
-    /// Whether large files are written past the page cache, where the file system can.
-    pub direct: bool,
+    /// How large files are written.
+    pub large: LargeWrites,
 }
 
 /// Makes everything beneath `root` durable. The descriptor must have been opened (not `O_PATH`) before the tree was

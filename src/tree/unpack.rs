@@ -108,7 +108,7 @@ pub fn unpack(reader: impl Read, root: impl AsFd, limits: &Limits, policy: &Poli
         policy: *policy,
         account: Account { limits: *limits, inodes: 0, bytes: 0, apparent: 0 },
         directories: Directories::new(root.as_fd()).map_err(at_start)?,
-        large: LargeFiles::new(policy.direct),
+        large: LargeFiles::new(policy.large),
         umask: umask(),
         me: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
         done: Unpacked::default(),

@@ -111,8 +111,9 @@ fn a_refusal_in_the_middle_is_heard_by_a_client_that_goes_on_sending() {
     let server = Server::start();
     let session = begin(&server, &local(&["vol"]));
     // Nothing after the first member is a header.
-    let tar =
-        [&Tarball::new().dir(".").file("f", vec![b'x'; 1 << 20]).end()[..(1 << 20) + 1024], &[b'y'; 24 << 20]].concat();
+    let mut tar = Tarball::new().dir(".").file("f", vec![b'x'; 1 << 20]).end();
+    tar.truncate((1 << 20) + 1024);
+    tar.resize(25 << 20, b'y');
     for lines in [vec![], vec!["Expect: 100-continue"]] {
         let mut client = server.raw();
         let length = format!("Content-Length: {}", tar.len());

@@ -140,7 +140,7 @@ impl Walk {
             archive.truncate(1024);
         }
         let path = self.server.scratch().join("next.tar");
-        fs::write(&path, archive).unwrap();
+        fs::write(&path, archive).expect("an archive");
         let mut url = self.server.endpoint().to_owned() + &filling.session.path(name);
         if fault == 1 {
             url.replace_range(url.len() - 64.., &"0".repeat(64));
@@ -229,7 +229,7 @@ impl Walk {
             Some(None) => assert_eq!(response.status, 409, "{told}"),
             Some(Some(number)) => {
                 assert_eq!(response.status, 200, "{told}");
-                let archive = fs::read(&path).unwrap();
+                let archive = fs::read(&path).expect("an archive");
                 let number = number.to_string();
                 let data =
                     archive.chunks(512).find(|block| block.starts_with(number.as_bytes()) && block[number.len()] == 0);
@@ -241,8 +241,12 @@ impl Walk {
 
     fn check(&self, told: &[String]) {
         let list = self.server.curl("/volumes").run().json();
-        let mut names: Vec<&str> =
-            list["Volumes"].as_array().unwrap().iter().map(|volume| volume["Name"].as_str().unwrap()).collect();
+        let mut names: Vec<&str> = list["Volumes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|volume| volume["Name"].as_str().expect("a name"))
+            .collect();
         names.sort_unstable();
         assert!(names.iter().eq(self.model.volumes.keys()), "{names:?} after {told:#?}");
         // What was replaced is unlinked after the answer.
