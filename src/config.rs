@@ -189,8 +189,8 @@ pub struct Trees {
     pub session_seconds: u32,
     /// How long after that uploads that run may go on, and the session may be finished. The same.
     pub grace_seconds: u32,
-    /// Archives that are unpacked or packed at once; others wait. Each has a thread, and up to 64 MiB of memory in the
-    /// worst case. Raised: more of both.
+    /// Archives that are unpacked or packed at once; others wait. Each has a thread, another one for large files, and up
+    /// to 64 MiB of memory in the worst case. Raised: more of both.
     pub streams: usize,
     /// Whose the files become: `keep` takes the numbers of the archive, which needs root; `ignore` gives them to
     /// whoever runs the server; `auto` keeps them where that is root.

@@ -2,6 +2,14 @@
 //!
 //! Offsets, lengths and memory are aligned, and what is left of a file after its last whole unit goes through the cache.
 //! A file system that refuses direct writes gets all through the cache.
+//!
+//! # Invariants
+//! - Nothing writes to a file any more once its [`LargeFile`] has ended well, or [`LargeFiles`] is dropped.
+//! - Memory: two buffers of 2 MiB, from the first large file on.
+//!
+//! # Cancellation
+//! After an error, and of a file that was not ended, a write may still be under way: then all of it is to be dropped,
+//! which waits for that.
 
 use std::fs::File;
 use std::io;
@@ -40,6 +48,7 @@ impl LargeFiles {
 
     /// Begins a file of this size, which is empty; `None` if it is to be written the common way.
     pub(super) fn begin(&mut self, file: &File, size: u64) -> io::Result<Option<LargeFile<'_>>> {
+        self.refused |= self.writer.as_ref().is_some_and(|writer| writer.refused);
         if size < LEAST || self.refused {
             return Ok(None);
         }
@@ -54,7 +63,7 @@ impl LargeFiles {
             Some(writer) => writer,
             empty => empty.insert(Writer::start()?),
         };
-        Ok(Some(LargeFile { file, writer, filled: 0, offset: 0, refused: &mut self.refused }))
+        Ok(Some(LargeFile { file, writer, filled: 0, offset: 0 }))
     }
 }
 
@@ -66,7 +75,6 @@ pub(super) struct LargeFile<'a> {
     filled: usize,
     /// Of the buffer, in the file.
     offset: u64,
-    refused: &'a mut bool,
 }
 
 impl LargeFile<'_> {
@@ -90,13 +98,13 @@ impl LargeFile<'_> {
         if whole > 0 {
             self.flush(whole)?;
         }
-        *self.refused |= self.writer.settle()?;
+        self.writer.settle()?;
         turn(&self.file, false)?;
         self.file.write_all_at(&tail, self.offset)
     }
 
     fn flush(&mut self, bytes: usize) -> io::Result<()> {
-        *self.refused |= self.writer.write(Work { file: self.file.clone(), bytes, offset: self.offset })?;
+        self.writer.write(Work { file: self.file.clone(), bytes, offset: self.offset })?;
         self.offset += bytes as u64;
         self.filled = 0;
         Ok(())
@@ -111,6 +119,8 @@ struct Writer {
     spare: Option<MmapMut>,
     work: Option<SyncSender<(Work, MmapMut)>>,
     done: Receiver<(MmapMut, io::Result<bool>)>,
+    /// The file system has refused a direct write.
+    refused: bool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -134,26 +144,26 @@ impl Writer {
                 }
             }
         })?;
-        Ok(Self { buffer: map()?, spare: Some(map()?), work: Some(work), done, thread: Some(thread) })
+        let (buffer, spare) = (map()?, Some(map()?));
+        Ok(Self { buffer, spare, work: Some(work), done, refused: false, thread: Some(thread) })
     }
 
-    /// Begins to write the buffer, and gives another one for it. As [`Self::settle`] of the write before.
-    fn write(&mut self, work: Work) -> io::Result<bool> {
-        let refused = self.settle()?;
+    /// Begins to write the buffer, and takes the other one for it once the write before has ended.
+    fn write(&mut self, work: Work) -> io::Result<()> {
+        self.settle()?;
         let next = self.spare.take().ok_or_else(gone)?;
         let full = std::mem::replace(&mut self.buffer, next);
-        self.work.as_ref().ok_or_else(gone)?.send((work, full)).map_err(|_| gone())?;
-        Ok(refused)
+        self.work.as_ref().ok_or_else(gone)?.send((work, full)).map_err(|_| gone())
     }
 
-    /// Waits for the write that was begun last; answers whether the file system refused direct I/O for it.
-    fn settle(&mut self) -> io::Result<bool> {
-        if self.spare.is_some() {
-            return Ok(false);
+    /// Waits for the write that was begun last.
+    fn settle(&mut self) -> io::Result<()> {
+        if self.spare.is_none() {
+            let (buffer, written) = self.done.recv().map_err(|_| gone())?;
+            self.spare = Some(buffer);
+            self.refused |= written?;
         }
-        let (buffer, written) = self.done.recv().map_err(|_| gone())?;
-        self.spare = Some(buffer);
-        written
+        Ok(())
     }
 }
 
@@ -245,6 +255,18 @@ mod tests {
             let takes_direct = turn(&tempfile::tempfile_in(folder.path()).unwrap(), true).unwrap();
             assert!(direct.iter().all(|direct| *direct == takes_direct));
         }
+    }
+
+    #[test]
+    fn a_write_that_the_file_system_refuses_goes_through_the_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = tempfile::tempfile_in(folder.path()).unwrap();
+        let takes_direct = turn(&file, true).unwrap();
+        let work = Work { file: Arc::new(file), bytes: 100, offset: 3 };
+        // No file system that writes directly takes this length and place, but those in memory do.
+        let refused = work.write(&[7; 200]).unwrap();
+        assert_eq!(refused, takes_direct && !fcntl_getfl(&work.file).unwrap().contains(OFlags::DIRECT));
+        assert_eq!(work.file.metadata().unwrap().len(), 103);
     }
 
     #[test]

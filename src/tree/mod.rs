@@ -81,7 +81,7 @@ pub struct Limits {
 
 impl Limits {
     /// For a volume of so many bytes; the rest is more than trees of programs, mail or media have, and bounds the
-    /// memory of one stream to about 16 MiB, and 10 more if it is compressed.
+    /// memory of one stream to about 16 MiB, 10 more if it is compressed, and 4 more with [`LargeWrites::Direct`].
     pub fn of_volume(bytes: u64) -> Self {
         Self {
             entries: 10_000_000,
@@ -130,7 +130,8 @@ pub enum LargeWrites {
     Direct,
 }
 
-/// What is taken over from an archive, and how. The default gives nobody more than the right to read and run what is theirs.
+/// What is taken over from an archive, and how. The default gives nobody more than the right to read and run what is
+/// theirs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
     /// Owners of files.
