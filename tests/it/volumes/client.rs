@@ -6,10 +6,9 @@ use std::thread;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::harness::hyper::{fetch, show, untar};
+use crate::harness::hyper::{Session, fetch, show, untar};
 use crate::harness::rsync::assert_same_data;
 use crate::harness::{Response, Server};
 use crate::tree::tarball::{Head, Tarball, records};
@@ -153,23 +152,10 @@ fn walked_dir(server: &Server, seed: &str) -> std::path::PathBuf {
     dir
 }
 
-struct Begun {
-    session: String,
-    cookie: String,
-    uploaders: Vec<(String, String)>,
-}
-
 #[track_caller]
-fn begun(response: &Response) -> Begun {
+fn begun(response: &Response) -> Session {
     assert_eq!((response.status, response.field("content-type")), (200, "application/json"), "{response:?}");
-    let answer = response.json();
-    let text = |value: &Value| value.as_str().expect("a text").to_owned();
-    let uploaders = answer["Uploaders"].as_object().expect("uploaders");
-    Begun {
-        session: text(&answer["Session"]),
-        cookie: text(&answer["Cookie"]),
-        uploaders: uploaders.iter().map(|(name, url)| (name.clone(), text(url))).collect(),
-    }
+    Session::of(response)
 }
 
 #[test]
@@ -193,7 +179,7 @@ fn the_vendors_client_fills_several_volumes_at_once() {
             assert_eq!(response.status, 200, "{response:?}");
         }
     });
-    let response = finish(&server, &key, &begun.session);
+    let response = finish(&server, &key, &begun.token);
     assert_eq!((response.status, response.body.len()), (200, 0));
     for name in ["vol1", "vol2"] {
         let (archive, dir) = (server.scratch().join(format!("{name}.tar")), server.scratch().join(name));
@@ -212,14 +198,14 @@ fn the_vendors_client_ends_a_session_whose_upload_failed() {
     let key = Key::new(&server, "admin");
     let body = r#"{"Reload":false,"Volume":[{"Name":"ok","Source":"/a"},{"Name":"grew","Source":"/b"}]}"#;
     let begun = begun(&initialize(&server, &key, body));
-    let url = |name: &str| begun.uploaders.iter().find(|(known, _)| known == name).unwrap().1.clone();
+    let url = |name: &str| begun.uploaders[name].clone();
     // A file that grows while it is walked has more bytes than its header says.
     let grew = Tarball::new().dir(".").file("log", [b'x'; 100]).raw(&[b'y'; 4096]).end();
     let response = upload(&server, &url("grew"), &begun.cookie, &grew);
     assert_eq!(response.status, 400);
     assert!(response.text().starts_with("entry 3 at byte "), "{response:?}");
     assert_eq!(upload(&server, &url("ok"), &begun.cookie, &walked("ok")).status, 200);
-    let response = finish(&server, &key, &begun.session);
+    let response = finish(&server, &key, &begun.token);
     assert_eq!(response.status, 400);
     assert!(response.text().contains("grew: entry 3"), "{response:?}");
     assert_eq!((show(&server, "ok").status, show(&server, "grew").status), (404, 404));

@@ -1,12 +1,13 @@
 //! The process ends at every point of a session; what was acknowledged is whole, and nothing else is left.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use serde_json::{Value, json};
 
-use crate::harness::hyper::{archive, contents, fetch, finish, local, sample, show, untar, upload_to};
+use crate::harness::hyper::{archive, begin, contents, fetch, finish, local, sample, show, untar, upload_to};
 use crate::harness::rsync::assert_same_trees;
-use crate::harness::{Scratch, Server, Setup};
+use crate::harness::{Scratch, Server, Setup, hyper, image, wait_for};
 
 /// No session passes more points than this.
 const MOST_POINTS: u64 = 60;
@@ -110,4 +111,36 @@ fn a_session_survives_a_crash_at_every_point() {
         passed += 1;
     }
     assert!(passed >= 6, "only {passed} points");
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_large_file_leaves_nothing_and_the_upload_can_be_sent_again() {
+    let mut server = Server::start();
+    let (dir, tar) = (server.scratch().join("large"), server.scratch().join("large.tar"));
+    fs::create_dir_all(&dir).expect("a directory");
+    fs::write(dir.join("file"), image::bytes(1, 30 << 20)).expect("a file");
+    hyper::tar(&dir, &tar);
+    let session = begin(&server, &local(&["vol"]));
+    let bytes = fs::read(&tar).expect("an archive");
+    let mut client = server.raw();
+    let length = format!("Content-Length: {}", bytes.len());
+    client.send_head(&format!("POST {}", session.path("vol")), &["Content-Type: application/x-tar", &length]);
+    client.send(&bytes[..20 << 20]);
+    wait_for("some of it to be written", || {
+        let file = server.data().join("trees").join(contents(&server).first()?).join("file");
+        (fs::metadata(file).ok()?.blocks() * 512 > 8 << 20).then_some(())
+    });
+    server.kill9();
+    server.restart();
+    assert_eq!(contents(&server), Vec::<String>::new());
+
+    let url = server.endpoint().to_owned() + &session.path("vol");
+    assert_eq!(upload_to(&url, &tar).run().status, 200);
+    server.kill9();
+    server.restart();
+    assert_eq!(finish(&server, &session.token).status, 200);
+    let (archive, back) = (server.scratch().join("back.tar"), server.scratch().join("back"));
+    fetch(&server, "vol", &archive);
+    untar(&archive, &back);
+    assert_same_trees(&dir, &back);
 }

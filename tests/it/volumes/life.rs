@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::hyper::{archive, ask, begin, contents, fetch, fill, finish, local, sample, show, untar};
 use crate::harness::rsync::assert_same_trees;
-use crate::harness::{Response, Server, Setup, wait_for};
+use crate::harness::{Response, Server, Setup, hyper, image, wait_for};
 use crate::tree::tarball::Tarball;
 
 fn create(server: &Server, body: &serde_json::Value) -> Response {
@@ -141,6 +141,31 @@ fn what_goes_in_comes_out_again_however_it_is_compressed() {
     let part = server.curl("/volumes/vol/download").args(&["--location", "--range", "0-9"]);
     let part = part.output(&server.scratch().join("part")).run();
     assert_eq!((part.status, part.field("accept-ranges")), (200, "none"));
+}
+
+#[test]
+fn large_files_come_back_byte_for_byte_among_small_ones() {
+    let server = Server::start();
+    let dir = server.scratch().join("large");
+    fs::create_dir_all(&dir).unwrap();
+    // Around the sizes from which they are written in another way, and around its units.
+    let sizes = [4_194_303, 4_194_304, 4_194_305, 6_291_456, 9_441_281, 5_000_000, 1, 20_971_520];
+    for (n, size) in sizes.into_iter().enumerate() {
+        fs::write(dir.join(format!("{n}")), image::bytes(n as u64, size)).unwrap();
+    }
+    let (tar, packed) = (server.scratch().join("large.tar"), server.scratch().join("large.tar.gz"));
+    hyper::tar(&dir, &tar);
+    fs::write(&packed, Command::new("gzip").args(["--fast", "--stdout"]).arg(&tar).output().unwrap().stdout).unwrap();
+    for (name, path, encoding) in [("plain", &tar, "identity"), ("packed", &packed, "gzip")] {
+        let session = begin(&server, &local(&[name]));
+        let response = session.upload(name, path).header(&format!("Content-Encoding: {encoding}")).run();
+        assert_eq!(response.status, 200, "{response:?}");
+        assert_eq!(finish(&server, &session.token).status, 200);
+        let (archive, back) = (server.scratch().join(format!("{name}.back.tar")), server.scratch().join(name));
+        fetch(&server, name, &archive);
+        untar(&archive, &back);
+        assert_same_trees(&dir, &back);
+    }
 }
 
 #[test]
