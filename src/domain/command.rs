@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Began, ByteCount, Encoding, Media, Session, SessionCommand, Sha256, TreeCommand, UnpackPlan, Volume, VolumeId,
+    Began, BlockCommand, BlockOutcome, ByteCount, Encoding, HpcCommand, HpcLogin, HpcOutcome, IdentityCommand,
+    IdentityOutcome, Media, Session, SessionCommand, Sha256, TenantId, TreeCommand, UnpackPlan, Volume, VolumeId,
     VolumeState,
 };
 
@@ -12,12 +13,18 @@ use super::{
 pub enum Intent {
     /// Metadata work: executed, then answered.
     Control(Command),
+    /// Work of the identity service.
+    Identity(IdentityCommand),
     /// Bytes of a drive come in.
     Receive(ReceivePlan),
     /// The archive of a tree comes in.
     Unpack(UnpackPlan),
     /// Bytes go out.
     Send(SendPlan),
+    /// A token is wanted for a name and password.
+    Login(HpcLogin),
+    /// What is served here; anyone may ask.
+    Discover,
 }
 
 /// Metadata work on the caller's own volumes.
@@ -65,6 +72,17 @@ pub enum Command {
     Tree(TreeCommand),
     /// Work on sessions.
     Session(SessionCommand),
+    /// Work on volumes, snapshots, backups and attachments as block storage has them.
+    Block(BlockCommand),
+    /// Work on volumes as HPC-AI's API has them.
+    Hpc(HpcCommand),
+    /// Work on what is another tenant's. For administrators.
+    In {
+        /// Whose.
+        tenant: TenantId,
+        /// What.
+        command: Box<Command>,
+    },
 }
 
 /// What came of a command or an upload.
@@ -110,6 +128,14 @@ pub enum Outcome {
     Sessions(Vec<Session>),
     /// Of [`SessionCommand::Show`].
     Session(Box<Session>),
+    /// Of [`Command::Block`].
+    Block(BlockOutcome),
+    /// Of [`Command::Hpc`] and [`Intent::Login`].
+    Hpc(HpcOutcome),
+    /// Of [`Intent::Identity`].
+    Identity(IdentityOutcome),
+    /// Of [`Intent::Discover`]: the dialect knows it.
+    Discovered,
 }
 
 /// One page of the caller's drives.

@@ -25,6 +25,8 @@ pub enum FaultKind {
     },
     /// A ticket that is forged, expired, or for another thing.
     TicketRefused,
+    /// The caller is known, and may not do this.
+    Forbidden,
     /// No such thing, or not the caller's.
     NotFound,
     /// The path exists; the method does not.
@@ -124,6 +126,7 @@ impl Fault {
             | FaultKind::Unauthenticated
             | FaultKind::Throttled { .. }
             | FaultKind::TicketRefused
+            | FaultKind::Forbidden
             | FaultKind::NotFound
             | FaultKind::MethodNotAllowed { .. }
             | FaultKind::Conflict

@@ -22,6 +22,17 @@ macro_rules! id {
                 Self(Uuid::from_bytes(bytes))
             }
 
+            /// The id in 32 hex digits without hyphens, as OpenStack spells projects and users.
+            pub fn plain(&self) -> String {
+                self.0.simple().to_string()
+            }
+
+            /// Reads that spelling: lower case only, so that there is one.
+            pub fn from_plain(text: &str) -> Option<Self> {
+                let id = uuid::fmt::Simple::from_str(text).ok()?.into_uuid();
+                Some(Self(id)).filter(|id| id.plain() == text)
+            }
+
             /// The 16 bytes of the id.
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
@@ -74,4 +85,16 @@ id!(
 id!(
     /// The part of a session that fills one tree.
     UploadId
+);
+id!(
+    /// A user.
+    UserId
+);
+id!(
+    /// A token, which nobody can use who only knows its id.
+    TokenId
+);
+id!(
+    /// A backup.
+    BackupId
 );

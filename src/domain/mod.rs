@@ -3,19 +3,27 @@
 //! Pure: nothing here awaits, does I/O or knows a wire format. Every other floor may import this one;
 //! it imports none.
 
+mod block;
 mod clock;
 mod command;
 mod crash;
 mod digest;
 mod extent;
 mod fault;
+mod hpc;
 mod id;
+mod identity;
 mod principal;
 mod session;
 mod ticket;
 mod tree;
 mod volume;
 
+pub use block::{
+    Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockQuery,
+    BlockVolume, Direction, MetadataChange, NewBackup, NewVolume, Paged, ResetStatus, SortKey, Thing, VolumeAction,
+    VolumeType,
+};
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{
     CloneSpec, Command, DriveFilter, DriveSpec, Intent, Limits, Listing, NameMatch, Outcome, Page, Patch, ReceivePlan,
@@ -25,7 +33,9 @@ pub use crash::CrashPoints;
 pub use digest::{Pieces, Sha256};
 pub use extent::{ByteCount, Extent, PIECE};
 pub use fault::{Blame, Fault, FaultKind};
-pub use id::{ContentId, JobId, SessionId, TenantId, UploadId, VolumeId};
+pub use hpc::{FILESYSTEM, HpcCatalogue, HpcCommand, HpcFields, HpcLogin, HpcOutcome, HpcRegion, HpcSpec, HpcVolume};
+pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, UploadId, UserId, VolumeId};
+pub use identity::{IdentityCommand, IdentityOutcome, Named, Project, Proof, Token, User};
 pub use principal::{Principal, Quota, Usage};
 pub use session::{
     Began, Initialization, Secret, Session, SessionCommand, SessionState, Source, TreeSource, Unpacking, Upload,

@@ -1,14 +1,18 @@
 //! Who is calling, and how much they may hold.
 
-use super::{ByteCount, TenantId};
+use super::{ByteCount, TenantId, UserId};
 
 /// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     /// The user's name, as they log in.
     pub user: String,
+    /// The user's identity, for ever.
+    pub user_id: UserId,
     /// Whose volumes they see. One tenant may have many users.
     pub tenant: TenantId,
+    /// Whether they administrate: they may see and change what is another tenant's, where a dialect lets them name it.
+    pub is_admin: bool,
 }
 
 /// The most a tenant may hold. `None` is no limit.

@@ -11,6 +11,8 @@ pub enum VolumeKind {
     Drive,
     /// A directory. Its name is unique among its tenant's trees.
     Tree,
+    /// The bytes that a drive had at one time. Its source is that drive's id.
+    Snapshot,
 }
 
 /// What the guest sees a drive as.
@@ -79,10 +81,34 @@ pub enum VolumeState {
     },
     /// It is being filled from another volume.
     CloningTarget,
+    /// It is being filled from an image that is fetched.
+    Downloading,
     /// Its size is changing.
     Resizing,
+    /// Reserved for a server that will attach it.
+    Attaching,
+    /// Attached to a server.
+    InUse {
+        /// How many clones are being made from it.
+        clones: u32,
+    },
+    /// Its server is letting it go.
+    Detaching,
+    /// A backup of it is being made.
+    BackingUp {
+        /// Whether it is attached meanwhile.
+        attached: bool,
+    },
+    /// A backup is being written over it. Its bytes are the old ones until that is complete.
+    Restoring,
     /// Its bytes must not be used; the reason says why.
     Unavailable,
+    /// It could not be attached. Its bytes are good.
+    ErrorAttaching,
+    /// It could not be detached. Its bytes are good.
+    ErrorDetaching,
+    /// A backup could not be written over it. Its bytes, if it ever had any, are the old ones.
+    ErrorRestoring,
     /// Its bytes are being removed, then its record. No caller sees it any more.
     Deleting,
 }
@@ -100,6 +126,28 @@ pub enum VolumeEvent {
     ResizeStarted,
     /// Its size has changed.
     ResizeEnded,
+    /// It is reserved for a server.
+    Reserved,
+    /// The reservation is given up.
+    Unreserved,
+    /// It is attached.
+    Attached,
+    /// Its server begins to let it go.
+    DetachStarted,
+    /// Its server keeps it after all.
+    DetachGivenUp,
+    /// It is detached.
+    Detached,
+    /// A backup of it begins.
+    BackupStarted,
+    /// A backup of it has ended, well or not.
+    BackupEnded,
+    /// A backup is to be written over it.
+    RestoreStarted,
+    /// A backup was written over it, whole.
+    RestoreEnded,
+    /// A backup could not be written over it.
+    RestoreFailed,
     /// Its bytes cannot be trusted, or the work to make them failed.
     Spoiled,
     /// Its removal begins.
@@ -117,34 +165,105 @@ pub struct IllegalStep {
 }
 
 impl VolumeState {
+    /// Every state; of those that count, one.
+    pub const ALL: [Self; 17] = [
+        Self::Uploading,
+        Self::Creating,
+        Self::Available,
+        Self::CloningSource { clones: 1 },
+        Self::CloningTarget,
+        Self::Downloading,
+        Self::Resizing,
+        Self::Attaching,
+        Self::InUse { clones: 0 },
+        Self::Detaching,
+        Self::BackingUp { attached: false },
+        Self::Restoring,
+        Self::Unavailable,
+        Self::ErrorAttaching,
+        Self::ErrorDetaching,
+        Self::ErrorRestoring,
+        Self::Deleting,
+    ];
+
     /// The state after an event.
     #[expect(clippy::match_same_arms, reason = "one line per rule, in the order of a volume's life")]
     pub const fn step(self, event: VolumeEvent) -> Result<Self, IllegalStep> {
         use VolumeEvent as E;
         use VolumeState as S;
         Ok(match (self, event) {
-            (S::Uploading | S::Creating | S::CloningTarget, E::Completed) => S::Available,
+            (S::Uploading | S::Creating | S::CloningTarget | S::Downloading, E::Completed) => S::Available,
             (S::Available, E::CloneStarted) => S::CloningSource { clones: 1 },
             (S::CloningSource { clones }, E::CloneStarted) => S::CloningSource { clones: clones + 1 },
             (S::CloningSource { clones: 0 | 1 }, E::CloneEnded) => S::Available,
             (S::CloningSource { clones }, E::CloneEnded) => S::CloningSource { clones: clones - 1 },
+            (S::InUse { clones }, E::CloneStarted) => S::InUse { clones: clones + 1 },
+            (S::InUse { clones: 0 | 1 }, E::CloneEnded) => S::InUse { clones: 0 },
+            (S::InUse { clones }, E::CloneEnded) => S::InUse { clones: clones - 1 },
             // A source found corrupt while it is copied stays unavailable when its clones end.
             (S::Unavailable, E::CloneEnded) => S::Unavailable,
             (S::Available, E::ResizeStarted) => S::Resizing,
             (S::Resizing, E::ResizeEnded) => S::Available,
+            (S::Available, E::Reserved) => S::Attaching,
+            (S::Attaching, E::Unreserved) => S::Available,
+            (S::Available | S::Attaching, E::Attached) => S::InUse { clones: 0 },
+            (S::InUse { clones: 0 }, E::DetachStarted) => S::Detaching,
+            (S::Detaching, E::DetachGivenUp) => S::InUse { clones: 0 },
+            (S::InUse { clones: 0 } | S::Detaching | S::ErrorDetaching, E::Detached) => S::Available,
+            (S::InUse { clones }, E::Detached) => S::CloningSource { clones },
+            (S::Available, E::BackupStarted) => S::BackingUp { attached: false },
+            (S::InUse { clones: 0 }, E::BackupStarted) => S::BackingUp { attached: true },
+            (S::BackingUp { attached: false }, E::BackupEnded) => S::Available,
+            (S::BackingUp { attached: true }, E::BackupEnded) => S::InUse { clones: 0 },
+            (S::Unavailable, E::BackupEnded) => S::Unavailable,
+            (S::Available | S::ErrorRestoring, E::RestoreStarted) => S::Restoring,
+            (S::Restoring, E::RestoreEnded) => S::Available,
+            (S::Restoring, E::RestoreFailed) => S::ErrorRestoring,
             (
-                S::Available | S::CloningSource { .. } | S::CloningTarget | S::Resizing | S::Creating | S::Unavailable,
+                S::Available
+                | S::CloningSource { .. }
+                | S::CloningTarget
+                | S::Downloading
+                | S::Resizing
+                | S::Creating
+                | S::InUse { .. }
+                | S::BackingUp { .. }
+                | S::Unavailable,
                 E::Spoiled,
             ) => S::Unavailable,
-            // A source or target of a running job is busy: the job ends first.
-            (S::Uploading | S::Creating | S::Available | S::Unavailable, E::DeleteStarted) => S::Deleting,
+            // A source or target of a running job is busy, and what is attached is its server's: those end first.
+            (
+                S::Uploading
+                | S::Creating
+                | S::Available
+                | S::Unavailable
+                | S::ErrorAttaching
+                | S::ErrorDetaching
+                | S::ErrorRestoring,
+                E::DeleteStarted,
+            ) => S::Deleting,
             (state, event) => return Err(IllegalStep { state, event }),
         })
     }
 
+    /// Whether there is, or may be, a record of where it is attached.
+    pub const fn is_attached(self) -> bool {
+        matches!(self, Self::InUse { .. } | Self::Detaching | Self::BackingUp { attached: true } | Self::ErrorDetaching)
+    }
+
     /// Whether its bytes may be read.
     pub const fn is_readable(self) -> bool {
-        matches!(self, Self::Available | Self::CloningSource { .. })
+        matches!(
+            self,
+            Self::Available
+                | Self::CloningSource { .. }
+                | Self::Attaching
+                | Self::InUse { .. }
+                | Self::Detaching
+                | Self::BackingUp { .. }
+                | Self::ErrorAttaching
+                | Self::ErrorDetaching
+        )
     }
 }
 
@@ -215,19 +334,49 @@ mod tests {
     use VolumeEvent as E;
     use VolumeState as S;
 
-    const STATES: [S; 9] = [
+    const STATES: [S; 21] = [
         S::Uploading,
         S::Creating,
         S::Available,
         S::CloningSource { clones: 1 },
         S::CloningSource { clones: 2 },
         S::CloningTarget,
+        S::Downloading,
         S::Resizing,
+        S::Attaching,
+        S::InUse { clones: 0 },
+        S::InUse { clones: 1 },
+        S::InUse { clones: 2 },
+        S::Detaching,
+        S::BackingUp { attached: false },
+        S::BackingUp { attached: true },
+        S::Restoring,
         S::Unavailable,
+        S::ErrorAttaching,
+        S::ErrorDetaching,
+        S::ErrorRestoring,
         S::Deleting,
     ];
-    const EVENTS: [E; 7] =
-        [E::Completed, E::CloneStarted, E::CloneEnded, E::ResizeStarted, E::ResizeEnded, E::Spoiled, E::DeleteStarted];
+    const EVENTS: [E; 18] = [
+        E::Completed,
+        E::CloneStarted,
+        E::CloneEnded,
+        E::ResizeStarted,
+        E::ResizeEnded,
+        E::Reserved,
+        E::Unreserved,
+        E::Attached,
+        E::DetachStarted,
+        E::DetachGivenUp,
+        E::Detached,
+        E::BackupStarted,
+        E::BackupEnded,
+        E::RestoreStarted,
+        E::RestoreEnded,
+        E::RestoreFailed,
+        E::Spoiled,
+        E::DeleteStarted,
+    ];
 
     /// The whole table, written out: a change of the rules must be made here too.
     #[test]
@@ -252,7 +401,43 @@ mod tests {
             (S::CloningTarget, E::Spoiled, S::Unavailable),
             (S::Resizing, E::ResizeEnded, S::Available),
             (S::Resizing, E::Spoiled, S::Unavailable),
+            (S::Downloading, E::Completed, S::Available),
+            (S::Downloading, E::Spoiled, S::Unavailable),
+            (S::Available, E::Reserved, S::Attaching),
+            (S::Available, E::Attached, S::InUse { clones: 0 }),
+            (S::Available, E::BackupStarted, S::BackingUp { attached: false }),
+            (S::Available, E::RestoreStarted, S::Restoring),
+            (S::Attaching, E::Unreserved, S::Available),
+            (S::Attaching, E::Attached, S::InUse { clones: 0 }),
+            (S::InUse { clones: 0 }, E::CloneStarted, S::InUse { clones: 1 }),
+            (S::InUse { clones: 0 }, E::CloneEnded, S::InUse { clones: 0 }),
+            (S::InUse { clones: 0 }, E::DetachStarted, S::Detaching),
+            (S::InUse { clones: 0 }, E::Detached, S::Available),
+            (S::InUse { clones: 0 }, E::BackupStarted, S::BackingUp { attached: true }),
+            (S::InUse { clones: 0 }, E::Spoiled, S::Unavailable),
+            (S::InUse { clones: 1 }, E::CloneStarted, S::InUse { clones: 2 }),
+            (S::InUse { clones: 1 }, E::CloneEnded, S::InUse { clones: 0 }),
+            (S::InUse { clones: 1 }, E::Detached, S::CloningSource { clones: 1 }),
+            (S::InUse { clones: 1 }, E::Spoiled, S::Unavailable),
+            (S::InUse { clones: 2 }, E::CloneStarted, S::InUse { clones: 3 }),
+            (S::InUse { clones: 2 }, E::CloneEnded, S::InUse { clones: 1 }),
+            (S::InUse { clones: 2 }, E::Detached, S::CloningSource { clones: 2 }),
+            (S::InUse { clones: 2 }, E::Spoiled, S::Unavailable),
+            (S::Detaching, E::DetachGivenUp, S::InUse { clones: 0 }),
+            (S::Detaching, E::Detached, S::Available),
+            (S::BackingUp { attached: false }, E::BackupEnded, S::Available),
+            (S::BackingUp { attached: false }, E::Spoiled, S::Unavailable),
+            (S::BackingUp { attached: true }, E::BackupEnded, S::InUse { clones: 0 }),
+            (S::BackingUp { attached: true }, E::Spoiled, S::Unavailable),
+            (S::Restoring, E::RestoreEnded, S::Available),
+            (S::Restoring, E::RestoreFailed, S::ErrorRestoring),
+            (S::ErrorAttaching, E::DeleteStarted, S::Deleting),
+            (S::ErrorDetaching, E::Detached, S::Available),
+            (S::ErrorDetaching, E::DeleteStarted, S::Deleting),
+            (S::ErrorRestoring, E::RestoreStarted, S::Restoring),
+            (S::ErrorRestoring, E::DeleteStarted, S::Deleting),
             (S::Unavailable, E::CloneEnded, S::Unavailable),
+            (S::Unavailable, E::BackupEnded, S::Unavailable),
             (S::Unavailable, E::Spoiled, S::Unavailable),
             (S::Unavailable, E::DeleteStarted, S::Deleting),
         ];
