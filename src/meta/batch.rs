@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 
+use super::block::{attach, detach, insert_backup, remove_backup, update_backup};
 use super::jobs::{enqueue, finish};
-use super::volumes::{bytes_from, kind_text, media_text, state_columns, state_from};
+use super::volumes::{bytes_from, kind_from, kind_text, media_text, state_columns, state_from};
 use super::{Lease, Meta, MetaError, NewJob, id_bytes};
-use crate::domain::{ByteCount, TenantId, Volume, VolumeId, VolumeState};
+use crate::domain::{
+    Attachment, Backup, BackupId, BackupState, ByteCount, HpcFields, TenantId, Volume, VolumeId, VolumeKind,
+    VolumeState,
+};
 
 /// Changes that become true together, or not at all.
 ///
@@ -17,6 +21,8 @@ use crate::domain::{ByteCount, TenantId, Volume, VolumeId, VolumeState};
 pub struct Batch {
     /// The job that these changes end. Nothing happens when its lease is lost ([`MetaError::LeaseLost`]).
     pub finish: Option<Lease>,
+    /// A name that must not be taken when the batch begins; [`MetaError::Duplicate`] when it is.
+    pub vacant: Option<Vacancy>,
     /// Volumes whose records go, with their jobs. One that is gone already is passed over, since a removal may run
     /// twice (I7).
     pub remove: Vec<VolumeId>,
@@ -25,12 +31,32 @@ pub struct Batch {
     pub update: Vec<Volume>,
     /// New volumes.
     pub insert: Vec<Volume>,
+    /// Where volumes are attached from now on; [`MetaError::Duplicate`] when the volume or the device is taken.
+    pub attach: Vec<(TenantId, Attachment)>,
+    /// Volumes that are attached no more.
+    pub detach: Vec<VolumeId>,
+    /// New backups; the number is given to each here.
+    pub insert_backups: Vec<Backup>,
+    /// Backups as they should be, and the state that each was read in; [`MetaError::Conflict`] when that is another.
+    pub update_backups: Vec<(Backup, BackupState)>,
+    /// Backups whose records go.
+    pub remove_backups: Vec<BackupId>,
     /// New jobs. A seal for a volume that waits for one already is passed over.
     pub enqueue: Vec<NewJob>,
     /// Whether all of this may be forgotten when the machine loses power before a later write. For records that are
     /// only of use while this process runs: the caller does not wait for the disk then, which may take long when it
     /// is busy.
     pub is_provisional: bool,
+}
+
+/// A name for a drive or tree made by HPC-AI's API, taken while another that was made by it has the same. To all other
+/// dialects the name of a drive is a label, which they give as often as they like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vacancy {
+    /// Whose name.
+    pub tenant: TenantId,
+    /// The name.
+    pub name: String,
 }
 
 impl Meta {
@@ -102,6 +128,9 @@ pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch)
     if let Some(lease) = &batch.finish {
         finish(tx, lease).await?;
     }
+    if let Some(vacant) = &batch.vacant {
+        check_vacant(tx, vacant).await?;
+    }
     for id in &batch.remove {
         remove(tx, *id, &mut bill).await?;
     }
@@ -113,6 +142,21 @@ pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch)
         insert(tx, volume, &mut bill).await?;
     }
     bill.settle(tx).await?;
+    for volume in &batch.detach {
+        detach(tx, *volume).await?;
+    }
+    for (tenant, attachment) in &batch.attach {
+        attach(tx, *tenant, attachment).await?;
+    }
+    for backup in &batch.insert_backups {
+        insert_backup(tx, backup).await?;
+    }
+    for (backup, from) in &batch.update_backups {
+        update_backup(tx, backup, *from).await?;
+    }
+    for id in &batch.remove_backups {
+        remove_backup(tx, *id).await?;
+    }
     for job in &batch.enqueue {
         enqueue(tx, job).await?;
     }
@@ -147,11 +191,22 @@ impl Bill {
             .await?;
             // The tenant exists: its volumes' rows, written before, refer to it.
             if done.rows_affected() == 0 {
-                return Err(MetaError::QuotaExceeded);
+                return Err(limit_of(connection, tenant, volumes).await?);
             }
         }
         Ok(())
     }
+}
+
+/// Which limit of a tenant has no room, when it is not for so many more volumes or for their bytes.
+async fn limit_of(connection: &mut SqliteConnection, tenant: TenantId, volumes: i64) -> Result<MetaError, MetaError> {
+    let (used, most): (i64, Option<i64>) =
+        sqlx::query_as("SELECT used_volumes, quota_volumes FROM tenants WHERE id = $1")
+            .bind(tenant.as_bytes().as_slice())
+            .fetch_one(connection)
+            .await?;
+    let most = most.filter(|most| volumes > 0 && volumes > *most - used);
+    Ok(most.map_or(MetaError::QuotaExceeded, |most| MetaError::TooManyVolumes(most.cast_unsigned())))
 }
 
 async fn insert(connection: &mut SqliteConnection, volume: &Volume, bill: &mut Bill) -> Result<(), MetaError> {
@@ -182,11 +237,30 @@ async fn insert(connection: &mut SqliteConnection, volume: &Volume, bill: &mut B
     .bind(volume.source.as_deref())
     .execute(connection)
     .await?;
-    bill.add(volume.tenant, 1, volume.charged.get().cast_signed())
+    bill.add(volume.tenant, counted(volume.kind), volume.charged.get().cast_signed())
+}
+
+/// In the transaction that writes, of which there is one at a time.
+async fn check_vacant(connection: &mut SqliteConnection, vacant: &Vacancy) -> Result<(), MetaError> {
+    let named: Vec<String> = sqlx::query_scalar(
+        "SELECT attributes FROM volumes WHERE tenant = $1 AND kind IN ('drive', 'tree') AND name = $2 \
+         AND state <> 'deleting'",
+    )
+    .bind(vacant.tenant.as_bytes().as_slice())
+    .bind(vacant.name.as_str())
+    .fetch_all(connection)
+    .await?;
+    for attributes in named {
+        let attributes = serde_json::from_str(&attributes).map_err(|_| MetaError::Damaged("attributes"))?;
+        if HpcFields::of(&attributes).is_some() {
+            return Err(MetaError::Duplicate);
+        }
+    }
+    Ok(())
 }
 
 async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &mut Bill) -> Result<Volume, MetaError> {
-    let (tenant, charged) = charge_of(tx, volume.id).await?.ok_or(MetaError::NotFound)?;
+    let (tenant, _, charged) = charge_of(tx, volume.id).await?.ok_or(MetaError::NotFound)?;
     let (state, clones) = state_columns(volume.state);
     let done = sqlx::query(
         "UPDATE volumes SET name = $3, media = $4, size = $5, charged = $6, state = $7, clones = $8, reason = $9, \
@@ -220,23 +294,31 @@ async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &m
 }
 
 async fn remove(tx: &mut Transaction<'static, Sqlite>, id: VolumeId, bill: &mut Bill) -> Result<(), MetaError> {
-    let Some((tenant, charged)) = charge_of(tx, id).await? else { return Ok(()) };
+    let Some((tenant, kind, charged)) = charge_of(tx, id).await? else { return Ok(()) };
     sqlx::query("DELETE FROM volumes WHERE id = $1").bind(id.as_bytes().as_slice()).execute(&mut **tx).await?;
-    bill.add(tenant, -1, -charged.get().cast_signed())
+    bill.add(tenant, -counted(kind), -charged.get().cast_signed())
 }
 
-/// Who pays for a volume, and for how many bytes.
+/// How many volumes of a quota one of this kind is: a snapshot takes bytes alone.
+const fn counted(kind: VolumeKind) -> i64 {
+    match kind {
+        VolumeKind::Drive | VolumeKind::Tree => 1,
+        VolumeKind::Snapshot => 0,
+    }
+}
+
+/// Who pays for a volume, what it is, and for how many bytes.
 async fn charge_of(
     connection: &mut SqliteConnection,
     id: VolumeId,
-) -> Result<Option<(TenantId, ByteCount)>, MetaError> {
-    let row = sqlx::query("SELECT tenant, charged FROM volumes WHERE id = $1")
+) -> Result<Option<(TenantId, VolumeKind, ByteCount)>, MetaError> {
+    let row = sqlx::query("SELECT tenant, kind, charged FROM volumes WHERE id = $1")
         .bind(id.as_bytes().as_slice())
         .fetch_optional(connection)
         .await?;
     row.map(|row| {
         let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
-        Ok((tenant, bytes_from(&row, "charged")?))
+        Ok((tenant, kind_from(row.try_get("kind")?)?, bytes_from(&row, "charged")?))
     })
     .transpose()
 }
@@ -354,7 +436,7 @@ mod tests {
     async fn several_volumes_are_admitted_together_or_not_at_all() {
         let scene = scene_with(quota(3, 100)).await;
         let four = (0..4).map(|_| drive(scene.tenant, 1)).collect();
-        assert!(matches!(scene.meta.insert_volumes(four, vec![]).await, Err(MetaError::QuotaExceeded)));
+        assert!(matches!(scene.meta.insert_volumes(four, vec![]).await, Err(MetaError::TooManyVolumes(3))));
         let heavy = vec![drive(scene.tenant, 60), drive(scene.tenant, 41)];
         assert!(matches!(scene.meta.insert_volumes(heavy, vec![]).await, Err(MetaError::QuotaExceeded)));
         assert_eq!(used(&scene).await, (0, 0));
@@ -381,6 +463,41 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_those_who_want_a_vacant_name_one_gets_it() {
+        let scene = scene().await;
+        let fields = HpcFields { region: "r".to_owned(), volume_type: "t".to_owned(), user: "alice".to_owned() };
+        let named = |is_hpc: bool| {
+            let mut volume = Volume { name: "data".to_owned(), ..drive(scene.tenant, 1) };
+            if is_hpc {
+                fields.put(&mut volume.attributes);
+            }
+            volume
+        };
+        let vacant = || Some(Vacancy { tenant: scene.tenant, name: "data".to_owned() });
+        let wish = |volume| Batch { insert: vec![volume], vacant: vacant(), ..Batch::default() };
+        // A label of another dialect takes no name.
+        scene.meta.insert_volumes(vec![named(false)], vec![]).await.unwrap();
+        let mut wishes = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let (meta, batch) = (scene.meta.clone(), wish(named(true)));
+            wishes.spawn(async move { meta.apply(batch).await });
+        }
+        let outcomes = wishes.join_all().await;
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(_) | Err(MetaError::Duplicate))));
+        assert_eq!(used(&scene).await, (2, 2));
+        // It is free again as soon as the removal of what had it has begun; and it is another tenant's own.
+        let (all, _) =
+            scene.meta.list(scene.tenant, &DriveFilter::default(), Page { limit: None, offset: 0 }).await.unwrap();
+        let taken = all.into_iter().find(|volume| HpcFields::of(&volume.attributes).is_some()).unwrap();
+        scene.meta.update(Volume { state: VolumeState::Deleting, ..taken }).await.unwrap();
+        scene.meta.apply(wish(named(true))).await.unwrap();
+        let other = scene.meta.add_user("bob", "h", "blue", None, UnixTime(1)).await.unwrap();
+        let theirs = Vacancy { tenant: other, name: "data".to_owned() };
+        scene.meta.apply(Batch { vacant: Some(theirs), ..Batch::default() }).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn of_fifty_concurrent_creations_a_quota_of_ten_admits_ten() {
         let scene = scene_with(quota(10, 1_000)).await;
         let mut creations = tokio::task::JoinSet::new();
@@ -392,7 +509,7 @@ mod tests {
         while let Some(done) = creations.join_next().await {
             match done.unwrap() {
                 Ok(()) => admitted += 1,
-                Err(MetaError::QuotaExceeded) => {}
+                Err(MetaError::TooManyVolumes(10)) => {}
                 Err(other) => panic!("{other}"),
             }
         }
@@ -491,7 +608,7 @@ mod tests {
                 let mut before = (0, 0);
                 for step in steps {
                     match take(&scene, step, &mut quota_now).await {
-                        Ok(()) | Err(MetaError::QuotaExceeded) => {}
+                        Ok(()) | Err(MetaError::QuotaExceeded | MetaError::TooManyVolumes(_)) => {}
                         Err(other) => panic!("{other}"),
                     }
                     let all = scene.meta.volumes_in(&[VolumeState::Uploading]).await.unwrap();

@@ -19,12 +19,18 @@ pub enum MetaError {
     /// Somebody else has the job now, or it is gone. Stop working on it.
     #[error("the lease of the job is lost")]
     LeaseLost,
-    /// The tenant's quota has no room.
+    /// The tenant's quota has no room for so many bytes.
     #[error("over quota")]
     QuotaExceeded,
+    /// The tenant has as many volumes as its quota allows: this many.
+    #[error("over the quota of {0} volumes")]
+    TooManyVolumes(u64),
     /// The last user of a tenant cannot go while the tenant has volumes: nobody could reach them.
     #[error("the tenant still has volumes, and this is its last user")]
     TenantHasVolumes,
+    /// A tenant cannot go while somebody belongs to it, or while it has volumes or backups.
+    #[error("the project still has users, volumes or backups")]
+    TenantInUse,
     /// The disk of the database is full; nothing was changed.
     #[error("the disk of the database is full")]
     DiskFull,
@@ -78,8 +84,15 @@ impl From<MetaError> for Fault {
             MetaError::Duplicate => Self::new(FaultKind::Conflict, "it exists already"),
             MetaError::Conflict => Self::new(FaultKind::Conflict, "it is busy, or was changed meanwhile"),
             MetaError::QuotaExceeded => Self::new(FaultKind::QuotaExceeded, "the quota has no room for this"),
+            MetaError::TooManyVolumes(most) => {
+                let told = format!("Maximum number of volumes allowed ({most}) exceeded");
+                Self { point: Some("volumes".to_owned()), ..Self::new(FaultKind::QuotaExceeded, told) }
+            }
             MetaError::TenantHasVolumes => {
                 Self::new(FaultKind::Conflict, "the last user of a tenant that has volumes cannot be removed")
+            }
+            MetaError::TenantInUse => {
+                Self::new(FaultKind::Conflict, "a project that has users, volumes or backups cannot be removed")
             }
             MetaError::DiskFull => {
                 Self::new(FaultKind::NoSpace, "the storage has no room for this").because(MetaError::DiskFull)

@@ -188,7 +188,7 @@ mod tests {
 
     use tokio::task::JoinHandle;
 
-    use super::MetaError::{Conflict, Duplicate, QuotaExceeded};
+    use super::MetaError::{Conflict, Duplicate, QuotaExceeded, TooManyVolumes};
     use super::*;
     use crate::domain::VolumeState;
     use crate::meta::testing::{Scene, drive, quota, scene_with};
@@ -252,7 +252,16 @@ mod tests {
             assert!(
                 matches!(
                     told[..],
-                    [None, Some(Duplicate), None, None, Some(QuotaExceeded), Some(Conflict), None, Some(QuotaExceeded)]
+                    [
+                        None,
+                        Some(Duplicate),
+                        None,
+                        None,
+                        Some(QuotaExceeded),
+                        Some(Conflict),
+                        None,
+                        Some(TooManyVolumes(4))
+                    ]
                 ),
                 "{told:?}"
             );

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::{Meta, MetaError, id_bytes};
-use crate::domain::{ByteCount, JobId, UnixTime, VolumeId};
+use crate::domain::{BackupId, ByteCount, JobId, UnixTime, VolumeId};
 
 /// What is to be done to a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,16 @@ pub enum JobKind {
         /// To this size.
         size: ByteCount,
     },
+    /// Write a backup of it.
+    Backup {
+        /// Which.
+        backup: BackupId,
+    },
+    /// Fill it from a backup.
+    Restore {
+        /// Which.
+        backup: BackupId,
+    },
     /// Read it back, compare it with its pieces, and record its digest. A volume has at most one such job.
     Seal,
 }
@@ -32,6 +42,8 @@ pub enum JobKind {
 pub enum Lane {
     /// What a caller waits for: clones and resizes.
     Prompt,
+    /// What takes long, and a caller waits for: backups and restores.
+    Long,
     /// Seals.
     Idle,
 }
@@ -89,6 +101,18 @@ pub struct Lease {
 struct Payload {
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backup: Option<String>,
+}
+
+impl Payload {
+    fn of(backup: BackupId) -> Self {
+        Self { backup: Some(backup.to_string()), ..Self::default() }
+    }
+
+    fn backup(&self) -> Result<BackupId, MetaError> {
+        self.backup.as_ref().and_then(|id| id.parse().ok()).ok_or(MetaError::Damaged("payload"))
+    }
 }
 
 impl Meta {
@@ -104,13 +128,17 @@ impl Meta {
         let row = sqlx::query(
             "UPDATE jobs SET attempts = attempts + 1, lease_owner = $1, lease_until = $2 WHERE id = \
              (SELECT id FROM jobs WHERE (lease_until IS NULL OR lease_until <= $3) \
-             AND CASE kind WHEN 'seal' THEN 1 ELSE 0 END = $4 ORDER BY created, id LIMIT 1) \
+             AND CASE kind WHEN 'seal' THEN 2 WHEN 'backup' THEN 1 WHEN 'restore' THEN 1 ELSE 0 END = $4 ORDER BY created, id LIMIT 1) \
              RETURNING id, kind, volume, source, payload, attempts",
         )
         .bind(owner)
         .bind(now.plus_seconds(lease_seconds).0)
         .bind(now.0)
-        .bind(i64::from(lane == Lane::Idle))
+        .bind(match lane {
+            Lane::Prompt => 0_i64,
+            Lane::Long => 1,
+            Lane::Idle => 2,
+        })
         .fetch_optional(&mut *tx)
         .await?;
         if row.is_none() {
@@ -156,6 +184,13 @@ impl Meta {
         self.commit(tx).await
     }
 
+    /// Whether anything is still to be done to a volume.
+    pub async fn has_jobs(&self, volume: VolumeId) -> Result<bool, MetaError> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE volume = $1)");
+        let found: i64 = query.bind(volume.as_bytes().as_slice()).fetch_one(&self.readers).await?;
+        Ok(found != 0)
+    }
+
     /// Frees the jobs that any other owner holds, and returns how many. Only for a process that knows to be alone, at
     /// its start: the others are dead then.
     pub async fn release_leases_of_others(&self, owner: &str) -> Result<u64, MetaError> {
@@ -175,7 +210,9 @@ impl Meta {
 pub(super) async fn enqueue(connection: &mut SqliteConnection, job: &NewJob) -> Result<(), MetaError> {
     let (kind, source, payload) = match job.kind {
         JobKind::Clone { source } => ("clone", Some(source), Payload::default()),
-        JobKind::Resize { size } => ("resize", None, Payload { size: Some(size.get()) }),
+        JobKind::Resize { size } => ("resize", None, Payload { size: Some(size.get()), ..Payload::default() }),
+        JobKind::Backup { backup } => ("backup", None, Payload::of(backup)),
+        JobKind::Restore { backup } => ("restore", None, Payload::of(backup)),
         JobKind::Seal => ("seal", None, Payload::default()),
     };
     let payload = serde_json::to_string(&payload).map_err(|_| MetaError::Damaged("payload"))?;
@@ -210,6 +247,7 @@ fn still_held(rows: u64) -> Result<(), MetaError> {
 }
 
 fn job_from(row: &SqliteRow, owner: &str) -> Result<Job, MetaError> {
+    let payload: Payload = serde_json::from_str(row.try_get("payload")?).map_err(|_| MetaError::Damaged("payload"))?;
     let kind = match row.try_get("kind")? {
         "clone" => {
             let source: Option<&[u8]> = row.try_get("source")?;
@@ -217,10 +255,10 @@ fn job_from(row: &SqliteRow, owner: &str) -> Result<Job, MetaError> {
             JobKind::Clone { source: VolumeId::from_bytes(id_bytes(source, "source")?) }
         }
         "resize" => {
-            let payload: Payload =
-                serde_json::from_str(row.try_get("payload")?).map_err(|_| MetaError::Damaged("payload"))?;
             JobKind::Resize { size: payload.size.and_then(ByteCount::new).ok_or(MetaError::Damaged("payload"))? }
         }
+        "backup" => JobKind::Backup { backup: payload.backup()? },
+        "restore" => JobKind::Restore { backup: payload.backup()? },
         "seal" => JobKind::Seal,
         _ => return Err(MetaError::Damaged("kind")),
     };

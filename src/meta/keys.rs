@@ -2,8 +2,8 @@
 
 use sqlx::Row;
 
-use super::{Meta, MetaError, id_bytes};
-use crate::domain::{Principal, TenantId, UnixTime};
+use super::{Meta, MetaError};
+use crate::domain::{Principal, UnixTime};
 
 /// A key as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,15 +56,11 @@ impl Meta {
 
     /// For whom a key stands.
     pub async fn owner_of_key(&self, id: &str) -> Result<Option<Principal>, MetaError> {
-        let row =
-            sqlx::query("SELECT u.name, u.tenant FROM keys k JOIN users u ON u.name = k.user_name WHERE k.id = $1")
-                .bind(id)
-                .fetch_optional(&self.readers)
-                .await?;
-        row.map(|row| {
-            let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
-            Ok(Principal { user: row.try_get("name")?, tenant })
-        })
-        .transpose()
+        let name: Option<String> = sqlx::query_scalar("SELECT user_name FROM keys WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.readers)
+            .await?;
+        let Some(name) = name else { return Ok(None) };
+        Ok(self.user(&name).await?.map(|user| user.principal()))
     }
 }

@@ -1,4 +1,4 @@
-//! What we know: tenants, users and their keys, volumes, sessions and jobs, in one `SQLite` database.
+//! What we know: tenants, users, their keys and tokens, volumes, sessions and jobs, in one `SQLite` database.
 //!
 //! It keeps records and their sums; it knows no bytes of volumes and decides no step of a volume's life.
 //!
@@ -18,11 +18,14 @@
 //! something irreversible because of what they have read makes it wait for a write of their own.
 
 mod batch;
+mod block;
 mod error;
 mod group;
+mod identity;
 mod jobs;
 mod keys;
 mod log;
+mod recent;
 mod sessions;
 mod tenants;
 #[cfg(test)]
@@ -42,9 +45,12 @@ use sqlx::{Connection, SqlSafeStr, Sqlite, Transaction};
 
 use group::Groups;
 use log::Log;
+use recent::Recent;
 
-pub use batch::Batch;
+pub use batch::{Batch, Vacancy};
+pub use block::Owner;
 pub use error::MetaError;
+pub use identity::ProjectSummary;
 pub use jobs::{Job, JobKind, Lane, Lease, NewJob};
 pub use keys::KeySummary;
 pub use sessions::Attempt;
@@ -63,6 +69,7 @@ pub struct Meta {
     readers: SqlitePool,
     groups: Groups,
     log: Log,
+    recent: Arc<Recent>,
 }
 
 impl Meta {
@@ -83,7 +90,7 @@ impl Meta {
         let writer = lasting_pool(1).connect_with(writing).await?;
         let readers = lasting_pool(READERS).connect_with(options.read_only(true)).await?;
         let log = Log::open(path, writer.clone(), keeper).map_err(|error| MetaError::File(Arc::new(error)))?;
-        Ok(Self { writer, readers, groups: Groups::default(), log })
+        Ok(Self { writer, readers, groups: Groups::default(), log, recent: Arc::default() })
     }
 
     /// Whether what is written can become durable. Once it cannot, only a restart helps.
@@ -152,8 +159,11 @@ fn lasting_pool(connections: u32) -> SqlitePoolOptions {
 }
 
 fn migrations() -> Migrator {
-    let steps =
-        [("first", include_str!("migrations/0001_first.sql")), ("trees", include_str!("migrations/0002_trees.sql"))];
+    let steps = [
+        ("first", include_str!("migrations/0001_first.sql")),
+        ("trees", include_str!("migrations/0002_trees.sql")),
+        ("block", include_str!("migrations/0003_block.sql")),
+    ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };

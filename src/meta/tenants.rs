@@ -4,15 +4,19 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::{Meta, MetaError, id_bytes};
-use crate::domain::{ByteCount, Quota, TenantId, UnixTime, Usage};
+use crate::domain::{ByteCount, Principal, Quota, TenantId, UnixTime, Usage, UserId};
 
 /// What a login is checked against.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRecord {
     /// The user's name.
     pub name: String,
+    /// Their identity, for ever.
+    pub id: UserId,
     /// Whose volumes they see.
     pub tenant: TenantId,
+    /// Whether they administrate.
+    pub is_admin: bool,
     /// The digest of their password, with its salt and parameters.
     pub password_hash: String,
 }
@@ -26,12 +30,21 @@ pub struct UserSummary {
     pub tenant: TenantId,
     /// The tenant's name.
     pub tenant_name: String,
+    /// Whether they administrate.
+    pub is_admin: bool,
     /// When the user was made.
     pub created: UnixTime,
     /// The most the tenant may hold.
     pub quota: Quota,
     /// What the tenant holds.
     pub usage: Usage,
+}
+
+impl UserRecord {
+    /// Who they are when they call.
+    pub fn principal(&self) -> Principal {
+        Principal { user: self.name.clone(), user_id: self.id, tenant: self.tenant, is_admin: self.is_admin }
+    }
 }
 
 impl Meta {
@@ -45,45 +58,89 @@ impl Meta {
         quota: Option<Quota>,
         now: UnixTime,
     ) -> Result<TenantId, MetaError> {
+        self.make_user(name, password_hash, tenant_name, quota, now, false).await
+    }
+
+    /// As [`Meta::add_user`], for one who administrates.
+    pub async fn add_administrator(
+        &self,
+        name: &str,
+        password_hash: &str,
+        tenant_name: &str,
+        quota: Option<Quota>,
+        now: UnixTime,
+    ) -> Result<TenantId, MetaError> {
+        self.make_user(name, password_hash, tenant_name, quota, now, true).await
+    }
+
+    async fn make_user(
+        &self,
+        name: &str,
+        password_hash: &str,
+        tenant_name: &str,
+        quota: Option<Quota>,
+        now: UnixTime,
+        is_admin: bool,
+    ) -> Result<TenantId, MetaError> {
         let mut tx = self.begin().await?;
         let known: Option<Vec<u8>> = sqlx::query_scalar("SELECT id FROM tenants WHERE name = $1")
             .bind(tenant_name)
             .fetch_optional(&mut *tx)
             .await?;
-        let tenant = if let Some(id) = known {
-            TenantId::from_bytes(id_bytes(&id, "tenant")?)
-        } else {
-            let tenant = TenantId::random();
-            sqlx::query("INSERT INTO tenants (id, name, used_volumes, used_bytes) VALUES ($1, $2, 0, 0)")
-                .bind(tenant.as_bytes().as_slice())
-                .bind(tenant_name)
-                .execute(&mut *tx)
-                .await?;
-            tenant
+        let tenant = match known {
+            Some(id) => TenantId::from_bytes(id_bytes(&id, "tenant")?),
+            None => insert_tenant(&mut tx, tenant_name).await?,
         };
         if let Some(quota) = quota {
             write_quota(&mut tx, tenant, quota).await?;
         }
-        sqlx::query("INSERT INTO users (name, tenant, password_hash, created) VALUES ($1, $2, $3, $4)")
-            .bind(name)
-            .bind(tenant.as_bytes().as_slice())
-            .bind(password_hash)
-            .bind(now.0)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "INSERT INTO users (name, id, tenant, password_hash, created, is_admin) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(name)
+        .bind(UserId::random().as_bytes().as_slice())
+        .bind(tenant.as_bytes().as_slice())
+        .bind(password_hash)
+        .bind(now.0)
+        .bind(i64::from(is_admin))
+        .execute(&mut *tx)
+        .await?;
         self.commit(tx).await?;
         Ok(tenant)
     }
 
     /// The user of this name.
     pub async fn user(&self, name: &str) -> Result<Option<UserRecord>, MetaError> {
-        let row = sqlx::query("SELECT tenant, password_hash FROM users WHERE name = $1")
+        let row = sqlx::query("SELECT id, tenant, is_admin, password_hash FROM users WHERE name = $1")
             .bind(name)
             .fetch_optional(&self.readers)
             .await?;
         row.map(|row| {
-            let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
-            Ok(UserRecord { name: name.to_owned(), tenant, password_hash: row.try_get("password_hash")? })
+            Ok(UserRecord {
+                name: name.to_owned(),
+                id: UserId::from_bytes(id_bytes(row.try_get("id")?, "id")?),
+                tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
+                is_admin: row.try_get::<i64, _>("is_admin")? != 0,
+                password_hash: row.try_get("password_hash")?,
+            })
+        })
+        .transpose()
+    }
+
+    /// The user of this id.
+    pub async fn user_with_id(&self, id: UserId) -> Result<Option<UserRecord>, MetaError> {
+        let row = sqlx::query("SELECT name, tenant, is_admin, password_hash FROM users WHERE id = $1")
+            .bind(id.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(|row| {
+            Ok(UserRecord {
+                name: row.try_get("name")?,
+                id,
+                tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
+                is_admin: row.try_get::<i64, _>("is_admin")? != 0,
+                password_hash: row.try_get("password_hash")?,
+            })
         })
         .transpose()
     }
@@ -91,7 +148,7 @@ impl Meta {
     /// All users, by name.
     pub async fn users(&self) -> Result<Vec<UserSummary>, MetaError> {
         let rows = sqlx::query(
-            "SELECT u.name, u.tenant, u.created, t.name AS tenant_name, \
+            "SELECT u.name, u.tenant, u.created, u.is_admin, t.name AS tenant_name, \
              t.quota_volumes, t.quota_bytes, t.used_volumes, t.used_bytes \
              FROM users u JOIN tenants t ON t.id = u.tenant ORDER BY u.name",
         )
@@ -104,6 +161,7 @@ impl Meta {
                     name: row.try_get("name")?,
                     tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
                     tenant_name: row.try_get("tenant_name")?,
+                    is_admin: row.try_get::<i64, _>("is_admin")? != 0,
                     created: UnixTime(row.try_get("created")?),
                     quota,
                     usage,
@@ -112,7 +170,7 @@ impl Meta {
             .collect()
     }
 
-    /// Replaces a user's password.
+    /// Replaces a user's password, and ends their tokens: who had the old one may hold some.
     pub async fn set_password(&self, name: &str, password_hash: &str) -> Result<(), MetaError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1")
@@ -121,26 +179,19 @@ impl Meta {
             .execute(&mut *tx)
             .await?;
         exactly_one(done.rows_affected())?;
+        sqlx::query("DELETE FROM tokens WHERE user_name = $1").bind(name).execute(&mut *tx).await?;
         self.commit(tx).await
     }
 
-    /// Removes a user, and with the last one the tenant; refused with [`MetaError::TenantHasVolumes`] when that tenant
-    /// still has volumes.
+    /// Removes a user, and with the last one the tenant, members counted; refused with
+    /// [`MetaError::TenantHasVolumes`] when that tenant still has volumes or backups.
     pub async fn remove_user(&self, name: &str) -> Result<(), MetaError> {
         let mut tx = self.begin().await?;
         let tenant: Vec<u8> =
             sqlx::query_scalar("SELECT tenant FROM users WHERE name = $1").bind(name).fetch_one(&mut *tx).await?;
         sqlx::query("DELETE FROM users WHERE name = $1").bind(name).execute(&mut *tx).await?;
-        let users_left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM users WHERE tenant = $1")
-            .bind(tenant.as_slice())
-            .fetch_one(&mut *tx)
-            .await?;
-        if users_left == 0 {
-            let volumes: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM volumes WHERE tenant = $1")
-                .bind(tenant.as_slice())
-                .fetch_one(&mut *tx)
-                .await?;
-            if volumes > 0 {
+        if !has_users(&mut tx, &tenant).await? {
+            if holds_things(&mut tx, &tenant).await? {
                 return Err(MetaError::TenantHasVolumes);
             }
             sqlx::query("DELETE FROM tenants WHERE id = $1").bind(tenant.as_slice()).execute(&mut *tx).await?;
@@ -165,7 +216,44 @@ impl Meta {
     }
 }
 
-async fn write_quota(connection: &mut SqliteConnection, tenant: TenantId, quota: Quota) -> Result<(), MetaError> {
+/// Makes a tenant without quota.
+pub(super) async fn insert_tenant(connection: &mut SqliteConnection, name: &str) -> Result<TenantId, MetaError> {
+    let tenant = TenantId::random();
+    sqlx::query("INSERT INTO tenants (id, name, used_volumes, used_bytes) VALUES ($1, $2, 0, 0)")
+        .bind(tenant.as_bytes().as_slice())
+        .bind(name)
+        .execute(connection)
+        .await?;
+    Ok(tenant)
+}
+
+/// Whether anybody belongs to a tenant, as their own or as a member.
+pub(super) async fn has_users(connection: &mut SqliteConnection, tenant: &[u8]) -> Result<bool, MetaError> {
+    let users: i64 = sqlx::query_scalar(
+        "SELECT (SELECT COUNT(*) FROM users WHERE tenant = $1) + (SELECT COUNT(*) FROM members WHERE tenant = $1)",
+    )
+    .bind(tenant)
+    .fetch_one(connection)
+    .await?;
+    Ok(users > 0)
+}
+
+/// Whether a tenant has volumes or backups.
+pub(super) async fn holds_things(connection: &mut SqliteConnection, tenant: &[u8]) -> Result<bool, MetaError> {
+    let things: i64 = sqlx::query_scalar(
+        "SELECT (SELECT COUNT(*) FROM volumes WHERE tenant = $1) + (SELECT COUNT(*) FROM backups WHERE tenant = $1)",
+    )
+    .bind(tenant)
+    .fetch_one(connection)
+    .await?;
+    Ok(things > 0)
+}
+
+pub(super) async fn write_quota(
+    connection: &mut SqliteConnection,
+    tenant: TenantId,
+    quota: Quota,
+) -> Result<(), MetaError> {
     let done = sqlx::query("UPDATE tenants SET quota_volumes = $2, quota_bytes = $3 WHERE id = $1")
         .bind(tenant.as_bytes().as_slice())
         // Beyond the database's integers there is no limit that anyone could reach.
@@ -176,11 +264,11 @@ async fn write_quota(connection: &mut SqliteConnection, tenant: TenantId, quota:
     exactly_one(done.rows_affected())
 }
 
-fn exactly_one(rows: u64) -> Result<(), MetaError> {
+pub(super) fn exactly_one(rows: u64) -> Result<(), MetaError> {
     if rows == 1 { Ok(()) } else { Err(MetaError::NotFound) }
 }
 
-fn quota_and_usage(row: &SqliteRow) -> Result<(Quota, Usage), MetaError> {
+pub(super) fn quota_and_usage(row: &SqliteRow) -> Result<(Quota, Usage), MetaError> {
     let count = |number: i64, column| u64::try_from(number).map_err(|_| MetaError::Damaged(column));
     let bytes =
         |number: i64, column| count(number, column).and_then(|n| ByteCount::new(n).ok_or(MetaError::Damaged(column)));
@@ -247,6 +335,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_user_is_found_by_id_for_as_long_as_they_are_there() {
+        let scene = scene().await;
+        let alice = scene.meta.user("alice").await.unwrap().unwrap();
+        assert_eq!(scene.meta.user_with_id(alice.id).await.unwrap(), Some(alice.clone()));
+        assert_eq!(scene.meta.user_with_id(UserId::random()).await.unwrap(), None);
+        scene.meta.remove_user("alice").await.unwrap();
+        assert_eq!(scene.meta.user_with_id(alice.id).await.unwrap(), None);
+    }
+
+    #[tokio::test]
     async fn the_last_user_stays_while_the_tenant_has_volumes() {
         let scene = scene().await;
         scene.meta.add_user("bob", "h", "red", None, UnixTime(2)).await.unwrap();
@@ -270,7 +368,7 @@ mod tests {
         scene.meta.insert_volumes(vec![volume.clone()], vec![]).await.unwrap();
         scene.meta.set_quota(scene.tenant, quota(0, 10)).await.unwrap();
         let refused = scene.meta.insert_volumes(vec![drive(scene.tenant, 0)], vec![]).await;
-        assert!(matches!(refused, Err(MetaError::QuotaExceeded)));
+        assert!(matches!(refused, Err(MetaError::TooManyVolumes(0))));
         let smaller = crate::domain::Volume { charged: count(30), ..volume };
         scene.meta.update(smaller).await.unwrap();
         assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.bytes, count(30));

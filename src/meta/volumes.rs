@@ -1,5 +1,7 @@
 //! Reading volumes, and their rows.
 
+use std::sync::Arc;
+
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
@@ -20,15 +22,44 @@ macro_rules! select_volumes {
     };
 }
 
+/// The same, with nothing after it.
+pub(super) const SELECT_VOLUMES: &str = select_volumes!("");
+
 impl Meta {
     /// A volume of this tenant. Another's is not found, and neither is one whose removal has begun.
     pub async fn volume(&self, tenant: TenantId, id: VolumeId) -> Result<Option<Volume>, MetaError> {
+        if let Some(known) = self.recent.any(id) {
+            let revision: Option<i64> = sqlx::query_scalar(
+                "SELECT revision FROM volumes WHERE id = $1 AND tenant = $2 AND state <> 'deleting'",
+            )
+            .bind(id.as_bytes().as_slice())
+            .bind(tenant.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?;
+            match revision {
+                None => return Ok(None),
+                Some(revision) if revision.cast_unsigned() == known.revision => {
+                    return Ok(Some(Arc::unwrap_or_clone(known)));
+                }
+                Some(_) => {}
+            }
+        }
         let row = sqlx::query(select_volumes!("WHERE id = $1 AND tenant = $2 AND state <> 'deleting'"))
             .bind(id.as_bytes().as_slice())
             .bind(tenant.as_bytes().as_slice())
             .fetch_optional(&self.readers)
             .await?;
-        row.as_ref().map(from_row).transpose()
+        row.as_ref().map(|row| self.remembered(row).map(Arc::unwrap_or_clone)).transpose()
+    }
+
+    /// The volume of a row, which will be known when it is asked for again.
+    pub(super) fn remembered(&self, row: &SqliteRow) -> Result<Arc<Volume>, MetaError> {
+        let volume = Arc::new(from_row(row)?);
+        let texts = ["name", "reason", "meta", "attributes", "source"];
+        let lengths = texts.map(|column| row.try_get::<Option<&str>, _>(column).map(|text| text.map_or(0, str::len)));
+        let length = lengths.into_iter().sum::<Result<usize, _>>()?;
+        self.recent.put(Arc::clone(&volume), length);
+        Ok(volume)
     }
 
     /// A volume, whoever's it is and whatever its state: for jobs and tickets.
@@ -61,6 +92,30 @@ impl Meta {
         rows.iter().map(from_row).collect()
     }
 
+    /// One page of a tenant's drives and trees in order of making, and how many there are in all. Leaves out what is being
+    /// removed.
+    pub async fn volumes_of(&self, tenant: TenantId, page: Page) -> Result<(Vec<Volume>, u64), MetaError> {
+        // One transaction, so that count and page agree.
+        let mut tx = self.readers.begin().await?;
+        let total: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM volumes WHERE tenant = $1 AND kind IN ('drive', 'tree') AND state <> 'deleting'",
+        )
+        .bind(tenant.as_bytes().as_slice())
+        .fetch_one(&mut *tx)
+        .await?;
+        let rows = sqlx::query(select_volumes!(
+            "WHERE tenant = $1 AND kind IN ('drive', 'tree') AND state <> 'deleting' ORDER BY created, id \
+             LIMIT $2 OFFSET $3"
+        ))
+        .bind(tenant.as_bytes().as_slice())
+        .bind(page.limit.map_or(i64::MAX, i64::from))
+        .bind(i64::try_from(page.offset).unwrap_or(i64::MAX))
+        .fetch_all(&mut *tx)
+        .await?;
+        let volumes = rows.iter().map(from_row).collect::<Result<_, _>>()?;
+        Ok((volumes, total.cast_unsigned()))
+    }
+
     /// One page of a tenant's drives in order of making, and how many match in all. Leaves out what is being removed.
     pub async fn list(
         &self,
@@ -74,7 +129,7 @@ impl Meta {
         push_conditions(&mut counting, tenant, filter);
         let total: i64 = counting.build_query_scalar().fetch_one(&mut *tx).await?;
 
-        let mut paging = QueryBuilder::new(select_volumes!(""));
+        let mut paging = QueryBuilder::new(SELECT_VOLUMES);
         push_conditions(&mut paging, tenant, filter);
         paging.push(" ORDER BY created, id LIMIT ").push_bind(page.limit.map_or(i64::MAX, i64::from));
         paging.push(" OFFSET ").push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
@@ -137,7 +192,7 @@ fn push_name(query: &mut QueryBuilder<Sqlite>, name: &NameMatch) {
     }
 }
 
-fn push_states(query: &mut QueryBuilder<Sqlite>, states: &[VolumeState]) {
+pub(super) fn push_states(query: &mut QueryBuilder<Sqlite>, states: &[VolumeState]) {
     query.push("state IN (");
     let mut list = query.separated(", ");
     for state in states {
@@ -146,7 +201,7 @@ fn push_states(query: &mut QueryBuilder<Sqlite>, states: &[VolumeState]) {
     query.push(")");
 }
 
-fn from_row(row: &SqliteRow) -> Result<Volume, MetaError> {
+pub(super) fn from_row(row: &SqliteRow) -> Result<Volume, MetaError> {
     let sha256: Option<&[u8]> = row.try_get("sha256")?;
     Ok(Volume {
         id: VolumeId::from_bytes(id_bytes(row.try_get("id")?, "id")?),
@@ -191,13 +246,15 @@ pub(super) const fn kind_text(kind: VolumeKind) -> &'static str {
     match kind {
         VolumeKind::Drive => "drive",
         VolumeKind::Tree => "tree",
+        VolumeKind::Snapshot => "snapshot",
     }
 }
 
-fn kind_from(text: &str) -> Result<VolumeKind, MetaError> {
+pub(super) fn kind_from(text: &str) -> Result<VolumeKind, MetaError> {
     match text {
         "drive" => Ok(VolumeKind::Drive),
         "tree" => Ok(VolumeKind::Tree),
+        "snapshot" => Ok(VolumeKind::Snapshot),
         _ => Err(MetaError::Damaged("kind")),
     }
 }
@@ -225,23 +282,42 @@ pub(super) const fn state_columns(state: VolumeState) -> (&'static str, i64) {
         VolumeState::Available => ("available", 0),
         VolumeState::CloningSource { clones } => ("cloning_source", clones as i64),
         VolumeState::CloningTarget => ("cloning_target", 0),
+        VolumeState::Downloading => ("downloading", 0),
         VolumeState::Resizing => ("resizing", 0),
+        VolumeState::Attaching => ("attaching", 0),
+        VolumeState::InUse { clones } => ("in_use", clones as i64),
+        VolumeState::Detaching => ("detaching", 0),
+        VolumeState::BackingUp { attached: false } => ("backing_up", 0),
+        VolumeState::BackingUp { attached: true } => ("backing_up_attached", 0),
+        VolumeState::Restoring => ("restoring", 0),
         VolumeState::Unavailable => ("unavailable", 0),
+        VolumeState::ErrorAttaching => ("error_attaching", 0),
+        VolumeState::ErrorDetaching => ("error_detaching", 0),
+        VolumeState::ErrorRestoring => ("error_restoring", 0),
         VolumeState::Deleting => ("deleting", 0),
     }
 }
 
 pub(super) fn state_from(text: &str, clones: i64) -> Result<VolumeState, MetaError> {
+    let clones = u32::try_from(clones).map_err(|_| MetaError::Damaged("clones"))?;
     Ok(match text {
         "uploading" => VolumeState::Uploading,
         "creating" => VolumeState::Creating,
         "available" => VolumeState::Available,
-        "cloning_source" => {
-            VolumeState::CloningSource { clones: u32::try_from(clones).map_err(|_| MetaError::Damaged("clones"))? }
-        }
+        "cloning_source" => VolumeState::CloningSource { clones },
         "cloning_target" => VolumeState::CloningTarget,
+        "downloading" => VolumeState::Downloading,
         "resizing" => VolumeState::Resizing,
+        "attaching" => VolumeState::Attaching,
+        "in_use" => VolumeState::InUse { clones },
+        "detaching" => VolumeState::Detaching,
+        "backing_up" => VolumeState::BackingUp { attached: false },
+        "backing_up_attached" => VolumeState::BackingUp { attached: true },
+        "restoring" => VolumeState::Restoring,
         "unavailable" => VolumeState::Unavailable,
+        "error_attaching" => VolumeState::ErrorAttaching,
+        "error_detaching" => VolumeState::ErrorDetaching,
+        "error_restoring" => VolumeState::ErrorRestoring,
         "deleting" => VolumeState::Deleting,
         _ => return Err(MetaError::Damaged("state")),
     })
@@ -265,17 +341,8 @@ mod tests {
     #[tokio::test]
     async fn every_field_in_every_state_comes_back_as_it_was_stored() {
         let scene = scene().await;
-        let states = [
-            VolumeState::Uploading,
-            VolumeState::Creating,
-            VolumeState::Available,
-            VolumeState::CloningSource { clones: 3 },
-            VolumeState::CloningTarget,
-            VolumeState::Resizing,
-            VolumeState::Unavailable,
-            VolumeState::Deleting,
-        ];
-        for state in states {
+        let counted = [VolumeState::CloningSource { clones: 3 }, VolumeState::InUse { clones: 2 }];
+        for state in VolumeState::ALL.into_iter().chain(counted) {
             let volume = Volume {
                 name: "na\u{efc}ve \" ' % _ \u{1f4be}".to_owned(),
                 media: Media::Cdrom,
@@ -376,6 +443,25 @@ mod tests {
         for everything in [contains(""), ignoring(""), starts("")] {
             assert_eq!(names(&scene, vec![everything]).await.len(), named.len());
         }
+    }
+
+    #[tokio::test]
+    async fn drives_and_trees_are_paged_together_in_order_of_making() {
+        let scene = scene().await;
+        let made = |at: i64, kind| Volume { kind, created: UnixTime(at), ..drive(scene.tenant, 1) };
+        let tree = made(2, VolumeKind::Tree);
+        let (first, last) = (made(1, VolumeKind::Drive), made(5, VolumeKind::Drive));
+        let removed = Volume { state: VolumeState::Deleting, ..made(3, VolumeKind::Tree) };
+        let snapshot = Volume { source: Some(first.id.to_string()), ..made(4, VolumeKind::Snapshot) };
+        let all = vec![last.clone(), removed, snapshot, tree.clone(), first.clone()];
+        scene.meta.insert_volumes(all, vec![]).await.unwrap();
+        let page = async |limit, offset| scene.meta.volumes_of(scene.tenant, Page { limit, offset }).await.unwrap();
+        assert_eq!(page(None, 0).await, (vec![first.clone(), tree.clone(), last.clone()], 3));
+        assert_eq!(page(Some(2), 0).await, (vec![first, tree], 3));
+        assert_eq!(page(Some(2), 2).await, (vec![last], 3));
+        assert_eq!(page(Some(2), u64::MAX).await, (vec![], 3));
+        let nobody = TenantId::random();
+        assert_eq!(scene.meta.volumes_of(nobody, ALL).await.unwrap(), (vec![], 0));
     }
 
     #[tokio::test]

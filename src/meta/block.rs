@@ -1,0 +1,794 @@
+//! Reading what block storage lists: drives and snapshots by keyset pages, attachments, backups. And their rows.
+//!
+//! A page's cost does not grow with what lies before it: each begins behind its marker, by an index where the list is in
+//! order of making or of names.
+
+use std::sync::Arc;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+
+use super::volumes::{SELECT_VOLUMES, bytes_from, from_row, push_states};
+use super::{Meta, MetaError, id_bytes};
+use crate::domain::{
+    Attachment, Backup, BackupId, BackupRef, BackupState, BlockFields, BlockQuery, BlockVolume, Direction, Paged,
+    SortKey, TenantId, UnixTime, Volume, VolumeId, VolumeKind,
+};
+
+/// Whose things are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This tenant's.
+    Tenant(TenantId),
+    /// Everybody's.
+    Anyone,
+}
+
+const SELECT_BACKUPS: &str = "SELECT id, number, tenant, volume, snapshot, name, description, container, zone, size, \
+     objects, state, reason, origin_number, origin_tenant, created, updated FROM backups ";
+
+const SELECT_ATTACHMENTS: &str = "SELECT volume, server, host, device, read_only, created FROM attachments ";
+
+impl Meta {
+    /// A page of volumes of this kind, with what they are attached to. [`MetaError::NotFound`] when the marker is none
+    /// of them.
+    pub async fn block_volumes(
+        &self,
+        owner: Owner,
+        kind: VolumeKind,
+        query: &BlockQuery,
+    ) -> Result<Paged<BlockVolume>, MetaError> {
+        let marker = match query.marker {
+            None => None,
+            Some(id) => {
+                let there = self.volume_any(id).await?.filter(|volume| volume.kind == kind && owner.has(volume.tenant));
+                Some(there.ok_or(MetaError::NotFound)?)
+            }
+        };
+        let page = |head| page_of(head, owner, kind, query, marker.as_ref());
+        let volumes = if let Some(known) = self.known(page(IDS_AND_REVISIONS)).await? {
+            known
+        } else {
+            let rows = page(SELECT_VOLUMES).build().fetch_all(&self.readers).await?;
+            rows.iter().map(|row| self.remembered(row)).collect::<Result<_, _>>()?
+        };
+        let Paged { items, has_more } = paged(volumes, query.limit);
+        let items = items.into_iter().map(Arc::unwrap_or_clone).collect();
+        Ok(Paged { items: self.with_attachments(items).await?, has_more })
+    }
+
+    /// The volumes of a query of ids and revisions, when those of before are as they were: reading a row costs many times
+    /// what reading its revision does.
+    async fn known(&self, mut page: QueryBuilder<Sqlite>) -> Result<Option<Vec<Arc<Volume>>>, MetaError> {
+        let all: Option<String> = page.push(")").build_query_scalar().fetch_one(&self.readers).await?;
+        let ids = all.iter().flat_map(|all| all.split(' ')).map(id_and_revision).collect::<Result<Vec<_>, _>>()?;
+        let mut volumes: Vec<_> = ids.iter().map(|(id, revision)| self.recent.at(*id, *revision)).collect();
+        let missing: Vec<usize> = (0..ids.len()).filter(|at| volumes[*at].is_none()).collect();
+        if missing.len() > MOST_MISSING {
+            return Ok(None);
+        }
+        if !missing.is_empty() {
+            let mut sql = QueryBuilder::new(SELECT_VOLUMES);
+            sql.push("WHERE id IN (");
+            let mut list = sql.separated(", ");
+            for at in &missing {
+                list.push_bind(ids[*at].0.as_bytes().to_vec());
+            }
+            sql.push(")");
+            for row in sql.build().fetch_all(&self.readers).await? {
+                let volume = self.remembered(&row)?;
+                // One that has changed meanwhile may not belong to the list any more.
+                let place = missing.iter().find(|at| ids[**at] == (volume.id, volume.revision));
+                if let Some(at) = place {
+                    volumes[*at] = Some(volume);
+                }
+            }
+        }
+        Ok(volumes.into_iter().collect())
+    }
+
+    /// These volumes, with what they are attached to.
+    pub async fn with_attachments(&self, volumes: Vec<Volume>) -> Result<Vec<BlockVolume>, MetaError> {
+        let mut attached = Vec::new();
+        if volumes.iter().any(|volume| volume.state.is_attached()) {
+            let mut sql = QueryBuilder::new(SELECT_ATTACHMENTS);
+            sql.push("WHERE volume IN (");
+            let mut ids = sql.separated(", ");
+            for volume in volumes.iter().filter(|volume| volume.state.is_attached()) {
+                ids.push_bind(volume.id.as_bytes().to_vec());
+            }
+            sql.push(")");
+            let rows = sql.build().fetch_all(&self.readers).await?;
+            attached = rows.iter().map(attachment_from).collect::<Result<Vec<_>, _>>()?;
+        }
+        let with = |volume: Volume| {
+            let at = attached.iter().position(|attachment: &Attachment| attachment.volume == volume.id);
+            BlockVolume { volume, attachment: at.map(|at| attached.swap_remove(at)) }
+        };
+        Ok(volumes.into_iter().map(with).collect())
+    }
+
+    /// What is attached to a server of this tenant, by device.
+    pub async fn attachments(&self, tenant: TenantId, server: &str) -> Result<Vec<Attachment>, MetaError> {
+        let mut sql = QueryBuilder::new(SELECT_ATTACHMENTS);
+        sql.push("WHERE tenant = ").push_bind(tenant.as_bytes().to_vec());
+        sql.push(" AND server = ").push_bind(server.to_owned()).push(" ORDER BY length(device), device");
+        let rows = sql.build().fetch_all(&self.readers).await?;
+        rows.iter().map(attachment_from).collect()
+    }
+
+    /// All drives that are images, of their tenant or of everybody, in order of making.
+    pub async fn images(&self) -> Result<Vec<Volume>, MetaError> {
+        let (key, value) = BlockFields::IMAGE;
+        let mut sql = QueryBuilder::new(SELECT_VOLUMES);
+        sql.push(
+            "WHERE kind = 'drive' AND state <> 'deleting' AND (json_extract(attributes, '$.block.public_image') = 1",
+        );
+        sql.push(" OR EXISTS (SELECT 1 FROM json_each(volumes.meta) AS pair WHERE pair.key = ").push_bind(key);
+        sql.push(" AND pair.atom = ").push_bind(value).push(")) ORDER BY created, id");
+        let rows = sql.build().fetch_all(&self.readers).await?;
+        rows.iter().map(from_row).collect()
+    }
+
+    /// The ids of the snapshots of a drive.
+    pub async fn snapshots_of(&self, tenant: TenantId, volume: VolumeId) -> Result<Vec<VolumeId>, MetaError> {
+        let ids: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT id FROM volumes WHERE kind = 'snapshot' AND source = $1 AND tenant = $2 AND state <> 'deleting'",
+        )
+        .bind(volume.to_string())
+        .bind(tenant.as_bytes().as_slice())
+        .fetch_all(&self.readers)
+        .await?;
+        ids.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "id")?))).collect()
+    }
+
+    /// A page of backups, newest first. [`MetaError::NotFound`] when the marker is none of them.
+    pub async fn backups(&self, owner: Owner, query: &BlockQuery) -> Result<Paged<Backup>, MetaError> {
+        let mut sql = QueryBuilder::new(SELECT_BACKUPS);
+        sql.push("WHERE 1 = 1");
+        owner.push(&mut sql);
+        if let Some(name) = &query.name {
+            sql.push(" AND name = ").push_bind(name.clone());
+        }
+        if let Some(state) = query.backup_state {
+            sql.push(" AND state = ").push_bind(backup_state_text(state));
+        }
+        if let Some(volume) = query.volume {
+            sql.push(" AND volume = ").push_bind(volume.as_bytes().to_vec());
+        }
+        if let Some(marker) = query.marker {
+            let id = BackupId::from_bytes(*marker.as_bytes());
+            let there = self.backup(owner, BackupRef::Id(id)).await?.ok_or(MetaError::NotFound)?;
+            sql.push(" AND (created, id) < (").push_bind(there.created.0).push(", ");
+            sql.push_bind(id.as_bytes().to_vec()).push(")");
+        }
+        sql.push(" ORDER BY created DESC, id DESC LIMIT ");
+        sql.push_bind(query.limit.map_or(-1, |limit| i64::from(limit) + 1));
+        sql.push(" OFFSET ").push_bind(i64::try_from(query.offset).unwrap_or(i64::MAX));
+        let rows = sql.build().fetch_all(&self.readers).await?;
+        Ok(paged(rows.iter().map(backup_from).collect::<Result<Vec<_>, _>>()?, query.limit))
+    }
+
+    /// One backup.
+    pub async fn backup(&self, owner: Owner, backup: BackupRef) -> Result<Option<Backup>, MetaError> {
+        let mut sql = QueryBuilder::new(SELECT_BACKUPS);
+        match backup {
+            BackupRef::Id(id) => sql.push("WHERE id = ").push_bind(id.as_bytes().to_vec()),
+            // Beyond the database's integers there is none.
+            BackupRef::Number(number) => {
+                sql.push("WHERE number = ").push_bind(i64::try_from(number).unwrap_or(i64::MAX))
+            }
+        };
+        owner.push(&mut sql);
+        let row = sql.build().fetch_optional(&self.readers).await?;
+        row.as_ref().map(backup_from).transpose()
+    }
+
+    /// All backups in this state: for what a restart goes on with.
+    pub async fn backups_in(&self, state: BackupState) -> Result<Vec<Backup>, MetaError> {
+        let mut sql = QueryBuilder::new(SELECT_BACKUPS);
+        sql.push("WHERE state = ").push_bind(backup_state_text(state)).push(" ORDER BY created, id");
+        let rows = sql.build().fetch_all(&self.readers).await?;
+        rows.iter().map(backup_from).collect()
+    }
+}
+
+impl Owner {
+    fn has(self, tenant: TenantId) -> bool {
+        match self {
+            Self::Tenant(own) => own == tenant,
+            Self::Anyone => true,
+        }
+    }
+
+    fn push(self, sql: &mut QueryBuilder<Sqlite>) {
+        if let Self::Tenant(tenant) = self {
+            sql.push(" AND tenant = ").push_bind(tenant.as_bytes().to_vec());
+        }
+    }
+}
+
+/// What precedes the conditions of a page when only ids and revisions are wanted; a parenthesis must follow. One text for
+/// all of them, since rows cost more than what is in them. A query within another that ends in LIMIT keeps its order.
+const IDS_AND_REVISIONS: &str = "SELECT group_concat(hex(id) || revision, ' ') FROM (SELECT id, revision FROM volumes ";
+
+/// As many rows are read one by one; of a page with more, all.
+const MOST_MISSING: usize = 32;
+
+/// The id in 32 hex digits, and the revision right behind it.
+fn id_and_revision(text: &str) -> Result<(VolumeId, u64), MetaError> {
+    let parsed = text.split_at_checked(32).and_then(|(id, revision)| {
+        let id = u128::from_str_radix(id, 16).ok()?;
+        Some((VolumeId::from_bytes(id.to_be_bytes()), revision.parse().ok()?))
+    });
+    parsed.ok_or(MetaError::Damaged("revision"))
+}
+
+/// The rows of a page, and one more, which tells whether there are more.
+fn page_of(
+    head: &str,
+    owner: Owner,
+    kind: VolumeKind,
+    query: &BlockQuery,
+    marker: Option<&Volume>,
+) -> QueryBuilder<Sqlite> {
+    let mut sql = QueryBuilder::new(head);
+    sql.push("WHERE kind = ").push_bind(super::volumes::kind_text(kind)).push(" AND state <> 'deleting'");
+    owner.push(&mut sql);
+    if let Some(name) = &query.name {
+        sql.push(" AND name = ").push_bind(name.clone());
+    }
+    if let Some(states) = &query.states {
+        sql.push(" AND ");
+        push_states(&mut sql, states);
+    }
+    if let Some(volume) = query.volume {
+        sql.push(" AND source = ").push_bind(volume.to_string());
+    }
+    if let Some(zone) = &query.zone {
+        sql.push(" AND json_extract(attributes, '$.block.zone') = ").push_bind(zone.clone());
+    }
+    for (key, value) in &query.metadata {
+        sql.push(" AND EXISTS (SELECT 1 FROM json_each(volumes.meta) AS pair WHERE pair.key = ");
+        sql.push_bind(key.clone()).push(" AND CAST(pair.atom AS TEXT) = ").push_bind(text_of(value)).push(")");
+    }
+    let order = order_of(&query.sort);
+    let by_name = query.name.is_some();
+    if let Some(marker) = marker {
+        push_behind(&mut sql, &order, by_name, marker);
+    }
+    sql.push(" ORDER BY ");
+    let mut columns = sql.separated(", ");
+    for (key, direction) in &order {
+        columns.push(format!("{} {}", column(*key, by_name), word(*direction)));
+    }
+    sql.push(" LIMIT ").push_bind(query.limit.map_or(-1, |limit| i64::from(limit) + 1));
+    sql.push(" OFFSET ").push_bind(i64::try_from(query.offset).unwrap_or(i64::MAX));
+    sql
+}
+
+/// Records an attachment; [`MetaError::Duplicate`] when the volume or the device is taken.
+pub(super) async fn attach(
+    connection: &mut SqliteConnection,
+    tenant: TenantId,
+    attachment: &Attachment,
+) -> Result<(), MetaError> {
+    sqlx::query(
+        "INSERT INTO attachments (volume, tenant, server, host, device, read_only, created) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(attachment.volume.as_bytes().as_slice())
+    .bind(tenant.as_bytes().as_slice())
+    .bind(attachment.server.as_deref())
+    .bind(attachment.host.as_deref())
+    .bind(attachment.device.as_str())
+    .bind(i64::from(attachment.read_only))
+    .bind(attachment.created.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Removes the record of where a volume is attached, if there is one.
+pub(super) async fn detach(connection: &mut SqliteConnection, volume: VolumeId) -> Result<(), MetaError> {
+    let query = sqlx::query("DELETE FROM attachments WHERE volume = $1").bind(volume.as_bytes().as_slice());
+    query.execute(connection).await?;
+    Ok(())
+}
+
+/// Adds a backup under the next number, which no other had before.
+pub(super) async fn insert_backup(connection: &mut SqliteConnection, backup: &Backup) -> Result<(), MetaError> {
+    let number: i64 =
+        sqlx::query_scalar("UPDATE counters SET value = value + 1 WHERE name = 'backups' RETURNING value")
+            .fetch_one(&mut *connection)
+            .await?;
+    sqlx::query(
+        "INSERT INTO backups (id, number, tenant, volume, snapshot, name, description, container, zone, size, objects, \
+         state, reason, origin_number, origin_tenant, created, updated) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+    )
+    .bind(backup.id.as_bytes().as_slice())
+    .bind(number)
+    .bind(backup.tenant.as_bytes().as_slice())
+    .bind(backup.volume.as_bytes().as_slice())
+    .bind(backup.snapshot.as_ref().map(|id| id.as_bytes().as_slice()))
+    .bind(backup.name.as_deref())
+    .bind(backup.description.as_deref())
+    .bind(backup.container.as_deref())
+    .bind(backup.zone.as_deref())
+    .bind(backup.size.get().cast_signed())
+    .bind(backup.objects.map(|objects| i64::try_from(objects).unwrap_or(i64::MAX)))
+    .bind(backup_state_text(backup.state))
+    .bind(backup.reason.as_deref())
+    .bind(backup.origin.map(|(number, _)| i64::try_from(number).unwrap_or(i64::MAX)))
+    .bind(backup.origin.as_ref().map(|(_, tenant)| tenant.as_bytes().as_slice()))
+    .bind(backup.created.0)
+    .bind(backup.updated.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Changes a backup that is in the state `from`; [`MetaError::Conflict`] when it is in another, or gone.
+pub(super) async fn update_backup(
+    connection: &mut SqliteConnection,
+    backup: &Backup,
+    from: BackupState,
+) -> Result<(), MetaError> {
+    let done = sqlx::query(
+        "UPDATE backups SET name = $3, description = $4, container = $5, zone = $6, objects = $7, state = $8, \
+         reason = $9, updated = $10 WHERE id = $1 AND state = $2",
+    )
+    .bind(backup.id.as_bytes().as_slice())
+    .bind(backup_state_text(from))
+    .bind(backup.name.as_deref())
+    .bind(backup.description.as_deref())
+    .bind(backup.container.as_deref())
+    .bind(backup.zone.as_deref())
+    .bind(backup.objects.map(|objects| i64::try_from(objects).unwrap_or(i64::MAX)))
+    .bind(backup_state_text(backup.state))
+    .bind(backup.reason.as_deref())
+    .bind(backup.updated.0)
+    .execute(connection)
+    .await?;
+    if done.rows_affected() == 0 { Err(MetaError::Conflict) } else { Ok(()) }
+}
+
+/// Removes the record of a backup, if there is one.
+pub(super) async fn remove_backup(connection: &mut SqliteConnection, id: BackupId) -> Result<(), MetaError> {
+    sqlx::query("DELETE FROM backups WHERE id = $1").bind(id.as_bytes().as_slice()).execute(connection).await?;
+    Ok(())
+}
+
+/// The keys of a list, its last one the id, so that no two rows are equal.
+fn order_of(sort: &[(SortKey, Direction)]) -> Vec<(SortKey, Direction)> {
+    let mut order: Vec<(SortKey, Direction)> = Vec::with_capacity(sort.len() + 2);
+    for (key, direction) in sort {
+        if !order.iter().any(|(known, _)| known == key) {
+            order.push((*key, *direction));
+        }
+    }
+    if order.is_empty() {
+        order.push((SortKey::Created, Direction::Descending));
+    }
+    if !order.iter().any(|(key, _)| *key == SortKey::Id) {
+        let last = order.last().map_or(Direction::Descending, |(_, direction)| *direction);
+        order.push((SortKey::Id, last));
+    }
+    order
+}
+
+/// The rows behind a marker: equal in the first keys, and behind it in the next.
+///
+/// Comparing rows says so in a way that an index is entered by, but only for keys of one direction; for others the bound
+/// of the first key does, and what is equal in that is looked through.
+fn push_behind(sql: &mut QueryBuilder<Sqlite>, order: &[(SortKey, Direction)], by_name: bool, marker: &Volume) {
+    let (first, direction) = order[0];
+    let behind = |direction| if direction == Direction::Ascending { ">" } else { "<" };
+    if order.iter().all(|(_, other)| *other == direction) {
+        let columns: Vec<&str> = order.iter().map(|(key, _)| column(*key, by_name)).collect();
+        sql.push(format!(" AND ({}) {} (", columns.join(", "), behind(direction)));
+        for (at, (key, _)) in order.iter().enumerate() {
+            sql.push(if at == 0 { "" } else { ", " });
+            push_value(sql, *key, marker);
+        }
+        sql.push(")");
+        return;
+    }
+    sql.push(format!(" AND {} {}= ", column(first, by_name), behind(direction)));
+    push_value(sql, first, marker);
+    sql.push(" AND (");
+    for at in 0..order.len() {
+        if at > 0 {
+            sql.push(" OR ");
+        }
+        sql.push("(");
+        for (key, _) in &order[..at] {
+            sql.push(format!("{} = ", column(*key, by_name)));
+            push_value(sql, *key, marker);
+            sql.push(" AND ");
+        }
+        let (key, direction) = order[at];
+        sql.push(format!("{} {} ", column(key, by_name), behind(direction)));
+        push_value(sql, key, marker);
+        sql.push(")");
+    }
+    sql.push(")");
+}
+
+fn push_value(sql: &mut QueryBuilder<Sqlite>, key: SortKey, volume: &Volume) {
+    match key {
+        SortKey::Created => sql.push_bind(volume.created.0),
+        SortKey::Updated => sql.push_bind(volume.updated.0),
+        SortKey::Size => sql.push_bind(volume.size.get().cast_signed()),
+        SortKey::Id => sql.push_bind(volume.id.as_bytes().to_vec()),
+        SortKey::Name => sql.push_bind(volume.name.clone()),
+        SortKey::State => sql.push_bind(super::volumes::state_columns(volume.state).0),
+    };
+}
+
+/// The column of a key. Few volumes have one name: those of a list by name are found by that and then sorted, and the sign
+/// keeps away the index that is in order already (<https://www.sqlite.org/optoverview.html#uplus>).
+const fn column(key: SortKey, by_name: bool) -> &'static str {
+    match (key, by_name) {
+        (SortKey::Created, false) => "created",
+        (SortKey::Created, true) => "+created",
+        (SortKey::Updated, _) => "updated",
+        (SortKey::Size, _) => "size",
+        (SortKey::Id, _) => "id",
+        (SortKey::Name, _) => "name",
+        (SortKey::State, _) => "state",
+    }
+}
+
+const fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ascending => "ASC",
+        Direction::Descending => "DESC",
+    }
+}
+
+/// What is compared with the value of a pair: the owner's pairs are text.
+fn text_of(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Cuts the row that tells that there are more. A page of none has no end to go on from.
+fn paged<T>(mut items: Vec<T>, limit: Option<u32>) -> Paged<T> {
+    let limit = limit.map_or(usize::MAX, |limit| limit as usize);
+    let has_more = items.len() > limit && limit > 0;
+    items.truncate(limit);
+    Paged { items, has_more }
+}
+
+fn attachment_from(row: &SqliteRow) -> Result<Attachment, MetaError> {
+    Ok(Attachment {
+        volume: VolumeId::from_bytes(id_bytes(row.try_get("volume")?, "volume")?),
+        server: row.try_get("server")?,
+        host: row.try_get("host")?,
+        device: row.try_get("device")?,
+        read_only: row.try_get::<i64, _>("read_only")? != 0,
+        created: UnixTime(row.try_get("created")?),
+    })
+}
+
+fn backup_from(row: &SqliteRow) -> Result<Backup, MetaError> {
+    let count = |number: i64, column| u64::try_from(number).map_err(|_| MetaError::Damaged(column));
+    let snapshot: Option<&[u8]> = row.try_get("snapshot")?;
+    let objects: Option<i64> = row.try_get("objects")?;
+    let origin_number: Option<i64> = row.try_get("origin_number")?;
+    let origin_tenant: Option<&[u8]> = row.try_get("origin_tenant")?;
+    let origin = match (origin_number, origin_tenant) {
+        (Some(number), Some(tenant)) => {
+            let tenant = TenantId::from_bytes(id_bytes(tenant, "origin_tenant")?);
+            Some((count(number, "origin_number")?, tenant))
+        }
+        _ => None,
+    };
+    Ok(Backup {
+        id: BackupId::from_bytes(id_bytes(row.try_get("id")?, "id")?),
+        number: count(row.try_get("number")?, "number")?,
+        tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
+        volume: VolumeId::from_bytes(id_bytes(row.try_get("volume")?, "volume")?),
+        snapshot: snapshot.map(|id| id_bytes(id, "snapshot").map(VolumeId::from_bytes)).transpose()?,
+        name: row.try_get("name")?,
+        description: row.try_get("description")?,
+        container: row.try_get("container")?,
+        zone: row.try_get("zone")?,
+        size: bytes_from(row, "size")?,
+        objects: objects.map(|objects| count(objects, "objects")).transpose()?,
+        state: backup_state_from(row.try_get("state")?)?,
+        reason: row.try_get("reason")?,
+        origin,
+        created: UnixTime(row.try_get("created")?),
+        updated: UnixTime(row.try_get("updated")?),
+    })
+}
+
+const fn backup_state_text(state: BackupState) -> &'static str {
+    match state {
+        BackupState::Creating => "creating",
+        BackupState::Available => "available",
+        BackupState::Restoring => "restoring",
+        BackupState::Deleting => "deleting",
+        BackupState::Error => "error",
+    }
+}
+
+fn backup_state_from(text: &str) -> Result<BackupState, MetaError> {
+    Ok(match text {
+        "creating" => BackupState::Creating,
+        "available" => BackupState::Available,
+        "restoring" => BackupState::Restoring,
+        "deleting" => BackupState::Deleting,
+        "error" => BackupState::Error,
+        _ => return Err(MetaError::Damaged("state")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::VolumeState;
+    use crate::meta::Batch;
+    use crate::meta::testing::{Scene, count, drive, scene};
+
+    fn query() -> BlockQuery {
+        BlockQuery::default()
+    }
+
+    async fn listed(scene: &Scene, query: &BlockQuery) -> (Vec<VolumeId>, bool) {
+        let owner = Owner::Tenant(scene.tenant);
+        let page = scene.meta.block_volumes(owner, VolumeKind::Drive, query).await.unwrap();
+        (page.items.into_iter().map(|told| told.volume.id).collect(), page.has_more)
+    }
+
+    #[tokio::test]
+    async fn pages_in_any_order_hold_each_volume_once() {
+        let scene = scene().await;
+        let volumes: Vec<Volume> = (0..23_u64)
+            .map(|n| Volume {
+                name: format!("n{}", n % 3),
+                size: count(n % 4),
+                charged: count(n % 4),
+                created: UnixTime((n / 5).cast_signed()),
+                ..drive(scene.tenant, 0)
+            })
+            .collect();
+        scene.meta.insert_volumes(volumes.clone(), vec![]).await.unwrap();
+        let keys = [SortKey::Created, SortKey::Name, SortKey::Size, SortKey::Id, SortKey::State, SortKey::Updated];
+        for first in keys {
+            for second in keys {
+                for (one, two) in
+                    [(Direction::Ascending, Direction::Descending), (Direction::Descending, Direction::Ascending)]
+                {
+                    let sort = vec![(first, one), (second, two)];
+                    let (whole, _) = listed(&scene, &BlockQuery { sort: sort.clone(), ..query() }).await;
+                    assert_eq!(whole.len(), volumes.len());
+                    let (mut paged, mut marker) = (Vec::new(), None);
+                    loop {
+                        let page = BlockQuery { sort: sort.clone(), limit: Some(4), marker, ..query() };
+                        let (ids, has_more) = listed(&scene, &page).await;
+                        marker = ids.last().copied();
+                        paged.extend(ids);
+                        if !has_more {
+                            break;
+                        }
+                    }
+                    assert_eq!(paged, whole, "{sort:?}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn without_an_order_the_newest_come_first_and_a_foreign_marker_is_none() {
+        let scene = scene().await;
+        let made = [3, 1, 2].map(|time| Volume { created: UnixTime(time), ..drive(scene.tenant, 1) });
+        scene.meta.insert_volumes(made.to_vec(), vec![]).await.unwrap();
+        assert_eq!(listed(&scene, &query()).await.0, [made[0].id, made[2].id, made[1].id]);
+        let other = scene.meta.add_user("bob", "h", "blue", None, UnixTime(1)).await.unwrap();
+        let marker = BlockQuery { marker: Some(made[0].id), ..query() };
+        let refused = scene.meta.block_volumes(Owner::Tenant(other), VolumeKind::Drive, &marker).await;
+        assert!(matches!(refused, Err(MetaError::NotFound)));
+        let all = scene.meta.block_volumes(Owner::Anyone, VolumeKind::Drive, &marker).await.unwrap();
+        assert_eq!(all.items.len(), 2);
+        let refused = scene.meta.block_volumes(Owner::Anyone, VolumeKind::Snapshot, &marker).await;
+        assert!(matches!(refused, Err(MetaError::NotFound)));
+    }
+
+    #[tokio::test]
+    async fn every_condition_narrows_a_list() {
+        let scene = scene().await;
+        let pairs = |value: serde_json::Value| value.as_object().unwrap().clone();
+        let plain = drive(scene.tenant, 1);
+        let labelled = Volume {
+            name: "b".to_owned(),
+            meta: pairs(json!({"key \" '": "value", "n": 5})),
+            attributes: pairs(json!({"block": {"zone": "az2"}})),
+            state: VolumeState::CloningSource { clones: 2 },
+            ..drive(scene.tenant, 1)
+        };
+        let snapshot =
+            Volume { kind: VolumeKind::Snapshot, source: Some(plain.id.to_string()), ..drive(scene.tenant, 1) };
+        let gone = Volume { state: VolumeState::Deleting, ..drive(scene.tenant, 1) };
+        let all = vec![plain.clone(), labelled.clone(), snapshot.clone(), gone];
+        scene.meta.insert_volumes(all, vec![]).await.unwrap();
+        assert_eq!(listed(&scene, &query()).await.0.len(), 2);
+        for found in [
+            BlockQuery { name: Some("b".to_owned()), ..query() },
+            BlockQuery { zone: Some("az2".to_owned()), ..query() },
+            BlockQuery { metadata: pairs(json!({"key \" '": "value"})), ..query() },
+            BlockQuery { metadata: pairs(json!({"n": "5"})), ..query() },
+            BlockQuery { states: Some(vec![VolumeState::CloningSource { clones: 1 }]), ..query() },
+        ] {
+            assert_eq!(listed(&scene, &found).await.0, [labelled.id], "{found:?}");
+        }
+        for none in [
+            BlockQuery { name: Some("B".to_owned()), ..query() },
+            BlockQuery { metadata: pairs(json!({"n": "5", "key": "value"})), ..query() },
+            BlockQuery { states: Some(vec![]), ..query() },
+            BlockQuery { limit: Some(0), ..query() },
+        ] {
+            assert_eq!(listed(&scene, &none).await.0, [], "{none:?}");
+        }
+        let of = BlockQuery { volume: Some(plain.id), ..query() };
+        let owner = Owner::Tenant(scene.tenant);
+        let snapshots = scene.meta.block_volumes(owner, VolumeKind::Snapshot, &of).await.unwrap();
+        assert_eq!(snapshots.items[0].volume, snapshot);
+        assert_eq!(scene.meta.snapshots_of(scene.tenant, plain.id).await.unwrap(), [snapshot.id]);
+        assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.volumes, 3, "a snapshot is charged for bytes alone");
+    }
+
+    #[tokio::test]
+    async fn a_list_tells_of_every_change_at_once_whoever_made_it() {
+        let scene = scene().await;
+        let made: Vec<Volume> =
+            (0..40).map(|time| Volume { created: UnixTime(time), ..drive(scene.tenant, 1) }).collect();
+        scene.meta.insert_volumes(made.clone(), vec![]).await.unwrap();
+        let owner = Owner::Tenant(scene.tenant);
+        let names = async || {
+            let page = scene.meta.block_volumes(owner, VolumeKind::Drive, &query()).await.unwrap();
+            page.items.into_iter().map(|told| (told.volume.id, told.volume.name)).collect::<Vec<_>>()
+        };
+        let mut expected: Vec<_> = made.iter().rev().map(|volume| (volume.id, volume.name.clone())).collect();
+        assert_eq!(names().await, expected);
+        // Few and many, by this process and by another.
+        let other = Meta::open(&scene.path).await.unwrap();
+        for (meta, some) in [(&scene.meta, 3), (&scene.meta, 40), (&other, 3), (&other, 40)] {
+            for at in 0..some {
+                let id = expected[at].0;
+                let volume = meta.volume(scene.tenant, id).await.unwrap().unwrap();
+                assert_eq!(volume.name, expected[at].1);
+                let renamed = Volume { name: format!("{some} {at}"), ..volume };
+                expected[at].1.clone_from(&renamed.name);
+                meta.update(renamed).await.unwrap();
+            }
+            assert_eq!(names().await, expected);
+        }
+        other.remove_volume(expected.remove(5).0).await.unwrap();
+        assert_eq!(names().await, expected);
+    }
+
+    fn at(volume: VolumeId, server: &str, device: &str) -> Attachment {
+        let (server, device) = (Some(server.to_owned()), device.to_owned());
+        Attachment { volume, server, host: None, device, read_only: false, created: UnixTime(9) }
+    }
+
+    #[tokio::test]
+    async fn a_volume_has_one_server_and_a_device_one_volume() {
+        let scene = scene().await;
+        let attached = |_| Volume { state: VolumeState::InUse { clones: 0 }, ..drive(scene.tenant, 1) };
+        let [one, two] = [0, 1].map(attached);
+        scene.meta.insert_volumes(vec![one.clone(), two.clone()], vec![]).await.unwrap();
+        let attach = async |attachment: &Attachment| {
+            let attach = vec![(scene.tenant, attachment.clone())];
+            scene.meta.apply(Batch { attach, ..Batch::default() }).await.map(drop)
+        };
+        let first = at(one.id, "s", "/dev/vdb");
+        attach(&first).await.unwrap();
+        assert!(matches!(attach(&at(one.id, "t", "/dev/vdb")).await, Err(MetaError::Duplicate)));
+        assert!(matches!(attach(&at(two.id, "s", "/dev/vdb")).await, Err(MetaError::Duplicate)));
+        attach(&at(two.id, "s", "/dev/vdaa")).await.unwrap();
+        let devices: Vec<String> =
+            scene.meta.attachments(scene.tenant, "s").await.unwrap().into_iter().map(|there| there.device).collect();
+        assert_eq!(devices, ["/dev/vdb", "/dev/vdaa"]);
+        let told = scene.meta.with_attachments(vec![one.clone()]).await.unwrap();
+        assert_eq!(told[0].attachment, Some(first));
+        scene.meta.apply(Batch { detach: vec![one.id], ..Batch::default() }).await.unwrap();
+        scene.meta.remove_volume(two.id).await.unwrap();
+        assert_eq!(scene.meta.attachments(scene.tenant, "s").await.unwrap(), []);
+    }
+
+    fn backup(scene: &Scene, created: i64) -> Backup {
+        Backup {
+            id: BackupId::random(),
+            number: 0,
+            tenant: scene.tenant,
+            volume: VolumeId::random(),
+            snapshot: Some(VolumeId::random()),
+            name: Some("b".to_owned()),
+            description: None,
+            container: Some("c".to_owned()),
+            zone: Some("z".to_owned()),
+            size: count(5),
+            objects: Some(3),
+            state: BackupState::Creating,
+            reason: Some("r".to_owned()),
+            origin: Some((9, TenantId::random())),
+            created: UnixTime(created),
+            updated: UnixTime(7),
+        }
+    }
+
+    #[tokio::test]
+    async fn backups_keep_their_fields_and_never_share_a_number() {
+        let scene = scene().await;
+        let [one, two, three] = [1, 2, 3].map(|created| backup(&scene, created));
+        let owner = Owner::Tenant(scene.tenant);
+        let insert = async |backup: &Backup| {
+            scene.meta.apply(Batch { insert_backups: vec![backup.clone()], ..Batch::default() }).await.unwrap();
+        };
+        insert(&one).await;
+        insert(&two).await;
+        scene.meta.apply(Batch { remove_backups: vec![two.id], ..Batch::default() }).await.unwrap();
+        insert(&three).await;
+        let page = scene.meta.backups(owner, &query()).await.unwrap();
+        let expected = [Backup { number: 3, ..three.clone() }, Backup { number: 1, ..one.clone() }];
+        assert_eq!(page.items, expected);
+        let marker = BlockQuery { marker: Some(VolumeId::from_bytes(*three.id.as_bytes())), ..query() };
+        assert_eq!(scene.meta.backups(owner, &marker).await.unwrap().items, expected[1..]);
+        assert_eq!(scene.meta.backup(owner, BackupRef::Number(3)).await.unwrap().unwrap().id, three.id);
+        assert_eq!(scene.meta.backup(owner, BackupRef::Number(2)).await.unwrap(), None);
+
+        let done = Backup { state: BackupState::Available, ..one.clone() };
+        let update = async |from| {
+            let update_backups = vec![(done.clone(), from)];
+            scene.meta.apply(Batch { update_backups, ..Batch::default() }).await.map(drop)
+        };
+        assert!(matches!(update(BackupState::Error).await, Err(MetaError::Conflict)));
+        update(BackupState::Creating).await.unwrap();
+        assert!(matches!(update(BackupState::Creating).await, Err(MetaError::Conflict)));
+        assert_eq!(scene.meta.backups_in(BackupState::Available).await.unwrap()[0].id, one.id);
+    }
+
+    #[tokio::test]
+    async fn a_page_is_entered_by_an_index_and_only_what_is_few_is_sorted() {
+        use Direction::{Ascending, Descending};
+        use SortKey::{Created, Id, Name};
+        let scene = scene().await;
+        let marker = drive(scene.tenant, 1);
+        let (tenant, anyone) = (Owner::Tenant(scene.tenant), Owner::Anyone);
+        let named = Some("b".to_owned());
+        for (owner, sort, name, entry) in [
+            (tenant, vec![], named.clone(), "volumes_by_name (tenant=? AND kind=? AND name=?)"),
+            (tenant, vec![], None, "volumes_of_tenant (tenant=? AND kind=? AND (created,id)<(?,?))"),
+            (
+                tenant,
+                vec![(Created, Ascending)],
+                None,
+                "volumes_of_tenant (tenant=? AND kind=? AND (created,id)>(?,?))",
+            ),
+            (tenant, vec![(Name, Ascending)], None, "volumes_by_name (tenant=? AND kind=? AND (name,id)>(?,?))"),
+            (
+                tenant,
+                vec![(Name, Descending), (Id, Ascending)],
+                None,
+                "volumes_by_name (tenant=? AND kind=? AND name<?)",
+            ),
+            (tenant, vec![(Id, Ascending)], named, "volumes_by_name (tenant=? AND kind=? AND name=? AND id>?)"),
+            (anyone, vec![], None, "volumes_by_kind (kind=? AND (created,id)<(?,?))"),
+        ] {
+            let query = BlockQuery { sort, name, limit: Some(9), ..query() };
+            let sql = page_of(SELECT_VOLUMES, owner, VolumeKind::Drive, &query, Some(&marker)).into_string();
+            let mut explained = QueryBuilder::<Sqlite>::new("EXPLAIN QUERY PLAN ");
+            explained.push(sql);
+            let rows = explained.build().fetch_all(&scene.meta.readers).await.unwrap();
+            let plan = rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("; ");
+            let is_sorted = query.sort.len() > 1 || query.sort.is_empty() && query.name.is_some();
+            assert!(plan.contains(entry) && plan.contains("TEMP B-TREE") == is_sorted, "{query:?}: {plan}");
+        }
+    }
+}
