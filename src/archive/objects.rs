@@ -1,0 +1,360 @@
+//! Objects in a local directory or an S3 bucket: whole when they are there, durable when a put has returned.
+//!
+//! # Cancellation
+//! A put that has begun ends by itself, whoever waits for it: a local one could not be stopped half-way, and one to S3
+//! may have arrived. So whoever removes a backup waits first until no put is under way ([`Objects::quiesce`]).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::ready;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use object_store::aws::{AmazonS3Builder, Checksum, S3ConditionalPut};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{
+    ClientOptions, Error as StoreError, GetOptions, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt as _,
+    PutMode, RetryConfig,
+};
+use tokio::sync::RwLock;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::error::ArchiveError;
+use super::local;
+use super::place::Place;
+use super::{Bucket, Storage};
+
+/// How long one request may take, the 50 MiB that it carries included: 175 kB/s.
+const REQUEST: Duration = Duration::from_mins(5);
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How often a request that failed for no fault of its own is sent again, and for how long altogether. The job that
+/// writes a backup tries again later, too.
+const RETRIES: usize = 5;
+const RETRYING: Duration = Duration::from_mins(1);
+
+/// What is read from a local object at once.
+const READ: u64 = 1 << 20;
+
+/// How often the list of a backup's objects may be found not empty after all of them were removed.
+const SWEEPS: usize = 5;
+
+/// A place for objects. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Objects {
+    store: Arc<dyn ObjectStore>,
+    /// The directory, when it is local.
+    root: Option<Arc<PathBuf>>,
+    /// Whether the storage can make an object only if it is not there.
+    can_create: bool,
+    /// Held for reading by each put that is under way.
+    gate: Arc<RwLock<()>>,
+    tracker: TaskTracker,
+}
+
+/// A put that is under way.
+pub(super) type Put = JoinHandle<Result<Made, ArchiveError>>;
+
+/// What came of a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// The object is there and durable.
+    Yes,
+    /// One was there already, and stays.
+    Existed,
+}
+
+/// Whether a put replaces what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Replace,
+    Create,
+}
+
+impl Objects {
+    /// Makes a local directory if it is not there; a bucket must be there.
+    pub(super) fn open(storage: &Storage, tracker: TaskTracker) -> Result<Self, ArchiveError> {
+        let (store, root, can_create): (Arc<dyn ObjectStore>, _, _) = match storage {
+            Storage::Directory(root) => {
+                local::make_root(root).map_err(ArchiveError::of_disk)?;
+                let root = root.canonicalize().map_err(ArchiveError::of_disk)?;
+                let store = LocalFileSystem::new_with_prefix(&root).map_err(ArchiveError::of_put)?.with_fsync(true);
+                (Arc::new(store), Some(Arc::new(root)), true)
+            }
+            Storage::S3(bucket) => (s3(bucket)?, None, bucket.conditional_put),
+        };
+        Ok(Self { store, root, can_create, gate: Arc::default(), tracker })
+    }
+
+    /// Begins to put an object of a backup.
+    pub(super) async fn put(&self, place: &Place, key: Key, bytes: Vec<u8>, mode: Mode) -> Put {
+        let turn = Arc::clone(&self.gate).read_owned().await;
+        let (objects, place) = (self.clone(), place.clone());
+        self.tracker.spawn(async move {
+            let result = objects.put_now(&place, &key, bytes.into(), mode).await;
+            drop(turn);
+            result
+        })
+    }
+
+    async fn put_now(&self, place: &Place, key: &Key, bytes: Bytes, mode: Mode) -> Result<Made, ArchiveError> {
+        self.on_disk(place, local::make).await?;
+        if mode == Mode::Create {
+            // What the manifest speaks of is found again only by way of the directories above it.
+            self.on_disk(place, local::settle).await?;
+        }
+        let how = match mode {
+            Mode::Create if self.can_create => PutMode::Create,
+            Mode::Create if self.size_of(key).await?.is_some() => return Ok(Made::Existed),
+            Mode::Create | Mode::Replace => PutMode::Overwrite,
+        };
+        match self.store.put_opts(key, bytes.into(), how.into()).await {
+            Ok(_) => Ok(Made::Yes),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) if mode == Mode::Create => {
+                Ok(Made::Existed)
+            }
+            Err(error) => Err(ArchiveError::of_put(error)),
+        }
+    }
+
+    /// Waits until no put is under way, and removes what those that were cut short left of this backup.
+    pub(super) async fn quiesce(&self, place: &Place) -> Result<(), ArchiveError> {
+        let _alone = self.gate.write().await;
+        self.on_disk(place, local::sweep).await
+    }
+
+    /// The bytes of an object that may not be longer than this; `None` when it is not there.
+    pub(super) async fn read_whole(&self, key: &Key, longest: u64) -> Result<Option<Bytes>, ArchiveError> {
+        let found = match self.store.get_opts(key, GetOptions::default()).await {
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            found => found.map_err(ArchiveError::of_store)?,
+        };
+        if found.meta.size > longest {
+            return Err(ArchiveError::Damaged("its manifest is longer than any"));
+        }
+        found.bytes().await.map(Some).map_err(ArchiveError::of_store)
+    }
+
+    /// Some of the bytes of an object; `None` when it is not there.
+    pub(super) async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>, ArchiveError> {
+        match self.store.get_range(key, range).await {
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            result => result.map(Some).map_err(ArchiveError::of_store),
+        }
+    }
+
+    /// Opens an object; its length, and its bytes in order. `None` when it is not there.
+    pub(super) async fn reader(&self, key: &Key) -> Result<Option<(u64, Reader)>, ArchiveError> {
+        let found = match self.store.get_opts(key, GetOptions::default()).await {
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            found => found.map_err(ArchiveError::of_store)?,
+        };
+        let reader = match found.payload {
+            GetResultPayload::File(file, _) => Reader::File(Some(file)),
+            GetResultPayload::Stream(stream) => Reader::Stream(stream),
+        };
+        Ok(Some((found.meta.size, reader)))
+    }
+
+    /// The lengths of the objects of a backup that are there, by number.
+    pub(super) async fn lengths(&self, place: &Place) -> Result<BTreeMap<u64, u64>, ArchiveError> {
+        let mut found = BTreeMap::new();
+        let mut list = self.store.list(Some(&place.prefix()));
+        while let Some(object) = list.next().await {
+            let object = object.map_err(ArchiveError::of_put)?;
+            if let Some(number) = place.number_of(&object.location) {
+                found.insert(number, object.size);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Everything that is there, in no order.
+    pub(super) fn list(&self) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+        self.store.list(None)
+    }
+
+    /// Removes the manifest of a backup, durably. No put to the backup may be under way.
+    pub(super) async fn remove_manifest(&self, place: &Place) -> Result<(), ArchiveError> {
+        match self.store.delete(&place.manifest()).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => self.on_disk(place, local::settle_entries).await,
+            Err(error) => Err(ArchiveError::of_store(error)),
+        }
+    }
+
+    /// Removes the objects of a backup, durably. No put to the backup may be under way.
+    pub(super) async fn remove_objects(&self, place: &Place) -> Result<(), ArchiveError> {
+        for _ in 0..SWEEPS {
+            let owned = place.clone();
+            let keys = self.store.list(Some(&place.prefix())).map_ok(|object| object.location);
+            let keys = keys.try_filter(move |key| ready(owned.number_of(key).is_some())).boxed();
+            let mut gone = self.store.delete_stream(keys);
+            let mut count = 0;
+            while let Some(result) = gone.next().await {
+                match result {
+                    Ok(_) | Err(StoreError::NotFound { .. }) => count += 1,
+                    Err(error) => return Err(ArchiveError::of_store(error)),
+                }
+            }
+            // A list that is read while its entries are removed may have passed over some.
+            if count == 0 {
+                let _alone = self.gate.write().await;
+                return self.on_disk(place, local::tidy).await;
+            }
+        }
+        Err(ArchiveError::Refused("objects that were removed are there again".into()))
+    }
+
+    async fn size_of(&self, key: &Key) -> Result<Option<u64>, ArchiveError> {
+        match self.store.head(key).await {
+            Ok(object) => Ok(Some(object.size)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(ArchiveError::of_store(error)),
+        }
+    }
+
+    /// Does this at the directory, if there is one.
+    async fn on_disk(
+        &self,
+        place: &Place,
+        work: fn(&std::path::Path, &Place) -> std::io::Result<()>,
+    ) -> Result<(), ArchiveError> {
+        let Some(root) = self.root.clone() else { return Ok(()) };
+        let place = place.clone();
+        blocking(move || work(&root, &place)).await?.map_err(ArchiveError::of_disk)
+    }
+}
+
+/// The bytes of an object.
+pub(super) enum Reader {
+    /// `None` only while it is read, and after that was cancelled.
+    File(Option<File>),
+    Stream(BoxStream<'static, Result<Bytes, StoreError>>),
+}
+
+impl Reader {
+    /// The next bytes; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ArchiveError> {
+        match self {
+            Self::Stream(stream) => stream.next().await.transpose().map_err(ArchiveError::of_store),
+            Self::File(slot) => {
+                let Some(mut file) = slot.take() else { return Ok(None) };
+                let (file, read) = blocking(move || {
+                    let mut bytes = Vec::with_capacity(READ as usize);
+                    let read = file.by_ref().take(READ).read_to_end(&mut bytes);
+                    (file, read.map(|_| bytes))
+                })
+                .await?;
+                *slot = Some(file);
+                let bytes = read.map_err(ArchiveError::of_disk)?;
+                Ok((!bytes.is_empty()).then(|| bytes.into()))
+            }
+        }
+    }
+}
+
+/// Runs what blocks or computes for long where that harms nobody. When the future is dropped it ends by itself.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ArchiveError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Cut(error.into()))
+}
+
+fn s3(bucket: &Bucket) -> Result<Arc<dyn ObjectStore>, ArchiveError> {
+    let client = ClientOptions::new().with_timeout(REQUEST).with_connect_timeout(CONNECT);
+    let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRYING, ..RetryConfig::default() };
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(&bucket.name)
+        .with_region(&bucket.region)
+        .with_virtual_hosted_style_request(bucket.virtual_host)
+        .with_conditional_put(if bucket.conditional_put {
+            S3ConditionalPut::ETagMatch
+        } else {
+            S3ConditionalPut::Disabled
+        })
+        .with_disable_bulk_delete(!bucket.bulk_delete)
+        .with_client_options(client)
+        .with_retry(retry);
+    if bucket.checksum {
+        // The storage compares it. It takes the place of the SHA-256 of the body in the signature, which would keep a
+        // thread of the runtime busy for 40 ms for each object.
+        builder = builder.with_checksum_algorithm(Checksum::CRC64NVME).with_unsigned_payload(true);
+    }
+    if let Some(endpoint) = &bucket.endpoint {
+        builder = builder.with_endpoint(endpoint).with_allow_http(is_plain_loopback(endpoint)?);
+    }
+    match (&bucket.access_key_id, &bucket.secret_access_key) {
+        (Some(id), Some(secret)) => {
+            builder = builder.with_access_key_id(id).with_secret_access_key(secret.reveal());
+        }
+        (None, None) => {}
+        _ => return Err(ArchiveError::Settings("access key id and secret go together")),
+    }
+    builder.build().map(|store| Arc::new(store) as _).map_err(|error| ArchiveError::Refused(error.into()))
+}
+
+/// Whether this is a plain HTTP endpoint of this very machine. Elsewhere only HTTPS is taken: whoever is on the way
+/// could read and change every backup.
+fn is_plain_loopback(endpoint: &str) -> Result<bool, ArchiveError> {
+    let uri: http::Uri = endpoint.parse().map_err(|_| ArchiveError::Settings("the endpoint is no URL"))?;
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    match uri.scheme_str() {
+        Some("https") => Ok(false),
+        Some("http") if is_here => Ok(true),
+        Some("http") => Err(ArchiveError::Settings("plain http is for an endpoint on this machine only")),
+        _ => Err(ArchiveError::Settings("the endpoint is an http or https URL")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Secret;
+
+    #[test]
+    fn plain_http_is_for_this_machine_only() {
+        for (endpoint, plain) in [
+            ("http://127.0.0.1:9000", true),
+            ("http://[::1]:9000", true),
+            ("http://localhost", true),
+            ("https://s3.example.com", false),
+            ("https://127.0.0.1", false),
+        ] {
+            assert_eq!(is_plain_loopback(endpoint).unwrap(), plain, "{endpoint}");
+        }
+        for endpoint in
+            ["http://s3.example.com", "http://10.0.0.1", "http://127.0.0.1.example.com", "s3", "ftp://x", ""]
+        {
+            assert!(matches!(is_plain_loopback(endpoint), Err(ArchiveError::Settings(_))), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn no_secret_is_in_what_is_printed() {
+        let bucket = Bucket {
+            secret_access_key: Some(Secret::new("very-secret")),
+            access_key_id: Some("id".to_owned()),
+            ..Bucket::new("b")
+        };
+        let settings = Storage::S3(Box::new(bucket));
+        assert!(!format!("{settings:?}").contains("very-secret"));
+        let objects = Objects::open(&settings, TaskTracker::new()).unwrap();
+        assert!(!format!("{objects:?}").contains("very-secret"));
+    }
+
+    #[test]
+    fn half_of_the_credentials_is_refused() {
+        let bucket = Bucket { access_key_id: Some("id".to_owned()), ..Bucket::new("b") };
+        let opened = Objects::open(&Storage::S3(Box::new(bucket)), TaskTracker::new());
+        assert!(matches!(opened, Err(ArchiveError::Settings(_))));
+    }
+}

@@ -1,0 +1,168 @@
+//! Restores a backup: piece by piece, each decompressed into blocks that the sink gets as they are.
+
+use bytes::Bytes;
+
+use super::error::ArchiveError;
+use super::manifest::{Manifest, Piece, extent};
+use super::objects::{Reader, blocking};
+use super::piece::{Decoder, STAMP, Stamp};
+use super::place::{BackupHead, Place};
+use super::{Archive, BackupSink, Progress};
+use crate::domain::{Extent, Sha256};
+use crate::io::{ALIGN, Block};
+
+const GONE: ArchiveError = ArchiveError::Damaged("an object is missing");
+const LENGTH: ArchiveError = ArchiveError::Damaged("an object has another length than was written");
+const ENDS: ArchiveError = ArchiveError::Damaged("an object ends too early");
+const MORE: ArchiveError = ArchiveError::Damaged("an object goes on after its piece");
+const STAMPED: ArchiveError = ArchiveError::Damaged("an object is that of another piece");
+
+impl Archive {
+    /// Writes a backup to `sink`, first byte to last, and reports after each piece. Only when it returns without an
+    /// error are the bytes that the sink got those that were backed up.
+    pub async fn restore<S: BackupSink>(
+        &self,
+        head: &BackupHead,
+        sink: &mut S,
+        mut report: impl FnMut(Progress) + Send,
+    ) -> Result<Manifest, ArchiveError> {
+        let manifest = self.head(head).await?;
+        let place = head.place();
+        let mut progress = Progress { done: 0, objects: 0 };
+        for (number, piece) in manifest.pieces.numbered() {
+            match piece {
+                Piece::Zeros(count) => {
+                    let extent = extent(number, count, manifest.piece_size, head.size);
+                    sink.zeros(extent).await.map_err(ArchiveError::Sink)?;
+                    progress.done += extent.len;
+                }
+                Piece::Data { stored, sha256 } => {
+                    let extent = extent(number, 1, manifest.piece_size, head.size);
+                    let stamp = Stamp { backup: head.backup, number, plain: extent.len, sha256 };
+                    self.restore_piece(&place, stored, stamp, extent, sink).await?;
+                    progress.done += extent.len;
+                    progress.objects += 1;
+                }
+            }
+            report(progress);
+        }
+        Ok(manifest)
+    }
+
+    async fn restore_piece<S: BackupSink>(
+        &self,
+        place: &Place,
+        stored: u64,
+        stamp: Stamp,
+        extent: Extent,
+        sink: &mut S,
+    ) -> Result<(), ArchiveError> {
+        let (length, reader) = self.objects.reader(&place.object(stamp.number)).await?.ok_or(GONE)?;
+        if length != stored {
+            return Err(LENGTH);
+        }
+        let mut object = Object { reader, left: stored - STAMP as u64, rest: Bytes::new() };
+        let decoder = Decoder::new(extent.len).map_err(|error| ArchiveError::Cut(error.into()))?;
+        let mut work = Work { decoder, input: Bytes::new(), block: None, filled: 0 };
+        let mut offset = extent.offset;
+        while !work.decoder.is_done() {
+            if work.input.is_empty() && work.decoder.is_hungry() {
+                work.input = object.next().await?;
+            }
+            if work.block.is_none() && work.decoder.left() > 0 {
+                // The one before went to the sink, so none is held here (I3).
+                work.block = Some(self.pool.take().await);
+            }
+            let (now, result) = blocking(move || {
+                let result = work.step();
+                (work, result)
+            })
+            .await?;
+            work = now;
+            result.map_err(ArchiveError::Damaged)?;
+            if let Some((block, len)) = work.full_block() {
+                sink.write(offset, block.freeze(), len).await.map_err(ArchiveError::Sink)?;
+                offset += len as u64;
+            }
+        }
+        if !work.input.is_empty() || object.left > 0 {
+            return Err(MORE);
+        }
+        let Work { decoder, .. } = work;
+        check(decoder, stamp.sha256)?;
+        if object.stamp().await? == stamp.encode() { Ok(()) } else { Err(STAMPED) }
+    }
+}
+
+fn check(decoder: Decoder, sha256: Sha256) -> Result<(), ArchiveError> {
+    decoder.finish(sha256).map_err(ArchiveError::Damaged)
+}
+
+/// What a step of decompression works on.
+struct Work {
+    decoder: Decoder,
+    input: Bytes,
+    block: Option<Block>,
+    /// Of the block.
+    filled: usize,
+}
+
+impl Work {
+    fn step(&mut self) -> Result<(), &'static str> {
+        let room = self.block.as_deref_mut().map(|block| &mut block[self.filled..]).unwrap_or_default();
+        self.filled += self.decoder.fill(&mut self.input, room)?;
+        Ok(())
+    }
+
+    /// The block, when no more bytes go into it.
+    fn full_block(&mut self) -> Option<(Block, usize)> {
+        let is_full = self.block.as_deref().is_some_and(|block| block.len() == self.filled);
+        if !is_full && self.decoder.left() > 0 {
+            return None;
+        }
+        let mut block = self.block.take()?;
+        let len = std::mem::take(&mut self.filled);
+        let aligned = len.next_multiple_of(ALIGN).min(block.len());
+        block[len..aligned].fill(0);
+        Some((block, len))
+    }
+}
+
+/// An object that is read: the frame, then the stamp.
+struct Object {
+    reader: Reader,
+    /// Bytes of the frame that were not read yet.
+    left: u64,
+    /// What was read of the stamp.
+    rest: Bytes,
+}
+
+impl Object {
+    /// The next bytes of the frame; an error at its end.
+    async fn next(&mut self) -> Result<Bytes, ArchiveError> {
+        if self.left == 0 {
+            return Err(ENDS);
+        }
+        loop {
+            let mut bytes = self.reader.next().await?.ok_or(ENDS)?;
+            if bytes.is_empty() {
+                continue;
+            }
+            let len = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.rest = bytes.split_off(len);
+            self.left -= len as u64;
+            return Ok(bytes);
+        }
+    }
+
+    /// All that follows the frame, of which no more is held than a stamp and one read.
+    async fn stamp(mut self) -> Result<Vec<u8>, ArchiveError> {
+        let mut stamp = self.rest.to_vec();
+        while stamp.len() <= STAMP
+            && let Some(bytes) = self.reader.next().await?
+        {
+            stamp.extend_from_slice(&bytes);
+        }
+        Ok(stamp)
+    }
+}
