@@ -314,6 +314,29 @@ fn a_draft_replaces_what_an_earlier_attempt_left() {
 }
 
 #[test]
+fn an_image_that_is_published_again_is_replaced_and_who_reads_the_old_one_is_not_disturbed() {
+    on_every_store(async |subject| {
+        // Small ones are files and large ones folders: each over each.
+        for (old, new) in [(BLOCK, BLOCK + 5), (3 * BLOCK, BLOCK), (BLOCK, 3 * BLOCK), (3 * BLOCK, 3 * BLOCK + 1)] {
+            let (before, after) = (noise(old, 1), noise(new, 2));
+            let id = subject.publish(&before).await;
+            let reader = subject.store.open(id).await.unwrap();
+            let draft = subject.draft(id, new).await;
+            subject.fill(&*draft, &after).await;
+            assert!(subject.read(id).await == before, "it is visible before it is published");
+            draft.publish(bytes(new), pieces_for(new)).await.unwrap();
+            assert!(subject.read(id).await == after);
+            assert_eq!(subject.store.open(id).await.unwrap().pieces().await.unwrap(), pieces_for(new));
+            let (block, outcome) = reader.read_at(subject.pool.take().await, BLOCK, 0).await;
+            outcome.unwrap();
+            assert!(block[..BLOCK] == before[..BLOCK]);
+            subject.store.remove(id).await.unwrap();
+            assert_eq!(subject.left(), [""; 0]);
+        }
+    });
+}
+
+#[test]
 fn a_draft_with_a_write_that_never_told_its_end_is_not_published() {
     on_every_store(async |subject| {
         let id = VolumeId::random();

@@ -40,7 +40,12 @@ impl PieceDigester {
     /// Takes the next `len` bytes of the stream, which are zero.
     pub fn update_zeros(&mut self, mut len: u64) {
         while len > 0 {
-            let now = len.min(ZEROS.len() as u64);
+            if self.filled == 0 && len >= PIECE {
+                self.pieces.push(zero_piece());
+                len -= PIECE;
+                continue;
+            }
+            let now = len.min(PIECE - self.filled).min(ZEROS.len() as u64);
             self.update(&ZEROS[..now as usize]);
             len -= now;
         }

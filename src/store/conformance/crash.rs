@@ -14,10 +14,16 @@ const UPLOAD: VolumeId = VolumeId::from_bytes([2; 16]);
 const CLONE: VolumeId = VolumeId::from_bytes([3; 16]);
 const DOOMED: VolumeId = VolumeId::from_bytes([4; 16]);
 const LARGE: VolumeId = VolumeId::from_bytes([5; 16]);
+const REPLACED: VolumeId = VolumeId::from_bytes([6; 16]);
 
 /// What is uploaded as this drive: one that is a file, or one that is a folder.
 fn uploaded(id: VolumeId) -> Vec<u8> {
     noise(if id == LARGE { 3 * BLOCK + 9 } else { BLOCK + 9 }, 2)
+}
+
+/// What takes the place of what was there before.
+fn replacing() -> Vec<u8> {
+    noise(3 * BLOCK + 1, 3)
 }
 
 /// Every kind of step once, each told to `did` when it is durable.
@@ -29,6 +35,11 @@ async fn every_step(subject: &Subject, mut did: impl FnMut(&str)) {
         draft.publish(bytes(content.len()), pieces_for(content.len())).await.unwrap();
         did(step);
     }
+    let content = replacing();
+    let draft = subject.draft(REPLACED, content.len()).await;
+    subject.fill(&*draft, &content).await;
+    draft.publish(bytes(content.len()), pieces_for(content.len())).await.unwrap();
+    did("replace");
     subject.store.clone_image(SOURCE, CLONE).await.unwrap();
     did("clone");
     subject.store.grow(SOURCE, bytes(3 * BLOCK)).await.unwrap();
@@ -54,7 +65,7 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
     let source = noise(2 * BLOCK, 1);
     for at in 1.. {
         let subject = Subject::temporary(IoEngine::threads(1), Direct::Auto);
-        for id in [SOURCE, DOOMED] {
+        for id in [SOURCE, DOOMED, REPLACED] {
             let draft = subject.draft(id, source.len()).await;
             subject.fill(&*draft, &source).await;
             draft.publish(bytes(source.len()), pieces_for(source.len())).await.unwrap();
@@ -70,11 +81,17 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
 
         // Whoever opens the store next needs no repair: what is visible is whole.
         let mut visible = Vec::new();
-        for id in [SOURCE, UPLOAD, CLONE, DOOMED, LARGE] {
+        for id in [SOURCE, UPLOAD, CLONE, DOOMED, LARGE, REPLACED] {
             if !subject.is_missing(id).await {
                 visible.push(id);
                 let read = subject.read(id).await;
-                let expected = if [UPLOAD, LARGE].contains(&id) { uploaded(id) } else { source.clone() };
+                let is_replaced = id == REPLACED && read.len() == replacing().len();
+                assert!(is_replaced || id != REPLACED || !did("replace"), "what was replaced is back at {at}");
+                let expected = match id {
+                    UPLOAD | LARGE => uploaded(id),
+                    REPLACED if is_replaced => replacing(),
+                    _ => source.clone(),
+                };
                 assert!(read[..expected.len()] == expected[..] && is_zero(&read[expected.len()..]), "{id} at {at}");
                 let pieces = subject.store.open(id).await.unwrap().pieces().await.unwrap();
                 assert_eq!(pieces, pieces_for(expected.len()));
@@ -82,7 +99,7 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
                 assert!(grown || read.len() == expected.len() && !(id == SOURCE && did("grow")));
             }
         }
-        assert!(visible.contains(&SOURCE));
+        assert!(visible.contains(&SOURCE) && visible.contains(&REPLACED));
         assert!(visible.contains(&UPLOAD) || !did("publish"), "an acknowledged drive is gone at {at}");
         assert!(visible.contains(&LARGE) || !did("publish a large one"), "an acknowledged drive is gone at {at}");
         assert!(visible.contains(&CLONE) || !did("clone"), "an acknowledged clone is gone at {at}");

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::flush::SharedFlush;
@@ -216,9 +216,11 @@ impl Steps {
                 self.crash.hit("publish: draft directory flushed");
             }
         }
-        fs::rename(&from, &to)?;
+        let replaces = to.try_exists()?;
+        show(&from, &to, replaces)?;
         self.crash.hit("publish: renamed");
         let flushed = match form {
+            _ if replaces => self.flush_places(),
             // Where a rename is not one step of a journal, a power cut may leave the file under its old name too. That
             // name is a leftover for the sweeper, and the file lives on under the other.
             Form::File => self.flush_drives.flush(),
@@ -227,10 +229,14 @@ impl Steps {
         };
         if let Err(error) = flushed {
             // Seen by everyone and perhaps gone tomorrow: better not seen.
-            let _ = fs::rename(&to, &from);
+            let _ = show(&to, &from, replaces);
             return Err(error.into());
         }
         self.crash.hit("publish: visible");
+        if replaces {
+            // What was replaced is where the draft was: a leftover for the sweeper, if this fails.
+            let _ = self.discard(&[&self.incoming], id);
+        }
         Ok(())
     }
 
@@ -438,6 +444,14 @@ pub(super) fn length(file: &File) -> io::Result<ByteCount> {
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+/// Gives a draft the place of an image. What has that place gets the draft's, in the same step.
+fn show(from: &Path, to: &Path, replaces: bool) -> io::Result<()> {
+    if replaces {
+        return Ok(renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)?);
+    }
+    fs::rename(from, to)
 }
 
 /// Unlinks a file, or a folder with all in it; or finds it gone.
