@@ -85,7 +85,8 @@ impl Remote {
         if answer.status == StatusCode::OK { Ok(answer) } else { Err(RemoteError::Status(answer.status)) }
     }
 
-    async fn ask(
+    /// Sends a request. The answer has whatever status.
+    pub(super) async fn ask(
         &self,
         method: &Method,
         url: &Url,
@@ -131,7 +132,7 @@ impl Remote {
             headers: head.headers,
             body: Body { length: None, seen: 0, bounds, stall: policy.stall, time: policy.time, connection, incoming },
         };
-        if answer.status == StatusCode::OK {
+        if answer.status.is_success() {
             answer.measure()?;
         }
         Ok(answer)

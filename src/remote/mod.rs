@@ -31,6 +31,7 @@ mod file;
 mod git;
 mod location;
 mod network;
+mod service;
 #[cfg(test)]
 mod testing;
 
@@ -44,6 +45,7 @@ pub use self::error::{BadUrl, Flaw, Refusal, RemoteError, Surplus};
 pub use self::file::RemoteFile;
 pub use self::location::{FileUrl, Location, Repository};
 pub use self::network::{Network, NotANetwork};
+pub use self::service::{Download, Said, Service};
 
 /// How a source is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

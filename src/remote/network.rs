@@ -30,6 +30,11 @@ impl Network {
         Self { base: IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), prefix }
     }
 
+    /// Every address there is.
+    pub(super) const fn everywhere() -> [Self; 2] {
+        [Self::v4(0, 0, 0, 0), Self::v6(0, 0, 0)]
+    }
+
     /// Whether an address lies in it. An IPv4 address lies in no IPv6 network, nor the other way round.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.base.is_ipv4() == address.is_ipv4() && (bits(self.base) ^ bits(address)) & mask(self.prefix) == 0

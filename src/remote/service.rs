@@ -1,0 +1,152 @@
+//! Services of the cloud that whoever runs this server has named in its configuration: an identity service, an image
+//! service.
+//!
+//! They are trusted with credentials and reached wherever they are; so nothing that a user says decides where a request
+//! goes, and no redirect is followed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use tokio::time::Instant;
+use url::Url;
+
+use super::error::{BadUrl, Flaw, RemoteError};
+use super::exchange::{Body, Bounds};
+use super::network::Network;
+use super::{Policy, Remote, Scheme, location};
+
+/// The most bytes of an answer that is read whole.
+const MOST: u64 = 4 << 20;
+
+/// A service at a base URL. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Service {
+    remote: Remote,
+    base: Url,
+}
+
+/// A whole answer, whatever its status.
+#[derive(Debug)]
+pub struct Said {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// A body that is being fetched from a service. Dropping it closes the connection.
+pub struct Download {
+    body: Body,
+}
+
+impl Service {
+    /// The service at this URL, as in `http://identity.example.com:5000`. A request to it may take this long.
+    pub fn new(base: &str, time: Duration) -> Result<Self, RemoteError> {
+        let mut base = Url::parse(base).map_err(|_| BadUrl::Syntax)?;
+        if !base.username().is_empty() || base.password().is_some() {
+            return Err(BadUrl::Credentials.into());
+        }
+        let (scheme, _, port) = location::parts(&base)?;
+        if scheme == Scheme::Git {
+            return Err(BadUrl::Scheme.into());
+        }
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let policy = Policy {
+            schemes: vec![scheme],
+            ports: vec![port],
+            networks: Network::everywhere().to_vec(),
+            max_bytes: u64::MAX,
+            time,
+            redirects: 0,
+            ..Policy::default()
+        };
+        Ok(Self { remote: Remote::new(policy), base })
+    }
+
+    /// Sends a request; the answer is read whole.
+    pub async fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Said, RemoteError> {
+        let bounds = Bounds { most: MOST, deadline: Instant::now() + self.remote.policy.time };
+        let mut answer = self.remote.ask(method, &self.at(path)?, headers, body, bounds).await?;
+        let mut whole = Vec::new();
+        // An answer to HEAD has none, and one of 204 neither.
+        while method != Method::HEAD
+            && let Some(bytes) = answer.body.next().await?
+        {
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(Said { status: answer.status, headers: answer.headers, body: whole.into() })
+    }
+
+    /// Asks for a body that may take long, and has no more than `most` bytes. The answer is a 200.
+    pub async fn download(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        most: u64,
+        time: Duration,
+    ) -> Result<Download, RemoteError> {
+        let bounds = Bounds { most, deadline: Instant::now() + time };
+        let answer = self.remote.ask(&Method::GET, &self.at(path)?, headers, Bytes::new(), bounds).await?;
+        if answer.status != StatusCode::OK {
+            return Err(RemoteError::Status(answer.status));
+        }
+        if !answer.is_bounded() {
+            return Err(Flaw::Unbounded.into());
+        }
+        Ok(Download { body: answer.body })
+    }
+
+    /// A path beneath the base. What users name is checked before it becomes a part of one.
+    fn at(&self, path: &str) -> Result<Url, RemoteError> {
+        let url = self.base.join(path.trim_start_matches('/')).map_err(|_| BadUrl::Syntax)?;
+        if url.origin() != self.base.origin() || !url.path().starts_with(self.base.path()) {
+            return Err(BadUrl::Syntax.into());
+        }
+        Ok(url)
+    }
+}
+
+impl Download {
+    /// Its next bytes; `None` after the last one, and only if all came. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        self.body.next().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(base: &str) -> Service {
+        Service::new(base, Duration::from_secs(1)).unwrap()
+    }
+
+    #[test]
+    fn a_path_stays_beneath_the_base() {
+        let at = |base: &str, path: &str| service(base).at(path).map(|url| url.to_string()).ok();
+        assert_eq!(at("http://h:5000", "/v3/auth/tokens").unwrap(), "http://h:5000/v3/auth/tokens");
+        assert_eq!(at("https://h/identity", "v3").unwrap(), "https://h/identity/v3");
+        for path in ["//other/v3", "http://other/", "../x", "v3/../../x", "%2e%2e/x"] {
+            let there = at("https://h/identity/", path);
+            assert!(there.is_none_or(|url| url.starts_with("https://h/identity/")), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_service_is_refused() {
+        for base in ["", "h:5000", "git://h/", "ftp://h/", "http://user:secret@h/", "file:///etc"] {
+            assert!(Service::new(base, Duration::from_secs(1)).is_err(), "{base}");
+        }
+    }
+}
