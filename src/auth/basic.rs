@@ -103,9 +103,20 @@ impl Basic {
     /// Who sent this `Authorization` header from this address.
     pub async fn authenticate(&self, authorization: Option<&str>, peer: IpAddr) -> Result<Principal, Fault> {
         let credentials = authorization.and_then(Credentials::parse).ok_or_else(unauthenticated)?;
-        let mark = self.mark(&credentials, peer);
-        if let Some(principal) = self.recall(&mark, &credentials).await? {
-            return Ok(principal);
+        self.check(&credentials, peer).await.map(|record| record.principal())
+    }
+
+    /// The user of this name and password, with the digest that the password is right for: for logins by other ways
+    /// than a header, checked and slowed down like those.
+    pub async fn login(&self, user: &str, password: &str, peer: IpAddr) -> Result<UserRecord, Fault> {
+        let credentials = Credentials::new(user, password).ok_or_else(unauthenticated)?;
+        self.check(&credentials, peer).await
+    }
+
+    async fn check(&self, credentials: &Credentials, peer: IpAddr) -> Result<UserRecord, Fault> {
+        let mark = self.mark(credentials, peer);
+        if let Some(record) = self.recall(&mark, credentials).await? {
+            return Ok(record);
         }
         let caller = self.throttle.caller(peer, &credentials.user);
         let mut served = Duration::ZERO;
@@ -118,8 +129,8 @@ impl Basic {
             let _place = self.places.try_acquire().map_err(|_| too_many(Duration::from_secs(1)))?;
             let permit = self.passwords.permit().await;
             // While this one waited, the same credentials may have been found right: then once is enough.
-            if let Some(principal) = self.recall(&mark, &credentials).await? {
-                return Ok(principal);
+            if let Some(record) = self.recall(&mark, credentials).await? {
+                return Ok(record);
             }
             // Or many guesses that came together may have failed: then those that waited are delayed after all.
             if self.throttle.delay(&caller) <= served {
@@ -135,18 +146,18 @@ impl Basic {
     }
 
     /// Draws the consequences of a comparison; `record` is the user's, if the password was right.
-    fn settle(&self, caller: &Caller, mark: Mark, record: Option<UserRecord>) -> Result<Principal, Fault> {
+    fn settle(&self, caller: &Caller, mark: Mark, record: Option<UserRecord>) -> Result<UserRecord, Fault> {
         let Some(record) = record else {
             self.throttle.failed(caller);
             return Err(unauthenticated());
         };
         self.throttle.succeeded(caller);
-        self.remembered().put(mark, self.clock.now(), record.password_hash);
-        Ok(Principal { user: record.name, tenant: record.tenant })
+        self.remembered().put(mark, self.clock.now(), record.password_hash.clone());
+        Ok(record)
     }
 
-    /// The principal of credentials that were found right a short time ago, if nothing has changed since.
-    async fn recall(&self, mark: &Mark, credentials: &Credentials) -> Result<Option<Principal>, Fault> {
+    /// The user of credentials that were found right a short time ago, if nothing has changed since.
+    async fn recall(&self, mark: &Mark, credentials: &Credentials) -> Result<Option<UserRecord>, Fault> {
         let since = UnixTime(self.clock.now().0.saturating_sub(i64::from(self.remember_seconds) * 1_000 - 1));
         let Some(digest) = self.remembered().get(mark, since).cloned() else { return Ok(None) };
         let record = self.meta.user(&credentials.user).await?;
@@ -154,7 +165,7 @@ impl Basic {
         if unchanged.is_none() {
             self.remembered().remove(mark);
         }
-        Ok(unchanged.map(|record| Principal { user: record.name, tenant: record.tenant }))
+        Ok(unchanged)
     }
 
     fn mark(&self, credentials: &Credentials, peer: IpAddr) -> Mark {
@@ -218,9 +229,13 @@ impl Credentials {
         }
         let decoded = Zeroizing::new(BASE64.decode(encoded.trim_matches(' ')).ok()?);
         let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+        Self::new(user, password)
+    }
+
+    fn new(user: &str, password: &str) -> Option<Self> {
         check_user_name(user).ok()?;
         // RFC 7617 section 2: neither has control characters.
-        if password.contains(char::is_control) {
+        if password.len() > LONGEST_HEADER || password.contains(char::is_control) {
             return None;
         }
         Some(Self { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) })
@@ -232,13 +247,12 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::domain::{FixedClock, Quota, TenantId};
+    use crate::domain::{FixedClock, Quota};
 
     struct Scene {
         basic: Arc<Basic>,
         meta: Meta,
         clock: Arc<FixedClock>,
-        tenant: TenantId,
         _directory: tempfile::TempDir,
     }
 
@@ -249,8 +263,8 @@ mod tests {
         let clock = Arc::new(FixedClock::at(UnixTime(1_000_000)));
         let basic = Arc::new(Basic::new(meta.clone(), settings, clock.clone()));
         let digest = digest_of("sesame:1").await;
-        let tenant = meta.add_user("alice", &digest, "red", Some(Quota::default()), clock.now()).await.unwrap();
-        Scene { basic, meta, clock, tenant, _directory: directory }
+        meta.add_user("alice", &digest, "red", Some(Quota::default()), clock.now()).await.unwrap();
+        Scene { basic, meta, clock, _directory: directory }
     }
 
     async fn scene() -> Scene {
@@ -284,15 +298,15 @@ mod tests {
             self.basic.comparisons.load(Ordering::SeqCst)
         }
 
-        fn alice(&self) -> Principal {
-            Principal { user: "alice".to_owned(), tenant: self.tenant }
+        async fn alice(&self) -> Principal {
+            self.meta.user("alice").await.unwrap().unwrap().principal()
         }
     }
 
     #[tokio::test]
     async fn only_the_right_password_of_a_known_user_is_let_in() {
         let scene = scene().await;
-        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice()));
+        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice().await));
         assert_eq!(scene.login("sesame:2", 1).await, Err(FaultKind::Unauthenticated));
         let wrong = scene.basic.authenticate(Some(&header("alice", "")), address(1)).await.unwrap_err();
         let unknown = scene.basic.authenticate(Some(&header("bob", "sesame:1")), address(1)).await.unwrap_err();
@@ -304,12 +318,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_login_without_a_header_is_checked_and_slowed_down_like_one_with_it() {
+        let scene = scene_with(without_patience()).await;
+        let login = |user: &'static str, password: &'static str| {
+            let basic = Arc::clone(&scene.basic);
+            async move { basic.login(user, password, address(1)).await.map_err(|fault| fault.kind) }
+        };
+        let record = login("alice", "sesame:1").await.unwrap();
+        assert_eq!(Some(record), scene.meta.user("alice").await.unwrap());
+        let unauthenticated = Err(FaultKind::Unauthenticated);
+        for (user, password) in [("bob", "sesame:1"), ("ali:ce", "x"), ("alice", "a\nb"), ("", "")] {
+            assert_eq!(login(user, password).await, unauthenticated);
+        }
+        for _ in 0..4 {
+            assert_eq!(login("alice", "guess").await, unauthenticated);
+        }
+        assert_eq!(login("alice", "guess").await, Err(FaultKind::Throttled { retry_after: 1 }));
+        assert_eq!(scene.login("guess", 1).await, Err(FaultKind::Throttled { retry_after: 1 }));
+    }
+
+    #[tokio::test]
     async fn headers_in_every_legal_form_are_understood() {
         let scene = scene().await;
         let plain = BASE64.encode("alice:sesame:1");
         let bare = plain.trim_end_matches('=');
         for text in [format!("Basic {plain}"), format!("basic {bare}"), format!("BASIC   {plain} ")] {
-            assert_eq!(scene.basic.authenticate(Some(&text), address(1)).await.unwrap(), scene.alice(), "{text}");
+            assert_eq!(scene.basic.authenticate(Some(&text), address(1)).await.unwrap(), scene.alice().await, "{text}");
         }
     }
 
@@ -372,7 +406,7 @@ mod tests {
         assert!(scene.login("sesame:1", 1).await.is_ok());
         scene.meta.set_password("alice", &digest_of("new").await).await.unwrap();
         assert_eq!(scene.login("sesame:1", 1).await, Err(FaultKind::Unauthenticated));
-        assert_eq!(scene.login("new", 1).await, Ok(scene.alice()));
+        assert_eq!(scene.login("new", 1).await, Ok(scene.alice().await));
         scene.meta.remove_user("alice").await.unwrap();
         assert_eq!(scene.login("new", 1).await, Err(FaultKind::Unauthenticated));
     }
@@ -414,7 +448,7 @@ mod tests {
         let throttled = Err(FaultKind::Throttled { retry_after: 1 });
         assert_eq!(scene.login("guess", 2).await, throttled);
         assert_eq!(scene.login("sesame:1", 2).await, throttled, "a right guess is told from a wrong one by nothing");
-        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice()));
+        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice().await));
     }
 
     #[tokio::test]
@@ -426,7 +460,7 @@ mod tests {
         }
         let caller = scene.basic.throttle.caller(address(1), "alice");
         assert_eq!(scene.basic.throttle.delay(&caller), Duration::from_millis(4));
-        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice()));
+        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice().await));
         assert_eq!(scene.basic.throttle.delay(&caller), Duration::ZERO);
     }
 

@@ -1,32 +1,42 @@
-//! Who is calling: users with their passwords and access keys, the slowing down of guesses, and tickets and secrets for
-//! single transfers.
+//! Who is calling: users with their passwords, tokens and access keys, the slowing down of guesses, and tickets and
+//! secrets for single transfers.
 //!
 //! It says who somebody is, not what they may do.
 //!
 //! # Invariants
 //! - No password is kept, in memory or on disk: only slow salted digests, and digests under a key that dies with the
-//!   process. Nothing here logs (I10).
+//!   process; no token either, but its digest. Nothing here logs (I10).
 //! - Secrets are compared in constant time, and an unknown user costs as much as a wrong password.
 //! - The memory that callers without a password can make it use is bounded (I12).
 
 mod basic;
+mod identity;
+mod jwt;
+mod keystone;
 mod passwords;
+mod private_file;
+mod rates;
 mod recent;
 mod secrets;
 mod signatures;
 mod throttle;
 mod tickets;
+mod tokens;
 
 use hmac::{Hmac, KeyInit};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
 pub use basic::{Basic, BasicSettings, check_user_name};
+pub use identity::{Identity, IdentitySettings, check_project_name};
+pub use jwt::{AccessTokens, KeyError, TokenNames};
+pub use keystone::{Keystone, ServiceUser};
 pub use passwords::{PasswordError, Passwords, random_password};
 pub use secrets::{digest_of, is_digest_of, is_secret, random_secret};
 pub use signatures::{Keys, Signed};
 pub use throttle::ThrottleSettings;
 pub use tickets::{Tickets, load_or_create_key};
+pub use tokens::Tokens;
 
 /// HMAC-SHA256 under this key. Filling a short key up with zeros is what HMAC itself does (RFC 2104 section 2), and
 /// makes it infallible here.

@@ -3,9 +3,8 @@
 //! A ticket is its fields, 16 random bytes, and the HMAC-SHA256 of both, in base64url without padding (RFC 4648
 //! section 5). Whoever holds the text can use it, so it is a secret until it expires.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use base64::Engine;
@@ -14,7 +13,7 @@ use hmac::Mac;
 use rand::Rng;
 use zeroize::Zeroizing;
 
-use super::hmac_sha256;
+use super::{hmac_sha256, private_file};
 use crate::domain::{Fault, FaultKind, TenantId, Ticket, UnixTime, Verb, VolumeId};
 
 const VERSION: u8 = 1;
@@ -108,25 +107,18 @@ const fn verb_from(byte: u8) -> Option<Verb> {
 ///
 /// A file that others may read is refused: the key may be known, and whoever knows it can download every volume.
 pub fn load_or_create_key(path: &Path) -> io::Result<Zeroizing<[u8; 32]>> {
-    match File::open(path) {
+    match private_file::open(path) {
         Ok(file) => load(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create(path)?;
-            load(File::open(path)?)
+            load(private_file::open(path)?)
         }
         Err(error) => Err(error),
     }
 }
 
 fn load(mut file: File) -> io::Result<Zeroizing<[u8; 32]>> {
-    let metadata = file.metadata()?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "the key file is open to other users: remove it, or set its mode to 0600 if nobody can have read it",
-        ));
-    }
-    if metadata.len() != 32 {
+    if file.metadata()?.len() != 32 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the key file does not hold 32 bytes: remove it"));
     }
     let mut key = Zeroizing::new([0; 32]);
@@ -134,26 +126,16 @@ fn load(mut file: File) -> io::Result<Zeroizing<[u8; 32]>> {
     Ok(key)
 }
 
-/// Makes the key file appear whole or not at all.
 fn create(path: &Path) -> io::Result<()> {
     let mut key = Zeroizing::new([0; 32]);
     rand::rng().fill_bytes(&mut *key);
-    let draft = path.with_extension("new");
-    // Left by a crash: its key was never used.
-    match std::fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(&*key)?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
+    private_file::write(path, &*key)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use proptest::prelude::*;
 
     use super::*;

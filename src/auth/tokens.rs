@@ -1,0 +1,243 @@
+//! Tokens: random secrets that stand for a user in a project, for a time.
+//!
+//! # Invariants
+//! - Only the digest of a token is kept, in memory and in the database. It is found by that digest: what the time of a
+//!   search could tell is of a digest, which nobody can choose.
+//! - A token that is revoked here is refused from then on. What another process changes (it removes the user, or ends a
+//!   membership) is noticed within [`REMEMBERED_FOR`].
+//!
+//! # Cancellation
+//! Dropping `check` is safe. A dropped `issue` or `revoke` either happened or not.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::keystone::Keystone;
+use super::recent::Recent;
+use super::secrets::{digest_of, random_secret};
+use crate::domain::{Clock, Fault, FaultKind, Principal, Project, Secret, Token, TokenId, UnixTime, User};
+use crate::meta::Meta;
+
+/// For so many milliseconds a token that was good is not looked for again: a client's calls come in bursts.
+const REMEMBERED_FOR: i64 = 5_000;
+/// How many are remembered, about 400 bytes each.
+const REMEMBERED: usize = 4_096;
+/// Longer than any token, those with data of their own included; what is longer is refused before it is digested.
+const LONGEST: usize = 4096;
+
+/// Issues tokens and checks them.
+pub struct Tokens {
+    source: Source,
+    clock: Arc<dyn Clock>,
+    known: Mutex<Known>,
+}
+
+/// Who says whether a token is good.
+#[derive(Debug)]
+enum Source {
+    /// We do, who issued it.
+    Own(Meta),
+    /// An identity service elsewhere, which issues them.
+    Elsewhere(Box<Keystone>),
+}
+
+/// The tokens that were good a short time ago.
+struct Known {
+    tokens: Recent<[u8; 32], Token>,
+    /// How often one was revoked: whoever has read a token before that must not remember it after.
+    revocations: u64,
+}
+
+impl Tokens {
+    /// Tokens that are kept in this database.
+    pub fn new(meta: Meta, clock: Arc<dyn Clock>) -> Self {
+        let known = Known { tokens: Recent::new(REMEMBERED), revocations: 0 };
+        Self { source: Source::Own(meta), clock, known: Mutex::new(known) }
+    }
+
+    /// Tokens of an identity service elsewhere.
+    pub fn elsewhere(keystone: Keystone, clock: Arc<dyn Clock>) -> Self {
+        let known = Known { tokens: Recent::new(REMEMBERED), revocations: 0 };
+        Self { source: Source::Elsewhere(Box::new(keystone)), clock, known: Mutex::new(known) }
+    }
+
+    /// For whom this text of an `X-Auth-Token` field stands.
+    pub async fn authenticate(&self, token: Option<&str>) -> Result<Principal, Fault> {
+        let token = Secret::new(token.ok_or_else(refused)?);
+        let Token { user, project, .. } = self.check(&token).await?.ok_or_else(refused)?;
+        Ok(Principal { user: user.name, user_id: user.id, tenant: project.id, is_admin: user.is_admin })
+    }
+
+    /// What a token stands for, if it is good.
+    pub(super) async fn check(&self, token: &Secret) -> Result<Option<Token>, Fault> {
+        if token.reveal().is_empty() || token.reveal().len() > LONGEST {
+            return Ok(None);
+        }
+        let (digest, now) = (digest_of(token), self.clock.now());
+        let (remembered, revocations) = {
+            let known = self.known();
+            let since = UnixTime(now.0.saturating_sub(REMEMBERED_FOR - 1));
+            (known.tokens.get(&digest.0, since).cloned(), known.revocations)
+        };
+        if let Some(token) = remembered.filter(|token| token.expires > now) {
+            return Ok(Some(token));
+        }
+        let found = match &self.source {
+            Source::Own(meta) => meta.token(&digest, now).await?,
+            Source::Elsewhere(keystone) => keystone.token(token).await?.filter(|token| token.expires > now),
+        };
+        let mut known = self.known();
+        match &found {
+            Some(token) if known.revocations == revocations => known.tokens.put(digest.0, now, token.clone()),
+            Some(_) | None => {}
+        }
+        Ok(found)
+    }
+
+    /// Makes a token: the secret, and what it stands for.
+    pub(super) async fn issue(
+        &self,
+        user: User,
+        project: Project,
+        is_renewed: bool,
+        expires: UnixTime,
+    ) -> Result<(Secret, Token), Fault> {
+        let token = Token { id: TokenId::random(), user, project, is_renewed, issued: self.clock.now(), expires };
+        let secret = random_secret();
+        match &self.source {
+            Source::Own(meta) => meta.insert_token(&digest_of(&secret), &token).await?,
+            Source::Elsewhere(_) => return Err(elsewhere()),
+        }
+        Ok((secret, token))
+    }
+
+    /// Ends a token, durably.
+    pub(super) async fn revoke(&self, token: &Secret) -> Result<(), Fault> {
+        let digest = digest_of(token);
+        match &self.source {
+            Source::Own(meta) => meta.remove_token(&digest).await?,
+            Source::Elsewhere(_) => return Err(elsewhere()),
+        }
+        let mut known = self.known();
+        known.revocations += 1;
+        known.tokens.remove(&digest.0);
+        Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A map of copies stays usable whatever panicked beside it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens")
+    }
+}
+
+fn elsewhere() -> Fault {
+    Fault::new(
+        FaultKind::NotFound,
+        "tokens are issued and ended by the identity service that this server is told to use",
+    )
+}
+
+/// One answer for all reasons.
+pub(super) fn refused() -> Fault {
+    Fault::new(FaultKind::Unauthenticated, "a valid token is needed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{FixedClock, Named};
+
+    struct Scene {
+        tokens: Tokens,
+        meta: Meta,
+        clock: Arc<FixedClock>,
+        user: User,
+        project: Project,
+        directory: tempfile::TempDir,
+    }
+
+    /// A user `alice` with the project `red`.
+    async fn scene() -> Scene {
+        let directory = tempfile::tempdir().unwrap();
+        let meta = Meta::open(&directory.path().join("meta.db")).await.unwrap();
+        let clock = Arc::new(FixedClock::at(UnixTime(1_000_000)));
+        meta.add_user("alice", "hash", "red", None, clock.now()).await.unwrap();
+        let user = meta.account(&Named::Name("alice".to_owned())).await.unwrap().unwrap();
+        let project = Project { id: user.project, name: "red".to_owned() };
+        let tokens = Tokens::new(meta.clone(), clock.clone());
+        Scene { tokens, meta, clock, user, project, directory }
+    }
+
+    impl Scene {
+        async fn issue(&self) -> Secret {
+            let expires = self.clock.now().plus_seconds(60);
+            self.tokens.issue(self.user.clone(), self.project.clone(), false, expires).await.unwrap().0
+        }
+
+        async fn is_good(&self, token: &Secret) -> bool {
+            self.tokens.authenticate(Some(token.reveal())).await.is_ok()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_stands_for_its_user_in_its_project_until_it_expires() {
+        let scene = scene().await;
+        let token = scene.issue().await;
+        let principal = scene.tokens.authenticate(Some(token.reveal())).await.unwrap();
+        assert_eq!((principal.user.as_str(), principal.tenant), ("alice", scene.project.id));
+        scene.clock.advance_seconds(59);
+        assert!(scene.is_good(&token).await);
+        scene.clock.advance_seconds(1);
+        assert!(!scene.is_good(&token).await, "although it was remembered");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_token_is_refused_without_telling_why() {
+        let scene = scene().await;
+        let mut told = Vec::new();
+        for text in [None, Some(""), Some("x"), Some(&*"0".repeat(64)), Some(&*"0".repeat(100_000))] {
+            let fault = scene.tokens.authenticate(text).await.unwrap_err();
+            assert_eq!(fault.kind, FaultKind::Unauthenticated);
+            told.push(fault.told);
+        }
+        told.dedup();
+        assert_eq!(told.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_revoked_token_is_refused_at_once_and_others_are_not() {
+        let scene = scene().await;
+        let (one, other) = (scene.issue().await, scene.issue().await);
+        assert!(scene.is_good(&one).await && scene.is_good(&other).await);
+        scene.tokens.revoke(&one).await.unwrap();
+        assert!(!scene.is_good(&one).await);
+        assert!(scene.is_good(&other).await);
+    }
+
+    #[tokio::test]
+    async fn what_another_process_changes_is_noticed_after_a_short_time() {
+        let scene = scene().await;
+        let token = scene.issue().await;
+        assert!(scene.is_good(&token).await);
+        scene.meta.set_password("alice", "new").await.unwrap();
+        scene.clock.advance_seconds(5);
+        assert!(!scene.is_good(&token).await);
+    }
+
+    #[tokio::test]
+    async fn only_the_digest_of_a_token_is_kept() {
+        let scene = scene().await;
+        let token = scene.issue().await;
+        scene.meta.close().await;
+        for entry in std::fs::read_dir(scene.directory.path()).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            assert!(!bytes.windows(64).any(|window| window == token.reveal().as_bytes()));
+        }
+    }
+}
