@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{Control, ROUNDS, busy, no_such_drive};
 use crate::domain::{
     ByteCount, CloneSpec, Command, DriveFilter, DriveSpec, Fault, FaultKind, Listing, Outcome, Page, Patch, Pieces,
-    Principal, Volume, VolumeEvent, VolumeId, VolumeState,
+    Principal, TenantId, Volume, VolumeEvent, VolumeId, VolumeState,
 };
-use crate::meta::{Batch, JobKind, MetaError, NewJob};
+use crate::meta::{Batch, JobKind, MetaError, NewJob, Vacancy};
 use crate::store::DraftOptions;
 use crate::transfer::Stop;
 
@@ -29,6 +29,15 @@ impl Control {
             Command::Describe => Ok(Outcome::Described(self.limits())),
             Command::Tree(command) => self.execute_tree(principal, command).await,
             Command::Session(command) => self.execute_session(principal, command).await,
+            Command::Block(command) => Box::pin(self.execute_block(principal, command)).await.map(Outcome::Block),
+            Command::Hpc(command) => self.execute_hpc(principal, command).await.map(Outcome::Hpc),
+            Command::In { tenant, command } => {
+                if !principal.is_admin {
+                    return Err(Fault::new(FaultKind::Forbidden, "only an administrator works in another tenant"));
+                }
+                let within = Principal { tenant, ..principal.clone() };
+                Box::pin(self.execute(&within, *command)).await
+            }
         }
     }
 
@@ -46,29 +55,37 @@ impl Control {
             specs.into_iter().map(|spec| Volume::begun(principal.tenant, spec, VolumeState::Creating, now)).collect();
         let control = self.clone();
         // To its end even when the caller goes: half of the drives would be left otherwise.
-        let work = async move { control.make_blank(drives).await };
-        self.parts.tracker.spawn(work).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
+        let work = async move {
+            control.insert_blank(&drives, None).await?;
+            control.fill_blank(drives).await
+        };
+        let created = self.parts.tracker.spawn(work).await.unwrap_or_else(|crash| Err(Fault::internal(crash)));
+        created.map(Outcome::Created)
     }
 
-    async fn make_blank(&self, drives: Vec<Volume>) -> Result<Outcome, Fault> {
-        let ids: Vec<VolumeId> = drives.iter().map(|drive| drive.id).collect();
-        self.parts.meta.apply(Batch { insert: drives.clone(), ..Batch::default() }).await?;
+    /// Begins to make blank drives: writes their rows.
+    pub(super) async fn insert_blank(&self, drives: &[Volume], vacant: Option<Vacancy>) -> Result<(), MetaError> {
+        self.parts.meta.apply(Batch { insert: drives.to_vec(), vacant, ..Batch::default() }).await?;
         self.parts.crash.hit("create: rows");
+        Ok(())
+    }
+
+    /// Makes the blank drives of these rows: all of them, or none and their rows go. To be run to its end.
+    pub(super) async fn fill_blank(&self, drives: Vec<Volume>) -> Result<Vec<Volume>, Fault> {
+        let ids: Vec<VolumeId> = drives.iter().map(|drive| drive.id).collect();
         let made = async {
             for drive in &drives {
                 self.publish_blank(drive).await?;
             }
             self.complete(drives).await
         };
-        match made.await {
-            Ok(created) => Ok(Outcome::Created(created)),
-            Err(fault) => {
-                for id in ids {
-                    self.discard(id).await;
-                }
-                Err(fault)
+        let made = made.await;
+        if made.is_err() {
+            for id in ids {
+                self.discard(id).await;
             }
         }
+        made
     }
 
     async fn publish_blank(&self, drive: &Volume) -> Result<(), Fault> {
@@ -140,7 +157,7 @@ impl Control {
         Ok(())
     }
 
-    fn check_size(&self, size: ByteCount) -> Result<(), Fault> {
+    pub(super) fn check_size(&self, size: ByteCount) -> Result<(), Fault> {
         let limits = self.limits();
         if size < limits.min_drive || size > limits.max_drive {
             let told = format!("must be from {} to {} bytes", limits.min_drive, limits.max_drive);
@@ -183,14 +200,26 @@ impl Control {
         Ok(Outcome::Started(Box::new(self.find(principal.tenant, target).await?)))
     }
 
-    /// All of them or, when one cannot be deleted, none.
-    async fn delete(self: &Arc<Self>, principal: &Principal, mut ids: Vec<VolumeId>) -> Result<Outcome, Fault> {
+    pub(super) async fn delete(self: &Arc<Self>, principal: &Principal, ids: Vec<VolumeId>) -> Result<Outcome, Fault> {
+        for id in &ids {
+            self.find(principal.tenant, *id).await?;
+        }
+        self.delete_all(principal.tenant, ids).await
+    }
+
+    /// Removes drives and snapshots: all of them or, when one cannot be deleted, none.
+    pub(super) async fn delete_all(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        mut ids: Vec<VolumeId>,
+    ) -> Result<Outcome, Fault> {
         ids.sort_unstable();
         ids.dedup();
         for _ in 0..ROUNDS {
             let mut update = Vec::with_capacity(ids.len());
             for id in &ids {
-                let mut volume = self.find(principal.tenant, *id).await?;
+                let volume = self.parts.meta.volume(tenant, *id).await?;
+                let mut volume = volume.ok_or_else(|| no_such_drive(*id))?;
                 volume.step(VolumeEvent::DeleteStarted).map_err(busy)?;
                 update.push(volume);
             }

@@ -20,7 +20,7 @@ use crate::store::StoreError;
 const LEASE_SECONDS: u32 = 60;
 
 /// A job that was lost by an accident of the disk is tried again this often.
-const ATTEMPTS: u32 = 3;
+pub(super) const ATTEMPTS: u32 = 3;
 
 /// The wait before the next attempt.
 const RETRY_SECONDS: u32 = 10;
@@ -35,7 +35,8 @@ impl Control {
     /// Starts the workers; they end when `stop` is cancelled. A job that is cut short is begun again at the next start.
     pub async fn start_jobs(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), Fault> {
         self.parts.meta.release_leases_of_others(&self.owner.to_string()).await?;
-        let lanes = std::iter::repeat_n(Lane::Prompt, COPIERS).chain([Lane::Idle]);
+        self.recover_backups().await?;
+        let lanes = std::iter::repeat_n(Lane::Prompt, COPIERS).chain([Lane::Long, Lane::Long, Lane::Idle]);
         for lane in lanes {
             let (control, stop) = (self.clone(), stop.clone());
             self.parts.tracker.spawn(async move {
@@ -68,12 +69,16 @@ impl Control {
         let kind = match job.kind {
             JobKind::Clone { .. } => "clone",
             JobKind::Resize { .. } => "resize",
+            JobKind::Backup { .. } => "backup",
+            JobKind::Restore { .. } => "restore",
             JobKind::Seal => "seal",
         };
         let work = async {
             match job.kind {
                 JobKind::Clone { source } => self.run_clone(&job, source).await,
                 JobKind::Resize { size } => self.run_resize(&job, size).await,
+                JobKind::Backup { backup } => Box::pin(self.run_backup(&job, backup)).await,
+                JobKind::Restore { backup } => Box::pin(self.run_restore(&job, backup)).await,
                 JobKind::Seal => self.run_seal(&job).await,
             }
         };
@@ -119,7 +124,7 @@ impl Control {
         };
         let copied = match damage {
             Some(error) => Err(error),
-            None => self.parts.store.clone_image(source, job.volume).await,
+            None => self.copy(source, job.volume).await?,
         };
         let (failure, damage) = match copied {
             Ok(()) => (None, None),
@@ -148,6 +153,21 @@ impl Control {
             self.tell_spoiled(source, why);
         }
         Ok(())
+    }
+
+    /// Copies an image, and grows the copy to the size of its volume. The outer error is of the database.
+    async fn copy(&self, source: VolumeId, target: VolumeId) -> Result<Result<(), StoreError>, Fault> {
+        let Some(volume) = self.parts.meta.volume_any(target).await? else {
+            return Ok(Err(StoreError::Missing(target)));
+        };
+        let copied = async {
+            self.parts.store.clone_image(source, target).await?;
+            if self.parts.store.open(target).await?.size() < volume.size {
+                self.parts.store.grow(target, volume.size).await?;
+            }
+            Ok(())
+        };
+        Ok(copied.await)
     }
 
     async fn run_resize(&self, job: &Job, size: ByteCount) -> Result<(), Fault> {
@@ -224,7 +244,7 @@ impl Control {
     }
 }
 
-fn spoil(volume: &mut Volume, why: &str) -> Result<(), Fault> {
+pub(super) fn spoil(volume: &mut Volume, why: &str) -> Result<(), Fault> {
     volume.reason = Some(why.to_owned());
     volume.step(VolumeEvent::Spoiled).map_err(busy)
 }

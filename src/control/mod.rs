@@ -5,9 +5,11 @@
 //! that after a crash there is garbage, which the sweeper finds, and never a ready row without its bytes.
 
 mod account;
+mod block;
 mod commands;
 mod download;
 mod fetch;
+mod hpc;
 mod jobs;
 mod seal;
 mod sessions;
@@ -23,20 +25,22 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use crate::archive::Archive;
 use crate::auth::Tickets;
 use crate::domain::{
-    ByteCount, Clock, CrashPoints, Fault, FaultKind, IllegalStep, JobId, Limits, TenantId, Volume, VolumeId,
-    VolumeKind, VolumeState,
+    ByteCount, Clock, CrashPoints, Fault, FaultKind, HpcCatalogue, IllegalStep, JobId, Limits, TenantId, Volume,
+    VolumeId, VolumeKind, VolumeState,
 };
 use crate::io::Pool;
 use crate::meta::{Batch, Meta, MetaError};
 use crate::metrics::Metrics;
-use crate::remote::Remote;
+use crate::remote::{Remote, Service};
 use crate::store::{BlockStore, TreeStore};
 use crate::transfer::Transfers;
 use crate::tree::Policy;
 
 pub use account::Account;
+pub use block::BlockSettings;
 pub use download::{Opened, Packable};
 pub use unpack::AdmittedTree;
 pub use upload::Admitted;
@@ -71,6 +75,14 @@ pub struct Parts {
     pub crash: CrashPoints,
     /// How to go about it.
     pub settings: Settings,
+    /// What block storage offers.
+    pub block: BlockSettings,
+    /// Where backups are.
+    pub archive: Archive,
+    /// The image service; without one, images are drives here.
+    pub glance: Option<Service>,
+    /// Which regions and types HPC-AI's API offers.
+    pub hpc: HpcCatalogue,
 }
 
 /// How the use cases go about their work.
@@ -252,6 +264,15 @@ fn busy(step: IllegalStep) -> Fault {
         VolumeState::Creating => "being created",
         VolumeState::Available => "at rest",
         VolumeState::CloningSource { .. } | VolumeState::CloningTarget => "being cloned",
+        VolumeState::Downloading => "being filled from an image",
+        VolumeState::Attaching => "being attached",
+        VolumeState::InUse { .. } => "attached",
+        VolumeState::Detaching => "being detached",
+        VolumeState::BackingUp { .. } => "being backed up",
+        VolumeState::Restoring => "being restored",
+        VolumeState::ErrorAttaching => "not attached, after an error",
+        VolumeState::ErrorDetaching => "not detached, after an error",
+        VolumeState::ErrorRestoring => "not restored, after an error",
         VolumeState::Resizing => "being resized",
         VolumeState::Unavailable => "unavailable",
         VolumeState::Deleting => "being deleted",

@@ -23,6 +23,12 @@ impl Control {
     /// Cleans up after the process before, before anything else runs.
     pub async fn recover(&self) -> Result<(), Fault> {
         self.recover_sessions().await?;
+        for volume in self.parts.meta.volumes_in(&[VolumeState::Downloading]).await? {
+            // Copies of images go on by their jobs. A fetch from a service had a token that is gone.
+            if !self.parts.meta.has_jobs(volume.id).await? {
+                self.spoil_unfilled(volume.id, "the server was restarted while the image was fetched").await;
+            }
+        }
         self.sweep(UnixTime(i64::MAX)).await?;
         // Only here: later, a content may be new and its row not durable yet.
         let (trees, meta, runtime) = (self.parts.trees.clone(), self.parts.meta.clone(), Handle::current());
@@ -95,7 +101,14 @@ impl Control {
         }
         let is_owned = self.ask_rows(|_| true);
         let is_filled = self.ask_rows(|volume| {
-            matches!(volume.state, VolumeState::Uploading | VolumeState::Creating | VolumeState::CloningTarget)
+            matches!(
+                volume.state,
+                VolumeState::Uploading
+                    | VolumeState::Creating
+                    | VolumeState::CloningTarget
+                    | VolumeState::Downloading
+                    | VolumeState::Restoring
+            )
         });
         let removed = self.parts.store.sweep(is_owned, is_filled).await?;
         if !removed.is_empty() {

@@ -23,7 +23,7 @@ impl Control {
             TreeCommand::List => Ok(Outcome::Trees(self.parts.meta.trees(principal.tenant).await?)),
             TreeCommand::Show(name) => Ok(Outcome::Tree(Box::new(self.find_tree(principal.tenant, &name).await?))),
             TreeCommand::Create { name, size, labels } => self.create_tree(principal, name, size, labels).await,
-            TreeCommand::Delete { name, force } => self.delete_tree(principal, &name, force).await,
+            TreeCommand::Delete { name, force } => self.delete_tree(principal, &name, None, force).await,
             TreeCommand::OpenDownload(name) => {
                 let tree = self.find_tree(principal.tenant, &name).await?;
                 check_readable(&tree)?;
@@ -62,9 +62,19 @@ impl Control {
         }
     }
 
-    async fn delete_tree(self: &Arc<Self>, principal: &Principal, name: &str, force: bool) -> Result<Outcome, Fault> {
+    /// Removes the tree of this name, if it is the one of this id where that is given.
+    pub(super) async fn delete_tree(
+        self: &Arc<Self>,
+        principal: &Principal,
+        name: &str,
+        id: Option<VolumeId>,
+        force: bool,
+    ) -> Result<Outcome, Fault> {
         for _ in 0..ROUNDS {
             let mut tree = self.find_tree(principal.tenant, name).await?;
+            if id.is_some_and(|id| id != tree.id) {
+                return Err(no_such_tree(name));
+            }
             if let Some(session) = self.parts.meta.session_of(tree.id).await? {
                 if !force {
                     return Err(Fault::new(FaultKind::Conflict, format!("the volume {name} is being initialised")));

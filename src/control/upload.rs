@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::Control;
 use super::account::Account;
+use super::jobs::spoil;
 use super::trees::is_tree;
 use crate::domain::{
     ByteCount, DriveSpec, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent,
@@ -20,7 +21,7 @@ use crate::domain::{
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::metrics::Direction;
-use crate::store::{Draft, DraftOptions, StoreError};
+use crate::store::{Draft, DraftOptions, Reservation, StoreError};
 use crate::transfer::{Allowance, Phase, Progress, ReceiveError, ReceiveOptions, Received, Source, Stop, receive};
 
 /// How much quota and space an upload of unknown length takes at a time: few trips to the database, little taken that
@@ -60,13 +61,28 @@ impl Control {
         let volume = Volume::begun(principal.tenant, spec, VolumeState::Uploading, self.parts.clock.now());
         // A stream of unknown length will have at least the least size.
         let volume = Volume { charged, ..volume };
+        self.begin_filling(volume, plan, reservation, Failure::Remove).await
+    }
+
+    /// Begins to fill a volume that has no row yet.
+    pub(super) async fn begin_filling(
+        self: &Arc<Self>,
+        volume: Volume,
+        plan: ReceivePlan,
+        reservation: Reservation,
+        failure: Failure,
+    ) -> Result<Admitted, Fault> {
         let id = volume.id;
         // Among the running before the row is there: the sweeper removes uploading rows that nobody runs.
-        let running = self.parts.transfers.start(Arc::new(Progress::receiving(id)));
-        let mut undo = Undo { control: self.clone(), id, armed: true, making: None };
+        let progress = match failure {
+            Failure::Remove => Progress::receiving(id),
+            Failure::Spoil => Progress::fetching(id),
+        };
+        let running = self.parts.transfers.start(Arc::new(progress));
+        let mut undo = Undo { control: self.clone(), id, armed: true, making: None, failure };
         // Provisional: without its row, what the upload has made is removed at the next start like any leftover.
-        let row = Batch { insert: vec![volume.clone()], is_provisional: true, ..Batch::default() };
-        self.parts.meta.apply(row).await?;
+        let is_provisional = failure == Failure::Remove;
+        self.parts.meta.apply(Batch { insert: vec![volume.clone()], is_provisional, ..Batch::default() }).await?;
         self.parts.crash.hit("upload: row");
         let (control, options) = (self.clone(), DraftOptions { expected: plan.length, reservation });
         undo.making = Some(self.parts.tracker.spawn(async move {
@@ -138,7 +154,7 @@ impl Admitted {
             Ok(row) => row.is_none_or(|volume| volume.state == VolumeState::Deleting),
             Err(_) => false,
         };
-        self.undo.now().await;
+        self.undo.now(&reason_of(&fault)).await;
         // A deletion shows itself in many ways, depending on which step it meets.
         if is_deleted { Stop::Deleted.into() } else { fault }
     }
@@ -175,7 +191,7 @@ impl Admitted {
         {
             return Err(Fault::new(FaultKind::DigestMismatch, "the bytes received do not have the asserted SHA-256"));
         }
-        let size = bytes.max(control.limits().min_drive);
+        let size = bytes.max(control.limits().min_drive).max(self.volume.size);
         control.parts.crash.hit("upload: received");
         draft.publish(size, received.pieces).await?;
         control.parts.crash.hit("upload: published");
@@ -199,6 +215,16 @@ impl Admitted {
         }
         Ok(received.sha256)
     }
+}
+
+/// Why a volume could not be filled. What became of its source tells more than that its bytes ended.
+fn reason_of(fault: &Fault) -> String {
+    let cause = fault.cause.as_deref().filter(|_| fault.kind == FaultKind::BodyIncomplete);
+    let mut innermost = cause.map(|cause| cause as &dyn std::error::Error);
+    while let Some(source) = innermost.and_then(std::error::Error::source) {
+        innermost = Some(source);
+    }
+    innermost.map_or_else(|| fault.told.clone(), ToString::to_string)
 }
 
 /// Takes quota and space as a stream of unknown length grows.
@@ -237,11 +263,21 @@ impl Allowance for Growth<'_> {
     }
 }
 
-/// Removes what an upload has made, unless it was completed.
+/// What becomes of a volume that could not be filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Its caller was told, and it goes.
+    Remove,
+    /// Its caller was told that it is being made: it stays, unavailable, and says why.
+    Spoil,
+}
+
+/// Undoes what an upload has made, unless it was completed.
 struct Undo {
     control: Arc<Control>,
     id: VolumeId,
     armed: bool,
+    failure: Failure,
     /// The draft, which may still be on its way: what is not there yet cannot be removed.
     making: Option<JoinHandle<Result<Arc<dyn Draft>, StoreError>>>,
 }
@@ -255,11 +291,14 @@ impl Undo {
         Ok(made.map_err(Fault::internal)??)
     }
 
-    async fn now(&mut self) {
+    async fn now(&mut self, why: &str) {
         if self.making.is_some() {
             let _ = self.draft().await;
         }
-        self.control.discard(self.id).await;
+        match self.failure {
+            Failure::Remove => self.control.discard(self.id).await,
+            Failure::Spoil => self.control.spoil_unfilled(self.id, why).await,
+        }
         self.armed = false;
     }
 }
@@ -267,13 +306,31 @@ impl Undo {
 impl Drop for Undo {
     fn drop(&mut self) {
         if self.armed {
-            let (control, id, making) = (self.control.clone(), self.id, self.making.take());
-            self.control.parts.tracker.spawn(async move { Self { control, id, armed: false, making }.now().await });
+            let (control, id, making, failure) = (self.control.clone(), self.id, self.making.take(), self.failure);
+            self.control.parts.tracker.spawn(async move {
+                Self { control, id, armed: false, making, failure }.now("it was cut off").await;
+            });
         }
     }
 }
 
 impl Control {
+    /// Marks a volume that never became complete, and removes what there is of its bytes.
+    pub(super) async fn spoil_unfilled(&self, id: VolumeId, why: &str) {
+        if let Err(error) = self.parts.store.remove(id).await {
+            tracing::error!(volume = %id, cause = ?error, "cannot remove what a volume was to be filled with");
+        }
+        let spoiled = self.change(id, |volume, _| spoil(volume, why)).await;
+        match spoiled {
+            Ok(_) => tracing::warn!(volume = %id, why, "a volume was not filled"),
+            // It was deleted meanwhile.
+            Err(fault) if fault.kind == FaultKind::NotFound => {}
+            Err(fault) => {
+                tracing::error!(volume = %id, cause = ?fault.cause, "a volume that was not filled is not marked");
+            }
+        }
+    }
+
     /// Removes a volume that never became complete, or is being deleted: bytes, then row and quota. What fails is left
     /// to the sweeper, and a row that comes back after a power failure too: it says that the volume is to go.
     pub(super) async fn discard(&self, id: VolumeId) {

@@ -1,0 +1,164 @@
+//! What can be done to a drive beside the rest: `POST /volumes/{id}/action`.
+
+use std::sync::Arc;
+
+use super::attachments::Wish;
+use super::{change_fields, only_administrators};
+use crate::control::{Control, busy};
+use crate::domain::{
+    BlockFields, BlockOutcome, Command, Fault, FaultKind, Principal, ResetStatus, Volume, VolumeAction, VolumeEvent,
+    VolumeId, VolumeState,
+};
+
+impl Control {
+    pub(super) async fn act(
+        self: &Arc<Self>,
+        principal: &Principal,
+        id: VolumeId,
+        action: VolumeAction,
+    ) -> Result<BlockOutcome, Fault> {
+        let drive = self.find(principal.tenant, id).await?;
+        match action {
+            VolumeAction::Extend(size) => {
+                if size <= drive.size {
+                    let told = format!("New size for extend must be greater than current size ({} bytes)", drive.size);
+                    return Err(Fault::invalid("new_size", told));
+                }
+                self.execute(principal, Command::Resize { id, size }).await?;
+                Ok(BlockOutcome::Done)
+            }
+            VolumeAction::Reserve => self.step_block(id, VolumeEvent::Reserved).await,
+            VolumeAction::Unreserve => self.step_block(id, VolumeEvent::Unreserved).await,
+            VolumeAction::BeginDetaching => self.step_block(id, VolumeEvent::DetachStarted).await,
+            VolumeAction::RollDetaching => self.step_block(id, VolumeEvent::DetachGivenUp).await,
+            VolumeAction::Attach { server, host, device, read_only } => {
+                if BlockFields::of(&drive).read_only && !read_only {
+                    return Err(Fault::invalid("mode", "the volume may only be attached for reading: mode ro"));
+                }
+                let wish = Wish { server, host, device: Some(device), read_only };
+                self.record_attachment(principal, id, wish).await?;
+                Ok(BlockOutcome::Done)
+            }
+            VolumeAction::Detach => self.detach(principal, id).await,
+            VolumeAction::SetBootable(bootable) => {
+                self.change_block(id, |fields| {
+                    fields.bootable = bootable;
+                    Ok(())
+                })
+                .await
+            }
+            VolumeAction::SetReadOnly(read_only) => {
+                if drive.state.is_attached() {
+                    return Err(Fault::new(FaultKind::Conflict, "the volume is attached"));
+                }
+                self.change_block(id, |fields| {
+                    fields.read_only = read_only;
+                    Ok(())
+                })
+                .await
+            }
+            VolumeAction::SetImageMetadata(pairs) => {
+                self.change_block(id, |fields| {
+                    fields.image.extend(pairs.clone());
+                    Ok(())
+                })
+                .await?;
+                let drive = self.find(principal.tenant, id).await?;
+                self.told(drive).await
+            }
+            VolumeAction::UnsetImageMetadata(key) => {
+                self.change_block(id, |fields| {
+                    let told = || Fault::new(FaultKind::NotFound, "there is no such key among the image metadata");
+                    fields.image.remove(&key).map(drop).ok_or_else(told)
+                })
+                .await
+            }
+            VolumeAction::Reset(status) => {
+                only_administrators(principal)?;
+                self.reset(id, status).await
+            }
+            VolumeAction::ForceDelete => self.delete_volume(principal, id, false, true).await,
+        }
+    }
+
+    async fn step_block(&self, id: VolumeId, event: VolumeEvent) -> Result<BlockOutcome, Fault> {
+        self.change(id, |volume, _| volume.step(event).map_err(busy)).await?;
+        Ok(BlockOutcome::Done)
+    }
+
+    async fn change_block(
+        &self,
+        id: VolumeId,
+        change: impl Fn(&mut BlockFields) -> Result<(), Fault> + Send + Sync,
+    ) -> Result<BlockOutcome, Fault> {
+        self.change(id, |volume, _| {
+            let mut result = Ok(());
+            change_fields(volume, |fields| result = change(fields));
+            result
+        })
+        .await?;
+        Ok(BlockOutcome::Done)
+    }
+
+    /// Puts a volume or snapshot into a state by hand. What a job or a transfer is working on stays theirs.
+    pub(super) async fn reset(self: &Arc<Self>, id: VolumeId, status: ResetStatus) -> Result<BlockOutcome, Fault> {
+        let there = self.parts.meta.volume_any(id).await?;
+        let attachment = match &there {
+            Some(volume) => self.attached_to(volume).await?,
+            None => None,
+        };
+        self.change(id, |volume, batch| {
+            check_resettable(volume)?;
+            volume.state = match status {
+                ResetStatus::Available => {
+                    if volume.generation == 0 {
+                        let told = "the volume never had any bytes, and can only be deleted";
+                        return Err(Fault::new(FaultKind::Conflict, told));
+                    }
+                    volume.reason = None;
+                    batch.detach.push(volume.id);
+                    VolumeState::Available
+                }
+                ResetStatus::InUse if attachment.is_none() => {
+                    return Err(Fault::new(FaultKind::Conflict, "the volume is attached to nothing"));
+                }
+                ResetStatus::InUse => VolumeState::InUse { clones: 0 },
+                ResetStatus::Error => {
+                    volume.reason = Some("an administrator has said so".to_owned());
+                    VolumeState::Unavailable
+                }
+                ResetStatus::ErrorAttaching => VolumeState::ErrorAttaching,
+                ResetStatus::ErrorDetaching => VolumeState::ErrorDetaching,
+                ResetStatus::ErrorRestoring => VolumeState::ErrorRestoring,
+            };
+            Ok(())
+        })
+        .await?;
+        tracing::warn!(volume = %id, ?status, "an administrator has set the state of a volume");
+        Ok(BlockOutcome::Done)
+    }
+}
+
+/// A state that somebody works in ends with that work.
+fn check_resettable(volume: &Volume) -> Result<(), Fault> {
+    match volume.state {
+        VolumeState::Available
+        | VolumeState::Attaching
+        | VolumeState::InUse { clones: 0 }
+        | VolumeState::Detaching
+        | VolumeState::Unavailable
+        | VolumeState::ErrorAttaching
+        | VolumeState::ErrorDetaching
+        | VolumeState::ErrorRestoring => Ok(()),
+        VolumeState::Uploading
+        | VolumeState::Creating
+        | VolumeState::CloningSource { .. }
+        | VolumeState::CloningTarget
+        | VolumeState::Downloading
+        | VolumeState::Resizing
+        | VolumeState::InUse { .. }
+        | VolumeState::BackingUp { .. }
+        | VolumeState::Restoring
+        | VolumeState::Deleting => Err(Fault::new(FaultKind::Conflict, "the volume is being worked on")),
+    }
+}

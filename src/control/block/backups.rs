@@ -1,0 +1,410 @@
+//! Backups: copies of drives in the object storage, and their way back.
+//!
+//! # Invariants
+//! - A drive does not change while it is backed up, and a backup that cannot be verified to its last byte never becomes the
+//!   content of a drive: a restore writes a draft beside it, and replaces it in one step.
+//!
+//! # Crash
+//! Writing and restoring are jobs: they begin again after a restart, and a write goes on at the first object that is
+//! missing. A removal is gone on with at the next start.
+
+use std::sync::Arc;
+
+use super::only_administrators;
+use crate::archive::{BackupHead, BackupSink, BackupSource, Container, PIECE_SIZE};
+use crate::control::jobs::ATTEMPTS;
+use crate::control::{Control, ROUNDS, busy, no_such_drive};
+use crate::domain::{
+    Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, DriveSpec,
+    Extent, Fault, FaultKind, Media, NewBackup, Principal, Volume, VolumeEvent, VolumeId, VolumeState,
+};
+use crate::io::{Block, SharedBlock};
+use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
+use crate::store::{Draft, DraftOptions, Image, StoreError};
+use crate::transfer::PieceDigester;
+
+impl Control {
+    pub(super) async fn list_backups(&self, principal: &Principal, query: &BlockQuery) -> Result<BlockOutcome, Fault> {
+        let is_all = query.all_tenants && principal.is_admin;
+        let owner = if is_all { Owner::Anyone } else { Owner::Tenant(principal.tenant) };
+        match self.parts.meta.backups(owner, query).await {
+            Ok(page) => Ok(BlockOutcome::Backups(page)),
+            Err(MetaError::NotFound) => Err(Fault::invalid("marker", "the marker is nothing of this list")),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn find_backup(&self, principal: &Principal, backup: BackupRef) -> Result<Backup, Fault> {
+        let there = self.parts.meta.backup(Owner::Tenant(principal.tenant), backup).await?;
+        there.ok_or_else(|| Fault::new(FaultKind::NotFound, "Backup could not be found."))
+    }
+
+    pub(super) async fn create_backup(
+        self: &Arc<Self>,
+        principal: &Principal,
+        wish: NewBackup,
+    ) -> Result<BlockOutcome, Fault> {
+        let container = match &wish.container {
+            Some(name) => container_named(name)?,
+            None => self.parts.block.container.clone(),
+        };
+        let drive = self.find(principal.tenant, wish.volume).await?;
+        if matches!(drive.state, VolumeState::InUse { .. }) && !wish.force && wish.snapshot.is_none() {
+            let told = "the volume is attached; a backup of it takes force";
+            return Err(Fault::new(FaultKind::Conflict, told));
+        }
+        // What is read: the drive, or the state of it that a snapshot kept.
+        let from = match wish.snapshot {
+            None => drive,
+            Some(snapshot) => {
+                let snapshot = self.find_snapshot(principal.tenant, snapshot).await?;
+                if snapshot.source != Some(drive.id.to_string()) {
+                    return Err(Fault::invalid("snapshot_id", "the snapshot is of another volume"));
+                }
+                snapshot
+            }
+        };
+        let now = self.parts.clock.now();
+        let backup = Backup {
+            id: BackupId::random(),
+            number: 0,
+            tenant: principal.tenant,
+            volume: wish.volume,
+            snapshot: wish.snapshot,
+            name: wish.name,
+            description: wish.description,
+            container: Some(container.as_str().to_owned()),
+            zone: self.zone_of(&from),
+            size: from.size,
+            objects: None,
+            state: BackupState::Creating,
+            reason: None,
+            origin: None,
+            created: now,
+            updated: now,
+        };
+        self.change(from.id, |volume, batch| {
+            volume.step(VolumeEvent::BackupStarted).map_err(busy)?;
+            batch.insert_backups.push(Backup { size: volume.size, ..backup.clone() });
+            batch.enqueue.push(NewJob::new(JobKind::Backup { backup: backup.id }, volume.id, now));
+            Ok(())
+        })
+        .await?;
+        self.wake_jobs.notify_waiters();
+        let made = self.find_backup(principal, BackupRef::Id(backup.id)).await?;
+        Ok(BlockOutcome::Backup(Box::new(made)))
+    }
+
+    /// The zone that a volume is shown in.
+    fn zone_of(&self, volume: &Volume) -> Option<String> {
+        BlockFields::of(volume).zone.or_else(|| self.parts.block.zones.first().cloned())
+    }
+
+    pub(super) async fn delete_backup(
+        self: &Arc<Self>,
+        principal: &Principal,
+        backup: BackupRef,
+    ) -> Result<BlockOutcome, Fault> {
+        let backup = self.find_backup(principal, backup).await?;
+        if !matches!(backup.state, BackupState::Available | BackupState::Error) {
+            return Err(Fault::new(FaultKind::Conflict, "Backup status must be available or error"));
+        }
+        let doomed = Backup { state: BackupState::Deleting, updated: self.parts.clock.now(), ..backup.clone() };
+        self.change_backup(doomed.clone(), backup.state).await?;
+        self.remove_backup_soon(doomed);
+        Ok(BlockOutcome::Done)
+    }
+
+    /// Goes on with the removals that an earlier process had begun.
+    pub(in crate::control) async fn recover_backups(self: &Arc<Self>) -> Result<(), Fault> {
+        for backup in self.parts.meta.backups_in(BackupState::Deleting).await? {
+            self.remove_backup_soon(backup);
+        }
+        Ok(())
+    }
+
+    fn remove_backup_soon(self: &Arc<Self>, backup: Backup) {
+        let control = self.clone();
+        self.parts.tracker.spawn(async move {
+            let removed = async {
+                control.parts.archive.delete(&control.head_of(&backup)?).await?;
+                control.parts.crash.hit("backup: removed");
+                let batch = Batch { remove_backups: vec![backup.id], ..Batch::default() };
+                control.parts.meta.apply(batch).await?;
+                Ok::<(), Fault>(())
+            };
+            let Err(fault) = removed.await else { return };
+            tracing::error!(backup = %backup.id, fault = %fault, cause = ?fault.cause, "a backup was not removed");
+            let failed = Backup { state: BackupState::Error, reason: Some(fault.told), ..backup };
+            if let Err(fault) = control.change_backup(failed, BackupState::Deleting).await {
+                tracing::error!(cause = ?fault.cause, "the failed removal of a backup is not noted");
+            }
+        });
+    }
+
+    async fn change_backup(&self, backup: Backup, from: BackupState) -> Result<(), Fault> {
+        let batch = Batch { update_backups: vec![(backup, from)], ..Batch::default() };
+        self.parts.meta.apply(batch).await.map(drop).map_err(Fault::from)
+    }
+
+    pub(super) async fn restore(
+        self: &Arc<Self>,
+        principal: &Principal,
+        backup: BackupRef,
+        volume: Option<VolumeId>,
+        name: Option<String>,
+    ) -> Result<BlockOutcome, Fault> {
+        let backup = self.find_backup(principal, backup).await?;
+        if backup.state != BackupState::Available {
+            return Err(Fault::new(FaultKind::Conflict, "Backup status must be available"));
+        }
+        let now = self.parts.clock.now();
+        let restoring = Backup { state: BackupState::Restoring, updated: now, ..backup.clone() };
+        let update_backups = vec![(restoring.clone(), BackupState::Available)];
+        let volume = if let Some(id) = volume {
+            let drive = self.find(principal.tenant, id).await?;
+            if drive.size < backup.size {
+                let told = format!("the volume is smaller than the backup, which is of {} bytes", backup.size);
+                return Err(Fault::invalid("volume_id", told));
+            }
+            self.change(id, |volume, batch| {
+                volume.step(VolumeEvent::RestoreStarted).map_err(busy)?;
+                batch.update_backups.clone_from(&update_backups);
+                batch.enqueue.push(NewJob::new(JobKind::Restore { backup: backup.id }, id, now));
+                Ok(())
+            })
+            .await?
+        } else {
+            self.check_size(backup.size)?;
+            let volume =
+                Volume::begun(principal.tenant, restored(principal, &backup, name), VolumeState::Restoring, now);
+            let enqueue = vec![NewJob::new(JobKind::Restore { backup: backup.id }, volume.id, now)];
+            let insert = vec![volume.clone()];
+            self.parts.meta.apply(Batch { insert, update_backups, enqueue, ..Batch::default() }).await?;
+            volume
+        };
+        self.wake_jobs.notify_waiters();
+        let volume = BlockVolume { volume, attachment: None };
+        Ok(BlockOutcome::Restoring { backup: Box::new(restoring), volume: Box::new(volume) })
+    }
+
+    pub(in crate::control) async fn run_backup(&self, job: &Job, id: BackupId) -> Result<(), Fault> {
+        let result = self.write_backup(job, id).await;
+        let ended = match result {
+            Ok(objects) => Ok(objects),
+            Err(fault) if is_transient(&fault) && job.attempts() < ATTEMPTS => return Err(fault),
+            Err(fault) => Err(fault),
+        };
+        self.parts.crash.hit("backup: written");
+        let (objects, why) = match &ended {
+            Ok(objects) => (Some(*objects), None),
+            Err(fault) => (None, Some(fault.told.clone())),
+        };
+        self.end_backup_job(job, id, BackupState::Creating, |backup, volume| {
+            volume.step(VolumeEvent::BackupEnded).map_err(busy)?;
+            if let Some(backup) = backup {
+                backup.state = if why.is_none() { BackupState::Available } else { BackupState::Error };
+                backup.objects = objects;
+                backup.reason.clone_from(&why);
+            }
+            Ok(())
+        })
+        .await?;
+        if let Err(fault) = ended {
+            tracing::error!(backup = %id, fault = %fault, cause = ?fault.cause, "a backup failed");
+        }
+        Ok(())
+    }
+
+    async fn write_backup(&self, job: &Job, id: BackupId) -> Result<u64, Fault> {
+        let backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
+        let backup = backup.ok_or_else(|| Fault::new(FaultKind::NotFound, "the backup is gone"))?;
+        let volume = self.parts.meta.volume_any(job.volume).await?.ok_or_else(|| no_such_drive(job.volume))?;
+        let source = Reading(self.open_as_recorded(&volume).await?);
+        let written = self.parts.archive.write(&self.head_of(&backup)?, &source, |_| {}).await?;
+        Ok(written.objects)
+    }
+
+    pub(in crate::control) async fn run_restore(&self, job: &Job, id: BackupId) -> Result<(), Fault> {
+        let ended = match self.write_back(job, id).await {
+            Err(fault) if is_transient(&fault) && job.attempts() < ATTEMPTS => return Err(fault),
+            ended => ended,
+        };
+        self.parts.crash.hit("restore: published");
+        self.end_backup_job(job, id, BackupState::Restoring, |backup, volume| {
+            if let Some(backup) = backup {
+                backup.state = BackupState::Available;
+            }
+            match &ended {
+                Ok(()) => {
+                    volume.generation += 1;
+                    volume.sha256 = None;
+                    volume.reason = None;
+                    volume.step(VolumeEvent::RestoreEnded).map_err(busy)
+                }
+                Err(fault) => {
+                    volume.reason = Some(fault.told.clone());
+                    volume.step(VolumeEvent::RestoreFailed).map_err(busy)
+                }
+            }
+        })
+        .await?;
+        if let Err(fault) = ended {
+            tracing::error!(backup = %id, volume = %job.volume, fault = %fault, cause = ?fault.cause, "a restore failed");
+        }
+        Ok(())
+    }
+
+    async fn write_back(&self, job: &Job, id: BackupId) -> Result<(), Fault> {
+        let backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
+        let backup = backup.ok_or_else(|| Fault::new(FaultKind::NotFound, "the backup is gone"))?;
+        let volume = self.parts.meta.volume_any(job.volume).await?.ok_or_else(|| no_such_drive(job.volume))?;
+        let head = self.head_of(&backup)?;
+        // The pieces that are not zero, and no more than there is.
+        let objects = self.parts.archive.head(&head).await?.written().objects;
+        let most = objects.saturating_mul(PIECE_SIZE).min(backup.size.get());
+        let reservation = self.parts.store.reserve(ByteCount::new(most).unwrap_or(ByteCount::MAX))?;
+        let options = DraftOptions { expected: Some(backup.size), reservation };
+        let draft = self.parts.store.draft(volume.id, options).await?;
+        let mut sink = Writing { draft, digester: PieceDigester::default(), pending: None };
+        let restored = self.parts.archive.restore(&head, &mut sink, |_| {}).await;
+        let written = sink.settle().await;
+        restored?;
+        written.map_err(StoreError::from)?;
+        let Writing { draft, mut digester, .. } = sink;
+        digester.update_zeros(volume.size.get() - backup.size.get());
+        draft.publish(volume.size, digester.finish()).await?;
+        Ok(())
+    }
+
+    /// Ends a job together with the changes of its volume and its backup, as far as they are there.
+    async fn end_backup_job(
+        &self,
+        job: &Job,
+        id: BackupId,
+        from: BackupState,
+        change: impl Fn(Option<&mut Backup>, &mut Volume) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        for _ in 0..ROUNDS {
+            let mut backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
+            backup = backup.filter(|backup| backup.state == from);
+            let mut batch = Batch { finish: Some(job.lease.clone()), ..Batch::default() };
+            if let Some(mut volume) = self.parts.meta.volume_any(job.volume).await? {
+                change(backup.as_mut(), &mut volume)?;
+                volume.updated = self.parts.clock.now();
+                batch.update.push(volume);
+            }
+            if let Some(mut backup) = backup {
+                backup.updated = self.parts.clock.now();
+                batch.update_backups.push((backup, from));
+            }
+            match self.parts.meta.apply(batch).await {
+                Err(MetaError::Conflict) => {}
+                result => return result.map(drop).map_err(Fault::from),
+            }
+        }
+        Err(Fault::new(FaultKind::Conflict, "the volume is being changed by others; try again"))
+    }
+
+    /// Where a backup lies.
+    fn head_of(&self, backup: &Backup) -> Result<BackupHead, Fault> {
+        let container = match &backup.container {
+            Some(name) => container_named(name)?,
+            None => self.parts.block.container.clone(),
+        };
+        let zone = backup.zone.clone().unwrap_or_default();
+        let head = BackupHead::of(backup, container, zone);
+        Ok(match backup.origin {
+            Some((number, tenant)) => BackupHead { number, tenant, ..head },
+            None => head,
+        })
+    }
+
+    /// Puts a backup into a state by hand.
+    pub(super) async fn reset_backup(
+        &self,
+        principal: &Principal,
+        backup: BackupRef,
+        state: BackupState,
+    ) -> Result<BlockOutcome, Fault> {
+        only_administrators(principal)?;
+        let backup = self.find_backup(principal, backup).await?;
+        let from = backup.state;
+        if !matches!(from, BackupState::Available | BackupState::Error) {
+            return Err(Fault::new(FaultKind::Conflict, "the backup is being worked on"));
+        }
+        self.change_backup(Backup { state, updated: self.parts.clock.now(), ..backup }, from).await?;
+        Ok(BlockOutcome::Done)
+    }
+}
+
+/// The drive that a backup is restored to, where none is named.
+fn restored(principal: &Principal, backup: &Backup, name: Option<String>) -> DriveSpec {
+    let mut attributes = serde_json::Map::new();
+    let fields = BlockFields {
+        description: backup.description.clone(),
+        zone: backup.zone.clone(),
+        user: Some(principal.user_id.plain()),
+        ..BlockFields::default()
+    };
+    fields.put(&mut attributes);
+    let name = name.unwrap_or_else(|| format!("restore_backup_{}", backup.id));
+    DriveSpec { name, size: backup.size, media: Media::Disk, meta: serde_json::Map::new(), attributes }
+}
+
+fn container_named(name: &str) -> Result<Container, Fault> {
+    name.parse().map_err(|error| Fault::invalid("container", format!("{error}")))
+}
+
+/// Whether another attempt may succeed.
+fn is_transient(fault: &Fault) -> bool {
+    matches!(fault.kind, FaultKind::Unavailable | FaultKind::NoSpace | FaultKind::Internal)
+}
+
+/// A drive as the archive reads it.
+struct Reading(Arc<dyn Image>);
+
+impl BackupSource for Reading {
+    fn size(&self) -> ByteCount {
+        self.0.size()
+    }
+
+    async fn data(&self, within: Extent) -> std::io::Result<Vec<Extent>> {
+        let runs = self.0.runs(within).await?;
+        Ok(runs.into_iter().filter(|run| !run.hole).map(|run| run.extent).collect())
+    }
+
+    async fn read_at(&self, block: Block, len: usize, offset: u64) -> (Block, std::io::Result<()>) {
+        self.0.read_at(block, len, offset).await
+    }
+}
+
+/// A draft as the archive writes it: one write under way while the next block is decompressed.
+struct Writing {
+    draft: Arc<dyn Draft>,
+    digester: PieceDigester,
+    pending: Option<crate::store::Boxed<'static, std::io::Result<()>>>,
+}
+
+impl Writing {
+    async fn settle(&mut self) -> std::io::Result<()> {
+        match self.pending.take() {
+            Some(write) => write.await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl BackupSink for Writing {
+    async fn write(&mut self, offset: u64, block: SharedBlock, len: usize) -> std::io::Result<()> {
+        self.digester.update(&block[..len]);
+        self.settle().await?;
+        self.pending = Some(self.draft.write_at(block, 0..len, offset));
+        Ok(())
+    }
+
+    async fn zeros(&mut self, extent: Extent) -> std::io::Result<()> {
+        self.digester.update_zeros(extent.len);
+        Ok(())
+    }
+}

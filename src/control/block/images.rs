@@ -1,0 +1,248 @@
+//! Volumes that are made of images of an image service (OpenStack Image API version 2).
+//!
+//! The image is fetched with the caller's own token, which is kept in memory alone: a fetch that a restart cuts off ends
+//! in an error state.
+//!
+//! # Invariants
+//! - Only what the service calls raw is taken, and taken as bytes: no format is looked for in them.
+//! - A volume becomes available only when all bytes of the image came and have the digest that the service keeps.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256, Sha512};
+
+use crate::control::Control;
+use crate::control::upload::Failure;
+use crate::domain::{
+    BlockFields, BlockOutcome, BlockVolume, ByteCount, DriveSpec, Fault, FaultKind, Media, NewVolume, Principal,
+    ReceivePlan, Secret, Volume, VolumeId, VolumeState,
+};
+use crate::remote::{Download, RemoteError, Service};
+use crate::transfer::{Broken, Source};
+
+/// How long a whole image may take.
+const LONGEST: Duration = Duration::from_hours(24);
+
+const GIB: u64 = 1 << 30;
+
+const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
+
+/// What an image service says of an image; what it leaves out is null to it.
+#[derive(Debug, Deserialize)]
+struct Image {
+    status: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    disk_format: Option<String>,
+    #[serde(default)]
+    container_format: Option<String>,
+    #[serde(default)]
+    size: Option<u64>,
+    /// In GiB.
+    #[serde(default)]
+    min_disk: u64,
+    #[serde(default)]
+    os_hash_algo: Option<String>,
+    #[serde(default)]
+    os_hash_value: Option<String>,
+}
+
+impl Control {
+    /// Begins to fill a new volume from an image of the service.
+    pub(super) async fn create_from_service(
+        self: &Arc<Self>,
+        glance: &Service,
+        principal: &Principal,
+        id: VolumeId,
+        (wish, fields): (NewVolume, BlockFields),
+    ) -> Result<BlockOutcome, Fault> {
+        if self.is_draining() {
+            return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and takes no new uploads"));
+        }
+        let headers = fields_with(wish.token.as_ref());
+        let image = Image::ask(glance, id, &headers).await?;
+        let (length, digest) = image.check(id)?;
+        let least = ByteCount::new(length.get().max(image.min_disk.saturating_mul(GIB)).next_multiple_of(GIB));
+        let least = least.ok_or_else(|| Fault::new(FaultKind::TooLarge, "the image is too large"))?;
+        let size = wish.size.unwrap_or(least);
+        if size < least {
+            let told = format!("Size of specified image {} GB is larger than volume size", least.get() / GIB);
+            return Err(Fault::invalid("size", told));
+        }
+        self.check_size(size)?;
+        let mut attributes = Map::new();
+        let facts = image.facts(id);
+        BlockFields { bootable: true, image: facts, ..fields }.put(&mut attributes);
+        let (name, meta) = (wish.name.unwrap_or_default(), wish.metadata);
+        let spec = DriveSpec { name: name.clone(), size, media: Media::Disk, meta, attributes };
+        let volume = Volume::begun(principal.tenant, spec, VolumeState::Downloading, self.parts.clock.now());
+        let reservation = self.parts.store.reserve(length)?;
+        let plan = ReceivePlan { name, length: Some(length), expected: None, wants_sha256: false };
+        let admitted = self.begin_filling(volume.clone(), plan, reservation, Failure::Spoil).await?;
+        let glance = glance.clone();
+        self.parts.tracker.spawn(async move {
+            let path = format!("v2/images/{id}/file");
+            let opened = glance.download(&path, &headers, length.get(), LONGEST).await;
+            let mut source = ImageSource { opened: Some(opened), chunk: Bytes::new(), left: length.get(), digest };
+            // What fails is told by the volume's state and reason, and in the log.
+            let _ = Box::pin(admitted.receive(&mut source)).await;
+        });
+        Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume, attachment: None })))
+    }
+}
+
+fn fields_with(token: Option<&Secret>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(mut value) = token.and_then(|token| HeaderValue::try_from(token.reveal()).ok()) {
+        value.set_sensitive(true);
+        headers.insert(AUTH_TOKEN, value);
+    }
+    headers
+}
+
+impl Image {
+    async fn ask(glance: &Service, id: VolumeId, headers: &HeaderMap) -> Result<Self, Fault> {
+        let told = |told: &str| format!("Image {id} {told}");
+        let said = glance.ask(&Method::GET, &format!("v2/images/{id}"), headers, Bytes::new()).await;
+        let said = said.map_err(|error| unreachable(error.into()))?;
+        match said.status {
+            StatusCode::OK => serde_json::from_slice(&said.body).map_err(|error| unreachable(error.into())),
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
+                Err(Fault::new(FaultKind::NotFound, told("could not be found.")))
+            }
+            StatusCode::UNAUTHORIZED => {
+                Err(Fault::new(FaultKind::Unauthenticated, "the image service does not take this token"))
+            }
+            status => Err(unreachable(format!("the image service answered {status}").into())),
+        }
+    }
+
+    /// The length of an image that can be taken, and the digest that its bytes must have.
+    fn check(&self, id: VolumeId) -> Result<(ByteCount, Option<Expected>), Fault> {
+        let refused = |why: &str| Fault::invalid("imageRef", format!("Image {id} is unacceptable: {why}"));
+        if self.status != "active" {
+            return Err(refused("it is not active"));
+        }
+        let is_raw = self.disk_format.as_deref() == Some("raw");
+        if !is_raw || !matches!(self.container_format.as_deref(), Some("bare") | None) {
+            return Err(refused("only raw images without a container are taken; others must be converted before"));
+        }
+        let length = self.size.and_then(ByteCount::new).filter(|length| *length > ByteCount::ZERO);
+        let length = length.ok_or_else(|| refused("its size is not known"))?;
+        let digest = match (self.os_hash_algo.as_deref(), &self.os_hash_value) {
+            (Some("sha512"), Some(value)) => {
+                Some(Expected { hasher: Hasher::Sha512(Sha512::new()), hex: value.clone() })
+            }
+            (Some("sha256"), Some(value)) => {
+                Some(Expected { hasher: Hasher::Sha256(Sha256::new()), hex: value.clone() })
+            }
+            (None, _) | (_, None) => None,
+            (Some(_), Some(_)) => return Err(refused("its digest is of a kind that is not known here")),
+        };
+        Ok((length, digest))
+    }
+
+    fn facts(&self, id: VolumeId) -> Map<String, Value> {
+        let text = |fact: &Option<String>| fact.clone().map_or(Value::Null, Value::from);
+        let facts = [
+            ("image_id", Value::from(id.to_string())),
+            ("image_name", text(&self.name)),
+            ("disk_format", text(&self.disk_format)),
+            ("container_format", text(&self.container_format)),
+            ("size", self.size.map_or(Value::Null, |size| size.to_string().into())),
+            ("min_disk", self.min_disk.to_string().into()),
+        ];
+        facts.into_iter().filter(|(_, fact)| !fact.is_null()).map(|(key, fact)| (key.to_owned(), fact)).collect()
+    }
+}
+
+fn unreachable(cause: Broken) -> Fault {
+    // The vendor's table has 500 for this.
+    Fault { told: "the image service cannot be used".to_owned(), ..Fault::internal(cause) }
+}
+
+/// A digest that is made, and what it should be.
+struct Expected {
+    hasher: Hasher,
+    hex: String,
+}
+
+enum Hasher {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Expected {
+    fn update(&mut self, bytes: &[u8]) {
+        match &mut self.hasher {
+            Hasher::Sha256(hasher) => hasher.update(bytes),
+            Hasher::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// Whether the digest is what it should be.
+    fn meets(self) -> bool {
+        let digest = match self.hasher {
+            Hasher::Sha256(hasher) => hasher.finalize().to_vec(),
+            Hasher::Sha512(hasher) => hasher.finalize().to_vec(),
+        };
+        let mut hex = String::with_capacity(2 * digest.len());
+        for byte in digest {
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex.eq_ignore_ascii_case(&self.hex)
+    }
+}
+
+/// An image that is being fetched, and digested on its way.
+struct ImageSource {
+    opened: Option<Result<Download, RemoteError>>,
+    chunk: Bytes,
+    left: u64,
+    digest: Option<Expected>,
+}
+
+impl Source for ImageSource {
+    async fn ready(&mut self) -> Result<bool, Broken> {
+        while self.chunk.is_empty() {
+            let download = match &mut self.opened {
+                Some(Ok(download)) => download,
+                Some(Err(_)) => match self.opened.take() {
+                    Some(Err(error)) => return Err(error.into()),
+                    _ => return Ok(false),
+                },
+                None => return Ok(false),
+            };
+            let Some(chunk) = download.next().await? else {
+                self.opened = None;
+                if self.left > 0 {
+                    return Err("the image is shorter than it should be".into());
+                }
+                if self.digest.take().is_some_and(|digest| !digest.meets()) {
+                    return Err("the image has another digest than it should have".into());
+                }
+                return Ok(false);
+            };
+            self.left = self.left.saturating_sub(chunk.len() as u64);
+            if let Some(digest) = &mut self.digest {
+                digest.update(&chunk);
+            }
+            self.chunk = chunk;
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
+        let taken = self.chunk.len().min(into.len());
+        self.chunk.copy_to_slice(&mut into[..taken]);
+        Ok(taken)
+    }
+}
