@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use super::conditional::{self, Selection};
 use super::ranges::{Multipart, content_range};
 use super::{
-    BodyRule, Call, Dialect, Endpoint, Guard, Op, Places, Reply, Route, Side, bare, codings, digest_fields, reply,
+    BodyRule, Call, Endpoint, Guard, Op, Places, Reply, Route, Side, advise, bare, codings, digest_fields, reply,
 };
 use crate::domain::{Encoding, Extent, Fault, FaultKind, Intent, SendPlan, Volume, VolumeId};
 
@@ -89,8 +89,10 @@ pub fn answer(call: &Call, volume: &Volume, boundary: &str) -> Response<Vec<Chun
         }
         Selection::Unsatisfiable => {
             let told = format!("the drive has {size} bytes; the range lies outside");
-            let fault = Fault::new(FaultKind::RangeNotSatisfiable { size }, told);
-            return framed(Dialect::Direct.fault(call, &fault));
+            let kind = FaultKind::RangeNotSatisfiable { size };
+            let mut reply = fault(&Fault::new(kind, told));
+            advise(kind, reply.headers_mut());
+            return framed(reply);
         }
     };
     let mut response = Response::new(if call.method == Method::HEAD { Vec::new() } else { chunks });
@@ -195,7 +197,7 @@ pub(super) const fn status(kind: FaultKind) -> StatusCode {
         | FaultKind::DigestMismatch => StatusCode::BAD_REQUEST,
         FaultKind::Unauthenticated => StatusCode::UNAUTHORIZED,
         FaultKind::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
-        FaultKind::TicketRefused | FaultKind::QuotaExceeded => StatusCode::FORBIDDEN,
+        FaultKind::TicketRefused | FaultKind::Forbidden | FaultKind::QuotaExceeded => StatusCode::FORBIDDEN,
         FaultKind::NotFound => StatusCode::NOT_FOUND,
         FaultKind::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
         FaultKind::Conflict | FaultKind::Cancelled => StatusCode::CONFLICT,

@@ -1,7 +1,8 @@
 //! Golden files: `fixtures/<dialect>/<case>.request` and what comes of it, word for word.
 //!
 //! `.command` is the decoded intent or fault, `.response` the reply to a fixed outcome of it. A request may begin with
-//! lines that set the scene: `# then: <fault>` has the execution fail, `# places: public` configures public URLs.
+//! lines that set the scene: `# then: <fault>` has the execution fail, `# places: public` configures public URLs,
+//! `# as: admin` has an administrator call, `# as: nobody` one who is not known.
 //! `LONGSHORE_GOLDEN=write cargo nextest run --lib golden` writes the files anew; read the difference.
 
 use std::collections::BTreeSet;
@@ -13,11 +14,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::json;
 
 use super::direct::{self, Chunk};
-use super::{BodyRule, Call, Dialect, Endpoint, Places, Reply, Route, no_route, percent_decoded, routes};
+use super::{
+    BodyRule, Call, Dialect, Endpoint, Places, Reply, Route, no_route, openstack, percent_decoded, routed, routes,
+};
 use crate::domain::{
-    Began, ByteCount, Command, Fault, FaultKind, Intent, Limits, Listing, Media, Outcome, Patch, Secret, Session,
-    SessionCommand, SessionState, Sha256, Source, TenantId, TreeCommand, TreeSource, UnixTime, Upload, UploadState,
-    Volume, VolumeId, VolumeKind, VolumeState,
+    Began, ByteCount, Command, Fault, FaultKind, HpcCommand, HpcFields, HpcOutcome, HpcVolume, IdentityCommand,
+    IdentityOutcome, Intent, Limits, Listing, Media, Named, Outcome, Patch, Project, Proof, Secret, Session,
+    SessionCommand, SessionState, Sha256, Source, TenantId, Token, TreeCommand, TreeSource, UnixTime, Upload,
+    UploadState, User, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
 const ID: &str = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
@@ -25,16 +29,17 @@ const OTHER_ID: &str = "01938c2e-8f00-7c11-8d3e-6b1a2f4c9e05";
 const TENANT: &str = "01938c2e-0000-7000-8000-000000000001";
 
 /// The folders of [`Dialect::ALL`].
-const DIALECTS: [&str; 4] = ["cloudsigma", "hyper", "native", "direct"];
+const DIALECTS: [&str; 7] = ["cloudsigma", "hyper", "hpc_ai", "identity", "native", "openstack", "direct"];
 
 /// Every kind of fault; the compiler makes the tables whole, and this list is read beside them.
-const FAULTS: [FaultKind; 23] = [
+const FAULTS: [FaultKind; 24] = [
     FaultKind::Invalid,
     FaultKind::BadFraming,
     FaultKind::Empty,
     FaultKind::Unauthenticated,
     FaultKind::Throttled { retry_after: 30 },
     FaultKind::TicketRefused,
+    FaultKind::Forbidden,
     FaultKind::NotFound,
     FaultKind::MethodNotAllowed { allow: "GET, HEAD" },
     FaultKind::Conflict,
@@ -91,7 +96,7 @@ fn every_fault_is_told_as_the_table_of_its_dialect_says() {
     };
     for (dialect, name) in Dialect::ALL.into_iter().zip(DIALECTS) {
         let told = |kind: &FaultKind| {
-            let reply = dialect.fault(&call, &Fault::new(*kind, "the reason"));
+            let reply = dialect.fault(&call, &Fault::new(*kind, "the reason"), &relative_places());
             format!("# {kind:?}\n{}\n", printed(&reply))
         };
         let text: String = FAULTS.iter().map(told).collect();
@@ -137,7 +142,11 @@ fn requests() -> Vec<PathBuf> {
 
 /// Paths with the version of an API before them are those without.
 fn unversioned(pattern: &'static str) -> &'static str {
-    pattern.strip_prefix("/v1.{minor}").unwrap_or(pattern)
+    let versions = ["/v1.{minor}", "/v1/{tenant}", "/v2/{tenant}", "/v2.1/{tenant}", "/v3/{tenant}"];
+    match pattern {
+        "/v1" | "/v2" | "/v3" => "one version",
+        _ => versions.into_iter().find_map(|version| pattern.strip_prefix(version)).unwrap_or(pattern),
+    }
 }
 
 /// Which endpoint a fixture is about, and whether it succeeds there.
@@ -145,11 +154,14 @@ type Coverage = (&'static str, String, bool);
 
 fn run(text: &str) -> (String, String, Option<Coverage>) {
     let (mut then, mut places, mut lines) = (None, relative_places(), text);
+    let mut principal = Some(openstack::fixture_principal(false));
     while let Some(line) = lines.strip_prefix("# ") {
         let (scene, rest) = line.split_once('\n').unwrap();
         match scene.split_once(": ").unwrap() {
             ("then", kind) => then = Some(fault_named(kind)),
             ("places", "public") => places = public_places(),
+            ("as", "admin") => principal = Some(openstack::fixture_principal(true)),
+            ("as", "nobody") => principal = None,
             other => panic!("{other:?}"),
         }
         lines = rest;
@@ -162,7 +174,7 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
     let headers: HeaderMap = head.map(|line| line.split_once(": ").unwrap()).map(field).collect();
 
     let router = router();
-    let matched = router.at(path).ok();
+    let matched = router.at(routed(path)).ok();
     let params: Vec<(String, String)> = matched
         .iter()
         .flat_map(|matched| matched.params.iter())
@@ -174,8 +186,16 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
         None if headers.contains_key(http::header::TRANSFER_ENCODING) => None,
         None => Some(body.len() as u64),
     };
-    let mut call =
-        Call { method: &method, path, params: &params, query, headers: &headers, length, body: b"", principal: None };
+    let mut call = Call {
+        method: &method,
+        path,
+        params: &params,
+        query,
+        headers: &headers,
+        length,
+        body: b"",
+        principal: principal.as_ref(),
+    };
 
     let endpoint = match &matched {
         Some(matched) => matched.value.endpoint(&method),
@@ -183,7 +203,7 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
     };
     let endpoint = match endpoint {
         Ok(endpoint) => endpoint,
-        Err(fault) => return (told(&fault), printed(&Dialect::of_path(path).fault(&call, &fault)), None),
+        Err(fault) => return (told(&fault), printed(&Dialect::of_path(path).fault(&call, &fault, &places)), None),
     };
     if let BodyRule::Buffered { max } = endpoint.body {
         assert!(body.len() <= max);
@@ -197,7 +217,7 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
         Err(fault) => told(fault),
     };
     let response = match (decoded, then) {
-        (Err(fault), _) | (Ok(_), Some(fault)) => printed(&endpoint.fault(&call, &fault)),
+        (Err(fault), _) | (Ok(_), Some(fault)) => printed(&endpoint.fault(&call, &fault, &places)),
         (Ok(intent), None) => answered(endpoint, &call, &intent, &places),
     };
     (command, response, Some(coverage))
@@ -281,6 +301,11 @@ fn outcome(intent: &Intent) -> Outcome {
         }
         Intent::Send(_) => panic!("bytes are no outcome"),
         Intent::Unpack(_) => Outcome::Unpacked,
+        Intent::Login(_) => {
+            Outcome::Hpc(HpcOutcome::LoggedIn { token: Secret::new("header.claims.signature"), seconds: 86_400 })
+        }
+        Intent::Identity(command) => Outcome::Identity(identity_outcome(command)),
+        Intent::Discover => Outcome::Discovered,
         Intent::Control(command) => match command {
             Command::List { page, .. } => {
                 Outcome::Listing(Listing { drives: vec![drive(), lost_drive()], page: *page, total: 2 })
@@ -316,6 +341,9 @@ fn outcome(intent: &Intent) -> Outcome {
             Command::Describe => Outcome::Described(limits()),
             Command::Tree(command) => tree_outcome(command),
             Command::Session(command) => session_outcome(command),
+            Command::Hpc(command) => Outcome::Hpc(hpc_outcome(command)),
+            Command::Block(command) => Outcome::Block(openstack::fixture_outcome(command)),
+            Command::In { command, .. } => outcome(&Intent::Control((**command).clone())),
         },
     }
 }
@@ -340,6 +368,24 @@ fn tree_outcome(command: &TreeCommand) -> Outcome {
     }
 }
 
+fn hpc_outcome(command: &HpcCommand) -> HpcOutcome {
+    let shown = |volume: Volume, volume_type: &str| {
+        let (region, user) = ("fce31a0c-0000-4000-8000-41caa1bdd251".to_owned(), "username".to_owned());
+        HpcVolume { volume, fields: HpcFields { region, volume_type: volume_type.to_owned(), user } }
+    };
+    match command {
+        HpcCommand::Create(spec) => {
+            let volume = Volume { name: spec.name.clone(), size: spec.size, ..drive() };
+            HpcOutcome::Made(Box::new(shown(volume, &spec.volume_type)))
+        }
+        HpcCommand::List { page, size } => {
+            let volumes = vec![shown(tree(), "filesystem"), shown(lost_drive(), "highspeedstorage")];
+            HpcOutcome::Listed { volumes, page: *page, size: *size, total: 12 }
+        }
+        HpcCommand::Delete(_) => HpcOutcome::Deleted,
+    }
+}
+
 fn session_outcome(command: &SessionCommand) -> Outcome {
     match command {
         SessionCommand::Initialize(wish) => {
@@ -357,6 +403,56 @@ fn session_outcome(command: &SessionCommand) -> Outcome {
         SessionCommand::List => Outcome::Sessions(vec![session()]),
         SessionCommand::Show(_) => Outcome::Session(Box::new(session())),
         SessionCommand::Cancel(_) => Outcome::Deleted,
+    }
+}
+
+fn identity_outcome(command: &IdentityCommand) -> IdentityOutcome {
+    let region = "RegionOne".to_owned();
+    match command {
+        IdentityCommand::Describe => IdentityOutcome::Described,
+        IdentityCommand::Issue { proof, scope } => {
+            let mut token = token();
+            if let Proof::Password { user: Named::Name(name), .. } = proof {
+                token.user.name.clone_from(name);
+            }
+            token.is_renewed = matches!(proof, Proof::Token(_));
+            match scope {
+                None => {}
+                Some(Named::Id(id)) => token.project.id = *id,
+                Some(Named::Name(name)) => token.project.name.clone_from(name),
+            }
+            IdentityOutcome::Issued { token: Box::new(token), secret: Secret::new("5e".repeat(32)), region }
+        }
+        IdentityCommand::ShowToken(_) => {
+            let mut token = token();
+            token.user.is_admin = true;
+            IdentityOutcome::Token { token: Box::new(token), region }
+        }
+        IdentityCommand::Revoke(_) => IdentityOutcome::Revoked,
+        IdentityCommand::Catalog => IdentityOutcome::Catalog { project: token().project.id, region },
+        IdentityCommand::OwnProjects { name } | IdentityCommand::ProjectsOf { name, .. } => {
+            let named = |name: &String| Project { name: name.clone(), ..token().project };
+            IdentityOutcome::Projects(vec![name.as_ref().map_or(token().project, named)])
+        }
+        IdentityCommand::Project(id) => IdentityOutcome::Project(Project { id: *id, ..token().project }),
+        IdentityCommand::Users { name } => {
+            let named = |name: &String| User { name: name.clone(), ..token().user };
+            IdentityOutcome::Users(vec![name.as_ref().map_or(token().user, named)])
+        }
+        IdentityCommand::User(id) => IdentityOutcome::User(User { id: *id, ..token().user }),
+    }
+}
+
+/// A token of an ordinary user, in their own project.
+fn token() -> Token {
+    let project = Project { id: TENANT.parse().unwrap(), name: "red".to_owned() };
+    Token {
+        id: OTHER_ID.parse().unwrap(),
+        user: User { id: ID.parse().unwrap(), name: "alice".to_owned(), project: project.id, is_admin: false },
+        project,
+        is_renewed: false,
+        issued: UnixTime(1_700_000_000_000),
+        expires: UnixTime(1_700_086_400_123),
     }
 }
 
@@ -465,14 +561,21 @@ pub(super) fn limits() -> Limits {
 
 pub(super) fn relative_places() -> Places {
     let here = "http://127.0.0.1:8700".to_owned();
-    Places { control: here.clone(), control_relative: true, direct: here, direct_relative: true }
+    Places {
+        control: here.clone(),
+        control_relative: true,
+        direct: here.clone(),
+        direct_relative: true,
+        identity: here,
+    }
 }
 
-fn public_places() -> Places {
+pub(super) fn public_places() -> Places {
     Places {
         control: "https://api.example.com".to_owned(),
         control_relative: false,
         direct: "https://direct.example.com:8443".to_owned(),
         direct_relative: false,
+        identity: "https://identity.example.com".to_owned(),
     }
 }

@@ -13,8 +13,11 @@ pub mod digest_fields;
 pub mod direct;
 #[cfg(test)]
 mod golden;
+mod hpc_ai;
 mod hyper_sh;
+mod identity;
 mod native;
+mod openstack;
 mod query;
 pub mod ranges;
 
@@ -76,6 +79,8 @@ pub struct Places {
     /// Whether a redirect to the direct side is a path only: true when it shares the control side's listener and no
     /// public URL is configured for it.
     pub direct_relative: bool,
+    /// The base of the identity service: the control side, or one elsewhere.
+    pub identity: String,
 }
 
 impl Places {
@@ -118,12 +123,16 @@ pub enum Side {
 pub enum Guard {
     /// Not at all.
     Open,
-    /// User name and password (RFC 7617).
+    /// User name and password (RFC 7617), or a token as for [`Self::Token`].
     Basic,
-    /// A signature under an access key, or user name and password.
+    /// A signature under an access key, or as for [`Self::Basic`].
     Signature,
+    /// A signed token in the cookie `AccessToken`, or after `Authorization: Bearer`.
+    Cookie,
     /// By the capability in the path.
     Ticket,
+    /// A token of the identity service in X-Auth-Token.
+    Token,
 }
 
 /// A path and what it does for each method.
@@ -174,7 +183,10 @@ pub struct Endpoint {
 enum Op {
     CloudSigma(cloudsigma::Op),
     Hyper(hyper_sh::Op),
+    HpcAi(hpc_ai::Op),
+    Identity(identity::Op),
     Native(native::Op),
+    OpenStack(openstack::Op),
     Direct,
 }
 
@@ -184,7 +196,10 @@ impl Endpoint {
         match self.op {
             Op::CloudSigma(_) => Dialect::CloudSigma,
             Op::Hyper(_) => Dialect::Hyper,
+            Op::HpcAi(_) => Dialect::HpcAi,
+            Op::Identity(_) => Dialect::Identity,
             Op::Native(_) => Dialect::Native,
+            Op::OpenStack(_) => Dialect::OpenStack,
             Op::Direct => Dialect::Direct,
         }
     }
@@ -194,7 +209,10 @@ impl Endpoint {
         match self.op {
             Op::CloudSigma(op) => cloudsigma::decode(op, call),
             Op::Hyper(op) => hyper_sh::decode(op, call),
+            Op::HpcAi(op) => hpc_ai::decode(op, call),
+            Op::Identity(op) => identity::decode(op, call),
             Op::Native(op) => native::decode(op, call),
+            Op::OpenStack(op) => openstack::decode(op, call),
             Op::Direct => direct::decode(call),
         }
     }
@@ -204,16 +222,22 @@ impl Endpoint {
         let reply = match self.op {
             Op::CloudSigma(op) => cloudsigma::encode(op, call, outcome, places),
             Op::Hyper(op) => hyper_sh::encode(op, outcome, places),
+            Op::HpcAi(op) => hpc_ai::encode(op, outcome, places),
+            Op::Identity(op) => identity::encode(op, call, outcome, places),
             Op::Native(op) => native::encode(op, outcome),
+            Op::OpenStack(op) => openstack::encode(op, call, outcome, places),
             // A ticket is answered with bytes, by `direct::answer`.
             Op::Direct => None,
         };
-        reply.unwrap_or_else(|| self.fault(call, &Fault::internal("an outcome that this endpoint cannot have")))
+        reply.unwrap_or_else(|| {
+            let fault = Fault::internal("an outcome that this endpoint cannot have");
+            self.fault(call, &fault, places)
+        })
     }
 
     /// The reply that tells a fault.
-    pub fn fault(&self, call: &Call, fault: &Fault) -> Reply {
-        self.dialect().fault(call, fault)
+    pub fn fault(&self, call: &Call, fault: &Fault, places: &Places) -> Reply {
+        self.dialect().fault(call, fault, places)
     }
 }
 
@@ -224,15 +248,22 @@ pub enum Dialect {
     CloudSigma,
     /// Hyper.sh's API for volumes.
     Hyper,
+    /// HPC-AI's API for storage volumes.
+    HpcAi,
+    /// OpenStack's Identity API.
+    Identity,
     /// Our own.
     Native,
+    /// OpenStack Block Storage, versions 1 to 3.
+    OpenStack,
     /// The capability URLs that downloads are redirected to, and every path that belongs to no API.
     Direct,
 }
 
 impl Dialect {
     /// Every dialect.
-    pub const ALL: [Self; 4] = [Self::CloudSigma, Self::Hyper, Self::Native, Self::Direct];
+    pub const ALL: [Self; 7] =
+        [Self::CloudSigma, Self::Hyper, Self::HpcAi, Self::Identity, Self::Native, Self::OpenStack, Self::Direct];
 
     /// Whose form an answer takes when no route matched this path.
     pub fn of_path(path: &str) -> Self {
@@ -241,8 +272,14 @@ impl Dialect {
             Self::CloudSigma
         } else if lies_in(native::BASE) {
             Self::Native
+        } else if identity::has_path(path) {
+            Self::Identity
         } else if hyper_sh::has_path(path) {
             Self::Hyper
+        } else if hpc_ai::BASES.into_iter().any(lies_in) {
+            Self::HpcAi
+        } else if openstack::has_path(path) {
+            Self::OpenStack
         } else {
             Self::Direct
         }
@@ -253,27 +290,72 @@ impl Dialect {
         match self {
             Self::CloudSigma => cloudsigma::ROUTES,
             Self::Hyper => hyper_sh::ROUTES,
+            Self::HpcAi => hpc_ai::ROUTES,
+            Self::Identity => identity::ROUTES,
             Self::Native => native::ROUTES,
+            Self::OpenStack => openstack::ROUTES,
             Self::Direct => direct::ROUTES,
         }
     }
 
     /// The reply that tells a fault.
-    pub fn fault(self, _call: &Call, fault: &Fault) -> Reply {
+    pub fn fault(self, call: &Call, fault: &Fault, places: &Places) -> Reply {
         let mut reply = match self {
             Self::CloudSigma => cloudsigma::fault(fault),
             Self::Hyper => hyper_sh::fault(fault),
+            Self::HpcAi => hpc_ai::fault(fault),
+            Self::Identity => identity::fault(fault),
             Self::Native => native::fault(fault),
+            Self::OpenStack => openstack::fault(call, fault),
             Self::Direct => direct::fault(fault),
         };
+        if fault.kind == FaultKind::Unauthenticated
+            && let Some(challenge) = self.challenge(places)
+        {
+            reply.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
         advise(fault.kind, reply.headers_mut());
         reply
+    }
+
+    /// How a caller is to prove who they are (RFC 9110 section 11.6.1).
+    fn challenge(self, places: &Places) -> Option<HeaderValue> {
+        match self {
+            Self::CloudSigma | Self::Hyper | Self::Native | Self::Direct => {
+                Some(HeaderValue::from_static("Basic realm=\"longshore\", charset=\"UTF-8\""))
+            }
+            // A browser that is asked for Basic would ask its user for a password, which is of no use there.
+            Self::HpcAi => Some(HeaderValue::from_static("Bearer realm=\"longshore\"")),
+            // As the middleware of OpenStack's own services does: it names where tokens are had.
+            Self::Identity | Self::OpenStack => {
+                HeaderValue::try_from(format!("Keystone uri=\"{}/v3\"", places.identity)).ok()
+            }
+        }
     }
 }
 
 /// Every path that is served.
 pub fn routes() -> impl Iterator<Item = &'static Route> {
     Dialect::ALL.into_iter().flat_map(Dialect::routes)
+}
+
+/// The path as routes are matched by it: where an API lets a suffix of the path name a format, without that.
+pub fn routed(path: &str) -> &str {
+    openstack::without_suffix(path).0
+}
+
+/// The header fields, beside our own, in which a reply names its request as clients of the path's API look for it.
+/// The value is `req-` and a UUID.
+pub fn request_id_fields(path: &str) -> &'static [&'static str] {
+    match Dialect::of_path(path) {
+        Dialect::OpenStack => openstack::request_id_fields(path),
+        Dialect::CloudSigma
+        | Dialect::Hyper
+        | Dialect::HpcAi
+        | Dialect::Identity
+        | Dialect::Native
+        | Dialect::Direct => &[],
+    }
 }
 
 /// The fault of a path that no route matches; [`Dialect::of_path`] says whose form it takes.
@@ -286,9 +368,7 @@ const RETRY_UNAVAILABLE: u32 = 5;
 
 /// Adds the fields that tell a client what to do about a fault; they are the same in every dialect.
 fn advise(kind: FaultKind, headers: &mut HeaderMap) {
-    let basic = HeaderValue::from_static("Basic realm=\"longshore\", charset=\"UTF-8\"");
     let (name, value): (HeaderName, HeaderValue) = match kind {
-        FaultKind::Unauthenticated => (header::WWW_AUTHENTICATE, basic),
         FaultKind::Throttled { retry_after } => (header::RETRY_AFTER, retry_after.into()),
         FaultKind::Unavailable => (header::RETRY_AFTER, RETRY_UNAVAILABLE.into()),
         FaultKind::MethodNotAllowed { allow } => (header::ALLOW, HeaderValue::from_static(allow)),
@@ -299,7 +379,10 @@ fn advise(kind: FaultKind, headers: &mut HeaderMap) {
         FaultKind::Invalid
         | FaultKind::BadFraming
         | FaultKind::Empty
+        // What it is answered with depends on the dialect.
+        | FaultKind::Unauthenticated
         | FaultKind::TicketRefused
+        | FaultKind::Forbidden
         | FaultKind::NotFound
         | FaultKind::Conflict
         | FaultKind::Gone
@@ -315,7 +398,8 @@ fn advise(kind: FaultKind, headers: &mut HeaderMap) {
         | FaultKind::Corrupt
         | FaultKind::Internal => return,
     };
-    headers.insert(name, value);
+    // A dialect may have said it in its own way.
+    headers.entry(name).or_insert(value);
 }
 
 /// A reply with a body.
@@ -377,8 +461,13 @@ mod tests {
         assert_eq!(Dialect::of_path("/api/2.01/"), Dialect::Direct);
         assert_eq!(Dialect::of_path("/volumes/x/y"), Dialect::Hyper);
         assert_eq!(Dialect::of_path("/v1.23/volumes"), Dialect::Hyper);
-        assert_eq!(Dialect::of_path("/v1/volumes"), Dialect::Direct);
+        assert_eq!(Dialect::of_path("/v1/volumes"), Dialect::OpenStack);
+        assert_eq!(Dialect::of_path("/v4/volumes"), Dialect::Direct);
+        assert_eq!(Dialect::of_path("/api/storage/volume/x"), Dialect::HpcAi);
+        assert_eq!(Dialect::of_path("/api/user"), Dialect::HpcAi);
+        assert_eq!(Dialect::of_path("/api/users"), Dialect::Direct);
         assert_eq!(Dialect::of_path("/api/v1/x"), Dialect::Native);
+        assert_eq!(Dialect::of_path("/v3/auth/x"), Dialect::Identity);
         assert_eq!(Dialect::of_path("/"), Dialect::Direct);
     }
     fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
@@ -452,7 +541,8 @@ mod tests {
             ];
             for endpoint in endpoints() {
                 if let Err(fault) = endpoint.decode(&call) {
-                    prop_assert!(endpoint.fault(&call, &fault).status().is_client_error());
+                    let reply = endpoint.fault(&call, &fault, &golden::relative_places());
+                    prop_assert!(reply.status().is_client_error());
                 }
                 for outcome in &outcomes {
                     let reply = endpoint.encode(&call, outcome, &golden::relative_places());

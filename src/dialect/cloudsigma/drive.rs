@@ -35,22 +35,13 @@ const SHORT: [&str; 5] = ["name", "owner", "resource_uri", "status", "uuid"];
 /// The storage type of a drive whose owner named none, and the one whose limits the capabilities tell.
 pub(super) const STORAGE_TYPE: &str = "dssd";
 
-/// The vendor's statuses that are true of no drive here: nothing mounts one, and a removed one is not shown.
-pub(super) const NEVER_HERE: [&str; 3] = ["mounted", "deleting", "deleted"];
+/// The vendor's statuses that are true of no drive here: a removed one is not shown.
+pub(super) const NEVER_HERE: [&str; 2] = ["deleting", "deleted"];
 
-const STATES: [(VolumeState, &str); 7] = [
-    (VolumeState::Uploading, "uploading"),
-    (VolumeState::Creating, "creating"),
-    (VolumeState::Available, "unmounted"),
-    (VolumeState::CloningSource { clones: 1 }, "cloning_src"),
-    (VolumeState::CloningTarget, "cloning_dst"),
-    (VolumeState::Resizing, "resizing"),
-    (VolumeState::Unavailable, "unavailable"),
-];
-
-/// The state that a status names.
-pub(super) fn state_named(status: &str) -> Option<VolumeState> {
-    STATES.iter().find(|(_, word)| *word == status).map(|(state, _)| *state)
+/// The states that a status names; nobody sees a drive that is being deleted.
+pub(super) fn states_named(word: &str) -> Vec<VolumeState> {
+    let is_named = |state: &VolumeState| *state != VolumeState::Deleting && status(*state) == word;
+    VolumeState::ALL.into_iter().filter(is_named).collect()
 }
 
 /// The medium with this name.
@@ -133,12 +124,18 @@ const fn media(media: Media) -> &'static str {
 const fn status(state: VolumeState) -> &'static str {
     match state {
         VolumeState::Uploading => "uploading",
-        VolumeState::Creating => "creating",
-        VolumeState::Available => "unmounted",
+        VolumeState::Creating | VolumeState::Downloading => "creating",
+        VolumeState::Available | VolumeState::BackingUp { attached: false } => "unmounted",
+        VolumeState::Attaching
+        | VolumeState::InUse { .. }
+        | VolumeState::Detaching
+        | VolumeState::BackingUp { attached: true }
+        | VolumeState::ErrorAttaching
+        | VolumeState::ErrorDetaching => "mounted",
         VolumeState::CloningSource { .. } => "cloning_src",
-        VolumeState::CloningTarget => "cloning_dst",
+        VolumeState::CloningTarget | VolumeState::Restoring => "cloning_dst",
         VolumeState::Resizing => "resizing",
-        VolumeState::Unavailable => "unavailable",
+        VolumeState::Unavailable | VolumeState::ErrorRestoring => "unavailable",
         VolumeState::Deleting => "deleting",
     }
 }
@@ -149,10 +146,11 @@ mod tests {
 
     #[test]
     fn a_status_filters_for_the_state_that_shows_it() {
-        for (state, word) in STATES {
-            assert_eq!(status(state), word);
-            assert_eq!(state_named(word), Some(state));
+        for state in VolumeState::ALL.into_iter().filter(|state| *state != VolumeState::Deleting) {
+            assert!(states_named(status(state)).contains(&state), "{state:?}");
         }
-        assert_eq!(state_named("mounted"), None);
+        assert_eq!(states_named("uploading"), [VolumeState::Uploading]);
+        assert_eq!(states_named("deleting"), []);
+        assert_eq!(states_named("nonsense"), []);
     }
 }

@@ -51,7 +51,9 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
         FaultKind::Unauthenticated => (StatusCode::UNAUTHORIZED, "permission"),
         FaultKind::Throttled { .. } => (StatusCode::TOO_MANY_REQUESTS, "permission"),
         // A full quota is "operation not allowed", which the vendor answers with 403; 402 is for unpaid bills.
-        FaultKind::TicketRefused | FaultKind::QuotaExceeded => (StatusCode::FORBIDDEN, "permission"),
+        FaultKind::TicketRefused | FaultKind::Forbidden | FaultKind::QuotaExceeded => {
+            (StatusCode::FORBIDDEN, "permission")
+        }
         FaultKind::NotFound => (StatusCode::NOT_FOUND, "notexist"),
         FaultKind::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "validation"),
         FaultKind::PeerTooSlow => (StatusCode::REQUEST_TIMEOUT, "validation"),

@@ -80,11 +80,11 @@ fn single(name: &str, value: &str) -> Result<String, Fault> {
 fn one_of_states(name: &str, value: &str, filter: &mut DriveFilter) -> Result<(), Fault> {
     let before = filter.states.len();
     for word in value.split(',').map(str::trim) {
-        match drive::state_named(word) {
-            Some(state) => filter.states.push(state),
-            None if drive::NEVER_HERE.contains(&word) => {}
-            None => return Err(Fault::invalid(name, format!("{name} must be a status of drives, as in unmounted"))),
+        let states = drive::states_named(word);
+        if states.is_empty() && !drive::NEVER_HERE.contains(&word) {
+            return Err(Fault::invalid(name, format!("{name} must be a status of drives, as in unmounted")));
         }
+        filter.states.extend(states);
     }
     if filter.states.len() == before {
         // A true question whose answer is "none": no drive has an empty name.
@@ -136,13 +136,14 @@ mod tests {
             ]
         );
         assert_eq!(filter.media, Some(Media::Cdrom));
-        assert_eq!(filter.states, [VolumeState::Available, VolumeState::Uploading]);
+        let unmounted = [VolumeState::Available, VolumeState::BackingUp { attached: false }];
+        assert_eq!(filter.states, [&unmounted[..], &[VolumeState::Uploading]].concat());
     }
 
     #[test]
     fn a_status_that_no_drive_here_has_lists_none() {
-        assert_eq!(list("status=mounted").0.names, [NameMatch::Is(String::new())]);
-        assert_eq!(list("status=mounted,unmounted").0.states, [VolumeState::Available]);
+        assert_eq!(list("status=deleted").0.names, [NameMatch::Is(String::new())]);
+        assert_eq!(list("status=deleted,resizing").0.states, [VolumeState::Resizing]);
         assert!(decode("status=broken").is_err());
     }
 

@@ -32,7 +32,7 @@ pub(super) enum Op {
 const MAX_JSON: usize = 256 << 10;
 
 /// Names that are paths of this API.
-const RESERVED: [&str; 3] = ["create", "initialize", "uploadfinish"];
+pub(super) const RESERVED: [&str; 3] = ["create", "initialize", "uploadfinish"];
 
 /// Whether an unknown path is answered as this API does.
 pub(super) fn has_path(path: &str) -> bool {

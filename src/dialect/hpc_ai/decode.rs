@@ -1,0 +1,367 @@
+//! Requests into intents.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use http::{HeaderValue, header};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::error::Category;
+
+use super::super::{Call, hyper_sh};
+use super::Op;
+use crate::domain::{
+    ByteCount, Command, Fault, FaultKind, HpcCommand, HpcLogin, HpcSpec, Intent, LONGEST_NAME, Secret, VolumeId,
+    is_tree_name,
+};
+
+/// The most characters in a name, a type or a region.
+const MAX_TEXT: usize = 255;
+/// What a list has on a page when nothing is said of it.
+const PAGE_SIZE: u64 = 10;
+/// The most that a page can have: its records are in memory at once.
+const MAX_PAGE_SIZE: u64 = 1000;
+
+pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
+    check_media_type(call)?;
+    let command = match op {
+        Op::Login => return login(call.body).map(Intent::Login),
+        Op::Create => create(call.body)?,
+        Op::List => list(call.body)?,
+        Op::Delete => delete(call.body)?,
+    };
+    Ok(Intent::Control(Command::Hpc(command)))
+}
+
+/// Also a body that names no type is refused: a page of another site can send one, with the cookie.
+fn check_media_type(call: &Call) -> Result<(), Fault> {
+    let is_json = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        let media_type = value.split(|byte| *byte == b';').next().unwrap_or(value).trim_ascii();
+        media_type.eq_ignore_ascii_case(b"application/json")
+    };
+    let mut types = call.headers.get_all(header::CONTENT_TYPE).iter();
+    if types.next().is_some_and(is_json) && types.next().is_none() {
+        return Ok(());
+    }
+    let told = "the body must be JSON, sent as Content-Type: application/json";
+    Err(Fault::new(FaultKind::UnsupportedMediaType, told))
+}
+
+// Values and not texts or numbers, so that a refusal is worded here: the words of the parser repeat what they refuse,
+// which may be a password. A member that is there twice is refused by what is derived.
+
+#[derive(Deserialize)]
+struct LoginBody {
+    username: Option<Value>,
+    password: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct CreateBody {
+    name: Option<Value>,
+    #[serde(rename = "sizeGB")]
+    size: Option<Value>,
+    region: Option<Value>,
+    #[serde(rename = "volumeType")]
+    volume_type: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct ListBody {
+    pager: Option<Members<Pager>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Pager {
+    #[serde(rename = "currentPage")]
+    page: Option<Value>,
+    #[serde(rename = "pageSize")]
+    size: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct DeleteBody {
+    #[serde(rename = "volumeId")]
+    id: Option<Value>,
+}
+
+fn login(body: &[u8]) -> Result<HpcLogin, Fault> {
+    let LoginBody { username, password } = read(body)?;
+    let (Some(Value::String(user)), Some(Value::String(password))) = (username, password) else {
+        return Err(Fault::invalid("username", "username and password must be there, both as text"));
+    };
+    Ok(HpcLogin { user, password: Secret::new(password) })
+}
+
+fn create(body: &[u8]) -> Result<HpcCommand, Fault> {
+    let CreateBody { name, size, region, volume_type } = read(body)?;
+    let spec = HpcSpec {
+        name: text("name", name)?,
+        size: size_of(size.as_ref())?,
+        region: text("region", region)?,
+        volume_type: text("volumeType", volume_type)?,
+    };
+    if spec.is_tree() {
+        check_tree_name(&spec.name)?;
+    }
+    Ok(HpcCommand::Create(spec))
+}
+
+fn list(body: &[u8]) -> Result<HpcCommand, Fault> {
+    let Pager { page, size } = read::<ListBody>(body)?.pager.map(|Members(pager)| pager).unwrap_or_default();
+    let page = whole_or("currentPage", page.as_ref(), 1, u64::MAX)?;
+    let size = whole_or("pageSize", size.as_ref(), PAGE_SIZE, MAX_PAGE_SIZE)?;
+    // It is at most `MAX_PAGE_SIZE`.
+    Ok(HpcCommand::List { page, size: size as u32 })
+}
+
+fn delete(body: &[u8]) -> Result<HpcCommand, Fault> {
+    match read::<DeleteBody>(body)?.id {
+        Some(Value::String(id)) => {
+            let id: VolumeId = id.parse().map_err(|_| Fault::new(FaultKind::NotFound, "Volume not found"))?;
+            Ok(HpcCommand::Delete(id))
+        }
+        _ => Err(Fault::invalid("volumeId", "volumeId must be there, as text")),
+    }
+}
+
+/// The one JSON object of a body.
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    // serde_json refuses nesting deeper than 128, so no body can exhaust the stack.
+    let read = serde_json::from_slice(body).map(|Members(members)| members);
+    read.map_err(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        let told = match error.classify() {
+            Category::Data => format!("the body is no object, or something in it is there twice: {place}"),
+            Category::Io | Category::Syntax | Category::Eof => format!("the body is not JSON: {place}"),
+        };
+        Fault::invalid("body", told)
+    })
+}
+
+/// What is read from an object only; a derived reader would take a list of the members as well.
+struct Members<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Object(PhantomData))
+    }
+}
+
+struct Object<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+    type Value = Members<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Members)
+    }
+}
+
+fn text(name: &str, value: Option<Value>) -> Result<String, Fault> {
+    let is_fit =
+        |text: &String| !text.is_empty() && text.chars().count() <= MAX_TEXT && !text.chars().any(char::is_control);
+    match value {
+        Some(Value::String(text)) if is_fit(&text) => Ok(text),
+        _ => {
+            let told = format!("{name} must be a text of 1 to {MAX_TEXT} characters, none of them a control character");
+            Err(Fault::invalid(name, told))
+        }
+    }
+}
+
+/// A tree is also known by its name to the API that fills it.
+fn check_tree_name(name: &str) -> Result<(), Fault> {
+    if hyper_sh::RESERVED.contains(&name) {
+        return Err(Fault::invalid("name", format!("a filesystem volume cannot have the name {name:?}")));
+    }
+    if !is_tree_name(name) {
+        let told = format!(
+            "the name of a filesystem volume has 1 to {LONGEST_NAME} letters, digits, '_', '.' and '-', and begins \
+             with a letter or digit"
+        );
+        return Err(Fault::invalid("name", told));
+    }
+    Ok(())
+}
+
+/// The documents say "GB"; that is 2^30 bytes here, as in the other dialects that count so.
+fn size_of(value: Option<&Value>) -> Result<ByteCount, Fault> {
+    let count = value.and_then(whole).filter(|count| *count > 0);
+    let size = count.and_then(|count| count.checked_mul(1 << 30)).and_then(ByteCount::new);
+    size.ok_or_else(|| Fault::invalid("sizeGB", "sizeGB must be a whole number of GB, 1 or more, as in 200"))
+}
+
+/// A number from 1 to `most`; `other` where there is none.
+fn whole_or(name: &str, value: Option<&Value>, other: u64, most: u64) -> Result<u64, Fault> {
+    match value {
+        None => Ok(other),
+        Some(value) => whole(value)
+            .filter(|number| (1..=most).contains(number))
+            .ok_or_else(|| Fault::invalid(name, format!("{name} must be a whole number from 1 to {most}"))),
+    }
+}
+
+/// A whole number, also as JavaScript may write it: with a fraction of zero or an exponent.
+fn whole(value: &Value) -> Option<u64> {
+    // Up to 2^53 every whole number is a float, and none has a fraction that was lost.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let as_float = |float: &f64| (0.0..=EXACT).contains(float) && float.fract() == 0.0;
+    value.as_u64().or_else(|| value.as_f64().filter(as_float).map(|float| float as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn made(body: &str) -> Result<HpcSpec, Fault> {
+        match create(body.as_bytes())? {
+            HpcCommand::Create(spec) => Ok(spec),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn with(name: &str, value: &Value) -> String {
+        let mut body = json!({"name": "n", "sizeGB": 200, "region": "r", "volumeType": "highspeedstorage"});
+        body[name] = value.clone();
+        body.to_string()
+    }
+
+    fn refused(body: &str) -> String {
+        let fault = made(body).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid, "{body}");
+        fault.told
+    }
+
+    #[test]
+    fn a_size_is_a_whole_number_of_gib() {
+        for size in [json!(200), json!(200.0), json!(2e2)] {
+            assert_eq!(made(&with("sizeGB", &size)).unwrap().size, ByteCount::mib(200 << 10));
+        }
+        let most = u64::MAX >> 31;
+        assert!(made(&with("sizeGB", &json!(most))).unwrap().size.get() == most << 30);
+        let wrong = [
+            json!(0),
+            json!(-1),
+            json!(1.5),
+            json!(most + 1),
+            json!(u64::MAX),
+            json!(1e300),
+            json!(-1e300),
+            json!(9_007_199_254_740_994.0),
+            json!("200"),
+            json!(null),
+            json!(true),
+            json!([200]),
+            json!({}),
+        ];
+        for size in wrong {
+            assert!(refused(&with("sizeGB", &size)).contains("sizeGB"), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_neither_empty_nor_long_nor_holds_control_characters() {
+        assert!(made(&with("name", &json!("\u{e9}".repeat(255)))).is_ok());
+        for name in ["name", "region", "volumeType"] {
+            for value in [json!(""), json!("x".repeat(256)), json!("a\nb"), json!(null), json!(7), json!(["x"])] {
+                assert!(refused(&with(name, &value)).starts_with(name), "{name} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_filesystem_has_a_name_that_stands_in_a_path() {
+        let of = |name: &str| {
+            let body = json!({"name": name, "sizeGB": 1, "region": "r", "volumeType": "filesystem"});
+            made(&body.to_string())
+        };
+        assert!(of("vol-1.x").unwrap().is_tree());
+        for name in ["a b", "../x", "-x", "create", "initialize", "uploadfinish", &"x".repeat(129)] {
+            assert_eq!(of(name).unwrap_err().kind, FaultKind::Invalid, "{name}");
+        }
+        assert!(!made(&with("name", &json!("a b"))).unwrap().is_tree());
+    }
+
+    #[test]
+    fn bodies_that_are_no_object_or_say_a_thing_twice_are_refused() {
+        for body in ["", " ", "1", "null", "[]", "[\"n\", 200, \"r\", \"t\"]", "{", "{} {}", "\u{feff}{}"] {
+            assert!(refused(body).contains("body"), "{body}");
+        }
+        let twice = r#"{"name": "a", "name": "b", "sizeGB": 1, "region": "r", "volumeType": "t"}"#;
+        assert!(refused(twice).contains("twice"));
+        let deep = format!("{{\"x\": {}", "[".repeat(60_000));
+        refused(&deep);
+        refused(&format!("{{\"name\": {}1{}}}", "[".repeat(200), "]".repeat(200)));
+        // What is not known is passed over.
+        assert!(made(&with("other", &json!({"a": [1, 2]}))).is_ok());
+    }
+
+    #[test]
+    fn a_login_tells_nothing_of_what_it_refuses() {
+        let secret = "hunter2";
+        for body in [
+            json!({"username": "a", "password": [secret]}).to_string(),
+            json!({"username": [secret], "password": "x"}).to_string(),
+            json!({"password": secret}).to_string(),
+            format!("{{\"username\": \"a\", \"password\": \"{secret}\", \"password\": \"{secret}\"}}"),
+            format!("{{\"username\": \"a\", \"password\": {secret}"),
+        ] {
+            let fault = login(body.as_bytes()).unwrap_err();
+            assert_eq!(fault.kind, FaultKind::Invalid);
+            assert!(!format!("{fault:?}").contains(secret), "{fault:?}");
+        }
+        let login = login(br#"{"username": "a", "password": "hunter2"}"#).unwrap();
+        assert!(!format!("{login:?}").contains(secret));
+        assert_eq!((&*login.user, login.password.reveal()), ("a", secret));
+    }
+
+    #[test]
+    fn a_page_is_the_first_ten_unless_another_is_asked_for() {
+        let page = |body: &str| match list(body.as_bytes()) {
+            Ok(HpcCommand::List { page, size }) => Some((page, size)),
+            Ok(other) => panic!("{other:?}"),
+            Err(fault) => {
+                assert_eq!(fault.kind, FaultKind::Invalid);
+                None
+            }
+        };
+        assert_eq!(page("{}"), Some((1, 10)));
+        assert_eq!(page(r#"{"pager": null}"#), Some((1, 10)));
+        assert_eq!(page(r#"{"pager": {"currentPage": 3}}"#), Some((3, 10)));
+        let last = r#"{"pager": {"currentPage": 18446744073709551615, "pageSize": 1000}}"#;
+        assert_eq!(page(last), Some((u64::MAX, 1000)));
+        for wrong in ["0", "-1", "1.5", "\"1\"", "true", "[]", "18446744073709551616"] {
+            assert_eq!(page(&format!(r#"{{"pager": {{"currentPage": {wrong}}}}}"#)), None, "{wrong}");
+            assert_eq!(page(&format!(r#"{{"pager": {{"pageSize": {wrong}}}}}"#)), None, "{wrong}");
+        }
+        assert_eq!(page(r#"{"pager": {"pageSize": 1001}}"#), None);
+        assert_eq!(page(r#"{"pager": 7}"#), None);
+        assert_eq!(page(r#"{"pager": [3, 10]}"#), None);
+        assert_eq!(page(r#"{"pager": {}, "pager": {}}"#), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body: Vec<u8>, member in "\\{\"(pager|name|sizeGB|volumeId)\": ?.{0,24}\\}") {
+            for body in [&body[..], member.as_bytes()] {
+                let _ = (login(body).is_ok(), create(body).is_ok(), list(body).is_ok(), delete(body).is_ok());
+            }
+        }
+
+        #[test]
+        fn no_number_panics(float: f64) {
+            let _ = whole(&json!(float));
+        }
+    }
+}

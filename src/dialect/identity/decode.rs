@@ -1,0 +1,287 @@
+//! Requests into intents.
+
+use serde_json::Value;
+
+use super::super::{Call, query};
+use super::{DOMAIN_ID, DOMAIN_NAME, Op, SUBJECT};
+use crate::domain::{Fault, FaultKind, IdentityCommand, Intent, Named, Proof, Secret, TenantId, UserId};
+
+pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
+    let name = || query::pairs(call.query).find(|(key, _)| key == "name").map(|(_, value)| value);
+    Ok(Intent::Identity(match op {
+        Op::Issue => issue(call.body)?,
+        Op::ShowToken => IdentityCommand::ShowToken(subject(call)?),
+        Op::Revoke => IdentityCommand::Revoke(subject(call)?),
+        Op::Catalog => IdentityCommand::Catalog,
+        Op::OwnProjects | Op::OldProjects => IdentityCommand::OwnProjects { name: name() },
+        Op::ProjectsOf => IdentityCommand::ProjectsOf { user: user_in_path(call)?, name: name() },
+        Op::Project => {
+            let id = TenantId::from_plain(call.param("project")).ok_or_else(|| no_such("project"))?;
+            IdentityCommand::Project(id)
+        }
+        Op::Users => IdentityCommand::Users { name: name() },
+        Op::User => IdentityCommand::User(user_in_path(call)?),
+        Op::OldVersion => IdentityCommand::Describe,
+        Op::OldIssue => issue_by_old_version(call.body)?,
+    }))
+}
+
+fn user_in_path(call: &Call) -> Result<UserId, Fault> {
+    UserId::from_plain(call.param("user")).ok_or_else(|| no_such("user"))
+}
+
+fn no_such(thing: &str) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("there is no such {thing}"))
+}
+
+/// The token that a call is about.
+fn subject(call: &Call) -> Result<Secret, Fault> {
+    let token = call.headers.get(SUBJECT).and_then(|token| token.to_str().ok());
+    token.map(Secret::new).ok_or_else(|| Fault::invalid("X-Subject-Token", "the X-Subject-Token field is missing"))
+}
+
+fn issue(body: &[u8]) -> Result<IdentityCommand, Fault> {
+    let mut auth = auth(body)?;
+    let mut identity = take_object(&mut auth, "identity")?;
+    let proof = match &take(&mut identity, "methods") {
+        Value::Array(methods) => match &methods[..] {
+            [Value::String(method)] if method == "password" => {
+                let mut user = take_object(&mut take_object(&mut identity, "password")?, "user")?;
+                Proof::Password { user: named_user(&mut user)?, password: password(&mut user)? }
+            }
+            [Value::String(method)] if method == "token" => token(&mut take_object(&mut identity, "token")?)?,
+            [Value::String(_)] => return Err(unauthenticated("the methods are password and token")),
+            _ => return Err(Fault::invalid("methods", "methods must name one method")),
+        },
+        _ => return Err(Fault::invalid("methods", "methods must be a list of one method")),
+    };
+    let scope = match take(&mut auth, "scope") {
+        Value::Null => None,
+        Value::String(text) if text == "unscoped" => None,
+        Value::Object(mut scope) => match scope.remove("project") {
+            Some(mut project @ Value::Object(_)) => Some(named_project(&mut project)?),
+            Some(_) => return Err(Fault::invalid("project", "project must be an object")),
+            // There are no tokens without a project: it is the user's own.
+            None if scope.contains_key("unscoped") => None,
+            None => return Err(Fault::invalid("scope", "a token is for a project here, and for nothing else")),
+        },
+        _ => return Err(Fault::invalid("scope", "scope must be an object")),
+    };
+    Ok(IdentityCommand::Issue { proof, scope })
+}
+
+fn issue_by_old_version(body: &[u8]) -> Result<IdentityCommand, Fault> {
+    let mut auth = auth(body)?;
+    let proof = match take(&mut auth, "passwordCredentials") {
+        Value::Null => token(&mut take_object(&mut auth, "token")?)?,
+        mut credentials @ Value::Object(_) => {
+            let user = match (text(&mut credentials, "userId")?, text(&mut credentials, "username")?) {
+                (Some(id), _) => Named::Id(UserId::from_plain(&id).ok_or_else(|| unauthenticated(NO_SUCH_USER))?),
+                (None, Some(name)) => Named::Name(name),
+                (None, None) => return Err(Fault::invalid("username", "a username or userId is needed")),
+            };
+            Proof::Password { user, password: password(&mut credentials)? }
+        }
+        _ => return Err(Fault::invalid("passwordCredentials", "passwordCredentials must be an object")),
+    };
+    let scope = match (text(&mut auth, "tenantId")?, text(&mut auth, "tenantName")?) {
+        (Some(id), _) => Some(project_id(&id)?),
+        (None, Some(name)) => Some(Named::Name(name)),
+        (None, None) => None,
+    };
+    Ok(IdentityCommand::Issue { proof, scope })
+}
+
+/// As a wrong password is told: what looks like no id is told from one that nobody has by nothing.
+const NO_SUCH_USER: &str = "a valid user name and password are needed";
+
+fn unauthenticated(told: &str) -> Fault {
+    Fault::new(FaultKind::Unauthenticated, told)
+}
+
+/// The object `auth`, which everything else is in. What is wrong with the body is told without any of it.
+fn auth(body: &[u8]) -> Result<Value, Fault> {
+    let mut body = serde_json::from_slice(body).map_err(|error: serde_json::Error| {
+        let told = format!("the body is not JSON, at line {} column {}", error.line(), error.column());
+        Fault::invalid("body", told)
+    })?;
+    take_object(&mut body, "auth")
+}
+
+fn named_user(user: &mut Value) -> Result<Named<UserId>, Fault> {
+    if let Some(id) = text(user, "id")? {
+        return UserId::from_plain(&id).map(Named::Id).ok_or_else(|| unauthenticated(NO_SUCH_USER));
+    }
+    check_domain(user)?;
+    text(user, "name")?.map(Named::Name).ok_or_else(|| Fault::invalid("user", "a user has a name or an id"))
+}
+
+fn named_project(project: &mut Value) -> Result<Named<TenantId>, Fault> {
+    if let Some(id) = text(project, "id")? {
+        return project_id(&id);
+    }
+    check_domain(project)?;
+    text(project, "name")?.map(Named::Name).ok_or_else(|| Fault::invalid("project", "a project has a name or an id"))
+}
+
+fn project_id(text: &str) -> Result<Named<TenantId>, Fault> {
+    let told = "there is no such project, or the user is not a member of it";
+    TenantId::from_plain(text).map(Named::Id).ok_or_else(|| unauthenticated(told))
+}
+
+/// A name is of the one domain, which some clients leave out and others spell in small letters.
+fn check_domain(of: &mut Value) -> Result<(), Fault> {
+    let mut domain = match take(of, "domain") {
+        Value::Null => return Ok(()),
+        domain => domain,
+    };
+    let is_ours = match (text(&mut domain, "id")?, text(&mut domain, "name")?) {
+        (Some(id), _) => id == DOMAIN_ID,
+        (None, Some(name)) => name.eq_ignore_ascii_case(DOMAIN_NAME),
+        (None, None) => return Err(Fault::invalid("domain", "a domain has a name or an id")),
+    };
+    if is_ours { Ok(()) } else { Err(unauthenticated("there is no such domain")) }
+}
+
+/// The password, out of the body, so that the one copy left is the one that is wiped.
+fn password(of: &mut Value) -> Result<Secret, Fault> {
+    match take(of, "password") {
+        Value::String(password) => Ok(Secret::new(password)),
+        _ => Err(Fault::invalid("password", "password must be text")),
+    }
+}
+
+fn token(of: &mut Value) -> Result<Proof, Fault> {
+    match take(of, "id") {
+        Value::String(token) => Ok(Proof::Token(Secret::new(token))),
+        _ => Err(Fault::invalid("token", "a token has an id, which is text")),
+    }
+}
+
+/// A field of an object, taken out of it; null when it is not there.
+fn take(from: &mut Value, name: &str) -> Value {
+    from.get_mut(name).map(Value::take).unwrap_or_default()
+}
+
+fn take_object(from: &mut Value, name: &str) -> Result<Value, Fault> {
+    match take(from, name) {
+        object @ Value::Object(_) => Ok(object),
+        Value::Null => Err(Fault::invalid(name, format!("{name} is missing"))),
+        _ => Err(Fault::invalid(name, format!("{name} must be an object"))),
+    }
+}
+
+/// A text; none when it is null or empty, as clients send for what they were not told.
+fn text(from: &mut Value, name: &str) -> Result<Option<String>, Fault> {
+    match take(from, name) {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+        _ => Err(Fault::invalid(name, format!("{name} must be text"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ID: &str = "01938c2e7d107a429b513f0c5d2e8a77";
+
+    fn asked(body: &Value) -> Result<(Proof, Option<Named<TenantId>>), FaultKind> {
+        match issue(body.to_string().as_bytes()).map_err(|fault| fault.kind)? {
+            IdentityCommand::Issue { proof, scope } => Ok((proof, scope)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn with_user(user: &Value, scope: &Value) -> Value {
+        json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}})
+    }
+
+    #[test]
+    fn users_and_projects_are_named_by_id_or_by_name_in_the_one_domain() {
+        let project = TenantId::from_plain(ID).unwrap();
+        for (scope, read) in [
+            (json!(null), None),
+            (json!("unscoped"), None),
+            (json!({"unscoped": {}}), None),
+            (json!({"project": {"id": ID}}), Some(Named::Id(project))),
+            (json!({"project": {"name": "red"}}), Some(Named::Name("red".to_owned()))),
+            (json!({"project": {"name": "red", "domain": {"id": "default"}}}), Some(Named::Name("red".to_owned()))),
+            (json!({"project": {"name": "red", "domain": {"name": "default"}}}), Some(Named::Name("red".to_owned()))),
+        ] {
+            let user = json!({"name": "alice", "domain": {"name": "Default"}, "password": "x"});
+            let (proof, found) = asked(&with_user(&user, &scope)).unwrap();
+            assert_eq!(found, read, "{scope}");
+            let alice = Named::Name("alice".to_owned());
+            assert_eq!(proof, Proof::Password { user: alice, password: Secret::new("x") });
+        }
+        let (proof, _) = asked(&with_user(&json!({"id": ID, "password": ""}), &Value::Null)).unwrap();
+        let user = Named::Id(UserId::from_plain(ID).unwrap());
+        assert_eq!(proof, Proof::Password { user, password: Secret::new("") });
+    }
+
+    #[test]
+    fn what_is_no_request_for_a_token_is_refused_and_nothing_of_it_is_told() {
+        let user = json!({"name": "alice", "password": "geheim"});
+        let elsewhere = json!({"name": "alice", "password": "geheim", "domain": {"id": "other"}});
+        let methods = |methods: Value| json!({"auth": {"identity": {"methods": methods, "password": {"user": user}}}});
+        for (body, kind) in [
+            (json!({}), FaultKind::Invalid),
+            (json!({"auth": "geheim"}), FaultKind::Invalid),
+            (json!({"auth": {"identity": "geheim"}}), FaultKind::Invalid),
+            (methods(Value::Null), FaultKind::Invalid),
+            (methods(json!([])), FaultKind::Invalid),
+            (methods(json!(["password", "token"])), FaultKind::Invalid),
+            (methods(json!(["totp"])), FaultKind::Unauthenticated),
+            (methods(json!(["token"])), FaultKind::Invalid),
+            (with_user(&json!("geheim"), &Value::Null), FaultKind::Invalid),
+            (with_user(&json!({"name": "alice", "password": {"geheim": 1}}), &Value::Null), FaultKind::Invalid),
+            (with_user(&json!({"password": "geheim"}), &Value::Null), FaultKind::Invalid),
+            (with_user(&elsewhere, &Value::Null), FaultKind::Unauthenticated),
+            (with_user(&user, &json!("geheim")), FaultKind::Invalid),
+            (with_user(&user, &json!({"system": {"all": true}})), FaultKind::Invalid),
+            (with_user(&user, &json!({"domain": {"id": "default"}})), FaultKind::Invalid),
+            (with_user(&user, &json!({"project": "geheim"})), FaultKind::Invalid),
+            (with_user(&user, &json!({"project": {}})), FaultKind::Invalid),
+            (with_user(&user, &json!({"project": {"id": "geheim"}})), FaultKind::Unauthenticated),
+        ] {
+            let fault = issue(body.to_string().as_bytes()).unwrap_err();
+            assert_eq!(fault.kind, kind, "{body}");
+            assert!(!format!("{fault:?}").contains("geheim"), "{fault:?}");
+        }
+        let fault = issue(b"{\"auth\": geheim}").unwrap_err();
+        assert!(fault.told.contains("column") && !format!("{fault:?}").contains("geheim"), "{fault:?}");
+    }
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let wish = asked(&with_user(&json!({"name": "alice", "password": "geheim"}), &Value::Null)).unwrap();
+        assert!(!format!("{wish:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn the_old_version_names_users_and_tenants_by_id_or_name() {
+        let read = |auth: Value| issue_by_old_version(json!({"auth": auth}).to_string().as_bytes());
+        let password = || json!({"username": "alice", "password": "x"});
+        let proof = || Proof::Password { user: Named::Name("alice".to_owned()), password: Secret::new("x") };
+        for (auth, scope) in [
+            (json!({"passwordCredentials": password()}), None),
+            (json!({"passwordCredentials": password(), "tenantName": "", "tenantId": null}), None),
+            (json!({"passwordCredentials": password(), "tenantName": "red"}), Some(Named::Name("red".to_owned()))),
+            (
+                json!({"passwordCredentials": password(), "tenantId": ID}),
+                Some(Named::Id(TenantId::from_plain(ID).unwrap())),
+            ),
+        ] {
+            assert_eq!(read(auth).unwrap(), IdentityCommand::Issue { proof: proof(), scope });
+        }
+        let token = IdentityCommand::Issue { proof: Proof::Token(Secret::new("t")), scope: None };
+        assert_eq!(read(json!({"token": {"id": "t"}})).unwrap(), token);
+        for wrong in [json!({}), json!({"passwordCredentials": {"password": "x"}}), json!({"passwordCredentials": []})]
+        {
+            assert_eq!(read(wrong).unwrap_err().kind, FaultKind::Invalid);
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Bodies: JSON or XML into the same fields, and what each field may hold.
+//!
+//! Fields that are not known are passed over, because clients send back what they were once given. `null` is as good as
+//! absent, and so is the `None` that XML has for it.
+
+use http::header;
+use serde_json::{Map, Value};
+
+use super::super::Call;
+use super::view::plain;
+use super::xml::{self, Node};
+use crate::domain::{ByteCount, Fault, FaultKind, VolumeId};
+
+/// The most characters of a name, a description, a metadata key and a metadata value.
+const MAX_TEXT: usize = 255;
+
+const GIB: u64 = 1 << 30;
+
+/// A body as it came.
+pub(super) enum Body {
+    Json(Map<String, Value>),
+    Xml(Node),
+}
+
+/// The fields of one thing. None of them is `null`.
+#[derive(Debug, Default)]
+pub(super) struct Fields(Map<String, Value>);
+
+impl Body {
+    pub(super) fn read(call: &Call) -> Result<Self, Fault> {
+        let is_xml = is_xml(call)?;
+        if call.body.trim_ascii().is_empty() {
+            return Err(Fault::invalid("body", "Missing required element: the request has no body"));
+        }
+        if is_xml {
+            return xml::read(call.body).map(Self::Xml).map_err(|error| malformed().because(error));
+        }
+        // serde_json refuses nesting deeper than 128, so no body can exhaust the stack.
+        match serde_json::from_slice(call.body) {
+            Ok(Value::Object(object)) => Ok(Self::Json(object)),
+            Ok(_) => Err(malformed()),
+            Err(error) => Err(malformed().because(error)),
+        }
+    }
+
+    /// The fields of the thing with this name, which must be what the body is about.
+    pub(super) fn thing(self, name: &str) -> Result<Fields, Fault> {
+        let missing = || Fault::invalid(name, format!("Missing required element '{name}' in request body"));
+        match self {
+            Self::Json(mut object) => match object.remove(name) {
+                Some(Value::Object(fields)) => Ok(Fields::new(fields)),
+                Some(Value::Null) | None => Err(missing()),
+                Some(_) => Err(Fault::invalid(name, format!("{name} must be an object"))),
+            },
+            Self::Xml(node) if node.name == name => Ok(Fields::of(node)),
+            Self::Xml(_) => Err(missing()),
+        }
+    }
+
+    /// All pairs of the owner, under this name: `metadata`.
+    pub(super) fn pairs(self, name: &str) -> Result<Map<String, Value>, Fault> {
+        checked_pairs(self.thing(name)?.0, name)
+    }
+
+    /// The one action that the body is about, and its fields.
+    pub(super) fn action(self) -> Result<(String, Fields), Fault> {
+        match self {
+            Self::Xml(node) => Ok((node.name.clone(), Fields::of(node))),
+            Self::Json(object) => {
+                let mut entries = object.into_iter();
+                match (entries.next(), entries.next()) {
+                    (Some((name, Value::Null)), None) => Ok((name, Fields::default())),
+                    (Some((name, Value::Object(fields))), None) => Ok((name, Fields::new(fields))),
+                    (Some((name, _)), None) => Err(Fault::invalid(&name, format!("{name} must be an object or null"))),
+                    _ => Err(Fault::invalid("body", "the body must be one action, as in {\"os-extend\": {...}}")),
+                }
+            }
+        }
+    }
+}
+
+impl Fields {
+    fn new(mut fields: Map<String, Value>) -> Self {
+        fields.retain(|_, value| !value.is_null());
+        Self(fields)
+    }
+
+    /// Attributes and elements of text are fields; `meta` elements are pairs.
+    fn of(node: Node) -> Self {
+        if matches!(node.name.as_str(), "metadata" | "meta") {
+            return Self(pairs_of(node));
+        }
+        let (groups, leaves): (Vec<Node>, Vec<Node>) =
+            node.children.into_iter().partition(|child| child.name == "metadata" || !child.children.is_empty());
+        let texts = leaves.into_iter().map(|leaf| (leaf.name, leaf.text));
+        let texts = node.attributes.into_iter().chain(texts).filter(|(_, text)| text != "None");
+        let mut fields: Map<String, Value> = texts.map(|(name, text)| (name, text.into())).collect();
+        for group in groups {
+            fields.insert(group.name.clone(), Value::Object(pairs_of(group)));
+        }
+        Self(fields)
+    }
+
+    fn read<T>(&self, name: &str, told: &str, as_type: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, Fault> {
+        let wrong = || Fault::invalid(name, format!("Invalid input for {name}: it must be {told}"));
+        self.0.get(name).map(|value| as_type(value).ok_or_else(wrong)).transpose()
+    }
+
+    /// A fault that says that a field must be there.
+    pub(super) fn missing(name: &str) -> Fault {
+        Fault::invalid(name, format!("Missing required element '{name}' in request body"))
+    }
+
+    /// Text, which may be empty.
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>, Fault> {
+        let is_short = |text: &&str| text.chars().count() <= MAX_TEXT;
+        self.read(name, "a string of at most 255 characters", |value| {
+            value.as_str().filter(is_short).map(str::to_owned)
+        })
+    }
+
+    /// Text, where empty is absent.
+    pub(super) fn filled(&self, name: &str) -> Result<Option<String>, Fault> {
+        Ok(self.text(name)?.filter(|text| !text.is_empty()))
+    }
+
+    /// A name or description under the first of these names that is there. It may be empty, and a number.
+    pub(super) fn label(&self, names: [&str; 2]) -> Result<Option<String>, Fault> {
+        let name = names.into_iter().find(|name| self.0.contains_key(*name)).unwrap_or(names[0]);
+        self.read(name, "a string of at most 255 characters, or a number", |value| {
+            let text = match value {
+                Value::String(text) => text.clone(),
+                Value::Number(number) if is_exact(number) => number.to_string(),
+                _ => return None,
+            };
+            (text.chars().count() <= MAX_TEXT).then_some(text)
+        })
+    }
+
+    /// A size in GiB, at least one. Clients send it as a number, and as a string.
+    pub(super) fn gib(&self, name: &str) -> Result<Option<ByteCount>, Fault> {
+        self.read(name, "an integer of at least 1, in GB", |value| {
+            let count = match value {
+                Value::Number(number) => number.as_u64(),
+                Value::String(text) => digits(text),
+                _ => None,
+            };
+            gib(count.filter(|count| *count > 0)?)
+        })
+    }
+
+    /// The most of something: a number, or -1 for no limit.
+    pub(super) fn limit(&self, name: &str) -> Result<Option<i64>, Fault> {
+        self.read(name, "an integer of at least -1", |value| {
+            let count = match value {
+                Value::Number(number) => number.as_i64(),
+                Value::String(text) if text == "-1" => Some(-1),
+                Value::String(text) => digits(text).and_then(|count| i64::try_from(count).ok()),
+                _ => None,
+            };
+            count.filter(|count| *count >= -1)
+        })
+    }
+
+    /// True or false, in the words that clients have for them.
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Fault> {
+        self.read(name, "true or false", |value| match value {
+            Value::Bool(flag) => Some(*flag),
+            Value::String(text) => flag_named(text),
+            _ => None,
+        })
+    }
+
+    /// The id of a volume or snapshot; absent when empty.
+    pub(super) fn id(&self, name: &str, otherwise: fn(&str) -> Fault) -> Result<Option<VolumeId>, Fault> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) if text.is_empty() => Ok(None),
+            Some(value) => {
+                let text = plain(value);
+                text.parse().map(Some).map_err(|_| otherwise(&text))
+            }
+        }
+    }
+
+    /// The owner's pairs.
+    pub(super) fn pairs(&self, name: &str) -> Result<Option<Map<String, Value>>, Fault> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(Value::Object(pairs)) => checked_pairs(pairs.clone(), name).map(Some),
+            // An empty element has neither pairs nor text.
+            Some(Value::String(text)) if text.is_empty() => Ok(Some(Map::new())),
+            Some(_) => Err(Fault::invalid(name, format!("{name} must be an object of text"))),
+        }
+    }
+}
+
+/// `number` GiB in bytes.
+pub(super) fn gib(number: u64) -> Option<ByteCount> {
+    number.checked_mul(GIB).and_then(ByteCount::new)
+}
+
+/// Bytes in GiB, rounded up.
+pub(super) fn in_gib(size: ByteCount) -> u64 {
+    size.get().div_ceil(GIB)
+}
+
+/// Whether a word means true; none when it means neither.
+pub(super) fn flag_named(word: &str) -> Option<bool> {
+    match word.to_ascii_lowercase().as_str() {
+        "true" | "1" | "t" | "yes" | "y" | "on" => Some(true),
+        "false" | "0" | "f" | "no" | "n" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// A number of digits only.
+pub(super) fn digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// Keys of 1 to 255 characters, values of at most that many. A value that is `null` is absent.
+pub(super) fn checked_pairs(mut pairs: Map<String, Value>, name: &str) -> Result<Map<String, Value>, Fault> {
+    pairs.retain(|_, value| !value.is_null());
+    for (key, value) in &pairs {
+        let is_short = |text: &str| text.chars().count() <= MAX_TEXT;
+        if key.is_empty() || !is_short(key) {
+            return Err(Fault::invalid(name, format!("each key of {name} must have 1 to 255 characters")));
+        }
+        if !value.as_str().is_some_and(is_short) {
+            return Err(Fault::invalid(name, format!("each value of {name} must be text of at most 255 characters")));
+        }
+    }
+    Ok(pairs)
+}
+
+fn pairs_of(node: Node) -> Map<String, Value> {
+    if node.name == "meta" {
+        let key = node.attribute("key").unwrap_or_default().to_owned();
+        return Map::from_iter([(key, node.text.into())]);
+    }
+    let of_meta = |meta: &Node| meta.attribute("key").unwrap_or_default().to_owned();
+    node.children.into_iter().map(|child| (of_meta(&child), child.text.into())).collect()
+}
+
+/// Larger numbers were rounded when they were read, and would come back as other ones.
+fn is_exact(number: &serde_json::Number) -> bool {
+    number.is_i64() || number.is_u64() || number.as_f64().is_some_and(|float| float.abs() < 9_007_199_254_740_992.0)
+}
+
+/// Whether the body is XML. One that names no type is JSON.
+fn is_xml(call: &Call) -> Result<bool, Fault> {
+    let Some(value) = call.headers.get(header::CONTENT_TYPE) else { return Ok(false) };
+    let value = value.as_bytes();
+    let media_type = value.split(|byte| *byte == b';').next().unwrap_or(value).trim_ascii().to_ascii_lowercase();
+    match media_type.as_slice() {
+        b"application/json" | b"application/vnd.openstack.volume+json" => Ok(false),
+        b"application/xml" | b"text/xml" | b"application/vnd.openstack.volume+xml" => Ok(true),
+        _ if call.body.is_empty() => Ok(false),
+        _ => {
+            let told = "a body is sent as Content-Type: application/json or application/xml";
+            Err(Fault::new(FaultKind::UnsupportedMediaType, told))
+        }
+    }
+}
+
+fn malformed() -> Fault {
+    Fault::invalid("body", "Malformed request body")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, Method};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn thing(media_type: &'static str, body: &str, name: &str) -> Result<Fields, Fault> {
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media_type))]);
+        let method = Method::POST;
+        let call = Call {
+            method: &method,
+            path: "/v1/t/volumes",
+            params: &[],
+            query: "",
+            headers: &headers,
+            length: None,
+            body: body.as_bytes(),
+            principal: None,
+        };
+        Body::read(&call)?.thing(name)
+    }
+
+    fn fields(value: Value) -> Fields {
+        let Value::Object(fields) = value else { panic!("no object: {value}") };
+        Fields::new(fields)
+    }
+
+    #[test]
+    fn both_formats_are_read_into_the_same_fields() {
+        let json =
+            r#"{"volume": {"size": "1", "display_name": null, "availability_zone": "nova", "metadata": {"k": "v"}}}"#;
+        let xml = "<volume xmlns=\"urn:x\" size=\"1\" display_name=\"None\" availability_zone=\"nova\">\
+                   <metadata><meta key=\"k\">v</meta></metadata></volume>";
+        let json = thing("application/json", json, "volume").unwrap();
+        let xml = thing("application/xml; charset=UTF-8", xml, "volume").unwrap();
+        assert_eq!(json.0, xml.0);
+    }
+
+    #[test]
+    fn a_body_of_the_wrong_form_is_told_from_one_that_is_malformed() {
+        let told = |media_type, body: &str| thing(media_type, body, "volume").expect_err(body).told;
+        for body in ["{\"volume\": {\"size\": 1,}}", "{", "[]", "1", "{} {}"] {
+            assert_eq!(told("application/json", body), "Malformed request body", "{body}");
+        }
+        assert_eq!(told("application/xml", "<volume"), "Malformed request body");
+        for body in ["{}", "{\"volume\": null}"] {
+            assert_eq!(told("application/json", body), "Missing required element 'volume' in request body");
+        }
+        assert_eq!(told("application/xml", "<snapshot/>"), "Missing required element 'volume' in request body");
+        let form = thing("application/x-www-form-urlencoded", "a=b", "volume").expect_err("a form is not taken");
+        assert_eq!(form.kind, FaultKind::UnsupportedMediaType);
+        assert!(thing("application/json", &"[".repeat(100_000), "volume").is_err());
+    }
+
+    #[test]
+    fn a_size_is_a_whole_number_of_gib() {
+        let size = |value: Value| fields(json!({"size": value})).gib("size").ok().flatten().map(in_gib);
+        assert_eq!(size(json!(1)), Some(1));
+        assert_eq!(size(json!("20")), Some(20));
+        for wrong in [json!(0), json!(-1), json!(1.5), json!("1.0"), json!(""), json!("+1"), json!(true), json!([1])] {
+            assert_eq!(size(wrong.clone()), None, "{wrong}");
+        }
+        assert_eq!(size(json!(u64::MAX)), None);
+        assert_eq!(size(json!("99999999999999999999999")), None);
+        assert_eq!(in_gib(ByteCount::mib(512)), 1);
+        assert_eq!(in_gib(ByteCount::mib(1025)), 2);
+    }
+
+    #[test]
+    fn a_name_is_text_or_a_number_of_at_most_255_characters() {
+        let name = |value: Value| fields(json!({"name": value})).label(["name", "display_name"]).ok().flatten();
+        assert_eq!(name(json!("a")).as_deref(), Some("a"));
+        assert_eq!(name(json!(7)).as_deref(), Some("7"));
+        assert_eq!(name(json!("\u{e9}".repeat(255))).map(|text| text.chars().count()), Some(255));
+        for wrong in [json!("a".repeat(256)), json!(true), json!([]), json!({}), json!(1e300)] {
+            assert_eq!(name(wrong.clone()), None, "{wrong}");
+        }
+        let both = fields(json!({"name": null, "display_name": "b"}));
+        assert_eq!(both.label(["name", "display_name"]).unwrap().as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn metadata_is_short_text_under_short_keys() {
+        let pairs = |value: Value| fields(json!({"metadata": value})).pairs("metadata");
+        assert_eq!(pairs(json!({"k": "v", "n": null})).unwrap().unwrap().len(), 1);
+        assert_eq!(pairs(json!(null)).unwrap(), None);
+        let long = "a".repeat(256);
+        for wrong in [json!({"": "v"}), json!({&long: "v"}), json!({"k": long}), json!({"k": 1}), json!([]), json!("x")]
+        {
+            assert!(pairs(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_action_is_the_one_key_of_the_body() {
+        let action = |value: Value| Body::Json(value.as_object().cloned().unwrap()).action().map(|(name, _)| name).ok();
+        assert_eq!(action(json!({"os-reserve": null})).as_deref(), Some("os-reserve"));
+        assert_eq!(action(json!({"os-extend": {"new_size": 2}})).as_deref(), Some("os-extend"));
+        for wrong in [json!({}), json!({"a": {}, "b": {}}), json!({"a": 1})] {
+            assert_eq!(action(wrong.clone()), None, "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in any::<Vec<u8>>(), is_xml: bool) {
+            let media_type = if is_xml { "application/xml" } else { "application/json" };
+            let _ = thing(media_type, &String::from_utf8_lossy(&body), "volume");
+        }
+    }
+}

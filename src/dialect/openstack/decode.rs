@@ -1,0 +1,349 @@
+//! Requests into intents.
+
+use serde_json::{Map, Value};
+
+use super::super::{Call, query};
+use super::body::{Body, Fields, digits, flag_named, gib};
+use super::{Kind, Op, Version, listing, status};
+use crate::domain::{
+    BackupRef, BlockCommand, BlockPatch, Command, Fault, FaultKind, Intent, MetadataChange, NewBackup, NewVolume,
+    Principal, ResetStatus, Secret, TenantId, Thing, VolumeAction, VolumeId,
+};
+
+/// The most characters of a server's id; the compute service has UUIDs.
+const MAX_SERVER: usize = 255;
+
+pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
+    if matches!(op, Op::Versions | Op::Version) {
+        return Ok(Intent::Discover);
+    }
+    let unknown = || Fault::new(FaultKind::Unauthenticated, "The request you have made requires authentication.");
+    let principal = call.principal.ok_or_else(unknown)?;
+    let tenant = tenant(call, principal)?;
+    let command = match op {
+        Op::Versions | Op::Version | Op::Extensions | Op::DefaultQuota => return Ok(Intent::Discover),
+        Op::Volumes | Op::VolumesDetail => BlockCommand::Volumes(listing::decode(op, call)?),
+        Op::Volume => BlockCommand::Volume(id(call, Kind::Volume)?),
+        Op::CreateVolume => BlockCommand::CreateVolume(Box::new(new_volume(call)?)),
+        Op::UpdateVolume => BlockCommand::UpdateVolume { id: id(call, Kind::Volume)?, patch: patch(call, "volume")? },
+        Op::DeleteVolume => BlockCommand::DeleteVolume {
+            id: id(call, Kind::Volume)?,
+            cascade: is_set(call, "cascade"),
+            force: is_set(call, "force"),
+        },
+        Op::ActVolume => act_on_volume(call)?,
+        Op::Snapshots | Op::SnapshotsDetail => BlockCommand::Snapshots(listing::decode(op, call)?),
+        Op::Snapshot => BlockCommand::Snapshot(id(call, Kind::Snapshot)?),
+        Op::CreateSnapshot => new_snapshot(call)?,
+        Op::UpdateSnapshot => {
+            BlockCommand::UpdateSnapshot { id: id(call, Kind::Snapshot)?, patch: patch(call, "snapshot")? }
+        }
+        Op::DeleteSnapshot => BlockCommand::DeleteSnapshot { id: id(call, Kind::Snapshot)? },
+        Op::ActSnapshot => act_on_snapshot(call)?,
+        Op::Metadata(kind)
+        | Op::MergeMetadata(kind)
+        | Op::ReplaceMetadata(kind)
+        | Op::MetadataKey(kind)
+        | Op::SetMetadataKey(kind)
+        | Op::RemoveMetadataKey(kind) => metadata(op, kind, call)?,
+        Op::Backups | Op::BackupsDetail => BlockCommand::Backups(listing::decode(op, call)?),
+        Op::Backup => BlockCommand::Backup(backup(call)?),
+        Op::CreateBackup => BlockCommand::CreateBackup(Box::new(new_backup(call)?)),
+        Op::DeleteBackup => BlockCommand::DeleteBackup(backup(call)?),
+        Op::Restore => restore(call)?,
+        Op::Types | Op::Type => BlockCommand::Types,
+        Op::Zones => BlockCommand::Zones,
+        Op::Limits => BlockCommand::Quota { tenant },
+        Op::Quota => BlockCommand::Quota { tenant: target(call)? },
+        Op::SetQuota => set_quota(call)?,
+        Op::Server | Op::Attachments => BlockCommand::Attachments { server: server(call)? },
+        Op::Attach => attach(call)?,
+        Op::Attachment => BlockCommand::Attachment { server: server(call)?, volume: id(call, Kind::Volume)? },
+        Op::Detach => BlockCommand::Detach { server: server(call)?, volume: id(call, Kind::Volume)? },
+    };
+    let command = Command::Block(command);
+    Ok(Intent::Control(if tenant == principal.tenant {
+        command
+    } else {
+        Command::In { tenant, command: Box::new(command) }
+    }))
+}
+
+/// The tenant that the path names. Another than the caller's is there for administrators only.
+fn tenant(call: &Call, principal: &Principal) -> Result<TenantId, Fault> {
+    let named = TenantId::from_plain(call.param("tenant"));
+    let served = named.filter(|tenant| *tenant == principal.tenant || principal.is_admin);
+    served.ok_or_else(|| not_found("The resource could not be found."))
+}
+
+/// The tenant whose quota is meant.
+fn target(call: &Call) -> Result<TenantId, Fault> {
+    let unknown = || not_found(format!("Project {} could not be found.", call.param("target")));
+    TenantId::from_plain(call.param("target")).ok_or_else(unknown)
+}
+
+fn not_found(told: impl Into<String>) -> Fault {
+    Fault::new(FaultKind::NotFound, told)
+}
+
+fn no_such_volume(id: &str) -> Fault {
+    not_found(format!("Volume {id} could not be found."))
+}
+
+fn no_such_snapshot(id: &str) -> Fault {
+    not_found(format!("Snapshot {id} could not be found."))
+}
+
+/// The volume or snapshot that the path names. What cannot be an id is a thing that is not there.
+fn id(call: &Call, kind: Kind) -> Result<VolumeId, Fault> {
+    let text = call.param("id");
+    text.parse().map_err(|_| match kind {
+        Kind::Volume => no_such_volume(text),
+        Kind::Snapshot => no_such_snapshot(text),
+    })
+}
+
+/// The backup that the path names: by number in version 1, by id after it.
+fn backup(call: &Call) -> Result<BackupRef, Fault> {
+    let text = call.param("id");
+    let named = match Version::of(call.path) {
+        Version::V1 => digits(text).map(BackupRef::Number),
+        Version::V2 | Version::V3 => text.parse().ok().map(BackupRef::Id),
+    };
+    named.ok_or_else(|| not_found(format!("Backup {text} could not be found.")))
+}
+
+fn server(call: &Call) -> Result<String, Fault> {
+    let text = call.param("server");
+    let is_id = !text.is_empty() && text.chars().count() <= MAX_SERVER && !text.chars().any(char::is_control);
+    if is_id { Ok(text.to_owned()) } else { Err(not_found("Instance could not be found.")) }
+}
+
+fn is_set(call: &Call, name: &str) -> bool {
+    let value = query::pairs(call.query).find(|(key, _)| key == name).and_then(|(_, value)| flag_named(&value));
+    value.unwrap_or_default()
+}
+
+/// What names and descriptions are called: by their own version first, as clients of the others do after it.
+fn labels(call: &Call) -> ([&'static str; 2], [&'static str; 2]) {
+    match Version::of(call.path) {
+        Version::V1 => (["display_name", "name"], ["display_description", "description"]),
+        Version::V2 | Version::V3 => (["name", "display_name"], ["description", "display_description"]),
+    }
+}
+
+/// Name and description of a thing to be made; empty is none.
+fn label_and_description(call: &Call, fields: &Fields) -> Result<(Option<String>, Option<String>), Fault> {
+    let (name, description) = labels(call);
+    let filled = |text: &String| !text.is_empty();
+    Ok((fields.label(name)?.filter(filled), fields.label(description)?.filter(filled)))
+}
+
+fn new_volume(call: &Call) -> Result<NewVolume, Fault> {
+    let fields = Body::read(call)?.thing("volume")?;
+    let (name, description) = label_and_description(call, &fields)?;
+    let not_a_source = |text: &str| Fault::invalid("source_volid", format!("{text:?} is not the id of a volume"));
+    let snapshot = fields.id("snapshot_id", no_such_snapshot)?;
+    let volume = fields.id("source_volid", not_a_source)?;
+    let image = image(&fields)?;
+    if [snapshot.is_some(), volume.is_some(), image.is_some()].into_iter().filter(|given| *given).count() > 1 {
+        let told = "a volume is made from a snapshot, a volume or an image: snapshot_id, source_volid or imageRef";
+        return Err(Fault::invalid("volume", told));
+    }
+    let size = fields.gib("size")?;
+    if size.is_none() && snapshot.is_none() && volume.is_none() {
+        return Err(Fields::missing("size"));
+    }
+    let token = call.headers.get("x-auth-token").and_then(|token| token.to_str().ok()).map(Secret::new);
+    Ok(NewVolume {
+        name,
+        description,
+        size,
+        snapshot,
+        volume,
+        token: token.filter(|_| image.is_some()),
+        image,
+        zone: fields.filled("availability_zone")?,
+        volume_type: fields.filled("volume_type")?,
+        metadata: fields.pairs("metadata")?.unwrap_or_default(),
+        takes_size_of_snapshot: Version::of(call.path) == Version::V1,
+    })
+}
+
+/// The id of an image: a UUID, or the end of a URL of one.
+fn image(fields: &Fields) -> Result<Option<String>, Fault> {
+    let Some(text) = fields.filled("imageRef")? else { return Ok(None) };
+    let last = text.rsplit('/').next().unwrap_or_default();
+    match last.parse::<VolumeId>() {
+        // Every id has this form.
+        Ok(id) => Ok(Some(id.to_string())),
+        Err(_) => {
+            Err(Fault::invalid("imageRef", "Invalid imageRef provided: it must be a UUID, or a URL that ends in one"))
+        }
+    }
+}
+
+fn patch(call: &Call, thing: &str) -> Result<BlockPatch, Fault> {
+    let fields = Body::read(call)?.thing(thing)?;
+    let (name, description) = labels(call);
+    let filled = |text: &String| !text.is_empty();
+    Ok(BlockPatch {
+        // Empty text clears it.
+        name: fields.label(name)?.map(|text| Some(text).filter(filled)),
+        description: fields.label(description)?.map(|text| Some(text).filter(filled)),
+        metadata: fields.pairs("metadata")?,
+    })
+}
+
+fn act_on_volume(call: &Call) -> Result<BlockCommand, Fault> {
+    let id = id(call, Kind::Volume)?;
+    let (name, fields) = Body::read(call)?.action()?;
+    let action = match name.as_str() {
+        "os-extend" => VolumeAction::Extend(fields.gib("new_size")?.ok_or_else(|| Fields::missing("new_size"))?),
+        "os-reserve" => VolumeAction::Reserve,
+        "os-unreserve" => VolumeAction::Unreserve,
+        "os-attach" => attachment_of(&fields)?,
+        "os-begin_detaching" => VolumeAction::BeginDetaching,
+        "os-roll_detaching" => VolumeAction::RollDetaching,
+        "os-detach" => VolumeAction::Detach,
+        "os-set_bootable" => {
+            VolumeAction::SetBootable(fields.flag("bootable")?.ok_or_else(|| Fields::missing("bootable"))?)
+        }
+        "os-update_readonly_flag" => {
+            VolumeAction::SetReadOnly(fields.flag("readonly")?.ok_or_else(|| Fields::missing("readonly"))?)
+        }
+        "os-set_image_metadata" => {
+            let pairs = fields.pairs("metadata")?.ok_or_else(|| Fields::missing("metadata"))?;
+            VolumeAction::SetImageMetadata(pairs)
+        }
+        "os-unset_image_metadata" => {
+            VolumeAction::UnsetImageMetadata(fields.filled("key")?.ok_or_else(|| Fields::missing("key"))?)
+        }
+        "os-show_image_metadata" => return Ok(BlockCommand::Volume(id)),
+        "os-reset_status" => VolumeAction::Reset(reset(&fields)?),
+        "os-force_delete" => VolumeAction::ForceDelete,
+        other => return Err(no_such_action(other)),
+    };
+    Ok(BlockCommand::Act { id, action })
+}
+
+fn attachment_of(fields: &Fields) -> Result<VolumeAction, Fault> {
+    let (server, host) = (fields.filled("instance_uuid")?, fields.filled("host_name")?);
+    if server.is_some() == host.is_some() {
+        let told = "a volume is attached to a server or to a host: instance_uuid or host_name";
+        return Err(Fault::invalid("instance_uuid", told));
+    }
+    let read_only = match fields.filled("mode")?.as_deref() {
+        None | Some("rw") => false,
+        Some("ro") => true,
+        Some(_) => return Err(Fault::invalid("mode", "mode must be rw or ro")),
+    };
+    let device = fields.filled("mountpoint")?.ok_or_else(|| Fields::missing("mountpoint"))?;
+    Ok(VolumeAction::Attach { server, host, device, read_only })
+}
+
+fn act_on_snapshot(call: &Call) -> Result<BlockCommand, Fault> {
+    let id = id(call, Kind::Snapshot)?;
+    let (name, fields) = Body::read(call)?.action()?;
+    match name.as_str() {
+        "os-reset_status" => match reset(&fields)? {
+            status @ (ResetStatus::Available | ResetStatus::Error) => Ok(BlockCommand::ResetSnapshot { id, status }),
+            _ => Err(Fault::invalid("status", "a snapshot can be set to available or error")),
+        },
+        other => Err(no_such_action(other)),
+    }
+}
+
+fn reset(fields: &Fields) -> Result<ResetStatus, Fault> {
+    let word = fields.filled("status")?.ok_or_else(|| Fields::missing("status"))?;
+    status::reset_named(&word).ok_or_else(|| Fault::invalid("status", "this status cannot be set"))
+}
+
+fn no_such_action(name: &str) -> Fault {
+    Fault::invalid("action", format!("There is no such action: {name}"))
+}
+
+fn new_snapshot(call: &Call) -> Result<BlockCommand, Fault> {
+    let fields = Body::read(call)?.thing("snapshot")?;
+    let (name, description) = label_and_description(call, &fields)?;
+    Ok(BlockCommand::CreateSnapshot {
+        volume: fields.id("volume_id", no_such_volume)?.ok_or_else(|| Fields::missing("volume_id"))?,
+        name,
+        description,
+        metadata: fields.pairs("metadata")?.unwrap_or_default(),
+        force: fields.flag("force")?.unwrap_or_default(),
+    })
+}
+
+fn metadata(op: Op, kind: Kind, call: &Call) -> Result<BlockCommand, Fault> {
+    let id = id(call, kind)?;
+    let of = match kind {
+        Kind::Volume => Thing::Volume(id),
+        Kind::Snapshot => Thing::Snapshot(id),
+    };
+    let change = match op {
+        Op::MergeMetadata(_) => MetadataChange::Merge(Body::read(call)?.pairs("metadata")?),
+        Op::ReplaceMetadata(_) => MetadataChange::Replace(Body::read(call)?.pairs("metadata")?),
+        Op::SetMetadataKey(_) => MetadataChange::Merge(one_pair(call)?),
+        Op::RemoveMetadataKey(_) => MetadataChange::Remove(call.param("key").to_owned()),
+        _ => MetadataChange::Read,
+    };
+    Ok(BlockCommand::Metadata { of, change })
+}
+
+/// The pair that is set by its key, which path and body must name alike.
+fn one_pair(call: &Call) -> Result<Map<String, Value>, Fault> {
+    let pairs = Body::read(call)?.pairs("meta")?;
+    if pairs.len() == 1 && pairs.contains_key(call.param("key")) {
+        return Ok(pairs);
+    }
+    Err(Fault::invalid("meta", "the body must have the one key that the path names"))
+}
+
+fn new_backup(call: &Call) -> Result<NewBackup, Fault> {
+    let fields = Body::read(call)?.thing("backup")?;
+    let (name, description) = label_and_description(call, &fields)?;
+    Ok(NewBackup {
+        volume: fields.id("volume_id", no_such_volume)?.ok_or_else(|| Fields::missing("volume_id"))?,
+        snapshot: fields.id("snapshot_id", no_such_snapshot)?,
+        name,
+        description,
+        container: fields.filled("container")?,
+        force: fields.flag("force")?.unwrap_or_default(),
+    })
+}
+
+fn restore(call: &Call) -> Result<BlockCommand, Fault> {
+    let backup = backup(call)?;
+    let fields = Body::read(call)?.thing("restore")?;
+    let (name, _) = label_and_description(call, &fields)?;
+    Ok(BlockCommand::Restore { backup, volume: fields.id("volume_id", no_such_volume)?, name })
+}
+
+fn set_quota(call: &Call) -> Result<BlockCommand, Fault> {
+    let tenant = target(call)?;
+    let fields = Body::read(call)?.thing("quota_set")?;
+    let too_large = || Fault::invalid("gigabytes", "gigabytes is too large a number");
+    let bytes = match fields.limit("gigabytes")? {
+        None => None,
+        Some(count) => match u64::try_from(count) {
+            Ok(count) => Some(Some(gib(count).ok_or_else(too_large)?)),
+            Err(_) => Some(None),
+        },
+    };
+    let volumes = fields.limit("volumes")?.map(|count| u64::try_from(count).ok());
+    Ok(BlockCommand::SetQuota { tenant, volumes, bytes })
+}
+
+fn attach(call: &Call) -> Result<BlockCommand, Fault> {
+    let server = server(call)?;
+    let fields = Body::read(call)?.thing("volumeAttachment")?;
+    let wrong = |text: &str| Fault::invalid("volumeId", format!("Invalid input for volumeId: {text:?} is not a UUID"));
+    // The document's sample in XML has the other name.
+    let volume = match fields.id("volumeId", wrong)? {
+        None => fields.id("volume_id", wrong)?,
+        volume => volume,
+    };
+    let volume = volume.ok_or_else(|| Fields::missing("volumeId"))?;
+    Ok(BlockCommand::Attach { server, volume, device: fields.filled("device")?.filter(|device| device != "auto") })
+}

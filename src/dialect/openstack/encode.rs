@@ -1,0 +1,228 @@
+//! Outcomes into replies.
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use super::super::{Call, Places, Reply, bare, query};
+use super::body::{Body, flag_named};
+use super::objects::{
+    Scene, Shape, absolute_limits, backup_namespaces, quota_limits, quota_usage, snapshot_namespaces,
+    volume_attachment, volume_namespaces, volume_type,
+};
+use super::view::{Document, Element, Namespace, pairs_node, plain};
+use super::xml::Node;
+use super::{Op, Version, discovery, fault, listing};
+use crate::domain::{
+    BlockFields, BlockOutcome, BlockVolume, Fault, FaultKind, Outcome, Paged, Quota, Usage, VolumeType,
+};
+
+/// Tells which minor version of 3 is spoken.
+const API_VERSION: HeaderName = HeaderName::from_static("openstack-api-version");
+
+/// `None` when the endpoint cannot have this outcome.
+pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+    let scene = Scene { call, places, version: Version::of(call.path) };
+    let mut reply = match (op, outcome) {
+        (Op::Versions, Outcome::Discovered) => discovery::every(places),
+        (Op::Version, Outcome::Discovered) => discovery::one(scene.version, places),
+        (Op::Extensions, Outcome::Discovered) => many("extensions", Vec::new(), Vec::new()).reply(call, StatusCode::OK),
+        (Op::DefaultQuota, Outcome::Discovered) => {
+            // Whoever adds a tenant may limit it; without that it has no limits.
+            quota_set(call.param("target"), &Quota::default(), None).reply(call, StatusCode::OK)
+        }
+        (op, Outcome::Block(outcome)) => block(op, &scene, outcome)?,
+        _ => return None,
+    };
+    if scene.version == Version::V3 && op != Op::Versions {
+        let headers = reply.headers_mut();
+        headers.insert(API_VERSION, HeaderValue::from_static("volume 3.0"));
+        headers.insert(header::VARY, HeaderValue::from(API_VERSION));
+    }
+    Some(reply)
+}
+
+fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
+    let call = scene.call;
+    let told = |document: Document| document.reply(call, StatusCode::OK);
+    Some(match (op, outcome) {
+        (Op::Volumes | Op::VolumesDetail | Op::Snapshots | Op::SnapshotsDetail, BlockOutcome::Volumes(page)) => {
+            told(volumes(op, scene, page))
+        }
+        (Op::Volume | Op::UpdateVolume, BlockOutcome::Volume(volume)) => {
+            told(Document::One(scene.volume(volume, Shape::Full)))
+        }
+        (Op::CreateVolume, BlockOutcome::Volume(volume)) => {
+            Document::One(scene.volume(volume, Shape::Made)).reply(call, made(scene.version))
+        }
+        (Op::Snapshot | Op::UpdateSnapshot, BlockOutcome::Volume(snapshot)) => {
+            told(Document::One(scene.snapshot(&snapshot.volume, Shape::Full)))
+        }
+        (Op::CreateSnapshot, BlockOutcome::Volume(snapshot)) => {
+            Document::One(scene.snapshot(&snapshot.volume, Shape::Made)).reply(call, made(scene.version))
+        }
+        (Op::ActVolume, BlockOutcome::Volume(_) | BlockOutcome::Done) => acted(scene, outcome),
+        (
+            Op::DeleteVolume | Op::DeleteSnapshot | Op::DeleteBackup | Op::Detach | Op::ActSnapshot,
+            BlockOutcome::Done | BlockOutcome::Volume(_) | BlockOutcome::Backup(_),
+        ) => bare(StatusCode::ACCEPTED),
+        (Op::Metadata(_) | Op::MergeMetadata(_) | Op::ReplaceMetadata(_), BlockOutcome::Metadata(pairs)) => {
+            told(metadata(pairs))
+        }
+        (Op::MetadataKey(_) | Op::SetMetadataKey(_), BlockOutcome::Metadata(pairs)) => one_pair(call, pairs),
+        (Op::RemoveMetadataKey(_), BlockOutcome::Metadata(_) | BlockOutcome::Done) => bare(StatusCode::OK),
+        (Op::Backups | Op::BackupsDetail, BlockOutcome::Backups(page)) => {
+            let shape = if op == Op::Backups { Shape::Short } else { Shape::Full };
+            let items = page.items.iter().map(|backup| scene.backup(backup, shape)).collect();
+            let last = page.items.last().map(|backup| backup.id.to_string());
+            told(paged(scene, ("backups", "backup_links"), backup_namespaces(), items, last.filter(|_| page.has_more)))
+        }
+        (Op::Backup, BlockOutcome::Backup(backup)) => told(Document::One(scene.backup(backup, Shape::Full))),
+        (Op::CreateBackup, BlockOutcome::Backup(backup)) => {
+            Document::One(scene.backup(backup, Shape::Made)).reply(call, made(scene.version))
+        }
+        (Op::Restore, BlockOutcome::Restoring { backup, volume }) => {
+            Document::One(scene.restore(backup, volume)).reply(call, made(scene.version))
+        }
+        (Op::Types, BlockOutcome::Types(types)) => {
+            told(many("volume_types", Vec::new(), types.iter().map(volume_type).collect()))
+        }
+        (Op::Type, BlockOutcome::Types(types)) => one_type(call, types),
+        (Op::Zones, BlockOutcome::Zones(zones)) => told(availability(zones)),
+        (Op::Limits, BlockOutcome::Quota { quota, usage, .. }) => told(limits(quota, usage)),
+        (Op::Quota | Op::SetQuota, BlockOutcome::Quota { tenant, quota, usage }) => {
+            told(quota_set(&tenant.plain(), quota, wants_usage(call).then_some(usage)))
+        }
+        (Op::Server, BlockOutcome::Attachments(attachments)) => told(Document::One(scene.server(attachments))),
+        (Op::Attachments, BlockOutcome::Attachments(attachments)) => {
+            told(many("volumeAttachments", Vec::new(), attachments.iter().map(volume_attachment).collect()))
+        }
+        (Op::Attach | Op::Attachment, BlockOutcome::Attachment(attachment)) => {
+            told(Document::One(volume_attachment(attachment)))
+        }
+        _ => return None,
+    })
+}
+
+/// The status of what was made. Version 1 has it as done, the later ones as begun.
+const fn made(version: Version) -> StatusCode {
+    match version {
+        Version::V1 => StatusCode::OK,
+        Version::V2 | Version::V3 => StatusCode::ACCEPTED,
+    }
+}
+
+fn volumes(op: Op, scene: &Scene, page: &Paged<BlockVolume>) -> Document {
+    let last = page.items.last().map(|one| one.volume.id.to_string()).filter(|_| page.has_more);
+    let shape = if matches!(op, Op::Volumes | Op::Snapshots) { Shape::Short } else { Shape::Full };
+    if matches!(op, Op::Volumes | Op::VolumesDetail) {
+        let items = page.items.iter().map(|one| scene.volume(one, shape)).collect();
+        paged(scene, ("volumes", "volumes_links"), volume_namespaces(scene.version, shape), items, last)
+    } else {
+        let items = page.items.iter().map(|one| scene.snapshot(&one.volume, shape)).collect();
+        paged(scene, ("snapshots", "snapshots_links"), snapshot_namespaces(shape), items, last)
+    }
+}
+
+/// A page of a list. Version 1 knows no links to the next one; its clients ask by marker.
+fn paged(
+    scene: &Scene,
+    (name, links): (&'static str, &'static str),
+    namespaces: Vec<Namespace>,
+    items: Vec<Element>,
+    last: Option<String>,
+) -> Document {
+    let last = last.filter(|_| scene.version != Version::V1);
+    let next = last.map(|last| (links, listing::next(scene.call, scene.places, &last)));
+    Document::Many { name, namespaces, items, next }
+}
+
+fn many(name: &'static str, namespaces: Vec<Namespace>, items: Vec<Element>) -> Document {
+    Document::Many { name, namespaces, items, next: None }
+}
+
+/// What an action is answered with: image metadata where that was asked for or set, and else nothing.
+fn acted(scene: &Scene, outcome: &BlockOutcome) -> Reply {
+    let name = Body::read(scene.call).and_then(Body::action).map(|(name, _)| name).unwrap_or_default();
+    match (name.as_str(), outcome) {
+        ("os-show_image_metadata" | "os-set_image_metadata", BlockOutcome::Volume(told)) => {
+            metadata(&BlockFields::of(&told.volume).image).reply(scene.call, StatusCode::OK)
+        }
+        ("os-set_bootable" | "os-set_image_metadata" | "os-unset_image_metadata", _) => bare(StatusCode::OK),
+        _ => bare(StatusCode::ACCEPTED),
+    }
+}
+
+fn metadata(pairs: &Map<String, Value>) -> Document {
+    Document::Made { json: json!({"metadata": pairs}), xml: pairs_node("metadata", pairs) }
+}
+
+fn one_pair(call: &Call, pairs: &Map<String, Value>) -> Reply {
+    let key = call.param("key");
+    let Some(value) = pairs.get(key) else {
+        let told = format!("Metadata item was not found: there is no key {key:?}.");
+        return fault(call, &Fault::new(FaultKind::NotFound, told));
+    };
+    let xml = Node::new("meta").with("key", key).saying(plain(value));
+    Document::Made { json: json!({"meta": {key: value}}), xml }.reply(call, StatusCode::OK)
+}
+
+/// A type by id or name, or the default one.
+fn one_type(call: &Call, types: &[VolumeType]) -> Reply {
+    let id = call.param("id");
+    let named = types.iter().find(|one| one.id == id || one.name == id);
+    let Some(one) = named.or_else(|| types.first().filter(|_| id == "default")) else {
+        return fault(call, &Fault::new(FaultKind::NotFound, format!("Volume type {id} could not be found.")));
+    };
+    Document::One(volume_type(one)).reply(call, StatusCode::OK)
+}
+
+fn availability(zones: &[String]) -> Document {
+    let told = |zone: &String| json!({"zoneName": zone, "zoneState": {"available": true}});
+    let node = |zone: &String| {
+        Node::new("availabilityZone").with("name", zone).holding([Node::new("zoneState").with("available", "True")])
+    };
+    Document::Made {
+        json: json!({"availabilityZoneInfo": zones.iter().map(told).collect::<Value>()}),
+        xml: Node::new("availabilityZones").holding(zones.iter().map(node)),
+    }
+}
+
+fn limits(quota: &Quota, usage: &Usage) -> Document {
+    let counts = absolute_limits(quota, usage);
+    let absolute: Map<String, Value> =
+        counts.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())).collect();
+    let nodes =
+        counts.iter().map(|(name, count)| Node::new("limit").with("name", *name).with("value", count.to_string()));
+    Document::Made {
+        json: json!({"limits": {"absolute": absolute, "rate": []}}),
+        xml: Node::new("limits").holding([Node::new("rates"), Node::new("absolute").holding(nodes)]),
+    }
+}
+
+/// Limits, or with `usage` what is used of those that are.
+fn quota_set(tenant: &str, quota: &Quota, usage: Option<&Usage>) -> Document {
+    let mut fields = Map::from_iter([("id".to_owned(), tenant.into())]);
+    let mut node = Node::new("quota_set").with("id", tenant);
+    for (name, limit) in quota_limits(quota) {
+        let used = usage.map(|usage| quota_usage(usage).into_iter().find(|(of, _)| *of == name));
+        match used {
+            None => {
+                fields.insert(name.to_owned(), limit.into());
+                node.children.push(Node::new(name).saying(limit.to_string()));
+            }
+            Some(Some((_, used))) => {
+                fields.insert(name.to_owned(), json!({"limit": limit, "in_use": used, "reserved": 0}));
+                let counted = Node::new(name).with("limit", limit.to_string()).with("in_use", used.to_string());
+                node.children.push(counted.with("reserved", "0"));
+            }
+            // Of what is not counted no use is told.
+            Some(None) => {}
+        }
+    }
+    Document::Made { json: json!({"quota_set": fields}), xml: node }
+}
+
+fn wants_usage(call: &Call) -> bool {
+    let value = query::pairs(call.query).find(|(name, _)| name == "usage").map(|(_, value)| value);
+    value.and_then(|word| flag_named(&word)).unwrap_or_default()
+}

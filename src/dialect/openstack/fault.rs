@@ -1,0 +1,92 @@
+//! Faults into replies.
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::super::{Call, Reply};
+use super::objects::own_namespace;
+use super::view::Document;
+use super::xml::Node;
+use super::{Version, without_suffix};
+use crate::domain::{Fault, FaultKind};
+
+/// `{"badRequest": {"code": 400, "message": ...}}`, or the element with that name.
+pub(in super::super) fn fault(call: &Call, fault: &Fault) -> Reply {
+    let (status, name) = spelling(fault.kind);
+    let message = message(call, fault);
+    let mut fields = Map::from_iter([
+        ("code".to_owned(), Value::from(status.as_u16())),
+        ("message".to_owned(), Value::from(message.as_str())),
+    ]);
+    let (namespace, uri) = own_namespace(Version::of(call.path));
+    let mut node = Node::new(name)
+        .with("code", status.as_u16().to_string())
+        .with(namespace, uri)
+        .holding([Node::new("message").saying(message)]);
+    if let Some(seconds) = retry_after(fault.kind) {
+        fields.insert("retryAfter".to_owned(), seconds.into());
+        node.children.push(Node::new("retryAfter").saying(seconds.to_string()));
+    }
+    Document::Made { json: json!({name: fields}), xml: node }.reply(call, status)
+}
+
+/// The first words that clients look for, then the reason.
+fn message(call: &Call, fault: &Fault) -> String {
+    let told = &fault.told;
+    match fault.kind {
+        FaultKind::Conflict => {
+            let mut segments = without_suffix(call.path).0.split('/').filter(|segment| !segment.is_empty()).skip(2);
+            match (segments.next(), segments.next()) {
+                (Some("snapshots"), Some(_)) => format!("Invalid snapshot: {told}"),
+                (Some("backups"), Some(_)) => format!("Invalid backup: {told}"),
+                // What is made of a volume fails for the state of the volume.
+                _ => format!("Invalid volume: {told}"),
+            }
+        }
+        FaultKind::Throttled { .. } => "This request was rate-limited.".to_owned(),
+        // The field at fault is what there are too many of; its own sentence is for the number of volumes alone.
+        FaultKind::QuotaExceeded if fault.point.as_deref() == Some("volumes") => format!("VolumeLimitExceeded: {told}"),
+        FaultKind::QuotaExceeded => {
+            "VolumeSizeExceedsAvailableQuota: Requested volume exceeds allowed volume size quota".to_owned()
+        }
+        _ => told.clone(),
+    }
+}
+
+/// What a client is told in the body of when to come back; zero where waiting does not help.
+const fn retry_after(kind: FaultKind) -> Option<u32> {
+    match kind {
+        FaultKind::QuotaExceeded => Some(0),
+        FaultKind::Throttled { retry_after } => Some(retry_after),
+        _ => None,
+    }
+}
+
+/// How each fault is told.
+const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
+    match kind {
+        // The service that this one is like answers 400, not 409, when a thing is in the wrong state for what is asked.
+        FaultKind::Invalid
+        | FaultKind::BadFraming
+        | FaultKind::Empty
+        | FaultKind::Conflict
+        | FaultKind::DigestMismatch
+        | FaultKind::BodyIncomplete => (StatusCode::BAD_REQUEST, "badRequest"),
+        FaultKind::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthorized"),
+        FaultKind::TicketRefused | FaultKind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+        FaultKind::NotFound | FaultKind::Gone => (StatusCode::NOT_FOUND, "itemNotFound"),
+        FaultKind::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "badMethod"),
+        FaultKind::PeerTooSlow => (StatusCode::REQUEST_TIMEOUT, "badRequest"),
+        FaultKind::Cancelled => (StatusCode::CONFLICT, "conflictingRequest"),
+        FaultKind::TooLarge | FaultKind::QuotaExceeded | FaultKind::Throttled { .. } => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "overLimit")
+        }
+        FaultKind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "badMediaType"),
+        FaultKind::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "badRequest"),
+        // An image service that fails is told as our failure by the document of version 2.
+        FaultKind::Upstream | FaultKind::NoSpace | FaultKind::Corrupt | FaultKind::Internal => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "computeFault")
+        }
+        FaultKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "serviceUnavailable"),
+    }
+}

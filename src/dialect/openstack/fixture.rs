@@ -1,0 +1,290 @@
+//! What the rest of the server would make of a command, for the golden files: the things of HP's document.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::super::golden;
+use crate::domain::{
+    Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockVolume,
+    ByteCount, MetadataChange, NewBackup, NewVolume, Paged, Principal, Quota, TenantId, UnixTime, Usage, UserId,
+    Volume, VolumeAction, VolumeId, VolumeKind, VolumeState, VolumeType,
+};
+
+/// The tenant of the document's samples.
+const TENANT: &str = "e56a97501ac64da4af7c7a6f4ecb7426";
+
+/// The volume of the document that is attached and can be started from.
+const ATTACHED: &str = "29b53979-c09d-4944-a170-5430aac864df";
+
+/// Whose token came with a request.
+pub(in super::super) fn principal(is_admin: bool) -> Principal {
+    Principal {
+        user: "alice".to_owned(),
+        user_id: UserId::from_plain("360cdc8902e04d4482ab653082b5b5e4").unwrap(),
+        tenant: TenantId::from_plain(TENANT).unwrap(),
+        is_admin,
+    }
+}
+
+pub(in super::super) fn outcome(command: &BlockCommand) -> BlockOutcome {
+    match command {
+        BlockCommand::Volumes(query) => {
+            let items = vec![blank(), attached(), copied()];
+            BlockOutcome::Volumes(Paged { items, has_more: query.limit == Some(3) })
+        }
+        BlockCommand::Volume(id) if id.to_string() == ATTACHED => volume(attached()),
+        BlockCommand::Volume(id) => volume(plain(*id)),
+        BlockCommand::CreateVolume(new) => volume(created(new)),
+        BlockCommand::UpdateVolume { id, patch } => {
+            let mut told = plain(*id);
+            apply(patch, &mut told.volume);
+            volume(told)
+        }
+        BlockCommand::Act { id, action: VolumeAction::SetImageMetadata(pairs) } => {
+            let image = BlockFields { image: pairs.clone(), ..BlockFields::default() };
+            volume(with(plain(*id).volume, &image))
+        }
+        BlockCommand::Snapshots(query) => {
+            let items = vec![
+                snapshot("0500944b-1179-4b1c-9f31-b3f0da8e669c", "2013-01-30T16:44:13Z"),
+                snapshot("e45fed49-801d-4a61-8927-5c8005a1c584", "2013-01-30T16:41:58Z"),
+            ];
+            BlockOutcome::Volumes(Paged { items, has_more: query.limit == Some(2) })
+        }
+        BlockCommand::Snapshot(id) => volume(snapshot(&id.to_string(), "2013-01-30T17:37:06Z")),
+        BlockCommand::CreateSnapshot { volume: source, name, description, metadata, .. } => {
+            let mut made = snapshot("64f0946c-2863-4392-afe3-94f3f600f5e8", "2013-01-30T19:15:22.014Z");
+            made.volume.source = Some(source.to_string());
+            made.volume.name = name.clone().unwrap_or_default();
+            made.volume.meta.clone_from(metadata);
+            made.volume.state = VolumeState::CloningTarget;
+            volume(with(made.volume, &BlockFields { description: description.clone(), ..BlockFields::default() }))
+        }
+        BlockCommand::UpdateSnapshot { id, patch } => {
+            let mut told = snapshot(&id.to_string(), "2013-01-30T17:37:06Z");
+            apply(patch, &mut told.volume);
+            volume(told)
+        }
+        BlockCommand::Metadata { change, .. } => BlockOutcome::Metadata(changed(change)),
+        BlockCommand::Backups(query) => {
+            let items = vec![backup(1, "2013-01-31T12:43:30Z"), backup(2, "2013-01-31T12:44:32Z")];
+            BlockOutcome::Backups(Paged { items, has_more: query.limit == Some(2) })
+        }
+        BlockCommand::Backup(id) => BlockOutcome::Backup(Box::new(named(*id))),
+        BlockCommand::CreateBackup(new) => BlockOutcome::Backup(Box::new(begun(new))),
+        BlockCommand::Restore { backup, volume, .. } => BlockOutcome::Restoring {
+            backup: Box::new(named(*backup)),
+            volume: Box::new(plain(volume.unwrap_or_else(|| named(*backup).volume))),
+        },
+        BlockCommand::Attachments { server } => {
+            let id = "795114e8-7489-40be-a978-83797f2c1dd3".parse().unwrap();
+            BlockOutcome::Attachments(vec![attachment(id, server, "/dev/vdb")])
+        }
+        BlockCommand::Attachment { server, volume } => {
+            BlockOutcome::Attachment(attachment(*volume, server, "/dev/vdc"))
+        }
+        BlockCommand::Attach { server, volume, device } => {
+            let device = device.as_deref().unwrap_or("/dev/vdb");
+            BlockOutcome::Attachment(attachment(*volume, server, device))
+        }
+        BlockCommand::Quota { tenant } => quota(*tenant, Quota { volumes: Some(10), bytes: Some(gib(1000)) }),
+        BlockCommand::SetQuota { tenant, volumes, bytes } => {
+            quota(*tenant, Quota { volumes: volumes.unwrap_or(Some(10)), bytes: bytes.unwrap_or(Some(gib(1000))) })
+        }
+        BlockCommand::Types => BlockOutcome::Types(vec![VolumeType {
+            id: "6685584b-1eac-4da6-b5c3-555430cf68ff".to_owned(),
+            name: "standard".to_owned(),
+            description: Some("files of the node's disk".to_owned()),
+        }]),
+        BlockCommand::Zones => BlockOutcome::Zones(vec!["nova".to_owned(), "az2".to_owned()]),
+        BlockCommand::DeleteVolume { .. }
+        | BlockCommand::Act { .. }
+        | BlockCommand::ResetBackup { .. }
+        | BlockCommand::DeleteSnapshot { .. }
+        | BlockCommand::ResetSnapshot { .. }
+        | BlockCommand::DeleteBackup(_)
+        | BlockCommand::Detach { .. } => BlockOutcome::Done,
+    }
+}
+
+/// The volume of the document that has everything.
+pub(super) fn attached() -> BlockVolume {
+    let image = json!({
+        "image_id": "62560ce2-ee31-4ee6-bc9b-81a98fd3d52b",
+        "image_name": "precise-server-cloudimg-i386",
+    });
+    let fields = BlockFields { image: map(image), bootable: true, ..BlockFields::default() };
+    let id = ATTACHED.parse().unwrap();
+    let drive = drive(id, 5, VolumeState::InUse { clones: 0 }, "2013-01-21T16:36:19Z");
+    let attachment = attachment(id, "c31ae64f-03d4-4bc9-b2bf-06f80db0ff62", "/dev/vdd");
+    BlockVolume { attachment: Some(attachment), ..with(drive, &fields) }
+}
+
+/// The backup of the document with this number.
+pub(super) fn backup(number: u64, created: &str) -> Backup {
+    Backup {
+        id: format!("2ef47aee-8844-490c-804d-{number:012}").parse().unwrap(),
+        number,
+        tenant: TenantId::from_plain(TENANT).unwrap(),
+        volume: "795114e8-7489-40be-a978-83797f2c1dd3".parse().unwrap(),
+        snapshot: None,
+        name: None,
+        description: None,
+        container: Some("volumebackups".to_owned()),
+        zone: Some("az1".to_owned()),
+        size: gib(1),
+        objects: Some(22),
+        state: BackupState::Available,
+        reason: None,
+        origin: None,
+        created: at(created),
+        updated: at(created),
+    }
+}
+
+/// A snapshot of the document.
+pub(super) fn snapshot(id: &str, created: &str) -> BlockVolume {
+    let drive = drive(id.parse().unwrap(), 1, VolumeState::Available, created);
+    let source = Some("64f5d2fb-d836-4063-b7e2-544d5c1ff607".to_owned());
+    BlockVolume { volume: Volume { kind: VolumeKind::Snapshot, source, ..drive }, attachment: None }
+}
+
+pub(super) fn attachment(volume: VolumeId, server: &str, device: &str) -> Attachment {
+    Attachment {
+        volume,
+        server: Some(server.to_owned()),
+        host: None,
+        device: device.to_owned(),
+        read_only: false,
+        created: at("2013-01-21T16:40:00Z"),
+    }
+}
+
+fn volume(told: BlockVolume) -> BlockOutcome {
+    BlockOutcome::Volume(Box::new(told))
+}
+
+fn drive(id: VolumeId, size: u32, state: VolumeState, created: &str) -> Volume {
+    Volume {
+        id,
+        tenant: TenantId::from_plain(TENANT).unwrap(),
+        name: String::new(),
+        size: gib(size),
+        charged: gib(size),
+        state,
+        created: at(created),
+        updated: at(created),
+        sha256: None,
+        meta: Map::new(),
+        attributes: Map::new(),
+        ..golden::drive()
+    }
+}
+
+fn with(mut volume: Volume, fields: &BlockFields) -> BlockVolume {
+    fields.put(&mut volume.attributes);
+    BlockVolume { volume, attachment: None }
+}
+
+fn blank() -> BlockVolume {
+    let id = "128a2078-0de3-4ff2-bf9f-d315e91fe3bb".parse().unwrap();
+    BlockVolume { volume: drive(id, 200, VolumeState::Unavailable, "2013-01-23T11:25:03Z"), attachment: None }
+}
+
+fn copied() -> BlockVolume {
+    let id = "d9f5479a-a9af-4e96-b418-0d9a602a8b03".parse().unwrap();
+    let snapshot = Some("2ee9a7ed-48f3-481c-a20e-6c53bf08c067".to_owned());
+    let fields = BlockFields { snapshot, ..BlockFields::default() };
+    with(drive(id, 2, VolumeState::Available, "2013-01-21T14:32:27Z"), &fields)
+}
+
+fn plain(id: VolumeId) -> BlockVolume {
+    BlockVolume { volume: drive(id, 1, VolumeState::Available, "2013-01-17T11:39:56Z"), attachment: None }
+}
+
+fn created(new: &NewVolume) -> BlockVolume {
+    let id = "b6f6b5fb-ba09-44c9-a263-b4acbdbf1d38".parse().unwrap();
+    let mut drive = drive(id, 1, VolumeState::Creating, "2013-01-30T13:38:50.411Z");
+    drive.size = new.size.unwrap_or(drive.size);
+    drive.name = new.name.clone().unwrap_or_default();
+    drive.meta.clone_from(&new.metadata);
+    let image = new.image.iter().map(|id| ("image_id".to_owned(), Value::from(id.as_str())));
+    let fields = BlockFields {
+        description: new.description.clone(),
+        zone: new.zone.clone(),
+        volume_type: new.volume_type.clone(),
+        user: Some("360cdc8902e04d4482ab653082b5b5e4".to_owned()),
+        snapshot: new.snapshot.map(|id| id.to_string()),
+        volume: new.volume.map(|id| id.to_string()),
+        image: image.collect(),
+        bootable: new.image.is_some(),
+        ..BlockFields::default()
+    };
+    with(drive, &fields)
+}
+
+fn apply(patch: &BlockPatch, volume: &mut Volume) {
+    if let Some(name) = &patch.name {
+        volume.name = name.clone().unwrap_or_default();
+    }
+    if let Some(metadata) = &patch.metadata {
+        volume.meta.clone_from(metadata);
+    }
+    let description = patch.description.clone().flatten();
+    BlockFields { description, ..BlockFields::default() }.put(&mut volume.attributes);
+}
+
+fn changed(change: &MetadataChange) -> Map<String, Value> {
+    let mut pairs = map(json!({"k": "v", "type": "gold"}));
+    match change {
+        MetadataChange::Read => {}
+        MetadataChange::Merge(more) => pairs.extend(more.clone()),
+        MetadataChange::Replace(all) => pairs.clone_from(all),
+        MetadataChange::Remove(key) => {
+            pairs.remove(key);
+        }
+    }
+    pairs
+}
+
+fn named(which: BackupRef) -> Backup {
+    let backup = backup(1, "2013-01-31T12:43:30Z");
+    match which {
+        BackupRef::Id(id) => Backup { id, ..backup },
+        BackupRef::Number(number) => Backup { number, ..backup },
+    }
+}
+
+fn begun(new: &NewBackup) -> Backup {
+    Backup {
+        number: 3,
+        volume: new.volume,
+        snapshot: new.snapshot,
+        name: new.name.clone(),
+        description: new.description.clone(),
+        container: None,
+        zone: None,
+        objects: None,
+        state: BackupState::Creating,
+        ..backup(2, "2013-01-31T13:09:42.457Z")
+    }
+}
+
+fn quota(tenant: TenantId, quota: Quota) -> BlockOutcome {
+    BlockOutcome::Quota { tenant, quota, usage: Usage { volumes: 3, bytes: gib(207) } }
+}
+
+fn at(text: &str) -> UnixTime {
+    UnixTime(text.parse::<Timestamp>().unwrap().as_millisecond())
+}
+
+fn gib(count: u32) -> ByteCount {
+    ByteCount::mib(count << 10)
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
