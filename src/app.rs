@@ -8,18 +8,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Basic, BasicSettings, Keys, Passwords, Tickets, load_or_create_key, random_password};
-use crate::config::{Config, DirectChoice, EngineChoice, OwnersChoice, When};
-use crate::control::{Control, Parts, Settings, TreeSettings};
-use crate::domain::{Clock, CrashPoints, SystemClock};
+use crate::archive::{Archive, ArchiveSettings, Bucket, Container, Storage};
+use crate::auth::{
+    AccessTokens, Basic, BasicSettings, Identity, IdentitySettings, Keys, Keystone, Passwords, ServiceUser, Tickets,
+    TokenNames, load_or_create_key, random_password,
+};
+use crate::config::{BackupStorage, Config, DirectChoice, EngineChoice, OwnersChoice, When};
+use crate::control::{BlockSettings, Control, Parts, Settings, TreeSettings};
+use crate::domain::{Clock, CrashPoints, SystemClock, VolumeType};
 use crate::io::{IoEngine, Pool};
 use crate::meta::Meta;
 use crate::metrics::Metrics;
-use crate::remote::{Policy as RemotePolicy, Remote};
+use crate::remote::{Policy as RemotePolicy, Remote, Service};
 use crate::server::tls::Tls;
 use crate::server::{Listeners, PublicUrls, Server, ServerLimits, listener};
 use crate::store::{Direct, LocalSettings, LocalStore, TreeStore};
@@ -70,7 +75,7 @@ impl App {
             store: Arc::new(store),
             trees,
             remote: remote(&config)?,
-            pool,
+            pool: pool.clone(),
             tickets,
             clock: clock.clone(),
             transfers: transfers.clone(),
@@ -78,6 +83,10 @@ impl App {
             tracker: tracker.clone(),
             crash,
             settings: settings(&config),
+            block: block(&config)?,
+            glance: glance(&config)?,
+            archive: open_archive(&config, pool.clone(), tracker.clone())?,
+            hpc: config.hpc_catalogue(),
         });
         control.recover().await?;
 
@@ -87,21 +96,31 @@ impl App {
         let pace = Pace { idle: config.limits.idle, min_rate: config.limits.min_rate.0.get() };
         let watch = kill.clone();
         tracker.spawn(async move { watch.run_until_cancelled(transfers.watch(pace)).await });
-        let basic = Basic::new(
+        let basic = Arc::new(Basic::new(
             meta.clone(),
             BasicSettings { remember_seconds: config.auth.remember_seconds, ..BasicSettings::default() },
             clock.clone(),
-        );
-        let keys = open_keys(&config, &meta, clock)?;
+        ));
+        let keys = open_keys(&config, &meta, clock.clone())?;
+        let settings = IdentitySettings {
+            token_seconds: config.auth.token_seconds,
+            region: config.auth.region.clone(),
+            requests_per_second: config.auth.requests_per_second,
+        };
+        let tokens = open_tokens(&config, &meta, clock.clone())?;
+        let identity = Identity::new(meta.clone(), basic.clone(), settings, keystone(&config, &meta)?, clock);
         let limits = ServerLimits {
             head: config.limits.head,
             idle: config.limits.idle,
             connections: config.limits.connections,
             tap: config.io.tap,
         };
-        let public =
-            PublicUrls { direct: config.direct.public_url.clone(), control: config.control.public_url.clone() };
-        let server = Server::new(control.clone(), (basic, keys), tls.clone(), limits, public);
+        let public = PublicUrls {
+            direct: config.direct.public_url.clone(),
+            control: config.control.public_url.clone(),
+            identity: config.keystone.as_ref().map(|elsewhere| elsewhere.url.trim_end_matches('/').to_owned()),
+        };
+        let server = Server::new(control.clone(), (basic, keys, tokens, identity), tls.clone(), limits, public);
         let (listeners, urls) = bind(&config, tls.is_some())?;
         server.start(listeners, &stop, &kill)?;
         write_atomically(&config.data_dir.join("endpoint"), urls.join("\n").as_bytes(), 0o644)?;
@@ -173,10 +192,44 @@ pub async fn open_meta(config: &Config) -> anyhow::Result<Meta> {
     Meta::open(&config.data_dir.join("meta.sqlite")).await.context("cannot open the database")
 }
 
+/// The place for backups. Makes its directory if it is not there.
+pub fn open_archive(config: &Config, pool: Pool, tracker: TaskTracker) -> anyhow::Result<Archive> {
+    let backups = &config.backups;
+    let storage = match backups.storage {
+        BackupStorage::Directory => {
+            Storage::Directory(backups.directory.clone().unwrap_or_else(|| config.data_dir.join("backups")))
+        }
+        BackupStorage::S3 => Storage::S3(Box::new(Bucket {
+            name: backups.bucket.clone().unwrap_or_default(),
+            endpoint: backups.endpoint.clone(),
+            region: backups.region.clone(),
+            access_key_id: backups.access_key_id.clone(),
+            secret_access_key: backups.secret_access_key.clone(),
+            virtual_host: backups.virtual_host,
+            conditional_put: backups.conditional_put,
+            bulk_delete: backups.bulk_delete,
+            checksum: backups.checksum,
+        })),
+    };
+    let settings = ArchiveSettings { storage, level: backups.level };
+    Archive::open(&settings, pool, tracker).context("cannot use the storage of backups")
+}
+
+/// The container of backups for which none is named.
+pub fn backup_container(config: &Config) -> anyhow::Result<Container> {
+    config.backups.container.parse().context("backups.container")
+}
+
 /// The access keys of a data directory.
 pub fn open_keys(config: &Config, meta: &Meta, clock: Arc<dyn Clock>) -> anyhow::Result<Keys> {
     let master = load_or_create_key(&config.data_dir.join("access.key")).context("cannot use access.key")?;
     Ok(Keys::new(meta.clone(), clock, master))
+}
+
+/// The signed tokens of a data directory.
+fn open_tokens(config: &Config, meta: &Meta, clock: Arc<dyn Clock>) -> anyhow::Result<AccessTokens> {
+    let names = TokenNames { issuer: config.hpc_ai.issuer.clone(), audience: config.hpc_ai.audience.clone() };
+    AccessTokens::open(meta.clone(), clock, names, config.data_dir.join("hpc-ai.key")).context("cannot use hpc-ai.key")
 }
 
 /// Makes the data directory, for its owner alone.
@@ -205,7 +258,7 @@ fn claim_data_dir(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Makes the first user, when there is none, and writes how to log in.
+/// Makes the first user, an administrator, when there is none, and writes how to log in.
 async fn ensure_admin(meta: &Meta, config: &Config, clock: &dyn Clock) -> anyhow::Result<()> {
     if !meta.users().await?.is_empty() {
         return Ok(());
@@ -214,7 +267,7 @@ async fn ensure_admin(meta: &Meta, config: &Config, clock: &dyn Clock) -> anyhow
     let hash = Passwords::default().hash(password.clone()).await?;
     // The file first: a user without a known password could never log in.
     write_credentials(config, "admin", &password)?;
-    meta.add_user("admin", &hash, "admin", Some(config.default_quota()), clock.now()).await?;
+    meta.add_administrator("admin", &hash, "admin", Some(config.default_quota()), clock.now()).await?;
     Ok(())
 }
 
@@ -268,6 +321,51 @@ fn settings(config: &Config) -> Settings {
             policy: policy(config),
         },
     }
+}
+
+fn block(config: &Config) -> anyhow::Result<BlockSettings> {
+    let container = backup_container(config)?;
+    let config = &config.block;
+    ensure!(!config.zones.is_empty(), "block.zones: there must be one");
+    if let Some(name) = &config.default_type {
+        ensure!(config.types.contains(name), "block.default_type: {name} is none of block.types");
+    }
+    let types = config.types.iter().map(|name| VolumeType { id: type_id(name), name: name.clone(), description: None });
+    Ok(BlockSettings {
+        zones: config.zones.clone(),
+        types: types.collect(),
+        default_type: config.default_type.clone(),
+        container,
+    })
+}
+
+fn keystone(config: &Config, meta: &Meta) -> anyhow::Result<Option<Keystone>> {
+    /// A login of a client waits for it.
+    const TIME: Duration = Duration::from_secs(10);
+    let Some(settings) = &config.keystone else { return Ok(None) };
+    let service = Service::new(&settings.url, TIME).context("keystone.url")?;
+    let user = ServiceUser {
+        name: settings.user.clone(),
+        password: settings.password.clone(),
+        domain: settings.domain.clone(),
+        project: settings.project.clone(),
+    };
+    Ok(Some(Keystone::new(service, user, meta.clone(), config.default_quota())))
+}
+
+fn glance(config: &Config) -> anyhow::Result<Option<Service>> {
+    /// For the description of an image; its bytes have their own time.
+    const TIME: Duration = Duration::from_secs(30);
+    let url = config.block.glance_url.as_deref();
+    url.map(|url| Service::new(url, TIME).context("block.glance_url")).transpose()
+}
+
+/// A type's id: made of its name, so that it is the same after every start (UUID version 8, RFC 9562).
+fn type_id(name: &str) -> String {
+    let digest = sha2::Sha256::digest(name);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
 
 fn remote(config: &Config) -> anyhow::Result<Remote> {

@@ -4,6 +4,8 @@
 //! environment variable: `LONGSHORE_` and the key in capitals, `__` between section and key
 //! (`LONGSHORE_IO__ENGINE=threads`).
 
+mod cloud;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::domain::{ByteCount, Limits, Quota};
+pub use cloud::{Auth, BackupStorage, Backups, Block, DEFAULT_REGION, HpcAi, KeystoneSettings, Region};
+
+use crate::domain::{ByteCount, FILESYSTEM, HpcCatalogue, HpcRegion, Limits, Quota};
 
 /// The prefix of our environment variables.
 const ENV_PREFIX: &str = "LONGSHORE_";
@@ -43,6 +47,14 @@ pub struct Config {
     pub trees: Trees,
     /// What volumes may be filled with from elsewhere.
     pub remote: RemoteSources,
+    /// Block storage.
+    pub block: Block,
+    /// An identity service elsewhere.
+    pub keystone: Option<KeystoneSettings>,
+    /// Backups of drives.
+    pub backups: Backups,
+    /// HPC-AI's API.
+    pub hpc_ai: HpcAi,
     /// Logins.
     pub auth: Auth,
     /// The quota of a tenant that `longshore user add` makes; none by default.
@@ -243,15 +255,6 @@ pub enum OwnersChoice {
     Ignore,
 }
 
-/// Logins.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Auth {
-    /// How long a verified password is remembered, so that its cost is paid once. A changed password is refused at
-    /// once all the same. Raised: more memory for many users.
-    pub remember_seconds: u32,
-}
-
 /// A tenant's quota.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -296,6 +299,10 @@ impl Default for Config {
             digest: Digests::default(),
             trees: Trees::default(),
             remote: RemoteSources::default(),
+            block: Block::default(),
+            keystone: None,
+            backups: Backups::default(),
+            hpc_ai: HpcAi::default(),
             auth: Auth::default(),
             quota: QuotaSettings::default(),
             log: Log::default(),
@@ -374,12 +381,6 @@ impl Default for RemoteSources {
             at_once: 4,
             unpack: false,
         }
-    }
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self { remember_seconds: 60 }
     }
 }
 
@@ -464,8 +465,30 @@ impl Config {
         if !(1..=256).contains(&self.trees.streams) {
             return wrong("trees.streams", "must be 1 to 256");
         }
+        if self.auth.token_seconds == 0 {
+            return wrong("auth.token_seconds", "must be 1 or more");
+        }
+        if self.auth.region.is_empty() || self.auth.region.len() > 255 || self.auth.region.contains(char::is_control) {
+            return wrong("auth.region", "must be a name of 1 to 255 bytes");
+        }
         if self.remote.at_once == 0 {
             return wrong("remote.at_once", "must be 1 or more");
+        }
+        if self.hpc_ai.issuer.is_empty() || self.hpc_ai.audience.is_empty() {
+            return wrong("hpc_ai", "issuer and audience must not be empty");
+        }
+        let types = &self.hpc_ai.volume_types;
+        if types.is_empty() || !types.iter().all(|name| is_word(name) && name != FILESYSTEM) {
+            return wrong("hpc_ai.volume_types", "must be one or more texts of up to 255 characters, not filesystem");
+        }
+        if !self.hpc_ai.regions.iter().all(|region| is_word(&region.id)) {
+            return wrong("hpc_ai.regions", "must have ids of 1 to 255 characters");
+        }
+        if self.backups.storage == BackupStorage::S3 && self.backups.bucket.is_none() {
+            return wrong("backups.bucket", "is where backups in s3 are stored");
+        }
+        if self.backups.access_key_id.is_some() != self.backups.secret_access_key.is_some() {
+            return wrong("backups", "access_key_id and secret_access_key go together");
         }
         if self.limits.connections == 0 {
             return wrong("limits.connections", "must be 1 or more");
@@ -484,10 +507,25 @@ impl Config {
         Limits { min_drive: self.limits.min_drive.0, max_drive: self.limits.max_drive.0 }
     }
 
+    /// What HPC-AI's API offers.
+    pub fn hpc_catalogue(&self) -> HpcCatalogue {
+        let region = |region: &Region| HpcRegion { id: region.id.clone(), name: region.name.clone() };
+        let mut regions: Vec<HpcRegion> = self.hpc_ai.regions.iter().map(region).collect();
+        if regions.is_empty() {
+            regions.push(HpcRegion { id: DEFAULT_REGION.to_owned(), name: "default".to_owned() });
+        }
+        HpcCatalogue { regions, drive_types: self.hpc_ai.volume_types.clone() }
+    }
+
     /// The quota of new tenants.
     pub fn default_quota(&self) -> Quota {
         Quota { volumes: self.quota.drives, bytes: self.quota.bytes.map(|size| size.0) }
     }
+}
+
+/// Whether a client can name something so.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().count() <= 255 && !text.chars().any(char::is_control)
 }
 
 /// Puts every `LONGSHORE_SECTION__KEY` over the table. A value that reads as a number or a truth value is one.
@@ -571,6 +609,7 @@ fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Secret;
 
     fn load(toml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -601,6 +640,41 @@ mod tests {
     fn a_key_that_does_not_exist_is_an_error() {
         assert!(load("lissten = '127.0.0.1:1'\n", &[]).is_err());
         assert!(load("", &[("LONGSHORE_IO__DEPHT", "3")]).is_err());
+    }
+
+    #[test]
+    fn regions_and_types_are_those_of_the_file_or_one_of_each() {
+        let catalogue = load("", &[]).unwrap().hpc_catalogue();
+        assert_eq!((&*catalogue.regions[0].id, catalogue.regions.len()), (DEFAULT_REGION, 1));
+        assert_eq!(catalogue.drive_types, ["highspeedstorage"]);
+        let text = "[hpc_ai]\nregions = [{id = 'r1', name = 'one'}, {id = 'r2', name = 'two'}]\nvolume_types = ['a']\n";
+        let catalogue = load(text, &[]).unwrap().hpc_catalogue();
+        let ids: Vec<&str> = catalogue.regions.iter().map(|region| &*region.id).collect();
+        assert_eq!((ids, catalogue.drive_types), (vec!["r1", "r2"], vec!["a".to_owned()]));
+        let empty = "regions = [{id = '', name = 'x'}]";
+        for wrong in ["volume_types = []", "volume_types = ['filesystem']", empty, "issuer = ''"] {
+            assert!(load(&format!("[hpc_ai]\n{wrong}\n"), &[]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tokens_live_for_a_time_and_the_region_has_a_name() {
+        let auth = load("", &[]).unwrap().auth;
+        assert_eq!((auth.token_seconds, auth.region.as_str()), (86_400, "RegionOne"));
+        assert_eq!(load("", &[("LONGSHORE_AUTH__REGION", "north")]).unwrap().auth.region, "north");
+        for wrong in ["token_seconds = 0", "token_seconds = -1", "region = ''", "region = \"a\\nb\""] {
+            assert!(load(&format!("[auth]\n{wrong}\n"), &[]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_secret_of_the_object_storage_may_come_from_the_environment_and_is_not_printed() {
+        let file = "[backups]\nstorage = 's3'\nbucket = 'b'\naccess_key_id = 'id'\n";
+        assert!(load(file, &[]).is_err());
+        assert!(load("[backups]\nstorage = 's3'\n", &[]).is_err());
+        let config = load(file, &[("LONGSHORE_BACKUPS__SECRET_ACCESS_KEY", "very-secret")]).unwrap();
+        assert_eq!(config.backups.secret_access_key.as_ref().map(Secret::reveal), Some("very-secret"));
+        assert!(!format!("{config:?}").contains("very-secret"));
     }
 
     #[test]

@@ -11,10 +11,11 @@
 //! | 3 | `control` | use cases: commands, uploads, sessions, downloads, jobs, sweeper |
 //! | 3 | `dialect` | wire to domain and back, pure; imports `domain` only |
 //! | 2 | `transfer` | the hot path: receive, send, unpack, pack, digests, phase clocks; knows no HTTP |
-//! | 2 | `auth` | who is calling: users, passwords, access keys, tickets |
+//! | 2 | `auth` | who is calling: users, passwords, tokens (also signed ones), access keys, tickets; the identity service |
 //! | 1 | `io` | bytes to a file descriptor: engines and the block pool |
 //! | 1 | `store` | volumes on a backend; uses `io` and `tree` |
 //! | 1 | `meta` | what we know: one struct over one database |
+//! | 1 | `archive` | backups of drives as objects, in a directory or in S3; uses `io` |
 //! | 1 | `remote` | bytes from elsewhere: HTTP files and git trees, under an address policy |
 //! | 1 | `tree` | directories from tar streams and into them; blocks, for one thread per stream |
 //! | 0 | `domain` | words and rules; imports nothing |
@@ -33,8 +34,13 @@
 //! *Bytes down*: on plain HTTP/1.1 the kernel copies from file to socket and no byte enters user space; over TLS or
 //! HTTP/2, blocks are read ahead and written out.
 //!
+//! *A backup*: pieces of a drive, read block by block without its holes, compressed on the blocking threads while the
+//! one before is stored; the manifest last. A restore is a draft like any upload, published when every piece had its
+//! digest.
+//!
 //! *A control request*: matched, body capped and buffered, authenticated, decoded by its dialect into a command,
-//! executed in one transaction, encoded. What takes long is a job.
+//! executed in one transaction, encoded. What takes long is a job. Commands of the identity service are executed by
+//! `auth`, others by `control`.
 //!
 //! # Invariants
 //! Numbered, because code and tests refer to them.
@@ -50,10 +56,11 @@
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
 //! - I11 Bytes never written read as zero, for every tenant, always.
 //! - I12 Memory is the block budget, two password digests of 19 MiB, and a bounded constant per connection, per archive
-//!   (of which few are worked on at once) and per fetch from elsewhere, whatever clients do.
+//!   and backup (of which few are worked on at once) and per fetch from elsewhere, whatever clients do.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
 pub mod app;
+pub mod archive;
 pub mod auth;
 pub mod cli;
 pub mod config;

@@ -1,8 +1,11 @@
 //! The commands, from arguments to exit code.
 
 mod allocator;
+mod backup;
 mod doctor;
+mod image;
 mod key;
+mod project;
 mod serve;
 mod user;
 
@@ -48,9 +51,18 @@ enum Command {
     /// Manage the users who may log in; works while the server runs
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Manage projects, which are the tenants, and who may work in them; works while the server runs
+    #[command(subcommand)]
+    Project(project::ProjectCommand),
     /// Manage the access keys that sign requests; works while the server runs
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Manage the drives that volumes are made of as of images; works while the server runs
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// Manage the backups of the object storage; works while the server runs
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
     /// Check what this machine offers, and say what each finding means
     Doctor,
 }
@@ -70,7 +82,12 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let listen = match &cli.command {
         Command::Serve { listen } => *listen,
-        Command::User(_) | Command::Key(_) | Command::Doctor => None,
+        Command::User(_)
+        | Command::Project(_)
+        | Command::Key(_)
+        | Command::Image(_)
+        | Command::Backup(_)
+        | Command::Doctor => None,
     };
     let flags = Overrides { data_dir: cli.common.data_dir, listen };
     let config = Config::load(cli.common.config.as_deref(), std::env::vars_os(), flags)?;
@@ -80,7 +97,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             serve::run(config)
         }
         Command::User(command) => user::run(&config, command),
+        Command::Project(command) => project::run(&config, command),
         Command::Key(command) => key::run(&config, command),
+        Command::Backup(command) => backup::run(&config, command),
+        Command::Image(command) => image::run(&config, command),
         Command::Doctor => Ok(doctor::run(&config)),
     }
 }

@@ -1,4 +1,5 @@
-//! `longshore user`: the users who may log in. Changes hold at once for a server that runs.
+//! `longshore user`: the users who may log in. Changes hold for a server that runs: for passwords at once, for tokens
+//! within five seconds.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -28,6 +29,9 @@ pub(super) enum UserCommand {
         /// The most bytes of the tenant's drives together, as in 500GiB
         #[arg(long, value_name = "SIZE")]
         max_bytes: Option<Size>,
+        /// Make them an administrator: who may work in every project, where a client can name one
+        #[arg(long)]
+        admin: bool,
     },
     /// Print all users, with what their tenants hold
     List,
@@ -50,7 +54,7 @@ pub(super) fn run(config: &Config, command: UserCommand) -> anyhow::Result<ExitC
 async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match command {
-        UserCommand::Add { name, tenant, max_drives, max_bytes } => {
+        UserCommand::Add { name, tenant, max_drives, max_bytes, admin } => {
             check_user_name(&name)?;
             // A tenant that others made keeps its quota unless this call names one.
             let sets_quota = tenant.is_none() || max_drives.is_some() || max_bytes.is_some();
@@ -62,22 +66,28 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
             let password = random_password();
             let hash = Passwords::default().hash(password.clone()).await?;
             let tenant = tenant.unwrap_or_else(|| name.clone());
-            meta.add_user(&name, &hash, &tenant, sets_quota.then_some(quota), SystemClock.now()).await?;
+            let (quota, now) = (sets_quota.then_some(quota), SystemClock.now());
+            if admin {
+                meta.add_administrator(&name, &hash, &tenant, quota, now).await?;
+            } else {
+                meta.add_user(&name, &hash, &tenant, quota, now).await?;
+            }
             writeln!(out, "{name}:{}", *password)?;
         }
         UserCommand::List => {
             let limit = |limit: Option<u64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
-            writeln!(out, "USER\tTENANT\tDRIVES\tMAX DRIVES\tBYTES\tMAX BYTES")?;
+            writeln!(out, "USER\tTENANT\tDRIVES\tMAX DRIVES\tBYTES\tMAX BYTES\tROLE")?;
             for user in meta.users().await? {
                 writeln!(
                     out,
-                    "{}\t{}\t{}\t{}\t{}\t{}",
+                    "{}\t{}\t{}\t{}\t{}\t{}\t{}",
                     user.name,
                     user.tenant_name,
                     user.usage.volumes,
                     limit(user.quota.volumes),
                     user.usage.bytes,
                     limit(user.quota.bytes.map(crate::domain::ByteCount::get)),
+                    if user.is_admin { "admin" } else { "member" },
                 )?;
             }
         }

@@ -25,12 +25,19 @@ use super::timing::{self, SERVER_TIMING};
 use crate::auth::{Signed, is_digest_of};
 use crate::control::{Account, Opened, Packable};
 use crate::dialect::direct::{self, Chunk};
-use crate::dialect::{BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded};
-use crate::domain::{Fault, FaultKind, Intent, Outcome, Principal, SendPlan, Sha256, Volume};
+use crate::dialect::{
+    BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded, request_id_fields, routed,
+};
+use crate::domain::{
+    Fault, FaultKind, HpcLogin, HpcOutcome, IdentityCommand, Intent, Outcome, Principal, SendPlan, Sha256, Volume,
+};
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Where clients of OpenStack's services have their token.
+const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
 /// What a request needs to know of the connection it came by.
 pub(super) struct Connection {
@@ -62,7 +69,8 @@ pub(super) async fn answer(
 ) -> Response<Body> {
     let started = Instant::now();
     let _busy = connection.activity.work();
-    let id = Uuid::new_v4().simple().to_string();
+    let uuid = Uuid::new_v4();
+    let id = uuid.simple().to_string();
     let span = tracing::info_span!("request", id, peer = %connection.peer);
     let (parts, body) = request.into_parts();
     let index = connection.requests.fetch_add(1, Ordering::Relaxed);
@@ -72,6 +80,11 @@ pub(super) async fn answer(
     let mut response = exchange.run(index, body).instrument(span.clone()).await;
     if let Ok(id) = HeaderValue::try_from(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
+    }
+    for name in request_id_fields(parts.uri.path()) {
+        if let Ok(id) = HeaderValue::try_from(format!("req-{}", uuid.hyphenated())) {
+            response.headers_mut().insert(HeaderName::from_static(name), id);
+        }
     }
     let (route, status) = (exchange.route, response.status());
     server.metrics.request_answered(route, status.as_u16(), started.elapsed().as_secs_f64());
@@ -111,7 +124,7 @@ impl Exchange<'_> {
         if let Some(response) = self.operational(path).await {
             return response;
         }
-        let Ok(matched) = self.server.router.at(path) else {
+        let Ok(matched) = self.server.router.at(routed(path)) else {
             return self.reject(Dialect::of_path(path), &Fault::new(FaultKind::NotFound, "no such path"), body);
         };
         self.route = matched.value.pattern;
@@ -163,7 +176,10 @@ impl Exchange<'_> {
         };
         let outcome = match (intent, call.principal, body) {
             (Intent::Send(plan), ..) => return self.send(call, &plan).await,
+            (Intent::Login(login), ..) => self.log_in(&login).await,
+            (Intent::Discover, ..) => Ok(Outcome::Discovered),
             (Intent::Control(command), Some(principal), _) => control.execute(principal, command).await,
+            (Intent::Identity(command), caller, _) => self.identify(caller, command).await,
             (Intent::Receive(plan), Some(principal), Some(mut body)) => match control.admit(principal, plan).await {
                 Ok(admitted) => {
                     let progress = admitted.progress();
@@ -185,6 +201,16 @@ impl Exchange<'_> {
             }
         };
         self.encode(endpoint, call, outcome)
+    }
+
+    async fn identify(&self, caller: Option<&Principal>, command: IdentityCommand) -> Result<Outcome, Fault> {
+        let is_login = matches!(command, IdentityCommand::Issue { .. });
+        let peer = self.connection.peer.ip();
+        let outcome = self.server.identity.execute(caller, peer, command).await;
+        if is_login && outcome.is_err() {
+            self.server.metrics.login_failures.inc();
+        }
+        outcome.map(Outcome::Identity)
     }
 
     /// Answers an upload whose body was read, to its end or not.
@@ -296,13 +322,27 @@ impl Exchange<'_> {
         head.map(|()| Body::Download(download))
     }
 
+    /// Signs a token for who names the right password.
+    async fn log_in(&self, login: &HpcLogin) -> Result<Outcome, Fault> {
+        let user = self.server.basic.login(&login.user, login.password.reveal(), self.connection.peer.ip()).await;
+        if user.is_err() {
+            self.server.metrics.login_failures.inc();
+        }
+        let (token, seconds) = self.server.tokens.issue(&user?).await?;
+        Ok(Outcome::Hpc(HpcOutcome::LoggedIn { token, seconds }))
+    }
+
     async fn authenticate(&self, guard: Guard) -> Result<Caller, Fault> {
-        let authorization = self.parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let field = |name| self.parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let authorization = field(header::AUTHORIZATION);
+        // Who has a token needs no password, whichever API they use.
+        let has_token = authorization.is_none() && self.parts.headers.contains_key(AUTH_TOKEN);
+        let guard = if has_token && matches!(guard, Guard::Basic | Guard::Signature) { Guard::Token } else { guard };
         let result = match guard {
             Guard::Open | Guard::Ticket => return Ok(Caller::default()),
             Guard::Signature if authorization.is_some_and(Signed::is_scheme) => {
                 let uri = &self.parts.uri;
-                let host = self.parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+                let host = field(header::HOST);
                 let signed = Signed {
                     method: self.parts.method.as_str(),
                     path: uri.path(),
@@ -317,8 +357,21 @@ impl Exchange<'_> {
                 let principal = self.server.basic.authenticate(authorization, self.connection.peer.ip()).await;
                 principal.map(|principal| Caller { principal: Some(principal), body: None })
             }
+            Guard::Cookie => {
+                let principal = self.server.tokens.authenticate(&self.parts.headers).await;
+                principal.map(|principal| Caller { principal: Some(principal), body: None })
+            }
+            Guard::Token => {
+                let principal = self.server.identity.authenticate(field(AUTH_TOKEN)).await;
+                principal.map(|principal| Caller { principal: Some(principal), body: None })
+            }
         };
-        if result.is_err() && authorization.is_some() {
+        let shown = match guard {
+            Guard::Token => AUTH_TOKEN,
+            Guard::Cookie if authorization.is_none() => header::COOKIE,
+            Guard::Open | Guard::Basic | Guard::Signature | Guard::Cookie | Guard::Ticket => header::AUTHORIZATION,
+        };
+        if result.is_err() && self.parts.headers.contains_key(shown) {
             self.server.metrics.login_failures.inc();
         }
         result
@@ -395,7 +448,7 @@ impl Exchange<'_> {
             body: &[],
             principal: None,
         };
-        whole(dialect.fault(&call, fault))
+        whole(dialect.fault(&call, fault, &self.connection.places))
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Basic, Keys};
+use crate::auth::{AccessTokens, Basic, Identity, Keys};
 use crate::control::Control;
 use crate::dialect::{self, Places, Side};
 use crate::metrics::Metrics;
@@ -34,9 +34,13 @@ pub struct Server {
     /// The use cases.
     pub control: Arc<Control>,
     /// Who is calling, by name and password.
-    pub basic: Basic,
+    pub basic: Arc<Basic>,
     /// Who is calling, by signature.
     pub keys: Keys,
+    /// Who is calling, by signed token.
+    pub tokens: AccessTokens,
+    /// Who is calling, by token; and who gets one.
+    pub identity: Identity,
     /// TLS on every listener, if at all.
     pub tls: Option<Arc<Tls>>,
     /// Where to count.
@@ -68,6 +72,8 @@ pub struct PublicUrls {
     pub direct: Option<String>,
     /// Of the control side.
     pub control: Option<String>,
+    /// Of an identity service elsewhere.
+    pub identity: Option<String>,
 }
 
 /// The listeners: one for both sides, or one for each.
@@ -94,7 +100,7 @@ impl Server {
     /// A server over these parts.
     pub fn new(
         control: Arc<Control>,
-        (basic, keys): (Basic, Keys),
+        (basic, keys, tokens, identity): (Arc<Basic>, Keys, AccessTokens, Identity),
         tls: Option<Arc<Tls>>,
         limits: ServerLimits,
         public: PublicUrls,
@@ -109,7 +115,7 @@ impl Server {
             }
         }
         let metrics = control.metrics().clone();
-        Arc::new(Self { control, basic, keys, tls, metrics, limits, public, router })
+        Arc::new(Self { control, basic, keys, tokens, identity, tls, metrics, limits, public, router })
     }
 
     /// Serves until `stop`; then accepts nothing more, and lets every connection end after the request it is in.
@@ -162,11 +168,13 @@ impl Server {
             let ip = if bound.ip().is_unspecified() { local.ip().to_canonical() } else { bound.ip() };
             format!("{scheme}://{}", SocketAddr::new(ip, bound.port()))
         };
+        let control = self.public.control.clone().unwrap_or_else(|| own(bound.control));
         Places {
             control_relative: self.public.control.is_none() && side != Some(Side::Direct),
             direct_relative: self.public.direct.is_none() && side != Some(Side::Control),
-            control: self.public.control.clone().unwrap_or_else(|| own(bound.control)),
             direct: self.public.direct.clone().unwrap_or_else(|| own(bound.direct)),
+            identity: self.public.identity.clone().unwrap_or_else(|| control.clone()),
+            control,
         }
     }
 }

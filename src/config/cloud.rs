@@ -1,0 +1,190 @@
+//! The settings of the control API: what its dialects offer, who may log in, and where backups go.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::domain::Secret;
+
+/// What HPC-AI's API says and offers. None of it changes where bytes are kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HpcAi {
+    /// Who signs access tokens, as they say. Changed: the tokens of before are refused.
+    pub issuer: String,
+    /// For whom. The same.
+    pub audience: String,
+    /// The regions that volumes are made in, the first for those of other APIs. None: one, [`DEFAULT_REGION`].
+    pub regions: Vec<Region>,
+    /// The types of drives, the first for those of other APIs. Beside them there is `filesystem`, for trees.
+    pub volume_types: Vec<String>,
+}
+
+impl Default for HpcAi {
+    fn default() -> Self {
+        Self {
+            issuer: "longshore".to_owned(),
+            audience: "longshore".to_owned(),
+            regions: Vec::new(),
+            volume_types: vec!["highspeedstorage".to_owned()],
+        }
+    }
+}
+
+/// A region.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// What clients name it by.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+}
+
+/// The id of the region that there is when none is configured.
+pub const DEFAULT_REGION: &str = "6f7c1a52-3b0d-4e7f-9c15-8a2d40e6b913";
+
+/// What block storage offers. None of it changes where bytes are kept: they are what clients ask for and are shown.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Block {
+    /// The availability zones, the default one first.
+    pub zones: Vec<String>,
+    /// The names of the types of volumes.
+    pub types: Vec<String>,
+    /// The type of volumes for which none is asked: one of `types`. Absent: none.
+    pub default_type: Option<String>,
+    /// The image service (Glance), as in `http://image.example.com:9292`, which is asked with the callers' own tokens.
+    /// Absent: images are drives here.
+    pub glance_url: Option<String>,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { zones: vec!["nova".to_owned()], types: Vec::new(), default_type: None, glance_url: None }
+    }
+}
+
+/// An identity service (Keystone) that issues the tokens of block storage; absent, this server does.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeystoneSettings {
+    /// Its URL, without the version, as in `http://identity.example.com:5000`.
+    pub url: String,
+    /// The name of a user who may validate tokens.
+    pub user: String,
+    /// Their password.
+    pub password: Secret,
+    /// A project in which they may.
+    #[serde(default = "KeystoneSettings::project")]
+    pub project: String,
+    /// The domain of user and project.
+    #[serde(default = "KeystoneSettings::domain")]
+    pub domain: String,
+}
+
+impl KeystoneSettings {
+    fn project() -> String {
+        "service".to_owned()
+    }
+
+    fn domain() -> String {
+        "Default".to_owned()
+    }
+}
+
+/// Backups of drives. Each of those under way takes up to 100 MiB of memory beside the budget.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a storage does or does not")]
+pub struct Backups {
+    /// Where they are stored.
+    pub storage: BackupStorage,
+    /// The directory; `backups` in the data directory when absent. Elsewhere: they outlive the disk of the drives.
+    pub directory: Option<PathBuf>,
+    /// The container of backups for which none is named: a first directory, or first part of the keys, of all of them.
+    pub container: String,
+    /// The level of zstd, 1 to 19. Raised: smaller objects, and many times the CPU.
+    pub level: i32,
+    /// The bucket of S3, which must be there.
+    pub bucket: Option<String>,
+    /// The URL of the storage; that of AWS for the region when absent. Plain HTTP is taken of this machine only.
+    pub endpoint: Option<String>,
+    /// The region.
+    pub region: String,
+    /// The access key. Without it and the secret, the credentials of the machine or container at AWS are used.
+    pub access_key_id: Option<String>,
+    /// Its secret. The environment (`LONGSHORE_BACKUPS__SECRET_ACCESS_KEY`) keeps it out of the file.
+    #[serde(deserialize_with = "secret")]
+    pub secret_access_key: Option<Secret>,
+    /// Whether the bucket is part of the host name; the endpoint then names it too.
+    pub virtual_host: bool,
+    /// Whether the storage heeds `If-None-Match: *`. Off: two installations that share a bucket are not kept from
+    /// writing one manifest at the same moment.
+    pub conditional_put: bool,
+    /// Whether the storage removes many objects at once. Off: removing takes a request for each.
+    pub bulk_delete: bool,
+    /// Whether the storage compares a CRC-64/NVME of each object. Off: it compares a SHA-256, which costs more here.
+    pub checksum: bool,
+}
+
+impl Default for Backups {
+    fn default() -> Self {
+        Self {
+            storage: BackupStorage::Directory,
+            directory: None,
+            container: "volumebackups".to_owned(),
+            level: 1,
+            bucket: None,
+            endpoint: None,
+            region: "us-east-1".to_owned(),
+            access_key_id: None,
+            secret_access_key: None,
+            virtual_host: false,
+            conditional_put: true,
+            bulk_delete: true,
+            checksum: true,
+        }
+    }
+}
+
+/// Where backups are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupStorage {
+    /// In a directory.
+    Directory,
+    /// In a bucket of S3, or of what speaks its protocol.
+    S3,
+}
+
+/// Logins.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// How long a verified password is remembered, so that its cost is paid once. A changed password is refused at
+    /// once all the same. Raised: more memory for many users.
+    pub remember_seconds: u32,
+    /// How long a token of the identity service is good. Raised: one that leaks is of use for longer.
+    pub token_seconds: u32,
+    /// The name of the region that the identity service tells its clients the services are in. Clients that are told a
+    /// region look for this one.
+    pub region: String,
+    /// How many requests a second a tenant may make with its tokens. Raised: one tenant can take more of the server.
+    pub requests_per_second: u32,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            remember_seconds: 60,
+            token_seconds: 86_400,
+            region: "RegionOne".to_owned(),
+            requests_per_second: 100_000,
+        }
+    }
+}
+
+fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.map(Secret::new))
+}
