@@ -8,25 +8,26 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("io", &["domain"]),
+    ("archive", &["domain", "io"]),
     ("meta", &["domain"]),
     ("remote", &["domain"]),
     ("tree", &["domain"]),
     ("store", &["domain", "io", "tree"]),
-    ("auth", &["domain", "meta"]),
+    ("auth", &["domain", "meta", "remote"]),
     ("transfer", &["domain", "io", "store", "tree"]),
     ("dialect", &["domain"]),
     ("metrics", &["transfer"]),
-    ("control", &["auth", "domain", "io", "meta", "metrics", "remote", "store", "transfer", "tree"]),
+    ("control", &["archive", "auth", "domain", "io", "meta", "metrics", "remote", "store", "transfer", "tree"]),
     ("server", &["auth", "control", "dialect", "domain", "io", "metrics", "transfer"]),
     ("config", &["domain"]),
     (
         "app",
         &[
-            "auth", "config", "control", "domain", "io", "meta", "metrics", "remote", "server", "store", "transfer",
-            "tree",
+            "archive", "auth", "config", "control", "domain", "io", "meta", "metrics", "remote", "server", "store",
+            "transfer", "tree",
         ],
     ),
-    ("cli", &["app", "auth", "config", "domain", "io", "meta"]),
+    ("cli", &["app", "archive", "auth", "config", "domain", "io", "meta"]),
 ];
 
 /// Crates that only some modules may name, each for one job.
@@ -45,10 +46,14 @@ const CRATES: &[(&str, &[&str])] = &[
     ("gix_packetline::", &["remote"]),
     ("prometheus_client::", &["metrics"]),
     ("argon2::", &["auth"]),
+    ("jsonwebtoken::", &["auth"]),
     ("libc::", &["cli"]),
     ("tar::", &["tree", "remote"]),
     ("flate2::", &["tree", "remote"]),
-    ("zstd::", &["tree"]),
+    ("zstd::", &["tree", "archive"]),
+    ("object_store::", &["archive"]),
+    ("futures_util::", &["archive"]),
+    ("quick_xml::", &["dialect"]),
 ];
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod block;
 mod cancel;
 mod control;
 mod crash;
@@ -13,6 +14,8 @@ mod framing;
 mod full_disk;
 mod heavy;
 mod hostile;
+mod hpc_ai;
+mod identity;
 mod integrity;
 mod lifecycle;
 mod limits;

@@ -48,6 +48,17 @@ pub(crate) fn sparse(path: &Path, size: u64, seed: u64) {
     }
 }
 
+/// A file of holes with some data in each 30 MB of it, for what is about sizes and not about data.
+pub(crate) fn thin(path: &Path, size: u64, seed: u64) {
+    let mut numbers = numbers(seed);
+    let file = zero(path, size);
+    let mut run = vec![0; 100_000];
+    for at in (0..size - run.len() as u64).step_by(30_000_000) {
+        numbers.fill_bytes(&mut run);
+        file.write_all_at(&run, at).expect("an image can be written");
+    }
+}
+
 /// A file of zeros that takes no disk.
 pub(crate) fn zero(path: &Path, size: u64) -> File {
     let file = File::create(path).expect("an image can be made");

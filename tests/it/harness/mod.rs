@@ -1,11 +1,14 @@
 //! What the behaviour tests stand on: the real binary, the real curl, a client that says exactly what it is told, and
 //! images that are the same in every run.
 
+pub(crate) mod clients;
+pub(crate) mod cloud;
 pub(crate) mod curl;
 pub(crate) mod disk;
 pub(crate) mod hyper;
 pub(crate) mod image;
 pub(crate) mod machine;
+pub(crate) mod openstack;
 pub(crate) mod peer;
 pub(crate) mod raw;
 pub(crate) mod rsync;
@@ -16,6 +19,7 @@ pub(crate) mod stored;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+pub(crate) use cloud::Cloud;
 pub(crate) use curl::Curl;
 pub(crate) use raw::RawClient;
 pub(crate) use scratch::Scratch;

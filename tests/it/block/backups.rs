@@ -1,0 +1,153 @@
+//! Backups, and their way back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Cloud, Server, Setup, image};
+
+/// The objects of the backups of a server.
+fn objects(server: &Server) -> Vec<PathBuf> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&server.data().join("backups"), &mut found);
+    found.sort();
+    found
+}
+
+fn back_up(cloud: &Cloud, volume: &str) -> String {
+    let response = cloud.post("backups", &json!({"backup": {"volume_id": volume, "name": "b"}}));
+    assert_eq!(response.status, 202, "{response:?}");
+    let id = response.json()["backup"]["id"].as_str().expect("an id").to_owned();
+    cloud.wait("backups", &id, "available");
+    id
+}
+
+fn restore(cloud: &Cloud, backup: &str, volume: &Value) -> String {
+    let response = cloud.post(&format!("backups/{backup}/restore"), &json!({"restore": {"volume_id": volume}}));
+    assert_eq!(response.status, 202, "{response:?}");
+    response.json()["restore"]["volume_id"].as_str().expect("an id").to_owned()
+}
+
+#[test]
+fn a_backup_outlives_its_volume_and_comes_back_as_it_was() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let (disk, back) = (server.scratch().join("disk.img"), server.scratch().join("back.img"));
+    image::thin(&disk, 1 << 30, 95);
+    let volume = server.upload(&disk);
+    let backup = back_up(&cloud, &volume);
+    let told = cloud.show("backups", &backup);
+    assert_eq!(
+        (&told["size"], &told["container"], &told["volume_id"]),
+        (&json!(1), &json!("volumebackups"), &json!(volume))
+    );
+    let count = objects(&server).len() as u64;
+    assert_eq!(told["object_count"].as_u64(), Some(count - 1), "all but the manifest");
+    assert!(objects(&server)[0].starts_with(server.data().join(format!("backups/volumebackups/volume_{volume}"))));
+    assert_eq!(cloud.delete(&format!("volumes/{volume}")).status, 202);
+
+    let new = restore(&cloud, &backup, &Value::Null);
+    cloud.wait("volumes", &new, "available");
+    server.download(&new, &back);
+    image::assert_same(&disk, &back);
+
+    let larger = cloud.create(&json!({"size": 2}));
+    assert_eq!(restore(&cloud, &backup, &json!(larger)), larger);
+    cloud.wait("volumes", &larger, "available");
+    server.download(&larger, &back);
+    image::assert_same_then_zeros(&disk, &back, 2 << 30);
+
+    cloud.wait("backups", &backup, "available");
+    assert_eq!(cloud.delete(&format!("backups/{backup}")).status, 202);
+    crate::harness::wait_for("the backup to be gone", || {
+        (cloud.get(&format!("backups/{backup}")).status == 404).then_some(())
+    });
+    assert_eq!(objects(&server), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_damaged_backup_changes_nothing_and_is_told() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let (one, two, back) =
+        (server.scratch().join("one.img"), server.scratch().join("two.img"), server.scratch().join("back.img"));
+    image::thin(&one, 600 << 20, 96);
+    image::thin(&two, 1 << 30, 97);
+    let (volume, target) = (server.upload(&one), server.upload(&two));
+    let backup = back_up(&cloud, &volume);
+    let damaged =
+        objects(&server).into_iter().find(|path| path.to_string_lossy().ends_with("-00003")).expect("an object");
+    let mut bytes = fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&damaged, &bytes).unwrap();
+
+    restore(&cloud, &backup, &json!(target));
+    cloud.wait("volumes", &target, "error_restoring");
+    assert_eq!(server.drive(&target)["status"], json!("unavailable"));
+    let new = restore_when_available(&cloud, &backup);
+    cloud.wait("volumes", &new, "error_restoring");
+    // By hand, the old bytes can be had again; a new drive never had any.
+    let reset = json!({"os-reset_status": {"status": "available"}});
+    assert_eq!(cloud.post(&format!("volumes/{new}/action"), &reset).status, 400);
+    assert_eq!(cloud.delete(&format!("volumes/{new}")).status, 202);
+    assert_eq!(cloud.post(&format!("volumes/{target}/action"), &reset).status, 202);
+    server.download(&target, &back);
+    image::assert_same(&two, &back);
+}
+
+fn restore_when_available(cloud: &Cloud, backup: &str) -> String {
+    cloud.wait("backups", backup, "available");
+    restore(cloud, backup, &Value::Null)
+}
+
+#[test]
+fn a_backup_that_a_kill_cut_off_is_gone_on_with() {
+    let mut server = Server::start();
+    let cloud = Cloud::of(&server);
+    let (disk, back) = (server.scratch().join("disk.img"), server.scratch().join("back.img"));
+    image::thin(&disk, 600 << 20, 98);
+    let volume = server.upload(&disk);
+    let response = cloud.post("backups", &json!({"backup": {"volume_id": volume}}));
+    let backup = response.json()["backup"]["id"].as_str().expect("an id").to_owned();
+    crate::harness::wait_for("some objects", || (objects(&server).len() > 2).then_some(()));
+    server.kill9();
+    server.restart();
+    let cloud = Cloud::of(&server);
+    cloud.wait("backups", &backup, "available");
+    cloud.wait("volumes", &volume, "available");
+    let new = restore_when_available(&cloud, &backup);
+    server.kill9();
+    server.restart();
+    let cloud = Cloud::of(&server);
+    cloud.wait("volumes", &new, "available");
+    server.download(&new, &back);
+    image::assert_same(&disk, &back);
+}
+
+#[test]
+fn another_installation_takes_backups_over() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let (disk, back) = (server.scratch().join("disk.img"), server.scratch().join("back.img"));
+    image::thin(&disk, 600 << 20, 99);
+    let volume = server.upload(&disk);
+    let backup = back_up(&cloud, &volume);
+    let storage = server.data().join("backups");
+    let other = Setup::default().env("LONGSHORE_BACKUPS__DIRECTORY", storage.to_str().unwrap()).start();
+    let imported = other.command("backup", &["import", "admin"]);
+    assert!(imported.status.success(), "{imported:?}");
+    let cloud = Cloud::of(&other);
+    assert_eq!(cloud.show("backups", &backup)["name"], json!("b"));
+    let new = restore(&cloud, &backup, &Value::Null);
+    cloud.wait("volumes", &new, "available");
+    other.download(&new, &back);
+    image::assert_same(&disk, &back);
+}

@@ -1,0 +1,9 @@
+//! Block storage, as its clients see it.
+
+mod attachments;
+mod backups;
+mod clients;
+mod elsewhere;
+mod snapshots;
+mod truth;
+mod volumes;

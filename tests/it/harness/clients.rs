@@ -1,0 +1,49 @@
+//! OpenStack's own clients, where `tests/services/install` has installed them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::Server;
+
+/// The `openstack` command, with the login of a user.
+pub(crate) fn openstack(server: &Server, credentials: &str, args: &[&str]) -> Option<Command> {
+    let mut command = client(server, credentials, "openstack-clients", "openstack")?;
+    command.args(args);
+    Some(command)
+}
+
+/// A program of one of the environments; none where it is not installed, which is told.
+pub(crate) fn client(server: &Server, credentials: &str, environment: &str, program: &str) -> Option<Command> {
+    let target = Path::new(env!("CARGO_BIN_EXE_longshore")).ancestors().nth(2).expect("a target folder");
+    let program: PathBuf = target.join("services").join(environment).join("bin").join(program);
+    if !program.exists() {
+        println!("SKIPPED: there is no {}; tests/services/install installs it", program.display());
+        return None;
+    }
+    let (name, password) = credentials.split_once(':').expect("credentials have a colon");
+    let mut command = Command::new(program);
+    // Neither a proxy nor the settings of whoever runs the tests.
+    command.env("NO_PROXY", "*").env("HOME", server.scratch().path()).current_dir(server.scratch().path());
+    command.env("OS_AUTH_URL", format!("{}/v3", server.endpoint())).env("OS_IDENTITY_API_VERSION", "3");
+    command.env("OS_USERNAME", name).env("OS_PASSWORD", password).env("OS_PROJECT_NAME", name);
+    command.env("OS_USER_DOMAIN_NAME", "Default").env("OS_PROJECT_DOMAIN_ID", "default");
+    Some(command)
+}
+
+/// What a command of `openstack` prints as JSON.
+#[track_caller]
+pub(crate) fn printed(mut command: Command) -> Value {
+    let output = command.args(["--format", "json"]).output().expect("the client runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("it prints JSON")
+}
+
+/// What a command prints that must succeed.
+#[track_caller]
+pub(crate) fn said(mut command: Command) -> String {
+    let output = command.output().expect("the client runs");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("it prints text")
+}
