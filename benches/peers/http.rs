@@ -100,6 +100,16 @@ impl Connection {
         self.text(answer)
     }
 
+    /// Sends a login; returns the token and the body of the answer.
+    pub(crate) fn log_in(&mut self, path: &str, body: &str) -> Result<(String, String)> {
+        self.ask("POST", path, &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()))?;
+        self.stream.write_all(body.as_bytes())?;
+        let mut answer = self.answer()?;
+        ensure!(answer.status == 201, "the server answered {} to a login", answer.status);
+        let token = answer.token.take().context("a login without a token")?;
+        Ok((token, self.text(answer)?))
+    }
+
     /// Uploads a range of a file; returns the body of the answer.
     pub(crate) fn upload(&mut self, method: &str, path: &str, image: &File, range: Range<u64>) -> Result<String> {
         self.upload_as("application/octet-stream", method, path, image, range)
@@ -225,6 +235,8 @@ pub(crate) struct Answer {
     length: u64,
     /// Where a redirect leads.
     pub(crate) location: Option<String>,
+    /// A token of the identity service.
+    token: Option<String>,
     body_start: Vec<u8>,
 }
 
@@ -240,6 +252,7 @@ impl Answer {
             None => bail!("an answer without Content-Length: {status}"),
         };
         let location = field("location").map(|(_, value)| value.trim().to_owned());
-        Ok(Self { status, length, location, body_start })
+        let token = field("x-subject-token").map(|(_, value)| value.trim().to_owned());
+        Ok(Self { status, length, location, token, body_start })
     }
 }

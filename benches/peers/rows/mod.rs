@@ -1,6 +1,7 @@
 //! The rows of the table, a file for each kind.
 
 mod cold;
+mod control;
 mod digest;
 mod latency;
 mod load;
@@ -40,6 +41,8 @@ pub(crate) enum Row {
     Many,
     /// Archives that are unpacked into volumes.
     Trees,
+    /// Requests to the control side.
+    Control,
     /// Many small drives.
     Small,
 }
@@ -47,7 +50,7 @@ pub(crate) enum Row {
 impl Row {
     /// All, in the order in which they are measured: the small drives last, because their removal slows down the making
     /// of files for a while (ext4 does not take a freed inode again at once).
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Upload,
         Self::Floor,
         Self::Zeros,
@@ -58,6 +61,7 @@ impl Row {
         Self::Latency,
         Self::Many,
         Self::Trees,
+        Self::Control,
         Self::Small,
     ];
 
@@ -79,6 +83,7 @@ impl Row {
             Self::Latency => latency::measure(bench),
             Self::Many => many::measure(bench),
             Self::Trees => trees::measure(bench),
+            Self::Control => control::measure(bench),
             Self::Small => small::measure(bench),
         }
     }
