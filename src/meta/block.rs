@@ -658,13 +658,11 @@ mod tests {
         // Few and many, by this process and by another.
         let other = Meta::open(&scene.path).await.unwrap();
         for (meta, some) in [(&scene.meta, 3), (&scene.meta, 40), (&other, 3), (&other, 40)] {
-            for at in 0..some {
-                let id = expected[at].0;
-                let volume = meta.volume(scene.tenant, id).await.unwrap().unwrap();
-                assert_eq!(volume.name, expected[at].1);
-                let renamed = Volume { name: format!("{some} {at}"), ..volume };
-                expected[at].1.clone_from(&renamed.name);
-                meta.update(renamed).await.unwrap();
+            for (at, (id, name)) in expected.iter_mut().enumerate().take(some) {
+                let volume = meta.volume(scene.tenant, *id).await.unwrap().unwrap();
+                assert_eq!(volume.name, *name);
+                *name = format!("{some} {at}");
+                meta.update(Volume { name: name.clone(), ..volume }).await.unwrap();
             }
             assert_eq!(names().await, expected);
         }
