@@ -138,10 +138,13 @@ fn encode(criterion: &mut Criterion) {
         direct_relative: true,
         identity: here,
     };
-    let items = |count| (0..count).map(|n| BlockVolume { volume: volume(tenant(), n), attachment: None }).collect();
+    let items =
+        |count| (0..count).map(|n| BlockVolume { volume: volume(tenant(), n).into(), attachment: None }).collect();
     let page = Outcome::Block(BlockOutcome::Volumes(Paged { items: items(100), has_more: true }));
-    let one =
-        Outcome::Block(BlockOutcome::Volume(Box::new(BlockVolume { volume: volume(tenant(), 0), attachment: None })));
+    let one = Outcome::Block(BlockOutcome::Volume(Box::new(BlockVolume {
+        volume: volume(tenant(), 0).into(),
+        attachment: None,
+    })));
     let id = VolumeId::from_bytes([7; 16]);
     for (name, version, path, media, outcome) in [
         ("one, JSON", "v3", format!("volumes/{id}"), "application/json", &one),

@@ -3,6 +3,8 @@
 //! The words are those of OpenStack Block Storage; every dialect of it decodes into these commands. A volume of block
 //! storage is a drive, and a snapshot is a volume of its own kind, made as a clone is.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -66,6 +68,65 @@ impl BlockFields {
     pub fn put(&self, attributes: &mut Map<String, Value>) {
         // Strings, booleans and a map of JSON: there is nothing that it could refuse.
         attributes.insert(Self::KEY.to_owned(), serde_json::to_value(self).unwrap_or_default());
+    }
+}
+
+/// [`BlockFields`] of a volume, read where they are kept: for those who only tell of them, many at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockView<'a>(Option<&'a Map<String, Value>>);
+
+impl<'a> BlockView<'a> {
+    /// Those of a volume.
+    pub fn of(volume: &'a Volume) -> Self {
+        Self(volume.attributes.get(BlockFields::KEY).and_then(Value::as_object))
+    }
+
+    fn field(self, name: &str) -> Option<&'a Value> {
+        self.0.and_then(|fields| fields.get(name))
+    }
+
+    fn text(self, name: &str) -> Option<&'a str> {
+        self.field(name).and_then(Value::as_str)
+    }
+
+    /// [`BlockFields::description`].
+    pub fn description(self) -> Option<&'a str> {
+        self.text("description")
+    }
+
+    /// [`BlockFields::zone`].
+    pub fn zone(self) -> Option<&'a str> {
+        self.text("zone")
+    }
+
+    /// [`BlockFields::volume_type`].
+    pub fn volume_type(self) -> Option<&'a str> {
+        self.text("volume_type")
+    }
+
+    /// [`BlockFields::user`].
+    pub fn user(self) -> Option<&'a str> {
+        self.text("user")
+    }
+
+    /// [`BlockFields::snapshot`].
+    pub fn snapshot(self) -> Option<&'a str> {
+        self.text("snapshot")
+    }
+
+    /// [`BlockFields::volume`].
+    pub fn volume(self) -> Option<&'a str> {
+        self.text("volume")
+    }
+
+    /// [`BlockFields::image`]; absent when empty.
+    pub fn image(self) -> Option<&'a Map<String, Value>> {
+        self.field("image").and_then(Value::as_object)
+    }
+
+    /// [`BlockFields::bootable`].
+    pub fn is_bootable(self) -> bool {
+        self.field("bootable").is_some_and(|flag| *flag == Value::Bool(true))
     }
 }
 
@@ -434,7 +495,7 @@ pub struct Attachment {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockVolume {
     /// The drive, or a snapshot.
-    pub volume: Volume,
+    pub volume: Arc<Volume>,
     /// None, or one: a drive is attached to one server at a time.
     pub attachment: Option<Attachment>,
 }

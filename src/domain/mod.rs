@@ -21,8 +21,8 @@ mod volume;
 
 pub use block::{
     Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockQuery,
-    BlockVolume, Direction, MetadataChange, NewBackup, NewVolume, Paged, ResetStatus, SortKey, Thing, VolumeAction,
-    VolumeType,
+    BlockView, BlockVolume, Direction, MetadataChange, NewBackup, NewVolume, Paged, ResetStatus, SortKey, Thing,
+    VolumeAction, VolumeType,
 };
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{

@@ -53,7 +53,6 @@ impl Meta {
             rows.iter().map(|row| self.remembered(row)).collect::<Result<_, _>>()?
         };
         let Paged { items, has_more } = paged(volumes, query.limit);
-        let items = items.into_iter().map(Arc::unwrap_or_clone).collect();
         Ok(Paged { items: self.with_attachments(items).await?, has_more })
     }
 
@@ -88,7 +87,7 @@ impl Meta {
     }
 
     /// These volumes, with what they are attached to.
-    pub async fn with_attachments(&self, volumes: Vec<Volume>) -> Result<Vec<BlockVolume>, MetaError> {
+    pub async fn with_attachments(&self, volumes: Vec<Arc<Volume>>) -> Result<Vec<BlockVolume>, MetaError> {
         let mut attached = Vec::new();
         if volumes.iter().any(|volume| volume.state.is_attached()) {
             let mut sql = QueryBuilder::new(SELECT_ATTACHMENTS);
@@ -101,7 +100,7 @@ impl Meta {
             let rows = sql.build().fetch_all(&self.readers).await?;
             attached = rows.iter().map(attachment_from).collect::<Result<Vec<_>, _>>()?;
         }
-        let with = |volume: Volume| {
+        let with = |volume: Arc<Volume>| {
             let at = attached.iter().position(|attachment: &Attachment| attachment.volume == volume.id);
             BlockVolume { volume, attachment: at.map(|at| attached.swap_remove(at)) }
         };
@@ -233,7 +232,8 @@ fn page_of(
     marker: Option<&Volume>,
 ) -> QueryBuilder<Sqlite> {
     let mut sql = QueryBuilder::new(head);
-    sql.push("WHERE kind = ").push_bind(super::volumes::kind_text(kind)).push(" AND state <> 'deleting'");
+    // The kind is no parameter: some indexes are of one kind, and SQLite would plan anew for each value.
+    sql.push(format!("WHERE kind = '{}' AND state <> 'deleting'", super::volumes::kind_text(kind)));
     owner.push(&mut sql);
     if let Some(name) = &query.name {
         sql.push(" AND name = ").push_bind(name.clone());
@@ -637,7 +637,7 @@ mod tests {
         let of = BlockQuery { volume: Some(plain.id), ..query() };
         let owner = Owner::Tenant(scene.tenant);
         let snapshots = scene.meta.block_volumes(owner, VolumeKind::Snapshot, &of).await.unwrap();
-        assert_eq!(snapshots.items[0].volume, snapshot);
+        assert_eq!(*snapshots.items[0].volume, snapshot);
         assert_eq!(scene.meta.snapshots_of(scene.tenant, plain.id).await.unwrap(), [snapshot.id]);
         assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.volumes, 3, "a snapshot is charged for bytes alone");
     }
@@ -651,7 +651,7 @@ mod tests {
         let owner = Owner::Tenant(scene.tenant);
         let names = async || {
             let page = scene.meta.block_volumes(owner, VolumeKind::Drive, &query()).await.unwrap();
-            page.items.into_iter().map(|told| (told.volume.id, told.volume.name)).collect::<Vec<_>>()
+            page.items.into_iter().map(|told| (told.volume.id, told.volume.name.clone())).collect::<Vec<_>>()
         };
         let mut expected: Vec<_> = made.iter().rev().map(|volume| (volume.id, volume.name.clone())).collect();
         assert_eq!(names().await, expected);
@@ -693,7 +693,7 @@ mod tests {
         let devices: Vec<String> =
             scene.meta.attachments(scene.tenant, "s").await.unwrap().into_iter().map(|there| there.device).collect();
         assert_eq!(devices, ["/dev/vdb", "/dev/vdaa"]);
-        let told = scene.meta.with_attachments(vec![one.clone()]).await.unwrap();
+        let told = scene.meta.with_attachments(vec![Arc::new(one.clone())]).await.unwrap();
         assert_eq!(told[0].attachment, Some(first));
         scene.meta.apply(Batch { detach: vec![one.id], ..Batch::default() }).await.unwrap();
         scene.meta.remove_volume(two.id).await.unwrap();

@@ -127,7 +127,7 @@ impl Control {
 
     /// Whether a drive's state says that it is attached, and to what.
     pub(super) async fn attached_to(&self, drive: &Volume) -> Result<Option<Attachment>, Fault> {
-        let told = self.parts.meta.with_attachments(vec![drive.clone()]).await?;
+        let told = self.parts.meta.with_attachments(vec![Arc::new(drive.clone())]).await?;
         Ok(told.into_iter().next().and_then(|told| told.attachment))
     }
 }

@@ -184,7 +184,7 @@ impl Control {
             volume
         };
         self.wake_jobs.notify_waiters();
-        let volume = BlockVolume { volume, attachment: None };
+        let volume = BlockVolume { volume: Arc::new(volume), attachment: None };
         Ok(BlockOutcome::Restoring { backup: Box::new(restoring), volume: Box::new(volume) })
     }
 

@@ -95,7 +95,7 @@ impl Control {
             // What fails is told by the volume's state and reason, and in the log.
             let _ = Box::pin(admitted.receive(&mut source)).await;
         });
-        Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume, attachment: None })))
+        Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Arc::new(volume), attachment: None })))
     }
 }
 

@@ -111,7 +111,7 @@ const fn made(version: Version) -> StatusCode {
     }
 }
 
-fn volumes(op: Op, scene: &Scene, page: &Paged<BlockVolume>) -> Document {
+fn volumes<'a>(op: Op, scene: &Scene, page: &'a Paged<BlockVolume>) -> Document<'a> {
     let last = page.items.last().map(|one| one.volume.id.to_string()).filter(|_| page.has_more);
     let shape = if matches!(op, Op::Volumes | Op::Snapshots) { Shape::Short } else { Shape::Full };
     if matches!(op, Op::Volumes | Op::VolumesDetail) {
@@ -124,19 +124,19 @@ fn volumes(op: Op, scene: &Scene, page: &Paged<BlockVolume>) -> Document {
 }
 
 /// A page of a list. Version 1 knows no links to the next one; its clients ask by marker.
-fn paged(
+fn paged<'a>(
     scene: &Scene,
     (name, links): (&'static str, &'static str),
     namespaces: Vec<Namespace>,
-    items: Vec<Element>,
+    items: Vec<Element<'a>>,
     last: Option<String>,
-) -> Document {
+) -> Document<'a> {
     let last = last.filter(|_| scene.version != Version::V1);
     let next = last.map(|last| (links, listing::next(scene.call, scene.places, &last)));
     Document::Many { name, namespaces, items, next }
 }
 
-fn many(name: &'static str, namespaces: Vec<Namespace>, items: Vec<Element>) -> Document {
+fn many<'a>(name: &'static str, namespaces: Vec<Namespace>, items: Vec<Element<'a>>) -> Document<'a> {
     Document::Many { name, namespaces, items, next: None }
 }
 
@@ -152,7 +152,7 @@ fn acted(scene: &Scene, outcome: &BlockOutcome) -> Reply {
     }
 }
 
-fn metadata(pairs: &Map<String, Value>) -> Document {
+fn metadata(pairs: &Map<String, Value>) -> Document<'static> {
     Document::Made { json: json!({"metadata": pairs}), xml: pairs_node("metadata", pairs) }
 }
 
@@ -176,7 +176,7 @@ fn one_type(call: &Call, types: &[VolumeType]) -> Reply {
     Document::One(volume_type(one)).reply(call, StatusCode::OK)
 }
 
-fn availability(zones: &[String]) -> Document {
+fn availability(zones: &[String]) -> Document<'static> {
     let told = |zone: &String| json!({"zoneName": zone, "zoneState": {"available": true}});
     let node = |zone: &String| {
         Node::new("availabilityZone").with("name", zone).holding([Node::new("zoneState").with("available", "True")])
@@ -187,7 +187,7 @@ fn availability(zones: &[String]) -> Document {
     }
 }
 
-fn limits(quota: &Quota, usage: &Usage) -> Document {
+fn limits(quota: &Quota, usage: &Usage) -> Document<'static> {
     let counts = absolute_limits(quota, usage);
     let absolute: Map<String, Value> =
         counts.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())).collect();
@@ -200,7 +200,7 @@ fn limits(quota: &Quota, usage: &Usage) -> Document {
 }
 
 /// Limits, or with `usage` what is used of those that are.
-fn quota_set(tenant: &str, quota: &Quota, usage: Option<&Usage>) -> Document {
+fn quota_set(tenant: &str, quota: &Quota, usage: Option<&Usage>) -> Document<'static> {
     let mut fields = Map::from_iter([("id".to_owned(), tenant.into())]);
     let mut node = Node::new("quota_set").with("id", tenant);
     for (name, limit) in quota_limits(quota) {

@@ -1,6 +1,8 @@
 //! What the rest of the server would make of a command, for the golden files: the things of HP's document.
 
 use jiff::Timestamp;
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::super::golden;
@@ -37,12 +39,12 @@ pub(in super::super) fn outcome(command: &BlockCommand) -> BlockOutcome {
         BlockCommand::CreateVolume(new) => volume(created(new)),
         BlockCommand::UpdateVolume { id, patch } => {
             let mut told = plain(*id);
-            apply(patch, &mut told.volume);
+            apply(patch, Arc::make_mut(&mut told.volume));
             volume(told)
         }
         BlockCommand::Act { id, action: VolumeAction::SetImageMetadata(pairs) } => {
             let image = BlockFields { image: pairs.clone(), ..BlockFields::default() };
-            volume(with(plain(*id).volume, &image))
+            volume(with(Arc::unwrap_or_clone(plain(*id).volume), &image))
         }
         BlockCommand::Snapshots(query) => {
             let items = vec![
@@ -53,16 +55,20 @@ pub(in super::super) fn outcome(command: &BlockCommand) -> BlockOutcome {
         }
         BlockCommand::Snapshot(id) => volume(snapshot(&id.to_string(), "2013-01-30T17:37:06Z")),
         BlockCommand::CreateSnapshot { volume: source, name, description, metadata, .. } => {
-            let mut made = snapshot("64f0946c-2863-4392-afe3-94f3f600f5e8", "2013-01-30T19:15:22.014Z");
-            made.volume.source = Some(source.to_string());
-            made.volume.name = name.clone().unwrap_or_default();
-            made.volume.meta.clone_from(metadata);
-            made.volume.state = VolumeState::CloningTarget;
-            volume(with(made.volume, &BlockFields { description: description.clone(), ..BlockFields::default() }))
+            let made = snapshot("64f0946c-2863-4392-afe3-94f3f600f5e8", "2013-01-30T19:15:22.014Z");
+            let made = Volume {
+                source: Some(source.to_string()),
+                name: name.clone().unwrap_or_default(),
+                meta: metadata.clone(),
+                state: VolumeState::CloningTarget,
+                ..Arc::unwrap_or_clone(made.volume)
+            };
+            let fields = BlockFields { description: description.clone(), ..BlockFields::default() };
+            volume(with(made, &fields))
         }
         BlockCommand::UpdateSnapshot { id, patch } => {
             let mut told = snapshot(&id.to_string(), "2013-01-30T17:37:06Z");
-            apply(patch, &mut told.volume);
+            apply(patch, Arc::make_mut(&mut told.volume));
             volume(told)
         }
         BlockCommand::Metadata { change, .. } => BlockOutcome::Metadata(changed(change)),
@@ -146,7 +152,7 @@ pub(super) fn backup(number: u64, created: &str) -> Backup {
 pub(super) fn snapshot(id: &str, created: &str) -> BlockVolume {
     let drive = drive(id.parse().unwrap(), 1, VolumeState::Available, created);
     let source = Some("64f5d2fb-d836-4063-b7e2-544d5c1ff607".to_owned());
-    BlockVolume { volume: Volume { kind: VolumeKind::Snapshot, source, ..drive }, attachment: None }
+    BlockVolume { volume: Arc::new(Volume { kind: VolumeKind::Snapshot, source, ..drive }), attachment: None }
 }
 
 pub(super) fn attachment(volume: VolumeId, server: &str, device: &str) -> Attachment {
@@ -183,12 +189,12 @@ fn drive(id: VolumeId, size: u32, state: VolumeState, created: &str) -> Volume {
 
 fn with(mut volume: Volume, fields: &BlockFields) -> BlockVolume {
     fields.put(&mut volume.attributes);
-    BlockVolume { volume, attachment: None }
+    BlockVolume { volume: Arc::new(volume), attachment: None }
 }
 
 fn blank() -> BlockVolume {
     let id = "128a2078-0de3-4ff2-bf9f-d315e91fe3bb".parse().unwrap();
-    BlockVolume { volume: drive(id, 200, VolumeState::Unavailable, "2013-01-23T11:25:03Z"), attachment: None }
+    with(drive(id, 200, VolumeState::Unavailable, "2013-01-23T11:25:03Z"), &BlockFields::default())
 }
 
 fn copied() -> BlockVolume {
@@ -199,7 +205,7 @@ fn copied() -> BlockVolume {
 }
 
 fn plain(id: VolumeId) -> BlockVolume {
-    BlockVolume { volume: drive(id, 1, VolumeState::Available, "2013-01-17T11:39:56Z"), attachment: None }
+    with(drive(id, 1, VolumeState::Available, "2013-01-17T11:39:56Z"), &BlockFields::default())
 }
 
 fn created(new: &NewVolume) -> BlockVolume {

@@ -2,16 +2,18 @@
 //!
 //! Version 1 tells exactly what HP's document shows; the later ones tell more, under other names.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::super::{Call, Places};
 use super::body::in_gib;
 use super::view::{Element, Field, Link, Namespace};
 use super::{Version, status};
 use crate::domain::{
-    Attachment, Backup, BlockFields, BlockVolume, ByteCount, Quota, Usage, Volume, VolumeState, VolumeType,
+    Attachment, Backup, BlockView, BlockVolume, ByteCount, Quota, Usage, Volume, VolumeState, VolumeType,
 };
 
 /// The zone of what was made without one.
@@ -76,12 +78,12 @@ pub(super) fn backup_namespaces() -> Vec<Namespace> {
 }
 
 impl Scene<'_> {
-    pub(super) fn volume(&self, told: &BlockVolume, shape: Shape) -> Element {
+    pub(super) fn volume<'t>(&self, told: &'t BlockVolume, shape: Shape) -> Element<'t> {
         let fields = match (self.version, shape) {
             (Version::V1, _) => volume_v1(told, shape),
             (Version::V2 | Version::V3, Shape::Short) => vec![
-                ("id", text(told.volume.id)),
-                ("links", self.links("volumes", &told.volume.id.to_string())),
+                ("id", id(told.volume.id.as_bytes())),
+                ("links", self.links("volumes", &told.volume.id)),
                 ("name", label(&told.volume)),
             ],
             (Version::V2 | Version::V3, Shape::Full | Shape::Made) => self.volume_v2(told),
@@ -89,48 +91,48 @@ impl Scene<'_> {
         Element { name: "volume", namespaces: volume_namespaces(self.version, shape), fields: sorted(fields) }
     }
 
-    fn volume_v2(&self, told: &BlockVolume) -> Vec<(&'static str, Field)> {
-        let volume = &told.volume;
-        let block = BlockFields::of(volume);
+    fn volume_v2<'t>(&self, told: &'t BlockVolume) -> Vec<(&'static str, Field<'t>)> {
+        let volume: &Volume = &told.volume;
+        let block = BlockView::of(volume);
         let mut fields = vec![
             ("attachments", Field::List(told.attachment.iter().map(|one| attachment_of(one, true)).collect())),
-            ("availability_zone", Field::Text(Some(zone(&block)))),
-            ("bootable", Field::Text(Some(block.bootable.to_string()))),
+            ("availability_zone", word(block.zone().unwrap_or(ZONE))),
+            ("bootable", word(if block.is_bootable() { "true" } else { "false" })),
             ("created_at", Field::Time(volume.created)),
-            ("description", Field::Text(block.description)),
+            ("description", words(block.description())),
             ("encrypted", Field::Json(false.into())),
-            ("id", text(volume.id)),
-            ("links", self.links("volumes", &volume.id.to_string())),
-            ("metadata", Field::Pairs(volume.meta.clone())),
+            ("id", id(volume.id.as_bytes())),
+            ("links", self.links("volumes", &volume.id)),
+            ("metadata", Field::Pairs(Cow::Borrowed(&volume.meta))),
             ("multiattach", Field::Json(false.into())),
             ("name", label(volume)),
-            ("os-vol-tenant-attr:tenant_id", Field::Text(Some(volume.tenant.plain()))),
+            ("os-vol-tenant-attr:tenant_id", made(volume.tenant.plain())),
             ("size", gib(volume.size)),
-            ("snapshot_id", Field::Text(block.snapshot)),
-            ("source_volid", Field::Text(block.volume)),
-            ("status", Field::Text(Some(status::volume(volume.state).to_owned()))),
+            ("snapshot_id", words(block.snapshot())),
+            ("source_volid", words(block.volume())),
+            ("status", word(status::volume(volume.state))),
             ("updated_at", Field::Time(volume.updated)),
-            ("user_id", Field::Text(block.user)),
-            ("volume_type", Field::Text(block.volume_type)),
+            ("user_id", words(block.user())),
+            ("volume_type", words(block.volume_type())),
         ];
         if self.version == Version::V2 {
-            let image = block.image.get("image_id").and_then(Value::as_str).map(str::to_owned);
-            fields.push(("image_id", Field::Text(image)));
+            let image = block.image().and_then(|image| image.get("image_id"));
+            fields.push(("image_id", words(image.and_then(Value::as_str))));
         }
-        if !block.image.is_empty() {
-            fields.push(("volume_image_metadata", Field::Pairs(block.image)));
+        if let Some(image) = block.image() {
+            fields.push(("volume_image_metadata", Field::Pairs(Cow::Borrowed(image))));
         }
         fields
     }
 
-    pub(super) fn snapshot(&self, snapshot: &Volume, shape: Shape) -> Element {
-        let description = Field::Text(BlockFields::of(snapshot).description);
+    pub(super) fn snapshot<'t>(&self, snapshot: &'t Volume, shape: Shape) -> Element<'t> {
+        let description = words(BlockView::of(snapshot).description());
         let mut fields = vec![
             ("created_at", Field::Time(snapshot.created)),
-            ("id", text(snapshot.id)),
+            ("id", id(snapshot.id.as_bytes())),
             ("size", gib(snapshot.size)),
-            ("status", Field::Text(Some(status::snapshot(snapshot.state).to_owned()))),
-            ("volume_id", Field::Text(snapshot.source.clone())),
+            ("status", word(status::snapshot(snapshot.state))),
+            ("volume_id", words(snapshot.source.as_deref())),
         ];
         if self.version == Version::V1 {
             fields.extend([("display_description", description), ("display_name", label(snapshot))]);
@@ -138,7 +140,7 @@ impl Scene<'_> {
             fields.extend([("description", description), ("name", label(snapshot))]);
         }
         if self.version != Version::V1 || !snapshot.meta.is_empty() {
-            fields.push(("metadata", Field::Pairs(snapshot.meta.clone())));
+            fields.push(("metadata", Field::Pairs(Cow::Borrowed(&snapshot.meta))));
         }
         if self.version != Version::V1 {
             fields.push(("updated_at", Field::Time(snapshot.updated)));
@@ -147,32 +149,32 @@ impl Scene<'_> {
             let is_made = snapshot.state != VolumeState::CloningTarget;
             let progress = if is_made { "100%" } else { "0%" };
             fields.extend([
-                ("os-extended-snapshot-attributes:progress", Field::Text(Some(progress.to_owned()))),
-                ("os-extended-snapshot-attributes:project_id", Field::Text(Some(snapshot.tenant.plain()))),
+                ("os-extended-snapshot-attributes:progress", word(progress)),
+                ("os-extended-snapshot-attributes:project_id", made(snapshot.tenant.plain())),
             ]);
         }
         Element { name: "snapshot", namespaces: snapshot_namespaces(shape), fields: sorted(fields) }
     }
 
-    pub(super) fn backup(&self, backup: &Backup, shape: Shape) -> Element {
-        let state = Field::Text(Some(status::backup(backup.state).to_owned()));
+    pub(super) fn backup<'t>(&self, backup: &'t Backup, shape: Shape) -> Element<'t> {
+        let state = word(status::backup(backup.state));
         let fields = match (self.version, shape) {
             (Version::V1, Shape::Short) => vec![("id", Field::Number(Some(backup.number))), ("status", state)],
             (Version::V2 | Version::V3, Shape::Short) => vec![
-                ("id", text(backup.id)),
-                ("links", self.links("backups", &backup.id.to_string())),
-                ("name", Field::Text(backup.name.clone())),
+                ("id", id(backup.id.as_bytes())),
+                ("links", self.links("backups", &backup.id)),
+                ("name", words(backup.name.as_deref())),
             ],
             (_, Shape::Full | Shape::Made) => {
                 let mut fields = vec![
-                    ("availability_zone", Field::Text(backup.zone.clone())),
-                    ("container", Field::Text(backup.container.clone())),
+                    ("availability_zone", words(backup.zone.as_deref())),
+                    ("container", words(backup.container.as_deref())),
                     ("created_at", Field::Time(backup.created)),
-                    ("fail_reason", Field::Text(backup.reason.clone())),
+                    ("fail_reason", words(backup.reason.as_deref())),
                     ("object_count", Field::Number(backup.objects)),
                     ("size", gib(backup.size)),
                     ("status", state),
-                    ("volume_id", text(backup.volume)),
+                    ("volume_id", id(backup.volume.as_bytes())),
                 ];
                 fields.extend(self.backup_names(backup));
                 fields
@@ -181,8 +183,8 @@ impl Scene<'_> {
         Element { name: "backup", namespaces: backup_namespaces(), fields: sorted(fields) }
     }
 
-    fn backup_names(&self, backup: &Backup) -> Vec<(&'static str, Field)> {
-        let (name, description) = (Field::Text(backup.name.clone()), Field::Text(backup.description.clone()));
+    fn backup_names<'t>(&self, backup: &'t Backup) -> Vec<(&'static str, Field<'t>)> {
+        let (name, description) = (words(backup.name.as_deref()), words(backup.description.as_deref()));
         match self.version {
             Version::V1 => {
                 let mut fields = vec![
@@ -199,44 +201,48 @@ impl Scene<'_> {
             Version::V2 | Version::V3 => vec![
                 ("description", description),
                 ("has_dependent_backups", Field::Json(false.into())),
-                ("id", text(backup.id)),
+                ("id", id(backup.id.as_bytes())),
                 ("is_incremental", Field::Json(false.into())),
-                ("links", self.links("backups", &backup.id.to_string())),
+                ("links", self.links("backups", &backup.id)),
                 ("name", name),
-                ("snapshot_id", Field::Text(backup.snapshot.map(|id| id.to_string()))),
+                ("snapshot_id", backup.snapshot.map_or(words(None), |snapshot| id(snapshot.as_bytes()))),
                 ("updated_at", Field::Time(backup.updated)),
             ],
         }
     }
 
     /// A restore that has begun.
-    pub(super) fn restore(&self, backup: &Backup, volume: &BlockVolume) -> Element {
-        let volume_id = text(volume.volume.id);
+    pub(super) fn restore<'t>(&self, backup: &Backup, volume: &'t BlockVolume) -> Element<'t> {
+        let volume_id = id(volume.volume.id.as_bytes());
         let fields = match self.version {
             Version::V1 => vec![("backup_id", Field::Number(Some(backup.number))), ("volume_id", volume_id)],
             Version::V2 | Version::V3 => {
-                vec![("backup_id", text(backup.id)), ("volume_id", volume_id), ("volume_name", label(&volume.volume))]
+                vec![
+                    ("backup_id", id(backup.id.as_bytes())),
+                    ("volume_id", volume_id),
+                    ("volume_name", label(&volume.volume)),
+                ]
             }
         };
         Element { name: "restore", namespaces: backup_namespaces(), fields }
     }
 
     /// A server, of which nothing is known but what is attached to it.
-    pub(super) fn server(&self, attachments: &[Attachment]) -> Element {
-        let id = self.call.param("server");
+    pub(super) fn server(&self, attachments: &[Attachment]) -> Element<'_> {
+        let server = self.call.param("server");
         let volumes: Value = attachments.iter().map(|one| json!({"id": one.volume.to_string()})).collect();
         let fields = vec![
-            ("id", Field::Text(Some(id.to_owned()))),
-            ("links", self.links("servers", id)),
-            ("name", Field::Text(Some(id.to_owned()))),
+            ("id", word(server)),
+            ("links", self.links("servers", &server)),
+            ("name", word(server)),
             ("os-extended-volumes:volumes_attached", Field::Json(volumes)),
-            ("tenant_id", Field::Text(Some(self.call.param("tenant").to_owned()))),
+            ("tenant_id", word(self.call.param("tenant"))),
         ];
         Element { name: "server", namespaces: Vec::new(), fields }
     }
 
     /// Where a thing is: under its version, and for ever.
-    fn links(&self, kind: &str, id: &str) -> Field {
+    fn links(&self, kind: &str, id: &dyn Display) -> Field<'static> {
         let (base, tenant) = (&self.places.control, self.call.param("tenant"));
         let version = self.version.segment();
         Field::Links(vec![
@@ -247,24 +253,24 @@ impl Scene<'_> {
 }
 
 /// An attachment as the compute service tells it.
-pub(super) fn volume_attachment(attachment: &Attachment) -> Element {
+pub(super) fn volume_attachment(attachment: &Attachment) -> Element<'_> {
     let fields = vec![
-        ("device", Field::Text(Some(attachment.device.clone()))),
-        ("id", text(attachment.volume)),
-        ("serverId", Field::Text(attachment.server.clone())),
-        ("volumeId", text(attachment.volume)),
+        ("device", word(&attachment.device)),
+        ("id", id(attachment.volume.as_bytes())),
+        ("serverId", words(attachment.server.as_deref())),
+        ("volumeId", id(attachment.volume.as_bytes())),
     ];
     Element { name: "volumeAttachment", namespaces: Vec::new(), fields }
 }
 
 /// A type of volumes.
-pub(super) fn volume_type(one: &VolumeType) -> Element {
+pub(super) fn volume_type(one: &VolumeType) -> Element<'_> {
     let fields = vec![
-        ("description", Field::Text(one.description.clone())),
-        ("extra_specs", Field::Pairs(Map::new())),
-        ("id", Field::Text(Some(one.id.clone()))),
+        ("description", words(one.description.as_deref())),
+        ("extra_specs", Field::Pairs(Cow::Owned(Map::new()))),
+        ("id", word(&one.id)),
         ("is_public", Field::Json(true.into())),
-        ("name", Field::Text(Some(one.name.clone()))),
+        ("name", word(&one.name)),
     ];
     Element { name: "volume_type", namespaces: Vec::new(), fields }
 }
@@ -306,68 +312,75 @@ pub(super) fn absolute_limits(quota: &Quota, usage: &Usage) -> Vec<(&'static str
     most.chain(used).collect()
 }
 
-fn volume_v1(told: &BlockVolume, shape: Shape) -> Vec<(&'static str, Field)> {
-    let volume = &told.volume;
-    let block = BlockFields::of(volume);
-    // Version 1 has this word for no type.
-    let volume_type = block.volume_type.clone().unwrap_or_else(|| "None".to_owned());
+fn volume_v1(told: &BlockVolume, shape: Shape) -> Vec<(&'static str, Field<'_>)> {
+    let volume: &Volume = &told.volume;
+    let block = BlockView::of(volume);
     let mut fields = vec![
         ("attachments", Field::List(told.attachment.iter().map(|one| attachment_of(one, false)).collect())),
-        ("availability_zone", Field::Text(Some(zone(&block)))),
+        ("availability_zone", word(block.zone().unwrap_or(ZONE))),
         // A string, and none in XML.
-        ("bootable", Field::Json(block.bootable.to_string().into())),
+        ("bootable", Field::Json(block.is_bootable().to_string().into())),
         ("created_at", Field::Time(volume.created)),
-        ("display_description", Field::Text(block.description)),
+        ("display_description", words(block.description())),
         ("display_name", label(volume)),
-        ("id", text(volume.id)),
-        ("metadata", Field::Pairs(volume.meta.clone())),
+        ("id", id(volume.id.as_bytes())),
+        ("metadata", Field::Pairs(Cow::Borrowed(&volume.meta))),
         ("size", gib(volume.size)),
-        ("snapshot_id", Field::Text(block.snapshot)),
-        ("source_volid", Field::Text(block.volume)),
-        ("status", Field::Text(Some(status::volume(volume.state).to_owned()))),
-        ("volume_type", Field::Text(Some(volume_type))),
+        ("snapshot_id", words(block.snapshot())),
+        ("source_volid", words(block.volume())),
+        ("status", word(status::volume(volume.state))),
+        // Version 1 has this word for no type.
+        ("volume_type", word(block.volume_type().unwrap_or("None"))),
     ];
-    if shape == Shape::Full && !block.image.is_empty() {
-        fields.push(("volume_image_metadata", Field::Pairs(block.image)));
+    if let Some(image) = block.image().filter(|_| shape == Shape::Full) {
+        fields.push(("volume_image_metadata", Field::Pairs(Cow::Borrowed(image))));
     }
     fields
 }
 
 /// Where a volume is attached. Its id is the volume's: there is one at most.
-fn attachment_of(attachment: &Attachment, is_long: bool) -> Element {
+fn attachment_of(attachment: &Attachment, is_long: bool) -> Element<'_> {
     let mut fields = vec![
-        ("device", Field::Text(Some(attachment.device.clone()))),
-        ("id", text(attachment.volume)),
-        ("server_id", Field::Text(attachment.server.clone())),
-        ("volume_id", text(attachment.volume)),
+        ("device", word(&attachment.device)),
+        ("id", id(attachment.volume.as_bytes())),
+        ("server_id", words(attachment.server.as_deref())),
+        ("volume_id", id(attachment.volume.as_bytes())),
     ];
     if is_long {
         fields.extend([
             ("attached_at", Field::Time(attachment.created)),
-            ("attachment_id", text(attachment.volume)),
-            ("host_name", Field::Text(attachment.host.clone())),
+            ("attachment_id", id(attachment.volume.as_bytes())),
+            ("host_name", words(attachment.host.as_deref())),
         ]);
     }
     Element { name: "attachment", namespaces: Vec::new(), fields: sorted(fields) }
 }
 
-fn sorted(mut fields: Vec<(&'static str, Field)>) -> Vec<(&'static str, Field)> {
+fn sorted<'t>(mut fields: Vec<(&'static str, Field<'t>)>) -> Vec<(&'static str, Field<'t>)> {
     fields.sort_by_key(|(name, _)| *name);
     fields
 }
 
-fn zone(block: &BlockFields) -> String {
-    block.zone.clone().unwrap_or_else(|| ZONE.to_owned())
+fn label(volume: &Volume) -> Field<'_> {
+    words(Some(&*volume.name).filter(|name| !name.is_empty()))
 }
 
-fn label(volume: &Volume) -> Field {
-    Field::Text(Some(volume.name.clone()).filter(|name| !name.is_empty()))
+fn words(text: Option<&str>) -> Field<'_> {
+    Field::Text(text.map(Cow::Borrowed))
 }
 
-fn text(id: impl Display) -> Field {
-    Field::Text(Some(id.to_string()))
+fn word(text: &str) -> Field<'_> {
+    words(Some(text))
 }
 
-fn gib(size: ByteCount) -> Field {
+fn made(text: String) -> Field<'static> {
+    Field::Text(Some(Cow::Owned(text)))
+}
+
+fn id(bytes: &[u8; 16]) -> Field<'static> {
+    Field::Id(Uuid::from_bytes(*bytes))
+}
+
+fn gib(size: ByteCount) -> Field<'static> {
     Field::Number(Some(in_gib(size)))
 }

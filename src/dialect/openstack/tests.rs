@@ -1,6 +1,8 @@
 //! What must hold of every request and of everything that is told.
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
@@ -166,10 +168,11 @@ fn told() -> impl Strategy<Value = BlockVolume> {
                 bootable: is_attached,
                 ..BlockFields::default()
             };
-            fields.put(&mut told.volume.attributes);
-            told.volume.source = Some(told.volume.id.to_string());
-            (told.volume.name, told.volume.meta, told.volume.state) = (name, pairs, state);
-            (told.volume.size, told.volume.created) = (ByteCount::new(size).unwrap(), UnixTime(created));
+            let volume = Arc::make_mut(&mut told.volume);
+            fields.put(&mut volume.attributes);
+            volume.source = Some(volume.id.to_string());
+            (volume.name, volume.meta, volume.state) = (name, pairs, state);
+            (volume.size, volume.created) = (ByteCount::new(size).unwrap(), UnixTime(created));
             told.attachment = told.attachment.filter(|_| is_attached);
             told
         },

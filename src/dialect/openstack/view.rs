@@ -3,12 +3,15 @@
 //! Where the formats differ they do so by one rule: `null` is `None` in XML, a time has a space for its `T` and no
 //! fraction when that is zero, pairs and lists are elements, everything else is an attribute.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::super::{Call, Reply, reply};
 use super::Format;
@@ -20,36 +23,41 @@ pub(super) type Namespace = (&'static str, &'static str);
 
 /// A thing and what is told of it.
 #[derive(Clone, Debug)]
-pub(super) struct Element {
+pub(super) struct Element<'a> {
     pub(super) name: &'static str,
     /// The declarations it needs where it is the root.
     pub(super) namespaces: Vec<Namespace>,
-    pub(super) fields: Vec<(&'static str, Field)>,
+    pub(super) fields: Vec<(&'static str, Field<'a>)>,
 }
 
 /// What is told of a thing under one name.
 #[derive(Clone, Debug)]
-pub(super) enum Field {
+pub(super) enum Field<'a> {
     /// Text.
-    Text(Option<String>),
+    Text(Option<Cow<'a, str>>),
+    /// An id.
+    Id(Uuid),
     /// A number.
     Number(Option<u64>),
     /// A time.
     Time(UnixTime),
     /// The owner's pairs.
-    Pairs(Map<String, Value>),
+    Pairs(Cow<'a, Map<String, Value>>),
     /// Things within.
-    List(Vec<Element>),
+    List(Vec<Element<'a>>),
     /// Where it is: what has no place in XML either.
     Links(Vec<Link>),
     /// What has no place in XML.
     Json(Value),
 }
 
+/// As many bytes as a thing takes in JSON, or some less.
+const USUAL: usize = 1024;
+
 /// A whole reply.
-pub(super) enum Document {
+pub(super) enum Document<'a> {
     /// One thing.
-    One(Element),
+    One(Element<'a>),
     /// A list of them.
     Many {
         /// The name of the list.
@@ -57,7 +65,7 @@ pub(super) enum Document {
         /// The declarations it needs.
         namespaces: Vec<Namespace>,
         /// The things.
-        items: Vec<Element>,
+        items: Vec<Element<'a>>,
         /// What the list of links is called, and where the next page is.
         next: Option<(&'static str, String)>,
     },
@@ -71,16 +79,17 @@ pub(super) enum Document {
 }
 
 /// The JSON object of its fields. Written straight into the reply: a page of a thousand is no tree of values first.
-impl Serialize for Element {
+impl Serialize for Element<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.fields.iter().map(|(name, field)| (name, field)))
     }
 }
 
-impl Serialize for Field {
+impl Serialize for Field<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Text(text) => text.serialize(serializer),
+            Self::Id(id) => serializer.serialize_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer())),
             Self::Number(number) => number.serialize(serializer),
             Self::Time(time) => serializer.serialize_str(&json_date(*time)),
             Self::Pairs(pairs) => pairs.serialize(serializer),
@@ -92,7 +101,7 @@ impl Serialize for Field {
 }
 
 /// In JSON.
-impl Serialize for Document {
+impl Serialize for Document<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::One(element) => serializer.collect_map([(element.name, element)]),
@@ -116,13 +125,16 @@ pub(super) struct Link {
     pub(super) href: String,
 }
 
-impl Element {
+impl Element<'_> {
     fn node(&self) -> Node {
         let mut node = Node::new(self.name);
         for (name, field) in &self.fields {
             match field {
-                Field::Text(text) => node = node.with(name, or_none(text.clone())),
-                Field::Number(number) => node = node.with(name, or_none(number.map(|number| number.to_string()))),
+                Field::Text(text) => node = node.with(name, or_none(text.as_deref())),
+                Field::Id(id) => node = node.with(name, id.to_string()),
+                Field::Number(number) => {
+                    node = node.with(name, or_none(number.map(|number| number.to_string()).as_deref()));
+                }
                 Field::Time(time) => node = node.with(name, xml_date(*time)),
                 Field::Pairs(pairs) => node.children.push(pairs_node(name, pairs)),
                 Field::List(elements) => {
@@ -135,10 +147,12 @@ impl Element {
     }
 }
 
-impl Document {
-    fn json(&self) -> String {
-        let mut text = serde_json::to_string(self).expect("text, numbers, and lists and maps of them");
-        text.push('\n');
+impl Document<'_> {
+    fn json(&self) -> Vec<u8> {
+        let things = if let Self::Many { items, .. } = self { items.len() } else { 1 };
+        let mut text = Vec::with_capacity((things + 1) * USUAL);
+        serde_json::to_writer(&mut text, self).expect("text, numbers, and lists and maps of them");
+        text.push(b'\n');
         text
     }
 
@@ -177,8 +191,8 @@ fn declared(mut node: Node, namespaces: &[Namespace]) -> Node {
     node
 }
 
-fn or_none(text: Option<String>) -> String {
-    text.unwrap_or_else(|| "None".to_owned())
+fn or_none(text: Option<&str>) -> &str {
+    text.unwrap_or("None")
 }
 
 /// As in `2013-01-30T13:38:50.411386`, in UTC.
