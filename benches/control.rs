@@ -11,8 +11,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use http::{HeaderMap, HeaderValue, Method, header};
 use longshore::dialect::{Call, Endpoint, Places, percent_decoded, routed, routes};
 use longshore::domain::{
-    BlockOutcome, BlockQuery, BlockVolume, ByteCount, Direction, DriveSpec, Media, Outcome, Paged, Principal, SortKey,
-    TenantId, UnixTime, UserId, Volume, VolumeId, VolumeKind, VolumeState,
+    BlockOutcome, BlockQuery, BlockVolume, ByteCount, Direction, DriveSpec, Media, Outcome, Paged, Principal, Seen,
+    SortKey, TenantId, UnixTime, UserId, Volume, VolumeId, VolumeKind, VolumeState,
 };
 use longshore::meta::{Meta, Owner};
 use serde_json::json;
@@ -139,10 +139,10 @@ fn encode(criterion: &mut Criterion) {
         identity: here,
     };
     let items =
-        |count| (0..count).map(|n| BlockVolume { volume: volume(tenant(), n).into(), attachment: None }).collect();
+        |count| (0..count).map(|n| BlockVolume { volume: Seen::new(volume(tenant(), n)), attachment: None }).collect();
     let page = Outcome::Block(BlockOutcome::Volumes(Paged { items: items(100), has_more: true }));
     let one = Outcome::Block(BlockOutcome::Volume(Box::new(BlockVolume {
-        volume: volume(tenant(), 0).into(),
+        volume: Seen::new(volume(tenant(), 0)),
         attachment: None,
     })));
     let id = VolumeId::from_bytes([7; 16]);

@@ -17,7 +17,7 @@ use super::{Control, busy, no_such_drive};
 use crate::archive::Container;
 use crate::domain::{
     BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockQuery, BlockVolume, Command, DriveSpec, Fault, FaultKind,
-    Media, MetadataChange, NewVolume, Outcome, Principal, Quota, TenantId, Thing, UnixTime, Volume, VolumeEvent,
+    Media, MetadataChange, NewVolume, Outcome, Principal, Quota, Seen, TenantId, Thing, UnixTime, Volume, VolumeEvent,
     VolumeId, VolumeKind, VolumeState, VolumeType,
 };
 use crate::meta::{JobKind, MetaError, NewJob, Owner};
@@ -128,7 +128,7 @@ impl Control {
 
     /// A volume as its dialects show it.
     async fn told(&self, volume: Volume) -> Result<BlockOutcome, Fault> {
-        let mut told = self.parts.meta.with_attachments(vec![Arc::new(volume)]).await?;
+        let mut told = self.parts.meta.with_attachments(vec![Seen::new(volume)]).await?;
         let told = told.pop().ok_or_else(|| Fault::internal("one volume gave none"))?;
         Ok(BlockOutcome::Volume(Box::new(told)))
     }
@@ -167,7 +167,7 @@ impl Control {
         match self.execute(principal, Command::Create(vec![spec])).await? {
             Outcome::Created(mut drives) if !drives.is_empty() => {
                 let volume = drives.swap_remove(0);
-                Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Arc::new(volume), attachment: None })))
+                Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Seen::new(volume), attachment: None })))
             }
             _ => Err(Fault::internal("a creation without a drive")),
         }
@@ -273,7 +273,7 @@ impl Control {
         .await?;
         self.wake_jobs.notify_waiters();
         let volume = copy.ok_or_else(|| Fault::internal("a copy without a target"))?;
-        Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Arc::new(volume), attachment: None })))
+        Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Seen::new(volume), attachment: None })))
     }
 
     async fn patch_block(&self, principal: &Principal, of: Thing, patch: BlockPatch) -> Result<BlockOutcome, Fault> {

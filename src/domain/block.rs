@@ -3,7 +3,9 @@
 //! The words are those of OpenStack Block Storage; every dialect of it decodes into these commands. A volume of block
 //! storage is a drive, and a snapshot is a volume of its own kind, made as a clone is.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -491,11 +493,46 @@ pub struct Attachment {
     pub created: UnixTime,
 }
 
+/// A volume as it is at one revision, and the answer that was made of it last: who polls asks for the same ones again.
+#[derive(Debug)]
+pub struct Seen {
+    volume: Volume,
+    told: OnceLock<(String, String)>,
+}
+
+impl Seen {
+    /// A volume of which nothing was told yet.
+    pub fn new(volume: Volume) -> Arc<Self> {
+        Arc::new(Self { volume, told: OnceLock::new() })
+    }
+
+    /// What `tell` makes of the volume. It is kept under the first key, which names all that it depends on beside the
+    /// volume, and made anew for others.
+    pub fn told(&self, key: &str, tell: impl Fn() -> String) -> Cow<'_, str> {
+        let (known, text) = self.told.get_or_init(|| (key.to_owned(), tell()));
+        if known == key { Cow::Borrowed(text) } else { Cow::Owned(tell()) }
+    }
+}
+
+impl Deref for Seen {
+    type Target = Volume;
+
+    fn deref(&self) -> &Volume {
+        &self.volume
+    }
+}
+
+impl PartialEq for Seen {
+    fn eq(&self, other: &Self) -> bool {
+        self.volume == other.volume
+    }
+}
+
 /// A drive and where it is attached.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockVolume {
     /// The drive, or a snapshot.
-    pub volume: Arc<Volume>,
+    pub volume: Arc<Seen>,
     /// None, or one: a drive is attached to one server at a time.
     pub attachment: Option<Attachment>,
 }
@@ -611,4 +648,63 @@ pub enum BlockOutcome {
     Zones(Vec<String>),
     /// It is done, or goes on as a job; there is nothing to tell.
     Done,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{DriveSpec, Media};
+
+    fn volume(attributes: Map<String, Value>) -> Volume {
+        let spec = DriveSpec {
+            name: "a".to_owned(),
+            size: ByteCount::mib(1),
+            media: Media::Disk,
+            meta: Map::new(),
+            attributes,
+        };
+        Volume::begun(TenantId::random(), spec, VolumeState::Available, UnixTime(1))
+    }
+
+    #[test]
+    fn fields_are_read_where_they_are_kept_as_they_are_when_taken_out() {
+        let text = |text: &str| Some(text.to_owned());
+        let fields = BlockFields {
+            description: text("d"),
+            zone: text("z"),
+            volume_type: text("t"),
+            user: text("u"),
+            snapshot: text("s"),
+            volume: text("v"),
+            image: Map::from_iter([("image_id".to_owned(), "i".into())]),
+            bootable: true,
+            ..BlockFields::default()
+        };
+        for fields in [fields, BlockFields::default()] {
+            let mut attributes = Map::new();
+            fields.put(&mut attributes);
+            let volume = volume(attributes);
+            let view = BlockView::of(&volume);
+            let read = BlockFields {
+                description: view.description().map(str::to_owned),
+                zone: view.zone().map(str::to_owned),
+                volume_type: view.volume_type().map(str::to_owned),
+                user: view.user().map(str::to_owned),
+                snapshot: view.snapshot().map(str::to_owned),
+                volume: view.volume().map(str::to_owned),
+                image: view.image().cloned().unwrap_or_default(),
+                bootable: view.is_bootable(),
+                ..BlockFields::default()
+            };
+            assert_eq!(read, fields);
+        }
+    }
+
+    #[test]
+    fn what_was_told_of_a_volume_is_told_again_for_the_same_question_only() {
+        let seen = Seen::new(volume(Map::new()));
+        assert_eq!(seen.told("v2", || "two".to_owned()), "two");
+        assert_eq!(seen.told("v2", || "another".to_owned()), "two");
+        assert_eq!(seen.told("v3", || "three".to_owned()), "three");
+    }
 }

@@ -21,7 +21,7 @@ mod volume;
 
 pub use block::{
     Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockQuery,
-    BlockView, BlockVolume, Direction, MetadataChange, NewBackup, NewVolume, Paged, ResetStatus, SortKey, Thing,
+    BlockView, BlockVolume, Direction, MetadataChange, NewBackup, NewVolume, Paged, ResetStatus, Seen, SortKey, Thing,
     VolumeAction, VolumeType,
 };
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};

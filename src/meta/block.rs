@@ -11,7 +11,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use super::volumes::{SELECT_VOLUMES, bytes_from, from_row, push_states};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
-    Attachment, Backup, BackupId, BackupRef, BackupState, BlockFields, BlockQuery, BlockVolume, Direction, Paged,
+    Attachment, Backup, BackupId, BackupRef, BackupState, BlockFields, BlockQuery, BlockVolume, Direction, Paged, Seen,
     SortKey, TenantId, UnixTime, Volume, VolumeId, VolumeKind,
 };
 
@@ -58,7 +58,7 @@ impl Meta {
 
     /// The volumes of a query of ids and revisions, when those of before are as they were: reading a row costs many times
     /// what reading its revision does.
-    async fn known(&self, mut page: QueryBuilder<Sqlite>) -> Result<Option<Vec<Arc<Volume>>>, MetaError> {
+    async fn known(&self, mut page: QueryBuilder<Sqlite>) -> Result<Option<Vec<Arc<Seen>>>, MetaError> {
         let all: Option<String> = page.push(")").build_query_scalar().fetch_one(&self.readers).await?;
         let ids = all.iter().flat_map(|all| all.split(' ')).map(id_and_revision).collect::<Result<Vec<_>, _>>()?;
         let mut volumes: Vec<_> = ids.iter().map(|(id, revision)| self.recent.at(*id, *revision)).collect();
@@ -87,7 +87,7 @@ impl Meta {
     }
 
     /// These volumes, with what they are attached to.
-    pub async fn with_attachments(&self, volumes: Vec<Arc<Volume>>) -> Result<Vec<BlockVolume>, MetaError> {
+    pub async fn with_attachments(&self, volumes: Vec<Arc<Seen>>) -> Result<Vec<BlockVolume>, MetaError> {
         let mut attached = Vec::new();
         if volumes.iter().any(|volume| volume.state.is_attached()) {
             let mut sql = QueryBuilder::new(SELECT_ATTACHMENTS);
@@ -100,7 +100,7 @@ impl Meta {
             let rows = sql.build().fetch_all(&self.readers).await?;
             attached = rows.iter().map(attachment_from).collect::<Result<Vec<_>, _>>()?;
         }
-        let with = |volume: Arc<Volume>| {
+        let with = |volume: Arc<Seen>| {
             let at = attached.iter().position(|attachment: &Attachment| attachment.volume == volume.id);
             BlockVolume { volume, attachment: at.map(|at| attached.swap_remove(at)) }
         };
@@ -637,7 +637,7 @@ mod tests {
         let of = BlockQuery { volume: Some(plain.id), ..query() };
         let owner = Owner::Tenant(scene.tenant);
         let snapshots = scene.meta.block_volumes(owner, VolumeKind::Snapshot, &of).await.unwrap();
-        assert_eq!(*snapshots.items[0].volume, snapshot);
+        assert_eq!(**snapshots.items[0].volume, snapshot);
         assert_eq!(scene.meta.snapshots_of(scene.tenant, plain.id).await.unwrap(), [snapshot.id]);
         assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.volumes, 3, "a snapshot is charged for bytes alone");
     }
@@ -693,7 +693,7 @@ mod tests {
         let devices: Vec<String> =
             scene.meta.attachments(scene.tenant, "s").await.unwrap().into_iter().map(|there| there.device).collect();
         assert_eq!(devices, ["/dev/vdb", "/dev/vdaa"]);
-        let told = scene.meta.with_attachments(vec![Arc::new(one.clone())]).await.unwrap();
+        let told = scene.meta.with_attachments(vec![Seen::new(one.clone())]).await.unwrap();
         assert_eq!(told[0].attachment, Some(first));
         scene.meta.apply(Batch { detach: vec![one.id], ..Batch::default() }).await.unwrap();
         scene.meta.remove_volume(two.id).await.unwrap();

@@ -3,12 +3,13 @@
 //! # Invariants
 //! - What is found here is as the database has it: whoever looks has just read the row's revision there, and every change
 //!   of a row makes another one.
-//! - Memory: two generations, of rows of [`MOST`] bytes each, which take some four times that when they are read.
+//! - Memory: two generations, of rows of [`MOST`] bytes each, which take some five times that when they are read, with
+//!   the answer that was made of each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::domain::{Volume, VolumeId};
+use crate::domain::{Seen, VolumeId};
 
 /// The bytes of the rows of a generation; about 8,000 volumes.
 const MOST: usize = 4 << 20;
@@ -29,13 +30,13 @@ struct Generations {
 
 #[derive(Clone, Debug)]
 struct Known {
-    volume: Arc<Volume>,
+    volume: Arc<Seen>,
     bytes: usize,
 }
 
 impl Recent {
     /// The volume, if it is known, whatever its revision.
-    pub(super) fn any(&self, id: VolumeId) -> Option<Arc<Volume>> {
+    pub(super) fn any(&self, id: VolumeId) -> Option<Arc<Seen>> {
         let mut generations = self.generations();
         if let Some(known) = generations.young.get(&id) {
             return Some(Arc::clone(&known.volume));
@@ -47,12 +48,12 @@ impl Recent {
     }
 
     /// The volume, if it is known as it was at this revision.
-    pub(super) fn at(&self, id: VolumeId, revision: u64) -> Option<Arc<Volume>> {
+    pub(super) fn at(&self, id: VolumeId, revision: u64) -> Option<Arc<Seen>> {
         self.any(id).filter(|volume| volume.revision == revision)
     }
 
     /// Remembers what was read from a row whose texts have this length.
-    pub(super) fn put(&self, volume: Arc<Volume>, texts: usize) {
+    pub(super) fn put(&self, volume: Arc<Seen>, texts: usize) {
         self.generations().add(Known { volume, bytes: LEAST_ROW + texts });
     }
 
@@ -81,8 +82,8 @@ mod tests {
     use crate::domain::TenantId;
     use crate::meta::testing::drive;
 
-    fn volume() -> Arc<Volume> {
-        Arc::new(drive(TenantId::random(), 1))
+    fn volume() -> Arc<Seen> {
+        Seen::new(drive(TenantId::random(), 1))
     }
 
     #[test]

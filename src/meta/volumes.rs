@@ -7,7 +7,7 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
-    ByteCount, ContentId, DriveFilter, Media, NameMatch, Page, Sha256, TenantId, UnixTime, Volume, VolumeId,
+    ByteCount, ContentId, DriveFilter, Media, NameMatch, Page, Seen, Sha256, TenantId, UnixTime, Volume, VolumeId,
     VolumeKind, VolumeState,
 };
 
@@ -39,7 +39,7 @@ impl Meta {
             match revision {
                 None => return Ok(None),
                 Some(revision) if revision.cast_unsigned() == known.revision => {
-                    return Ok(Some(Arc::unwrap_or_clone(known)));
+                    return Ok(Some(Volume::clone(&known)));
                 }
                 Some(_) => {}
             }
@@ -49,12 +49,12 @@ impl Meta {
             .bind(tenant.as_bytes().as_slice())
             .fetch_optional(&self.readers)
             .await?;
-        row.as_ref().map(|row| self.remembered(row).map(Arc::unwrap_or_clone)).transpose()
+        row.as_ref().map(|row| self.remembered(row).map(|seen| Volume::clone(&seen))).transpose()
     }
 
     /// The volume of a row, which will be known when it is asked for again.
-    pub(super) fn remembered(&self, row: &SqliteRow) -> Result<Arc<Volume>, MetaError> {
-        let volume = Arc::new(from_row(row)?);
+    pub(super) fn remembered(&self, row: &SqliteRow) -> Result<Arc<Seen>, MetaError> {
+        let volume = Seen::new(from_row(row)?);
         let texts = ["name", "reason", "meta", "attributes", "source"];
         let lengths = texts.map(|column| row.try_get::<Option<&str>, _>(column).map(|text| text.map_or(0, str::len)));
         let length = lengths.into_iter().sum::<Result<usize, _>>()?;

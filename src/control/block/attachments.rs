@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::control::{Control, ROUNDS, busy, no_such_drive};
 use crate::domain::{
-    Attachment, BlockFields, BlockOutcome, Fault, FaultKind, Principal, Volume, VolumeEvent, VolumeId,
+    Attachment, BlockFields, BlockOutcome, Fault, FaultKind, Principal, Seen, Volume, VolumeEvent, VolumeId,
 };
 use crate::meta::{Batch, MetaError};
 
@@ -127,7 +127,7 @@ impl Control {
 
     /// Whether a drive's state says that it is attached, and to what.
     pub(super) async fn attached_to(&self, drive: &Volume) -> Result<Option<Attachment>, Fault> {
-        let told = self.parts.meta.with_attachments(vec![Arc::new(drive.clone())]).await?;
+        let told = self.parts.meta.with_attachments(vec![Seen::new(drive.clone())]).await?;
         Ok(told.into_iter().next().and_then(|told| told.attachment))
     }
 }

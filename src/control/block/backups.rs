@@ -16,7 +16,7 @@ use crate::control::jobs::ATTEMPTS;
 use crate::control::{Control, ROUNDS, busy, no_such_drive};
 use crate::domain::{
     Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, DriveSpec,
-    Extent, Fault, FaultKind, Media, NewBackup, Principal, Volume, VolumeEvent, VolumeId, VolumeState,
+    Extent, Fault, FaultKind, Media, NewBackup, Principal, Seen, Volume, VolumeEvent, VolumeId, VolumeState,
 };
 use crate::io::{Block, SharedBlock};
 use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
@@ -184,7 +184,7 @@ impl Control {
             volume
         };
         self.wake_jobs.notify_waiters();
-        let volume = BlockVolume { volume: Arc::new(volume), attachment: None };
+        let volume = BlockVolume { volume: Seen::new(volume), attachment: None };
         Ok(BlockOutcome::Restoring { backup: Box::new(restoring), volume: Box::new(volume) })
     }
 

@@ -22,7 +22,7 @@ use crate::control::Control;
 use crate::control::upload::Failure;
 use crate::domain::{
     BlockFields, BlockOutcome, BlockVolume, ByteCount, DriveSpec, Fault, FaultKind, Media, NewVolume, Principal,
-    ReceivePlan, Secret, Volume, VolumeId, VolumeState,
+    ReceivePlan, Secret, Seen, Volume, VolumeId, VolumeState,
 };
 use crate::remote::{Download, RemoteError, Service};
 use crate::transfer::{Broken, Source};
@@ -95,7 +95,7 @@ impl Control {
             // What fails is told by the volume's state and reason, and in the log.
             let _ = Box::pin(admitted.receive(&mut source)).await;
         });
-        Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Arc::new(volume), attachment: None })))
+        Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Seen::new(volume), attachment: None })))
     }
 }
 

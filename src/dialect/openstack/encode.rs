@@ -1,17 +1,19 @@
 //! Outcomes into replies.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
-use super::super::{Call, Places, Reply, bare, query};
+use super::super::{Call, Places, Reply, bare, query, reply};
 use super::body::{Body, flag_named};
 use super::objects::{
     Scene, Shape, absolute_limits, backup_namespaces, quota_limits, quota_usage, snapshot_namespaces,
     volume_attachment, volume_namespaces, volume_type,
 };
-use super::view::{Document, Element, Namespace, pairs_node, plain};
+use super::view::{Document, Element, Namespace, joined, pairs_node, plain};
 use super::xml::Node;
-use super::{Op, Version, discovery, fault, listing};
+use super::{Format, Op, Version, discovery, fault, listing};
 use crate::domain::{
     BlockFields, BlockOutcome, BlockVolume, Fault, FaultKind, Outcome, Paged, Quota, Usage, VolumeType,
 };
@@ -45,6 +47,7 @@ fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
     let call = scene.call;
     let told = |document: Document| document.reply(call, StatusCode::OK);
     Some(match (op, outcome) {
+        (Op::VolumesDetail, BlockOutcome::Volumes(page)) if Format::of(call) == Format::Json => detailed(scene, page),
         (Op::Volumes | Op::VolumesDetail | Op::Snapshots | Op::SnapshotsDetail, BlockOutcome::Volumes(page)) => {
             told(volumes(op, scene, page))
         }
@@ -123,7 +126,21 @@ fn volumes<'a>(op: Op, scene: &Scene, page: &'a Paged<BlockVolume>) -> Document<
     }
 }
 
-/// A page of a list. Version 1 knows no links to the next one; its clients ask by marker.
+/// A page of volumes in JSON. What is told of each is kept with it: this is what clients poll.
+fn detailed(scene: &Scene, page: &Paged<BlockVolume>) -> Reply {
+    let key = scene.base();
+    let told = |one| serde_json::to_string(&scene.volume(one, Shape::Full)).expect("text, numbers and maps of them");
+    // Attachments have no part in a volume's revision.
+    let items = page.items.iter().map(|one| match one.attachment {
+        None => one.volume.told(&key, || told(one)),
+        Some(_) => Cow::Owned(told(one)),
+    });
+    let last = page.items.last().map(|one| one.volume.id.to_string()).filter(|_| page.has_more);
+    let next = next_of(scene, "volumes_links", last);
+    reply(StatusCode::OK, "application/json", joined("volumes", items, next))
+}
+
+/// A page of a list.
 fn paged<'a>(
     scene: &Scene,
     (name, links): (&'static str, &'static str),
@@ -131,9 +148,13 @@ fn paged<'a>(
     items: Vec<Element<'a>>,
     last: Option<String>,
 ) -> Document<'a> {
+    Document::Many { name, namespaces, items, next: next_of(scene, links, last) }
+}
+
+/// The link to the page behind the thing with this id. Version 1 knows none; its clients ask by marker.
+fn next_of(scene: &Scene, links: &'static str, last: Option<String>) -> Option<(&'static str, String)> {
     let last = last.filter(|_| scene.version != Version::V1);
-    let next = last.map(|last| (links, listing::next(scene.call, scene.places, &last)));
-    Document::Many { name, namespaces, items, next }
+    last.map(|last| (links, listing::next(scene.call, scene.places, &last)))
 }
 
 fn many<'a>(name: &'static str, namespaces: Vec<Namespace>, items: Vec<Element<'a>>) -> Document<'a> {

@@ -1,14 +1,12 @@
 //! What the rest of the server would make of a command, for the golden files: the things of HP's document.
 
 use jiff::Timestamp;
-use std::sync::Arc;
-
 use serde_json::{Map, Value, json};
 
 use super::super::golden;
 use crate::domain::{
     Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockVolume,
-    ByteCount, MetadataChange, NewBackup, NewVolume, Paged, Principal, Quota, TenantId, UnixTime, Usage, UserId,
+    ByteCount, MetadataChange, NewBackup, NewVolume, Paged, Principal, Quota, Seen, TenantId, UnixTime, Usage, UserId,
     Volume, VolumeAction, VolumeId, VolumeKind, VolumeState, VolumeType,
 };
 
@@ -37,14 +35,10 @@ pub(in super::super) fn outcome(command: &BlockCommand) -> BlockOutcome {
         BlockCommand::Volume(id) if id.to_string() == ATTACHED => volume(attached()),
         BlockCommand::Volume(id) => volume(plain(*id)),
         BlockCommand::CreateVolume(new) => volume(created(new)),
-        BlockCommand::UpdateVolume { id, patch } => {
-            let mut told = plain(*id);
-            apply(patch, Arc::make_mut(&mut told.volume));
-            volume(told)
-        }
+        BlockCommand::UpdateVolume { id, patch } => volume(changed_by(patch, &plain(*id))),
         BlockCommand::Act { id, action: VolumeAction::SetImageMetadata(pairs) } => {
             let image = BlockFields { image: pairs.clone(), ..BlockFields::default() };
-            volume(with(Arc::unwrap_or_clone(plain(*id).volume), &image))
+            volume(with(Volume::clone(&plain(*id).volume), &image))
         }
         BlockCommand::Snapshots(query) => {
             let items = vec![
@@ -61,15 +55,13 @@ pub(in super::super) fn outcome(command: &BlockCommand) -> BlockOutcome {
                 name: name.clone().unwrap_or_default(),
                 meta: metadata.clone(),
                 state: VolumeState::CloningTarget,
-                ..Arc::unwrap_or_clone(made.volume)
+                ..Volume::clone(&made.volume)
             };
             let fields = BlockFields { description: description.clone(), ..BlockFields::default() };
             volume(with(made, &fields))
         }
         BlockCommand::UpdateSnapshot { id, patch } => {
-            let mut told = snapshot(&id.to_string(), "2013-01-30T17:37:06Z");
-            apply(patch, Arc::make_mut(&mut told.volume));
-            volume(told)
+            volume(changed_by(patch, &snapshot(&id.to_string(), "2013-01-30T17:37:06Z")))
         }
         BlockCommand::Metadata { change, .. } => BlockOutcome::Metadata(changed(change)),
         BlockCommand::Backups(query) => {
@@ -152,7 +144,7 @@ pub(super) fn backup(number: u64, created: &str) -> Backup {
 pub(super) fn snapshot(id: &str, created: &str) -> BlockVolume {
     let drive = drive(id.parse().unwrap(), 1, VolumeState::Available, created);
     let source = Some("64f5d2fb-d836-4063-b7e2-544d5c1ff607".to_owned());
-    BlockVolume { volume: Arc::new(Volume { kind: VolumeKind::Snapshot, source, ..drive }), attachment: None }
+    BlockVolume { volume: Seen::new(Volume { kind: VolumeKind::Snapshot, source, ..drive }), attachment: None }
 }
 
 pub(super) fn attachment(volume: VolumeId, server: &str, device: &str) -> Attachment {
@@ -189,7 +181,7 @@ fn drive(id: VolumeId, size: u32, state: VolumeState, created: &str) -> Volume {
 
 fn with(mut volume: Volume, fields: &BlockFields) -> BlockVolume {
     fields.put(&mut volume.attributes);
-    BlockVolume { volume: Arc::new(volume), attachment: None }
+    BlockVolume { volume: Seen::new(volume), attachment: None }
 }
 
 fn blank() -> BlockVolume {
@@ -229,7 +221,8 @@ fn created(new: &NewVolume) -> BlockVolume {
     with(drive, &fields)
 }
 
-fn apply(patch: &BlockPatch, volume: &mut Volume) {
+fn changed_by(patch: &BlockPatch, told: &BlockVolume) -> BlockVolume {
+    let mut volume = Volume::clone(&told.volume);
     if let Some(name) = &patch.name {
         volume.name = name.clone().unwrap_or_default();
     }
@@ -237,7 +230,7 @@ fn apply(patch: &BlockPatch, volume: &mut Volume) {
         volume.meta.clone_from(metadata);
     }
     let description = patch.description.clone().flatten();
-    BlockFields { description, ..BlockFields::default() }.put(&mut volume.attributes);
+    with(volume, &BlockFields { description, ..BlockFields::default() })
 }
 
 fn changed(change: &MetadataChange) -> Map<String, Value> {

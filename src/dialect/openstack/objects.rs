@@ -242,6 +242,11 @@ impl Scene<'_> {
     }
 
     /// Where a thing is: under its version, and for ever.
+    /// What the links of things have in common.
+    pub(super) fn base(&self) -> String {
+        format!("{}/{}/{}", self.places.control, self.version.segment(), self.call.param("tenant"))
+    }
+
     fn links(&self, kind: &str, id: &dyn Display) -> Field<'static> {
         let (base, tenant) = (&self.places.control, self.call.param("tenant"));
         let version = self.version.segment();

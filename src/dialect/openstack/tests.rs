@@ -1,8 +1,6 @@
 //! What must hold of every request and of everything that is told.
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
@@ -11,7 +9,9 @@ use super::objects::{Scene, Shape};
 use super::view::Document;
 use super::xml::{self, Node};
 use super::{Format, ROUTES, Version, fixture, has_path, objects, request_id_fields, without_suffix};
-use crate::domain::{BlockFields, BlockVolume, ByteCount, Command, Intent, Outcome, TenantId, UnixTime, VolumeState};
+use crate::domain::{
+    BlockFields, BlockVolume, ByteCount, Command, Intent, Outcome, Seen, TenantId, UnixTime, Volume, VolumeState,
+};
 
 const TENANT: &str = "e56a97501ac64da4af7c7a6f4ecb7426";
 
@@ -160,7 +160,7 @@ fn told() -> impl Strategy<Value = BlockVolume> {
     (texts, state, any::<bool>(), 0..(1_u64 << 50), 0..4_102_444_800_000_i64).prop_map(
         |((name, description, volume_type, pairs), state, is_attached, size, created)| {
             let pairs: Map<String, Value> = pairs.into_iter().map(|(key, value)| (key, value.into())).collect();
-            let mut told = fixture::attached();
+            let told = fixture::attached();
             let fields = BlockFields {
                 description,
                 volume_type,
@@ -168,13 +168,12 @@ fn told() -> impl Strategy<Value = BlockVolume> {
                 bootable: is_attached,
                 ..BlockFields::default()
             };
-            let volume = Arc::make_mut(&mut told.volume);
+            let mut volume = Volume::clone(&told.volume);
             fields.put(&mut volume.attributes);
             volume.source = Some(volume.id.to_string());
             (volume.name, volume.meta, volume.state) = (name, pairs, state);
             (volume.size, volume.created) = (ByteCount::new(size).unwrap(), UnixTime(created));
-            told.attachment = told.attachment.filter(|_| is_attached);
-            told
+            BlockVolume { volume: Seen::new(volume), attachment: told.attachment.filter(|_| is_attached) }
         },
     )
 }

@@ -147,6 +147,27 @@ impl Element<'_> {
     }
 }
 
+/// A list in JSON, of things that are in JSON already.
+pub(super) fn joined<'a>(
+    name: &str,
+    items: impl ExactSizeIterator<Item = Cow<'a, str>>,
+    next: Option<(&str, String)>,
+) -> Vec<u8> {
+    let mut text = Vec::with_capacity((items.len() + 1) * USUAL);
+    text.extend_from_slice(format!("{{\"{name}\":[").as_bytes());
+    for (at, item) in items.enumerate() {
+        text.extend_from_slice(if at == 0 { b"" } else { b"," });
+        text.extend_from_slice(item.as_bytes());
+    }
+    text.push(b']');
+    if let Some((links, href)) = next {
+        let link = serde_json::json!([Link { rel: "next", href }]);
+        text.extend_from_slice(format!(",\"{links}\":{link}").as_bytes());
+    }
+    text.extend_from_slice(b"}\n");
+    text
+}
+
 impl Document<'_> {
     fn json(&self) -> Vec<u8> {
         let things = if let Self::Many { items, .. } = self { items.len() } else { 1 };
