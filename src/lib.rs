@@ -55,8 +55,9 @@
 //! - I9 A partial upload is invisible, and leaves nothing behind.
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
 //! - I11 Bytes never written read as zero, for every tenant, always.
-//! - I12 Memory is the block budget, two password digests of 19 MiB, and a bounded constant per connection, per archive
-//!   and backup (of which few are worked on at once) and per fetch from elsewhere, whatever clients do.
+//! - I12 Memory is the block budget, two password digests of 19 MiB, 40 MiB of volumes that were asked for lately, and a
+//!   bounded constant per connection, per archive and backup (of which few are worked on at once) and per fetch from
+//!   elsewhere, whatever clients do.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
 pub mod app;

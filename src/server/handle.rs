@@ -69,8 +69,7 @@ pub(super) async fn answer(
 ) -> Response<Body> {
     let started = Instant::now();
     let _busy = connection.activity.work();
-    let uuid = Uuid::new_v4();
-    let id = uuid.simple().to_string();
+    let id = Uuid::new_v4().to_string();
     let span = tracing::info_span!("request", id, peer = %connection.peer);
     let (parts, body) = request.into_parts();
     let index = connection.requests.fetch_add(1, Ordering::Relaxed);
@@ -82,7 +81,7 @@ pub(super) async fn answer(
         response.headers_mut().insert(REQUEST_ID, id);
     }
     for name in request_id_fields(parts.uri.path()) {
-        if let Ok(id) = HeaderValue::try_from(format!("req-{}", uuid.hyphenated())) {
+        if let Ok(id) = HeaderValue::try_from(format!("req-{id}")) {
             response.headers_mut().insert(HeaderName::from_static(name), id);
         }
     }
