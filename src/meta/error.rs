@@ -85,7 +85,7 @@ impl From<MetaError> for Fault {
             MetaError::Conflict => Self::new(FaultKind::Conflict, "it is busy, or was changed meanwhile"),
             MetaError::QuotaExceeded => Self::new(FaultKind::QuotaExceeded, "the quota has no room for this"),
             MetaError::TooManyVolumes(most) => {
-                let told = format!("Maximum number of volumes allowed ({most}) exceeded");
+                let told = format!("Maximum number of volumes allowed ({most}) exceeded for quota 'volumes'");
                 Self { point: Some("volumes".to_owned()), ..Self::new(FaultKind::QuotaExceeded, told) }
             }
             MetaError::TenantHasVolumes => {

@@ -95,7 +95,7 @@ fn a_full_quota_is_told_as_over_the_limit() {
     assert_eq!((wish(1).status, wish(1).status), (202, 202));
     let refused = wish(1);
     assert_eq!(refused.status, 413, "{refused:?}");
-    let told = "VolumeLimitExceeded: Maximum number of volumes allowed (2) exceeded";
+    let told = "VolumeLimitExceeded: Maximum number of volumes allowed (2) exceeded for quota 'volumes'";
     assert_eq!(refused.json()["overLimit"]["message"], json!(told));
     let quota = alice.get(&format!("os-quota-sets/{}?usage=True", alice.project)).json();
     assert_eq!(quota["quota_set"]["volumes"], json!({"limit": 2, "in_use": 2, "reserved": 0}));
