@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, header};
-use longshore::dialect::{Call, Endpoint, Places, percent_decoded, routed, routes};
+use longshore::dialect::{Call, Endpoint, Places, percent_decoded, routed, router};
 use longshore::domain::{
     BlockOutcome, BlockQuery, BlockVolume, ByteCount, Direction, DriveSpec, Media, Outcome, Paged, Principal, Seen,
     SortKey, TenantId, UnixTime, UserId, Volume, VolumeId, VolumeKind, VolumeState,
@@ -54,12 +54,7 @@ impl Request {
     }
 
     fn with<T>(&self, then: impl FnOnce(&'static Endpoint, &Call) -> T) -> T {
-        let mut router = matchit::Router::new();
-        for route in routes() {
-            for spelling in route.spellings() {
-                router.insert(spelling, route).expect("routes do not conflict");
-            }
-        }
+        let router = router();
         let matched = router.at(routed(&self.path)).expect("a route");
         let decoded = |(name, value)| (name, percent_decoded(value).into_owned());
         let params: Vec<(&str, String)> = matched.params.iter().map(decoded).collect();

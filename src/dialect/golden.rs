@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::direct::{self, Chunk};
 use super::{
-    BodyRule, Call, Dialect, Endpoint, Places, Reply, Route, no_route, openstack, percent_decoded, routed, routes,
+    BodyRule, Call, Dialect, Endpoint, Places, Reply, no_route, openstack, percent_decoded, routed, router, routes,
 };
 use crate::domain::{
     Began, ByteCount, Command, Fault, FaultKind, HpcCommand, HpcFields, HpcOutcome, HpcVolume, IdentityCommand,
@@ -221,16 +221,6 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
         (Ok(intent), None) => answered(endpoint, &call, &intent, &places),
     };
     (command, response, Some(coverage))
-}
-
-fn router() -> matchit::Router<&'static Route> {
-    let mut router = matchit::Router::new();
-    for route in routes() {
-        for pattern in route.spellings() {
-            router.insert(pattern, route).unwrap();
-        }
-    }
-    router
 }
 
 fn answered(endpoint: &Endpoint, call: &Call, intent: &Intent, places: &Places) -> String {

@@ -339,6 +339,18 @@ pub fn routes() -> impl Iterator<Item = &'static Route> {
     Dialect::ALL.into_iter().flat_map(Dialect::routes)
 }
 
+/// Finds the route of a path that went through [`routed`].
+pub fn router() -> matchit::Router<&'static Route> {
+    let mut router = matchit::Router::new();
+    for route in routes() {
+        for spelling in route.spellings() {
+            // The table is constant, and every test that looks a route up would fail.
+            router.insert(spelling, route).expect("no two routes conflict");
+        }
+    }
+    router
+}
+
 /// The path as routes are matched by it: where an API lets a suffix of the path name a format, without that.
 pub fn routed(path: &str) -> &str {
     openstack::without_suffix(path).0

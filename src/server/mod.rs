@@ -105,17 +105,19 @@ impl Server {
         limits: ServerLimits,
         public: PublicUrls,
     ) -> Arc<Self> {
-        let mut router = matchit::Router::new();
-        for route in dialect::routes() {
-            for spelling in route.spellings() {
-                // The table is constant and a test matches every route of it, so a conflict cannot reach a user.
-                if let Err(conflict) = router.insert(spelling, route) {
-                    tracing::error!(%conflict, "two routes conflict");
-                }
-            }
-        }
         let metrics = control.metrics().clone();
-        Arc::new(Self { control, basic, keys, tokens, identity, tls, metrics, limits, public, router })
+        Arc::new(Self {
+            control,
+            basic,
+            keys,
+            tokens,
+            identity,
+            tls,
+            metrics,
+            limits,
+            public,
+            router: dialect::router(),
+        })
     }
 
     /// Serves until `stop`; then accepts nothing more, and lets every connection end after the request it is in.

@@ -8,7 +8,7 @@ use super::super::{Call, Endpoint, Reply, golden, percent_decoded};
 use super::objects::{Scene, Shape};
 use super::view::Document;
 use super::xml::{self, Node};
-use super::{Format, ROUTES, Version, fixture, has_path, objects, request_id_fields, without_suffix};
+use super::{Format, Version, fixture, has_path, objects, request_id_fields, without_suffix};
 use crate::domain::{
     BlockFields, BlockVolume, ByteCount, Command, Intent, Outcome, Seen, TenantId, UnixTime, Volume, VolumeState,
 };
@@ -33,12 +33,7 @@ impl Default for Sent<'_> {
 impl Sent<'_> {
     /// What is made of it by the endpoint that it reaches.
     fn reach<T>(&self, then: impl FnOnce(&'static Endpoint, &Call) -> T) -> Option<T> {
-        let mut router = matchit::Router::new();
-        for route in ROUTES {
-            for pattern in route.spellings() {
-                router.insert(pattern, route).unwrap();
-            }
-        }
+        let router = super::super::router();
         let (path, query) = self.target.split_once('?').unwrap_or((self.target, ""));
         let matched = router.at(without_suffix(path).0).ok()?;
         let params: Vec<(String, String)> =

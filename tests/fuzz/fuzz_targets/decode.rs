@@ -13,15 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use longshore::dialect::{self, BodyRule, Call, Places, Route};
 use longshore::domain::{Principal, TenantId, UserId};
 
-static ROUTER: LazyLock<matchit::Router<&Route>> = LazyLock::new(|| {
-    let mut router = matchit::Router::new();
-    for route in dialect::routes() {
-        for spelling in route.spellings() {
-            router.insert(spelling, route).expect("routes do not conflict");
-        }
-    }
-    router
-});
+static ROUTER: LazyLock<matchit::Router<&Route>> = LazyLock::new(dialect::router);
 
 fuzz_target!(|data: &[u8]| {
     decode(data);
