@@ -26,7 +26,7 @@ use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::remote::{Policy as RemotePolicy, Remote, Service};
 use crate::server::tls::Tls;
-use crate::server::{Listeners, PublicUrls, Server, ServerLimits, listener};
+use crate::server::{Listeners, Proxies, PublicUrls, Server, ServerLimits, listener};
 use crate::store::{Direct, LocalSettings, LocalStore, TreeStore};
 use crate::transfer::{Pace, Stop, Transfers};
 use crate::tree::{ForeignAttributes, LargeWrites, Owners, Policy};
@@ -120,7 +120,9 @@ impl App {
             control: config.control.public_url.clone(),
             identity: config.keystone.as_ref().map(|elsewhere| elsewhere.url.trim_end_matches('/').to_owned()),
         };
-        let server = Server::new(control.clone(), (basic, keys, tokens, identity), tls.clone(), limits, public);
+        let proxies = Proxies { trusted: config.proxy.trusted.clone(), protocol: config.proxy.protocol };
+        let server =
+            Server::new(control.clone(), (basic, keys, tokens, identity), tls.clone(), limits, (public, proxies));
         let (listeners, urls) = bind(&config, tls.is_some())?;
         server.start(listeners, &stop, &kill)?;
         write_atomically(&config.data_dir.join("endpoint"), urls.join("\n").as_bytes(), 0o644)?;

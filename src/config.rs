@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, de};
 
 pub use cloud::{Auth, BackupStorage, Backups, Block, DEFAULT_REGION, HpcAi, KeystoneSettings, Region};
 
-use crate::domain::{ByteCount, FILESYSTEM, HpcCatalogue, HpcRegion, Limits, Quota};
+use crate::domain::{ByteCount, FILESYSTEM, HpcCatalogue, HpcRegion, Limits, Network, Quota};
 
 /// The prefix of our environment variables.
 const ENV_PREFIX: &str = "LONGSHORE_";
@@ -35,6 +35,8 @@ pub struct Config {
     pub control: Endpoint,
     /// TLS on every listener, when both files are given.
     pub tls: TlsFiles,
+    /// Proxies in front of this server.
+    pub proxy: ProxySettings,
     /// What is taken, and how long is waited.
     pub limits: LimitSettings,
     /// Memory for data.
@@ -84,6 +86,20 @@ pub struct TlsFiles {
     pub certificate: Option<PathBuf>,
     /// The private key. Read again on SIGHUP.
     pub key: Option<PathBuf>,
+}
+
+/// Proxies in front of this server. What they say decides whose logins are slowed down, and which address is logged.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxySettings {
+    /// The networks of the proxies whose word on who asks is taken: by `Forwarded` or `X-Forwarded-For`. A list, or a
+    /// text with commas between. None, because anybody could write these fields. More: whoever is there can pretend to
+    /// be at any address.
+    #[serde(deserialize_with = "networks")]
+    pub trusted: Vec<Network>,
+    /// Whether they begin every connection by a header of the PROXY protocol, version 1 or 2. On: a connection of theirs
+    /// without one is closed.
+    pub protocol: bool,
 }
 
 /// What is taken, and how long is waited.
@@ -293,6 +309,7 @@ impl Default for Config {
             direct: Endpoint::default(),
             control: Endpoint::default(),
             tls: TlsFiles::default(),
+            proxy: ProxySettings::default(),
             limits: LimitSettings::default(),
             memory: Memory::default(),
             io: Io::default(),
@@ -490,6 +507,9 @@ impl Config {
         if self.backups.access_key_id.is_some() != self.backups.secret_access_key.is_some() {
             return wrong("backups", "access_key_id and secret_access_key go together");
         }
+        if self.proxy.protocol && self.proxy.trusted.is_empty() {
+            return wrong("proxy.protocol", "is for connections of proxy.trusted, which is empty");
+        }
         if self.limits.connections == 0 {
             return wrong("limits.connections", "must be 1 or more");
         }
@@ -606,6 +626,22 @@ fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     Duration::try_from_secs_f64(seconds).map_err(|_| de::Error::custom("not a number of seconds"))
 }
 
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Network>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Spelling {
+        Text(String),
+        List(Vec<String>),
+    }
+    let texts = match Spelling::deserialize(from)? {
+        Spelling::Text(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
+        Spelling::List(texts) => texts,
+    };
+    let network =
+        |text: &String| text.parse().map_err(|why| de::Error::custom(format!("{text:?} is no network: {why}")));
+    texts.iter().filter(|text| !text.is_empty()).map(network).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -675,6 +711,17 @@ mod tests {
         let config = load(file, &[("LONGSHORE_BACKUPS__SECRET_ACCESS_KEY", "very-secret")]).unwrap();
         assert_eq!(config.backups.secret_access_key.as_ref().map(Secret::reveal), Some("very-secret"));
         assert!(!format!("{config:?}").contains("very-secret"));
+    }
+
+    #[test]
+    fn proxies_are_networks_in_a_list_or_a_text() {
+        let trusted = |toml: &str, env: &[(&str, &str)]| load(toml, env).map(|config| config.proxy.trusted.len());
+        assert_eq!(trusted("", &[]).unwrap(), 0);
+        assert_eq!(trusted("[proxy]\ntrusted = ['10.0.0.0/8', '::1']\nprotocol = true\n", &[]).unwrap(), 2);
+        assert_eq!(trusted("", &[("LONGSHORE_PROXY__TRUSTED", "10.0.0.0/8, ::1")]).unwrap(), 2);
+        for wrong in ["trusted = ['10.0.0.1/8']", "trusted = 'proxy.example.com'", "protocol = true"] {
+            assert!(load(&format!("[proxy]\n{wrong}\n"), &[]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

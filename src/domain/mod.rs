@@ -13,6 +13,7 @@ mod fault;
 mod hpc;
 mod id;
 mod identity;
+mod network;
 mod principal;
 mod session;
 mod ticket;
@@ -36,6 +37,7 @@ pub use fault::{Blame, Fault, FaultKind};
 pub use hpc::{FILESYSTEM, HpcCatalogue, HpcCommand, HpcFields, HpcLogin, HpcOutcome, HpcRegion, HpcSpec, HpcVolume};
 pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, UploadId, UserId, VolumeId};
 pub use identity::{IdentityCommand, IdentityOutcome, Named, Project, Proof, Token, User};
+pub use network::{Network, NotANetwork};
 pub use principal::{Principal, Quota, Usage};
 pub use session::{
     Began, Initialization, Secret, Session, SessionCommand, SessionState, Source, TreeSource, Unpacking, Upload,

@@ -44,8 +44,8 @@ use self::dial::{Dialer, SystemResolver, system_roots};
 pub use self::error::{BadUrl, Flaw, Refusal, RemoteError, Surplus};
 pub use self::file::RemoteFile;
 pub use self::location::{FileUrl, Location, Repository};
-pub use self::network::{Network, NotANetwork};
 pub use self::service::{Download, Said, Service};
+use crate::domain::Network;
 
 /// How a source is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

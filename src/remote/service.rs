@@ -13,8 +13,8 @@ use url::Url;
 
 use super::error::{BadUrl, Flaw, RemoteError};
 use super::exchange::{Body, Bounds};
-use super::network::Network;
 use super::{Policy, Remote, Scheme, location};
+use crate::domain::Network;
 
 /// The most bytes of an answer that is read whole.
 const MOST: u64 = 4 << 20;

@@ -28,7 +28,7 @@ use super::{Bound, Server};
 use crate::dialect::Side;
 use crate::transfer::Transport;
 
-/// A handshake is a few packets; a peer that needs longer, or longer than for a head, is stalling.
+/// A PROXY header is one packet and a handshake a few; a peer that needs longer, or longer than for a head, is stalling.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Streams at once on one HTTP/2 connection. Each may hold a block, and a browser opens fewer.
@@ -49,6 +49,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// An accepted socket.
 pub(super) struct Socket {
     pub(super) stream: TcpStream,
+    /// Who connected: a proxy, perhaps.
     pub(super) peer: SocketAddr,
     pub(super) side: Option<Side>,
     pub(super) bound: Bound,
@@ -88,7 +89,9 @@ impl Transport for Meter {
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, kill: &CancellationToken) -> Ended {
-    let Socket { stream, peer, side, bound } = socket;
+    let Socket { mut stream, peer, side, bound } = socket;
+    let beginning = HANDSHAKE.min(server.limits.head);
+    let peer = tokio::time::timeout(beginning, server.proxies.peer_of(&mut stream, peer)).await??;
     let places = server.places(stream.local_addr()?, bound, side);
     let written = Arc::new(Progress::default());
     let mut connection = Connection {
@@ -116,7 +119,7 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
         connection.tap = tap;
         return speak_http1(server, stream, &written, connection, stop).await;
     };
-    let stream = tokio::time::timeout(HANDSHAKE.min(server.limits.head), tls.acceptor().accept(stream)).await??;
+    let stream = tokio::time::timeout(beginning, tls.acceptor().accept(stream)).await??;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         // Its streams share the connection, so each counts its own bytes.
         connection.transport = None;

@@ -1,6 +1,7 @@
 //! One request, from its head to the head of its answer.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -43,6 +44,7 @@ const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 pub(super) struct Connection {
     /// Tells the connection what it is in the middle of.
     pub(super) activity: Arc<Activity>,
+    /// Who is at its other end, as far as the connection tells; see [`Exchange::client`].
     pub(super) peer: SocketAddr,
     /// Which side is served here; `None` is both.
     pub(super) side: Option<Side>,
@@ -70,12 +72,17 @@ pub(super) async fn answer(
     let started = Instant::now();
     let _busy = connection.activity.work();
     let id = Uuid::new_v4().to_string();
-    let span = tracing::info_span!("request", id, peer = %connection.peer);
     let (parts, body) = request.into_parts();
+    let client = server.proxies.client_of(connection.peer.ip(), &parts.headers);
+    let span = {
+        let peer: &dyn fmt::Display = if client == connection.peer.ip() { &connection.peer } else { &client };
+        tracing::info_span!("request", id, %peer)
+    };
     let index = connection.requests.fetch_add(1, Ordering::Relaxed);
     let tapped = connection.tap.as_ref().and_then(|tap| tap.offer(index, is_last(&parts)));
     let body = Payload::new(body, tapped);
-    let mut exchange = Exchange { server: &server, connection: &connection, parts: &parts, route: "none", started };
+    let mut exchange =
+        Exchange { server: &server, connection: &connection, client, parts: &parts, route: "none", started };
     let mut response = exchange.run(index, body).instrument(span.clone()).await;
     if let Ok(id) = HeaderValue::try_from(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -104,6 +111,8 @@ struct Caller {
 struct Exchange<'a> {
     server: &'a Arc<Server>,
     connection: &'a Arc<Connection>,
+    /// Where the request comes from: the address of the peer, or who is behind it if that is a proxy of ours.
+    client: IpAddr,
     parts: &'a Parts,
     /// The pattern that matched.
     route: &'static str,
@@ -204,7 +213,7 @@ impl Exchange<'_> {
 
     async fn identify(&self, caller: Option<&Principal>, command: IdentityCommand) -> Result<Outcome, Fault> {
         let is_login = matches!(command, IdentityCommand::Issue { .. });
-        let peer = self.connection.peer.ip();
+        let peer = self.client;
         let outcome = self.server.identity.execute(caller, peer, command).await;
         if is_login && outcome.is_err() {
             self.server.metrics.login_failures.inc();
@@ -323,7 +332,7 @@ impl Exchange<'_> {
 
     /// Signs a token for who names the right password.
     async fn log_in(&self, login: &HpcLogin) -> Result<Outcome, Fault> {
-        let user = self.server.basic.login(&login.user, login.password.reveal(), self.connection.peer.ip()).await;
+        let user = self.server.basic.login(&login.user, login.password.reveal(), self.client).await;
         if user.is_err() {
             self.server.metrics.login_failures.inc();
         }
@@ -353,7 +362,7 @@ impl Exchange<'_> {
                 caller.map(|(principal, body)| Caller { principal: Some(principal), body: Some(body) })
             }
             Guard::Basic | Guard::Signature => {
-                let principal = self.server.basic.authenticate(authorization, self.connection.peer.ip()).await;
+                let principal = self.server.basic.authenticate(authorization, self.client).await;
                 principal.map(|principal| Caller { principal: Some(principal), body: None })
             }
             Guard::Cookie => {

@@ -7,6 +7,7 @@ pub mod framing;
 mod handle;
 mod incoming;
 pub mod listener;
+mod proxy;
 pub mod regions;
 pub mod sendfile;
 mod tap;
@@ -29,6 +30,8 @@ use crate::metrics::Metrics;
 use activity::Patience;
 use tls::Tls;
 
+pub use proxy::Proxies;
+
 /// What every connection shares.
 pub struct Server {
     /// The use cases.
@@ -49,6 +52,8 @@ pub struct Server {
     pub limits: ServerLimits,
     /// The URLs that clients reach each side by, where the configuration names them.
     pub public: PublicUrls,
+    /// Who may say for whom they ask.
+    pub proxies: Proxies,
     router: matchit::Router<&'static dialect::Route>,
 }
 
@@ -103,7 +108,7 @@ impl Server {
         (basic, keys, tokens, identity): (Arc<Basic>, Keys, AccessTokens, Identity),
         tls: Option<Arc<Tls>>,
         limits: ServerLimits,
-        public: PublicUrls,
+        (public, proxies): (PublicUrls, Proxies),
     ) -> Arc<Self> {
         let metrics = control.metrics().clone();
         Arc::new(Self {
@@ -116,6 +121,7 @@ impl Server {
             metrics,
             limits,
             public,
+            proxies,
             router: dialect::router(),
         })
     }

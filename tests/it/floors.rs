@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Crates that only some modules may name, each for one job.
 const CRATES: &[(&str, &[&str])] = &[
     ("hyper::", &["server", "remote"]),
+    ("proxy_header::", &["server"]),
     ("sqlx::", &["meta"]),
     ("tokio_uring::", &["io"]),
     ("clap::", &["cli"]),

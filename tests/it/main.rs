@@ -21,6 +21,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod memory;
+mod proxy;
 mod quota;
 mod ranges;
 mod readme;
