@@ -22,7 +22,7 @@ use crate::config::{BackupStorage, Config, DirectChoice, EngineChoice, OwnersCho
 use crate::control::{BlockSettings, Control, Parts, Settings, TreeSettings};
 use crate::domain::{Clock, CrashPoints, SystemClock, VolumeType};
 use crate::io::{IoEngine, Pool};
-use crate::meta::Meta;
+use crate::meta::{Ballast, Meta};
 use crate::metrics::Metrics;
 use crate::remote::{Policy as RemotePolicy, Remote, Service};
 use crate::server::tls::Tls;
@@ -55,7 +55,9 @@ impl App {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let lock = claim_data_dir(&config.data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let meta = open_meta(&config).await?;
+        let ballast = Ballast::open(&config.data_dir.join("ballast"), config.io.ballast.0);
+        let ballast = ballast.context("cannot use the file ballast")?;
+        let meta = Meta::open_with(&database(&config), ballast).await.context("cannot open the database")?;
         ensure_admin(&meta, &config, &*clock).await?;
         let engine = pick_engine(&config)?;
         let tls = match (&config.tls.certificate, &config.tls.key) {
@@ -191,7 +193,11 @@ pub fn credentials_path(config: &Config) -> PathBuf {
 
 /// Opens the database of a data directory, which a running server may have open too.
 pub async fn open_meta(config: &Config) -> anyhow::Result<Meta> {
-    Meta::open(&config.data_dir.join("meta.sqlite")).await.context("cannot open the database")
+    Meta::open(&database(config)).await.context("cannot open the database")
+}
+
+fn database(config: &Config) -> PathBuf {
+    config.data_dir.join("meta.sqlite")
 }
 
 /// The place for backups. Makes its directory if it is not there.
@@ -301,7 +307,8 @@ fn local_settings(config: &Config, crash: CrashPoints) -> LocalSettings {
         DirectChoice::Always => Direct::Always,
         DirectChoice::Never => Direct::Never,
     };
-    LocalSettings { direct, reserve: config.io.reserve.0, crash }
+    // The ballast is a part of what is kept free.
+    LocalSettings { direct, reserve: config.io.reserve.0.saturating_sub(config.io.ballast.0), crash }
 }
 
 fn settings(config: &Config) -> Settings {

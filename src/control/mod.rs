@@ -140,6 +140,8 @@ pub struct Control {
     fetches: Semaphore,
     /// Whether there are removed trees that are still to be unlinked.
     has_trash: AtomicBool,
+    /// Whether the disk took what is new when it was last looked at.
+    can_write: AtomicBool,
 }
 
 impl Control {
@@ -150,6 +152,7 @@ impl Control {
             fetches: Semaphore::new(parts.settings.trees.fetches.min(Semaphore::MAX_PERMITS)),
             // What a process before has left there.
             has_trash: AtomicBool::new(true),
+            can_write: AtomicBool::new(true),
             parts,
             owner: JobId::random(),
             wake_jobs: Notify::new(),
@@ -168,9 +171,24 @@ impl Control {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Whether new work can be taken: the database answers, and the server does not stop.
+    /// Whether new work can be taken: the database answers, the disk takes it, and the server does not stop.
     pub async fn is_ready(&self) -> bool {
-        !self.is_draining() && self.parts.meta.is_alive().await
+        !self.is_draining() && self.parts.meta.is_alive().await && self.can_write().await
+    }
+
+    /// Whether the disk takes what is new. That it does not any more, or does again, is logged.
+    async fn can_write(&self) -> bool {
+        let checked = self.parts.meta.check_room().await;
+        let could = self.can_write.swap(checked.is_ok(), Ordering::AcqRel);
+        match &checked {
+            Ok(()) if !could => tracing::info!("the disk takes what is new again"),
+            Err(MetaError::DiskFull) if could => {
+                tracing::warn!("the disk is full: only what removes is carried out until there is room");
+            }
+            Err(error) if could => tracing::warn!(cause = ?error, "nothing can be written"),
+            _ => {}
+        }
+        checked.is_ok()
     }
 
     /// What this server allows.

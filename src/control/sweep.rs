@@ -61,6 +61,7 @@ impl Control {
                 let mut next = Instant::now() + EVERY;
                 loop {
                     tokio::time::sleep(AGAIN).await;
+                    control.can_write().await;
                     let leftovers = std::mem::take(&mut *control.leftovers());
                     for id in leftovers {
                         control.discard(id).await;

@@ -59,6 +59,22 @@ pub struct Vacancy {
     pub name: String,
 }
 
+impl Batch {
+    /// Whether it only adds to what the database holds, beside what its updates may. What removes something or ends a
+    /// job must be possible on a full disk.
+    pub(super) fn adds(&self) -> bool {
+        let is_end = self.finish.is_some()
+            || !self.remove.is_empty()
+            || !self.detach.is_empty()
+            || !self.remove_backups.is_empty();
+        let adds = !self.insert.is_empty()
+            || !self.insert_backups.is_empty()
+            || !self.attach.is_empty()
+            || !self.enqueue.is_empty();
+        adds && !is_end
+    }
+}
+
 impl Meta {
     /// Makes all changes of a batch true, charging and refunding quotas, and returns the updated volumes, in order,
     /// with their new revisions.
@@ -90,7 +106,7 @@ impl Meta {
     /// [`MetaError::Conflict`] means that the volume is not uploading any more. The revision grows, so that a change
     /// based on the old charge cannot undo this one: read the volume again before updating it.
     pub async fn charge_upto(&self, id: VolumeId, want: ByteCount, least: ByteCount) -> Result<ByteCount, MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_adding().await?;
         let row = sqlx::query(
             "SELECT v.state, v.clones, v.charged, v.tenant, t.used_bytes, \
              COALESCE(t.quota_bytes, 9223372036854775807) AS quota \
@@ -161,6 +177,24 @@ pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch)
         enqueue(tx, job).await?;
     }
     Ok(updated)
+}
+
+/// Whether an update of a batch makes a record longer.
+pub(super) async fn lengthens(connection: &mut SqliteConnection, batch: &Batch) -> Result<bool, MetaError> {
+    for volume in &batch.update {
+        let there: Option<i64> = sqlx::query_scalar(
+            "SELECT length(CAST(name AS BLOB)) + length(CAST(meta AS BLOB)) + length(CAST(attributes AS BLOB)) \
+             FROM volumes WHERE id = $1",
+        )
+        .bind(volume.id.as_bytes().as_slice())
+        .fetch_optional(&mut *connection)
+        .await?;
+        let wanted = volume.name.len() + json(&volume.meta).len() + json(&volume.attributes).len();
+        if there.is_some_and(|there| i64::try_from(wanted).unwrap_or(i64::MAX) > there) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What a batch adds to each tenant's usage, settled once. In order of tenants, so that two transactions on a

@@ -17,7 +17,7 @@ use sqlx::{Sqlite, Transaction};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::batch::change;
+use super::batch::{change, lengthens};
 use super::{Batch, Meta, MetaError};
 use crate::domain::Volume;
 
@@ -137,9 +137,24 @@ impl Writer {
                 Ok(tx) => tx,
                 Err(error) => break Err(error),
             };
+            if meta.admit().await.is_err()
+                && let Err(error) = shed(&mut tx, group, &mut refused).await
+            {
+                break Err(error);
+            }
+            // What makes room is tried again with the space that is kept for it, and without the rest.
+            let can_go_on = |group: &[Waiting]| group.iter().any(|one| !one.batch.adds()) && meta.ballast.give_up();
             match change_all(&mut tx, group).await {
-                Ok(updated) => break meta.commit_unflushed(tx).await.map(|()| updated),
-                Err((n, error)) => refused.push((group.remove(n), error)),
+                Ok(updated) => match meta.commit_unflushed(tx).await {
+                    Err(MetaError::DiskFull) if can_go_on(group) => {}
+                    written => break written.map(|()| updated),
+                },
+                Err((n, error)) => {
+                    let error = meta.refused(error);
+                    if !(matches!(error, MetaError::DiskFull) && can_go_on(group)) {
+                        refused.push((group.remove(n), error));
+                    }
+                }
             }
         };
         match outcome {
@@ -168,6 +183,22 @@ impl Drop for Writer {
             queue.is_written = false;
         }
     }
+}
+
+/// Takes those out that add to what there is, on a disk whose last room is for removing.
+async fn shed(
+    tx: &mut Transaction<'static, Sqlite>,
+    group: &mut Vec<Waiting>,
+    refused: &mut Vec<(Waiting, MetaError)>,
+) -> Result<(), MetaError> {
+    for waiting in std::mem::take(group) {
+        if waiting.batch.adds() || lengthens(tx, &waiting.batch).await? {
+            refused.push((waiting, MetaError::DiskFull));
+        } else {
+            group.push(waiting);
+        }
+    }
+    Ok(())
 }
 
 /// Makes the changes of all, in order; the number of the first that fails, and why.

@@ -106,7 +106,7 @@ impl Meta {
         if self.project(&Named::Id(id)).await?.is_some() {
             return Ok(());
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_adding().await?;
         for name in [name.to_owned(), format!("{name} {}", id.plain())] {
             let done = sqlx::query(
                 "INSERT INTO tenants (id, name, used_volumes, used_bytes) VALUES ($1, $2, 0, 0) ON CONFLICT DO NOTHING",
@@ -197,7 +197,7 @@ impl Meta {
 
     /// Makes a project that nobody belongs to yet.
     pub async fn add_project(&self, name: &str, quota: Quota) -> Result<TenantId, MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_adding().await?;
         let project = insert_tenant(&mut tx, name).await?;
         write_quota(&mut tx, project, quota).await?;
         self.commit(tx).await?;
@@ -218,7 +218,7 @@ impl Meta {
 
     /// Makes a user a member of a project. Who is one already stays one.
     pub async fn add_member(&self, user: &str, project: TenantId) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_adding().await?;
         sqlx::query("INSERT INTO members (user_name, tenant) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(user)
             .bind(project.as_bytes().as_slice())

@@ -19,7 +19,7 @@ pub struct KeySummary {
 impl Meta {
     /// Adds a key for a user; [`MetaError::NotFound`] when there is none of this name.
     pub async fn add_key(&self, id: &str, user: &str, now: UnixTime) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_adding().await?;
         sqlx::query("INSERT INTO keys (id, user_name, created) VALUES ($1, $2, $3)")
             .bind(id)
             .bind(user)

@@ -114,10 +114,15 @@ impl Log {
 
     /// Counts a commit; now and then, has the log written back into the database.
     pub(super) fn committed(&self) {
+        if (self.shared.commits.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHECKPOINT_EVERY) {
+            self.write_back();
+        }
+    }
+
+    /// Has the log written back into the database, unless it is being done.
+    pub(super) fn write_back(&self) {
         let shared = &self.shared;
-        if (shared.commits.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHECKPOINT_EVERY)
-            && !shared.is_checkpointing.swap(true, Ordering::AcqRel)
-        {
+        if !shared.is_checkpointing.swap(true, Ordering::AcqRel) {
             let shared = Arc::clone(shared);
             self.shared.tasks.spawn(async move {
                 if let Err(error) = shared.checkpoint().await {

@@ -17,6 +17,7 @@
 //! recovers by itself. Readers see a write from its commit on, a flush earlier than its caller is told: whoever does
 //! something irreversible because of what they have read makes it wait for a write of their own.
 
+mod ballast;
 mod batch;
 mod block;
 mod error;
@@ -37,6 +38,7 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -47,6 +49,7 @@ use group::Groups;
 use log::Log;
 use recent::Recent;
 
+pub use ballast::Ballast;
 pub use batch::{Batch, Vacancy};
 pub use block::Owner;
 pub use error::MetaError;
@@ -70,11 +73,19 @@ pub struct Meta {
     groups: Groups,
     log: Log,
     recent: Arc<Recent>,
+    ballast: Ballast,
+    /// Whether the latest write failed.
+    has_refused: Arc<AtomicBool>,
 }
 
 impl Meta {
     /// Opens the database in this file, which is made when it is missing, and brings its tables up to date.
     pub async fn open(path: &Path) -> Result<Self, MetaError> {
+        Self::open_with(path, Ballast::none()).await
+    }
+
+    /// As [`Meta::open`], with space that is kept beside it.
+    pub async fn open_with(path: &Path, ballast: Ballast) -> Result<Self, MetaError> {
         make_private(path).map_err(|error| MetaError::File(Arc::new(error)))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -90,7 +101,15 @@ impl Meta {
         let writer = lasting_pool(1).connect_with(writing).await?;
         let readers = lasting_pool(READERS).connect_with(options.read_only(true)).await?;
         let log = Log::open(path, writer.clone(), keeper).map_err(|error| MetaError::File(Arc::new(error)))?;
-        Ok(Self { writer, readers, groups: Groups::default(), log, recent: Arc::default() })
+        Ok(Self {
+            writer,
+            readers,
+            groups: Groups::default(),
+            log,
+            recent: Arc::default(),
+            ballast,
+            has_refused: Arc::default(),
+        })
     }
 
     /// Whether what is written can become durable. Once it cannot, only a restart helps.
@@ -101,6 +120,22 @@ impl Meta {
     /// Whether the database answers, and can be written.
     pub async fn is_alive(&self) -> bool {
         self.is_writable() && sqlx::query("SELECT 1").execute(&self.readers).await.is_ok()
+    }
+
+    /// Whether new things can be written, as far as this can be told without one: [`MetaError::DiskFull`] while there is
+    /// only room for removing, another error while the disk takes nothing.
+    pub async fn check_room(&self) -> Result<(), MetaError> {
+        let ballast = self.ballast.clone();
+        let checked =
+            tokio::task::spawn_blocking(move || ballast.check()).await.unwrap_or_else(|lost| Err(lost.into()));
+        checked.map_err(no_room)?;
+        if self.has_refused.load(Ordering::Acquire) {
+            // What the database met may have passed: only another write can tell.
+            let mut tx = self.begin().await?;
+            sqlx::query("UPDATE counters SET value = value").execute(&mut *tx).await?;
+            self.commit(tx).await?;
+        }
+        Ok(())
     }
 
     /// Closes all connections, after what they do now. Later calls answer [`MetaError::Busy`].
@@ -118,7 +153,36 @@ impl Meta {
         if !self.is_writable() {
             return Err(MetaError::Unflushed(Arc::new(io::Error::other("an earlier flush of the log failed"))));
         }
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        self.ballast.make_room();
+        let begun = self.writer.begin_with("BEGIN IMMEDIATE").await;
+        begun.map_err(|error| self.refused(error.into()))
+    }
+
+    /// As [`Meta::begin`], for a write that only adds: refused while what room there is is for removing.
+    async fn begin_adding(&self) -> Result<Transaction<'static, Sqlite>, MetaError> {
+        self.admit().await?;
+        self.begin().await
+    }
+
+    async fn admit(&self) -> Result<(), MetaError> {
+        if !self.ballast.is_out() {
+            return self.ballast.admit().map_err(no_room);
+        }
+        // Taking the space again may wait for the disk.
+        let ballast = self.ballast.clone();
+        let admitted = tokio::task::spawn_blocking(move || ballast.admit()).await;
+        admitted.unwrap_or_else(|lost| Err(lost.into())).map_err(no_room)
+    }
+
+    /// Notes an error of the disk. A quota of the file system is told as a full disk, which `SQLite` does not.
+    fn refused(&self, error: MetaError) -> MetaError {
+        if matches!(error, MetaError::Database(_) | MetaError::DiskFull) {
+            self.has_refused.store(true, Ordering::Release);
+        }
+        match error {
+            MetaError::Database(_) if self.ballast.is_full() => MetaError::DiskFull,
+            other => other,
+        }
     }
 
     /// Commits a write, and waits until it is durable.
@@ -130,10 +194,20 @@ impl Meta {
     /// Commits a write that the next flush makes durable too: all are in one log, and recovery takes a log up to a
     /// point.
     async fn commit_unflushed(&self, write: Transaction<'static, Sqlite>) -> Result<(), MetaError> {
-        write.commit().await?;
+        write.commit().await.map_err(|error| self.refused(error.into()))?;
+        self.has_refused.store(false, Ordering::Release);
         self.log.committed();
+        if self.ballast.is_out() {
+            // A log that begins anew takes no more of the disk.
+            self.log.write_back();
+        }
         Ok(())
     }
+}
+
+/// Why nothing can be added.
+fn no_room(error: io::Error) -> MetaError {
+    if ballast::is_full(&error) { MetaError::DiskFull } else { MetaError::File(Arc::new(error)) }
 }
 
 /// Makes the file with mode 0600 before `SQLite` would with the umask's. Its `-wal` and `-shm` files take its mode.
@@ -181,7 +255,9 @@ mod tests {
     use super::*;
     use std::task::Poll;
 
-    use crate::domain::{DriveFilter, Fault, FaultKind, Page, UnixTime, Volume};
+    use std::fs::File;
+
+    use crate::domain::{ByteCount, DriveFilter, Fault, FaultKind, Page, UnixTime, Volume, VolumeState};
 
     const ALL: Page = Page { limit: None, offset: 0 };
 
@@ -249,6 +325,34 @@ mod tests {
         assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.volumes, 0);
         // The connection was replaced, and the limit with it.
         scene.meta.insert_volumes(vec![large], vec![]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn on_a_full_disk_what_removes_is_written_with_the_space_that_is_kept_for_it_and_nothing_else_is() {
+        let scene = scene().await;
+        let (first, second) = (drive(scene.tenant, 1), drive(scene.tenant, 1));
+        scene.meta.insert_volumes(vec![first.clone(), second.clone()], vec![]).await.unwrap();
+        let kept = scene.path.with_extension("ballast");
+        // Larger than what is free, so that the disk counts as full; it was taken when there was more.
+        let all = ByteCount::new(1 << 50).unwrap();
+        File::create(&kept).unwrap();
+        let meta = Meta { ballast: Ballast::open(&kept, all).unwrap(), ..scene.meta.clone() };
+        assert!(matches!(meta.check_room().await, Err(MetaError::DiskFull)));
+        let added = meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await;
+        assert!(matches!(added, Err(MetaError::DiskFull)), "{added:?}");
+        let longer = Volume { name: "x".repeat(1000), ..first.clone() };
+        assert!(matches!(meta.update(longer).await, Err(MetaError::DiskFull)));
+        assert!(matches!(meta.add_key("k", "alice", UnixTime(1)).await, Err(MetaError::DiskFull)));
+        let state = VolumeState::Deleting;
+        meta.update(Volume { state, ..first.clone() }).await.unwrap();
+        meta.remove_volume(first.id).await.unwrap();
+        // Both in one group.
+        let batch = Batch { remove: vec![second.id], ..Batch::default() };
+        let adding = Batch { insert: vec![drive(scene.tenant, 1)], ..Batch::default() };
+        let (added, removed) = tokio::join!(meta.apply(adding), meta.apply(batch));
+        assert!(matches!(added, Err(MetaError::DiskFull)), "{added:?}");
+        removed.unwrap();
+        assert_eq!(meta.usage(scene.tenant).await.unwrap().1.volumes, 0);
     }
 
     #[tokio::test]

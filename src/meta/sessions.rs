@@ -45,7 +45,7 @@ impl Meta {
         new_trees: Vec<Volume>,
         old_trees: Vec<Volume>,
     ) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_adding().await?;
         change(&mut tx, &Batch { insert: new_trees, update: old_trees, ..Batch::default() }).await?;
         insert(&mut tx, session).await?;
         self.commit(tx).await

@@ -82,7 +82,7 @@ impl Meta {
         now: UnixTime,
         is_admin: bool,
     ) -> Result<TenantId, MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_adding().await?;
         let known: Option<Vec<u8>> = sqlx::query_scalar("SELECT id FROM tenants WHERE name = $1")
             .bind(tenant_name)
             .fetch_optional(&mut *tx)

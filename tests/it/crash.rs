@@ -467,7 +467,10 @@ fn a_clone_of_a_sparse_drive_is_sparse_and_independent_of_its_source() {
 #[test]
 fn a_clone_shares_the_disk_of_its_source_where_the_file_system_can() {
     let Some(disk) = Disk::mount(&["mkfs.xfs", "-q", "-m", "reflink=1"], 320) else { return };
-    let server = Setup::default().data(&disk.path().join("data")).config("io.reserve = \"1 MiB\"").start();
+    let server = Setup::default()
+        .data(&disk.path().join("data"))
+        .config("io.reserve = \"1 MiB\"\nio.ballast = \"2 MiB\"")
+        .start();
     let free = || {
         let disk = rustix::fs::statvfs(disk.path()).unwrap();
         disk.f_bavail * disk.f_frsize

@@ -34,7 +34,10 @@ fn one_upload_of_4_gib_takes_less_than_64_mib_of_memory() {
 #[test]
 fn a_full_disk_is_507_and_leaves_nothing() {
     let Some(small) = Tmpfs::mount(48) else { return };
-    let server = Setup::default().data(&small.path().join("data")).config("io.reserve = \"1 MiB\"").start();
+    let server = Setup::default()
+        .data(&small.path().join("data"))
+        .config("io.reserve = \"1 MiB\"\nio.ballast = \"2 MiB\"")
+        .start();
     let disk = server.scratch().join("disk.img");
     image::random(&disk, 20 << 20, 62);
     let kept = server.upload(&disk);

@@ -94,7 +94,10 @@ fn more_archives_than_there_are_turns_wait_and_are_then_told_to_come_again() {
 #[test]
 fn an_archive_that_the_disk_cannot_hold_is_refused_and_leaves_nothing() {
     let Some(disk) = Disk::mount(&["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"], 96) else { return };
-    let server = Setup::default().data(&disk.path().join("data")).config("io.reserve = \"1 MiB\"").start();
+    let server = Setup::default()
+        .data(&disk.path().join("data"))
+        .config("io.reserve = \"1 MiB\"\nio.ballast = \"2 MiB\"")
+        .start();
     let large = server.scratch().join("large.tar");
     fs::write(&large, Tarball::new().dir(".").file("f", vec![b'x'; 140 << 20]).end()).unwrap();
     let session = begin(&server, &local(&["vol"]));
