@@ -5,15 +5,15 @@
 //!   user are noticed by the next request.
 //! - What is remembered is remembered for one address. Elsewhere the same password is looked at anew, so that a guess
 //!   that happens to be right is not told from a wrong one by its speed; and nobody's failures elsewhere slow down who
-//!   is remembered.
+//!   is remembered. Where an address fails with a user, it is looked for at a pace too.
+//! - No password is refused unseen, but after a long wait, or where too many wait ([`super::throttle`]).
 //!
 //! # Cancellation
-//! Dropping `authenticate` is safe at any await. While a delay is served it counts as a failure.
+//! Dropping `authenticate` is safe at any await. From when the password is looked at, it counts as a failure.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::alphabet;
@@ -21,13 +21,12 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hmac::Mac;
 use rand::Rng;
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::hmac_sha256;
 use super::passwords::Passwords;
 use super::recent::Recent;
-use super::throttle::{Caller, Throttle, ThrottleSettings, network_of, too_many};
+use super::throttle::{Throttle, ThrottleSettings, Turn, network_of};
 use crate::domain::{Clock, Fault, FaultKind, Principal, UnixTime};
 use crate::meta::{Meta, UserRecord};
 
@@ -44,21 +43,18 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// How logins are checked.
 #[derive(Clone, Debug)]
 pub struct BasicSettings {
-    /// A password that was right is not digested again for so many seconds. Each digest is tens of milliseconds of a
-    /// core, so a client with many requests wants some; longer than minutes gains nothing more.
+    /// A password that was right is not digested again until it was not used for so many seconds. Each digest is tens of
+    /// milliseconds of a core, so a client with many requests wants some; longer than minutes gains nothing more.
     pub remember_seconds: u32,
     /// How many such passwords are remembered, about 200 bytes each.
     pub remembered: usize,
-    /// Logins that may wait for a digest at the same time; more are refused. Two run at once, tens of milliseconds
-    /// each, so more wait for longer.
-    pub waiting: usize,
     /// How guesses are slowed down.
     pub throttle: ThrottleSettings,
 }
 
 impl Default for BasicSettings {
     fn default() -> Self {
-        Self { remember_seconds: 60, remembered: 4_096, waiting: 1_024, throttle: ThrottleSettings::default() }
+        Self { remember_seconds: 60, remembered: 4_096, throttle: ThrottleSettings::default() }
     }
 }
 
@@ -68,7 +64,6 @@ pub struct Basic {
     clock: Arc<dyn Clock>,
     passwords: Passwords,
     throttle: Throttle,
-    places: Semaphore,
     /// The key of [`Basic::mark`]: of this process only.
     key: Zeroizing<[u8; 32]>,
     remember_seconds: u32,
@@ -90,7 +85,6 @@ impl Basic {
             meta,
             passwords: Passwords::default(),
             throttle: Throttle::new(settings.throttle, Arc::clone(&clock)),
-            places: Semaphore::new(settings.waiting.min(Semaphore::MAX_PERMITS)),
             key,
             remember_seconds: settings.remember_seconds,
             remembered: Mutex::new(Recent::new(settings.remembered)),
@@ -115,44 +109,34 @@ impl Basic {
 
     async fn check(&self, credentials: &Credentials, peer: IpAddr) -> Result<UserRecord, Fault> {
         let mark = self.mark(credentials, peer);
+        let caller = self.throttle.caller(peer, &credentials.user);
+        self.throttle.glance(&caller).await;
         if let Some(record) = self.recall(&mark, credentials).await? {
             return Ok(record);
         }
-        let caller = self.throttle.caller(peer, &credentials.user);
-        let mut served = Duration::ZERO;
-        loop {
-            let delay = self.throttle.delay(&caller);
-            if delay > served {
-                self.throttle.wait(&caller, delay.saturating_sub(served)).await?;
-                served = delay;
-            }
-            let _place = self.places.try_acquire().map_err(|_| too_many(Duration::from_secs(1)))?;
-            let permit = self.passwords.permit().await;
-            // While this one waited, the same credentials may have been found right: then once is enough.
-            if let Some(record) = self.recall(&mark, credentials).await? {
-                return Ok(record);
-            }
-            // Or many guesses that came together may have failed: then those that waited are delayed after all.
-            if self.throttle.delay(&caller) <= served {
-                // Read here, so that a change during the wait counts.
-                let record = self.meta.user(&credentials.user).await?;
-                let digest = record.as_ref().map(|record| record.password_hash.clone());
-                #[cfg(test)]
-                self.comparisons.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                let (right, _permit) = Passwords::verify_with(permit, credentials.password.clone(), digest).await?;
-                return self.settle(&caller, mark, record.filter(|_| right));
-            }
+        let turn = self.throttle.turn(&caller).await?;
+        // While this one waited, the same credentials may have been found right: then once is enough.
+        if let Some(record) = self.recall(&mark, credentials).await? {
+            return Ok(record);
         }
+        // No address has more than two who wait for this.
+        let permit = self.throttle.bounded(self.passwords.permit()).await?;
+        // Read here, so that a change during the wait counts.
+        let record = self.meta.user(&credentials.user).await?;
+        let digest = record.as_ref().map(|record| record.password_hash.clone());
+        #[cfg(test)]
+        self.comparisons.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        turn.look();
+        let right = Passwords::verify_with(permit, credentials.password.clone(), digest).await?;
+        self.settle(turn, mark, record.filter(|_| right))
     }
 
     /// Draws the consequences of a comparison; `record` is the user's, if the password was right.
-    fn settle(&self, caller: &Caller, mark: Mark, record: Option<UserRecord>) -> Result<UserRecord, Fault> {
-        let Some(record) = record else {
-            self.throttle.failed(caller);
-            return Err(unauthenticated());
-        };
-        self.throttle.succeeded(caller);
+    fn settle(&self, turn: Turn<'_>, mark: Mark, record: Option<UserRecord>) -> Result<UserRecord, Fault> {
+        let record = record.ok_or_else(unauthenticated)?;
+        // First remembered, then the next one's turn: they may have come with the same password.
         self.remembered().put(mark, self.clock.now(), record.password_hash.clone());
+        turn.succeeded();
         Ok(record)
     }
 
@@ -162,8 +146,9 @@ impl Basic {
         let Some(digest) = self.remembered().get(mark, since).cloned() else { return Ok(None) };
         let record = self.meta.user(&credentials.user).await?;
         let unchanged = record.filter(|record| record.password_hash.as_bytes().ct_eq(digest.as_bytes()).into());
-        if unchanged.is_none() {
-            self.remembered().remove(mark);
+        match &unchanged {
+            Some(_) => self.remembered().put(*mark, self.clock.now(), digest),
+            None => self.remembered().remove(mark),
         }
         Ok(unchanged)
     }
@@ -245,6 +230,7 @@ impl Credentials {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering;
+    use std::time::Duration;
 
     use super::*;
     use crate::domain::{FixedClock, Quota};
@@ -271,12 +257,6 @@ mod tests {
         scene_with(BasicSettings::default()).await
     }
 
-    /// Nobody may wait: who would be delayed is refused.
-    fn without_patience() -> BasicSettings {
-        let throttle = ThrottleSettings { waiting_per_address: 0, ..ThrottleSettings::default() };
-        BasicSettings { throttle, ..BasicSettings::default() }
-    }
-
     async fn digest_of(password: &str) -> String {
         Passwords::default().hash(Zeroizing::new(password.to_owned())).await.unwrap()
     }
@@ -296,6 +276,11 @@ mod tests {
 
         fn comparisons(&self) -> u32 {
             self.basic.comparisons.load(Ordering::SeqCst)
+        }
+
+        /// How long `alice` is held up at an address.
+        fn pause(&self, last: u8) -> Duration {
+            self.basic.throttle.pause_of(&self.basic.throttle.caller(address(last), "alice"))
         }
 
         async fn alice(&self) -> Principal {
@@ -319,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_login_without_a_header_is_checked_and_slowed_down_like_one_with_it() {
-        let scene = scene_with(without_patience()).await;
+        let scene = scene().await;
         let login = |user: &'static str, password: &'static str| {
             let basic = Arc::clone(&scene.basic);
             async move { basic.login(user, password, address(1)).await.map_err(|fault| fault.kind) }
@@ -330,11 +315,11 @@ mod tests {
         for (user, password) in [("bob", "sesame:1"), ("ali:ce", "x"), ("alice", "a\nb"), ("", "")] {
             assert_eq!(login(user, password).await, unauthenticated);
         }
-        for _ in 0..4 {
+        assert_eq!(scene.pause(1), Duration::ZERO);
+        for _ in 0..5 {
             assert_eq!(login("alice", "guess").await, unauthenticated);
         }
-        assert_eq!(login("alice", "guess").await, Err(FaultKind::Throttled { retry_after: 1 }));
-        assert_eq!(scene.login("guess", 1).await, Err(FaultKind::Throttled { retry_after: 1 }));
+        assert_eq!(scene.pause(1), Duration::from_millis(250));
     }
 
     #[tokio::test]
@@ -374,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_right_password_is_compared_once_a_minute_and_once_per_address() {
+    async fn a_right_password_is_compared_once_per_address_until_it_was_not_used_for_a_minute() {
         let scene = scene().await;
         for _ in 0..5 {
             assert!(scene.login("sesame:1", 1).await.is_ok());
@@ -382,10 +367,12 @@ mod tests {
         assert_eq!(scene.comparisons(), 1);
         assert!(scene.login("sesame:1", 2).await.is_ok());
         assert_eq!(scene.comparisons(), 2);
-        scene.clock.advance_seconds(59);
-        assert!(scene.login("sesame:1", 1).await.is_ok());
+        for _ in 0..3 {
+            scene.clock.advance_seconds(59);
+            assert!(scene.login("sesame:1", 1).await.is_ok());
+        }
         assert_eq!(scene.comparisons(), 2);
-        scene.clock.advance_seconds(1);
+        scene.clock.advance_seconds(60);
         assert!(scene.login("sesame:1", 1).await.is_ok());
         assert_eq!(scene.comparisons(), 3);
         assert_eq!(scene.login("sesame", 1).await, Err(FaultKind::Unauthenticated), "remembering lets no other in");
@@ -412,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn first_requests_that_come_together_are_compared_twice_at_most() {
+    async fn first_requests_that_come_together_are_compared_once() {
         let scene = scene().await;
         let mut logins = tokio::task::JoinSet::new();
         for _ in 0..40 {
@@ -420,53 +407,71 @@ mod tests {
             logins.spawn(async move { basic.authenticate(Some(&header("alice", "sesame:1")), address(1)).await });
         }
         assert!(logins.join_all().await.iter().all(Result::is_ok));
-        assert!(scene.comparisons() <= 2, "two digests may run at once");
+        assert_eq!(scene.comparisons(), 1);
     }
 
+    /// Guesses without a pause between them at one user of an address, of whom the right password is the last.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn guesses_that_come_together_are_slowed_down_like_those_that_come_in_turn() {
-        let scene = scene_with(without_patience()).await;
+    async fn the_right_password_is_never_refused_for_guesses_that_came_with_it() {
+        let throttle = ThrottleSettings { first_pause: Duration::from_millis(1), ..ThrottleSettings::default() };
+        let throttle = ThrottleSettings { longest_pause: Duration::from_millis(2), ..throttle };
+        let scene = scene_with(BasicSettings { throttle, ..BasicSettings::default() }).await;
         let mut guesses = tokio::task::JoinSet::new();
-        for guess in 0..40 {
+        for guess in 0..20 {
             let basic = Arc::clone(&scene.basic);
             let header = header("alice", &guess.to_string());
             guesses.spawn(async move { basic.authenticate(Some(&header), address(1)).await.unwrap_err().kind });
         }
-        let refused = guesses.join_all().await;
-        let delayed = refused.iter().filter(|kind| matches!(kind, FaultKind::Throttled { .. })).count();
-        assert!(scene.comparisons() <= 6, "five are free, and two run at once");
-        assert_eq!(delayed, 40 - scene.comparisons() as usize);
+        assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice().await));
+        assert!(guesses.join_all().await.iter().all(|kind| *kind == FaultKind::Unauthenticated));
+        assert_eq!(scene.comparisons(), 21);
     }
 
     #[tokio::test]
     async fn who_is_remembered_is_not_slowed_down_by_others() {
-        let scene = scene_with(without_patience()).await;
+        let scene = scene().await;
         assert!(scene.login("sesame:1", 1).await.is_ok());
-        for _ in 0..5 {
+        for _ in 0..6 {
             assert_eq!(scene.login("guess", 2).await, Err(FaultKind::Unauthenticated));
         }
-        let throttled = Err(FaultKind::Throttled { retry_after: 1 });
-        assert_eq!(scene.login("guess", 2).await, throttled);
-        assert_eq!(scene.login("sesame:1", 2).await, throttled, "a right guess is told from a wrong one by nothing");
+        assert_eq!(scene.pause(2), Duration::from_millis(500));
+        assert_eq!(scene.pause(1), Duration::ZERO);
         assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice().await));
+        assert_eq!(scene.comparisons(), 7);
     }
 
     #[tokio::test]
-    async fn a_right_password_is_let_in_after_the_delay_and_ends_it() {
-        let throttle = ThrottleSettings { first_delay: Duration::from_millis(1), ..ThrottleSettings::default() };
+    async fn a_login_that_is_dropped_while_it_is_looked_at_has_failed() {
+        let scene = scene().await;
+        for _ in 0..5 {
+            let login = scene.login("sesame:1", 1);
+            let mut login = std::pin::pin!(login);
+            let before = scene.comparisons();
+            std::future::poll_fn(|cx| {
+                assert!(login.as_mut().poll(cx).is_pending());
+                if scene.comparisons() > before { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            })
+            .await;
+        }
+        assert_eq!(scene.pause(1), Duration::from_millis(250));
+    }
+
+    #[tokio::test]
+    async fn a_right_password_ends_the_pauses() {
+        let throttle = ThrottleSettings { first_pause: Duration::from_millis(1), ..ThrottleSettings::default() };
         let scene = scene_with(BasicSettings { throttle, ..BasicSettings::default() }).await;
         for _ in 0..7 {
             assert_eq!(scene.login("guess", 1).await, Err(FaultKind::Unauthenticated));
         }
-        let caller = scene.basic.throttle.caller(address(1), "alice");
-        assert_eq!(scene.basic.throttle.delay(&caller), Duration::from_millis(4));
+        assert_eq!(scene.pause(1), Duration::from_millis(4));
         assert_eq!(scene.login("sesame:1", 1).await, Ok(scene.alice().await));
-        assert_eq!(scene.basic.throttle.delay(&caller), Duration::ZERO);
+        assert_eq!(scene.pause(1), Duration::ZERO);
     }
 
     #[tokio::test]
     async fn more_logins_than_may_wait_are_refused() {
-        let scene = scene_with(BasicSettings { waiting: 0, ..BasicSettings::default() }).await;
+        let throttle = ThrottleSettings { waiting: 0, ..ThrottleSettings::default() };
+        let scene = scene_with(BasicSettings { throttle, ..BasicSettings::default() }).await;
         assert_eq!(scene.login("sesame:1", 1).await, Err(FaultKind::Throttled { retry_after: 1 }));
     }
 

@@ -13,6 +13,7 @@ mod basic;
 mod identity;
 mod jwt;
 mod keystone;
+mod lanes;
 mod passwords;
 mod private_file;
 mod rates;

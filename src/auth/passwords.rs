@@ -65,22 +65,21 @@ impl Passwords {
     pub async fn hash(&self, password: Zeroizing<String>) -> Result<String, PasswordError> {
         let permit = self.permit().await;
         let digest = move || Argon2::default().hash_password(password.as_bytes()).map(|digest| digest.to_string());
-        run(permit, digest).await.map(|(digest, _permit)| digest)
+        run(permit, digest).await
     }
 
     /// Whether a password is the one of this digest. Without a digest it takes as long, and the answer is no.
     pub async fn verify(&self, password: Zeroizing<String>, digest: Option<String>) -> Result<bool, PasswordError> {
         let permit = self.permit().await;
-        Self::verify_with(permit, password, digest).await.map(|(right, _permit)| right)
+        Self::verify_with(permit, password, digest).await
     }
 
-    /// As [`Passwords::verify`], for who waited for the permit already. It comes back, so that the next one to have it
-    /// can see what was made of this answer.
+    /// As [`Passwords::verify`], for who waited for the permit already.
     pub(super) async fn verify_with(
         permit: Permit,
         password: Zeroizing<String>,
         digest: Option<String>,
-    ) -> Result<(bool, Permit), PasswordError> {
+    ) -> Result<bool, PasswordError> {
         run(permit, move || {
             let known = digest.is_some();
             let digest = PasswordHash::new(digest.as_deref().unwrap_or(NOBODY))?;
@@ -107,10 +106,13 @@ impl Passwords {
 async fn run<T: Send + 'static>(
     permit: Permit,
     digest: impl FnOnce() -> Result<T, password_hash::Error> + Send + 'static,
-) -> Result<(T, Permit), PasswordError> {
-    let (result, permit) =
-        tokio::task::spawn_blocking(move || (digest(), permit)).await.map_err(PasswordError::Interrupted)?;
-    Ok((result.map_err(PasswordError::Digest)?, permit))
+) -> Result<T, PasswordError> {
+    let digest = move || {
+        let result = digest();
+        drop(permit);
+        result
+    };
+    tokio::task::spawn_blocking(digest).await.map_err(PasswordError::Interrupted)?.map_err(PasswordError::Digest)
 }
 
 /// A random password of 150 bits, in groups, that needs no quoting in a shell or a URL.

@@ -22,6 +22,11 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         self.entries.get(key).filter(|(put, _)| *put >= since).map(|(_, value)| value)
     }
 
+    /// The value, to be changed without being put anew.
+    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key).map(|(_, value)| value)
+    }
+
     pub(super) fn put(&mut self, key: K, now: UnixTime, value: V) {
         if self.entries.len() >= self.capacity && !self.entries.contains_key(&key) {
             self.forget_older_half();

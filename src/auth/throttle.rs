@@ -1,10 +1,20 @@
 //! Slows down who guesses passwords.
 //!
-//! Failures are counted per address and per user; the worse count gives the delay that is served before a password is
-//! looked at. Nobody is locked out: a delay has a bound, so that guessing somebody's password cannot shut them out.
+//! Failures are counted per address and per user, and give the pace at which further passwords are looked at. Nobody is
+//! locked out: whoever comes waits for their turn, and a turn comes. The turns of an address go round the users who are
+//! named there, those of a user round the addresses that name them, and users who have logged in before have turns of
+//! their own: so a guesser holds up others by one guess each, and only who names the same user at the same address
+//! stands in line with them.
+//!
+//! The price: who guesses where others wait can tell by the order which users have logged in lately.
+//!
+//! # Invariants
+//! - A password that is looked at is counted as wrong until it was found right, also if its caller goes away.
+//! - Who waits is refused only after [`ThrottleSettings::longest_wait`], or when their address or user has more waiting
+//!   than there are places left.
 //!
 //! # Cancellation
-//! A caller who goes away while waiting has failed once more, or hanging up early would be a way around the delay.
+//! A caller who goes away while waiting has learned nothing, and leaves the line.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -12,8 +22,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::lanes::{Head, Lanes};
 use super::recent::Recent;
 use crate::domain::{Clock, Fault, FaultKind, UnixTime};
+
+/// The pace at which an address names a user while that pair fails, before it is known whether a password must be looked
+/// at: what a remembered password is recognised by takes microseconds.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// How guesses are slowed down.
 #[derive(Clone, Debug)]
@@ -23,16 +40,21 @@ pub struct ThrottleSettings {
     /// Failures are forgotten when none came for so many seconds. Longer slows guessers down for longer, and the
     /// people behind the same address too.
     pub window_seconds: u32,
-    /// The first delay; each further failure doubles it.
-    pub first_delay: Duration,
-    /// The longest delay. Longer slows down guesses at one user from many addresses, and lets them annoy that user.
-    pub longest_delay: Duration,
-    /// Requests of one address that may be delayed at the same time; more are refused. More let an address guess so
-    /// many times as often.
-    pub waiting_per_address: u32,
-    /// Requests that may be delayed at the same time in all; more are refused. Each holds a connection.
+    /// The first pause before a turn; each further failure doubles it.
+    pub first_pause: Duration,
+    /// The longest pause between two turns of an address. Longer slows down guesses, and those who stand in line with
+    /// the guesser.
+    pub longest_pause: Duration,
+    /// The longest pause between two turns of a user, wherever they are named. Longer slows down guesses at one user
+    /// from many addresses, and that user at a new address.
+    pub longest_pause_of_user: Duration,
+    /// How long somebody waits for their turn before they are refused. Longer than clients wait, it is of no use.
+    pub longest_wait: Duration,
+    /// Requests that may wait in all, those of users who have logged in before counted apart. Each holds a connection
+    /// and a kilobyte.
     pub waiting: u32,
-    /// Addresses and users whose failures are remembered, about 100 bytes each; above that the oldest are forgotten.
+    /// Addresses and users whose failures, and whose successes, are remembered, about 100 bytes each; above that the
+    /// oldest are forgotten.
     pub remembered: usize,
 }
 
@@ -41,10 +63,11 @@ impl Default for ThrottleSettings {
         Self {
             free_failures: 5,
             window_seconds: 600,
-            first_delay: Duration::from_millis(250),
-            longest_delay: Duration::from_secs(8),
-            waiting_per_address: 4,
-            waiting: 256,
+            first_pause: Duration::from_millis(250),
+            longest_pause: Duration::from_secs(1),
+            longest_pause_of_user: Duration::from_millis(125),
+            longest_wait: Duration::from_mins(1),
+            waiting: 2_048,
             remembered: 16_384,
         }
     }
@@ -56,94 +79,196 @@ pub(super) struct Caller {
     address: IpAddr,
     // A keyed hash: names are long, and those of failed logins are sometimes passwords.
     user: u64,
+    /// Whether this user has logged in before, from anywhere.
+    is_known: bool,
+    /// Whether this user has logged in before from this address.
+    is_at_home: bool,
 }
 
-#[derive(PartialEq, Eq, Hash)]
+/// What has failures, and whose turns are in line.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
-    Address(IpAddr),
+    /// An address; apart for users who have logged in before.
+    Address(IpAddr, bool),
     User(u64),
-    /// The failures of an address with one user, which that user's success takes back from the address.
+    /// An address with one user.
     Both(IpAddr, u64),
+    /// The same, before a password is looked at.
+    Glance(IpAddr, u64),
+}
+
+/// Who has logged in.
+#[derive(PartialEq, Eq, Hash)]
+enum Success {
+    User(u64),
+    At(IpAddr, u64),
 }
 
 pub(super) struct Throttle {
     settings: ThrottleSettings,
     clock: Arc<dyn Clock>,
     hasher: RandomState,
+    lanes: Lanes<Key>,
     state: Mutex<State>,
 }
 
 struct State {
-    failures: Recent<Key, u32>,
-    /// Only addresses that wait now, so at most [`ThrottleSettings::waiting`].
-    waiting: HashMap<IpAddr, u32>,
-    waiting_in_all: u32,
+    failures: Recent<Key, Failures>,
+    successes: Recent<Success, ()>,
+    /// How many wait: of each share, and in all, for users who have not logged in before and for those who have.
+    waiting: HashMap<Share, u32>,
+    waiting_in_all: [u32; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Failures {
+    count: u32,
+    /// When the last turn was.
+    turn: Instant,
+}
+
+/// Whom a waiting request is counted for: an address, or a user who has logged in before at an address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Share {
+    Address(IpAddr),
+    User(IpAddr, u64),
 }
 
 impl Throttle {
     pub(super) fn new(settings: ThrottleSettings, clock: Arc<dyn Clock>) -> Self {
-        let state = State { failures: Recent::new(settings.remembered), waiting: HashMap::new(), waiting_in_all: 0 };
-        Self { settings, clock, hasher: RandomState::new(), state: Mutex::new(state) }
+        let state = State {
+            failures: Recent::new(settings.remembered),
+            successes: Recent::new(settings.remembered),
+            waiting: HashMap::new(),
+            waiting_in_all: [0; 2],
+        };
+        Self { settings, clock, hasher: RandomState::new(), lanes: Lanes::new(), state: Mutex::new(state) }
     }
 
     pub(super) fn caller(&self, peer: IpAddr, user: &str) -> Caller {
-        Caller { address: network_of(peer), user: self.hasher.hash_one(user) }
-    }
-
-    /// How long this caller must wait before a password is looked at.
-    pub(super) fn delay(&self, caller: &Caller) -> Duration {
-        let since = self.since();
+        const EVER: UnixTime = UnixTime(i64::MIN);
+        let (address, user) = (network_of(peer), self.hasher.hash_one(user));
         let state = self.state();
-        let failures =
-            state.count(&Key::Address(caller.address), since).max(state.count(&Key::User(caller.user), since));
-        let Some(doublings) = failures.checked_sub(self.settings.free_failures) else { return Duration::ZERO };
-        let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
-        self.settings.first_delay.saturating_mul(factor).min(self.settings.longest_delay)
+        let has = |success| state.successes.get(&success, EVER).is_some();
+        Caller { address, user, is_known: has(Success::User(user)), is_at_home: has(Success::At(address, user)) }
     }
 
-    /// Serves a delay, or refuses when too many are being served.
-    pub(super) async fn wait(&self, caller: &Caller, delay: Duration) -> Result<(), Fault> {
-        let mut place = self.take_place(caller, delay)?;
-        tokio::time::sleep(delay).await;
-        place.served = true;
-        Ok(())
+    /// Waits until it may be looked at whether a password is one that was right a short time ago.
+    pub(super) async fn glance(&self, caller: &Caller) {
+        let Caller { address, user, .. } = *caller;
+        if self.pause(&Key::Both(address, user)).is_zero() {
+            return;
+        }
+        let _head = self.lanes.head_of(Key::Glance(address, user)).await;
+        tokio::time::sleep(GLANCE).await;
+    }
+
+    /// Waits until a password of this caller may be looked at.
+    pub(super) async fn turn<'a>(&'a self, caller: &Caller) -> Result<Turn<'a>, Fault> {
+        let place = self.take_place(caller)?;
+        let heads = self.bounded(self.line_up(caller)).await?;
+        Ok(Turn { throttle: self, caller: *caller, _heads: heads, _place: place })
+    }
+
+    /// Waits for something else, which who has a turn needs, no longer than for a turn.
+    pub(super) async fn bounded<T>(&self, wait: impl Future<Output = T>) -> Result<T, Fault> {
+        let waited = tokio::time::timeout(self.settings.longest_wait, wait).await;
+        waited.map_err(|_| too_many(self.settings.longest_pause))
+    }
+
+    /// Nobody holds a line for which another waits who is ahead of them in a second one: a user's line is left at once,
+    /// and the others are always entered in this order.
+    async fn line_up(&self, caller: &Caller) -> [Head<'_, Key>; 2] {
+        let Caller { address, user, is_known, is_at_home } = *caller;
+        let pair = self.lanes.head_of(Key::Both(address, user)).await;
+        if !is_at_home {
+            let _user = self.lanes.head_of(Key::User(user)).await;
+            self.keep_pace(Key::User(user)).await;
+        }
+        let key = Key::Address(address, is_known);
+        let at_address = self.lanes.head_of(key).await;
+        self.keep_pace(key).await;
+        [at_address, pair]
+    }
+
+    /// Waits until the pause since the last turn is over, and takes this one.
+    async fn keep_pace(&self, key: Key) {
+        loop {
+            let (pause, now) = (self.pause(&key), Instant::now());
+            let due = {
+                let mut state = self.state();
+                let Some(failures) = state.failures.get_mut(&key) else { return };
+                let due = failures.turn + pause;
+                if due <= now {
+                    failures.turn = now;
+                    return;
+                }
+                due
+            };
+            tokio::time::sleep_until(due).await;
+        }
+    }
+
+    /// How long the pause between two turns is now.
+    fn pause(&self, key: &Key) -> Duration {
+        let count = self.state().count(key, self.since());
+        let Some(doublings) = count.checked_sub(self.settings.free_failures) else { return Duration::ZERO };
+        let longest = match key {
+            Key::User(_) => self.settings.longest_pause_of_user,
+            Key::Address(..) | Key::Both(..) | Key::Glance(..) => self.settings.longest_pause,
+        };
+        let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        self.settings.first_pause.saturating_mul(factor).min(longest)
+    }
+
+    /// The longest pause of those that a caller is held to.
+    #[cfg(test)]
+    pub(super) fn pause_of(&self, caller: &Caller) -> Duration {
+        let [at_address, user, _] = caller.keys();
+        self.pause(&at_address).max(if caller.is_at_home { Duration::ZERO } else { self.pause(&user) })
     }
 
     /// A password was wrong.
-    pub(super) fn failed(&self, caller: &Caller) {
+    fn failed(&self, caller: &Caller) {
         let (now, since) = (self.clock.now(), self.since());
         let mut state = self.state();
-        for key in [Key::Address(caller.address), Key::User(caller.user), Key::Both(caller.address, caller.user)] {
-            let failures = state.count(&key, since).saturating_add(1);
-            state.failures.put(key, now, failures);
+        for key in caller.keys() {
+            let count = state.count(&key, since).saturating_add(1);
+            state.failures.put(key, now, Failures { count, turn: Instant::now() });
         }
     }
 
     /// A password was right: the user's failures are forgiven, and the address its failures with this user. Not those
     /// with others, or a guesser with one account could guess at all others without delay.
-    pub(super) fn succeeded(&self, caller: &Caller) {
+    fn succeeded(&self, caller: &Caller) {
         let (now, since) = (self.clock.now(), self.since());
+        let Caller { address, user, .. } = *caller;
         let mut state = self.state();
-        let both = Key::Both(caller.address, caller.user);
+        let [at_address, of_user, both] = caller.keys();
         let forgiven = state.count(&both, since);
         state.failures.remove(&both);
-        state.failures.remove(&Key::User(caller.user));
-        let address = Key::Address(caller.address);
-        match state.count(&address, since).saturating_sub(forgiven) {
-            0 => state.failures.remove(&address),
-            left => state.failures.put(address, now, left),
+        state.failures.remove(&of_user);
+        match state.count(&at_address, since).saturating_sub(forgiven) {
+            0 => state.failures.remove(&at_address),
+            count => state.failures.put(at_address, now, Failures { count, turn: Instant::now() }),
         }
+        state.successes.put(Success::User(user), now, ());
+        state.successes.put(Success::At(address, user), now, ());
     }
 
-    fn take_place(&self, caller: &Caller, delay: Duration) -> Result<Place<'_>, Fault> {
+    /// No share may have more waiting than there are places left, so that there is always one for others.
+    fn take_place(&self, caller: &Caller) -> Result<Place<'_>, Fault> {
+        let Caller { address, user, is_known, .. } = *caller;
+        let share = if is_known { Share::User(address, user) } else { Share::Address(address) };
         let mut state = self.state();
-        let of_address = state.waiting.get(&caller.address).copied().unwrap_or(0);
-        if of_address >= self.settings.waiting_per_address || state.waiting_in_all >= self.settings.waiting {
-            return Err(too_many(delay));
+        let of_share = state.waiting.get(&share).copied().unwrap_or(0);
+        let in_all = &mut state.waiting_in_all[usize::from(is_known)];
+        if of_share >= self.settings.waiting.saturating_sub(*in_all) {
+            return Err(too_many(self.settings.longest_pause));
         }
-        state.waiting.insert(caller.address, of_address + 1);
-        state.waiting_in_all += 1;
-        Ok(Place { throttle: self, caller: *caller, served: false })
+        *in_all += 1;
+        state.waiting.insert(share, of_share + 1);
+        Ok(Place { throttle: self, share, is_known })
     }
 
     /// Failures before this moment are forgotten.
@@ -158,41 +283,64 @@ impl Throttle {
     }
 }
 
+impl Caller {
+    /// What a failure of theirs counts for.
+    fn keys(&self) -> [Key; 3] {
+        let Self { address, user, is_known, .. } = *self;
+        [Key::Address(address, is_known), Key::User(user), Key::Both(address, user)]
+    }
+}
+
 impl State {
     fn count(&self, key: &Key, since: UnixTime) -> u32 {
-        self.failures.get(key, since).copied().unwrap_or(0)
+        self.failures.get(key, since).map_or(0, |failures| failures.count)
+    }
+}
+
+/// A turn to have a password looked at. While it lasts, no other of the same address and lane has one.
+pub(super) struct Turn<'a> {
+    throttle: &'a Throttle,
+    caller: Caller,
+    _heads: [Head<'a, Key>; 2],
+    _place: Place<'a>,
+}
+
+impl Turn<'_> {
+    /// Counts the password as wrong, from now on and until it is found right.
+    pub(super) fn look(&self) {
+        self.throttle.failed(&self.caller);
+    }
+
+    /// The password was right.
+    pub(super) fn succeeded(self) {
+        self.throttle.succeeded(&self.caller);
     }
 }
 
 /// A place among those who wait.
 struct Place<'a> {
     throttle: &'a Throttle,
-    caller: Caller,
-    served: bool,
+    share: Share,
+    is_known: bool,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut state = self.throttle.state();
-        state.waiting_in_all -= 1;
-        let address = self.caller.address;
-        match state.waiting.get(&address).copied() {
+        state.waiting_in_all[usize::from(self.is_known)] -= 1;
+        match state.waiting.get(&self.share).copied() {
             Some(others @ 2..) => {
-                state.waiting.insert(address, others - 1);
+                state.waiting.insert(self.share, others - 1);
             }
             Some(_) | None => {
-                state.waiting.remove(&address);
+                state.waiting.remove(&self.share);
             }
-        }
-        drop(state);
-        if !self.served {
-            self.throttle.failed(&self.caller);
         }
     }
 }
 
 /// The refusal of a caller who should come back after this time.
-pub(super) fn too_many(wait: Duration) -> Fault {
+fn too_many(wait: Duration) -> Fault {
     let retry_after = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
     Fault::new(FaultKind::Throttled { retry_after }, "too many logins at once; wait, then try again")
 }
@@ -207,7 +355,7 @@ pub(super) fn network_of(peer: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
+    use tokio::task::JoinSet;
 
     use super::*;
     use crate::domain::FixedClock;
@@ -227,27 +375,62 @@ mod tests {
         }
     }
 
+    /// Guesses at these names from an address for ever, from as many connections; how many were looked at is counted.
+    fn guess(
+        throttle: &Arc<Throttle>,
+        last: u8,
+        names: Vec<String>,
+    ) -> (JoinSet<()>, Arc<std::sync::atomic::AtomicU32>) {
+        let looked_at = Arc::default();
+        let mut guessers = JoinSet::new();
+        for name in names {
+            let (throttle, looked_at) = (Arc::clone(throttle), Arc::<std::sync::atomic::AtomicU32>::clone(&looked_at));
+            guessers.spawn(async move {
+                loop {
+                    let caller = throttle.caller(address(last), &name);
+                    if let Ok(turn) = throttle.turn(&caller).await {
+                        turn.look();
+                        looked_at.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    }
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        (guessers, looked_at)
+    }
+
+    /// How many seconds the right password takes, at a moment when guesses go on.
+    async fn seconds_until_in(throttle: &Throttle, last: u8, name: &str) -> f64 {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let begin = Instant::now();
+        let caller = throttle.caller(address(last), name);
+        let turn = throttle.turn(&caller).await.map_err(|fault| fault.kind).unwrap();
+        turn.look();
+        turn.succeeded();
+        begin.elapsed().as_secs_f64()
+    }
+
     #[test]
-    fn five_failures_are_free_and_then_the_delay_doubles_up_to_its_bound() {
+    fn five_failures_are_free_and_then_the_pause_doubles_up_to_its_bound() {
         let (_, throttle) = throttle();
         let caller = throttle.caller(address(1), "alice");
         fail(&throttle, &caller, 4);
-        for expected in [0, 250, 500, 1_000, 2_000, 4_000, 8_000, 8_000] {
-            assert_eq!(throttle.delay(&caller), Duration::from_millis(expected));
+        for expected in [0, 250, 500, 1_000, 1_000] {
+            assert_eq!(throttle.pause_of(&caller), Duration::from_millis(expected));
             throttle.failed(&caller);
         }
         fail(&throttle, &caller, 100);
-        assert_eq!(throttle.delay(&caller), Duration::from_secs(8));
+        assert_eq!(throttle.pause_of(&caller), Duration::from_secs(1));
     }
 
     #[test]
     fn an_address_is_slowed_down_at_all_users_and_a_user_at_all_addresses() {
         let (_, throttle) = throttle();
         fail(&throttle, &throttle.caller(address(1), "alice"), 5);
-        let delay = |last, user| throttle.delay(&throttle.caller(address(last), user));
-        assert_eq!(delay(1, "bob"), Duration::from_millis(250));
-        assert_eq!(delay(2, "alice"), Duration::from_millis(250));
-        assert_eq!(delay(2, "bob"), Duration::ZERO);
+        let pause = |last, user| throttle.pause_of(&throttle.caller(address(last), user));
+        assert_eq!(pause(1, "bob"), Duration::from_millis(250));
+        assert_eq!(pause(2, "alice"), Duration::from_millis(125));
+        assert_eq!(pause(2, "bob"), Duration::ZERO);
     }
 
     #[test]
@@ -256,11 +439,11 @@ mod tests {
         let caller = throttle.caller(address(1), "alice");
         fail(&throttle, &caller, 5);
         clock.advance_seconds(600);
-        assert_eq!(throttle.delay(&caller), Duration::from_millis(250));
+        assert_eq!(throttle.pause_of(&caller), Duration::from_millis(250));
         clock.advance_seconds(1);
-        assert_eq!(throttle.delay(&caller), Duration::ZERO);
+        assert_eq!(throttle.pause_of(&caller), Duration::ZERO);
         throttle.failed(&caller);
-        assert_eq!(throttle.delay(&caller), Duration::ZERO, "counted anew");
+        assert_eq!(throttle.pause_of(&caller), Duration::ZERO, "counted anew");
     }
 
     #[test]
@@ -270,12 +453,12 @@ mod tests {
         let theirs = throttle.caller(address(1), "alice");
         fail(&throttle, &mine, 6);
         throttle.succeeded(&mine);
-        assert_eq!(throttle.delay(&mine), Duration::ZERO);
+        assert_eq!(throttle.pause_of(&mine), Duration::ZERO);
         fail(&throttle, &theirs, 5);
         throttle.succeeded(&mine);
-        assert_eq!(throttle.delay(&mine), Duration::from_millis(250));
+        assert_eq!(throttle.pause_of(&mine), Duration::from_millis(250));
         throttle.succeeded(&theirs);
-        assert_eq!(throttle.delay(&mine), Duration::ZERO);
+        assert_eq!(throttle.pause_of(&mine), Duration::ZERO);
     }
 
     #[test]
@@ -288,47 +471,87 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_delay_is_served_in_full() {
+    async fn guesses_of_an_address_are_looked_at_once_a_second_however_many_connections_it_has() {
+        let (_, throttle) = throttle();
+        for names in [vec!["alice".to_owned(); 100], (0..100).map(|number| number.to_string()).collect()] {
+            let last = names.len() as u8 + u8::from(names[0] == "alice");
+            let (_guessers, looked_at) = guess(&throttle, last, names);
+            tokio::time::sleep(Duration::from_mins(10)).await;
+            let looked_at = looked_at.load(std::sync::atomic::Ordering::SeqCst);
+            assert!((550..=610).contains(&looked_at), "{looked_at} in 600 seconds");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_user_is_guessed_at_eight_times_a_second_however_many_addresses_do() {
+        let (_, throttle) = throttle();
+        let guesses: Vec<_> = (0..200).map(|last| guess(&throttle, last, vec!["alice".to_owned()])).collect();
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        let looked_at: u32 = guesses.iter().map(|(_, count)| count.load(std::sync::atomic::Ordering::SeqCst)).sum();
+        assert!(looked_at <= 60 * 8 + 200, "{looked_at} in 60 seconds");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_right_password_waits_its_turn_behind_guesses_at_the_same_user_and_address() {
+        let (_, throttle) = throttle();
+        let (_guessers, _) = guess(&throttle, 1, vec!["alice".to_owned(); 6]);
+        let waited = seconds_until_in(&throttle, 1, "alice").await;
+        assert!((1.0..=8.0).contains(&waited), "{waited}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_logged_in_before_is_held_up_by_guesses_at_others_by_none_of_them() {
+        let (_, throttle) = throttle();
+        throttle.succeeded(&throttle.caller(address(9), "alice"));
+        let (_guessers, _) = guess(&throttle, 1, (0..500).map(|number| number.to_string()).collect());
+        let waited = seconds_until_in(&throttle, 1, "alice").await;
+        assert!(waited < 0.1, "{waited}");
+        // Who has not is one of many users that are named there.
+        let (_guessers, _) = guess(&throttle, 2, (0..6).map(|number| number.to_string()).collect());
+        let waited = seconds_until_in(&throttle, 2, "bob").await;
+        assert!(waited <= 8.0, "{waited}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_guessed_at_from_elsewhere_is_not_slowed_down_where_they_have_logged_in() {
+        let (_, throttle) = throttle();
+        throttle.succeeded(&throttle.caller(address(250), "alice"));
+        let _guesses: Vec<_> = (0..100).map(|last| guess(&throttle, last, vec!["alice".to_owned()])).collect();
+        let waited = seconds_until_in(&throttle, 250, "alice").await;
+        assert!(waited < 0.1, "{waited}");
+        let _guesses: Vec<_> = (0..100).map(|last| guess(&throttle, last, vec!["carol".to_owned()])).collect();
+        let waited = seconds_until_in(&throttle, 251, "carol").await;
+        assert!(waited <= 14.0, "one guess of each address: {waited}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_is_refused_and_leaves_no_trace() {
         let (_, throttle) = throttle();
         let caller = throttle.caller(address(1), "alice");
+        let turn = throttle.turn(&caller).await.map_err(|fault| fault.kind).unwrap();
         let begin = Instant::now();
-        throttle.wait(&caller, Duration::from_secs(3)).await.unwrap();
-        assert_eq!(begin.elapsed().as_secs(), 3);
-        assert_eq!(throttle.delay(&caller), Duration::ZERO, "having waited is no failure");
+        let refused = throttle.turn(&caller).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind, FaultKind::Throttled { retry_after: 1 });
+        assert_eq!(begin.elapsed().as_secs(), 60);
+        drop(turn);
+        assert_eq!((throttle.lanes.members(), throttle.state().waiting.len()), (0, 0));
+        assert_eq!(throttle.state().waiting_in_all, [0; 2]);
+        assert_eq!(throttle.pause_of(&caller), Duration::ZERO, "who was not looked at has not failed");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fifth_request_of_an_address_is_refused_while_four_wait() {
-        let (_, throttle) = throttle();
-        let begin = |last: u8| {
-            let throttle = Arc::clone(&throttle);
-            async move {
-                let caller = throttle.caller(address(last), "alice");
-                throttle.wait(&caller, Duration::from_millis(1_500)).await.map_err(|fault| fault.kind)
-            }
+    async fn no_address_and_no_user_takes_the_last_place() {
+        let clock = Arc::new(FixedClock::at(UnixTime(0)));
+        let settings = ThrottleSettings { waiting: 8, ..ThrottleSettings::default() };
+        let throttle = Arc::new(Throttle::new(settings, clock));
+        let places = |last: u8, user: &str| {
+            let caller = throttle.caller(address(last), user);
+            std::iter::from_fn(|| throttle.take_place(&caller).ok()).take(100).collect::<Vec<_>>()
         };
-        let mut waiting = tokio::task::JoinSet::new();
-        for _ in 0..4 {
-            waiting.spawn(begin(1));
-        }
-        tokio::task::yield_now().await;
-        assert_eq!(begin(1).await, Err(FaultKind::Throttled { retry_after: 2 }));
-        assert_eq!(begin(2).await, Ok(()));
-        assert!(waiting.join_all().await.iter().all(Result::is_ok));
-        assert_eq!(begin(1).await, Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn hanging_up_while_waiting_counts_as_a_failure_and_frees_the_place() {
-        let (_, throttle) = throttle();
-        let caller = throttle.caller(address(1), "alice");
-        for _ in 0..5 {
-            let wait = throttle.wait(&caller, Duration::from_mins(1));
-            assert!(tokio::time::timeout(Duration::from_secs(1), wait).await.is_err());
-        }
-        assert_eq!(throttle.delay(&caller), Duration::from_millis(250));
-        assert_eq!(throttle.state().waiting_in_all, 0);
-        assert!(throttle.state().waiting.is_empty());
+        let all = [places(1, "a"), places(1, "b"), places(2, "a"), places(3, "a"), places(4, "a")];
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [4, 0, 2, 1, 1]);
+        throttle.succeeded(&throttle.caller(address(9), "known"));
+        assert_eq!(places(1, "known").len(), 4, "who has logged in before is counted apart");
     }
 
     #[test]
@@ -336,8 +559,11 @@ mod tests {
         let clock = Arc::new(FixedClock::at(UnixTime(0)));
         let throttle = Throttle::new(ThrottleSettings { remembered: 100, ..ThrottleSettings::default() }, clock);
         for name in 0..2_000_u32 {
-            throttle.failed(&throttle.caller(IpAddr::from(name.to_be_bytes()), &name.to_string()));
-            assert!(throttle.state().failures.len() <= 100);
+            let caller = throttle.caller(IpAddr::from(name.to_be_bytes()), &name.to_string());
+            throttle.failed(&caller);
+            throttle.succeeded(&throttle.caller(IpAddr::from([0, 0, 0, 1]), &name.to_string()));
+            let state = throttle.state();
+            assert!(state.failures.len() <= 100 && state.successes.len() <= 100);
         }
     }
 }

@@ -162,7 +162,7 @@ pub enum BackupStorage {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// How long a verified password is remembered, so that its cost is paid once. A changed password is refused at
+    /// How long a verified password is remembered after its last use, so that its cost is paid once. A changed password is refused at
     /// once all the same. Raised: more memory for many users.
     pub remember_seconds: u32,
     /// How long a token of the identity service is good. Raised: one that leaks is of use for longer.

@@ -19,6 +19,7 @@ mod identity;
 mod integrity;
 mod lifecycle;
 mod limits;
+mod logins;
 mod logs;
 mod memory;
 mod proxy;

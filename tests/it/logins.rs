@@ -1,0 +1,90 @@
+//! Logins while others guess passwords behind the same address.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+
+use crate::harness::raw::basic;
+use crate::harness::{Server, Setup, wait_for};
+
+/// Connections that guess, one guess after the other, until this is dropped.
+struct Guessers {
+    stop: Arc<AtomicBool>,
+    refused: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Guessers {
+    /// One connection for each of these names. Waits until they are slowed down.
+    fn at(server: &Server, names: &[&str]) -> Self {
+        let guessers = Self { stop: Arc::default(), refused: Arc::default(), threads: Vec::new() };
+        let threads = names.iter().enumerate().map(|(number, name)| {
+            let (stop, refused) = (guessers.stop.clone(), guessers.refused.clone());
+            let mut client = server.raw();
+            let field = basic(&format!("{name}:guess-{number}"));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    client.send_head("GET /api/2.0/drives/", &[&field]);
+                    assert_eq!(client.response().status, 401, "a guess is looked at, and refused for what it is");
+                    refused.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        });
+        let threads = threads.collect();
+        let guessers = Self { threads, ..guessers };
+        wait_for("the guesses to be counted", || (guessers.count() > names.len() + 5).then_some(()));
+        guessers
+    }
+
+    fn count(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    /// Ends them; none may have been refused for another reason.
+    fn stop(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads {
+            thread.join().expect("every guess was refused as one");
+        }
+    }
+}
+
+/// By every way that takes a password.
+#[track_caller]
+fn assert_is_let_in(server: &Server, credentials: &str) {
+    let (name, password) = credentials.split_once(':').expect("credentials have a colon");
+    assert_eq!(server.curl_as(credentials, "/api/2.0/drives/").run().status, 200);
+    let user = json!({"name": name, "domain": {"id": "default"}, "password": password});
+    let wish = json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}});
+    let answer = server.anonymous_curl("/v3/auth/tokens").json("POST", &wish).run();
+    assert_eq!((answer.status, &answer.json()["token"]["user"]["name"]), (201, &Value::from(name)));
+}
+
+/// No password is remembered, so that each login stands in line.
+fn server() -> Server {
+    Setup::default().config("auth.remember_seconds = 0").start()
+}
+
+#[test]
+fn the_right_password_is_let_in_while_six_connections_guess_at_the_same_user() {
+    let server = server();
+    let alice = server.add_user("alice");
+    let guessers = Guessers::at(&server, &["alice"; 6]);
+    assert_is_let_in(&server, &alice);
+    guessers.stop();
+}
+
+#[test]
+fn the_right_password_is_let_in_while_six_connections_guess_at_other_users() {
+    let server = server();
+    let alice = server.add_user("alice");
+    let guessers = Guessers::at(&server, &["a", "b", "c", "d", "e", "f"]);
+    // Whoever has not logged in yet is one of seven; then they are not held up.
+    assert_is_let_in(&server, &alice);
+    let before = guessers.count();
+    assert_is_let_in(&server, &alice);
+    assert!(guessers.count() - before <= 12, "who is known does not wait for a round of the guessers for each login");
+    guessers.stop();
+}
