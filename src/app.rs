@@ -57,7 +57,7 @@ impl App {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ballast = Ballast::open(&config.data_dir.join("ballast"), config.io.ballast.0);
         let ballast = ballast.context("cannot use the file ballast")?;
-        let meta = Meta::open_with(&database(&config), ballast).await.context("cannot open the database")?;
+        let meta = Meta::open_to_serve(&database(&config), ballast).await.context("cannot open the database")?;
         ensure_admin(&meta, &config, &*clock).await?;
         let engine = pick_engine(&config)?;
         let tls = match (&config.tls.certificate, &config.tls.key) {
@@ -127,7 +127,7 @@ impl App {
             Server::new(control.clone(), (basic, keys, tokens, identity), tls.clone(), limits, (public, proxies));
         let (listeners, urls) = bind(&config, tls.is_some())?;
         server.start(listeners, &stop, &kill)?;
-        write_atomically(&config.data_dir.join("endpoint"), urls.join("\n").as_bytes(), 0o644)?;
+        write_atomically(&config.data_dir.join("endpoint"), format!("{}\n", urls.join("\n")).as_bytes(), 0o644)?;
         tracing::info!(endpoint = urls.join(" "), engine = engine.name(), data_dir = %config.data_dir.display(), "serving");
         let direct_url = urls.into_iter().next().unwrap_or_default();
         Ok(Self { config, control, meta, tls, tracker, stop, kill, direct_url, _lock: lock })

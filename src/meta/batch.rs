@@ -44,8 +44,8 @@ pub struct Batch {
     /// New jobs. A seal for a volume that waits for one already is passed over.
     pub enqueue: Vec<NewJob>,
     /// Whether all of this may be forgotten when the machine loses power before a later write. For records that are
-    /// only of use while this process runs: the caller does not wait for the disk then, which may take long when it
-    /// is busy.
+    /// only of use while this process runs, and of which no client is told before a later write that is flushed: the
+    /// caller does not wait for the disk then, which may take long when it is busy.
     pub is_provisional: bool,
 }
 
@@ -133,6 +133,7 @@ impl Meta {
         let mut bill = Bill::default();
         bill.add(tenant, 0, granted.get().cast_signed())?;
         bill.settle(&mut tx).await?;
+        // The upload that this is for is answered after the flush of its end, and without that it never was.
         self.commit_unflushed(tx).await?;
         Ok(granted)
     }

@@ -37,6 +37,9 @@ pub enum MetaError {
     /// The database is closed, or its writer was busy for too long. Later may be better.
     #[error("the database is busy or closed")]
     Busy(#[source] Arc<sqlx::Error>),
+    /// Another process has the database open, which must be for the caller alone now.
+    #[error("another process has the database open: end it first")]
+    InUse,
     /// The log cannot be flushed: what was committed may not be durable, and nothing more is written until a restart.
     #[error("the database's log cannot be flushed")]
     Unflushed(#[source] Arc<std::io::Error>),
@@ -101,6 +104,7 @@ impl From<MetaError> for Fault {
                 Self::new(FaultKind::Unavailable, "the server cannot take this now; try again").because(error)
             }
             MetaError::LeaseLost
+            | MetaError::InUse
             | MetaError::Unflushed(_)
             | MetaError::File(_)
             | MetaError::Damaged(_)

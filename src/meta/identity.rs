@@ -5,7 +5,7 @@
 //! - A user has a bounded number of tokens.
 //!
 //! # Crash
-//! A new token may be forgotten in a power failure: its holder asks for another. What ends tokens is durable.
+//! A token is durable before its holder has it, and so is its end.
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -43,7 +43,7 @@ macro_rules! projects_of_user {
 }
 
 impl Meta {
-    /// Keeps a token by its digest, and forgets those that had expired when it was issued. Not flushed.
+    /// Keeps a token by its digest, and forgets those that had expired when it was issued.
     pub async fn insert_token(&self, digest: &Sha256, token: &Token) -> Result<(), MetaError> {
         let mut tx = self.begin().await?;
         sqlx::query("DELETE FROM tokens WHERE expires <= $1").bind(token.issued.0).execute(&mut *tx).await?;
@@ -68,7 +68,7 @@ impl Meta {
         .bind(token.expires.0)
         .execute(&mut *tx)
         .await?;
-        self.commit_unflushed(tx).await
+        self.commit(tx).await
     }
 
     /// The token with this digest, if it is good now.

@@ -5,7 +5,14 @@
 //! - Whoever asks for a flush is answered by one that began after they asked. What was committed before is in it, or in
 //!   the database already: `SQLite` flushes the database before it uses a log again from its start.
 //! - A flush that fails is never tried again (I5): what was committed since the last good one is seen by readers and
-//!   may be gone tomorrow. Nothing is written any more until a restart reads what the disk really has.
+//!   may be gone tomorrow. Nothing is written any more, by this process or another, nor is the log written back: the
+//!   disk may have an older part of it, which would then be read over newer pages.
+//! - The log is of bounded size: it is written back after so many commits, so many bytes and so much time.
+//!
+//! # Crash
+//! A restart reads what the page cache has, and that may be more than the disk got. So opening writes the whole log
+//! again and flushes it (`wal`), before anything is appended to it; a server also writes all of it back into the
+//! database then, and begins a new log.
 //!
 //! # Cancellation
 //! A flush and a checkpoint that have begun go on without their callers, on tasks of their own.
@@ -15,18 +22,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use rustix::fs::OFlags;
 use sqlx::Row;
 use sqlx::sqlite::SqlitePool;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::MetaError;
+use super::{MetaError, wal};
 
 /// Commits between two checkpoints: some tens of megabytes of log. Raised: the log takes more of the disk, and the first
 /// start after a crash reads more of it. Lowered: more often, a writer waits while `SQLite` flushes the first page of a log
 /// that begins anew.
 const CHECKPOINT_EVERY: u64 = 2_048;
+
+/// A log that is longer is written back whatever the number of its commits, and its file cut to this when it begins
+/// anew: a commit may be of megabytes. Shorter files are kept at their length, since overwriting costs less to flush
+/// than appending.
+pub(super) const LARGEST: u64 = 32 << 20;
+
+/// What was committed is written back after this, also when nothing follows.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// How often a checkpoint runs after a log that grows meanwhile; the last time finds nothing new, if all goes well.
 const ROUNDS: u32 = 4;
@@ -45,13 +63,19 @@ pub(super) struct Log {
 
 struct Shared {
     flush: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
+    length: Box<dyn Fn() -> u64 + Send + Sync>,
     queue: Mutex<Queue>,
     has_failed: AtomicBool,
     commits: AtomicU64,
+    /// The length above which the log is to be written back.
+    mark: AtomicU64,
     writer: SqlitePool,
     /// The connection that checkpoints. While it is open, `SQLite` does not remove the log.
     keeper: SqlitePool,
     is_checkpointing: AtomicBool,
+    /// Whether a task waits to write back what is committed.
+    is_timed: AtomicBool,
+    ending: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -65,28 +89,33 @@ struct Queue {
 impl Log {
     /// The log of the database in this file, which both pools have open.
     pub(super) fn open(database: &Path, writer: SqlitePool, keeper: SqlitePool) -> io::Result<Self> {
-        let mut name = PathBuf::from(database).into_os_string();
-        name.push("-wal");
-        let log = File::open(name)?;
+        let log = Arc::new(open_file(database)?);
         // SQLite would do this with its own first flush.
         File::open(database.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
             .sync_all()?;
-        Ok(Self::with(move || log.sync_data(), writer, keeper))
+        let measured = log.clone();
+        let length = move || measured.metadata().map_or(0, |log| log.len());
+        Ok(Self::with(move || log.sync_data(), length, writer, keeper))
     }
 
     fn with(
         flush: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+        length: impl Fn() -> u64 + Send + Sync + 'static,
         writer: SqlitePool,
         keeper: SqlitePool,
     ) -> Self {
         let shared = Shared {
             flush: Box::new(flush),
+            length: Box::new(length),
             queue: Mutex::default(),
             has_failed: AtomicBool::new(false),
             commits: AtomicU64::new(0),
+            mark: AtomicU64::new(LARGEST),
             writer,
             keeper,
             is_checkpointing: AtomicBool::new(false),
+            is_timed: AtomicBool::new(false),
+            ending: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         Self { shared: Arc::new(shared) }
@@ -114,31 +143,88 @@ impl Log {
 
     /// Counts a commit; now and then, has the log written back into the database.
     pub(super) fn committed(&self) {
-        if (self.shared.commits.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHECKPOINT_EVERY) {
+        let shared = &self.shared;
+        let is_many = (shared.commits.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHECKPOINT_EVERY);
+        let length = (shared.length)();
+        if length <= LARGEST {
+            shared.mark.store(LARGEST, Ordering::Relaxed);
+        }
+        if is_many || length > shared.mark.load(Ordering::Relaxed) {
+            // Whatever keeps it from being written back now shall not have it tried at every commit.
+            shared.mark.store(length + LARGEST / 4, Ordering::Relaxed);
             self.write_back();
+        } else if !shared.is_timed.swap(true, Ordering::AcqRel) {
+            let shared = Arc::clone(shared);
+            self.shared.tasks.spawn(async move {
+                let waited = shared.ending.run_until_cancelled(tokio::time::sleep(LONGEST_WAIT)).await;
+                shared.is_timed.store(false, Ordering::Release);
+                if waited.is_some() {
+                    shared.write_back().await;
+                }
+            });
         }
     }
 
     /// Has the log written back into the database, unless it is being done.
     pub(super) fn write_back(&self) {
-        let shared = &self.shared;
-        if !shared.is_checkpointing.swap(true, Ordering::AcqRel) {
-            let shared = Arc::clone(shared);
-            self.shared.tasks.spawn(async move {
-                if let Err(error) = shared.checkpoint().await {
-                    tracing::warn!(%error, "cannot write the log back into the database now; the log grows");
-                }
-                shared.is_checkpointing.store(false, Ordering::Release);
-            });
+        if !self.shared.is_checkpointing.load(Ordering::Acquire) {
+            self.shared.tasks.spawn(Arc::clone(&self.shared).write_back());
         }
     }
 
     /// Ends when nothing waits any more, and closes the checkpoints' connection.
     pub(super) async fn close(&self) {
+        self.shared.ending.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        self.shared.keeper.close().await;
+        if self.has_failed() {
+            // The last connection to close would write the log back.
+            std::mem::forget(self.shared.keeper.clone());
+        } else {
+            self.shared.keeper.close().await;
+        }
     }
+}
+
+/// Makes the log of this database true, before anything is appended to it; `keeper` has the database open. With
+/// `begins_anew`, all of it is in the database then and it is empty: nothing else may have the database open.
+pub(super) async fn make_true(database: &Path, keeper: &SqlitePool, begins_anew: bool) -> Result<(), MetaError> {
+    let failed = |error: io::Error| MetaError::Unflushed(Arc::new(error));
+    let file = |error: io::Error| MetaError::File(Arc::new(error));
+    // Nobody else writes meanwhile.
+    let lock = keeper.begin_with("BEGIN IMMEDIATE").await?;
+    let log = Arc::new(open_file(database).map_err(file)?);
+    let rewritten = log.clone();
+    let ending =
+        tokio::task::spawn_blocking(move || wal::rewrite(&*rewritten)).await.map_err(|lost| failed(lost.into()))?;
+    let wal::Ending { whole, lost } = ending.map_err(failed)?;
+    lock.rollback().await?;
+    if lost > 0 {
+        tracing::warn!(
+            whole,
+            lost,
+            "the database's log breaks off, and goes on behind that: what was written there is lost. If there was a \
+             power cut, it had not been answered; else the disk has changed what it holds"
+        );
+    }
+    if begins_anew {
+        let busy: i64 = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(keeper).await?.try_get(0)?;
+        if busy != 0 {
+            return Err(MetaError::InUse);
+        }
+        // Its new length. A disk that fails is noticed here, too.
+        let flushed = tokio::task::spawn_blocking(move || log.sync_all()).await.unwrap_or_else(|lost| Err(lost.into()));
+        flushed.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The file of a database's log.
+fn open_file(database: &Path) -> io::Result<File> {
+    let mut name = PathBuf::from(database).into_os_string();
+    name.push("-wal");
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    std::os::unix::fs::OpenOptionsExt::custom_flags(File::options().read(true).write(true), flags).open(name)
 }
 
 impl std::fmt::Debug for Log {
@@ -182,10 +268,38 @@ impl Shared {
         let outcome =
             tokio::task::spawn_blocking(move || (shared.flush)()).await.unwrap_or_else(|lost| Err(lost.into()));
         outcome.map_err(|error| {
-            self.has_failed.store(true, Ordering::Release);
-            tracing::error!(%error, "cannot flush the database's log: nothing is written any more until a restart");
+            self.fail(&error);
             refused(error)
         })
+    }
+
+    /// Nothing is written any more: not here, and by no other process, which could not know.
+    fn fail(self: &Arc<Self>, error: &(dyn std::error::Error + 'static)) {
+        if self.has_failed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::error!(error, "cannot flush the database's log: nothing is written any more until a restart");
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            match shared.writer.begin_with("BEGIN IMMEDIATE").await {
+                // Held until the process ends: the lock, and with it the connection.
+                Ok(lock) => std::mem::forget(lock),
+                Err(error) => tracing::error!(%error, "cannot keep other processes from writing to the database"),
+            }
+        });
+    }
+
+    /// Has the log written back, unless that is done already or must not be done.
+    async fn write_back(self: Arc<Self>) {
+        if self.has_failed.load(Ordering::Acquire) || self.is_checkpointing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        match self.checkpoint().await {
+            Err(error) if is_failed_flush(&error) => self.fail(&error),
+            Err(error) => tracing::warn!(%error, "cannot write the log back into the database now; the log grows"),
+            Ok(()) => {}
+        }
+        self.is_checkpointing.store(false, Ordering::Release);
     }
 
     /// Writes the log back beside the writer, and again what was added meanwhile: once all of it is written back, the
@@ -208,18 +322,30 @@ impl Shared {
     }
 }
 
+/// Whether `SQLite` could not flush the log or the database: then the next flush may be told that all is well.
+fn is_failed_flush(error: &sqlx::Error) -> bool {
+    /// `SQLITE_IOERR_FSYNC` and `SQLITE_IOERR_DIR_FSYNC` (<https://www.sqlite.org/rescode.html>).
+    const CODES: [&str; 2] = ["1034", "1290"];
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| CODES.contains(&&*code))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
 
-    use super::super::testing::{drive, scene};
+    use super::super::testing::{Scene, drive, scene};
     use super::*;
-    use crate::meta::Batch;
+    use crate::domain::{Named, Project, Sha256, Token, TokenId, UnixTime, Volume, VolumeId};
+    use crate::meta::{Ballast, Batch, Meta};
 
-    fn log_of(scene: &super::super::testing::Scene) -> u64 {
-        let mut name = scene.path.clone().into_os_string();
+    fn log_of(path: &Path) -> PathBuf {
+        let mut name = path.to_owned().into_os_string();
         name.push("-wal");
-        std::fs::metadata(name).unwrap().len()
+        name.into()
+    }
+
+    fn log_length(scene: &Scene) -> u64 {
+        std::fs::metadata(log_of(&scene.path)).unwrap().len()
     }
 
     #[tokio::test]
@@ -233,7 +359,7 @@ mod tests {
             gate.lock().unwrap().recv().unwrap();
             Ok(())
         };
-        scene.meta.log = Log::with(flush, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
+        scene.meta.log = Log::with(flush, || 0, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
         let batch = |is_provisional| Batch { insert: vec![drive(scene.tenant, 1)], is_provisional, ..Batch::default() };
         scene.meta.apply(batch(true)).await.unwrap();
         assert!(begins.try_recv().is_err(), "nobody waits for a flush of a provisional record");
@@ -267,7 +393,7 @@ mod tests {
             count.fetch_add(1, Ordering::SeqCst);
             Err(io::Error::from_raw_os_error(5))
         };
-        scene.meta.log = Log::with(flush, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
+        scene.meta.log = Log::with(flush, || 0, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
         assert!(scene.meta.is_alive().await);
         let write = || scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]);
         for _ in 0..2 {
@@ -292,10 +418,141 @@ mod tests {
             while scene.meta.log.shared.is_checkpointing.load(Ordering::Acquire) {
                 tokio::task::yield_now().await;
             }
-            lengths.push(log_of(&scene));
+            lengths.push(log_length(&scene));
         }
         assert!(lengths[3] < 2 * lengths[0], "{lengths:?}");
         scene.meta.close().await;
         assert!(!scene.path.with_extension("db-wal").exists());
+    }
+
+    fn provisional(scene: &Scene) -> Batch {
+        Batch { insert: vec![drive(scene.tenant, 1)], is_provisional: true, ..Batch::default() }
+    }
+
+    async fn ids(meta: &Meta) -> Vec<VolumeId> {
+        let mut ids = meta.all_volume_ids().await.unwrap();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// What the disk has of a log: its pages as they were written since its last flush failed, and older ones where
+    /// nothing was, though every later flush was told to be good.
+    fn on_disk(before: &[u8], cached: &[u8], now: &[u8]) -> Vec<u8> {
+        let mut disk = now.to_vec();
+        for at in (0..now.len()).step_by(4096) {
+            let page = at..(at + 4096).min(now.len());
+            if cached.get(page.clone()) == Some(&now[page.clone()]) {
+                let old = before.get(page.start..).unwrap_or_default();
+                let len = old.len().min(page.len());
+                disk[page.clone()].fill(0);
+                disk[page.start..page.start + len].copy_from_slice(&old[..len]);
+            }
+        }
+        disk
+    }
+
+    #[tokio::test]
+    async fn what_is_answered_after_a_failed_flush_and_a_restart_survives_a_power_cut() {
+        let mut scene = scene().await;
+        for _ in 0..5 {
+            scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await.unwrap();
+        }
+        let log = log_of(&scene.path);
+        let before = std::fs::read(&log).unwrap();
+        let keeper = scene.meta.log.shared.keeper.clone();
+        let fails = || Err(io::Error::from_raw_os_error(5));
+        scene.meta.log = Log::with(fails, || 0, scene.meta.writer.clone(), keeper);
+        for _ in 0..5 {
+            scene.meta.apply(provisional(&scene)).await.unwrap();
+        }
+        assert!(scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await.is_err());
+        let cached = std::fs::read(&log).unwrap();
+        // The process ends, and another begins: of the same files, since nobody can end this one.
+        let moved = tempfile::tempdir().unwrap();
+        let path = moved.path().join("meta.db");
+        std::fs::copy(&scene.path, &path).unwrap();
+        std::fs::write(log_of(&path), &cached).unwrap();
+        let again = Meta::open_to_serve(&path, Ballast::none()).await.unwrap();
+        assert_eq!(std::fs::metadata(log_of(&path)).unwrap().len(), 0, "nothing is built on what was there");
+        let mut answered = ids(&again).await;
+        for _ in 0..5 {
+            let volume = drive(scene.tenant, 1);
+            answered.push(volume.id);
+            again.insert_volumes(vec![volume], vec![]).await.unwrap();
+        }
+        answered.sort_unstable();
+        // The power is cut, and what the disk has is mounted.
+        let cut = tempfile::tempdir().unwrap();
+        let last = cut.path().join("meta.db");
+        std::fs::copy(&path, &last).unwrap();
+        std::fs::write(log_of(&last), on_disk(&before, &cached, &std::fs::read(log_of(&path)).unwrap())).unwrap();
+        let last = Meta::open(&last).await.unwrap();
+        assert_eq!(ids(&last).await, answered);
+    }
+
+    #[tokio::test]
+    async fn after_a_flush_that_failed_no_process_writes_and_the_log_stays_as_it_is() {
+        let mut scene = scene().await;
+        let keeper = scene.meta.log.shared.keeper.clone();
+        let fails = || Err(io::Error::from_raw_os_error(5));
+        scene.meta.log = Log::with(fails, || 0, scene.meta.writer.clone(), keeper);
+        assert!(scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await.is_err());
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&scene.path).busy_timeout(Duration::ZERO);
+        let other = SqlitePool::connect_with(options).await.unwrap();
+        while let Ok(lock) = other.begin_with("BEGIN IMMEDIATE").await {
+            lock.rollback().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        other.close().await;
+        let before = std::fs::read(&scene.path).unwrap();
+        scene.meta.close().await;
+        assert!(log_length(&scene) > 0);
+        assert_eq!(std::fs::read(&scene.path).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_log_of_few_large_commits_is_written_back_by_its_size() {
+        let scene = scene().await;
+        let large = Volume { name: "x".repeat(1 << 20), ..drive(scene.tenant, 1) };
+        let mut volume = large.clone();
+        scene.meta.insert_volumes(vec![large], vec![]).await.unwrap();
+        for _ in 0..200 {
+            volume = scene.meta.update(volume).await.unwrap();
+            while scene.meta.log.shared.is_checkpointing.load(Ordering::Acquire) {
+                tokio::task::yield_now().await;
+            }
+            assert!(log_length(&scene) < 2 * LARGEST);
+        }
+        assert!(log_length(&scene) <= LARGEST + LARGEST / 2, "its file becomes smaller again");
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_nothing_follows_is_written_back_after_a_while() {
+        let scene = scene().await;
+        scene.meta.insert_volumes((0..200).map(|_| drive(scene.tenant, 1)).collect(), vec![]).await.unwrap();
+        let length = || std::fs::metadata(&scene.path).unwrap().len();
+        let before = length();
+        // Its task sleeps, so that the clock has something to pass.
+        tokio::task::yield_now().await;
+        tokio::time::pause();
+        tokio::time::advance(LONGEST_WAIT).await;
+        tokio::time::resume();
+        while length() == before {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_told_after_a_flush_only() {
+        let mut scene = scene().await;
+        let keeper = scene.meta.log.shared.keeper.clone();
+        let fails = || Err(io::Error::from_raw_os_error(5));
+        scene.meta.log = Log::with(fails, || 0, scene.meta.writer.clone(), keeper);
+        let user = scene.meta.account(&Named::Name("alice".to_owned())).await.unwrap().unwrap();
+        let project = Project { id: scene.tenant, name: "red".to_owned() };
+        let (issued, expires) = (UnixTime(1), UnixTime(2));
+        let token = Token { id: TokenId::random(), user, project, is_renewed: false, issued, expires };
+        let told = scene.meta.insert_token(&Sha256([1; 32]), &token).await;
+        assert!(matches!(told, Err(MetaError::Unflushed(_))), "{told:?}");
     }
 }

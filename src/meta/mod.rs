@@ -14,8 +14,9 @@
 //!
 //! # Crash
 //! `SQLite`'s write-ahead log, flushed before a write is answered (`log`): what was answered survives, and opening
-//! recovers by itself. Readers see a write from its commit on, a flush earlier than its caller is told: whoever does
-//! something irreversible because of what they have read makes it wait for a write of their own.
+//! recovers by itself, also after a process whose flush failed. Readers see a write from its commit on, a flush earlier
+//! than its caller is told: whoever does something irreversible because of what they have read makes it wait for a write
+//! of their own.
 
 mod ballast;
 mod batch;
@@ -32,6 +33,7 @@ mod tenants;
 #[cfg(test)]
 mod testing;
 mod volumes;
+mod wal;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -79,13 +81,19 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Opens the database in this file, which is made when it is missing, and brings its tables up to date.
+    /// Opens the database in this file, which is made when it is missing, and brings its tables up to date. Another
+    /// process may have it open too.
     pub async fn open(path: &Path) -> Result<Self, MetaError> {
-        Self::open_with(path, Ballast::none()).await
+        Self::open_as(path, false, Ballast::none()).await
     }
 
-    /// As [`Meta::open`], with space that is kept beside it.
-    pub async fn open_with(path: &Path, ballast: Ballast) -> Result<Self, MetaError> {
+    /// As [`Meta::open`], for the process that serves: its log begins anew, nobody else may have it open now, and space is
+    /// kept beside it.
+    pub async fn open_to_serve(path: &Path, ballast: Ballast) -> Result<Self, MetaError> {
+        Self::open_as(path, true, ballast).await
+    }
+
+    async fn open_as(path: &Path, begins_anew: bool, ballast: Ballast) -> Result<Self, MetaError> {
         make_private(path).map_err(|error| MetaError::File(Arc::new(error)))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -93,8 +101,10 @@ impl Meta {
             // Whoever writes the log back flushes it first, and the database afterwards.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(LOCK_WAIT);
+            .busy_timeout(LOCK_WAIT)
+            .pragma("journal_size_limit", log::LARGEST.to_string());
         let keeper = lasting_pool(1).connect_with(options.clone()).await?;
+        log::make_true(path, &keeper, begins_anew).await?;
         migrations().run(&keeper).await.map_err(sqlx::Error::from)?;
         // NORMAL: a commit flushes nothing by itself (https://www.sqlite.org/pragma.html#pragma_synchronous).
         let writing = options.clone().synchronous(SqliteSynchronous::Normal).pragma("wal_autocheckpoint", "0");
@@ -142,6 +152,10 @@ impl Meta {
     pub async fn close(&self) {
         self.groups.settle().await;
         self.log.close().await;
+        if self.log.has_failed() {
+            // What is open stays so until the process ends, which writes nothing back.
+            return;
+        }
         self.readers.close().await;
         // The last to close writes the log back into the database, which a reader could not.
         self.writer.close().await;

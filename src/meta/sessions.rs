@@ -117,7 +117,8 @@ impl Meta {
     }
 
     /// Begins an attempt, if the session is open and no other attempt runs or was good; [`MetaError::Conflict`] else.
-    /// May be forgotten in a power failure: no attempt outlives the process.
+    /// May be forgotten in a power failure: no attempt outlives the process, and its caller is told nothing before
+    /// [`Meta::end_attempt`], whose flush has this in it.
     pub async fn start_attempt(&self, id: UploadId) -> Result<(), MetaError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query(
