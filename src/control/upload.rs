@@ -80,7 +80,8 @@ impl Control {
         };
         let running = self.parts.transfers.start(Arc::new(progress));
         let mut undo = Undo { control: self.clone(), id, armed: true, making: None, failure };
-        // Provisional: without its row, what the upload has made is removed at the next start like any leftover.
+        // Provisional: nobody is told of the drive before its bytes and its last row are durable, and without this row
+        // what the upload has made is garbage.
         let is_provisional = failure == Failure::Remove;
         self.parts.meta.apply(Batch { insert: vec![volume.clone()], is_provisional, ..Batch::default() }).await?;
         self.parts.crash.hit("upload: row");
@@ -350,6 +351,8 @@ impl Control {
         };
         let result = match removed {
             Ok(()) => {
+                // Provisional: who was told that the volume goes, was so after a flush of the row that says it; who was
+                // told that an upload failed may find the drive uploading until the next start has removed it.
                 let batch = Batch { remove: vec![id], is_provisional: true, ..Batch::default() };
                 self.parts.meta.apply(batch).await.map(drop).map_err(Fault::from)
             }

@@ -88,6 +88,7 @@ fn a_transfer_that_does_not_end_is_cut_when_the_drain_is_over() {
 fn a_second_process_on_the_same_data_is_refused() {
     let server = Server::start();
     let endpoint = std::fs::read_to_string(server.data().join("endpoint")).unwrap();
+    assert!(endpoint.ends_with('\n'), "{endpoint:?} is a line");
     let output = Setup::default().data(server.data()).start_refused();
     assert!(!output.status.success());
     assert!(!output.stderr.is_empty(), "it says why");
