@@ -38,7 +38,7 @@ impl Server {
         let deadline = Instant::now() + Duration::from_secs(30);
         let endpoint = loop {
             match fs::read_to_string(data.join("endpoint")) {
-                Ok(endpoint) => break endpoint.trim().to_owned(),
+                Ok(endpoint) => break endpoint,
                 Err(error) => assert!(Instant::now() < deadline, "the server does not listen: {error}"),
             }
             std::thread::sleep(Duration::from_millis(5));

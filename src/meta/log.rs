@@ -12,7 +12,7 @@
 //! # Crash
 //! A restart reads what the page cache has, and that may be more than the disk got. So opening writes the whole log
 //! again and flushes it (`wal`), before anything is appended to it; a server also writes all of it back into the
-//! database then, and begins a new log.
+//! database then, and begins a new log, if the disk has room for that. Where any of it fails, nothing is served.
 //!
 //! # Cancellation
 //! A flush and a checkpoint that have begun go on without their callers, on tasks of their own.
@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{MetaError, wal};
+use super::{Ballast, MetaError, wal};
 
 /// Commits between two checkpoints: some tens of megabytes of log. Raised: the log takes more of the disk, and the first
 /// start after a crash reads more of it. Lowered: more often, a writer waits while `SQLite` flushes the first page of a log
@@ -188,7 +188,12 @@ impl Log {
 
 /// Makes the log of this database true, before anything is appended to it; `keeper` has the database open. With
 /// `begins_anew`, all of it is in the database then and it is empty: nothing else may have the database open.
-pub(super) async fn make_true(database: &Path, keeper: &SqlitePool, begins_anew: bool) -> Result<(), MetaError> {
+pub(super) async fn make_true(
+    database: &Path,
+    keeper: &SqlitePool,
+    begins_anew: bool,
+    ballast: &Ballast,
+) -> Result<(), MetaError> {
     let failed = |error: io::Error| MetaError::Unflushed(Arc::new(error));
     let file = |error: io::Error| MetaError::File(Arc::new(error));
     // Nobody else writes meanwhile.
@@ -208,9 +213,15 @@ pub(super) async fn make_true(database: &Path, keeper: &SqlitePool, begins_anew:
         );
     }
     if begins_anew {
-        let busy: i64 = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(keeper).await?.try_get(0)?;
-        if busy != 0 {
-            return Err(MetaError::InUse);
+        match sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(keeper).await.map_err(MetaError::from) {
+            Ok(row) if row.try_get::<i64, _>(0)? == 0 => {}
+            Ok(_) => return Err(MetaError::InUse),
+            // What is in the log is durable by now, and a disk that is full is emptied by who is served.
+            Err(error) if matches!(error, MetaError::DiskFull) || ballast.is_full() => {
+                tracing::warn!(%error, "the disk is full: the database's log cannot be written back now");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         }
         // Its new length. A disk that fails is noticed here, too.
         let flushed = tokio::task::spawn_blocking(move || log.sync_all()).await.unwrap_or_else(|lost| Err(lost.into()));
@@ -326,7 +337,7 @@ impl Shared {
 fn is_failed_flush(error: &sqlx::Error) -> bool {
     /// `SQLITE_IOERR_FSYNC` and `SQLITE_IOERR_DIR_FSYNC` (<https://www.sqlite.org/rescode.html>).
     const CODES: [&str; 2] = ["1034", "1290"];
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| CODES.contains(&&*code))
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| CODES.contains(&&*code))
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ impl Meta {
             .busy_timeout(LOCK_WAIT)
             .pragma("journal_size_limit", log::LARGEST.to_string());
         let keeper = lasting_pool(1).connect_with(options.clone()).await?;
-        log::make_true(path, &keeper, begins_anew).await?;
+        log::make_true(path, &keeper, begins_anew, &ballast).await?;
         migrations().run(&keeper).await.map_err(sqlx::Error::from)?;
         // NORMAL: a commit flushes nothing by itself (https://www.sqlite.org/pragma.html#pragma_synchronous).
         let writing = options.clone().synchronous(SqliteSynchronous::Normal).pragma("wal_autocheckpoint", "0");
