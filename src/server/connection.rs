@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,7 @@ use super::activity::Activity;
 use super::body::Body;
 use super::framing::FramingGuard;
 use super::handle::{self, Connection};
+use super::incoming::{LINGER, LINGER_MOST};
 use super::regions::FileRegions;
 use super::sendfile::SendfileStream;
 use super::tap::Tap;
@@ -40,8 +41,12 @@ const STREAM_WINDOW: u32 = 1 << 20;
 /// The same for all streams of a connection together, which bounds its memory (I12).
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// The most bytes of an HTTP/2 request's header fields; HTTP/1.1 has hyper's buffer limit.
-const HEADER_LIST: u32 = 16 << 10;
+/// The most bytes of a request's head, on HTTP/1.1 with its first line; more is answered with 431. As large as the
+/// largest cookies and tokens that are met, and small enough to be held for every connection at once (I12).
+const HEAD: u32 = 16 << 10;
+
+/// The most that hyper reads at once of an upload over HTTP/1.1, and keeps room for. Larger ones gain nothing.
+const BUFFER: usize = 128 << 10;
 
 /// A peer that is told to go gets this long to hear it.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -104,6 +109,7 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
         regions: None,
         tap: None,
         transport: Some(Arc::new(Meter { written: written.clone(), regions: None })),
+        moved: written.clone(),
         kill: kill.clone(),
     };
     let Some(tls) = &server.tls else {
@@ -111,15 +117,17 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
         let regions = FileRegions::default();
         let socket = Arc::new(stream);
         let tap = server.limits.tap.then(|| Tap::new(socket.clone(), written.clone()));
-        let stream = SendfileStream::new(socket, regions.clone());
+        let stream = SendfileStream::new(socket.clone(), regions.clone());
         let stream = Watched::new(stream, Some(guard), written.clone()).tapped_by(tap.clone());
         connection.framing = Some(framing);
         connection.transport = Some(Arc::new(Meter { written: written.clone(), regions: Some(regions.clone()) }));
         connection.regions = Some(regions);
         connection.tap = tap;
-        return speak_http1(server, stream, &written, connection, stop).await;
+        return speak_http1(server, (stream, &socket), &written, connection, stop).await;
     };
-    let stream = tokio::time::timeout(beginning, tls.acceptor().accept(stream)).await??;
+    let socket = Arc::new(stream);
+    let handshake = tls.acceptor().accept(SendfileStream::new(socket.clone(), FileRegions::default()));
+    let stream = tokio::time::timeout(beginning, handshake).await??;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         // Its streams share the connection, so each counts its own bytes.
         connection.transport = None;
@@ -127,43 +135,68 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
     }
     let (guard, framing) = FramingGuard::new();
     connection.framing = Some(framing);
-    speak_http1(server, Watched::new(stream, Some(guard), written.clone()), &written, connection, stop).await
+    let stream = Watched::new(stream, Some(guard), written.clone());
+    speak_http1(server, (stream, &socket), &written, connection, stop).await
 }
 
+/// A peer may close its side behind its last request and still gets every answer (RFC 9112 section 9.6, RFC 9293
+/// section 3.6): who closes both sides looks the same until something is sent to it, which the kernel's probes do.
 async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Arc<Server>,
-    mut stream: Watched<S>,
+    (mut stream, socket): (Watched<S>, &TcpStream),
     moved: &Progress,
     connection: Connection,
     stop: &CancellationToken,
 ) -> Ended {
     let activity = connection.activity.clone();
     let idle = activity.until_idle(moved, server.patience());
+    // hyper reads nothing while a request is worked on, so a reset must be told by the socket.
+    let gone = socket.ready(Interest::ERROR);
     let service = service_fn(answers(server, connection));
-    tokio::pin!(idle);
+    tokio::pin!(idle, gone);
     // A body that was taken past hyper ends a conversation, and not the connection.
     loop {
         let mut conversation = http1::Builder::new()
             // `until_idle` does it, and knows when an answer was taken.
             .header_read_timeout(None)
+            .half_close(true)
+            .max_header_size(HEAD as usize)
+            .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(&mut stream), &service);
-        tokio::select! {
-            result = poll_fn(|cx| conversation.poll_without_shutdown(cx)) => result?,
-            () = idle.as_mut() => return Err(IDLE.into()),
-            () = stop.cancelled() => {
-                Pin::new(&mut conversation).graceful_shutdown();
-                tokio::select! {
-                    result = poll_fn(|cx| conversation.poll_without_shutdown(cx)) => result?,
-                    () = idle.as_mut() => return Err(IDLE.into()),
+        let mut stops = false;
+        let ended = loop {
+            tokio::select! {
+                result = poll_fn(|cx| conversation.poll_without_shutdown(cx)) => break result,
+                () = idle.as_mut() => return Err(IDLE.into()),
+                _ = gone.as_mut() => return Err("the peer has reset the connection".into()),
+                () = stop.cancelled(), if !stops => {
+                    stops = true;
+                    Pin::new(&mut conversation).graceful_shutdown();
                 }
             }
-        }
+        };
         drop(conversation);
-        if !stream.resume() {
-            break;
+        match ended {
+            Ok(()) if stream.resume() => {}
+            Ok(()) => return part(&mut stream).await,
+            // hyper has answered what it could not read.
+            Err(error) if error.is_parse() => {
+                part(&mut stream).await?;
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(tokio::time::timeout(GOODBYE, stream.shutdown()).await??)
+}
+
+/// Ends a connection with a peer that may not have sent all it wants to: what it sends is still taken for a while, or
+/// the socket would be reset, and the peer lose the last answer (RFC 9112 section 9.6).
+async fn part<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut Watched<S>) -> Ended {
+    tokio::time::timeout(GOODBYE, stream.shutdown()).await??;
+    if !stream.is_between_requests() {
+        let _ = tokio::time::timeout(LINGER, stream.drain(LINGER_MOST)).await;
+    }
+    Ok(())
 }
 
 async fn speak_http2<S: AsyncRead + AsyncWrite + Unpin>(
@@ -180,7 +213,7 @@ async fn speak_http2<S: AsyncRead + AsyncWrite + Unpin>(
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(HEADER_LIST)
+        .max_header_list_size(HEAD)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(conversation, idle);
     tokio::select! {

@@ -100,6 +100,11 @@ impl FramingGuard {
         self.shared.heads()
     }
 
+    /// Whether all that came so far are whole requests, in order.
+    pub fn is_between_requests(&self) -> bool {
+        matches!(self.at, At::RequestLine) && self.line.len == 0
+    }
+
     /// In a body with a `Content-Length`: that length, and how much of it is to come.
     pub fn sized_body(&self) -> Option<(u64, u64)> {
         match self.at {

@@ -23,6 +23,7 @@ use super::incoming::Payload;
 use super::regions::FileRegions;
 use super::tap::Tap;
 use super::timing::{self, SERVER_TIMING};
+use super::watched::Progress as Moved;
 use crate::auth::{Signed, is_digest_of};
 use crate::control::{Account, Opened, Packable};
 use crate::dialect::direct::{self, Chunk};
@@ -59,6 +60,8 @@ pub(super) struct Connection {
     pub(super) tap: Option<Arc<Tap>>,
     /// What the connection has done, where one transfer at a time has it.
     pub(super) transport: Option<Arc<dyn Transport>>,
+    /// Its bytes.
+    pub(super) moved: Arc<Moved>,
     /// Ends the connection at once.
     pub(super) kill: CancellationToken,
 }
@@ -151,11 +154,11 @@ impl Exchange<'_> {
             Ok(caller) => caller,
             Err(fault) => return self.reject(endpoint.dialect(), &fault, body),
         };
-        let length = body.length();
+        let (length, mut body) = (body.length(), body);
         let (bytes, body) = match endpoint.body {
             BodyRule::Buffered { max } => match body.buffer(max, self.server.limits.head).await {
                 Ok(bytes) => (bytes, None),
-                Err(fault) => return self.refuse(endpoint.dialect(), &fault),
+                Err(fault) => return self.reject(endpoint.dialect(), &fault, body),
             },
             BodyRule::None | BodyRule::Streamed => (Bytes::new(), Some(body)),
         };
@@ -191,6 +194,7 @@ impl Exchange<'_> {
             (Intent::Receive(plan), Some(principal), Some(mut body)) => match control.admit(principal, plan).await {
                 Ok(admitted) => {
                     let progress = admitted.progress();
+                    let _wide = self.connection.moved.widen();
                     let outcome = Box::pin(admitted.receive(&mut body)).await;
                     return self.received(endpoint, call, outcome, &progress, body);
                 }
@@ -199,6 +203,7 @@ impl Exchange<'_> {
             (Intent::Unpack(plan), _, Some(mut body)) => match control.admit_tree(&plan).await {
                 Ok(admitted) => {
                     let progress = admitted.progress();
+                    let _wide = self.connection.moved.widen();
                     let outcome = Box::pin(admitted.receive(&mut body)).await;
                     return self.received(endpoint, call, outcome, &progress, body);
                 }

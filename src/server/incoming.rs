@@ -5,15 +5,22 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body as _;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 use super::tap::Tapped;
 use crate::domain::{Fault, FaultKind};
 use crate::transfer::{Broken, Source};
+
+/// How much is still read of a peer that was refused. Many clients read nothing before they have sent all; to read more
+/// would cost us more than the answer is worth.
+pub(super) const LINGER_MOST: u64 = 64 << 20;
+
+/// And for how long.
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 
 /// A body that has not been read.
 #[derive(Debug)]
@@ -55,41 +62,50 @@ impl Payload {
     }
 
     /// Reads a small body whole. `within` bounds the time, so that a trickling peer holds nothing for long.
-    pub(super) async fn buffer(self, max: usize, within: Duration) -> Result<Bytes, Fault> {
-        let Self { incoming, tapped, .. } = self;
-        drop(tapped);
-        let collected = tokio::time::timeout(within, Limited::new(incoming, max).collect()).await;
-        match collected {
-            Err(_) => Err(Fault::new(FaultKind::PeerTooSlow, "the body did not arrive in time")),
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(Fault::new(FaultKind::TooLarge, format!("the body has more than {max} bytes")))
-            }
-            Ok(Err(error)) => {
-                Err(Fault::new(FaultKind::BodyIncomplete, "the body ended before it was complete").because(error))
-            }
+    ///
+    /// When it fails, what was not read is [`Self::linger`]'s.
+    pub(super) async fn buffer(&mut self, max: usize, within: Duration) -> Result<Bytes, Fault> {
+        let too_large = || Fault::new(FaultKind::TooLarge, format!("the body has more than {max} bytes"));
+        if self.length().is_some_and(|length| length > max as u64) {
+            return Err(too_large());
         }
+        // Smaller than what is tapped.
+        self.tapped = None;
+        let read = async {
+            let mut whole = BytesMut::new();
+            while self.next_frame().await.map_err(|error| {
+                Fault::new(FaultKind::BodyIncomplete, "the body ended before it was complete").because(error)
+            })? {
+                let frame = std::mem::take(&mut self.frame);
+                if whole.len() + frame.len() > max {
+                    return Err(too_large());
+                }
+                if whole.is_empty() && self.is_empty() {
+                    return Ok(frame);
+                }
+                whole.extend_from_slice(&frame);
+            }
+            Ok(whole.freeze())
+        };
+        let late = |_| Fault::new(FaultKind::PeerTooSlow, "the body did not arrive in time");
+        tokio::time::timeout(within, read).await.map_err(late)?
     }
 
     /// Goes on reading a body that was refused, for a while: closing a socket with unread bytes resets it, and the peer
     /// would lose the answer that tells why (RFC 9112 section 9.6).
     pub(super) fn linger(mut self, tracker: &TaskTracker) {
-        /// Many clients read nothing before they have sent all; to read more would cost us more than the answer is
-        /// worth.
-        const MOST: usize = 64 << 20;
-        const LONGEST: Duration = Duration::from_secs(5);
         tracker.spawn(async move {
-            let mut nowhere = vec![0; 64 << 10];
+            let mut nowhere = vec![0; 16 << 10];
             let mut seen = 0;
             let drained = async {
-                while seen <= MOST && matches!(self.ready().await, Ok(true)) {
+                while seen <= LINGER_MOST && matches!(self.ready().await, Ok(true)) {
                     match self.take(&mut nowhere) {
-                        Ok(taken) => seen += taken,
+                        Ok(taken) => seen += taken as u64,
                         Err(_) => return,
                     }
                 }
             };
-            let _ = tokio::time::timeout(LONGEST, drained).await;
+            let _ = tokio::time::timeout(LINGER, drained).await;
         });
     }
 

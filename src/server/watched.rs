@@ -7,19 +7,35 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::framing::FramingGuard;
 use super::tap::Tap;
+
+/// The most that one read of HTTP/1 brings, but for an upload's body. hyper makes room for as much as it was given
+/// before, and keeps it; so a peer that may send nothing large cannot have it hold much (I12).
+const NARROW: usize = 8 << 10;
 
 /// How many bytes a connection has moved; shared with whoever watches for stalled peers.
 #[derive(Debug, Default)]
 pub struct Progress {
     read: AtomicU64,
     written: AtomicU64,
+    /// The body of an upload that was let in is read.
+    wide: AtomicBool,
+}
+
+/// See [`Progress::widen`].
+#[derive(Debug)]
+pub(super) struct Wide(Arc<Progress>);
+
+impl Drop for Wide {
+    fn drop(&mut self) {
+        self.0.wide.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Progress {
@@ -31,6 +47,12 @@ impl Progress {
     /// Counts bytes that came in.
     pub(super) fn add_read(&self, bytes: u64) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Has an upload's body come in large pieces until the guard is dropped.
+    pub(super) fn widen(self: &Arc<Self>) -> Wide {
+        self.wide.store(true, Ordering::Relaxed);
+        Wide(self.clone())
     }
 
     /// Bytes the socket took.
@@ -68,11 +90,43 @@ impl<S> Watched<S> {
         resumes
     }
 
+    /// Whether the peer, as far as it was read, is in the middle of nothing.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.guard.as_ref().is_none_or(FramingGuard::is_between_requests)
+    }
+
     fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(written)) = written {
             self.progress.written.fetch_add(written as u64, Ordering::Relaxed);
         }
         written
+    }
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// Throws away what comes, until the peer closes or has sent `most`.
+    pub(super) async fn drain(&mut self, most: u64) -> io::Result<()> {
+        let mut nowhere = [0; 4 << 10];
+        let mut seen = 0;
+        while seen < most {
+            match self.stream.read(&mut nowhere).await? {
+                0 => break,
+                read => seen += read as u64,
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let is_wide = self.guard.is_none() || self.progress.wide.load(Ordering::Relaxed);
+        if is_wide || buffer.remaining() <= NARROW {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(NARROW));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        let came = part.filled().len();
+        buffer.advance(came);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -82,7 +136,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let outcome = self.poll_stream(cx, buffer);
         let came = &buffer.filled()[before..];
         if !came.is_empty() {
             let watched = &mut *self;

@@ -4,6 +4,7 @@ mod harness;
 
 mod block;
 mod cancel;
+mod connections;
 mod control;
 mod crash;
 mod download;

@@ -1,0 +1,189 @@
+//! How connections end: half closed, reset, with more sent than is read.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use rustix::net::sockopt;
+
+use crate::harness::raw::basic;
+use crate::harness::{PATIENCE, Server, Setup, image, peer, stored, wait_for};
+
+const UPLOAD: &str = "/api/2.0/drives/upload/";
+const OCTETS: &str = "Content-Type: application/octet-stream\r\n";
+
+/// Requests that are whole, each followed by the end of what is sent.
+fn whole_requests(server: &Server) -> Vec<(&'static str, Vec<u8>)> {
+    let authorization = basic(&server.credentials());
+    let request = |what: &str, fields: &str, body: &[u8]| {
+        let head = format!("{what} HTTP/1.1\r\nHost: x\r\n{authorization}\r\n{fields}\r\n");
+        [head.as_bytes(), body].concat()
+    };
+    let sized = |size: usize| {
+        let fields = format!("{OCTETS}Content-Length: {size}\r\n");
+        request(&format!("POST {UPLOAD}"), &fields, &image::bytes(131, size))
+    };
+    let chunked = format!("{OCTETS}Transfer-Encoding: chunked\r\n");
+    let json = b"{\"name\": \"a\", \"size\": 70000, \"media\": \"disk\"}";
+    let fields = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", json.len());
+    vec![
+        ("a probe", request("GET /healthz", "", b"")),
+        ("a list", request("GET /api/2.0/drives/", "", b"")),
+        ("two lists", request("GET /api/2.0/drives/", "", b"").repeat(2)),
+        ("a creation", request("POST /api/2.0/drives/", &fields, json)),
+        ("a small upload", sized(1000)),
+        ("a large upload", sized(3_000_000)),
+        ("a stream", request(&format!("POST {UPLOAD}"), &chunked, b"5\r\nhello\r\n0\r\n\r\n")),
+    ]
+}
+
+/// The answers that come until the server closes.
+fn answers(stream: &mut impl Read) -> String {
+    let mut came = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut came) {
+        // The one end that a stream of TLS may have without its closing message.
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+    }
+    String::from_utf8_lossy(&came).into_owned()
+}
+
+#[track_caller]
+fn assert_answered(what: &str, answers: &str) {
+    let expected = if what.starts_with("two") { 2 } else { 1 };
+    assert_eq!(answers.matches("HTTP/1.1 2").count(), expected, "{what}: {answers:?}");
+}
+
+#[test]
+fn a_client_that_closes_its_sending_side_gets_its_answers() {
+    let server = Server::start();
+    for (what, request) in whole_requests(&server) {
+        let mut socket = TcpStream::connect(server.authority()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(&request).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_answered(what, &answers(&mut socket));
+    }
+    assert_eq!(server.drives().len(), 4);
+}
+
+#[test]
+fn a_client_that_closes_its_sending_side_of_tls_gets_its_answers() {
+    let server = peer::tls_setup().start();
+    for (what, request) in whole_requests(&server) {
+        let socket = TcpStream::connect(peer::authority(&server)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = peer::tls(socket, "http/1.1");
+        stream.write_all(&request).unwrap();
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+        assert_answered(what, &answers(&mut stream));
+    }
+}
+
+/// An upload that is cut by the end of what is sent stays one that failed.
+#[test]
+fn an_upload_that_ends_before_its_length_is_none() {
+    let server = Server::start();
+    for sent in [0, 1000, 2_000_000] {
+        let mut client = server.raw();
+        let authorization = basic(&server.credentials());
+        let fields = [&authorization, OCTETS.trim_end(), "Content-Length: 3000000"];
+        client.send_head(&format!("POST {UPLOAD}"), &fields);
+        client.send(&image::bytes(132, sent));
+        client.half_close();
+        if !client.is_closed() {
+            assert_eq!(client.response().status, 400);
+        }
+        stored::wait_until_nothing_is_left(&server);
+    }
+}
+
+/// Whoever closed both sides, or lost them, must not hold what is worked on for it.
+#[test]
+fn a_peer_that_resets_the_connection_is_noticed_while_its_request_is_worked_on() {
+    // An identity service that never answers, so that the work lasts.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let server = Setup::default()
+        .config(&format!("keystone = {{ url = \"{url}\", user = \"u\", password = \"p\", project = \"p\" }}"))
+        .config("log.level = \"debug\"")
+        .start();
+    for half_closed_before in [false, true] {
+        let mut socket = TcpStream::connect(server.authority()).unwrap();
+        socket.write_all(b"GET /api/2.0/drives/ HTTP/1.1\r\nHost: x\r\nX-Auth-Token: secret\r\n\r\n").unwrap();
+        if half_closed_before {
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        let (_asked, _) = silent.accept().unwrap();
+        let told = server.logged().matches("has reset the connection").count();
+        sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO)).unwrap();
+        drop(socket);
+        wait_for("the reset to be noticed", || {
+            (server.logged().matches("has reset the connection").count() > told).then_some(())
+        });
+    }
+}
+
+/// Every client that writes all before it reads gets to know why it was refused.
+#[test]
+fn a_body_that_nobody_wants_does_not_cost_the_client_its_answer() {
+    let server = Server::start();
+    let body = vec![b'x'; 10 << 20];
+    let admin = basic(&server.credentials());
+    let json = "Content-Type: application/json";
+    let length = format!("Content-Length: {}", body.len());
+    let chunked = "Transfer-Encoding: chunked";
+    for (request, fields, expected) in [
+        ("POST /api/2.0/drives/", vec![json, &admin, &length], 413),
+        ("POST /api/2.0/drives/", vec![json, &length], 401),
+        ("POST /volumes/initialize", vec![json, &admin, &length], 413),
+        ("POST /v3/auth/tokens", vec![json, &length], 413),
+        ("POST /v3/p/volumes", vec![json, &admin, &length], 401),
+        ("GET /healthz", vec![&length], 200),
+        ("DELETE /healthz", vec![&length], 405),
+        ("GET /api/2.0/drives/", vec![&admin, &length], 200),
+        ("POST /nowhere", vec![&length], 404),
+        // Refused for its framing.
+        ("POST /api/2.0/drives/", vec![json, &admin, chunked, &length], 400),
+        // Refused before its head is whole: what follows is its rest.
+        ("POST /api/2.0/drives/", vec![json, "Bad field: x", &length], 400),
+    ] {
+        for _ in 0..5 {
+            let mut client = server.raw();
+            client.send_head(request, &fields);
+            client.send(&body);
+            assert_eq!(client.head().status, expected, "{request} {fields:?}");
+        }
+    }
+}
+
+#[test]
+fn a_chunked_body_that_is_too_large_does_not_cost_the_client_its_answer() {
+    let server = Server::start();
+    let body = format!("{:x}\r\n{}\r\n0\r\n\r\n", 10 << 20, "x".repeat(10 << 20));
+    for _ in 0..5 {
+        let mut client = server.raw();
+        let fields = [&basic(&server.credentials()), "Content-Type: application/json", "Transfer-Encoding: chunked"];
+        client.send_head("POST /api/2.0/drives/", &fields);
+        client.send(body.as_bytes());
+        assert_eq!(client.response().status, 413);
+        // It was read to its end, so that the connection serves on.
+        client.send_head("GET /healthz", &[]);
+        assert_eq!(client.response().status, 200);
+    }
+}
+
+#[test]
+fn a_head_above_its_bound_is_answered_with_431() {
+    let server = Server::start();
+    for large in [format!("GET /{} HTTP/1.1\r\n", "a".repeat(20_000)), "GET / HTTP/1.1\r\n".to_owned()] {
+        let mut client = server.raw();
+        let rest = format!("{large}Host: x\r\nX: {}\r\nY: ", "a".repeat(12_000));
+        client.send(rest.as_bytes());
+        let _ = client.try_send(&vec![b'b'; 1 << 20]);
+        assert_eq!(client.head().status, 431);
+    }
+    // What tokens and cookies take is below it.
+    let mut client = server.raw();
+    client.send_head("GET /healthz", &[&format!("Cookie: {}", "a".repeat(12_000))]);
+    assert_eq!(client.response().status, 200);
+}
