@@ -34,26 +34,31 @@ fn guesses_are_counted_for_the_address_behind_the_proxy() {
     let server = behind(false);
     let from = |credentials: &str, address: &str| {
         let curl = server.curl_as(credentials, "/api/2.0/drives/").header(&format!("X-Forwarded-For: {address}"));
-        let started = std::time::Instant::now();
-        (curl.run().status, started.elapsed().as_millis())
+        curl.run().status
     };
+    // Each of these names is guessed once, so that what is counted can only be the address.
     for guess in 0..6 {
-        assert_eq!(from(&format!("nobody-{guess}:x"), "203.0.113.7").0, 401);
+        assert_eq!(from(&format!("nobody-{guess}:x"), "203.0.113.7"), 401);
     }
-    // Each of these names is guessed at once, so that what is counted can only be the address.
-    let (status, waited) = from("nobody-7:x", "203.0.113.7");
-    assert!(status == 401 && waited >= 250, "{status} after {waited} ms");
+    // Half a second before the seventh, a second before the eighth.
+    let started = std::time::Instant::now();
+    for guess in 6..8 {
+        assert_eq!(from(&format!("nobody-{guess}:x"), "203.0.113.7"), 401);
+    }
+    assert!(started.elapsed().as_millis() >= 1_000);
     let alice = server.add_user("alice");
-    assert_eq!(from(&alice, "203.0.113.8").0, 200);
+    assert_eq!(from(&alice, "203.0.113.8"), 200);
     let server = Server::start();
     for guess in 0..6 {
         let curl = server.curl_as(&format!("nobody-{guess}:x"), "/api/2.0/drives/");
         assert_eq!(curl.header(&format!("X-Forwarded-For: 203.0.113.{guess}")).run().status, 401);
     }
     let started = std::time::Instant::now();
-    let curl = server.curl_as("nobody-7:x", "/api/2.0/drives/").header("X-Forwarded-For: 203.0.113.77");
-    assert_eq!(curl.run().status, 401);
-    assert!(started.elapsed().as_millis() >= 250, "who is not trusted has one address");
+    for guess in 6..8 {
+        let curl = server.curl_as(&format!("nobody-{guess}:x"), "/api/2.0/drives/");
+        assert_eq!(curl.header(&format!("X-Forwarded-For: 203.0.113.{guess}")).run().status, 401);
+    }
+    assert!(started.elapsed().as_millis() >= 1_000, "who is not trusted has one address");
 }
 
 /// Sends these bytes and a request behind them, and returns what comes back.
