@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - A password is looked at in the one way that [`Basic`] has, with its throttle.
-//! - A token that is given for another ends no later than that one: nobody stays logged in without their password.
+//! - A token that is given for another ends with that one, by its time or before: nobody stays logged in without their
+//!   password.
 //! - Users see themselves and their projects; administrators see all. What somebody may not see is told like what is not
 //!   there.
 //!
@@ -124,21 +125,21 @@ impl Identity {
         scope: Option<Named<TenantId>>,
         peer: IpAddr,
     ) -> Result<IdentityOutcome, Fault> {
-        let (user, is_renewed, expires) = match proof {
+        let (user, old, expires) = match proof {
             Proof::Password { user, password } => {
                 let user = self.log_in(user, &password, peer).await?;
-                (user, false, self.clock.now().plus_seconds(self.settings.token_seconds))
+                (user, None, self.clock.now().plus_seconds(self.settings.token_seconds))
             }
             Proof::Token(token) => {
-                let token = self.tokens.check(&token).await?.ok_or_else(refused)?;
-                (token.user, true, token.expires)
+                let known = self.tokens.check(&token).await?.ok_or_else(refused)?;
+                (known.user, Some((token, known.chain.unwrap_or(known.id))), known.expires)
             }
         };
         let scope = scope.unwrap_or(Named::Id(user.project));
         let project = self.meta.project_of(&user.name, &scope).await?.ok_or_else(|| {
             Fault::new(FaultKind::Unauthenticated, "there is no such project, or the user is not a member of it")
         })?;
-        let (secret, token) = self.tokens.issue(user, project, is_renewed, expires).await?;
+        let (secret, token) = self.tokens.issue(user, project, old, expires).await?;
         Ok(IdentityOutcome::Issued { token: Box::new(token), secret, region: self.settings.region.clone() })
     }
 
@@ -273,7 +274,7 @@ mod tests {
         let (_, token) = scene.issue(password("alice", "sesame"), None).await.unwrap();
         assert_eq!((token.user.name.as_str(), token.project.name.as_str()), ("alice", "red"));
         assert_eq!(token.expires, token.issued.plus_seconds(3_600));
-        assert!(!token.is_renewed);
+        assert_eq!(token.chain, None);
         assert_eq!(scene.issue(password("alice", "x"), None).await, Err(FaultKind::Unauthenticated));
         assert_eq!(scene.issue(password("nobody", "sesame"), None).await, Err(FaultKind::Unauthenticated));
     }
@@ -310,14 +311,48 @@ mod tests {
     #[tokio::test]
     async fn a_token_that_is_given_for_another_ends_with_it() {
         let scene = scene().await;
-        let (first, _) = scene.login("alice").await;
+        let (first, of_first) = scene.issue(password("alice", "sesame"), None).await.unwrap();
         scene.clock.advance_seconds(3_000);
         let (second, token) = scene.issue(Proof::Token(first.clone()), None).await.unwrap();
-        assert!(token.is_renewed);
+        assert_eq!((token.chain, token.expires), (Some(of_first.id), of_first.expires));
+        let (_, token) = scene.issue(Proof::Token(second.clone()), None).await.unwrap();
+        assert_eq!((token.chain, token.expires), (Some(of_first.id), of_first.expires));
         scene.clock.advance_seconds(600);
         for old in [first, second, Secret::new("")] {
             assert_eq!(scene.issue(Proof::Token(old), None).await, Err(FaultKind::Unauthenticated));
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_revoked_takes_those_with_it_that_were_given_for_it_and_for_those() {
+        let scene = scene().await;
+        let another = async |token: &Secret| scene.issue(Proof::Token(token.clone()), None).await.unwrap().0;
+        let (a, alice) = scene.login("alice").await;
+        let b = another(&a).await;
+        let (c, c2, d) = (another(&b).await, another(&b).await, another(&a).await);
+        let (other, _) = scene.login("alice").await;
+        let good = async |tokens: &[&Secret]| {
+            let mut good = Vec::new();
+            for token in tokens {
+                good.push(scene.identity.authenticate(Some(token.reveal())).await.is_ok());
+            }
+            good
+        };
+        assert_eq!(good(&[&a, &b, &c, &c2, &d, &other]).await, [true; 6]);
+        scene.execute(&alice, IdentityCommand::Revoke(b.clone())).await.unwrap();
+        assert_eq!(good(&[&a, &b, &c, &c2, &d, &other]).await, [true, false, false, false, true, true]);
+        scene.execute(&alice, IdentityCommand::Revoke(a.clone())).await.unwrap();
+        assert_eq!(good(&[&a, &b, &c, &c2, &d, &other]).await, [false, false, false, false, false, true]);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_ended_elsewhere_a_moment_ago_gets_no_other() {
+        let scene = scene().await;
+        let (old, _) = scene.login("alice").await;
+        let digest = scene.meta.user("alice").await.unwrap().unwrap().password_hash;
+        scene.meta.set_password("alice", &digest).await.unwrap();
+        // It is still remembered as good, for some seconds; what is given for it would be good for a day.
+        assert_eq!(scene.issue(Proof::Token(old), None).await, Err(FaultKind::Unauthenticated));
     }
 
     #[tokio::test]

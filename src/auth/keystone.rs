@@ -117,7 +117,7 @@ impl Keystone {
             id: TokenId::random(),
             user,
             project: Project { id, name: project.name },
-            is_renewed: false,
+            chain: None,
             issued: time(&token.issued_at)?,
             expires: time(&token.expires_at)?,
         }))

@@ -11,14 +11,20 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::Mac;
 use rand::Rng;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{hmac_sha256, private_file};
-use crate::domain::{Fault, FaultKind, TenantId, Ticket, UnixTime, Verb, VolumeId};
+use crate::domain::{Fault, FaultKind, TenantId, Ticket, UnixTime, UserId, Verb, VolumeId};
+use crate::meta::UserRecord;
 
-const VERSION: u8 = 1;
-/// Version, verb, volume, tenant, expiry, random.
-const FIELDS: usize = 1 + 1 + 16 + 16 + 8 + 16;
+const VERSION: u8 = 2;
+/// Version, verb, volume, tenant, expiry, user, mark of the user's password, random.
+const FIELDS: usize = 1 + 1 + 16 + 16 + 8 + 16 + MARK + 16;
+/// The bytes of a keyed digest of the record of a password.
+const MARK: usize = 20;
+/// In place of a user, where there is none.
+const NOBODY: [u8; 16] = [0; 16];
 const WHOLE: usize = FIELDS + 32;
 /// A multiple of three bytes has one spelling only in base64, so that changing the text always changes the bytes.
 const TEXT: usize = WHOLE / 3 * 4;
@@ -35,8 +41,8 @@ impl Tickets {
         Self { key: Zeroizing::new(key) }
     }
 
-    /// The text of a ticket. No two are alike.
-    pub fn issue(&self, ticket: &Ticket) -> String {
+    /// The text of a ticket, for its user as they are now. No two are alike.
+    pub fn issue(&self, ticket: &Ticket, user: Option<&UserRecord>) -> String {
         let mut random = [0; 16];
         rand::rng().fill_bytes(&mut random);
         let mut bytes = Vec::with_capacity(WHOLE);
@@ -45,6 +51,8 @@ impl Tickets {
         bytes.extend_from_slice(ticket.volume.as_bytes());
         bytes.extend_from_slice(ticket.tenant.as_bytes());
         bytes.extend_from_slice(&ticket.expires.0.to_be_bytes());
+        bytes.extend_from_slice(ticket.user.as_ref().map_or(&NOBODY, |user| user.as_bytes()));
+        bytes.extend_from_slice(&self.mark(user));
         bytes.extend_from_slice(&random);
         let mac = hmac_sha256(&self.key).chain_update(&bytes).finalize().into_bytes();
         bytes.extend_from_slice(&mac);
@@ -53,15 +61,30 @@ impl Tickets {
 
     /// The ticket of this text, when we issued it and `now` is before its expiry.
     pub fn verify(&self, text: &str, now: UnixTime) -> Result<Ticket, Fault> {
-        let ticket = self.read(text).ok_or_else(|| refused("this ticket is not valid"))?;
+        let (ticket, _) = self.read(text).ok_or_else(|| refused("this ticket is not valid"))?;
         if now >= ticket.expires {
             return Err(refused("this ticket has expired; ask for a new one"));
         }
         Ok(ticket)
     }
 
-    /// The ticket, if its HMAC is ours.
-    fn read(&self, text: &str) -> Option<Ticket> {
+    /// Whether a ticket that was found good was issued for this user, and no new password came since.
+    pub fn is_of(&self, text: &str, user: &UserRecord) -> bool {
+        let known = self.read(text).filter(|(ticket, _)| ticket.user == Some(user.id));
+        known.is_some_and(|(_, mark)| mark.ct_eq(&self.mark(Some(user))).into())
+    }
+
+    fn mark(&self, user: Option<&UserRecord>) -> [u8; MARK] {
+        let record = user.map_or("", |user| &user.password_hash);
+        // The fields of a ticket begin with its version, so that none is taken for the other.
+        let mac = hmac_sha256(&self.key).chain_update(b"the record of a password: ").chain_update(record).finalize();
+        let mut mark = [0; MARK];
+        mark.copy_from_slice(&mac.into_bytes()[..MARK]);
+        mark
+    }
+
+    /// The ticket, and the mark of its user's password, if its HMAC is ours.
+    fn read(&self, text: &str) -> Option<(Ticket, [u8; MARK])> {
         if text.len() != TEXT {
             return None;
         }
@@ -75,14 +98,18 @@ impl Tickets {
         let ([version, verb], rest) = fields.split_first_chunk()?;
         let (volume, rest) = rest.split_first_chunk()?;
         let (tenant, rest) = rest.split_first_chunk()?;
-        let (expires, _random) = rest.split_first_chunk()?;
+        let (expires, rest) = rest.split_first_chunk()?;
+        let (user, rest) = rest.split_first_chunk()?;
+        let (mark, _random) = rest.split_first_chunk()?;
         (*version == VERSION).then_some(())?;
-        Some(Ticket {
+        let ticket = Ticket {
             verb: verb_from(*verb)?,
             volume: VolumeId::from_bytes(*volume),
             tenant: TenantId::from_bytes(*tenant),
+            user: (*user != NOBODY).then(|| UserId::from_bytes(*user)),
             expires: UnixTime(i64::from_be_bytes(*expires)),
-        })
+        };
+        Some((ticket, *mark))
     }
 }
 
@@ -145,6 +172,7 @@ mod tests {
             verb: Verb::Download,
             volume: VolumeId::random(),
             tenant: TenantId::random(),
+            user: None,
             expires: UnixTime(1_000),
         }
     }
@@ -159,17 +187,35 @@ mod tests {
     fn a_ticket_comes_back_as_it_was_issued_until_it_expires() {
         let tickets = Tickets::new([7; 32]);
         let ticket = ticket();
-        let text = tickets.issue(&ticket);
+        let text = tickets.issue(&ticket, None);
         assert_eq!(text.len(), TEXT);
         assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));
         assert_eq!(tickets.verify(&text, UnixTime(999)).unwrap(), ticket);
         assert!(refusal(tickets.verify(&text, UnixTime(1_000))).contains("expired"));
-        assert_ne!(tickets.issue(&ticket), text, "no two are alike");
+        assert_ne!(tickets.issue(&ticket, None), text, "no two are alike");
+    }
+
+    #[test]
+    fn a_ticket_is_of_its_user_until_there_is_a_new_password() {
+        let tickets = Tickets::new([7; 32]);
+        let alice = UserRecord {
+            name: "alice".to_owned(),
+            id: UserId::random(),
+            tenant: TenantId::random(),
+            is_admin: false,
+            password_hash: "old".to_owned(),
+        };
+        let ticket = Ticket { user: Some(alice.id), ..ticket() };
+        let text = tickets.issue(&ticket, Some(&alice));
+        assert_eq!(tickets.verify(&text, UnixTime(0)).unwrap(), ticket);
+        assert!(tickets.is_of(&text, &alice));
+        assert!(!tickets.is_of(&text, &UserRecord { password_hash: "new".to_owned(), ..alice.clone() }));
+        assert!(!tickets.is_of(&text, &UserRecord { id: UserId::random(), ..alice }));
     }
 
     #[test]
     fn a_ticket_of_another_key_is_refused_without_telling_why() {
-        let text = Tickets::new([7; 32]).issue(&ticket());
+        let text = Tickets::new([7; 32]).issue(&ticket(), None);
         let told = refusal(Tickets::new([8; 32]).verify(&text, UnixTime(0)));
         assert_eq!(told, refusal(Tickets::new([7; 32]).verify("", UnixTime(0))));
         assert!(!told.contains(&text));
@@ -179,7 +225,7 @@ mod tests {
         #[test]
         fn a_changed_byte_is_refused(place in 0..TEXT, byte: u8) {
             let tickets = Tickets::new([7; 32]);
-            let text = tickets.issue(&ticket());
+            let text = tickets.issue(&ticket(), None);
             let mut changed = text.clone().into_bytes();
             changed[place] = byte;
             let changed = String::from_utf8_lossy(&changed).into_owned();
@@ -190,7 +236,7 @@ mod tests {
         #[test]
         fn a_shortened_or_lengthened_text_is_refused(cut in 0..TEXT, tail in "[A-Za-z0-9_=-]{1,8}") {
             let tickets = Tickets::new([7; 32]);
-            let text = tickets.issue(&ticket());
+            let text = tickets.issue(&ticket(), None);
             refusal(tickets.verify(&text[..cut], UnixTime(0)));
             refusal(tickets.verify(&text[cut + 1..], UnixTime(0)));
             refusal(tickets.verify(&format!("{text}{tail}"), UnixTime(0)));

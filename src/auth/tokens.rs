@@ -16,7 +16,7 @@ use super::keystone::Keystone;
 use super::recent::Recent;
 use super::secrets::{digest_of, random_secret};
 use crate::domain::{Clock, Fault, FaultKind, Principal, Project, Secret, Token, TokenId, UnixTime, User};
-use crate::meta::Meta;
+use crate::meta::{Meta, MetaError};
 
 /// For so many milliseconds a token that was good is not looked for again: a client's calls come in bursts.
 const REMEMBERED_FOR: i64 = 5_000;
@@ -94,33 +94,36 @@ impl Tokens {
         Ok(found)
     }
 
-    /// Makes a token: the secret, and what it stands for.
+    /// Makes a token: the secret, and what it stands for. If it is given for another: for which, and the first of the
+    /// chain.
     pub(super) async fn issue(
         &self,
         user: User,
         project: Project,
-        is_renewed: bool,
+        old: Option<(Secret, TokenId)>,
         expires: UnixTime,
     ) -> Result<(Secret, Token), Fault> {
-        let token = Token { id: TokenId::random(), user, project, is_renewed, issued: self.clock.now(), expires };
+        let (old, chain) = old.map(|(old, chain)| (digest_of(&old), chain)).unzip();
+        let token = Token { id: TokenId::random(), user, project, chain, issued: self.clock.now(), expires };
         let secret = random_secret();
-        match &self.source {
-            Source::Own(meta) => meta.insert_token(&digest_of(&secret), &token).await?,
-            Source::Elsewhere(_) => return Err(elsewhere()),
+        let Source::Own(meta) = &self.source else { return Err(elsewhere()) };
+        match meta.insert_token(&digest_of(&secret), &token, old.as_ref()).await {
+            Ok(()) => Ok((secret, token)),
+            // The user, the project or the old token has gone since it was looked at.
+            Err(MetaError::NotFound) => Err(refused()),
+            Err(error) => Err(error.into()),
         }
-        Ok((secret, token))
     }
 
-    /// Ends a token, durably.
+    /// Ends a token and those that were given for it, durably.
     pub(super) async fn revoke(&self, token: &Secret) -> Result<(), Fault> {
-        let digest = digest_of(token);
-        match &self.source {
-            Source::Own(meta) => meta.remove_token(&digest).await?,
-            Source::Elsewhere(_) => return Err(elsewhere()),
-        }
+        let Source::Own(meta) = &self.source else { return Err(elsewhere()) };
+        let ended = meta.remove_token(&digest_of(token)).await?;
         let mut known = self.known();
         known.revocations += 1;
-        known.tokens.remove(&digest.0);
+        for digest in ended {
+            known.tokens.remove(&digest.0);
+        }
         Ok(())
     }
 
@@ -177,7 +180,7 @@ mod tests {
     impl Scene {
         async fn issue(&self) -> Secret {
             let expires = self.clock.now().plus_seconds(60);
-            self.tokens.issue(self.user.clone(), self.project.clone(), false, expires).await.unwrap().0
+            self.tokens.issue(self.user.clone(), self.project.clone(), None, expires).await.unwrap().0
         }
 
         async fn is_good(&self, token: &Secret) -> bool {

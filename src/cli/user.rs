@@ -94,7 +94,12 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
         UserCommand::Passwd { name } => {
             let password = random_password();
             let hash = Passwords::default().hash(password.clone()).await?;
-            meta.set_password(&name, &hash).await.with_context(|| format!("no change for {name}"))?;
+            let keys = meta.set_password(&name, &hash).await.with_context(|| format!("no change for {name}"))?;
+            if keys > 0 {
+                eprintln!(
+                    "{keys} access keys of {name} ended with the old password; `longshore key add` makes new ones"
+                );
+            }
             // The file that the curl lines read must not go stale.
             let known = std::fs::read_to_string(app::credentials_path(config)).unwrap_or_default();
             if known.split(':').next() == Some(&name) {

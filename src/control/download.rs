@@ -8,7 +8,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Control;
 use super::trees::{check_filled, is_tree};
 use crate::domain::{
-    Encoding, Fault, FaultKind, Outcome, Principal, SendPlan, Ticket, Verb, Volume, VolumeEvent, VolumeId, VolumeState,
+    Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, Ticket, Verb, Volume, VolumeEvent, VolumeId,
+    VolumeState,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, OpenTree, StoreError};
@@ -45,14 +46,34 @@ impl Control {
     pub(super) async fn open_ticket(&self, principal: &Principal, id: VolumeId) -> Result<Outcome, Fault> {
         let volume = self.find(principal.tenant, id).await?;
         check_readable(&volume)?;
-        Ok(self.ticket_for(&volume))
+        self.ticket_for(principal, &volume).await
     }
 
     /// A new ticket to download a volume.
-    pub(super) fn ticket_for(&self, volume: &Volume) -> Outcome {
+    pub(super) async fn ticket_for(&self, principal: &Principal, volume: &Volume) -> Result<Outcome, Fault> {
         let expires = self.parts.clock.now().plus_seconds(self.parts.settings.ticket_seconds);
-        let ticket = Ticket { verb: Verb::Download, volume: volume.id, tenant: volume.tenant, expires };
-        Outcome::Download { id: volume.id, token: self.parts.tickets.issue(&ticket) }
+        // Users of an identity service elsewhere are not kept here.
+        let user = self.parts.meta.user_with_id(principal.user_id).await?;
+        let ticket = Ticket {
+            verb: Verb::Download,
+            volume: volume.id,
+            tenant: volume.tenant,
+            user: user.as_ref().map(|user| user.id),
+            expires,
+        };
+        Ok(Outcome::Download { id: volume.id, token: self.parts.tickets.issue(&ticket, user.as_ref()) })
+    }
+
+    /// Whether a good ticket is still that of somebody who may have it.
+    async fn check_bearer(&self, ticket: &Ticket, text: &str) -> Result<(), Fault> {
+        let Some(id) = ticket.user else { return Ok(()) };
+        let user = self.parts.meta.user_with_id(id).await?.filter(|user| self.parts.tickets.is_of(text, user));
+        if let Some(user) = user
+            && self.parts.meta.project_of(&user.name, &Named::Id(ticket.tenant)).await?.is_some()
+        {
+            return Ok(());
+        }
+        Err(Fault::new(FaultKind::TicketRefused, "this download link has ended with the login that it was made by"))
     }
 
     /// Opens the volume that a ticket is for.
@@ -64,6 +85,7 @@ impl Control {
         if ticket.verb != Verb::Download || ticket.volume != plan.id {
             return Err(Fault::new(FaultKind::TicketRefused, "this download link is for another volume"));
         }
+        self.check_bearer(&ticket, &plan.token).await?;
         let volume = self.parts.meta.volume(ticket.tenant, ticket.volume).await?;
         let volume = volume.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume does not exist any more"))?;
         check_readable(&volume)?;

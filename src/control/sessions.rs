@@ -80,6 +80,7 @@ impl Control {
             let session = Session {
                 id: SessionId::random(),
                 tenant: principal.tenant,
+                user: principal.user_id,
                 token: digest_of(&token),
                 cookie: digest_of(&cookie),
                 state: SessionState::Open,

@@ -28,7 +28,7 @@ impl Control {
                 let tree = self.find_tree(principal.tenant, &name).await?;
                 check_readable(&tree)?;
                 check_filled(&tree)?;
-                Ok(self.ticket_for(&tree))
+                self.ticket_for(principal, &tree).await
             }
         }
     }

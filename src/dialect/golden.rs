@@ -405,7 +405,7 @@ fn identity_outcome(command: &IdentityCommand) -> IdentityOutcome {
             if let Proof::Password { user: Named::Name(name), .. } = proof {
                 token.user.name.clone_from(name);
             }
-            token.is_renewed = matches!(proof, Proof::Token(_));
+            token.chain = matches!(proof, Proof::Token(_)).then(|| ID.parse().unwrap());
             match scope {
                 None => {}
                 Some(Named::Id(id)) => token.project.id = *id,
@@ -440,7 +440,7 @@ fn token() -> Token {
         id: OTHER_ID.parse().unwrap(),
         user: User { id: ID.parse().unwrap(), name: "alice".to_owned(), project: project.id, is_admin: false },
         project,
-        is_renewed: false,
+        chain: None,
         issued: UnixTime(1_700_000_000_000),
         expires: UnixTime(1_700_086_400_123),
     }
@@ -479,6 +479,7 @@ fn session() -> Session {
     Session {
         id: ID.parse().unwrap(),
         tenant: TENANT.parse().unwrap(),
+        user: ID.parse().unwrap(),
         token: Sha256([1; 32]),
         cookie: Sha256([2; 32]),
         state: SessionState::Failed,

@@ -45,8 +45,8 @@ pub struct Token {
     pub user: User,
     /// Where it is good.
     pub project: Project,
-    /// Whether it was given for another token, and not for the password itself.
-    pub is_renewed: bool,
+    /// If it was given for another token and not for the password itself: the one that was, at the begin of the chain.
+    pub chain: Option<TokenId>,
     /// When it was made.
     pub issued: UnixTime,
     /// From when on it is no good. A token that was given for another ends with that one.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::{ContentId, SessionId, Sha256, TenantId, UnixTime, UploadId, VolumeId};
+use super::{ContentId, SessionId, Sha256, TenantId, UnixTime, UploadId, UserId, VolumeId};
 
 /// Work on sessions.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +89,8 @@ pub struct Session {
     pub id: SessionId,
     /// Whose it is.
     pub tenant: TenantId,
+    /// Who began it. It ends with them, and with a new password.
+    pub user: UserId,
     /// The digest of the token that ends it.
     pub token: Sha256,
     /// The digest of the cookie that lets its trees be uploaded.

@@ -1,6 +1,6 @@
 //! A bearer capability for one transfer. How it is spelled and signed is `auth`'s business.
 
-use super::{TenantId, UnixTime, VolumeId};
+use super::{TenantId, UnixTime, UserId, VolumeId};
 
 /// What a ticket lets its bearer do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,9 @@ pub struct Ticket {
     pub volume: VolumeId,
     /// Whose volume that must still be when the ticket is used.
     pub tenant: TenantId,
+    /// Who got it, where users are kept here. It ends with them, with their leave to work for the tenant, and with a
+    /// new password.
+    pub user: Option<UserId>,
     /// A transfer may start before this moment; one that runs may finish after it.
     pub expires: UnixTime,
 }

@@ -10,7 +10,7 @@
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::tenants::{exactly_one, has_users, holds_things, insert_tenant, quota_and_usage, write_quota};
+use super::tenants::{end_sessions, exactly_one, has_users, holds_things, insert_tenant, quota_and_usage, write_quota};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{Named, Project, Quota, Sha256, TenantId, Token, TokenId, UnixTime, Usage, User, UserId};
 
@@ -43,8 +43,9 @@ macro_rules! projects_of_user {
 }
 
 impl Meta {
-    /// Keeps a token by its digest, and forgets those that had expired when it was issued.
-    pub async fn insert_token(&self, digest: &Sha256, token: &Token) -> Result<(), MetaError> {
+    /// Keeps a token by its digest, and forgets those that had expired when it was issued. If it is given for another,
+    /// it ends with that one; [`MetaError::NotFound`] when that has ended already.
+    pub async fn insert_token(&self, digest: &Sha256, token: &Token, old: Option<&Sha256>) -> Result<(), MetaError> {
         let mut tx = self.begin().await?;
         sqlx::query("DELETE FROM tokens WHERE expires <= $1").bind(token.issued.0).execute(&mut *tx).await?;
         sqlx::query(
@@ -56,14 +57,15 @@ impl Meta {
         .execute(&mut *tx)
         .await?;
         sqlx::query(
-            "INSERT INTO tokens (digest, id, user_name, tenant, is_renewed, created, expires) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO tokens (digest, id, user_name, tenant, parent, chain, created, expires) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(digest.0.as_slice())
         .bind(token.id.as_bytes().as_slice())
         .bind(&token.user.name)
         .bind(token.project.id.as_bytes().as_slice())
-        .bind(i64::from(token.is_renewed))
+        .bind(old.map(|old| old.0.as_slice()))
+        .bind(token.chain.as_ref().map(|first| first.as_bytes().as_slice()))
         .bind(token.issued.0)
         .bind(token.expires.0)
         .execute(&mut *tx)
@@ -74,7 +76,7 @@ impl Meta {
     /// The token with this digest, if it is good now.
     pub async fn token(&self, digest: &Sha256, now: UnixTime) -> Result<Option<Token>, MetaError> {
         let row = sqlx::query(
-            "SELECT t.id AS token, t.is_renewed, t.created, t.expires, u.id, u.name, u.tenant, u.is_admin, \
+            "SELECT t.id AS token, t.chain, t.created, t.expires, u.id, u.name, u.tenant, u.is_admin, \
              p.id AS project, p.name AS project_name \
              FROM tokens t JOIN users u ON u.name = t.user_name JOIN tenants p ON p.id = t.tenant \
              WHERE t.digest = $1 AND t.expires > $2 AND (u.tenant = p.id OR u.is_admin <> 0 \
@@ -92,7 +94,10 @@ impl Meta {
                     id: TenantId::from_bytes(id_bytes(row.try_get("project")?, "project")?),
                     name: row.try_get("project_name")?,
                 },
-                is_renewed: row.try_get::<i64, _>("is_renewed")? != 0,
+                chain: row
+                    .try_get::<Option<&[u8]>, _>("chain")?
+                    .map(|first| id_bytes(first, "chain").map(TokenId::from_bytes))
+                    .transpose()?,
                 issued: UnixTime(row.try_get("created")?),
                 expires: UnixTime(row.try_get("expires")?),
             })
@@ -123,11 +128,22 @@ impl Meta {
         self.commit(tx).await
     }
 
-    /// Ends a token. Ending one that is not there succeeds.
-    pub async fn remove_token(&self, digest: &Sha256) -> Result<(), MetaError> {
+    /// Ends a token and all that were given for it, and for those; returns which ended. Ending one that is not there
+    /// succeeds.
+    pub async fn remove_token(&self, digest: &Sha256) -> Result<Vec<Sha256>, MetaError> {
         let mut tx = self.begin().await?;
+        let ended: Vec<Vec<u8>> = sqlx::query_scalar(
+            "WITH RECURSIVE ended (digest) AS (SELECT digest FROM tokens WHERE digest = $1 \
+             UNION SELECT t.digest FROM tokens t JOIN ended e ON t.parent = e.digest) SELECT digest FROM ended",
+        )
+        .bind(digest.0.as_slice())
+        .fetch_all(&mut *tx)
+        .await?;
+        let ended = ended.iter().map(|bytes| bytes.as_slice().try_into().map(Sha256)).collect::<Result<_, _>>();
+        // The others go with it, by their foreign key.
         sqlx::query("DELETE FROM tokens WHERE digest = $1").bind(digest.0.as_slice()).execute(&mut *tx).await?;
-        self.commit(tx).await
+        self.commit(tx).await?;
+        ended.map_err(|_| MetaError::Damaged("digest"))
     }
 
     /// A user.
@@ -227,7 +243,7 @@ impl Meta {
         self.commit(tx).await
     }
 
-    /// Ends a membership, and the user's tokens for that project; [`MetaError::NotFound`] when there is none.
+    /// Ends a membership, and the user's tokens and sessions in that project; [`MetaError::NotFound`] when there is none.
     pub async fn remove_member(&self, user: &str, project: TenantId) -> Result<(), MetaError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query("DELETE FROM members WHERE user_name = $1 AND tenant = $2")
@@ -241,6 +257,7 @@ impl Meta {
             .bind(project.as_bytes().as_slice())
             .execute(&mut *tx)
             .await?;
+        end_sessions(&mut tx, user, Some(project)).await?;
         self.commit(tx).await
     }
 }
@@ -270,7 +287,7 @@ mod tests {
         let user = scene.meta.account(&Named::Name("alice".to_owned())).await.unwrap().unwrap();
         let project = Project { id: scene.tenant, name: "red".to_owned() };
         let (issued, expires) = (NOW, NOW.plus_seconds(60));
-        let token = Token { id: TokenId::random(), user, project, is_renewed: false, issued, expires };
+        let token = Token { id: TokenId::random(), user, project, chain: None, issued, expires };
         (Sha256([number; 32]), token)
     }
 
@@ -288,7 +305,7 @@ mod tests {
     async fn a_token_is_what_it_was_until_it_expires_or_is_removed() {
         let scene = scene().await;
         let (digest, token) = token(&scene, 1).await;
-        scene.meta.insert_token(&digest, &token).await.unwrap();
+        scene.meta.insert_token(&digest, &token, None).await.unwrap();
         assert_eq!(scene.meta.token(&digest, NOW).await.unwrap(), Some(token.clone()));
         let end = token.expires;
         assert_eq!(scene.meta.token(&digest, UnixTime(end.0 - 1)).await.unwrap(), Some(token));
@@ -303,21 +320,21 @@ mod tests {
     async fn tokens_that_expired_are_forgotten_by_the_next_and_a_user_has_a_bounded_number() {
         let scene = scene().await;
         let (old, mut token) = token(&scene, 1).await;
-        scene.meta.insert_token(&old, &token).await.unwrap();
+        scene.meta.insert_token(&old, &token, None).await.unwrap();
         let count = || async {
             let count = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM tokens");
             count.fetch_one(&scene.meta.readers).await.unwrap()
         };
         token.issued = token.expires;
         token.expires = token.expires.plus_seconds(60);
-        scene.meta.insert_token(&Sha256([2; 32]), &token).await.unwrap();
+        scene.meta.insert_token(&Sha256([2; 32]), &token, None).await.unwrap();
         assert_eq!(count().await, 1);
         let first = Sha256([2; 32]);
         for number in 0..MOST_TOKENS {
             let mut digest = Sha256([0; 32]);
             digest.0[..8].copy_from_slice(&number.to_be_bytes());
             token.id = TokenId::random();
-            scene.meta.insert_token(&digest, &token).await.unwrap();
+            scene.meta.insert_token(&digest, &token, None).await.unwrap();
         }
         assert_eq!(count().await, MOST_TOKENS);
         assert_eq!(scene.meta.token(&first, token.issued).await.unwrap(), None, "the oldest goes first");
@@ -327,13 +344,13 @@ mod tests {
     async fn the_tokens_of_a_user_end_with_the_user_and_with_the_password() {
         let scene = scene().await;
         let (digest, token) = token(&scene, 1).await;
-        scene.meta.insert_token(&digest, &token).await.unwrap();
+        scene.meta.insert_token(&digest, &token, None).await.unwrap();
         scene.meta.set_password("alice", "new").await.unwrap();
         assert!(!scene.knows(&digest).await);
-        scene.meta.insert_token(&digest, &token).await.unwrap();
+        scene.meta.insert_token(&digest, &token, None).await.unwrap();
         scene.meta.remove_user("alice").await.unwrap();
         assert!(!scene.knows(&digest).await);
-        assert!(matches!(scene.meta.insert_token(&digest, &token).await, Err(MetaError::NotFound)));
+        assert!(matches!(scene.meta.insert_token(&digest, &token, None).await, Err(MetaError::NotFound)));
     }
 
     #[tokio::test]
@@ -350,7 +367,7 @@ mod tests {
 
         let (digest, mut token) = token(&scene, 1).await;
         token.project = found;
-        scene.meta.insert_token(&digest, &token).await.unwrap();
+        scene.meta.insert_token(&digest, &token, None).await.unwrap();
         assert!(scene.knows(&digest).await);
         scene.meta.remove_member("alice", blue).await.unwrap();
         assert!(!scene.knows(&digest).await);

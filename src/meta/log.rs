@@ -562,8 +562,8 @@ mod tests {
         let user = scene.meta.account(&Named::Name("alice".to_owned())).await.unwrap().unwrap();
         let project = Project { id: scene.tenant, name: "red".to_owned() };
         let (issued, expires) = (UnixTime(1), UnixTime(2));
-        let token = Token { id: TokenId::random(), user, project, is_renewed: false, issued, expires };
-        let told = scene.meta.insert_token(&Sha256([1; 32]), &token).await;
+        let token = Token { id: TokenId::random(), user, project, chain: None, issued, expires };
+        let told = scene.meta.insert_token(&Sha256([1; 32]), &token, None).await;
         assert!(matches!(told, Err(MetaError::Unflushed(_))), "{told:?}");
     }
 }

@@ -251,6 +251,8 @@ fn migrations() -> Migrator {
         ("first", include_str!("migrations/0001_first.sql")),
         ("trees", include_str!("migrations/0002_trees.sql")),
         ("block", include_str!("migrations/0003_block.sql")),
+        ("token_chains", include_str!("migrations/0004_token_chains.sql")),
+        ("session_users", include_str!("migrations/0005_session_users.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

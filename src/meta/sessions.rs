@@ -12,10 +12,10 @@ use super::batch::change;
 use super::{Batch, Meta, MetaError, id_bytes};
 use crate::domain::{
     ContentId, Session, SessionId, SessionState, Sha256, TenantId, UnixTime, Unpacking, Upload, UploadId, UploadState,
-    Volume, VolumeId,
+    UserId, Volume, VolumeId,
 };
 
-const COLUMNS: &str = "id, tenant, token, cookie, state, reason, created, expires, ended";
+const COLUMNS: &str = "id, tenant, user, token, cookie, state, reason, created, expires, ended";
 
 const UPLOAD_COLUMNS: &str =
     "id, volume, name, is_new, content, source, is_remote, state, reason, members, bytes, session";
@@ -235,10 +235,12 @@ impl Meta {
 
 async fn insert(tx: &mut Transaction<'static, Sqlite>, session: &Session) -> Result<(), MetaError> {
     sqlx::query(
-        "INSERT INTO sessions (id, tenant, token, cookie, state, created, expires) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO sessions (id, tenant, user, token, cookie, state, created, expires) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(session.id.as_bytes().as_slice())
     .bind(session.tenant.as_bytes().as_slice())
+    .bind(session.user.as_bytes().as_slice())
     .bind(session.token.0.as_slice())
     .bind(session.cookie.0.as_slice())
     .bind(state_text(session.state))
@@ -305,6 +307,7 @@ fn session_from(row: &SqliteRow) -> Result<Session, MetaError> {
     Ok(Session {
         id: SessionId::from_bytes(id_bytes(row.try_get("id")?, "session")?),
         tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
+        user: UserId::from_bytes(id_bytes(row.try_get("user")?, "user")?),
         token: digest_from(row, "token")?,
         cookie: digest_from(row, "cookie")?,
         state: state_from(row.try_get("state")?)?,
@@ -397,6 +400,7 @@ mod tests {
         Session {
             id: SessionId::random(),
             tenant: scene.tenant,
+            user: UserId::from_bytes([1; 16]),
             token: Sha256([number; 32]),
             cookie: Sha256([number + 1; 32]),
             state: SessionState::Open,

@@ -170,8 +170,9 @@ impl Meta {
             .collect()
     }
 
-    /// Replaces a user's password, and ends their tokens: who had the old one may hold some.
-    pub async fn set_password(&self, name: &str, password_hash: &str) -> Result<(), MetaError> {
+    /// Replaces a user's password, and ends their tokens, access keys and sessions: who had the old one may hold some.
+    /// Returns how many access keys those were.
+    pub async fn set_password(&self, name: &str, password_hash: &str) -> Result<u64, MetaError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1")
             .bind(name)
@@ -180,7 +181,10 @@ impl Meta {
             .await?;
         exactly_one(done.rows_affected())?;
         sqlx::query("DELETE FROM tokens WHERE user_name = $1").bind(name).execute(&mut *tx).await?;
-        self.commit(tx).await
+        let keys = sqlx::query("DELETE FROM keys WHERE user_name = $1").bind(name).execute(&mut *tx).await?;
+        end_sessions(&mut tx, name, None).await?;
+        self.commit(tx).await?;
+        Ok(keys.rows_affected())
     }
 
     /// Removes a user, and with the last one the tenant, members counted; refused with
@@ -189,6 +193,7 @@ impl Meta {
         let mut tx = self.begin().await?;
         let tenant: Vec<u8> =
             sqlx::query_scalar("SELECT tenant FROM users WHERE name = $1").bind(name).fetch_one(&mut *tx).await?;
+        end_sessions(&mut tx, name, None).await?;
         sqlx::query("DELETE FROM users WHERE name = $1").bind(name).execute(&mut *tx).await?;
         if !has_users(&mut tx, &tenant).await? {
             if holds_things(&mut tx, &tenant).await? {
@@ -214,6 +219,24 @@ impl Meta {
             .await?;
         quota_and_usage(&row)
     }
+}
+
+/// Ends the open sessions of a user, in one tenant or in all: no more is uploaded, and the sweeper undoes them.
+pub(super) async fn end_sessions(
+    connection: &mut SqliteConnection,
+    user: &str,
+    tenant: Option<TenantId>,
+) -> Result<(), MetaError> {
+    let tenant = tenant.map(|tenant| *tenant.as_bytes());
+    sqlx::query(
+        "UPDATE sessions SET expires = created WHERE state = 'open' AND ($2 IS NULL OR tenant = $2) \
+         AND user = (SELECT id FROM users WHERE name = $1)",
+    )
+    .bind(user)
+    .bind(tenant.as_ref().map(<[u8; 16]>::as_slice))
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Makes a tenant without quota.

@@ -10,6 +10,7 @@ mod crash;
 mod download;
 mod drain;
 mod endpoints;
+mod ends;
 mod floors;
 mod framing;
 mod full_disk;

@@ -1,5 +1,7 @@
 //! Outcomes and faults into replies.
 
+use std::iter::once;
+
 use http::header::{self, HeaderValue};
 use http::{HeaderName, StatusCode};
 use jiff::Timestamp;
@@ -79,14 +81,14 @@ fn token_of_version_3(call: &Call, token: &Token, base: &str, region: &str) -> V
     let domain = json!({"id": DOMAIN_ID, "name": DOMAIN_NAME});
     let roles: Vec<Value> = roles(&token.user).iter().map(|(id, name)| json!({"id": id, "name": name})).collect();
     let mut body = json!({
-        "methods": if token.is_renewed { json!(["token", "password"]) } else { json!(["password"]) },
+        "methods": if token.chain.is_some() { json!(["token", "password"]) } else { json!(["password"]) },
         "user": {
             "id": token.user.id.plain(),
             "name": token.user.name,
             "domain": domain,
             "password_expires_at": null,
         },
-        "audit_ids": [token.id.plain()],
+        "audit_ids": audit_ids(token),
         "expires_at": date(token.expires),
         "issued_at": date(token.issued),
         "project": {"id": token.project.id.plain(), "name": token.project.name, "domain": domain},
@@ -98,6 +100,11 @@ fn token_of_version_3(call: &Call, token: &Token, base: &str, region: &str) -> V
         body["catalog"] = catalog(base, token.project.id, region);
     }
     body
+}
+
+/// Its own id, and that of the token that its chain began with.
+fn audit_ids(token: &Token) -> Vec<String> {
+    once(token.id).chain(token.chain).map(|id| id.plain()).collect()
 }
 
 const fn roles(user: &User) -> &'static [(&'static str, &'static str)] {
@@ -115,7 +122,7 @@ fn access(token: &Token, secret: &str, base: &str, region: &str) -> Value {
             // Clients of that time know no fractions here.
             "expires": timestamp(token.expires).map(|time| format!("{time:.0}")),
             "tenant": tenant(&token.project),
-            "audit_ids": [token.id.plain()],
+            "audit_ids": audit_ids(token),
         },
         "user": {
             "id": token.user.id.plain(),

@@ -244,3 +244,22 @@ fn a_signature_is_good_for_one_request_and_a_key_for_one_user() {
     assert!(!server.command("key", &["remove", &key.id]).status.success());
     assert!(!server.command("key", &["add", "nobody"]).status.success());
 }
+
+#[test]
+fn a_key_ends_when_it_is_removed_and_with_a_new_password_and_with_its_user() {
+    let server = Server::start();
+    server.add_user("alice");
+    server.add_user("bob");
+    let status = |key: &Key| call(&server, key, ("GET", "/volumes", ""), "text/plain", "").status;
+    let (removed, old, of_bob) = (Key::new(&server, "alice"), Key::new(&server, "alice"), Key::new(&server, "bob"));
+    assert_eq!([&removed, &old, &of_bob].map(status), [200; 3]);
+    assert!(server.command("key", &["remove", &removed.id]).status.success());
+    assert_eq!([&removed, &old, &of_bob].map(status), [401, 200, 200]);
+    let changed = server.user_command(&["passwd", "alice"]);
+    let told = String::from_utf8_lossy(&changed.stderr).into_owned();
+    assert!(changed.status.success() && told.contains("1 access key"), "{told}");
+    let new = Key::new(&server, "alice");
+    assert_eq!([&old, &new, &of_bob].map(status), [401, 200, 200]);
+    assert!(server.user_command(&["remove", "alice"]).status.success());
+    assert_eq!([&new, &of_bob].map(status), [401, 200]);
+}
