@@ -18,6 +18,7 @@ use crate::domain::{
     SessionState, Source, TreeSource, TreeSpec, UnixTime, Upload, UploadId, UploadState, Volume, VolumeState,
 };
 use crate::meta::MetaError;
+use crate::remote::Location;
 use crate::transfer::Stop;
 
 /// Trees of one session. Their rows are written in one transaction.
@@ -132,6 +133,13 @@ impl Control {
                 return Err(Fault::invalid("Source", format!("the volume {name} has no source to be loaded from")));
             }
         };
+        if let Source::Remote(url) = &source {
+            // What is no good is refused before it is written down: it may hold somebody's password.
+            Location::parse(url).map_err(|error| {
+                let fault = Fault::from(error);
+                Fault { told: format!("volume {name}: {}", fault.told), ..fault }
+            })?;
+        }
         let volume = if let Some(tree) = &old {
             planned.old.push(tree.clone());
             tree.id

@@ -61,6 +61,16 @@ impl Source {
         }
     }
 
+    /// A text that is no source, to be told and logged: what could be a name and a password in front of a host is left
+    /// out.
+    pub fn without_credentials(text: &str) -> String {
+        let (scheme, rest) = text.find("://").map_or(("", text), |at| text.split_at(at + 3));
+        match rest.rsplit_once('@') {
+            Some((_, host)) => format!("{scheme}***@{host}"),
+            None => text.to_owned(),
+        }
+    }
+
     /// As its owner wrote it.
     pub fn text(&self) -> &str {
         match self {
@@ -209,6 +219,18 @@ mod tests {
         }
         for other in ["", "x", "./x", "file:///etc/passwd", "ssh://x/y", "HTTP://x", "gopher://x", "ext::sh"] {
             assert_eq!(Source::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_text_that_is_no_source_has_no_credentials() {
+        for (text, told) in [
+            ("ftp://alice:sesame@host/path", "ftp://***@host/path"),
+            ("HTTP://alice:ses@me/x@host/path", "HTTP://***@host/path"),
+            ("alice:sesame@host:path", "***@host:path"),
+            ("ftp://host/path", "ftp://host/path"),
+        ] {
+            assert_eq!(Source::without_credentials(text), told);
         }
     }
 

@@ -189,3 +189,30 @@ fn a_membership_that_ends_takes_tokens_and_links_of_its_project_with_it() {
     wait_for("everything to end", || matches!(is_over(), (401, 403, 403 | 404 | 409 | 410)).then_some(()));
     assert_eq!(server.curl_as(&alice, "/api/2.0/drives/").run().status, 200, "the user is still one");
 }
+
+#[test]
+fn credentials_in_a_source_that_is_refused_are_kept_nowhere() {
+    let server = crate::harness::Setup::default().config("log.level = \"longshore=trace\"").start();
+    for (number, source) in [
+        "http://alice:geheimnis@example.com/file",
+        "https://alice:geheimnis@example.com/repository.git:main",
+        "git://alice:geheimnis@example.com/repository",
+        "ftp://alice:geheimnis@example.com/file",
+        "HTTP://alice:geheimnis@example.com/file",
+        "alice:geheimnis@example.com:repository",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let body = json!({"Volume": [{"Name": format!("tree-{number}"), "Source": source}]});
+        let answer = hyper::ask(&server, &body);
+        assert!((400..500).contains(&answer.status), "{answer:?}");
+        assert!(!answer.text().contains("geheimnis"), "{answer:?}");
+    }
+    assert!(!server.curl("/api/v1/sessions").run().text().contains("geheimnis"));
+    assert!(!server.logged().contains("geheimnis"), "{}", server.logged());
+    for entry in std::fs::read_dir(server.data()).expect("the data folder").flatten() {
+        let bytes = std::fs::read(entry.path()).unwrap_or_default();
+        assert!(!bytes.windows(9).any(|window| window == b"geheimnis"), "{:?}", entry.path());
+    }
+}

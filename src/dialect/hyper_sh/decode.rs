@@ -117,7 +117,10 @@ fn initialization(body: &[u8]) -> Result<Initialization, Fault> {
         let source = match volume.text("Source")?.filter(|text| !text.is_empty()) {
             None => None,
             Some(text) => {
-                let told = || Fault::invalid("Source", format!("{text:?} is not a supported volume source"));
+                let told = || {
+                    let shown = Source::without_credentials(&text);
+                    Fault::invalid("Source", format!("{shown:?} is not a supported volume source"))
+                };
                 // As long as a path or a URL may be.
                 Some(Source::parse(&text).filter(|_| text.len() <= 4096).ok_or_else(told)?)
             }
