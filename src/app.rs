@@ -21,15 +21,15 @@ use crate::auth::{
 use crate::config::{BackupStorage, Config, DirectChoice, EngineChoice, OwnersChoice, When};
 use crate::control::{BlockSettings, Control, Parts, Settings, TreeSettings};
 use crate::domain::{Clock, CrashPoints, SystemClock, VolumeType};
-use crate::io::{IoEngine, Pool};
+use crate::io::{IoEngine, Pool, descriptors};
 use crate::meta::{Ballast, Meta};
-use crate::metrics::Metrics;
+use crate::metrics::{DroppedLines, Metrics};
 use crate::remote::{Policy as RemotePolicy, Remote, Service};
-use crate::server::tls::Tls;
+use crate::server::tls::{SideTls, Tls, TlsError};
 use crate::server::{Listeners, Proxies, PublicUrls, Server, ServerLimits, listener};
 use crate::store::{Direct, LocalSettings, LocalStore, TreeStore};
 use crate::transfer::{Pace, Stop, Transfers};
-use crate::tree::{ForeignAttributes, LargeWrites, Owners, Policy};
+use crate::tree::{DESCRIPTORS_PER_STREAM, ForeignAttributes, LargeWrites, Owners, Policy};
 
 /// After the drain time, what was told to end gets this long to undo itself.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ pub struct App {
 
 impl App {
     /// Starts everything: the data directory, the database, the engine, recovery, the listeners.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, dropped_lines: DroppedLines) -> anyhow::Result<Self> {
         let lock = claim_data_dir(&config.data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ballast = Ballast::open(&config.data_dir.join("ballast"), config.io.ballast.0);
@@ -60,15 +60,12 @@ impl App {
         let meta = Meta::open_to_serve(&database(&config), ballast).await.context("cannot open the database")?;
         ensure_admin(&meta, &config, &*clock).await?;
         let engine = pick_engine(&config)?;
-        let tls = match (&config.tls.certificate, &config.tls.key) {
-            (Some(certificate), Some(key)) => Some(Arc::new(Tls::load(certificate, key)?)),
-            _ => None,
-        };
+        let tls = load_tls(&config)?;
         let crash = config.crash_after.map_or_else(CrashPoints::none, CrashPoints::after);
         let store = LocalStore::open(&config.data_dir, engine.clone(), local_settings(&config, crash.clone()))?;
         let trees = TreeStore::open(&config.data_dir, crash.clone()).context("cannot use the data directory")?;
         let pool = Pool::new(config.memory.budget.0);
-        let metrics = Arc::new(Metrics::new(engine.name(), pool.budget_blocks()));
+        let metrics = Arc::new(Metrics::new(engine.name(), pool.budget_blocks(), &dropped_lines));
         let (tracker, transfers) = (TaskTracker::new(), Transfers::default());
         let tickets =
             Tickets::new(*load_or_create_key(&config.data_dir.join("ticket.key")).context("cannot use ticket.key")?);

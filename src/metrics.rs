@@ -41,8 +41,26 @@ pub struct Metrics {
     pub login_failures: Counter,
     /// `longshore_jobs_total`.
     jobs: Family<JobLabels, Counter>,
+    /// `longshore_task_ends_total`.
+    task_ends: Family<TaskLabel, Counter>,
     /// `longshore_drives_found_corrupt_total`.
     pub corrupt: Counter,
+}
+
+/// `longshore_log_lines_dropped_total`: counted from before there are other metrics. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct DroppedLines(Counter);
+
+impl DroppedLines {
+    /// One more.
+    pub fn count(&self) {
+        self.0.inc();
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
 }
 
 /// Which way bytes go.
@@ -127,7 +145,7 @@ struct JobLabels {
 
 impl Metrics {
     /// Registers all of them, on this engine.
-    pub fn new(engine: &'static str, pool_budget: usize) -> Self {
+    pub fn new(engine: &'static str, pool_budget: usize, dropped_lines: &DroppedLines) -> Self {
         let mut registry = Registry::with_prefix("longshore");
         let metrics = Self {
             registry: Registry::default(),
@@ -168,6 +186,8 @@ impl Metrics {
         registry.register("login_failures", "Logins refused", metrics.login_failures.clone());
         registry.register("jobs", "Jobs that ended", metrics.jobs.clone());
         registry.register("drives_found_corrupt", "Drives whose bytes changed on disk", metrics.corrupt.clone());
+        registry.register("task_ends", "Ends of tasks that should go on", metrics.task_ends.clone());
+        registry.register("log_lines_dropped", "Lines of the log that nobody took", dropped_lines.0.clone());
         metrics.engine.get_or_create(&EngineLabel { name: engine }).set(1);
         metrics.pool_budget.set(pool_budget as i64);
         Self { registry, ..metrics }

@@ -5,11 +5,12 @@ mod backup;
 mod doctor;
 mod image;
 mod key;
+mod log;
 mod project;
 mod serve;
 mod user;
 
-use std::io::IsTerminal;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,8 +18,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::app;
-use crate::config::{Config, LogFormat, Overrides};
+use crate::config::{Config, Overrides};
 use crate::meta::Meta;
+use crate::metrics::DroppedLines;
 
 /// Loads drive images and volumes into a cloud over plain HTTP, and unloads them again.
 #[derive(Parser)]
@@ -73,7 +75,8 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("longshore: {error:#}");
+            // `eprintln` panics when nobody can read it.
+            let _ = writeln!(std::io::stderr(), "longshore: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -91,10 +94,19 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     let flags = Overrides { data_dir: cli.common.data_dir, listen };
     let config = Config::load(cli.common.config.as_deref(), std::env::vars_os(), flags)?;
+    if !matches!(cli.command, Command::Serve { .. }) {
+        for name in &config.unknown_variables {
+            let _ = writeln!(std::io::stderr(), "longshore: {UNKNOWN_VARIABLE}: {}", name.escape_debug());
+        }
+    }
     match cli.command {
         Command::Serve { .. } => {
-            start_log(&config);
-            serve::run(config)
+            let dropped = DroppedLines::default();
+            log::start(&config, dropped.clone())?;
+            for name in &config.unknown_variables {
+                tracing::warn!(name, "{UNKNOWN_VARIABLE}");
+            }
+            serve::run(config, dropped)
         }
         Command::User(command) => user::run(&config, command),
         Command::Project(command) => project::run(&config, command),
@@ -119,14 +131,4 @@ fn with_meta(config: &Config, command: impl AsyncFnOnce(&Meta) -> anyhow::Result
 /// The runtime of every command that waits for anything.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("longshore").build()
-}
-
-fn start_log(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::new(&config.log.level);
-    let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    match config.log.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
 }

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{allocator, runtime};
 use crate::app::App;
 use crate::config::Config;
+use crate::metrics::DroppedLines;
 
-pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config: Config, dropped_lines: DroppedLines) -> anyhow::Result<ExitCode> {
     allocator::give_back_large_memory();
     let runtime = runtime()?;
     let code = runtime.block_on(async {
@@ -17,8 +17,10 @@ pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let drain = config.limits.drain;
-        let app = App::start(config).await?;
-        print_usage(&app)?;
+        let app = App::start(config, dropped_lines).await?;
+        if let Err(error) = print_usage(&app) {
+            tracing::warn!(%error, "cannot print how to use this server");
+        }
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -39,7 +41,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 /// Tells a new user what to paste.
-fn print_usage(app: &App) -> anyhow::Result<()> {
+fn print_usage(app: &App) -> std::io::Result<()> {
     use std::io::Write;
     let credentials = app.credentials_path().canonicalize().unwrap_or_else(|_| app.credentials_path());
     let credentials = credentials.display();
@@ -60,5 +62,4 @@ Download it again:
 "
     )
     .and_then(|()| out.flush())
-    .context("cannot print")
 }

@@ -27,7 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "transfer", "tree",
         ],
     ),
-    ("cli", &["app", "archive", "auth", "config", "domain", "io", "meta"]),
+    ("cli", &["app", "archive", "auth", "config", "domain", "io", "meta", "metrics"]),
 ];
 
 /// Crates that only some modules may name, each for one job.

@@ -1,11 +1,15 @@
 //! What is logged for machines, and the id that an answer and its lines share.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
 
-use serde_json::Value;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::{Value, json};
 
 use crate::harness::raw::basic;
-use crate::harness::{Server, Setup, image, wait_for};
+use crate::harness::{Cloud, Scratch, Server, Setup, image, wait_for};
 
 fn json_server() -> Server {
     Setup::default().config("log.format = \"json\"").config("log.level = \"longshore=debug\"").start()
@@ -79,4 +83,77 @@ fn every_answer_has_an_id_of_its_own_that_the_log_knows() {
         ids.iter().all(|id| lines.iter().any(|line| line["span"]["id"] == id.as_str()))
     };
     wait_for("all ids to be logged", || known(&ids).then_some(()));
+}
+
+/// Fails unless uploads are answered and jobs are done.
+#[track_caller]
+fn assert_works(server: &Server) {
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 100_000, 103);
+    let uuid = server.upload(&disk);
+    let cloud = Cloud::of(server);
+    // More often than there are workers that could die of it.
+    for _ in 0..4 {
+        cloud.snapshot(&uuid);
+    }
+    assert_eq!(server.anonymous_curl("/readyz").run().status, 200);
+    assert!(server.metric("longshore_log_lines_dropped_total") > Some(0.0), "they are counted");
+}
+
+#[test]
+fn a_log_on_a_full_disk_stops_neither_the_start_nor_uploads_nor_jobs() {
+    let mut server = Setup::default().output(Path::new("/dev/full")).start();
+    assert_works(&server);
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_log_whose_reader_has_gone_stops_neither_uploads_nor_jobs() {
+    let dir = Scratch::new();
+    let pipe = dir.join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let reader = File::options().read(true).write(true).open(&pipe).unwrap();
+    let mut server = Setup::default().output(&pipe).start();
+    drop(reader);
+    assert_works(&server);
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_log_whose_reader_takes_nothing_stops_neither_uploads_nor_jobs() {
+    let dir = Scratch::new();
+    let pipe = dir.join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let _reader = File::options().read(true).write(true).open(&pipe).unwrap();
+    let mut server = Setup::default().output(&pipe).config("log.level = \"trace\"").start();
+    assert_works(&server);
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
+#[test]
+fn no_caller_can_make_a_line_of_the_log() {
+    let nasty = "x\n2026-11-29T00:00:00.000000Z ERROR forged: \r\u{1b}[31m\u{9b}31m\u{7f}\u{85}\u{2028}y";
+    let escaped: String = percent_encode(nasty.as_bytes(), NON_ALPHANUMERIC).to_string();
+    for format in ["text", "json"] {
+        let server =
+            Setup::default().config(&format!("log.format = {format:?}")).config("log.level = \"debug\"").start();
+        let cloud = Cloud::of(&server);
+        for path in ["/volumes/", "/api/2.0/drives/", "/t/", "/v3/x/volumes/", "/"] {
+            server.curl(&format!("{path}{escaped}")).run();
+            server.curl(&format!("{path}?name={escaped}")).run();
+        }
+        cloud.get(&format!("volumes/{escaped}"));
+        for field in ["availability_zone", "volume_type", "name", "imageRef"] {
+            cloud.post("volumes", &json!({"volume": {"size": 1, field: nasty}}));
+        }
+        server.curl("/volumes/initialize").json("POST", &json!({"Volume": [{"Name": nasty, "Source": nasty}]})).run();
+        let last = server.curl("/volumes/the-last").run();
+        let log = server.wait_for_line(last.field("x-request-id"));
+        assert!(log.contains("\\n2026-11-29"), "nothing was logged: {log}");
+        for line in log.split_terminator('\n') {
+            let is_ours = if format == "json" { line.starts_with("{\"timestamp\"") } else { line.starts_with("20") };
+            assert!(is_ours && !line.starts_with("2026-11-29T00:00:00.000000Z"), "{line:?}");
+            assert!(!line.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')), "{line:?}");
+        }
+    }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Setup {
     environment: Vec<(OsString, OsString)>,
     data: Option<PathBuf>,
     listen: Option<String>,
+    output: Option<PathBuf>,
+    open_files: Option<(u32, u32)>,
     defaults: bool,
 }
 
@@ -52,6 +54,18 @@ impl Setup {
     /// Keeps the data here and not in a folder of its own.
     pub(crate) fn data(mut self, path: &Path) -> Self {
         self.data = Some(path.to_owned());
+        self
+    }
+
+    /// Sends what it logs and prints here and not to files of its own.
+    pub(crate) fn output(mut self, path: &Path) -> Self {
+        self.output = Some(path.to_owned());
+        self
+    }
+
+    /// Starts it with these limits on open files, soft and hard.
+    pub(crate) fn open_files(mut self, soft: u32, hard: u32) -> Self {
+        self.open_files = Some((soft, hard));
         self
     }
 
@@ -130,8 +144,11 @@ impl Server {
         // Of an earlier run on this data.
         let _ = fs::remove_file(&endpoint);
         let mut log = File::options();
-        let log = log.append(true).create(true).open(self.log()).expect("a log can be written");
-        let printed = File::create(self.dir.join("stdout")).expect("a file can be written");
+        let elsewhere = self.setup.output.clone();
+        let log = log.append(true).create(true).open(elsewhere.clone().unwrap_or_else(|| self.log()));
+        let log = log.expect("a log can be written");
+        let printed = File::options().append(true).create(true).open(elsewhere.unwrap_or_else(|| self.stdout()));
+        let printed = printed.expect("a file can be written");
         let mut command = self.setup.command(&self.dir, &self.data);
         let mut child = command.stdin(Stdio::null()).stdout(printed).stderr(log).spawn().expect("longshore starts");
         let listening = wait_for("the server to listen", || match child.try_wait() {
@@ -175,7 +192,11 @@ impl Server {
 
     /// What it printed on standard output.
     pub(crate) fn printed(&self) -> String {
-        fs::read_to_string(self.dir.join("stdout")).expect("the output is there")
+        fs::read_to_string(self.stdout()).expect("the output is there")
+    }
+
+    fn stdout(&self) -> PathBuf {
+        self.dir.join("stdout")
     }
 
     /// What it logged, in all its runs.
