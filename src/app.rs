@@ -93,8 +93,10 @@ impl App {
         control.start_jobs(&stop).await?;
         control.start_sweeper(&stop);
         let pace = Pace { idle: config.limits.idle, min_rate: config.limits.min_rate.0.get() };
-        let watch = kill.clone();
-        tracker.spawn(async move { watch.run_until_cancelled(transfers.watch(pace)).await });
+        control.supervisor().run("slow peers", &kill, move || {
+            let transfers = transfers.clone();
+            async move { transfers.watch(pace).await }
+        });
         let basic = Arc::new(Basic::new(
             meta.clone(),
             BasicSettings { remember_seconds: config.auth.remember_seconds, ..BasicSettings::default() },

@@ -138,6 +138,11 @@ struct EngineLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TaskLabel {
+    task: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct JobLabels {
     kind: &'static str,
     ending: Ending,
@@ -161,6 +166,7 @@ impl Metrics {
             engine: Family::default(),
             login_failures: Counter::default(),
             jobs: Family::default(),
+            task_ends: Family::default(),
             corrupt: Counter::default(),
         };
         registry.register("transfers", "Transfers that ended", metrics.transfers.clone());
@@ -213,6 +219,11 @@ impl Metrics {
     /// Books a job that ended.
     pub fn job_ended(&self, kind: &'static str, ending: Ending) {
         self.jobs.get_or_create(&JobLabels { kind, ending }).inc();
+    }
+
+    /// Books a task that ended and should not.
+    pub fn task_ended(&self, task: &'static str) {
+        self.task_ends.get_or_create(&TaskLabel { task }).inc();
     }
 
     /// All metrics in the `OpenMetrics` text format.

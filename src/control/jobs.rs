@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::download::{MISSING, WRONG_SIZE};
+use super::supervise::caught;
 use super::{Control, busy};
 use crate::domain::{ByteCount, Fault, Volume, VolumeEvent, VolumeId, VolumeState};
 use crate::meta::{Batch, Job, JobKind, Lane, MetaError};
@@ -38,9 +39,10 @@ impl Control {
         self.recover_backups().await?;
         let lanes = std::iter::repeat_n(Lane::Prompt, COPIERS).chain([Lane::Long, Lane::Long, Lane::Idle]);
         for lane in lanes {
-            let (control, stop) = (self.clone(), stop.clone());
-            self.parts.tracker.spawn(async move {
-                stop.run_until_cancelled(control.work(lane)).await;
+            let control = self.clone();
+            self.supervisor.run("jobs", stop, move || {
+                let control = control.clone();
+                async move { control.work(lane).await }
             });
         }
         Ok(())
@@ -83,7 +85,7 @@ impl Control {
             }
         };
         let result = tokio::select! {
-            result = work => result,
+            result = caught(work) => result,
             () = self.keep_lease(&job) => return,
         };
         let ending = if result.is_ok() { Ending::Complete } else { Ending::Failed };

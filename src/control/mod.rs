@@ -13,6 +13,7 @@ mod hpc;
 mod jobs;
 mod seal;
 mod sessions;
+mod supervise;
 mod sweep;
 mod trees;
 mod unpack;
@@ -42,6 +43,7 @@ use crate::tree::Policy;
 pub use account::Account;
 pub use block::BlockSettings;
 pub use download::{Opened, Packable};
+pub use supervise::Supervisor;
 pub use unpack::AdmittedTree;
 pub use upload::Admitted;
 
@@ -131,6 +133,7 @@ pub struct Control {
     /// Names this process in the leases of its jobs.
     owner: JobId,
     wake_jobs: Notify,
+    supervisor: Supervisor,
     draining: AtomicBool,
     /// What could not be removed when it should have been; the sweeper tries again.
     leftovers: Mutex<Vec<VolumeId>>,
@@ -153,6 +156,7 @@ impl Control {
             // What a process before has left there.
             has_trash: AtomicBool::new(true),
             can_write: AtomicBool::new(true),
+            supervisor: Supervisor::new(parts.tracker.clone(), parts.metrics.clone()),
             parts,
             owner: JobId::random(),
             wake_jobs: Notify::new(),
@@ -161,19 +165,24 @@ impl Control {
         })
     }
 
-    /// Takes no new transfers from now on.
+    /// Nothing new is begun from now on.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::SeqCst);
     }
 
-    /// Whether new transfers are taken.
+    /// Whether nothing new is begun any more.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Whether new work can be taken: the database answers, the disk takes it, and the server does not stop.
+    /// Whether new work can be taken: the database answers, the disk takes it, all tasks run, and the server does not
+    /// stop.
     pub async fn is_ready(&self) -> bool {
-        !self.is_draining() && self.parts.meta.is_alive().await && self.can_write().await
+        !self.is_draining()
+            && self.supervisor.is_complete()
+            && self.parts.store.is_alive()
+            && self.parts.meta.is_alive().await
+            && self.can_write().await
     }
 
     /// Whether the disk takes what is new. That it does not any more, or does again, is logged.
@@ -209,6 +218,16 @@ impl Control {
     /// Where tasks belong.
     pub fn tracker(&self) -> &TaskTracker {
         &self.parts.tracker
+    }
+
+    /// Runs tasks for as long as the server does.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// What time it is.
+    pub fn now(&self) -> UnixTime {
+        self.parts.clock.now()
     }
 
     /// Where to count.

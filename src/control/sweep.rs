@@ -44,20 +44,21 @@ impl Control {
 
     /// Sweeps until `stop` is cancelled.
     pub fn start_sweeper(self: &Arc<Self>, stop: &CancellationToken) {
-        let (control, ending) = (self.clone(), stop.clone());
+        let control = self.clone();
         // By itself: a large tree takes long.
-        self.parts.tracker.spawn(async move {
-            let empties = async {
+        self.supervisor.run("trash", stop, move || {
+            let control = control.clone();
+            async move {
                 loop {
                     control.empty_trash().await;
                     tokio::time::sleep(AGAIN).await;
                 }
-            };
-            ending.run_until_cancelled(empties).await;
+            }
         });
-        let (control, stop) = (self.clone(), stop.clone());
-        self.parts.tracker.spawn(async move {
-            let sweeps = async {
+        let control = self.clone();
+        self.supervisor.run("sweeper", stop, move || {
+            let control = control.clone();
+            async move {
                 let mut next = Instant::now() + EVERY;
                 loop {
                     tokio::time::sleep(AGAIN).await;
@@ -78,8 +79,7 @@ impl Control {
                         tracing::error!(cause = ?fault.cause, "the sweep failed; it is tried again in an hour");
                     }
                 }
-            };
-            stop.run_until_cancelled(sweeps).await;
+            }
         });
     }
 

@@ -64,6 +64,15 @@ impl IoEngine {
         }
     }
 
+    /// Whether its threads run. A ring ends with its thread; what was asked of it then fails.
+    pub fn is_alive(&self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.is_alive(),
+            // Its threads outlive a panic.
+            Self::Threads(_) => true,
+        }
+    }
+
     /// Makes the engine work on this file. All operations of one file go to one ring.
     pub fn adopt(&self, file: SharedFile) -> EngineFile {
         let queue = match self {

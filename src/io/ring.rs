@@ -49,6 +49,10 @@ impl Ring {
         Ok(Self { queues, next: Arc::default() })
     }
 
+    pub(super) fn is_alive(&self) -> bool {
+        !self.queues.iter().any(Queue::is_closed)
+    }
+
     /// The queue for the next file: files take turns among the rings.
     pub(super) fn queue(&self) -> Queue {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
@@ -193,5 +197,19 @@ impl<B> OneshotOutputTransform for Finish<B> {
     fn transform_oneshot_output(self, (_, buffer): (SharedFile, B), completion: cqueue::Entry) -> Self::Output {
         let result = completion.result();
         (usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)), buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_whose_thread_has_ended_is_not_alive() {
+        let (queue, operations) = mpsc::unbounded_channel();
+        let ring = Ring { queues: Arc::from([queue]), next: Arc::default() };
+        assert!(ring.is_alive());
+        drop(operations);
+        assert!(!ring.is_alive());
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -46,7 +47,8 @@ fn start(threads: usize, work: impl Fn(Operation) + Clone + Send + 'static) -> T
         let work = work.clone();
         let serve = move || {
             while let Some(operation) = next(&operations) {
-                work(operation);
+                // A dropped operation answers that it failed, and the others need this thread.
+                let _ = catch_unwind(AssertUnwindSafe(|| work(operation)));
             }
         };
         thread::Builder::new().name(format!("longshore-io-{n}")).spawn(serve).expect("the system gives a thread");
@@ -114,5 +116,27 @@ fn fail(operation: Operation, fault: io::Error) {
     match operation {
         Operation::Write { done, .. } => drop(done.send(Err(fault))),
         Operation::Read { loan, .. } => loan.settle(Err(fault)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::domain::ByteCount;
+    use crate::io::{IoEngine, Pool, SharedFile};
+
+    #[tokio::test]
+    async fn a_panic_in_one_operation_fails_it_and_ends_no_thread() {
+        let is_first = Arc::new(AtomicBool::new(true));
+        let engine = IoEngine::Threads(start(1, move |operation| {
+            assert!(!is_first.swap(false, Ordering::SeqCst), "a fault of the engine");
+            perform(operation);
+        }));
+        let file = engine.adopt(SharedFile::from(tempfile::tempfile().unwrap()));
+        let block = Pool::new(ByteCount::mib(16)).take().await.freeze();
+        assert!(file.write_at(block.clone(), 0..1, 0).await.is_err());
+        file.write_at(block, 0..1, 0).await.unwrap();
     }
 }

@@ -64,15 +64,28 @@ pub(super) struct Socket {
 pub(super) async fn serve(server: Arc<Server>, socket: Socket, stop: CancellationToken, kill: CancellationToken) {
     let kill = kill.child_token();
     server.metrics.connections.inc();
+    // A panic ends the connection too.
+    let _counted = Counted(server.metrics.clone());
     let ended = kill.run_until_cancelled(Box::pin(speak(&server, socket, &stop, &kill))).await;
-    server.metrics.connections.dec();
     if let Some(Err(error)) = ended {
         // Peers break off all the time; the transfer's own line says what was lost.
         tracing::debug!(%error, "connection ended");
     }
 }
 
+/// Takes a connection out of the count of the open ones.
+struct Counted(Arc<Metrics>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
+}
+
 /// Why a connection was cut.
+/// The same.
+const STOPPING: &str = "the server stops, and no request had begun";
+
 const IDLE: &str = "the peer sent no request, or took no answer, for too long";
 
 /// Reads the counts of a connection.

@@ -47,7 +47,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// A connection counts against `cap`, which several listeners may share, until its permit is dropped.
 pub async fn accept(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     cap: Arc<Semaphore>,
     stop: CancellationToken,
     serve: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
@@ -60,7 +60,7 @@ trait Source {
     fn next(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 }
 
-impl Source for TcpListener {
+impl Source for Arc<TcpListener> {
     async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         self.accept().await
     }
@@ -143,8 +143,8 @@ mod tests {
 
     use super::*;
 
-    fn local() -> (TcpListener, SocketAddr) {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    fn local() -> (Arc<TcpListener>, SocketAddr) {
+        let listener = Arc::new(bind("127.0.0.1:0".parse().unwrap()).unwrap());
         let address = listener.local_addr().unwrap();
         (listener, address)
     }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     /// Fails as told, then accepts.
-    struct Failing(VecDeque<Errno>, TcpListener);
+    struct Failing(VecDeque<Errno>, Arc<TcpListener>);
 
     impl Source for Failing {
         async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {

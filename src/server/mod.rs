@@ -147,18 +147,20 @@ impl Server {
             ),
         };
         for (listener, side) in listeners {
-            let (server, cap, stop, kill) = (self.clone(), cap.clone(), stop.clone(), kill.clone());
-            let tracker = self.control.tracker().clone();
-            self.control.tracker().spawn(async move {
-                let serve = |stream, peer, permit| {
+            let (server, cap, until, kill) = (self.clone(), cap.clone(), stop.clone(), kill.clone());
+            // Accepting again goes on with the same socket, which closes with this closure.
+            let listener = Arc::new(listener);
+            self.control.supervisor().run("listener", stop, move || {
+                let (server, stop, kill) = (server.clone(), until.clone(), kill.clone());
+                let serve = move |stream, peer, permit| {
                     let socket = connection::Socket { stream, peer, side, bound };
                     let task = connection::serve(server.clone(), socket, stop.clone(), kill.clone());
-                    tracker.spawn(async move {
+                    server.connections.spawn(async move {
                         task.await;
                         drop(permit);
                     });
                 };
-                listener::accept(listener, cap, stop.clone(), serve).await;
+                listener::accept(listener.clone(), cap.clone(), until.clone(), serve)
             });
         }
         Ok(())

@@ -102,6 +102,10 @@ impl fmt::Debug for LocalStore {
 }
 
 impl BlockStore for LocalStore {
+    fn is_alive(&self) -> bool {
+        self.engine.is_alive()
+    }
+
     fn reserve(&self, bytes: ByteCount) -> Result<Reservation, StoreError> {
         self.steps.ledger.reserve(bytes)
     }

@@ -33,6 +33,11 @@ pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A backend that holds block volumes.
 pub trait BlockStore: Send + Sync {
+    /// Whether it can still read and write at all.
+    fn is_alive(&self) -> bool {
+        true
+    }
+
     /// Sets `bytes` of free space aside, so that uploads admitted together cannot fill the disk together.
     ///
     /// Looks at the free space of this moment less all reservations and the configured reserve.

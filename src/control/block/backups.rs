@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::only_administrators;
 use crate::archive::{BackupHead, BackupSink, BackupSource, Container, PIECE_SIZE};
 use crate::control::jobs::ATTEMPTS;
+use crate::control::supervise::caught;
 use crate::control::{Control, ROUNDS, busy, no_such_drive};
 use crate::domain::{
     Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, DriveSpec,
@@ -133,7 +134,7 @@ impl Control {
                 control.parts.meta.apply(batch).await?;
                 Ok::<(), Fault>(())
             };
-            let Err(fault) = removed.await else { return };
+            let Err(fault) = caught(removed).await else { return };
             tracing::error!(backup = %backup.id, fault = %fault, cause = ?fault.cause, "a backup was not removed");
             let failed = Backup { state: BackupState::Error, reason: Some(fault.told), ..backup };
             if let Err(fault) = control.change_backup(failed, BackupState::Deleting).await {
