@@ -38,8 +38,9 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub struct App {
     config: Config,
     control: Arc<Control>,
+    server: Arc<Server>,
     meta: Meta,
-    tls: Option<Arc<Tls>>,
+    tls: SideTls,
     tracker: TaskTracker,
     /// Accept nothing more.
     stop: CancellationToken,
@@ -124,48 +125,58 @@ impl App {
         let proxies = Proxies { trusted: config.proxy.trusted.clone(), protocol: config.proxy.protocol };
         let server =
             Server::new(control.clone(), (basic, keys, tokens, identity), tls.clone(), limits, (public, proxies));
-        let (listeners, urls) = bind(&config, tls.is_some())?;
+        let (listeners, urls) = bind(&config)?;
         server.start(listeners, &stop, &kill)?;
         write_atomically(&config.data_dir.join("endpoint"), format!("{}\n", urls.join("\n")).as_bytes(), 0o644)?;
-        tracing::info!(endpoint = urls.join(" "), engine = engine.name(), data_dir = %config.data_dir.display(), "serving");
-        let direct_url = urls.into_iter().next().unwrap_or_default();
-        Ok(Self { config, control, meta, tls, tracker, stop, kill, direct_url, _lock: lock })
+        let public: Vec<&str> =
+            [&config.direct, &config.control].iter().filter_map(|side| side.public_url.as_deref()).collect();
+        let public_url = (!public.is_empty()).then(|| public.join(" "));
+        tracing::info!(endpoint = urls.join(" "), public_url, engine = engine.name(), data_dir = %config.data_dir.display(), "serving");
+        let direct_url = config.direct.public_url.clone().or_else(|| urls.into_iter().next()).unwrap_or_default();
+        Ok(Self { config, control, server, meta, tls, tracker, stop, kill, direct_url, _lock: lock })
     }
 
-    /// Reads the certificate again; a bad one leaves the old in use.
+    /// Reads the certificates again; a bad one leaves the old in use.
     pub fn reload(&self) {
-        let Some(tls) = &self.tls else { return tracing::info!("nothing to reload: TLS is off") };
-        match tls.reload() {
-            Ok(()) => tracing::info!("certificate reloaded"),
-            Err(error) => tracing::error!(cause = ?error, "the certificate was not reloaded; the old one stays in use"),
+        let SideTls { direct, control } = &self.tls;
+        let other =
+            control.as_ref().filter(|control| !direct.as_ref().is_some_and(|direct| Arc::ptr_eq(direct, control)));
+        if direct.is_none() && other.is_none() {
+            return tracing::info!("nothing to reload: TLS is off");
+        }
+        for tls in direct.iter().chain(other) {
+            match tls.reload() {
+                Ok(()) => tracing::info!("certificate reloaded"),
+                Err(error) => {
+                    tracing::error!(cause = ?error, "the certificate was not reloaded; the old one stays in use");
+                }
+            }
         }
     }
 
-    /// Drains and stops: no new transfers, the running ones get the configured time, then they are cut.
+    /// Drains and stops: nothing new is begun, what runs gets the configured time, and is cut then.
     pub async fn stop(self) {
         let _ = std::fs::remove_file(self.config.data_dir.join("endpoint"));
         self.control.start_draining();
         self.stop.cancel();
         self.tracker.close();
         let transfers = self.control.transfers();
-        let drained = async {
-            // The watch for slow peers goes on during the drain, so the tracker is not what to wait for.
+        // Some have no connection. The watch for slow peers goes on, so the tracker is not what to wait for.
+        let settled = async || {
             let mut look = tokio::time::interval(Duration::from_millis(20));
             while transfers.count() > 0 {
                 look.tick().await;
             }
+        };
+        let drained = async {
+            self.server.ended().await;
+            settled().await;
         };
         if tokio::time::timeout(self.config.limits.drain, drained).await.is_err() {
-            tracing::warn!(count = transfers.count(), "cutting the transfers that did not end in time");
+            tracing::warn!(count = transfers.count(), "cutting what did not end in time");
             transfers.stop_all(Stop::Draining);
+            let _ = tokio::time::timeout(LAST_WORDS, settled()).await;
         }
-        let settled = async {
-            let mut look = tokio::time::interval(Duration::from_millis(20));
-            while transfers.count() > 0 {
-                look.tick().await;
-            }
-        };
-        let _ = tokio::time::timeout(LAST_WORDS, settled).await;
         self.kill.cancel();
         if tokio::time::timeout(LAST_WORDS, self.tracker.wait()).await.is_err() {
             tracing::warn!("some tasks did not end; the next start cleans up after them");

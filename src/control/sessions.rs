@@ -60,9 +60,6 @@ impl Control {
     }
 
     async fn initialize(self: &Arc<Self>, principal: &Principal, wish: Initialization) -> Result<Outcome, Fault> {
-        if self.is_draining() {
-            return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and begins nothing new"));
-        }
         if wish.trees.is_empty() || wish.trees.len() > MOST_TREES {
             let told = format!("a session has from 1 to {MOST_TREES} volumes");
             return Err(Fault::invalid("Volume", told));

@@ -35,9 +35,6 @@ pub struct AdmittedTree {
 impl Control {
     /// Admits an archive: everything that can refuse it happens here, before its first byte is asked for.
     pub async fn admit_tree(self: &Arc<Self>, plan: &UnpackPlan) -> Result<AdmittedTree, Fault> {
-        if self.is_draining() {
-            return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and takes no new uploads"));
-        }
         let part = self.parts.meta.unpacking(plan.upload).await?;
         let part = part.ok_or_else(|| Fault::new(FaultKind::NotFound, "there is no such uploader"))?;
         if !is_secret(&plan.cookie, &part.session.cookie) {

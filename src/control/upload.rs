@@ -40,9 +40,6 @@ pub struct Admitted {
 impl Control {
     /// Admits an upload: everything that can refuse it happens here, before its first byte is asked for.
     pub async fn admit(self: &Arc<Self>, principal: &Principal, plan: ReceivePlan) -> Result<Admitted, Fault> {
-        if self.is_draining() {
-            return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and takes no new uploads"));
-        }
         let limits = self.limits();
         let length = plan.length.unwrap_or_default();
         if length > limits.max_drive {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::activity::Activity;
+use super::activity::{Activity, Patience};
 use super::body::Body;
 use super::framing::FramingGuard;
 use super::handle::{self, Connection};
@@ -27,6 +27,7 @@ use super::tap::Tap;
 use super::watched::{Progress, Watched};
 use super::{Bound, Server};
 use crate::dialect::Side;
+use crate::metrics::Metrics;
 use crate::transfer::Transport;
 
 /// A PROXY header is one packet and a handshake a few; a peer that needs longer, or longer than for a head, is stalling.
@@ -125,7 +126,7 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
         moved: written.clone(),
         kill: kill.clone(),
     };
-    let Some(tls) = &server.tls else {
+    let Some(tls) = server.tls.of(side) else {
         let (guard, framing) = FramingGuard::new();
         let regions = FileRegions::default();
         let socket = Arc::new(stream);
@@ -140,7 +141,10 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
     };
     let socket = Arc::new(stream);
     let handshake = tls.acceptor().accept(SendfileStream::new(socket.clone(), FileRegions::default()));
-    let stream = tokio::time::timeout(beginning, handshake).await??;
+    let stream = tokio::select! {
+        done = tokio::time::timeout(beginning, handshake) => done??,
+        () = after(stop, GOODBYE) => return Err(STOPPING.into()),
+    };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         // Its streams share the connection, so each counts its own bytes.
         connection.transport = None;
@@ -166,7 +170,8 @@ async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     // hyper reads nothing while a request is worked on, so a reset must be told by the socket.
     let gone = socket.ready(Interest::ERROR);
     let service = service_fn(answers(server, connection));
-    tokio::pin!(idle, gone);
+    let unused = unused(&activity, moved, server, stop);
+    tokio::pin!(idle, gone, unused);
     // A body that was taken past hyper ends a conversation, and not the connection.
     loop {
         let mut conversation = http1::Builder::new()
@@ -181,6 +186,7 @@ async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
             tokio::select! {
                 result = poll_fn(|cx| conversation.poll_without_shutdown(cx)) => break result,
                 () = idle.as_mut() => return Err(IDLE.into()),
+                () = unused.as_mut() => return Err(STOPPING.into()),
                 _ = gone.as_mut() => return Err("the peer has reset the connection".into()),
                 () = stop.cancelled(), if !stops => {
                     stops = true;
@@ -240,7 +246,21 @@ async fn speak_http2<S: AsyncRead + AsyncWrite + Unpin>(
     tokio::select! {
         result = conversation => Ok(result?),
         () = idle => Err(IDLE.into()),
+        () = unused(&activity, moved, server, stop) => Err(STOPPING.into()),
     }
+}
+
+/// Waits for a time after `stop`.
+async fn after(stop: &CancellationToken, time: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(time).await;
+}
+
+/// Waits, once the server stops, until the connection is in the middle of nothing. What has come of a request when the
+/// stop does may still become one.
+async fn unused(activity: &Activity, moved: &Progress, server: &Server, stop: &CancellationToken) {
+    after(stop, GOODBYE).await;
+    activity.until_idle(moved, Patience { head: GOODBYE, ..server.patience() }).await;
 }
 
 type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, std::convert::Infallible>> + Send>>;

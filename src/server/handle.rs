@@ -84,8 +84,9 @@ pub(super) async fn answer(
     let index = connection.requests.fetch_add(1, Ordering::Relaxed);
     let tapped = connection.tap.as_ref().and_then(|tap| tap.offer(index, is_last(&parts)));
     let body = Payload::new(body, tapped);
+    let is_late = server.control.is_draining();
     let mut exchange =
-        Exchange { server: &server, connection: &connection, client, parts: &parts, route: "none", started };
+        Exchange { server: &server, connection: &connection, client, parts: &parts, route: "none", started, is_late };
     let mut response = exchange.run(index, body).instrument(span.clone()).await;
     if let Ok(id) = HeaderValue::try_from(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -120,6 +121,8 @@ struct Exchange<'a> {
     /// The pattern that matched.
     route: &'static str,
     started: Instant,
+    /// It came after the server was told to stop.
+    is_late: bool,
 }
 
 impl Exchange<'_> {
@@ -134,6 +137,11 @@ impl Exchange<'_> {
         }
         if let Some(response) = self.operational(path).await {
             return response;
+        }
+        // What began before is finished, and this was not begun: whoever made it can make it again elsewhere.
+        if self.is_late {
+            let fault = Fault::new(FaultKind::Unavailable, "the server is stopping and begins nothing new");
+            return self.reject(Dialect::of_path(path), &fault, body);
         }
         let Ok(matched) = self.server.router.at(routed(path)) else {
             return self.reject(Dialect::of_path(path), &Fault::new(FaultKind::NotFound, "no such path"), body);

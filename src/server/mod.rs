@@ -54,6 +54,10 @@ pub struct Server {
     pub public: PublicUrls,
     /// Who may say for whom they ask.
     pub proxies: Proxies,
+    /// The connections.
+    connections: TaskTracker,
+    /// A lack of descriptors is told of once.
+    has_told_of_files: AtomicBool,
     router: matchit::Router<&'static dialect::Route>,
 }
 
@@ -122,13 +126,15 @@ impl Server {
             limits,
             public,
             proxies,
+            connections: TaskTracker::new(),
+            has_told_of_files: AtomicBool::new(false),
             router: dialect::router(),
         })
     }
 
     /// Serves until `stop`; then accepts nothing more, and lets every connection end after the request it is in.
     ///
-    /// All tasks belong to the control's tracker. `kill` ends what is left of them.
+    /// `kill` ends what is left of them; [`Server::ended`] tells when there are none.
     pub fn start(
         self: &Arc<Self>,
         listeners: Listeners,
@@ -164,6 +170,13 @@ impl Server {
             });
         }
         Ok(())
+    }
+
+    /// Waits, after a stop, until every connection has ended: what was asked before is answered, and the answers are
+    /// with the system.
+    pub async fn ended(&self) {
+        self.connections.close();
+        self.connections.wait().await;
     }
 
     fn patience(&self) -> Patience {

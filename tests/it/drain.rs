@@ -4,9 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::harness::raw::basic;
-use crate::harness::{Server, Setup, image, machine, peer, wait_for};
+use crate::harness::{Cloud, RawClient, Server, Setup, hyper, image, machine, peer, wait_for};
 
 const LARGE: usize = 40 << 20;
 
@@ -75,4 +76,49 @@ fn stalled_transfers_over_tls_do_not_delay_the_end() {
     // One that never speaks, too.
     let _silent = TcpStream::connect(peer::authority(&server)).unwrap();
     assert_eq!(server.terminate().code(), Some(0));
+}
+
+/// A client whose request has begun: its head was read, and its body is waited for.
+fn begun(server: &Server, request: &str, fields: &[&str], body: &str) -> RawClient {
+    let mut client = server.raw();
+    let length = format!("Content-Length: {}", body.len());
+    let always = ["Expect: 100-continue", "Content-Type: application/json", &length];
+    client.send_head(request, &[fields, &always].concat());
+    assert_eq!(client.head().status, 100);
+    client
+}
+
+#[test]
+fn requests_that_have_begun_when_the_server_is_told_to_stop_are_carried_out_and_answered() {
+    let mut server = Server::start();
+    let (user, cloud) = (basic(&server.credentials()), Cloud::of(&server));
+    let token = format!("X-Auth-Token: {}", cloud.token);
+    let volumes = format!("POST /v3/{}/volumes", cloud.project);
+    let wishes = [
+        (volumes.as_str(), &token, json!({"volume": {"size": 1}}), 202),
+        ("POST /api/2.0/drives/", &user, json!({"objects": [{"name": "d", "size": 1 << 20, "media": "disk"}]}), 201),
+        ("POST /volumes/initialize", &user, hyper::local(&["tree"]), 200),
+    ];
+    let begun: Vec<_> = wishes
+        .into_iter()
+        .map(|(request, login, body, status)| {
+            let body = body.to_string();
+            (begun(&server, request, &[login], &body), body, status)
+        })
+        .collect();
+    let mut half = server.raw();
+    half.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n");
+    server.signal(Signal::TERM);
+    wait_for_closed_door(&server);
+    for (mut client, body, status) in begun {
+        client.send(body.as_bytes());
+        let response = client.response();
+        assert_eq!(response.status, status, "{response:?}");
+        assert_eq!(response.field("connection"), "close");
+        assert!(client.is_closed());
+    }
+    assert!(half.is_closed(), "half a head does not delay the end");
+    assert_eq!(server.wait().code(), Some(0));
+    server.restart();
+    assert_eq!(server.drives().len(), 2);
 }

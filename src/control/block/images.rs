@@ -64,9 +64,6 @@ impl Control {
         id: VolumeId,
         (wish, fields): (NewVolume, BlockFields),
     ) -> Result<BlockOutcome, Fault> {
-        if self.is_draining() {
-            return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and takes no new uploads"));
-        }
         let headers = fields_with(wish.token.as_ref());
         let image = Image::ask(glance, id, &headers).await?;
         let (length, digest) = image.check(id)?;
