@@ -114,7 +114,7 @@ impl App {
         let limits = ServerLimits {
             head: config.limits.head,
             idle: config.limits.idle,
-            connections: config.limits.connections,
+            connections: fit_connections(&config),
             tap: config.io.tap,
         };
         let public = PublicUrls {
@@ -292,6 +292,25 @@ async fn ensure_admin(meta: &Meta, config: &Config, clock: &dyn Clock) -> anyhow
 /// Writes `user:password` where the curl lines look for it.
 pub fn write_credentials(config: &Config, user: &str, password: &str) -> anyhow::Result<()> {
     write_atomically(&credentials_path(config), format!("{user}:{password}\n").as_bytes(), 0o600)
+}
+
+/// The connections that are served at once: those of the configuration, or what the limit on open files has room for.
+fn fit_connections(config: &Config) -> usize {
+    /// For the database, the rings, the listeners, the log, jobs and fetches, with room to spare.
+    const OURSELVES: u64 = 128;
+    let limit = descriptors::raise_limit();
+    let elsewhere = OURSELVES + DESCRIPTORS_PER_STREAM * config.trees.streams as u64;
+    let wanted = config.limits.connections;
+    let connections = descriptors::connections_within(limit, elsewhere, wanted);
+    if connections < wanted {
+        tracing::warn!(
+            connections,
+            wanted,
+            limit,
+            "fewer connections are served than limits.connections says: raise the hard limit on open files"
+        );
+    }
+    connections
 }
 
 fn pick_engine(config: &Config) -> anyhow::Result<IoEngine> {

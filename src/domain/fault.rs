@@ -1,7 +1,9 @@
 //! What went wrong, in a form that every dialect can spell.
 
 use std::error::Error;
-use std::fmt;
+use std::{fmt, io};
+
+use rustix::io::Errno;
 
 use super::ByteCount;
 
@@ -107,8 +109,28 @@ impl Fault {
     }
 
     /// Our fault: the caller learns only that, the log learns why.
+    ///
+    /// Unless there were too many open files at that moment, which passes.
     pub fn internal(cause: impl Into<Cause>) -> Self {
-        Self { cause: Some(cause.into()), ..Self::new(FaultKind::Internal, "internal error; the request id names it") }
+        let fault = Self::new(FaultKind::Internal, "internal error; the request id names it").because(cause);
+        if fault.is_of_open_files() {
+            let told = "the server has too many files open; try again";
+            return Self { kind: FaultKind::Unavailable, told: told.to_owned(), ..fault };
+        }
+        fault
+    }
+
+    /// Whether it came of a limit on open files, of the process or the system.
+    pub fn is_of_open_files(&self) -> bool {
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+            if number.is_some_and(|number| [Errno::MFILE, Errno::NFILE].contains(&Errno::from_raw_os_error(number))) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 
     /// Adds what the log should know.
@@ -153,5 +175,20 @@ impl fmt::Display for Fault {
 impl Error for Fault {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_on_open_files_is_told_as_something_that_passes() {
+        for errno in [Errno::MFILE, Errno::NFILE] {
+            let below = io::Error::other(Fault::internal(io::Error::from(errno)));
+            let fault = Fault::internal(Fault::internal(below));
+            assert_eq!(fault.kind, FaultKind::Unavailable, "{fault:?}");
+        }
+        assert_eq!(Fault::internal(io::Error::from(Errno::IO)).kind, FaultKind::Internal);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows files, offsets and blocks; knows nothing of volumes, stores or the network.
 
+pub mod descriptors;
 mod engine;
 mod file;
 mod pool;

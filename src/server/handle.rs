@@ -454,6 +454,10 @@ impl Exchange<'_> {
     }
 
     fn refuse(&self, dialect: Dialect, fault: &Fault) -> Response<Body> {
+        if fault.is_of_open_files() && !self.server.has_told_of_files.swap(true, Ordering::Relaxed) {
+            let told = "too many files are open; requests are refused until some are closed. Raise the limit on them";
+            tracing::warn!(cause = ?fault.cause, "{told}");
+        }
         if fault.kind == FaultKind::Internal {
             tracing::error!(route = self.route, cause = ?fault.cause, "internal error");
         } else {

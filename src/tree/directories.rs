@@ -21,7 +21,7 @@ use super::unpack::Account;
 use super::{ACL_DEFAULT, Attribute, Limits};
 
 /// Descriptors that are kept. Deeper than nearly all trees, and few beside what one process may have open.
-const KEPT: usize = 64;
+pub(super) const KEPT: usize = 64;
 
 /// How every name is resolved: a component that is a link, or leads out, is an error.
 pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH

@@ -55,6 +55,9 @@ const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 const CAPABILITY: &[u8] = b"security.capability";
 
+/// What one stream has open at most: the directories that are kept, the socket, and the files of the moment.
+pub const DESCRIPTORS_PER_STREAM: u64 = directories::KEPT as u64 + 8;
+
 /// How much an archive may hold. All are hard: what goes beyond is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

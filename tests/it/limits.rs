@@ -290,3 +290,44 @@ fn guesses_at_a_password_are_slowed_down_and_then_refused_and_others_are_not() {
     assert_eq!(login(&server, [127, 0, 0, 2], &admin).0, 200);
     assert_eq!(login(&server, [127, 0, 0, 1], &admin).0, 200, "nobody is locked out");
 }
+
+/// A server that may open so many files, and no more, or as many as it asks for up to the second number.
+fn with_open_files(soft: u32, hard: u32) -> Server {
+    Setup::default().open_files(soft, hard).start()
+}
+
+#[test]
+fn the_limit_on_open_files_is_raised_as_far_as_it_goes() {
+    let server = with_open_files(64, 2048);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<&str> = line.split_whitespace().filter(|word| word.parse::<u32>().is_ok()).collect();
+    assert_eq!(numbers, ["2048", "2048"], "{line}");
+}
+
+#[test]
+fn uploads_that_have_no_room_among_the_open_files_wait_and_all_are_taken() {
+    const UPLOADS: usize = 90;
+    let server = with_open_files(120, 120);
+    let log = server.wait_for_line("fewer connections are served");
+    assert_eq!(log.matches("fewer connections are served").count(), 1);
+    server.wait_for_line("limits.connections");
+    let head = [&basic(&server.credentials()), OCTETS, "Content-Length: 20000"];
+    let mut clients: Vec<_> = (0..UPLOADS)
+        .map(|_| {
+            let mut client = server.raw();
+            client.send_head(&format!("POST {UPLOAD}"), &head);
+            client.send(&image::bytes(79, 10_000));
+            client
+        })
+        .collect();
+    for client in &mut clients {
+        client.send(&image::bytes(80, 10_000));
+    }
+    // In turn: who has its answer makes room.
+    for mut client in clients {
+        let response = client.response();
+        assert_eq!(response.status, 201, "{response:?}");
+    }
+    assert_eq!(server.drives().len(), UPLOADS);
+}

@@ -103,7 +103,11 @@ impl Setup {
         fs::write(&config, format!("{base}{}", self.config)).expect("a configuration can be written");
         // The kernel ends the server when this test dies without having dropped it.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", LONGSHORE, "serve"]);
+        command.args(["--pdeathsig", "KILL", "--"]);
+        if let Some((soft, hard)) = self.open_files {
+            command.arg("prlimit").arg(format!("--nofile={soft}:{hard}")).arg("--");
+        }
+        command.args([LONGSHORE, "serve"]);
         command.arg("--config").arg(config).arg("--data-dir").arg(data);
         command.args(["--listen", self.listen.as_deref().unwrap_or("127.0.0.1:0")]);
         if let Some(engine) = engine() {
@@ -202,6 +206,12 @@ impl Server {
     /// What it logged, in all its runs.
     pub(crate) fn logged(&self) -> String {
         fs::read_to_string(self.log()).expect("the log is there")
+    }
+
+    /// Waits until a line with these words is logged; the log.
+    #[track_caller]
+    pub(crate) fn wait_for_line(&self, words: &str) -> String {
+        wait_for(words, || Some(self.logged()).filter(|log| log.contains(words)))
     }
 
     fn log(&self) -> PathBuf {
