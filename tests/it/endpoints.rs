@@ -223,7 +223,7 @@ fn secrets_are_not_logged() {
     let list = || peer::trusting(server.curl("/api/2.0/drives/detail/")).run().text();
     wait_for("the upload to begin", || list().contains("\"uploading\"").then_some(()));
     drop(broken);
-    wait_for("the transfer to be booked", || server.logged().contains("complete=false").then_some(()));
+    server.wait_for_line("complete=false");
     let log = server.logged();
     assert!(log.contains("TRACE"), "the level is in effect");
     for secret in secrets {

@@ -144,8 +144,7 @@ fn wrong_passwords_are_counted_and_slowed_down_and_none_is_logged() {
     let token = token(&server, &alice);
     with_token(&server, &token, "/v3/auth/projects");
     let (_, password) = alice.split_once(':').unwrap();
-    let logged = server.logged();
-    assert!(logged.contains("/v3/auth/tokens"), "{logged}");
+    let logged = server.wait_for_line("/v3/auth/tokens");
     for secret in ["geheimnis", password, &token] {
         assert!(!logged.contains(secret), "{secret} in {logged}");
     }

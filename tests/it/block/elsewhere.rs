@@ -117,7 +117,7 @@ fn keystone_and_glance_and_longshore_are_one_cloud() {
     assert_eq!(response.status, 202, "{response:?}");
     let changed = response.json()["volume"]["id"].as_str().unwrap().to_owned();
     cloud.wait("volumes", &changed, "error");
-    assert!(server.logged().contains("the image has another digest than it should have"));
+    server.wait_for_line("the image has another digest than it should have");
     assert_eq!(cloud.delete(&format!("volumes/{changed}")).status, 202);
 
     // A token that is for another project, that was ended, that is none.

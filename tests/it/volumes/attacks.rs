@@ -67,7 +67,7 @@ fn a_reader_that_stalls_is_cut_and_gives_its_turn_back() {
     fs::write(&large, Tarball::new().dir(".").file("f", vec![b'x'; 24 << 20]).end()).unwrap();
     fill(&server, "vol", &large);
     let _stalled = stalled_download(&server, "vol");
-    wait_for("the reader to be cut", || server.logged().contains("PeerTooSlow").then_some(()));
+    server.wait_for_line("PeerTooSlow");
     fetch(&server, "vol", &server.scratch().join("back.tar"));
 }
 
