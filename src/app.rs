@@ -185,7 +185,7 @@ impl App {
         tracing::info!("stopped");
     }
 
-    /// The URL of the data plane.
+    /// The URL that clients reach the data plane by.
     pub fn direct_url(&self) -> &str {
         &self.direct_url
     }
@@ -438,21 +438,29 @@ fn policy(config: &Config) -> Policy {
     }
 }
 
+/// The certificates of both sides, one where both have the same files.
+fn load_tls(config: &Config) -> Result<SideTls, TlsError> {
+    let load =
+        |files: Option<(&Path, &Path)>| files.map(|(certificate, key)| Tls::load(certificate, key).map(Arc::new));
+    let files = [&config.direct, &config.control].map(|side| config.tls_of(side));
+    let direct = load(files[0]).transpose()?;
+    let control = if files[0] == files[1] { direct.clone() } else { load(files[1]).transpose()? };
+    Ok(SideTls { direct, control })
+}
+
 /// Binds the listeners; their URLs, the direct one first.
-fn bind(config: &Config, tls: bool) -> anyhow::Result<(Listeners, Vec<String>)> {
-    let scheme = if tls { "https" } else { "http" };
+fn bind(config: &Config) -> anyhow::Result<(Listeners, Vec<String>)> {
+    let scheme = |side| if config.tls_of(side).is_some() { "https" } else { "http" };
     let open = |address| listener::bind(address).with_context(|| format!("cannot listen on {address}"));
     let direct_address = config.direct.listen.unwrap_or(config.listen);
     let control_address = config.control.listen.unwrap_or(config.listen);
     let direct = open(direct_address)?;
-    let mut urls = vec![format!("{scheme}://{}", direct.local_addr()?)];
-    // Two that ask the system for a port get two.
-    let is_split = config.direct.listen.is_some() || config.control.listen.is_some();
-    if !is_split || (direct_address == control_address && direct_address.port() != 0) {
+    let mut urls = vec![format!("{}://{}", scheme(&config.direct), direct.local_addr()?)];
+    if !config.is_split() {
         return Ok((Listeners::Shared(direct), urls));
     }
     let control = open(control_address)?;
-    urls.push(format!("{scheme}://{}", control.local_addr()?));
+    urls.push(format!("{}://{}", scheme(&config.control), control.local_addr()?));
     Ok((Listeners::Split { direct, control }, urls))
 }
 

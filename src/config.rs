@@ -5,6 +5,8 @@
 //! (`LONGSHORE_IO__ENGINE=threads`).
 
 mod cloud;
+mod environment;
+mod listeners;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -15,11 +17,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 pub use cloud::{Auth, BackupStorage, Backups, Block, DEFAULT_REGION, HpcAi, KeystoneSettings, Region};
+pub use listeners::{Endpoint, EndpointTls, TlsFiles};
 
 use crate::domain::{ByteCount, FILESYSTEM, HpcCatalogue, HpcRegion, Limits, Network, Quota};
-
-/// The prefix of our environment variables.
-const ENV_PREFIX: &str = "LONGSHORE_";
 
 /// The checked configuration. Each field says what gets worse when it is raised.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,7 +33,7 @@ pub struct Config {
     pub direct: Endpoint,
     /// The metadata side.
     pub control: Endpoint,
-    /// TLS on every listener, when both files are given.
+    /// TLS on every listener that says nothing else, when both files are given.
     pub tls: TlsFiles,
     /// Proxies in front of this server.
     pub proxy: ProxySettings,
@@ -65,27 +65,10 @@ pub struct Config {
     pub log: Log,
     /// For the tests of crash safety; see [`crate::domain::CrashPoints`]. Ignored by a release build.
     pub crash_after: Option<u64>,
-}
-
-/// One of the two endpoints.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Endpoint {
-    /// Its own address; `listen` when absent.
-    pub listen: Option<SocketAddr>,
-    /// The URL that clients reach it by, without a trailing slash. Absent: redirects are relative, and absolute URLs
-    /// name the socket's own address. The request's `Host` is never used.
-    pub public_url: Option<String>,
-}
-
-/// The certificate chain and key, as PEM files.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TlsFiles {
-    /// The chain, leaf first. Read again on SIGHUP.
-    pub certificate: Option<PathBuf>,
-    /// The private key. Read again on SIGHUP.
-    pub key: Option<PathBuf>,
+    /// Variables of the environment that have our prefix and name no setting. Kubernetes makes some for a service of
+    /// our name.
+    #[serde(skip)]
+    pub unknown_variables: Vec<String>,
 }
 
 /// Proxies in front of this server. What they say decides whose logins are slowed down, and which address is logged.
@@ -328,6 +311,7 @@ impl Default for Config {
             quota: QuotaSettings::default(),
             log: Log::default(),
             crash_after: None,
+            unknown_variables: Vec::new(),
         }
     }
 }
@@ -454,21 +438,20 @@ impl Config {
                 text.parse().map_err(|e| ConfigError::Parse(path.display().to_string(), Box::new(e)))?
             }
         };
-        overlay_environment(&mut table, environment);
+        let unknown_variables = environment::overlay(&mut table, environment);
         let mut config: Self = toml::Value::Table(table)
             .try_into()
             .map_err(|e| ConfigError::Parse("the configuration".to_owned(), Box::new(e)))?;
         config.data_dir = flags.data_dir.unwrap_or(config.data_dir);
         config.listen = flags.listen.unwrap_or(config.listen);
+        config.unknown_variables = unknown_variables;
         config.check()?;
         Ok(config)
     }
 
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key, problem| Err(ConfigError::Value { key, problem });
-        if self.tls.certificate.is_some() != self.tls.key.is_some() {
-            return wrong("tls", "certificate and key go together");
-        }
+        self.check_listeners()?;
         if self.limits.min_drive.0 > self.limits.max_drive.0 {
             return wrong("limits.min_drive", "is above limits.max_drive");
         }
@@ -518,12 +501,6 @@ impl Config {
         if self.limits.connections == 0 {
             return wrong("limits.connections", "must be 1 or more");
         }
-        for url in [&self.direct.public_url, &self.control.public_url].into_iter().flatten() {
-            let plain = url.bytes().all(|b| b.is_ascii_graphic() && !b"\"'<>\\?#".contains(&b));
-            if !(url.starts_with("http://") || url.starts_with("https://")) || url.ends_with('/') || !plain {
-                return wrong("public_url", "must be an http or https URL without query or trailing slash");
-            }
-        }
         Ok(())
     }
 
@@ -551,35 +528,6 @@ impl Config {
 /// Whether a client can name something so.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().count() <= 255 && !text.chars().any(char::is_control)
-}
-
-/// Puts every `LONGSHORE_SECTION__KEY` over the table. A value that reads as a number or a truth value is one.
-fn overlay_environment(table: &mut toml::Table, environment: impl IntoIterator<Item = (OsString, OsString)>) {
-    for (name, value) in environment {
-        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
-        let Some(key) = name.strip_prefix(ENV_PREFIX) else { continue };
-        let key = key.to_ascii_lowercase();
-        // Read by the command line.
-        if key == "config" {
-            continue;
-        }
-        let value = value
-            .parse::<i64>()
-            .map(toml::Value::Integer)
-            .or_else(|_| value.parse().map(toml::Value::Boolean))
-            .unwrap_or_else(|_| toml::Value::String(value.to_owned()));
-        match key.split_once("__") {
-            None => {
-                table.insert(key, value);
-            }
-            Some((section, key)) => {
-                let section = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-                if let Some(section) = section.as_table_mut() {
-                    section.insert(key.to_owned(), value);
-                }
-            }
-        }
-    }
 }
 
 /// A byte count as people write it: a number of bytes, or a number with `KiB`, `MiB`, `GiB` or `TiB`.
@@ -652,7 +600,7 @@ mod tests {
     use super::*;
     use crate::domain::Secret;
 
-    fn load(toml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    pub(super) fn load(toml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), toml).unwrap();
         let env = env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
@@ -680,7 +628,6 @@ mod tests {
     #[test]
     fn a_key_that_does_not_exist_is_an_error() {
         assert!(load("lissten = '127.0.0.1:1'\n", &[]).is_err());
-        assert!(load("", &[("LONGSHORE_IO__DEPHT", "3")]).is_err());
     }
 
     #[test]
@@ -727,13 +674,5 @@ mod tests {
         for wrong in ["trusted = ['10.0.0.1/8']", "trusted = 'proxy.example.com'", "protocol = true"] {
             assert!(load(&format!("[proxy]\n{wrong}\n"), &[]).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_public_url_must_be_plain() {
-        for url in ["ftp://x", "http://x/", "http://x\\r\\ny", "http://x?y"] {
-            assert!(load(&format!("[direct]\npublic_url = \"{url}\"\n"), &[]).is_err(), "{url}");
-        }
-        assert!(load("[direct]\npublic_url = 'https://direct.example.com/x'\n", &[]).is_ok());
     }
 }

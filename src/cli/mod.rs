@@ -69,6 +69,9 @@ enum Command {
     Doctor,
 }
 
+/// It may be a mistyped one, or one that is not meant for us.
+const UNKNOWN_VARIABLE: &str = "this variable of the environment names no setting and is passed over";
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

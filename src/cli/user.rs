@@ -67,11 +67,12 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
             let hash = Passwords::default().hash(password.clone()).await?;
             let tenant = tenant.unwrap_or_else(|| name.clone());
             let (quota, now) = (sets_quota.then_some(quota), SystemClock.now());
-            if admin {
-                meta.add_administrator(&name, &hash, &tenant, quota, now).await?;
+            let added = if admin {
+                meta.add_administrator(&name, &hash, &tenant, quota, now).await.map(drop)
             } else {
-                meta.add_user(&name, &hash, &tenant, quota, now).await?;
-            }
+                meta.add_user(&name, &hash, &tenant, quota, now).await.map(drop)
+            };
+            added.with_context(|| format!("the user {name} was not added"))?;
             writeln!(out, "{name}:{}", *password)?;
         }
         UserCommand::List => {

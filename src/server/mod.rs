@@ -17,18 +17,20 @@ pub mod watched;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::auth::{AccessTokens, Basic, Identity, Keys};
 use crate::control::Control;
 use crate::dialect::{self, Places, Side};
 use crate::metrics::Metrics;
 use activity::Patience;
-use tls::Tls;
+use tls::SideTls;
 
 pub use proxy::Proxies;
 
@@ -44,8 +46,8 @@ pub struct Server {
     pub tokens: AccessTokens,
     /// Who is calling, by token; and who gets one.
     pub identity: Identity,
-    /// TLS on every listener, if at all.
-    pub tls: Option<Arc<Tls>>,
+    /// TLS, where there is any.
+    pub tls: SideTls,
     /// Where to count.
     pub metrics: Arc<Metrics>,
     /// How long is waited, and how many are served.
@@ -110,7 +112,7 @@ impl Server {
     pub fn new(
         control: Arc<Control>,
         (basic, keys, tokens, identity): (Arc<Basic>, Keys, AccessTokens, Identity),
-        tls: Option<Arc<Tls>>,
+        tls: SideTls,
         limits: ServerLimits,
         (public, proxies): (PublicUrls, Proxies),
     ) -> Arc<Self> {
@@ -185,17 +187,17 @@ impl Server {
 
     /// Where a peer that reached us at `local` finds both sides.
     fn places(&self, local: SocketAddr, bound: Bound, side: Option<Side>) -> Places {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
         // A listener on the wildcard address is reached at whichever address this peer used.
-        let own = |bound: SocketAddr| {
+        let own = |side: Side, bound: SocketAddr| {
+            let scheme = if self.tls.of(Some(side)).is_some() { "https" } else { "http" };
             let ip = if bound.ip().is_unspecified() { local.ip().to_canonical() } else { bound.ip() };
             format!("{scheme}://{}", SocketAddr::new(ip, bound.port()))
         };
-        let control = self.public.control.clone().unwrap_or_else(|| own(bound.control));
+        let control = self.public.control.clone().unwrap_or_else(|| own(Side::Control, bound.control));
         Places {
             control_relative: self.public.control.is_none() && side != Some(Side::Direct),
             direct_relative: self.public.direct.is_none() && side != Some(Side::Control),
-            direct: self.public.direct.clone().unwrap_or_else(|| own(bound.direct)),
+            direct: self.public.direct.clone().unwrap_or_else(|| own(Side::Direct, bound.direct)),
             identity: self.public.identity.clone().unwrap_or_else(|| control.clone()),
             control,
         }

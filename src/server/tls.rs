@@ -1,6 +1,6 @@
 //! The server's certificate: loaded from PEM files, and replaced while the server runs.
 //!
-//! One TLS provider, passed explicitly, never installed for the process. TLS 1.2 and 1.3; HTTP/2 and HTTP/1.1 by ALPN.
+//! One TLS provider, passed explicitly, never installed for the process. TLS 1.2 and 1.3; HTTP/2 and HTTP/1 by ALPN.
 //!
 //! # Invariants
 //! - There is always a usable certificate whose key matches: a load that fails changes nothing.
@@ -19,6 +19,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use tokio_rustls::TlsAcceptor;
+
+use crate::dialect::Side;
 
 /// A certificate in use, and where it came from.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl Tls {
             .map_err(TlsError::Unusable)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = ["h2", "http/1.1", "http/1.0"].map(|name| name.as_bytes().to_vec()).to_vec();
         Ok(Self {
             cert_path: cert_path.to_owned(),
             key_path: key_path.to_owned(),
@@ -59,6 +61,24 @@ impl Tls {
     pub fn reload(&self) -> Result<(), TlsError> {
         self.current.0.store(Arc::new(read(&self.cert_path, &self.key_path, &self.provider)?));
         Ok(())
+    }
+}
+
+/// The certificates of the sides; one listener for both has that of either.
+#[derive(Clone, Debug, Default)]
+pub struct SideTls {
+    /// Of the data plane; plain HTTP without.
+    pub direct: Option<Arc<Tls>>,
+    /// Of the metadata side; plain HTTP without.
+    pub control: Option<Arc<Tls>>,
+}
+
+impl SideTls {
+    pub(super) fn of(&self, side: Option<Side>) -> Option<&Arc<Tls>> {
+        match side {
+            Some(Side::Control) => self.control.as_ref(),
+            Some(Side::Direct | Side::Either) | None => self.direct.as_ref(),
+        }
     }
 }
 
@@ -148,9 +168,12 @@ mod tests {
     async fn client_picks_version_and_protocol() {
         let tls = Tls::load(&fixture("first.pem"), &fixture("first.key")).unwrap();
         for version in [&TLS12, &TLS13] {
-            for (offered, agreed) in
-                [(vec!["http/1.1", "h2"], Some(&b"h2"[..])), (vec!["http/1.1"], Some(&b"http/1.1"[..])), (vec![], None)]
-            {
+            for (offered, agreed) in [
+                (vec!["http/1.1", "h2"], Some(&b"h2"[..])),
+                (vec!["http/1.1"], Some(&b"http/1.1"[..])),
+                (vec!["http/1.0"], Some(&b"http/1.0"[..])),
+                (vec![], None),
+            ] {
                 let (certificate, protocol) = handshake(&tls, version, &offered).await;
                 assert_eq!(certificate, leaf("first.pem"));
                 assert_eq!(protocol.as_deref(), agreed);

@@ -136,3 +136,32 @@ fn a_setting_that_does_not_exist_is_refused_by_name() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("min_drvie"), "{output:?}");
 }
+
+#[test]
+fn variables_that_kubernetes_makes_for_a_service_of_our_name_are_told_and_passed_over() {
+    let server = Setup::default()
+        .env("LONGSHORE_PORT", "tcp://10.96.0.1:8700")
+        .env("LONGSHORE_SERVICE_HOST", "10.96.0.1")
+        .env("LONGSHORE_PORT_8700_TCP_PROTO", "tcp")
+        .start();
+    assert_eq!(server.anonymous_curl("/readyz").run().status, 200);
+    for name in ["LONGSHORE_PORT", "LONGSHORE_SERVICE_HOST", "LONGSHORE_PORT_8700_TCP_PROTO"] {
+        server.wait_for_line(&format!(
+            "WARN longshore::cli: this variable of the environment names no setting and is passed over name={name:?}"
+        ));
+    }
+    // The commands too.
+    let listed = server.user_command(&["list"]);
+    assert!(listed.status.success(), "{listed:?}");
+    assert!(String::from_utf8_lossy(&listed.stderr).contains(": LONGSHORE_SERVICE_HOST\n"), "{listed:?}");
+}
+
+#[test]
+fn what_is_told_at_the_start_names_the_url_that_clients_use() {
+    let server = Setup::default().config("direct.public_url = \"https://direct.example.com/x\"").start();
+    server.wait_for_line("public_url=\"https://direct.example.com/x\"");
+    let printed = wait_for("the usage", || Some(server.printed()).filter(|text| text.contains("Download it again")));
+    assert!(printed.contains("https://direct.example.com/x/api/2.0/drives/upload/"), "{printed}");
+    let endpoint = std::fs::read_to_string(server.data().join("endpoint")).unwrap();
+    assert_eq!(endpoint, format!("{}\n", server.endpoint()));
+}

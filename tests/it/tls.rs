@@ -120,3 +120,37 @@ fn split_listeners_speak_tls_both() {
     assert_eq!(response.status, 200, "{response:?}");
     image::assert_same(&disk, &back);
 }
+
+#[test]
+fn each_listener_has_a_certificate_of_its_own_or_none() {
+    let server = peer::tls_setup().config("control.listen = \"127.0.0.1:0\"").config("control.tls = false").start();
+    let endpoints: Vec<&str> = server.endpoint().lines().collect();
+    let [direct, control] = endpoints[..] else { panic!("{endpoints:?}") };
+    assert!(direct.starts_with("https://") && control.starts_with("http://"), "{endpoints:?}");
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 1_000_000, 83);
+    let curl = |url: String| peer::trusting(Curl::new(&url)).user(&server.credentials());
+    let uuid = uuid_of(&curl(format!("{direct}{UPLOAD}")).upload("POST", &disk).run());
+    let redirect = curl(format!("{control}/api/2.0/drives/{uuid}/download/")).run();
+    assert!(redirect.field("location").starts_with(&format!("{direct}/t/")), "{redirect:?}");
+
+    let file = |name: &str| certificate(name).display().to_string();
+    let server = peer::tls_setup()
+        .config("control.listen = \"127.0.0.1:0\"")
+        .config(&format!("control.tls.certificate = {:?}", file("second.pem")))
+        .config(&format!("control.tls.key = {:?}", file("second.key")))
+        .start();
+    let endpoints: Vec<&str> = server.endpoint().lines().collect();
+    for (endpoint, name) in endpoints.into_iter().zip(["first.pem", "second.pem"]) {
+        let health = Curl::new(&format!("{endpoint}/healthz")).arg("--cacert").arg(certificate(name)).run();
+        assert_eq!(health.status, 200, "{name}");
+    }
+}
+
+#[test]
+fn a_client_that_offers_http_1_0_by_alpn_is_served() {
+    let server = peer::tls_setup().start();
+    let mut stream = peer::tls(TcpStream::connect(peer::authority(&server)).unwrap(), "http/1.0");
+    write!(stream, "GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(peer::read_head(&mut stream).status, 200);
+}
