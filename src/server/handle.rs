@@ -358,7 +358,8 @@ impl Exchange<'_> {
         let authorization = field(header::AUTHORIZATION);
         // Who has a token needs no password, whichever API they use.
         let has_token = authorization.is_none() && self.parts.headers.contains_key(AUTH_TOKEN);
-        let guard = if has_token && matches!(guard, Guard::Basic | Guard::Signature) { Guard::Token } else { guard };
+        let takes_token = matches!(guard, Guard::Basic | Guard::Signature | Guard::Cookie);
+        let guard = if has_token && takes_token { Guard::Token } else { guard };
         let result = match guard {
             Guard::Open | Guard::Ticket => return Ok(Caller::default()),
             Guard::Signature if authorization.is_some_and(Signed::is_scheme) => {

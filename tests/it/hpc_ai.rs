@@ -543,3 +543,17 @@ fn regions_and_types_are_those_of_the_configuration() {
     let told: Vec<Value> = volumes.iter().map(|one| json!([one["region"], one["volumeType"]])).collect();
     assert_eq!(told, [json!(["r2", "slow"]), json!(["r1", "filesystem"])]);
 }
+
+#[test]
+fn a_token_of_another_api_is_as_good_as_a_login_here() {
+    let server = Server::start();
+    let cloud = crate::harness::Cloud::of(&server);
+    let ask = |what: &str, token: &str, body: &Value| {
+        let curl = server.anonymous_curl(&format!("/api/storage/volume/{what}"));
+        curl.json("POST", body).header(&format!("X-Auth-Token: {token}")).run()
+    };
+    let made = ask("create", &cloud.token, &volume("a", 1, "highspeedstorage"));
+    assert_eq!(made.status, 200, "{made:?}");
+    assert_eq!(server.drives().len(), 1);
+    assert_refused(&ask("create", "another", &volume("b", 1, "highspeedstorage")), 401, "");
+}
