@@ -29,8 +29,8 @@ use tokio_util::task::TaskTracker;
 use crate::archive::Archive;
 use crate::auth::Tickets;
 use crate::domain::{
-    ByteCount, Clock, CrashPoints, Fault, FaultKind, HpcCatalogue, IllegalStep, JobId, Limits, TenantId, Volume,
-    VolumeId, VolumeKind, VolumeState,
+    ByteCount, Clock, CrashPoints, Fault, FaultKind, HpcCatalogue, IllegalStep, JobId, Limits, TenantId, UnixTime,
+    Volume, VolumeId, VolumeKind, VolumeState,
 };
 use crate::io::Pool;
 use crate::meta::{Batch, Meta, MetaError};

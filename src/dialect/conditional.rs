@@ -1,7 +1,9 @@
 //! Conditional requests of RFC 9110 section 13: whether to send a representation, and which part of it.
 //!
-//! A drive has a strong entity tag and no modification date. So `If-Modified-Since` and `If-Unmodified-Since` are
-//! ignored, as sections 13.1.3 and 13.1.4 then demand, and a date in `If-Range` never matches.
+//! Tags go before dates: a date has whole seconds, and two contents may share one. A field whose value is no date, or that
+//! stands twice, is ignored, as sections 13.1.3 and 13.1.4 demand.
+
+use std::time::SystemTime;
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method};
@@ -24,20 +26,37 @@ pub enum Selection {
     Unsatisfiable,
 }
 
+/// What tells two representations of one volume apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Validators<'a> {
+    /// The entity tag, quotes included; strong unless it begins with `W/`.
+    pub etag: &'a str,
+    /// When the content came to be, in whole seconds.
+    pub modified: SystemTime,
+    /// Whether there was no other content in that second, so that the date is as good as a tag (section 8.8.2.2).
+    pub is_only: bool,
+}
+
 /// Decides what a GET or HEAD request gets of a representation, in the order of RFC 9110 section 13.2.2.
-///
-/// `etag` is the representation's strong entity tag, quotes included.
-pub fn select(method: &Method, headers: &HeaderMap, etag: &str, size: ByteCount) -> Selection {
-    let etag = etag.as_bytes();
-    if headers.contains_key(header::IF_MATCH) && !any_tag(headers, &header::IF_MATCH, |tag| tag == etag) {
+pub fn select(method: &Method, headers: &HeaderMap, validators: &Validators, size: ByteCount) -> Selection {
+    let etag = validators.etag.as_bytes();
+    if headers.contains_key(header::IF_MATCH) {
+        if !any_tag(headers, &header::IF_MATCH, |tag| tag == etag) {
+            return Selection::PreconditionFailed;
+        }
+    } else if date(headers, &header::IF_UNMODIFIED_SINCE).is_some_and(|date| validators.modified > date) {
         return Selection::PreconditionFailed;
     }
-    if any_tag(headers, &header::IF_NONE_MATCH, |tag| tag.strip_prefix(b"W/").unwrap_or(tag) == etag) {
-        let reads = method == Method::GET || method == Method::HEAD;
-        return if reads { Selection::NotModified } else { Selection::PreconditionFailed };
+    let reads = method == Method::GET || method == Method::HEAD;
+    if headers.contains_key(header::IF_NONE_MATCH) {
+        if any_tag(headers, &header::IF_NONE_MATCH, |tag| tag.strip_prefix(b"W/").unwrap_or(tag) == etag) {
+            return if reads { Selection::NotModified } else { Selection::PreconditionFailed };
+        }
+    } else if reads && date(headers, &header::IF_MODIFIED_SINCE).is_some_and(|date| validators.modified <= date) {
+        return Selection::NotModified;
     }
     // Section 14.2: ranges are defined for GET alone; with any other method the field is ignored.
-    if method != Method::GET || !range_still_applies(headers, etag) {
+    if method != Method::GET || !range_still_applies(headers, validators) {
         return Selection::Whole;
     }
     match only(headers, &header::RANGE).map(|value| ranges::parse(value, size)) {
@@ -47,9 +66,20 @@ pub fn select(method: &Method, headers: &HeaderMap, etag: &str, size: ByteCount)
     }
 }
 
-/// `If-Range` by strong comparison (section 13.1.5): a weak tag, a date, or two of them never match.
-fn range_still_applies(headers: &HeaderMap, etag: &[u8]) -> bool {
-    !headers.contains_key(header::IF_RANGE) || only(headers, &header::IF_RANGE).is_some_and(|value| value == etag)
+/// `If-Range` by strong comparison (section 13.1.5): a weak tag, another date than ours, or two of them never match.
+fn range_still_applies(headers: &HeaderMap, validators: &Validators) -> bool {
+    if !headers.contains_key(header::IF_RANGE) {
+        return true;
+    }
+    match date(headers, &header::IF_RANGE) {
+        Some(date) => validators.is_only && date == validators.modified,
+        None => only(headers, &header::IF_RANGE).is_some_and(|value| value == validators.etag.as_bytes()),
+    }
+}
+
+/// The date of a field that stands once, in one of the three forms of section 5.6.7.
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    httpdate::parse_http_date(std::str::from_utf8(only(headers, name)?).ok()?).ok()
 }
 
 /// The value of a field that may stand once only.
@@ -95,13 +125,24 @@ mod tests {
     use super::*;
 
     const ETAG: &str = "\"one-1\"";
+    const BEFORE: &str = "Wed, 21 Oct 2026 07:27:59 GMT";
+    const MODIFIED: &str = "Wed, 21 Oct 2026 07:28:00 GMT";
+    const AFTER: &str = "Wed, 21 Oct 2026 07:28:01 GMT";
+
+    fn validators() -> Validators<'static> {
+        Validators { etag: ETAG, modified: httpdate::parse_http_date(MODIFIED).unwrap(), is_only: true }
+    }
 
     fn selected(method: &Method, fields: &[(HeaderName, &str)]) -> Selection {
+        selected_of(&validators(), method, fields)
+    }
+
+    fn selected_of(validators: &Validators, method: &Method, fields: &[(HeaderName, &str)]) -> Selection {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
-        select(method, &headers, ETAG, ByteCount::new(1000).unwrap())
+        select(method, &headers, validators, ByteCount::new(1000).unwrap())
     }
 
     fn got(fields: &[(HeaderName, &str)]) -> Selection {
@@ -146,9 +187,20 @@ mod tests {
     fn if_range_keeps_a_range_only_for_the_same_strong_tag() {
         let with = |value| got(&[(header::IF_RANGE, value), (header::RANGE, "bytes=0-9")]);
         assert_eq!(with(ETAG), first_ten());
-        for value in ["W/\"one-1\"", "\"one-2\"", "Wed, 21 Oct 2026 07:28:00 GMT", "*", "\"one-1\", \"one-1\""] {
+        for value in ["W/\"one-1\"", "\"one-2\"", "*", "\"one-1\", \"one-1\""] {
             assert_eq!(with(value), Selection::Whole, "{value}");
         }
+    }
+
+    #[test]
+    fn if_range_keeps_a_range_for_the_very_date_if_that_tells_contents_apart() {
+        let fields = |value| [(header::IF_RANGE, value), (header::RANGE, "bytes=0-9")];
+        assert_eq!(got(&fields(MODIFIED)), first_ten());
+        for other in [BEFORE, AFTER] {
+            assert_eq!(got(&fields(other)), Selection::Whole, "{other}");
+        }
+        let shared = Validators { is_only: false, ..validators() };
+        assert_eq!(selected_of(&shared, &Method::GET, &fields(MODIFIED)), Selection::Whole);
     }
 
     #[test]
@@ -162,22 +214,46 @@ mod tests {
     }
 
     #[test]
-    fn dates_decide_nothing() {
-        let long_ago = "Thu, 01 Jan 1970 00:00:00 GMT";
-        assert_eq!(got(&[(header::IF_UNMODIFIED_SINCE, long_ago)]), Selection::Whole);
-        assert_eq!(got(&[(header::IF_MODIFIED_SINCE, "Fri, 01 Jan 2100 00:00:00 GMT")]), Selection::Whole);
+    fn dates_decide_where_there_are_no_tags() {
+        for (value, expected) in [
+            (BEFORE, Selection::Whole),
+            (MODIFIED, Selection::NotModified),
+            (AFTER, Selection::NotModified),
+            // The older forms, which must be understood.
+            ("Wednesday, 21-Oct-26 07:28:01 GMT", Selection::NotModified),
+            ("Wed Oct 21 07:28:01 2026", Selection::NotModified),
+            ("tomorrow", Selection::Whole),
+            ("", Selection::Whole),
+        ] {
+            let fields = [(header::IF_MODIFIED_SINCE, value), (header::RANGE, "bytes=1000-")];
+            let expected = if expected == Selection::Whole { Selection::Unsatisfiable } else { expected };
+            assert_eq!(got(&fields), expected, "{value}");
+            let with_tag = [(header::IF_MODIFIED_SINCE, value), (header::IF_NONE_MATCH, "\"one-2\"")];
+            assert_eq!(got(&with_tag), Selection::Whole, "{value}");
+            assert_eq!(selected(&Method::POST, &fields[..1]), Selection::Whole, "{value}");
+        }
+        for (value, expected) in [
+            (BEFORE, Selection::PreconditionFailed),
+            (MODIFIED, Selection::Whole),
+            (AFTER, Selection::Whole),
+            ("tomorrow", Selection::Whole),
+        ] {
+            assert_eq!(got(&[(header::IF_UNMODIFIED_SINCE, value)]), expected, "{value}");
+            assert_eq!(got(&[(header::IF_UNMODIFIED_SINCE, value), (header::IF_MATCH, ETAG)]), Selection::Whole);
+        }
+        assert_eq!(got(&[(header::IF_MODIFIED_SINCE, AFTER), (header::IF_MODIFIED_SINCE, AFTER)]), Selection::Whole);
     }
 
     proptest! {
         #[test]
         fn no_field_values_panic(values in prop::collection::vec(prop::collection::vec(0x20_u8..=0xff, 0..30), 4)) {
-            let names = [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_RANGE, header::RANGE];
+            let names = [header::IF_MATCH, header::IF_MODIFIED_SINCE, header::IF_RANGE, header::RANGE];
             let headers: HeaderMap = names
                 .into_iter()
                 .zip(values)
                 .filter_map(|(name, value)| Some((name, HeaderValue::from_bytes(&value).ok()?)))
                 .collect();
-            let _ = select(&Method::GET, &headers, ETAG, ByteCount::MAX);
+            let _ = select(&Method::GET, &headers, &validators(), ByteCount::MAX);
         }
     }
 }

@@ -1,15 +1,17 @@
 //! Capability URLs: where a download is redirected to, and the head of the bytes that are served there.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use super::conditional::{self, Selection};
+use super::conditional::{self, Selection, Validators};
 use super::ranges::{Multipart, content_range};
 use super::{
     BodyRule, Call, Endpoint, Guard, Op, Places, Reply, Route, Side, advise, bare, codings, digest_fields, reply,
 };
-use crate::domain::{Encoding, Extent, Fault, FaultKind, Intent, SendPlan, Volume, VolumeId};
+use crate::domain::{Encoding, Extent, Fault, FaultKind, Intent, SendPlan, UnixTime, Volume, VolumeId};
 
 pub(super) static ROUTES: &[Route] = &[Route {
     pattern: "/t/{token}/{uuid}",
@@ -61,12 +63,15 @@ pub enum Chunk {
 
 /// The head of the answer to an admitted download, and what its body is made of.
 ///
-/// `boundary` separates the parts when several are asked for; see [`Multipart::boundary`].
-pub fn answer(call: &Call, volume: &Volume, boundary: &str) -> Response<Vec<Chunk>> {
+/// `boundary` separates the parts when several are asked for; see [`Multipart::boundary`]. `modified` is when its bytes
+/// came to be as they are.
+pub fn answer(call: &Call, volume: &Volume, modified: UnixTime, boundary: &str) -> Response<Vec<Chunk>> {
     let size = volume.size;
     let etag = volume.etag();
     let multipart = Multipart { boundary, size };
-    let selection = conditional::select(call.method, call.headers, &etag, size);
+    // A first content had none before it in any second.
+    let validators = Validators { etag: &etag, modified: whole_seconds(modified), is_only: volume.generation <= 1 };
+    let selection = conditional::select(call.method, call.headers, &validators, size);
     let (status, content_type, range, length, chunks) = match selection {
         Selection::Whole => {
             (StatusCode::OK, OCTET_STREAM.to_owned(), None, size.get(), vec![Chunk::Extent(Extent::whole(size))])
@@ -104,6 +109,7 @@ pub fn answer(call: &Call, volume: &Volume, boundary: &str) -> Response<Vec<Chun
     // An id has no quotes, spaces or line ends, whatever the drive is named.
     set(headers, header::CONTENT_DISPOSITION, &format!("attachment; filename={}", volume.id));
     set(headers, header::ETAG, &etag);
+    set(headers, header::LAST_MODIFIED, &httpdate::fmt_http_date(validators.modified));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(range) = range {
         set(headers, header::CONTENT_RANGE, &range);
@@ -117,14 +123,15 @@ pub fn answer(call: &Call, volume: &Volume, boundary: &str) -> Response<Vec<Chun
 /// The head of the answer to an admitted download of a tree, and whether the archive follows.
 ///
 /// An archive has no length before it is made, and no ranges.
-pub fn archive(call: &Call, tree: &Volume, encoding: Encoding) -> (Response<Vec<Chunk>>, bool) {
+pub fn archive(call: &Call, tree: &Volume, modified: UnixTime, encoding: Encoding) -> (Response<Vec<Chunk>>, bool) {
     // Compressed it may come out otherwise after an upgrade; its tag is weak then (RFC 9110 section 8.8.1).
     let etag = match codings::name(encoding) {
         None => tree.etag(),
         Some(coding) => format!("W/\"{}-{}-{coding}\"", tree.id, tree.generation),
     };
     // By the rules of HEAD, which has no ranges.
-    match conditional::select(&Method::HEAD, call.headers, &etag, tree.size) {
+    let validators = Validators { etag: &etag, modified: whole_seconds(modified), is_only: false };
+    match conditional::select(&Method::HEAD, call.headers, &validators, tree.size) {
         Selection::NotModified => return (not_modified(&etag), false),
         Selection::PreconditionFailed => {
             let told = "the volume is not the one that was named";
@@ -139,12 +146,18 @@ pub fn archive(call: &Call, tree: &Volume, encoding: Encoding) -> (Response<Vec<
     // The name of a tree has no quotes, spaces or line ends.
     set(headers, header::CONTENT_DISPOSITION, &format!("attachment; filename={}.tar", tree.name));
     set(headers, header::ETAG, &etag);
+    set(headers, header::LAST_MODIFIED, &httpdate::fmt_http_date(validators.modified));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     if let Some(coding) = codings::name(encoding) {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
     }
     (response, call.method != Method::HEAD)
+}
+
+/// As a field of HTTP has it.
+fn whole_seconds(time: UnixTime) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(time.0 / 1000).unwrap_or_default())
 }
 
 /// A fault as a line of text: whoever follows a redirect has curl, not an API client.

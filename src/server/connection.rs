@@ -84,9 +84,8 @@ impl Drop for Counted {
 }
 
 /// Why a connection was cut.
-/// The same.
 const STOPPING: &str = "the server stops, and no request had begun";
-
+/// The same.
 const IDLE: &str = "the peer sent no request, or took no answer, for too long";
 
 /// Reads the counts of a connection.
@@ -110,7 +109,11 @@ type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, kill: &CancellationToken) -> Ended {
     let Socket { mut stream, peer, side, bound } = socket;
     let beginning = HANDSHAKE.min(server.limits.head);
-    let peer = tokio::time::timeout(beginning, server.proxies.peer_of(&mut stream, peer)).await??;
+    let told = tokio::time::timeout(beginning, server.proxies.peer_of(&mut stream, peer));
+    let peer = tokio::select! {
+        peer = told => peer??,
+        () = after(stop, GOODBYE) => return Err(STOPPING.into()),
+    };
     let places = server.places(stream.local_addr()?, bound, side);
     let written = Arc::new(Progress::default());
     let mut connection = Connection {

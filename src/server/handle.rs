@@ -31,7 +31,8 @@ use crate::dialect::{
     BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded, request_id_fields, routed,
 };
 use crate::domain::{
-    Fault, FaultKind, HpcLogin, HpcOutcome, IdentityCommand, Intent, Outcome, Principal, SendPlan, Sha256, Volume,
+    Fault, FaultKind, HpcLogin, HpcOutcome, IdentityCommand, Intent, Outcome, Principal, SendPlan, Sha256, UnixTime,
+    Volume,
 };
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport};
@@ -270,7 +271,10 @@ impl Exchange<'_> {
         };
         // Unpredictable, so that no image can hold it (RFC 2046 section 5.1.1).
         let boundary = Uuid::new_v4().simple().to_string();
-        let (mut head, chunks) = direct::answer(call, &volume, &boundary).into_parts();
+        // The row changes with more than the bytes. What a clock ahead of ours has written is not in the future.
+        let written = image.file().and_then(|file| file.metadata().ok()?.modified().ok()).map(UnixTime::from);
+        let modified = written.unwrap_or(volume.updated).min(control.now());
+        let (mut head, chunks) = direct::answer(call, &volume, modified, &boundary).into_parts();
         head.headers.insert(SERVER_TIMING, timing::until_first_byte(self.started.elapsed()));
         let is_data = |chunk: &Chunk| matches!(chunk, Chunk::Extent(_));
         if !chunks.iter().any(is_data) {
@@ -306,7 +310,7 @@ impl Exchange<'_> {
     }
 
     fn send_tree(&self, call: &Call<'_>, plan: &SendPlan, tree: &Volume, packable: Packable) -> Response<Body> {
-        let (head, has_body) = direct::archive(call, tree, plan.encoding);
+        let (head, has_body) = direct::archive(call, tree, tree.updated.min(self.server.control.now()), plan.encoding);
         if !has_body {
             let bytes = |chunk| match chunk {
                 Chunk::Framing(bytes) => Some(bytes),

@@ -232,3 +232,29 @@ fn an_unknown_drive_is_404_and_a_stranger_401() {
         assert!(response.field("www-authenticate").starts_with("Basic"), "{response:?}");
     }
 }
+
+#[test]
+fn a_date_tells_what_a_client_has_and_stays_with_the_bytes() {
+    let (server, uuid) = with_drive();
+    let path = server.capability(&uuid);
+    let ask =
+        |fields: &[String]| fields.iter().fold(server.anonymous_curl(&path), |curl, field| curl.header(field)).run();
+    let date = ask(&[]).field("last-modified").to_owned();
+    assert!(date.ends_with(" GMT"), "{date}");
+    let change = serde_json::json!({"name": "another", "media": "disk", "size": 2_000_003});
+    let renamed = server.curl(&format!("/api/2.0/drives/{uuid}/")).json("PUT", &change).run();
+    assert_eq!(renamed.status, 200, "{renamed:?}");
+    assert_eq!(ask(&[]).field("last-modified"), date, "only the name has changed");
+    let have = format!("If-Modified-Since: {date}");
+    let response = ask(std::slice::from_ref(&have));
+    assert_eq!((response.status, response.body.len()), (304, 0));
+    assert!(!response.field("etag").is_empty());
+    assert_eq!(ask(&[have, "If-None-Match: \"other\"".to_owned()]).status, 200);
+    let long_ago = "Thu, 01 Jan 1970 00:00:00 GMT";
+    assert_eq!(ask(&[format!("If-Modified-Since: {long_ago}")]).status, 200);
+    assert_eq!(ask(&[format!("If-Unmodified-Since: {long_ago}")]).status, 412);
+    assert_eq!(ask(&[format!("If-Unmodified-Since: {date}")]).status, 200);
+    let part = ["Range: bytes=5-14".to_owned(), format!("If-Range: {date}")];
+    assert_eq!((ask(&part).status, ask(&part).body.len()), (206, 10));
+    assert_eq!(ask(&["Range: bytes=5-14".to_owned(), format!("If-Range: {long_ago}")]).status, 200);
+}
