@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::commands::gib_up;
 use super::{Control, busy, no_such_drive};
 use crate::archive::Container;
 use crate::domain::{
@@ -70,9 +71,14 @@ impl Control {
             BlockCommand::ResetSnapshot { id, status } => {
                 only_administrators(principal)?;
                 let snapshot = self.find_snapshot(principal.tenant, id).await?;
-                self.reset(snapshot.id, status).await
+                self.reset(snapshot.id, status, false).await
             }
             BlockCommand::Metadata { of, change } => self.change_metadata(principal, of, change).await,
+            BlockCommand::Servers(query) => {
+                let is_all = query.all_tenants && principal.is_admin;
+                let owner = if is_all { Owner::Anyone } else { Owner::Tenant(principal.tenant) };
+                Ok(BlockOutcome::Servers(self.parts.meta.attached_servers(owner, &query).await?))
+            }
             BlockCommand::Attachments { server } => {
                 Ok(BlockOutcome::Attachments(self.parts.meta.attachments(principal.tenant, &server).await?))
             }
@@ -117,13 +123,21 @@ impl Control {
         kind: VolumeKind,
         query: &BlockQuery,
     ) -> Result<BlockOutcome, Fault> {
-        let is_all = query.all_tenants && principal.is_admin;
-        let owner = if is_all { Owner::Anyone } else { Owner::Tenant(principal.tenant) };
-        match self.parts.meta.block_volumes(owner, kind, query).await {
+        let query = BlockQuery {
+            volume_type: query.volume_type.as_ref().map(|wanted| self.type_named(wanted)),
+            ..query.clone()
+        };
+        match self.parts.meta.block_volumes(owner_of(principal, &query), kind, &query).await {
             Ok(page) => Ok(BlockOutcome::Volumes(page)),
             Err(MetaError::NotFound) => Err(Fault::invalid("marker", "the marker is nothing of this list")),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The name of the type with this name or id. Volumes keep the name, also of a type that is not offered any more.
+    fn type_named(&self, wanted: &str) -> String {
+        let known = self.parts.block.types.iter().find(|known| known.id == wanted || known.name == wanted);
+        known.map_or(wanted, |known| &known.name).to_owned()
     }
 
     /// A volume as its dialects show it.
@@ -160,6 +174,7 @@ impl Control {
             return self.create_from(principal, source, wish, BlockFields { bootable: true, image, ..fields }).await;
         }
         let Some(size) = wish.size else { return Err(Fault::invalid("size", "a volume has a size")) };
+        self.check_gib("size", size)?;
         let mut attributes = Map::new();
         fields.put(&mut attributes);
         let name = wish.name.unwrap_or_default();
@@ -227,10 +242,14 @@ impl Control {
         let is_sized = wish.size.filter(|_| !(wish.takes_size_of_snapshot && wish.snapshot.is_some()));
         let size = is_sized.unwrap_or(source.size);
         if size < source.size {
-            let told = format!("a volume is no smaller than what it is made from, which has {} bytes", source.size);
+            let there = gib_up(source.size);
+            let told = format!("a volume is no smaller than what it is made from, which has {there} GB");
             return Err(Fault::invalid("size", told));
         }
-        self.check_size(size)?;
+        // Its source may be smaller than what is taken from others.
+        if size > source.size {
+            self.check_gib("size", size)?;
+        }
         let mut attributes = Map::new();
         fields.put(&mut attributes);
         let (name, meta) = (wish.name.unwrap_or_default(), wish.metadata);
@@ -372,6 +391,11 @@ fn change_fields(volume: &mut Volume, change: impl FnOnce(&mut BlockFields)) {
 fn image_id(image: &str) -> Result<VolumeId, Fault> {
     let told = |_| Fault::invalid("imageRef", "Invalid image identifier or unable to access requested image.");
     image.rsplit('/').next().unwrap_or_default().parse().map_err(told)
+}
+
+/// Whose things a list may have: only administrators see those of others.
+fn owner_of(principal: &Principal, query: &BlockQuery) -> Owner {
+    if query.all_tenants && principal.is_admin { Owner::Anyone } else { Owner::Tenant(principal.tenant) }
 }
 
 fn only_administrators(principal: &Principal) -> Result<(), Fault> {

@@ -21,10 +21,6 @@ impl Control {
             Command::Update { id, patch } => self.update(principal, id, patch).await,
             Command::Delete(ids) => self.delete(principal, ids).await,
             Command::Clone { id, spec } => self.start_clone(principal, id, spec).await,
-            Command::Resize { id, size } => {
-                let patch = Patch { size: Some(size), ..Patch::default() };
-                self.update(principal, id, patch).await
-            }
             Command::OpenDownload(id) => self.open_ticket(principal, id).await,
             Command::Describe => Ok(Outcome::Described(self.limits())),
             Command::Tree(command) => self.execute_tree(principal, command).await,
@@ -166,6 +162,15 @@ impl Control {
         Ok(())
     }
 
+    /// The same for who asks in whole GiB.
+    pub(super) fn check_gib(&self, point: &str, size: ByteCount) -> Result<(), Fault> {
+        self.check_size(size).map_err(|_| {
+            let limits = self.limits();
+            let (least, most) = (gib_up(limits.min_drive).max(1), limits.max_drive.get() >> 30);
+            Fault::invalid(point, format!("{point} must be from {least} to {most} GB"))
+        })
+    }
+
     async fn start_clone(&self, principal: &Principal, id: VolumeId, spec: CloneSpec) -> Result<Outcome, Fault> {
         self.find(principal.tenant, id).await?;
         let target = VolumeId::random();
@@ -175,6 +180,14 @@ impl Control {
             }
             source.step(VolumeEvent::CloneStarted).map_err(busy)?;
             let spec = spec.clone();
+            let size = spec.size.unwrap_or(source.size);
+            if size < source.size {
+                let told = format!("a clone is no smaller than its source, which has {} bytes", source.size);
+                return Err(Fault::invalid("size", told));
+            }
+            if size > source.size {
+                self.check_size(size)?;
+            }
             let mut attributes = source.attributes.clone();
             attributes.extend(spec.attributes);
             let now = self.parts.clock.now();
@@ -182,8 +195,11 @@ impl Control {
                 id: target,
                 name: spec.name.unwrap_or_else(|| source.name.clone()),
                 media: spec.media.unwrap_or(source.media),
-                charged: source.size,
+                size,
+                charged: size,
                 state: VolumeState::CloningTarget,
+                // What is added has a part in the digest.
+                sha256: source.sha256.filter(|_| size == source.size),
                 generation: 0,
                 revision: 0,
                 created: now,
@@ -241,4 +257,9 @@ impl Control {
         }
         Err(Fault::new(FaultKind::Conflict, "the drives are being changed by others; try again"))
     }
+}
+
+/// Whole GiB, rounded up.
+pub(super) fn gib_up(size: ByteCount) -> u64 {
+    size.get().div_ceil(1 << 30)
 }

@@ -170,12 +170,13 @@ impl Control {
 }
 
 pub(super) fn check_readable(volume: &Volume) -> Result<(), Fault> {
+    let thing = if is_tree(volume) { "volume" } else { "drive" };
     match volume.state {
         state if state.is_readable() => Ok(()),
         VolumeState::Unavailable => {
             let why = volume.reason.as_deref().unwrap_or("its bytes cannot be trusted");
-            Err(Fault::new(FaultKind::Corrupt, format!("the drive is unavailable: {why}")))
+            Err(Fault::new(FaultKind::Corrupt, format!("the {thing} is unavailable: {why}")))
         }
-        _ => Err(Fault::new(FaultKind::Conflict, "the drive is not ready to be read")),
+        _ => Err(Fault::new(FaultKind::Conflict, format!("the {thing} is not ready to be read"))),
     }
 }

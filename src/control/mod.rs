@@ -296,6 +296,15 @@ fn no_such_drive(id: VolumeId) -> Fault {
 
 /// What a caller is told whose wish does not fit the state of the drive.
 fn busy(step: IllegalStep) -> Fault {
+    busy_as("drive", step)
+}
+
+/// The same of a tree, which every API that has trees calls a volume.
+fn busy_tree(step: IllegalStep) -> Fault {
+    busy_as("volume", step)
+}
+
+fn busy_as(thing: &str, step: IllegalStep) -> Fault {
     let state = match step.state {
         VolumeState::Uploading => "being uploaded",
         VolumeState::Creating => "being created",
@@ -314,5 +323,5 @@ fn busy(step: IllegalStep) -> Fault {
         VolumeState::Unavailable => "unavailable",
         VolumeState::Deleting => "being deleted",
     };
-    Fault::new(FaultKind::Conflict, format!("the drive is {state}")).because(step)
+    Fault::new(FaultKind::Conflict, format!("the {thing} is {state}")).because(step)
 }

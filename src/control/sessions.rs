@@ -223,7 +223,7 @@ impl Control {
             for upload in &session.uploads {
                 let Some(mut tree) = self.parts.meta.volume(session.tenant, upload.volume).await? else { break };
                 replaced.extend(tree.content);
-                tree.fill(upload.content, &upload.source, now).map_err(super::busy)?;
+                tree.fill(upload.content, &upload.source, now).map_err(super::busy_tree)?;
                 trees.push(tree);
             }
             if trees.len() < session.uploads.len() {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Map, Value};
 
 use super::download::check_readable;
-use super::{Control, ROUNDS, busy};
+use super::{Control, ROUNDS, busy_tree};
 use crate::domain::{
     ByteCount, ContentId, Fault, FaultKind, Outcome, Principal, SessionState, TenantId, TreeCommand, TreeSpec, Volume,
     VolumeEvent, VolumeId, VolumeKind, VolumeState,
@@ -20,7 +20,11 @@ impl Control {
         command: TreeCommand,
     ) -> Result<Outcome, Fault> {
         match command {
-            TreeCommand::List => Ok(Outcome::Trees(self.parts.meta.trees(principal.tenant).await?)),
+            TreeCommand::List(filter) => {
+                let mut trees = self.parts.meta.trees(principal.tenant).await?;
+                trees.retain(|tree| filter.takes(tree));
+                Ok(Outcome::Trees(trees))
+            }
             TreeCommand::Show(name) => Ok(Outcome::Tree(Box::new(self.find_tree(principal.tenant, &name).await?))),
             TreeCommand::Create { name, size, labels } => self.create_tree(principal, name, size, labels).await,
             TreeCommand::Delete { name, force } => self.delete_tree(principal, &name, None, force).await,
@@ -46,7 +50,7 @@ impl Control {
     ) -> Result<Outcome, Fault> {
         let size = size.unwrap_or(self.parts.settings.trees.default_size);
         if size == ByteCount::ZERO || size > self.parts.settings.trees.max_size {
-            let told = format!("a volume has from 1 to {} bytes", self.parts.settings.trees.max_size);
+            let told = format!("a volume has from 1 to {} GB", self.parts.settings.trees.max_size.get() >> 30);
             return Err(Fault::invalid("size", told));
         }
         // As the Docker API has it: who gives no name gets one that nobody else has.
@@ -87,7 +91,7 @@ impl Control {
                 }
                 continue;
             }
-            tree.step(VolumeEvent::DeleteStarted).map_err(busy)?;
+            tree.step(VolumeEvent::DeleteStarted).map_err(busy_tree)?;
             match self.parts.meta.apply(Batch { update: vec![tree.clone()], ..Batch::default() }).await {
                 Err(MetaError::Conflict) => continue,
                 result => result?,

@@ -324,9 +324,6 @@ fn outcome(intent: &Intent) -> Outcome {
                 state: VolumeState::CloningTarget,
                 ..drive()
             })),
-            Command::Resize { size, .. } => {
-                Outcome::Started(Box::new(Volume { size: *size, state: VolumeState::Resizing, ..drive() }))
-            }
             Command::OpenDownload(id) => Outcome::Download { id: *id, token: "dGlja2V0".to_owned() },
             Command::Describe => Outcome::Described(limits()),
             Command::Tree(command) => tree_outcome(command),
@@ -340,7 +337,7 @@ fn outcome(intent: &Intent) -> Outcome {
 
 fn tree_outcome(command: &TreeCommand) -> Outcome {
     match command {
-        TreeCommand::List => {
+        TreeCommand::List(_) => {
             let empty = Volume { name: "empty".to_owned(), content: None, source: None, ..tree() };
             Outcome::Trees(vec![empty, tree()])
         }

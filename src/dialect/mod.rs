@@ -33,6 +33,7 @@ pub use query::percent_decoded;
 pub type Reply = http::Response<Bytes>;
 
 /// One request as a dialect sees it.
+#[derive(Clone, Copy)]
 pub struct Call<'a> {
     /// The method.
     pub method: &'a Method,
@@ -204,8 +205,20 @@ impl Endpoint {
         }
     }
 
+    /// What its query may hold. It refuses everything else.
+    const fn parameters(&self) -> &'static [&'static str] {
+        match self.op {
+            Op::CloudSigma(op) => cloudsigma::parameters(op),
+            Op::Hyper(op) => hyper_sh::parameters(op),
+            Op::Identity(op) => identity::parameters(op),
+            Op::OpenStack(op) => openstack::parameters(op),
+            Op::HpcAi(_) | Op::Native(_) | Op::Direct => &[],
+        }
+    }
+
     /// What the request asks for.
     pub fn decode(&self, call: &Call) -> Result<Intent, Fault> {
+        query::check(call.query, self.parameters())?;
         match self.op {
             Op::CloudSigma(op) => cloudsigma::decode(op, call),
             Op::Hyper(op) => hyper_sh::decode(op, call),
@@ -453,6 +466,22 @@ mod tests {
         let upload = &cloudsigma::ROUTES[0];
         let fault = upload.endpoint(&Method::GET).expect_err("uploads have no GET");
         assert_eq!(fault.kind, FaultKind::MethodNotAllowed { allow: "POST, PUT" });
+    }
+
+    #[test]
+    fn no_endpoint_passes_over_a_parameter() {
+        let headers = HeaderMap::new();
+        for endpoint in endpoints() {
+            let name = "no_such";
+            let call = call(&endpoint.method, &headers, &[], "no_such=1", b"");
+            let fault = endpoint.decode(&call).expect_err(endpoint.summary);
+            assert_eq!(fault.point.as_deref(), Some(name), "{}", endpoint.summary);
+            for name in endpoint.parameters().iter().filter(|name| !["fields", "sort_dir", "sort_key"].contains(name)) {
+                let query = format!("{name}=1&{name}=1");
+                let fault = endpoint.decode(&Call { query: &query, ..call }).expect_err(endpoint.summary);
+                assert_eq!(fault.point.as_deref(), Some(*name), "{}", endpoint.summary);
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::domain::Fault;
+
 /// A path segment with its percent-encoding undone; as it was sent when the result is not UTF-8.
 pub fn percent_decoded(text: &str) -> Cow<'_, str> {
     if text.contains('%') { decoded(text.as_bytes()).map_or(Cow::Borrowed(text), Cow::Owned) } else { text.into() }
@@ -17,6 +19,31 @@ pub(super) fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         (plain(name), plain(value))
     })
+}
+
+/// Parameters that may be there several times: each adds to a list.
+const REPEATED: [&str; 3] = ["fields", "sort_dir", "sort_key"];
+
+/// Refuses what an endpoint does not take, and what is said twice. A parameter that is passed over makes a list longer
+/// than was asked for, and callers delete what they list.
+pub(super) fn check(query: &str, taken: &[&str]) -> Result<(), Fault> {
+    let mut seen: Vec<String> = Vec::new();
+    for (name, _) in pairs(query) {
+        if !taken.contains(&name.as_str()) {
+            return Err(unknown(&name));
+        }
+        if !seen.contains(&name) {
+            seen.push(name);
+        } else if !REPEATED.contains(&name.as_str()) {
+            return Err(Fault::invalid(&name, format!("the parameter {name} is there twice")));
+        }
+    }
+    Ok(())
+}
+
+/// The fault of a parameter that is not taken.
+pub(super) fn unknown(name: &str) -> Fault {
+    Fault::invalid(name, format!("this call takes no parameter {name:?}"))
 }
 
 fn decoded(text: &[u8]) -> Option<String> {
@@ -53,6 +80,17 @@ mod tests {
             ("%+1%-1", "%+1%-1"),
         ] {
             assert_eq!(percent_decoded(sent), read);
+        }
+    }
+
+    #[test]
+    fn what_is_not_taken_and_what_is_said_twice_is_refused() {
+        let taken = ["name", "fields"];
+        for right in ["", "&", "name=a", "fields=a&fields=b&name"] {
+            assert!(check(right, &taken).is_ok(), "{right}");
+        }
+        for (wrong, point) in [("Name=a", "Name"), ("x", "x"), ("name=a&name=a", "name"), ("na%6De=a&name=b", "name")] {
+            assert_eq!(check(wrong, &taken).expect_err(wrong).point.as_deref(), Some(point));
         }
     }
 

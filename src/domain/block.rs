@@ -50,6 +50,9 @@ impl BlockFields {
     /// The owner's label that makes a drive an image of their tenant, with this value.
     pub const IMAGE: (&str, &str) = ("image", "private");
 
+    /// The zone of what was made without one.
+    pub const ZONE: &str = "nova";
+
     /// The attribute that holds them.
     const KEY: &str = "block";
 
@@ -136,7 +139,7 @@ impl<'a> BlockView<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum BlockCommand {
     /// Some of the drives, as volumes.
-    Volumes(BlockQuery),
+    Volumes(Box<BlockQuery>),
     /// One.
     Volume(VolumeId),
     /// Makes one, blank or from exactly one source.
@@ -165,7 +168,7 @@ pub enum BlockCommand {
         action: VolumeAction,
     },
     /// Some of the snapshots.
-    Snapshots(BlockQuery),
+    Snapshots(Box<BlockQuery>),
     /// One.
     Snapshot(VolumeId),
     /// Makes one.
@@ -208,7 +211,7 @@ pub enum BlockCommand {
         change: MetadataChange,
     },
     /// Some of the backups.
-    Backups(BlockQuery),
+    Backups(Box<BlockQuery>),
     /// One.
     Backup(BackupRef),
     /// Makes one.
@@ -231,6 +234,8 @@ pub enum BlockCommand {
         /// Into which.
         state: BackupState,
     },
+    /// The servers that drives are attached to.
+    Servers(ServerQuery),
     /// The drives that are attached to a server.
     Attachments {
         /// The server.
@@ -400,7 +405,12 @@ pub enum VolumeAction {
     /// Removes one of these.
     UnsetImageMetadata(String),
     /// Puts it into a state by hand. For administrators.
-    Reset(ResetStatus),
+    Reset {
+        /// Into which.
+        status: ResetStatus,
+        /// Forgets also where it is attached, which becoming available does anyway.
+        detach: bool,
+    },
     /// Removes it whatever its state. For administrators.
     ForceDelete,
 }
@@ -431,12 +441,32 @@ pub struct BlockQuery {
     pub states: Option<Vec<VolumeState>>,
     /// Backups only: in this state.
     pub backup_state: Option<BackupState>,
+    /// With this id.
+    pub id: Option<VolumeId>,
+    /// Of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Made by this user. Not of backups, which do not know theirs.
+    pub user: Option<String>,
+    /// As large as this in GiB, rounded up.
+    pub gib: Option<u64>,
+    /// Described by exactly this.
+    pub description: Option<String>,
     /// Snapshots and backups only: of this drive.
     pub volume: Option<VolumeId>,
+    /// Made from this snapshot; of a backup, of that state of its drive.
+    pub snapshot: Option<VolumeId>,
+    /// Drives only: made from this drive.
+    pub source: Option<VolumeId>,
+    /// Drives only: of the type with this name or id.
+    pub volume_type: Option<String>,
+    /// Drives only: whether a machine can start from it.
+    pub bootable: Option<bool>,
     /// In this zone.
     pub zone: Option<String>,
-    /// With these pairs among the owner's.
+    /// With these pairs among the owner's. Not of backups, which have none.
     pub metadata: Map<String, Value>,
+    /// Drives only: with these pairs among what is known of its image.
+    pub image: Map<String, Value>,
     /// Of all tenants. For administrators; of others it is not heeded.
     pub all_tenants: bool,
     /// How it is sorted, first key first; ties by id.
@@ -445,8 +475,34 @@ pub struct BlockQuery {
     pub limit: Option<u32>,
     /// Those after this one.
     pub marker: Option<VolumeId>,
+    /// Backups only: those after this one.
+    pub backup_marker: Option<BackupRef>,
     /// Passing over this many.
     pub offset: u64,
+}
+
+/// Which servers that have drives, in order of their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerQuery {
+    /// Of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Of all tenants. For administrators; of others it is not heeded.
+    pub all_tenants: bool,
+    /// At most this many.
+    pub limit: u32,
+    /// Those after this one.
+    pub marker: Option<String>,
+}
+
+/// A server as far as it is known: by what is attached to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedServer {
+    /// Its id.
+    pub id: String,
+    /// Whose drives it has.
+    pub tenant: TenantId,
+    /// The drives.
+    pub volumes: Vec<VolumeId>,
 }
 
 /// What a list can be sorted by.
@@ -627,6 +683,8 @@ pub enum BlockOutcome {
         /// Into this drive.
         volume: Box<BlockVolume>,
     },
+    /// Servers.
+    Servers(Paged<AttachedServer>),
     /// Attachments of one server.
     Attachments(Vec<Attachment>),
     /// One.

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Began, BlockCommand, BlockOutcome, ByteCount, Encoding, HpcCommand, HpcLogin, HpcOutcome, IdentityCommand,
-    IdentityOutcome, Media, Session, SessionCommand, Sha256, TenantId, TreeCommand, UnpackPlan, Volume, VolumeId,
-    VolumeState,
+    Began, BlockCommand, BlockOutcome, ByteCount, Direction, Encoding, HpcCommand, HpcLogin, HpcOutcome,
+    IdentityCommand, IdentityOutcome, Media, Session, SessionCommand, Sha256, SortKey, TenantId, TreeCommand,
+    UnpackPlan, Volume, VolumeId, VolumeState,
 };
 
 /// What a decoded request asks for.
@@ -56,13 +56,6 @@ pub enum Command {
         id: VolumeId,
         /// What the copy differs in.
         spec: CloneSpec,
-    },
-    /// Grows a drive.
-    Resize {
-        /// Which.
-        id: VolumeId,
-        /// The new size; never less than the old.
-        size: ByteCount,
     },
     /// Asks for a ticket to download a drive.
     OpenDownload(VolumeId),
@@ -158,6 +151,8 @@ pub struct DriveFilter {
     pub states: Vec<VolumeState>,
     /// Only seen as this.
     pub media: Option<Media>,
+    /// Not which, but how they are sorted: first key first, and after that in order of making.
+    pub order: Vec<(SortKey, Direction)>,
 }
 
 /// A condition on a drive's name.
@@ -173,7 +168,7 @@ pub enum NameMatch {
     StartsWith(String),
 }
 
-/// Which part of a list, in order of making.
+/// Which part of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     /// At most this many; `None` is all.
@@ -223,6 +218,8 @@ pub struct CloneSpec {
     pub meta: Option<Map<String, Value>>,
     /// Opaque fields to set over the source's.
     pub attributes: Map<String, Value>,
+    /// Its size, never less than the source's. What is added reads as zero.
+    pub size: Option<ByteCount>,
 }
 
 /// What an upload says of itself before its first byte.

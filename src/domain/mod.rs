@@ -21,9 +21,9 @@ mod tree;
 mod volume;
 
 pub use block::{
-    Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockQuery,
-    BlockView, BlockVolume, Direction, MetadataChange, NewBackup, NewVolume, Paged, ResetStatus, Seen, SortKey, Thing,
-    VolumeAction, VolumeType,
+    AttachedServer, Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch,
+    BlockQuery, BlockView, BlockVolume, Direction, MetadataChange, NewBackup, NewVolume, Paged, ResetStatus, Seen,
+    ServerQuery, SortKey, Thing, VolumeAction, VolumeType,
 };
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{
@@ -44,5 +44,5 @@ pub use session::{
     UploadState,
 };
 pub use ticket::{Ticket, Verb};
-pub use tree::{Encoding, LONGEST_NAME, TreeCommand, TreeSpec, UnpackPlan, is_tree_name};
+pub use tree::{Encoding, LONGEST_NAME, TreeCommand, TreeFilter, TreeSpec, UnpackPlan, is_tree_name};
 pub use volume::{IllegalStep, Media, Volume, VolumeEvent, VolumeKind, VolumeState};

@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::{ByteCount, Secret, UploadId};
+use super::{ByteCount, Secret, UploadId, Volume};
 
 /// Metadata work on the caller's own trees, which are known by their names.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TreeCommand {
-    /// All of them, by name.
-    List,
+    /// Those that are wanted, by name.
+    List(TreeFilter),
     /// One.
     Show(String),
     /// Makes an empty one.
@@ -29,6 +29,32 @@ pub enum TreeCommand {
     },
     /// Asks for a ticket to download one.
     OpenDownload(String),
+}
+
+/// Which trees are wanted. Empty means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TreeFilter {
+    /// With one of these in the name, when there are any.
+    pub names: Vec<String>,
+    /// With all of these labels, and where one is given with that value.
+    pub labels: Vec<(String, Option<String>)>,
+    /// As large as this in GiB, rounded up.
+    pub gib: Option<u64>,
+    /// None: what is asked for is true of no tree.
+    pub is_void: bool,
+}
+
+impl TreeFilter {
+    /// Whether it is one of them.
+    pub fn takes(&self, tree: &Volume) -> bool {
+        let is_named = || self.names.is_empty() || self.names.iter().any(|part| tree.name.contains(part.as_str()));
+        let has = |(key, value): &(String, Option<String>)| {
+            let label = tree.meta.get(key);
+            label.is_some_and(|label| value.as_ref().is_none_or(|value| label.as_str() == Some(value)))
+        };
+        let is_large = |gib| tree.size.get().div_ceil(1 << 30) == gib;
+        !self.is_void && is_named() && self.gib.is_none_or(is_large) && self.labels.iter().all(has)
+    }
 }
 
 /// A tree to be made.
@@ -80,6 +106,7 @@ pub const LONGEST_NAME: usize = 128;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{TenantId, UnixTime, VolumeState};
 
     #[test]
     fn a_name_is_what_stands_everywhere_as_it_is() {
@@ -88,6 +115,32 @@ mod tests {
         }
         for name in ["", ".", "..", "-x", "_x", "a/b", "a b", "a%2f", "\u{e9}", "a\n", &"x".repeat(LONGEST_NAME + 1)] {
             assert!(!is_tree_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_filter_takes_what_all_of_it_is_true_of() {
+        let labels = Map::from_iter([("k".to_owned(), "v".into()), ("l".to_owned(), "".into())]);
+        let spec = TreeSpec { name: "vol1".to_owned(), size: ByteCount::mib(1025), labels };
+        let tree = Volume::tree(TenantId::random(), spec, VolumeState::Available, UnixTime(1));
+        let text = |text: &str| text.to_owned();
+        let all = TreeFilter::default();
+        for taken in [
+            all.clone(),
+            TreeFilter { names: vec![text("x"), text("ol")], ..all.clone() },
+            TreeFilter { labels: vec![(text("k"), Some(text("v"))), (text("l"), None)], ..all.clone() },
+            TreeFilter { gib: Some(2), ..all.clone() },
+        ] {
+            assert!(taken.takes(&tree), "{taken:?}");
+        }
+        for other in [
+            TreeFilter { names: vec![text("x")], ..all.clone() },
+            TreeFilter { labels: vec![(text("k"), None), (text("m"), None)], ..all.clone() },
+            TreeFilter { labels: vec![(text("k"), Some(text("w")))], ..all.clone() },
+            TreeFilter { gib: Some(1), ..all.clone() },
+            TreeFilter { is_void: true, ..all.clone() },
+        ] {
+            assert!(!other.takes(&tree), "{other:?}");
         }
     }
 }

@@ -11,8 +11,8 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use super::volumes::{SELECT_VOLUMES, bytes_from, from_row, push_states};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
-    Attachment, Backup, BackupId, BackupRef, BackupState, BlockFields, BlockQuery, BlockVolume, Direction, Paged, Seen,
-    SortKey, TenantId, UnixTime, Volume, VolumeId, VolumeKind,
+    AttachedServer, Attachment, Backup, BackupId, BackupRef, BackupState, BlockFields, BlockQuery, BlockVolume,
+    ByteCount, Direction, Paged, Seen, ServerQuery, SortKey, TenantId, UnixTime, Volume, VolumeId, VolumeKind,
 };
 
 /// Whose things are listed.
@@ -23,6 +23,8 @@ pub enum Owner {
     /// Everybody's.
     Anyone,
 }
+
+const GIB: u64 = 1 << 30;
 
 const SELECT_BACKUPS: &str = "SELECT id, number, tenant, volume, snapshot, name, description, container, zone, size, \
      objects, state, reason, origin_number, origin_tenant, created, updated FROM backups ";
@@ -42,7 +44,7 @@ impl Meta {
             None => None,
             Some(id) => {
                 let there = self.volume_any(id).await?.filter(|volume| volume.kind == kind && owner.has(volume.tenant));
-                Some(there.ok_or(MetaError::NotFound)?)
+                Some(Mark::of_volume(&there.ok_or(MetaError::NotFound)?))
             }
         };
         let page = |head| page_of(head, owner, kind, query, marker.as_ref());
@@ -116,6 +118,39 @@ impl Meta {
         rows.iter().map(attachment_from).collect()
     }
 
+    /// A page of the servers that drives are attached to, in order of their ids.
+    pub async fn attached_servers(
+        &self,
+        owner: Owner,
+        query: &ServerQuery,
+    ) -> Result<Paged<AttachedServer>, MetaError> {
+        let mut sql = QueryBuilder::new(
+            "SELECT attachments.tenant, attachments.server, attachments.volume FROM attachments \
+             JOIN (SELECT DISTINCT tenant, server FROM attachments WHERE server IS NOT NULL",
+        );
+        owner.push(&mut sql);
+        if let Some(tenant) = query.tenant {
+            sql.push(" AND tenant = ").push_bind(tenant.as_bytes().to_vec());
+        }
+        if let Some(marker) = &query.marker {
+            sql.push(" AND server > ").push_bind(marker.clone());
+        }
+        sql.push(" ORDER BY server, tenant LIMIT ").push_bind(i64::from(query.limit) + 1);
+        sql.push(") AS page ON attachments.tenant = page.tenant AND attachments.server = page.server");
+        sql.push(" ORDER BY attachments.server, attachments.tenant, length(device), device");
+        let mut servers: Vec<AttachedServer> = Vec::new();
+        for row in sql.build().fetch_all(&self.readers).await? {
+            let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
+            let id: String = row.try_get("server")?;
+            let volume = VolumeId::from_bytes(id_bytes(row.try_get("volume")?, "volume")?);
+            match servers.last_mut().filter(|last| (last.tenant, &last.id) == (tenant, &id)) {
+                Some(server) => server.volumes.push(volume),
+                None => servers.push(AttachedServer { id, tenant, volumes: vec![volume] }),
+            }
+        }
+        Ok(paged(servers, Some(query.limit)))
+    }
+
     /// All drives that are images, of their tenant or of everybody, in order of making.
     pub async fn images(&self) -> Result<Vec<Volume>, MetaError> {
         let (key, value) = BlockFields::IMAGE;
@@ -141,29 +176,31 @@ impl Meta {
         ids.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "id")?))).collect()
     }
 
-    /// A page of backups, newest first. [`MetaError::NotFound`] when the marker is none of them.
+    /// A page of backups. [`MetaError::NotFound`] when the marker is none of them.
     pub async fn backups(&self, owner: Owner, query: &BlockQuery) -> Result<Paged<Backup>, MetaError> {
+        let marker = match query.backup_marker {
+            None => None,
+            Some(named) => Some(Mark::of_backup(&self.backup(owner, named).await?.ok_or(MetaError::NotFound)?)),
+        };
         let mut sql = QueryBuilder::new(SELECT_BACKUPS);
         sql.push("WHERE 1 = 1");
         owner.push(&mut sql);
-        if let Some(name) = &query.name {
-            sql.push(" AND name = ").push_bind(name.clone());
-        }
+        push_common(&mut sql, query);
         if let Some(state) = query.backup_state {
             sql.push(" AND state = ").push_bind(backup_state_text(state));
         }
-        if let Some(volume) = query.volume {
-            sql.push(" AND volume = ").push_bind(volume.as_bytes().to_vec());
+        for (column, id) in [("volume", query.volume), ("snapshot", query.snapshot)] {
+            if let Some(id) = id {
+                sql.push(format!(" AND {column} = ")).push_bind(id.as_bytes().to_vec());
+            }
         }
-        if let Some(marker) = query.marker {
-            let id = BackupId::from_bytes(*marker.as_bytes());
-            let there = self.backup(owner, BackupRef::Id(id)).await?.ok_or(MetaError::NotFound)?;
-            sql.push(" AND (created, id) < (").push_bind(there.created.0).push(", ");
-            sql.push_bind(id.as_bytes().to_vec()).push(")");
+        if let Some(zone) = &query.zone {
+            sql.push(" AND zone = ").push_bind(zone.clone());
         }
-        sql.push(" ORDER BY created DESC, id DESC LIMIT ");
-        sql.push_bind(query.limit.map_or(-1, |limit| i64::from(limit) + 1));
-        sql.push(" OFFSET ").push_bind(i64::try_from(query.offset).unwrap_or(i64::MAX));
+        if let Some(description) = &query.description {
+            sql.push(" AND COALESCE(description, '') = ").push_bind(description.clone());
+        }
+        push_page(&mut sql, Of::Backups, query, marker.as_ref());
         let rows = sql.build().fetch_all(&self.readers).await?;
         Ok(paged(rows.iter().map(backup_from).collect::<Result<Vec<_>, _>>()?, query.limit))
     }
@@ -229,15 +266,13 @@ fn page_of(
     owner: Owner,
     kind: VolumeKind,
     query: &BlockQuery,
-    marker: Option<&Volume>,
+    marker: Option<&Mark>,
 ) -> QueryBuilder<Sqlite> {
     let mut sql = QueryBuilder::new(head);
     // The kind is no parameter: some indexes are of one kind, and SQLite would plan anew for each value.
     sql.push(format!("WHERE kind = '{}' AND state <> 'deleting'", super::volumes::kind_text(kind)));
     owner.push(&mut sql);
-    if let Some(name) = &query.name {
-        sql.push(" AND name = ").push_bind(name.clone());
-    }
+    push_common(&mut sql, query);
     if let Some(states) = &query.states {
         sql.push(" AND ");
         push_states(&mut sql, states);
@@ -245,26 +280,63 @@ fn page_of(
     if let Some(volume) = query.volume {
         sql.push(" AND source = ").push_bind(volume.to_string());
     }
-    if let Some(zone) = &query.zone {
-        sql.push(" AND json_extract(attributes, '$.block.zone') = ").push_bind(zone.clone());
+    for (field, otherwise, wanted) in [
+        ("description", "", query.description.clone()),
+        ("zone", BlockFields::ZONE, query.zone.clone()),
+        ("user", "", query.user.clone()),
+        ("snapshot", "", query.snapshot.map(|id| id.to_string())),
+        ("volume", "", query.source.map(|id| id.to_string())),
+        ("volume_type", "", query.volume_type.clone()),
+    ] {
+        if let Some(wanted) = wanted {
+            sql.push(format!(" AND COALESCE(json_extract(attributes, '$.block.{field}'), '{otherwise}') = "));
+            sql.push_bind(wanted);
+        }
     }
-    for (key, value) in &query.metadata {
-        sql.push(" AND EXISTS (SELECT 1 FROM json_each(volumes.meta) AS pair WHERE pair.key = ");
-        sql.push_bind(key.clone()).push(" AND CAST(pair.atom AS TEXT) = ").push_bind(text_of(value)).push(")");
+    if let Some(bootable) = query.bootable {
+        sql.push(" AND COALESCE(json_extract(attributes, '$.block.bootable'), 0) = ").push_bind(i64::from(bootable));
     }
+    for (source, pairs) in [("meta", &query.metadata), ("attributes, '$.block.image'", &query.image)] {
+        for (key, value) in pairs {
+            sql.push(format!(" AND EXISTS (SELECT 1 FROM json_each(volumes.{source}) AS pair WHERE pair.key = "));
+            sql.push_bind(key.clone()).push(" AND CAST(pair.atom AS TEXT) = ").push_bind(text_of(value)).push(")");
+        }
+    }
+    push_page(&mut sql, Of::Volumes { by_name: query.name.is_some() }, query, marker);
+    sql
+}
+
+/// The conditions that volumes and backups share.
+fn push_common(sql: &mut QueryBuilder<Sqlite>, query: &BlockQuery) {
+    if let Some(name) = &query.name {
+        sql.push(" AND name = ").push_bind(name.clone());
+    }
+    if let Some(id) = query.id {
+        sql.push(" AND id = ").push_bind(id.as_bytes().to_vec());
+    }
+    if let Some(tenant) = query.tenant {
+        sql.push(" AND tenant = ").push_bind(tenant.as_bytes().to_vec());
+    }
+    if let Some(gib) = query.gib {
+        // No size is as large as the first that is beyond the database's integers.
+        let gib = i64::try_from(gib).unwrap_or(i64::MAX);
+        sql.push(format!(" AND (size / {GIB} + (size % {GIB} > 0)) = ")).push_bind(gib);
+    }
+}
+
+/// The order, and which part of it.
+fn push_page(sql: &mut QueryBuilder<Sqlite>, of: Of, query: &BlockQuery, marker: Option<&Mark>) {
     let order = order_of(&query.sort);
-    let by_name = query.name.is_some();
     if let Some(marker) = marker {
-        push_behind(&mut sql, &order, by_name, marker);
+        push_behind(sql, &order, of, marker);
     }
     sql.push(" ORDER BY ");
     let mut columns = sql.separated(", ");
     for (key, direction) in &order {
-        columns.push(format!("{} {}", column(*key, by_name), word(*direction)));
+        columns.push(format!("{} {}", of.column(*key), word(*direction)));
     }
     sql.push(" LIMIT ").push_bind(query.limit.map_or(-1, |limit| i64::from(limit) + 1));
     sql.push(" OFFSET ").push_bind(i64::try_from(query.offset).unwrap_or(i64::MAX));
-    sql
 }
 
 /// Records an attachment; [`MetaError::Duplicate`] when the volume or the device is taken.
@@ -382,21 +454,21 @@ fn order_of(sort: &[(SortKey, Direction)]) -> Vec<(SortKey, Direction)> {
 ///
 /// Comparing rows says so in a way that an index is entered by, but only for keys of one direction; for others the bound
 /// of the first key does, and what is equal in that is looked through.
-fn push_behind(sql: &mut QueryBuilder<Sqlite>, order: &[(SortKey, Direction)], by_name: bool, marker: &Volume) {
+fn push_behind(sql: &mut QueryBuilder<Sqlite>, order: &[(SortKey, Direction)], of: Of, marker: &Mark) {
     let (first, direction) = order[0];
     let behind = |direction| if direction == Direction::Ascending { ">" } else { "<" };
     if order.iter().all(|(_, other)| *other == direction) {
-        let columns: Vec<&str> = order.iter().map(|(key, _)| column(*key, by_name)).collect();
+        let columns: Vec<&str> = order.iter().map(|(key, _)| of.column(*key)).collect();
         sql.push(format!(" AND ({}) {} (", columns.join(", "), behind(direction)));
         for (at, (key, _)) in order.iter().enumerate() {
             sql.push(if at == 0 { "" } else { ", " });
-            push_value(sql, *key, marker);
+            marker.push(sql, *key);
         }
         sql.push(")");
         return;
     }
-    sql.push(format!(" AND {} {}= ", column(first, by_name), behind(direction)));
-    push_value(sql, first, marker);
+    sql.push(format!(" AND {} {}= ", of.column(first), behind(direction)));
+    marker.push(sql, first);
     sql.push(" AND (");
     for at in 0..order.len() {
         if at > 0 {
@@ -404,44 +476,89 @@ fn push_behind(sql: &mut QueryBuilder<Sqlite>, order: &[(SortKey, Direction)], b
         }
         sql.push("(");
         for (key, _) in &order[..at] {
-            sql.push(format!("{} = ", column(*key, by_name)));
-            push_value(sql, *key, marker);
+            sql.push(format!("{} = ", of.column(*key)));
+            marker.push(sql, *key);
             sql.push(" AND ");
         }
         let (key, direction) = order[at];
-        sql.push(format!("{} {} ", column(key, by_name), behind(direction)));
-        push_value(sql, key, marker);
+        sql.push(format!("{} {} ", of.column(key), behind(direction)));
+        marker.push(sql, key);
         sql.push(")");
     }
     sql.push(")");
 }
 
-fn push_value(sql: &mut QueryBuilder<Sqlite>, key: SortKey, volume: &Volume) {
-    match key {
-        SortKey::Created => sql.push_bind(volume.created.0),
-        SortKey::Updated => sql.push_bind(volume.updated.0),
-        SortKey::Size => sql.push_bind(volume.size.get().cast_signed()),
-        SortKey::Id => sql.push_bind(volume.id.as_bytes().to_vec()),
-        SortKey::Name => sql.push_bind(volume.name.clone()),
-        SortKey::State => sql.push_bind(super::volumes::state_columns(volume.state).0),
-    };
+/// What lists are sorted by, of the thing that a page begins behind.
+struct Mark {
+    created: UnixTime,
+    updated: UnixTime,
+    size: ByteCount,
+    id: [u8; 16],
+    name: String,
+    state: &'static str,
 }
 
-/// The column of a key. Few volumes have one name: those of a list by name are found by that and then sorted, and the sign
-/// keeps away the index that is in order already (<https://www.sqlite.org/optoverview.html#uplus>).
-const fn column(key: SortKey, by_name: bool) -> &'static str {
-    match (key, by_name) {
-        (SortKey::Created, false) => "created",
-        (SortKey::Created, true) => "+created",
-        (SortKey::Updated, _) => "updated",
-        (SortKey::Size, _) => "size",
-        (SortKey::Id, _) => "id",
-        (SortKey::Name, _) => "name",
-        (SortKey::State, _) => "state",
+impl Mark {
+    fn of_volume(volume: &Volume) -> Self {
+        Self {
+            created: volume.created,
+            updated: volume.updated,
+            size: volume.size,
+            id: *volume.id.as_bytes(),
+            name: volume.name.clone(),
+            state: super::volumes::state_columns(volume.state).0,
+        }
+    }
+
+    fn of_backup(backup: &Backup) -> Self {
+        Self {
+            created: backup.created,
+            updated: backup.updated,
+            size: backup.size,
+            id: *backup.id.as_bytes(),
+            name: backup.name.clone().unwrap_or_default(),
+            state: backup_state_text(backup.state),
+        }
+    }
+
+    fn push(&self, sql: &mut QueryBuilder<Sqlite>, key: SortKey) {
+        match key {
+            SortKey::Created => sql.push_bind(self.created.0),
+            SortKey::Updated => sql.push_bind(self.updated.0),
+            SortKey::Size => sql.push_bind(self.size.get().cast_signed()),
+            SortKey::Id => sql.push_bind(self.id.to_vec()),
+            SortKey::Name => sql.push_bind(self.name.clone()),
+            SortKey::State => sql.push_bind(self.state),
+        };
     }
 }
 
-const fn word(direction: Direction) -> &'static str {
+/// What a list is of.
+#[derive(Clone, Copy)]
+pub(super) enum Of {
+    Volumes { by_name: bool },
+    Backups,
+}
+
+impl Of {
+    /// The column of a key. Few volumes have one name: those of a list by name are found by that and then sorted, and
+    /// the sign keeps away the index that is in order already (<https://www.sqlite.org/optoverview.html#uplus>).
+    pub(super) const fn column(self, key: SortKey) -> &'static str {
+        match (key, self) {
+            (SortKey::Created, Self::Volumes { by_name: true }) => "+created",
+            (SortKey::Created, _) => "created",
+            (SortKey::Updated, _) => "updated",
+            (SortKey::Size, _) => "size",
+            (SortKey::Id, _) => "id",
+            (SortKey::Name, Self::Volumes { .. }) => "name",
+            // A backup may have none.
+            (SortKey::Name, Self::Backups) => "COALESCE(name, '')",
+            (SortKey::State, _) => "state",
+        }
+    }
+}
+
+pub(super) const fn word(direction: Direction) -> &'static str {
     match direction {
         Direction::Ascending => "ASC",
         Direction::Descending => "DESC",
@@ -604,10 +721,16 @@ mod tests {
         let scene = scene().await;
         let pairs = |value: serde_json::Value| value.as_object().unwrap().clone();
         let plain = drive(scene.tenant, 1);
+        let sources = [VolumeId::random(), VolumeId::random()];
+        let ids = sources.map(|id| id.to_string());
         let labelled = Volume {
             name: "b".to_owned(),
+            size: count((1 << 30) + 1),
             meta: pairs(json!({"key \" '": "value", "n": 5})),
-            attributes: pairs(json!({"block": {"zone": "az2"}})),
+            attributes: pairs(json!({"block": {
+                "zone": "az2", "description": "d", "user": "u", "snapshot": ids[0], "volume": ids[1],
+                "volume_type": "gold", "bootable": true, "image": {"image_id": "i"},
+            }})),
             state: VolumeState::CloningSource { clones: 2 },
             ..drive(scene.tenant, 1)
         };
@@ -620,6 +743,15 @@ mod tests {
         for found in [
             BlockQuery { name: Some("b".to_owned()), ..query() },
             BlockQuery { zone: Some("az2".to_owned()), ..query() },
+            BlockQuery { id: Some(labelled.id), ..query() },
+            BlockQuery { user: Some("u".to_owned()), ..query() },
+            BlockQuery { gib: Some(2), ..query() },
+            BlockQuery { description: Some("d".to_owned()), ..query() },
+            BlockQuery { snapshot: Some(sources[0]), ..query() },
+            BlockQuery { source: Some(sources[1]), ..query() },
+            BlockQuery { volume_type: Some("gold".to_owned()), ..query() },
+            BlockQuery { bootable: Some(true), ..query() },
+            BlockQuery { image: pairs(json!({"image_id": "i"})), ..query() },
             BlockQuery { metadata: pairs(json!({"key \" '": "value"})), ..query() },
             BlockQuery { metadata: pairs(json!({"n": "5"})), ..query() },
             BlockQuery { states: Some(vec![VolumeState::CloningSource { clones: 1 }]), ..query() },
@@ -631,8 +763,21 @@ mod tests {
             BlockQuery { metadata: pairs(json!({"n": "5", "key": "value"})), ..query() },
             BlockQuery { states: Some(vec![]), ..query() },
             BlockQuery { limit: Some(0), ..query() },
+            BlockQuery { tenant: Some(TenantId::random()), ..query() },
+            BlockQuery { gib: Some(3), ..query() },
+            BlockQuery { gib: Some(u64::MAX), ..query() },
+            BlockQuery { image: pairs(json!({"image_id": "j"})), ..query() },
+            BlockQuery { volume_type: Some("silver".to_owned()), ..query() },
         ] {
             assert_eq!(listed(&scene, &none).await.0, [], "{none:?}");
+        }
+        for other in [
+            BlockQuery { bootable: Some(false), ..query() },
+            BlockQuery { description: Some(String::new()), ..query() },
+            BlockQuery { zone: Some(BlockFields::ZONE.to_owned()), ..query() },
+            BlockQuery { gib: Some(1), tenant: Some(scene.tenant), ..query() },
+        ] {
+            assert_eq!(listed(&scene, &other).await.0, [plain.id], "{other:?}");
         }
         let of = BlockQuery { volume: Some(plain.id), ..query() };
         let owner = Owner::Tenant(scene.tenant);
@@ -679,7 +824,7 @@ mod tests {
     async fn a_volume_has_one_server_and_a_device_one_volume() {
         let scene = scene().await;
         let attached = |_| Volume { state: VolumeState::InUse { clones: 0 }, ..drive(scene.tenant, 1) };
-        let [one, two] = [0, 1].map(attached);
+        let [one, two, three] = [0, 1, 2].map(attached);
         scene.meta.insert_volumes(vec![one.clone(), two.clone()], vec![]).await.unwrap();
         let attach = async |attachment: &Attachment| {
             let attach = vec![(scene.tenant, attachment.clone())];
@@ -695,6 +840,20 @@ mod tests {
         assert_eq!(devices, ["/dev/vdb", "/dev/vdaa"]);
         let told = scene.meta.with_attachments(vec![Seen::new(one.clone())]).await.unwrap();
         assert_eq!(told[0].attachment, Some(first));
+        let servers = async |owner, marker: Option<&str>, limit| {
+            let query = ServerQuery { limit, marker: marker.map(str::to_owned), ..ServerQuery::default() };
+            let page = scene.meta.attached_servers(owner, &query).await.unwrap();
+            (page.items.into_iter().map(|server| (server.id, server.volumes)).collect::<Vec<_>>(), page.has_more)
+        };
+        let owner = Owner::Tenant(scene.tenant);
+        let both = ("s".to_owned(), vec![one.id, two.id]);
+        assert_eq!(servers(owner, None, 5).await, (vec![both.clone()], false));
+        assert_eq!(servers(Owner::Anyone, None, 5).await, (vec![both.clone()], false));
+        assert_eq!(servers(Owner::Tenant(TenantId::random()), None, 5).await, (vec![], false));
+        scene.meta.insert_volumes(vec![three.clone()], vec![]).await.unwrap();
+        attach(&at(three.id, "t", "/dev/vdb")).await.unwrap();
+        assert_eq!(servers(owner, None, 1).await, (vec![both], true));
+        assert_eq!(servers(owner, Some("s"), 1).await, (vec![("t".to_owned(), vec![three.id])], false));
         scene.meta.apply(Batch { detach: vec![one.id], ..Batch::default() }).await.unwrap();
         scene.meta.remove_volume(two.id).await.unwrap();
         assert_eq!(scene.meta.attachments(scene.tenant, "s").await.unwrap(), []);
@@ -736,7 +895,7 @@ mod tests {
         let page = scene.meta.backups(owner, &query()).await.unwrap();
         let expected = [Backup { number: 3, ..three.clone() }, Backup { number: 1, ..one.clone() }];
         assert_eq!(page.items, expected);
-        let marker = BlockQuery { marker: Some(VolumeId::from_bytes(*three.id.as_bytes())), ..query() };
+        let marker = BlockQuery { backup_marker: Some(BackupRef::Number(3)), ..query() };
         assert_eq!(scene.meta.backups(owner, &marker).await.unwrap().items, expected[1..]);
         assert_eq!(scene.meta.backup(owner, BackupRef::Number(3)).await.unwrap().unwrap().id, three.id);
         assert_eq!(scene.meta.backup(owner, BackupRef::Number(2)).await.unwrap(), None);
@@ -753,11 +912,52 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn backups_are_narrowed_and_sorted_as_volumes_are() {
+        use Direction::{Ascending, Descending};
+        let scene = scene().await;
+        let owner = Owner::Tenant(scene.tenant);
+        let sizes = [3_u64, 1, 2].map(|gib| gib * GIB);
+        let made: Vec<Backup> = sizes
+            .into_iter()
+            .zip(1..)
+            .map(|(size, created)| Backup { size: count(size), name: None, ..backup(&scene, created) })
+            .collect();
+        scene.meta.apply(Batch { insert_backups: made.clone(), ..Batch::default() }).await.unwrap();
+        let listed = async |query: BlockQuery| {
+            let page = scene.meta.backups(owner, &query).await.unwrap();
+            page.items.into_iter().map(|backup| backup.number).collect::<Vec<_>>()
+        };
+        let sorted = |sort| BlockQuery { sort, ..query() };
+        assert_eq!(listed(query()).await, [3, 2, 1]);
+        assert_eq!(listed(sorted(vec![(SortKey::Created, Ascending)])).await, [1, 2, 3]);
+        assert_eq!(listed(sorted(vec![(SortKey::Size, Ascending)])).await, [2, 3, 1]);
+        let by_name = vec![(SortKey::Name, Ascending), (SortKey::Size, Descending)];
+        assert_eq!(listed(sorted(by_name.clone())).await, [1, 3, 2]);
+        let behind = BlockQuery { backup_marker: Some(BackupRef::Number(1)), ..sorted(by_name) };
+        assert_eq!(listed(behind).await, [3, 2], "backups without a name are paged too");
+        for found in [
+            BlockQuery { id: Some(VolumeId::from_bytes(*made[1].id.as_bytes())), ..query() },
+            BlockQuery { gib: Some(1), ..query() },
+            BlockQuery { snapshot: made[1].snapshot, ..query() },
+            BlockQuery { volume: Some(made[1].volume), ..query() },
+        ] {
+            assert_eq!(listed(found).await, [2]);
+        }
+        for none in [
+            BlockQuery { zone: Some("y".to_owned()), ..query() },
+            BlockQuery { description: Some("d".to_owned()), ..query() },
+            BlockQuery { tenant: Some(TenantId::random()), ..query() },
+        ] {
+            assert!(listed(none).await.is_empty());
+        }
+    }
+
+    #[tokio::test]
     async fn a_page_is_entered_by_an_index_and_only_what_is_few_is_sorted() {
         use Direction::{Ascending, Descending};
         use SortKey::{Created, Id, Name};
         let scene = scene().await;
-        let marker = drive(scene.tenant, 1);
+        let marker = Mark::of_volume(&drive(scene.tenant, 1));
         let (tenant, anyone) = (Owner::Tenant(scene.tenant), Owner::Anyone);
         let named = Some("b".to_owned());
         for (owner, sort, name, entry) in [

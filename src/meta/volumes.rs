@@ -116,7 +116,7 @@ impl Meta {
         Ok((volumes, total.cast_unsigned()))
     }
 
-    /// One page of a tenant's drives in order of making, and how many match in all. Leaves out what is being removed.
+    /// One page of a tenant's drives in the order of the filter, and how many match in all. Leaves out what is being removed.
     pub async fn list(
         &self,
         tenant: TenantId,
@@ -131,7 +131,12 @@ impl Meta {
 
         let mut paging = QueryBuilder::new(SELECT_VOLUMES);
         push_conditions(&mut paging, tenant, filter);
-        paging.push(" ORDER BY created, id LIMIT ").push_bind(page.limit.map_or(i64::MAX, i64::from));
+        paging.push(" ORDER BY ");
+        for (key, direction) in &filter.order {
+            let of = super::block::Of::Volumes { by_name: false };
+            paging.push(format!("{} {}, ", of.column(*key), super::block::word(*direction)));
+        }
+        paging.push("created, id LIMIT ").push_bind(page.limit.map_or(i64::MAX, i64::from));
         paging.push(" OFFSET ").push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
         let rows = paging.build().fetch_all(&mut *tx).await?;
         let volumes = rows.iter().map(from_row).collect::<Result<_, _>>()?;
@@ -474,5 +479,28 @@ mod tests {
         assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap(), (vec![source], 1));
         let filter = DriveFilter { media: Some(Media::Cdrom), ..DriveFilter::default() };
         assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap(), (vec![disc], 1));
+    }
+
+    #[tokio::test]
+    async fn a_list_is_in_the_order_that_is_asked_for_and_then_in_that_of_making() {
+        use crate::domain::{Direction, SortKey};
+        let scene = scene().await;
+        let made = [(1, "b", 2), (2, "a", 1), (3, "b", 1)].map(|(created, name, size)| Volume {
+            name: name.to_owned(),
+            created: UnixTime(created),
+            ..drive(scene.tenant, size)
+        });
+        scene.meta.insert_volumes(made.to_vec(), vec![]).await.unwrap();
+        for (order, expected) in [
+            (vec![], [0, 1, 2]),
+            (vec![(SortKey::Name, Direction::Ascending)], [1, 0, 2]),
+            (vec![(SortKey::Name, Direction::Descending), (SortKey::Size, Direction::Ascending)], [2, 0, 1]),
+            (vec![(SortKey::Size, Direction::Ascending)], [1, 2, 0]),
+        ] {
+            let filter = DriveFilter { order, ..DriveFilter::default() };
+            let (drives, _) = scene.meta.list(scene.tenant, &filter, ALL).await.unwrap();
+            let ids: Vec<_> = drives.iter().map(|drive| drive.id).collect();
+            assert_eq!(ids, expected.map(|at| made[at].id), "{filter:?}");
+        }
     }
 }

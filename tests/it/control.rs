@@ -54,6 +54,69 @@ fn a_clone_has_the_same_bytes_and_outlives_its_source() {
 }
 
 #[test]
+fn a_clone_is_as_large_as_asked_or_is_refused() {
+    let server = Server::start();
+    let (disk, back) = (server.scratch().join("disk.img"), server.scratch().join("back.img"));
+    image::random(&disk, 1_000_003, 53);
+    let source = server.upload(&disk);
+    let clone =
+        |size: u64| server.curl(&format!("{DRIVES}{source}/action/?do=clone")).json("POST", &json!({"size": size}));
+    assert_eq!(clone(1_000_002).run().status, 400);
+    assert_eq!(clone(1 << 62).run().status, 400);
+    let larger = only_object(&clone(3_000_000).run(), 202);
+    assert_eq!(larger["size"], json!(3_000_000));
+    wait_until_unmounted(&server, &uuid(&larger));
+    server.download(&uuid(&larger), &back);
+    image::assert_same_then_zeros(&disk, &back, 3_000_000);
+    wait_until_unmounted(&server, &source);
+    assert_eq!(server.drives().len(), 2);
+}
+
+#[test]
+fn what_a_call_does_not_know_is_refused_and_changes_nothing() {
+    let server = Server::start();
+    let spec = json!({"name": "a", "size": 1_000_000});
+    let made = only_object(&server.curl(DRIVES).json("POST", &spec).run(), 201);
+    assert_eq!(made["status"], json!("creating"));
+    let drive = uuid(&made);
+    wait_until_unmounted(&server, &drive);
+    for (method, path, body) in [
+        ("POST", String::new(), json!({"name": "b", "size": 1_000_000, "sise": 1})),
+        ("PUT", format!("{drive}/"), json!({"name": "b", "colour": "red"})),
+        ("PUT", format!("{drive}/?force=1"), json!({"name": "b"})),
+        ("POST", format!("{drive}/action/?do=clone&avoid={drive}"), json!({})),
+        ("POST", format!("{drive}/action/?do=resize"), json!({"size": 2_000_000, "shrink": true})),
+        ("DELETE", format!("{drive}/?recurse=all_drives"), json!({})),
+    ] {
+        let response = server.curl(&format!("{DRIVES}{path}")).json(method, &body).run();
+        assert_eq!(response.status, 400, "{method} {path} {body}: {response:?}");
+    }
+    // A drive can be sent back as it was told, and a resize may bring the rest of it.
+    let told = server.drive(&drive);
+    let back = server.curl(&format!("{DRIVES}{drive}/")).json("PUT", &told).run();
+    assert_eq!(back.status, 200, "{back:?}");
+    let grow = json!({"size": 2_000_000, "name": "c", "media": "cdrom"});
+    assert_eq!(server.curl(&format!("{DRIVES}{drive}/action/?do=resize")).json("POST", &grow).run().status, 202);
+    wait_until_unmounted(&server, &drive);
+    let told = server.drive(&drive);
+    assert_eq!((&told["name"], &told["media"], &told["size"]), (&json!("c"), &json!("cdrom"), &json!(2_000_000)));
+    let names = |query: &str| {
+        let list = server.curl(&format!("{DRIVES}?{query}")).run().json();
+        list["objects"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    only_object(&server.curl(DRIVES).json("POST", &json!({"name": "d", "size": 1_000_000})).run(), 201);
+    assert_eq!(names("order_by=-name"), ["d", "c"]);
+    assert_eq!(names("order_by=size"), ["d", "c"]);
+    assert_eq!(names("order_by=-size"), ["c", "d"]);
+    assert_eq!(server.curl(&format!("{DRIVES}?order_by=owner")).run().status, 400);
+}
+
+#[test]
 fn a_resized_drive_keeps_its_bytes_and_ends_in_zeros() {
     let server = Server::start();
     let (disk, back) = (server.scratch().join("disk.img"), server.scratch().join("back.img"));

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::attachments::Wish;
 use super::{change_fields, only_administrators};
+use crate::control::commands::gib_up;
 use crate::control::{Control, busy};
 use crate::domain::{
-    BlockFields, BlockOutcome, Command, Fault, FaultKind, Principal, ResetStatus, Volume, VolumeAction, VolumeEvent,
-    VolumeId, VolumeState,
+    BlockFields, BlockOutcome, Command, Fault, FaultKind, Patch, Principal, ResetStatus, Volume, VolumeAction,
+    VolumeEvent, VolumeId, VolumeState,
 };
 
 impl Control {
@@ -21,10 +22,13 @@ impl Control {
         match action {
             VolumeAction::Extend(size) => {
                 if size <= drive.size {
-                    let told = format!("New size for extend must be greater than current size ({} bytes)", drive.size);
+                    let there = gib_up(drive.size);
+                    let told = format!("New size for extend must be greater than current size ({there} GB)");
                     return Err(Fault::invalid("new_size", told));
                 }
-                self.execute(principal, Command::Resize { id, size }).await?;
+                self.check_gib("new_size", size)?;
+                let patch = Patch { size: Some(size), ..Patch::default() };
+                self.execute(principal, Command::Update { id, patch }).await?;
                 Ok(BlockOutcome::Done)
             }
             VolumeAction::Reserve => self.step_block(id, VolumeEvent::Reserved).await,
@@ -73,9 +77,9 @@ impl Control {
                 })
                 .await
             }
-            VolumeAction::Reset(status) => {
+            VolumeAction::Reset { status, detach } => {
                 only_administrators(principal)?;
-                self.reset(id, status).await
+                self.reset(id, status, detach).await
             }
             VolumeAction::ForceDelete => self.delete_volume(principal, id, false, true).await,
         }
@@ -101,7 +105,12 @@ impl Control {
     }
 
     /// Puts a volume or snapshot into a state by hand. What a job or a transfer is working on stays theirs.
-    pub(super) async fn reset(self: &Arc<Self>, id: VolumeId, status: ResetStatus) -> Result<BlockOutcome, Fault> {
+    pub(super) async fn reset(
+        self: &Arc<Self>,
+        id: VolumeId,
+        status: ResetStatus,
+        detach: bool,
+    ) -> Result<BlockOutcome, Fault> {
         let there = self.parts.meta.volume_any(id).await?;
         let attachment = match &there {
             Some(volume) => self.attached_to(volume).await?,
@@ -109,6 +118,9 @@ impl Control {
         };
         self.change(id, |volume, batch| {
             check_resettable(volume)?;
+            if detach {
+                batch.detach.push(volume.id);
+            }
             volume.state = match status {
                 ResetStatus::Available => {
                     if volume.generation == 0 {

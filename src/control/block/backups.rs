@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::only_administrators;
+use super::{only_administrators, owner_of};
 use crate::archive::{BackupHead, BackupSink, BackupSource, Container, PIECE_SIZE};
 use crate::control::jobs::ATTEMPTS;
 use crate::control::supervise::caught;
@@ -26,9 +26,7 @@ use crate::transfer::PieceDigester;
 
 impl Control {
     pub(super) async fn list_backups(&self, principal: &Principal, query: &BlockQuery) -> Result<BlockOutcome, Fault> {
-        let is_all = query.all_tenants && principal.is_admin;
-        let owner = if is_all { Owner::Anyone } else { Owner::Tenant(principal.tenant) };
-        match self.parts.meta.backups(owner, query).await {
+        match self.parts.meta.backups(owner_of(principal, query), query).await {
             Ok(page) => Ok(BlockOutcome::Backups(page)),
             Err(MetaError::NotFound) => Err(Fault::invalid("marker", "the marker is nothing of this list")),
             Err(error) => Err(error.into()),

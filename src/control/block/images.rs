@@ -67,14 +67,14 @@ impl Control {
         let headers = fields_with(wish.token.as_ref());
         let image = Image::ask(glance, id, &headers).await?;
         let (length, digest) = image.check(id)?;
-        let least = ByteCount::new(length.get().max(image.min_disk.saturating_mul(GIB)).next_multiple_of(GIB));
-        let least = least.ok_or_else(|| Fault::new(FaultKind::TooLarge, "the image is too large"))?;
+        let least = least_size(length, image.min_disk)
+            .ok_or_else(|| Fault::new(FaultKind::TooLarge, "the image asks for more than any volume has"))?;
         let size = wish.size.unwrap_or(least);
         if size < least {
             let told = format!("Size of specified image {} GB is larger than volume size", least.get() / GIB);
             return Err(Fault::invalid("size", told));
         }
-        self.check_size(size)?;
+        self.check_gib("size", size)?;
         let mut attributes = Map::new();
         let facts = image.facts(id);
         BlockFields { bootable: true, image: facts, ..fields }.put(&mut attributes);
@@ -94,6 +94,12 @@ impl Control {
         });
         Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Seen::new(volume), attachment: None })))
     }
+}
+
+/// The least size of a volume of an image: whole GiB, and as many as the image asks for, which may be any number.
+fn least_size(length: ByteCount, min_disk: u64) -> Option<ByteCount> {
+    let least = length.get().max(min_disk.checked_mul(GIB)?);
+    least.checked_next_multiple_of(GIB).and_then(ByteCount::new)
 }
 
 fn fields_with(token: Option<&Secret>) -> HeaderMap {
@@ -241,5 +247,22 @@ impl Source for ImageSource {
         let taken = self.chunk.len().min(into.len());
         self.chunk.copy_to_slice(&mut into[..taken]);
         Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_of_an_image_service_overflows_a_size() {
+        let least = |length: u64, min_disk| least_size(ByteCount::new(length).unwrap(), min_disk).map(ByteCount::get);
+        assert_eq!(least(1, 0), Some(GIB));
+        assert_eq!(least(GIB + 1, 2), Some(2 * GIB));
+        assert_eq!(least(1, 3), Some(3 * GIB));
+        for min_disk in [1 << 33, (1 << 34) - 1, 1 << 34, 1 << 60, u64::MAX] {
+            assert_eq!(least(1, min_disk), None, "{min_disk}");
+        }
+        assert_eq!(least(ByteCount::MAX.get(), 0), None);
     }
 }

@@ -1,7 +1,6 @@
 //! Requests into intents.
 
 use http::header;
-use serde_json::Map;
 
 use super::super::{Call, digest_fields, query};
 use super::fields::{self, Fields};
@@ -15,13 +14,19 @@ pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
         Op::Upload => return upload(call).map(Intent::Receive),
         Op::Download => Command::OpenDownload(call.volume_id()?),
         Op::List | Op::ListDetail => listing::decode(call.query)?,
-        Op::Show => Command::Show(call.volume_id()?),
+        Op::Show => {
+            listing::page(call.query)?;
+            Command::Show(call.volume_id()?)
+        }
         Op::Create => create(call.body)?,
         Op::Update => Command::Update { id: call.volume_id()?, patch: patch(&fields::one(call.body)?)? },
         Op::Delete => Command::Delete(vec![call.volume_id()?]),
         Op::DeleteMany => delete_many(call.body)?,
         Op::Act => act(call)?,
-        Op::Capabilities | Op::Locations => Command::Describe,
+        Op::Capabilities | Op::Locations => {
+            listing::page(call.query)?;
+            Command::Describe
+        }
     };
     Ok(Intent::Control(command))
 }
@@ -114,9 +119,10 @@ fn act(call: &Call) -> Result<Command, Fault> {
     match action.as_deref() {
         Some("clone") => Ok(Command::Clone { id, spec: clone_spec(call.body)? }),
         Some("resize") => {
+            // The vendor has a whole drive in the body, as for a change.
             let object = fields::one(call.body)?;
-            let size = object.size()?.ok_or_else(|| object.missing("size"))?;
-            Ok(Command::Resize { id, size })
+            object.size()?.ok_or_else(|| object.missing("size"))?;
+            Ok(Command::Update { id, patch: patch(&object)? })
         }
         Some(_) | None => Err(Fault::invalid("do", "the actions on a drive are do=clone and do=resize")),
     }
@@ -124,12 +130,13 @@ fn act(call: &Call) -> Result<Command, Fault> {
 
 /// The vendor lets the body of a clone be left out.
 fn clone_spec(body: &[u8]) -> Result<CloneSpec, Fault> {
-    let object = if body.trim_ascii().is_empty() { Fields::new(Map::new(), "") } else { fields::one(body)? };
+    let object = if body.trim_ascii().is_empty() { Fields::none() } else { fields::one(body)? };
     Ok(CloneSpec {
         name: object.name()?,
         media: object.media()?,
         meta: object.meta()?,
         attributes: object.attributes()?,
+        size: object.size()?,
     })
 }
 

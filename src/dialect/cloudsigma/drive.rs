@@ -29,6 +29,9 @@ pub(super) const FIELDS: [&str; 20] = [
     "uuid",
 ];
 
+/// Lists of what no drive has here.
+pub(super) const ALWAYS_EMPTY: [&str; 6] = ["grantees", "jobs", "licenses", "mounted_on", "permissions", "snapshots"];
+
 /// The fields that a short list shows when none are asked for.
 const SHORT: [&str; 5] = ["name", "owner", "resource_uri", "status", "uuid"];
 
@@ -90,7 +93,7 @@ pub(super) fn object(drive: &Volume) -> Map<String, Value> {
             },
             "storage_type" => storage_type.clone(),
             "uuid" => drive.id.to_string().into(),
-            // Grantees, jobs, licenses, mounted_on, permissions, snapshots.
+            // Those that are always empty.
             _ => json!([]),
         };
         object.insert(name.to_owned(), value);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::{Call, Places, Reply, bare, digest_fields, direct, reply};
 use super::{BASE, Op, drive, listing};
-use crate::domain::{Fault, FaultKind, Limits, Listing, Outcome, Sha256, Volume, VolumeId};
+use crate::domain::{Fault, FaultKind, Limits, Listing, Outcome, Sha256, Volume, VolumeId, VolumeState};
 
 /// `None` when the endpoint cannot have this outcome.
 pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
@@ -27,7 +27,7 @@ pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &
         }
         (Op::Delete | Op::DeleteMany, Outcome::Deleted) => bare(StatusCode::NO_CONTENT),
         (Op::Capabilities, Outcome::Described(limits)) => json_reply(StatusCode::OK, &capabilities(limits)),
-        (Op::Locations, Outcome::Described(_)) => json_reply(StatusCode::OK, &locations(places)),
+        (Op::Locations, Outcome::Described(_)) => json_reply(StatusCode::OK, &locations(call, places)?),
         _ => return None,
     })
 }
@@ -93,7 +93,9 @@ fn listed(op: Op, call: &Call, listing: &Listing) -> Reply {
 }
 
 fn created(drives: &[Volume], places: &Places) -> Reply {
-    let objects: Vec<_> = drives.iter().map(drive::object).collect();
+    // The vendor tells a drive that was just made as being made; the first look at it tells more.
+    let begun = |drive: &Volume| drive::object(&Volume { state: VolumeState::Creating, ..drive.clone() });
+    let objects: Vec<_> = drives.iter().map(begun).collect();
     let mut reply = json_reply(StatusCode::CREATED, &json!({"objects": objects}));
     if let [drive] = drives {
         set(&mut reply, header::LOCATION, &places.control_location(&drive::resource_uri(drive.id)));
@@ -115,16 +117,17 @@ fn capabilities(limits: &Limits) -> Value {
 }
 
 /// One location: here. A country and a websocket are not shown, because there are none to tell of.
-fn locations(places: &Places) -> Value {
-    json!({
-        "meta": {"limit": 0, "offset": 0, "total_count": 1},
-        "objects": [{
-            "api_endpoint": format!("{}{BASE}/", places.control),
-            "display_name": "Longshore",
-            "id": "LOCAL",
-            "upload_url": format!("{}{BASE}/", places.direct),
-        }],
-    })
+fn locations(call: &Call, places: &Places) -> Option<Value> {
+    let page = listing::page(call.query).ok()?;
+    let mut objects = vec![json!({
+        "api_endpoint": format!("{}{BASE}/", places.control),
+        "display_name": "Longshore",
+        "id": "LOCAL",
+        "upload_url": format!("{}{BASE}/", places.direct),
+    })];
+    objects.truncate(usize::from(page.offset == 0));
+    let meta = json!({"limit": page.limit.unwrap_or(0), "offset": page.offset, "total_count": 1});
+    Some(json!({"meta": meta, "objects": objects}))
 }
 
 fn json_reply(status: StatusCode, body: &Value) -> Reply {

@@ -1,10 +1,12 @@
 //! JSON bodies: which fields are read, what each may hold, and how a wrong one is told.
 //!
-//! Fields that are not known are passed over, because clients send back all that they were once given. `null` is as
-//! good as absent.
+//! What no drive has is refused. What only the server says of a drive (its owner, status and the like) is passed over,
+//! because clients send back all that they were once given; but not that something is in a list that is always empty
+//! here, such as `licenses`. `null` is as good as absent.
 
 use serde_json::{Map, Value};
 
+use super::drive::{ALWAYS_EMPTY, FIELDS};
 use crate::domain::{ByteCount, Fault, Media, VolumeId};
 
 /// The most characters in a drive's name.
@@ -35,9 +37,15 @@ pub(super) struct Fields {
 pub(super) fn objects(body: &[u8]) -> Result<Vec<Fields>, Fault> {
     let list = match value(body)? {
         Value::Object(mut object) => match object.remove("objects") {
-            Some(Value::Array(list)) => list,
+            Some(Value::Array(list)) => {
+                // A list as it was once given has its page beside it.
+                if let Some(other) = object.keys().find(|name| *name != "meta") {
+                    return Err(Fault::invalid(other, format!("{other} cannot stand beside objects")));
+                }
+                list
+            }
             Some(_) => return Err(Fault::invalid("objects", "must be a list")),
-            None => return Ok(vec![Fields::new(object, "")]),
+            None => return Ok(vec![Fields::read_all(object, "")?]),
         },
         Value::Array(list) => list,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return Err(not_objects("objects")),
@@ -47,8 +55,8 @@ pub(super) fn objects(body: &[u8]) -> Result<Vec<Fields>, Fault> {
     }
     let several = list.len() > 1;
     let one = |(at, value): (usize, Value)| match value {
-        Value::Object(object) if several => Ok(Fields::new(object, &format!("objects[{at}]."))),
-        Value::Object(object) => Ok(Fields::new(object, "")),
+        Value::Object(object) if several => Fields::read_all(object, &format!("objects[{at}].")),
+        Value::Object(object) => Fields::read_all(object, ""),
         _ => Err(not_objects(&format!("objects[{at}]"))),
     };
     list.into_iter().enumerate().map(one).collect()
@@ -69,8 +77,23 @@ pub(super) fn is_name(text: &str) -> bool {
 }
 
 impl Fields {
-    pub(super) fn new(object: Map<String, Value>, place: &str) -> Self {
-        Self { object, place: place.to_owned() }
+    /// The fields of a body that was left out.
+    pub(super) fn none() -> Self {
+        Self { object: Map::new(), place: String::new() }
+    }
+
+    fn read_all(object: Map<String, Value>, place: &str) -> Result<Self, Fault> {
+        let fields = Self { object, place: place.to_owned() };
+        for (name, value) in &fields.object {
+            if !FIELDS.contains(&name.as_str()) {
+                return Err(fields.wrong(name, "is no field of a drive"));
+            }
+            let is_empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+            if ALWAYS_EMPTY.contains(&name.as_str()) && !is_empty {
+                return Err(fields.wrong(name, "is an empty list here, and cannot be set"));
+            }
+        }
+        Ok(fields)
     }
 
     pub(super) fn missing(&self, name: &str) -> Fault {
@@ -253,14 +276,25 @@ mod tests {
     }
 
     #[test]
-    fn nulls_are_absent_and_unknown_fields_are_passed_over() {
-        let body = json!({"name": null, "size": null, "media": null, "meta": null, "tags": null, "grantees": 7});
+    fn nulls_are_absent_and_a_drive_can_be_sent_back_as_it_was_given() {
+        let body = json!({"name": null, "size": null, "media": null, "meta": null, "tags": null, "status": 7});
         let object = one(body.to_string().as_bytes()).unwrap();
         assert_eq!(object.name().unwrap(), None);
         assert_eq!(object.size().unwrap(), None);
         assert_eq!(object.media().unwrap(), None);
         assert_eq!(object.meta().unwrap(), None);
         assert!(object.attributes().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_no_drive_has_is_refused() {
+        let point = |value: Value| fault_of(objects(value.to_string().as_bytes())).0;
+        assert_eq!(point(json!({"name": "a", "sise": 1})), "sise");
+        assert_eq!(point(json!({"objects": [{}, {"x": null}]})), "objects[1].x");
+        assert_eq!(point(json!({"objects": [{}], "name": "a"})), "name");
+        assert_eq!(point(json!({"licenses": [{"license": {}}]})), "licenses");
+        let sent_back = json!({"objects": [{"jobs": [], "owner": {}, "runtime": {}, "licenses": null}], "meta": {}});
+        assert!(objects(sent_back.to_string().as_bytes()).is_ok());
     }
 
     #[test]

@@ -4,16 +4,29 @@ use std::str::FromStr;
 
 use super::super::query;
 use super::drive;
-use crate::domain::{Command, DriveFilter, Fault, NameMatch, Page};
+use crate::domain::{Command, Direction, DriveFilter, Fault, NameMatch, Page, SortKey};
 
 /// How many drives a page has when the client does not say.
 const DEFAULT_LIMIT: u32 = 20;
 
-/// A list command from its query.
-///
-/// Filters on different parameters must all hold. A parameter that is no field of a drive is passed over (`format`,
-/// a cache breaker); a filter on a field that cannot be filtered by is refused, because to pass over it would list
-/// drives that the client meant to leave out, and may be about to delete.
+/// What the query of a list may hold. A cache breaker asks for nothing but an answer of its own.
+pub(super) const PARAMETERS: &[&str] = &[
+    "_",
+    "fields",
+    "format",
+    "limit",
+    "media",
+    "name",
+    "name__contains",
+    "name__icontains",
+    "name__startswith",
+    "offset",
+    "order_by",
+    "status",
+    "status__in",
+];
+
+/// A list command from its query. Filters on different parameters must all hold.
 pub(super) fn decode(query: &str) -> Result<Command, Fault> {
     let mut filter = DriveFilter::default();
     let mut page = Page { limit: Some(DEFAULT_LIMIT), offset: 0 };
@@ -32,16 +45,61 @@ pub(super) fn decode(query: &str) -> Result<Command, Fault> {
                 let unknown = || Fault::invalid("media", "media must be disk or cdrom");
                 filter.media = Some(drive::media_named(&value).ok_or_else(unknown)?);
             }
-            "fields" => {}
-            other => {
-                let field = other.split("__").next().unwrap_or(other);
-                if field == "tag" || drive::FIELDS.contains(&field) {
-                    return Err(Fault::invalid(other, format!("drives cannot be filtered by {other}")));
-                }
-            }
+            "order_by" => filter.order = keys(&value)?,
+            "format" => check_format(&value)?,
+            // The answer's matter, and nobody's.
+            "fields" | "_" => {}
+            other => return Err(query::unknown(other)),
         }
     }
     Ok(Command::List { filter, page })
+}
+
+/// The page that is asked for of what there is one of, or an answer that has none.
+pub(super) fn page(query: &str) -> Result<Page, Fault> {
+    let mut page = Page { limit: None, offset: 0 };
+    for (name, value) in query::pairs(query) {
+        match name.as_str() {
+            "limit" => page.limit = Some(number(&name, &value)?).filter(|limit| *limit > 0),
+            "offset" => page.offset = number(&name, &value)?,
+            "format" => check_format(&value)?,
+            _ => {}
+        }
+    }
+    Ok(page)
+}
+
+/// Answers have one format.
+fn check_format(value: &str) -> Result<(), Fault> {
+    if value == "json" { Ok(()) } else { Err(Fault::invalid("format", "answers are JSON: format=json")) }
+}
+
+/// Fields to sort by, the most important first; a sign before one turns it round.
+fn keys(value: &str) -> Result<Vec<(SortKey, Direction)>, Fault> {
+    let key = |word: &str| {
+        let (word, direction) = match word.strip_prefix('-') {
+            Some(word) => (word, Direction::Descending),
+            None => (word, Direction::Ascending),
+        };
+        let key = match word {
+            "name" => SortKey::Name,
+            "size" => SortKey::Size,
+            "uuid" => SortKey::Id,
+            _ => {
+                return Err(Fault::invalid(
+                    "order_by",
+                    format!("drives are sorted by name, size or uuid, not {word:?}"),
+                ));
+            }
+        };
+        Ok((key, direction))
+    };
+    // More of them would change nothing.
+    let keys: Vec<_> = value.split(',').map(str::trim).take(4).map(key).collect::<Result<_, _>>()?;
+    if keys.len() > 3 {
+        return Err(Fault::invalid("order_by", "order_by names a field twice"));
+    }
+    Ok(keys)
 }
 
 /// The fields that the client wants to see; `None` is all of them.
@@ -148,11 +206,29 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_is_not_served_is_refused_and_other_parameters_are_passed_over() {
-        for query in ["size=1", "size__gt=1", "tag__name=x", "name=a,b", "name__regex=x", "media=tape"] {
+    fn a_parameter_that_is_not_served_is_refused() {
+        for query in
+            ["size=1", "size__gt=1", "tag__name=x", "name=a,b", "name__regex=x", "media=tape", "format=xml", "x=1"]
+        {
             assert!(decode(query).is_err(), "{query}");
         }
-        assert_eq!(list("format=json&_=1&order_by=x").0, DriveFilter::default());
+        assert_eq!(list("format=json&_=1").0, DriveFilter::default());
+    }
+
+    #[test]
+    fn a_list_is_sorted_by_the_fields_that_it_names() {
+        use Direction::{Ascending, Descending};
+        let order = |query: &str| match decode(query) {
+            Ok(Command::List { filter, .. }) => Some(filter.order),
+            _ => None,
+        };
+        assert_eq!(order(""), Some(vec![]));
+        let both = vec![(SortKey::Size, Descending), (SortKey::Name, Ascending)];
+        assert_eq!(order("order_by=-size,+name"), Some(both));
+        assert_eq!(order("order_by=uuid"), Some(vec![(SortKey::Id, Ascending)]));
+        for wrong in ["order_by=", "order_by=status", "order_by=--name", "order_by=name,name,name,name"] {
+            assert_eq!(order(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -40,6 +40,18 @@ pub(super) enum Op {
     Locations,
 }
 
+/// What the query of each endpoint may hold. The vendor's clients ask every list, and the capabilities with them, for
+/// `limit=0`; of the capabilities there is one, on every page.
+pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
+    match op {
+        Op::List | Op::ListDetail => listing::PARAMETERS,
+        Op::Show => &["fields", "format"],
+        Op::Act => &["do"],
+        Op::Capabilities | Op::Locations => &["format", "limit", "offset"],
+        Op::Upload | Op::Download | Op::Create | Op::Update | Op::Delete | Op::DeleteMany => &[],
+    }
+}
+
 pub(super) static ROUTES: &[Route] = &[
     Route {
         pattern: "/api/2.0/drives/upload",

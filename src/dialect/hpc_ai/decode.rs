@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use http::{HeaderValue, header};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::error::Category;
@@ -51,15 +51,17 @@ fn check_media_type(call: &Call) -> Result<(), Fault> {
 }
 
 // Values and not texts or numbers, so that a refusal is worded here: the words of the parser repeat what they refuse,
-// which may be a password. A member that is there twice is refused by what is derived.
+// which may be a password. A member that is there twice or is not known is refused by what is derived.
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct LoginBody {
     username: Option<Value>,
     password: Option<Value>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct CreateBody {
     name: Option<Value>,
     #[serde(rename = "sizeGB")]
@@ -70,19 +72,25 @@ struct CreateBody {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ListBody {
     pager: Option<Members<Pager>>,
 }
 
 #[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Pager {
     #[serde(rename = "currentPage")]
     page: Option<Value>,
     #[serde(rename = "pageSize")]
     size: Option<Value>,
+    /// Clients send a pager back as it was given to them.
+    #[serde(rename = "total")]
+    _total: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct DeleteBody {
     #[serde(rename = "volumeId")]
     id: Option<Value>,
@@ -111,7 +119,7 @@ fn create(body: &[u8]) -> Result<HpcCommand, Fault> {
 }
 
 fn list(body: &[u8]) -> Result<HpcCommand, Fault> {
-    let Pager { page, size } = read::<ListBody>(body)?.pager.map(|Members(pager)| pager).unwrap_or_default();
+    let Pager { page, size, .. } = read::<ListBody>(body)?.pager.map(|Members(pager)| pager).unwrap_or_default();
     let page = whole_or("currentPage", page.as_ref(), 1, u64::MAX)?;
     let size = whole_or("pageSize", size.as_ref(), PAGE_SIZE, MAX_PAGE_SIZE)?;
     // It is at most `MAX_PAGE_SIZE`.
@@ -135,7 +143,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     read.map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
         let told = match error.classify() {
-            Category::Data => format!("the body is no object, or something in it is there twice: {place}"),
+            Category::Data => format!("the body is no object, or something in it is not known or there twice: {place}"),
             Category::Io | Category::Syntax | Category::Eof => format!("the body is not JSON: {place}"),
         };
         Fault::invalid("body", told)
@@ -303,8 +311,9 @@ mod tests {
         let deep = format!("{{\"x\": {}", "[".repeat(60_000));
         refused(&deep);
         refused(&format!("{{\"name\": {}1{}}}", "[".repeat(200), "]".repeat(200)));
-        // What is not known is passed over.
-        assert!(made(&with("other", &json!({"a": [1, 2]}))).is_ok());
+        assert!(refused(&with("other", &json!({"a": [1, 2]}))).contains("not known"));
+        assert!(list(br#"{"pager": {"currentPage": 1, "other": 1}}"#).is_err());
+        assert!(list(br#"{"pager": {"currentPage": 1, "pageSize": 10, "total": 25}}"#).is_ok());
     }
 
     #[test]

@@ -4,19 +4,19 @@ use http::header;
 use serde_json::{Map, Value};
 
 use super::super::{Call, codings, query};
-use super::{Op, RESERVED};
+use super::{DRIVER, Op, RESERVED, SIZE};
 use crate::domain::{
     ByteCount, Command, Fault, FaultKind, Initialization, Intent, LONGEST_NAME, Secret, SessionCommand, Source,
-    TreeCommand, TreeSource, UnpackPlan, is_tree_name,
+    TreeCommand, TreeFilter, TreeSource, UnpackPlan, is_tree_name,
 };
 
 pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
     let name = || call.param("name").to_owned();
     let command = match op {
-        Op::List => Command::Tree(TreeCommand::List),
+        Op::List => Command::Tree(TreeCommand::List(filter(call)?)),
         Op::Create => Command::Tree(create(call.body)?),
         Op::Show => Command::Tree(TreeCommand::Show(name())),
-        Op::Delete => Command::Tree(TreeCommand::Delete { name: name(), force: is_set(call, "force") }),
+        Op::Delete => Command::Tree(TreeCommand::Delete { name: name(), force: is_set(call, "force")? }),
         Op::Download => Command::Tree(TreeCommand::OpenDownload(name())),
         Op::Initialize => Command::Session(SessionCommand::Initialize(initialization(call.body)?)),
         Op::Finish => {
@@ -33,9 +33,72 @@ fn parameter(call: &Call, name: &str) -> Option<String> {
     query::pairs(call.query).find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
-/// As the Docker API reads truth.
-fn is_set(call: &Call, name: &str) -> bool {
-    parameter(call, name).is_some_and(|value| ["1", "true", "True"].contains(&value.as_str()))
+fn is_set(call: &Call, name: &str) -> Result<bool, Fault> {
+    parameter(call, name).map_or(Ok(false), |value| flag(name, &value))
+}
+
+/// As the Docker API reads truth; other words than its own are refused.
+fn flag(name: &str, value: &str) -> Result<bool, Fault> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "true" | "t" => Ok(true),
+        "" | "0" | "false" | "f" | "no" | "none" => Ok(false),
+        _ => Err(Fault::invalid(name, format!("{name} must be true or false"))),
+    }
+}
+
+/// The most filters of one list, each of which looks at every tree.
+const MOST_FILTERS: usize = 32;
+
+/// As the Docker API has it: `{"name": ["a", "b"]}`, or of older clients `{"name": {"a": true}}`. Of several names one
+/// must be part of the tree's, of several labels all must be there.
+fn filter(call: &Call) -> Result<TreeFilter, Fault> {
+    let mut filter = TreeFilter::default();
+    let Some(text) = parameter(call, "filters").filter(|text| !text.is_empty()) else { return Ok(filter) };
+    let wrong = || Fault::invalid("filters", "filters must be as in {\"label\": [\"key=value\"]}");
+    let Ok(Value::Object(filters)) = serde_json::from_str(&text) else { return Err(wrong()) };
+    let mut count = 0;
+    for (name, values) in filters {
+        let values = match values {
+            Value::Array(values) => values.iter().map(|value| value.as_str().map(str::to_owned)).collect(),
+            Value::Object(values) => {
+                let is_there = |(value, flag): (String, Value)| (flag == Value::Bool(true)).then_some(value);
+                values.into_iter().map(is_there).collect::<Option<Vec<_>>>()
+            }
+            _ => None,
+        };
+        let values = values.ok_or_else(wrong)?;
+        count += values.len();
+        if count > MOST_FILTERS {
+            return Err(Fault::invalid("filters", format!("there are more than {MOST_FILTERS} filters")));
+        }
+        match name.as_str() {
+            "name" => filter.names = values,
+            "label" => {
+                for text in values {
+                    match text.split_once('=') {
+                        // Told among the labels, and not kept there.
+                        Some((SIZE, size)) => {
+                            let gib = size.parse().ok().filter(|gib: &u64| gib.to_string() == size);
+                            filter.is_void |= gib.is_none() || filter.gib.is_some_and(|other| Some(other) != gib);
+                            filter.gib = gib;
+                        }
+                        None if text == SIZE => {}
+                        Some((key, value)) => filter.labels.push((key.to_owned(), Some(value.to_owned()))),
+                        None => filter.labels.push((text, None)),
+                    }
+                }
+            }
+            // There are no containers here that could use a volume.
+            "dangling" => {
+                for value in values {
+                    filter.is_void |= !flag("dangling", &value)?;
+                }
+            }
+            "driver" => filter.is_void |= !values.is_empty() && !values.iter().any(|value| value == DRIVER),
+            _ => return Err(Fault::invalid("filters", format!("volumes cannot be filtered by {name:?}"))),
+        }
+    }
+    Ok(filter)
 }
 
 fn upload(call: &Call) -> Result<UnpackPlan, Fault> {
@@ -61,12 +124,14 @@ fn upload(call: &Call) -> Result<UnpackPlan, Fault> {
 
 fn create(body: &[u8]) -> Result<TreeCommand, Fault> {
     let object = Object::read(body)?;
+    object.only(&["Name", "Driver", "DriverOpts", "Labels"])?;
     if let Some(driver) = object.text("Driver")?
-        && !["", "hyper", "local"].contains(&driver.as_str())
+        && !["", DRIVER, "local"].contains(&driver.as_str())
     {
         return Err(Fault::invalid("Driver", format!("there is no volume driver {driver:?}; leave it out")));
     }
     let options = object.object("DriverOpts")?;
+    options.only(&["size", "snapshot"])?;
     if options.text("snapshot")?.is_some_and(|snapshot| !snapshot.is_empty()) {
         return Err(Fault::invalid("snapshot", "a volume cannot be made from a snapshot here"));
     }
@@ -99,6 +164,7 @@ fn size_is_wrong() -> Fault {
 
 fn initialization(body: &[u8]) -> Result<Initialization, Fault> {
     let object = Object::read(body)?;
+    object.only(&["Reload", "Volume"])?;
     let reload = match object.field("Reload") {
         Value::Null => false,
         Value::Bool(reload) => *reload,
@@ -112,6 +178,7 @@ fn initialization(body: &[u8]) -> Result<Initialization, Fault> {
             return Err(Fault::invalid("Volume", "each volume must be an object with Name and Source"));
         };
         let volume = Object(fields.clone());
+        volume.only(&["Name", "Source"])?;
         let name = volume.text("Name")?.unwrap_or_default();
         check_name(&name)?;
         let source = match volume.text("Source")?.filter(|text| !text.is_empty()) {
@@ -155,6 +222,15 @@ impl Object {
         }
     }
 
+    /// Refuses what is not known, unless it is null.
+    fn only(&self, known: &[&str]) -> Result<(), Fault> {
+        let is_known = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name));
+        match self.0.iter().find(|(name, value)| !value.is_null() && !is_known(name)) {
+            Some((name, _)) => Err(Fault::invalid(name, format!("{name:?} is not known here"))),
+            None => Ok(()),
+        }
+    }
+
     fn field(&self, name: &str) -> &Value {
         let is_it = |(key, _): &(&String, &Value)| key.eq_ignore_ascii_case(name);
         self.0.get(name).or_else(|| self.0.iter().find(is_it).map(|(_, value)| value)).unwrap_or(&Value::Null)
@@ -182,9 +258,70 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_not_known_is_refused() {
+        for body in [
+            r#"{"Name":"a","Sise":"10"}"#,
+            r#"{"Name":"a","DriverOpts":{"type":"ssd"}}"#,
+            r#"{"Name":"a","ClusterVolumeSpec":{}}"#,
+        ] {
+            assert_eq!(create(body.as_bytes()).unwrap_err().kind, FaultKind::Invalid, "{body}");
+        }
+        assert!(create(br#"{"name":"a","driver":"","driveropts":null,"LABELS":{},"ClusterVolumeSpec":null}"#).is_ok());
+        for body in [r#"{"Reload":false,"Volume":[],"x":1}"#, r#"{"Volume":[{"Name":"a","Source":"/x","Mode":"ro"}]}"#]
+        {
+            assert_eq!(initialization(body.as_bytes()).unwrap_err().kind, FaultKind::Invalid, "{body}");
+        }
+    }
+
+    #[test]
     fn names_of_fields_are_read_whatever_their_case() {
         let wish = initialization(br#"{"reload":true,"VOLUME":[{"name":"a","SOURCE":"/x"}]}"#).unwrap();
         assert!(wish.reload);
         assert_eq!(wish.trees, [TreeSource { name: "a".to_owned(), source: Some(Source::Local("/x".to_owned())) }]);
+    }
+
+    #[test]
+    fn filters_are_read_in_both_forms_and_others_are_refused() {
+        let (method, headers) = (http::Method::GET, http::HeaderMap::new());
+        let read = |filters: &str| {
+            let query = format!("filters={}", filters.replace('%', "%25").replace('=', "%3D"));
+            let call = Call {
+                method: &method,
+                path: "/volumes",
+                params: &[],
+                query: &query,
+                headers: &headers,
+                length: None,
+                body: b"",
+                principal: None,
+            };
+            filter(&call)
+        };
+        let text = |text: &str| text.to_owned();
+        assert_eq!(read("").unwrap(), TreeFilter::default());
+        assert_eq!(read("{}").unwrap(), TreeFilter::default());
+        let both = read(r#"{"name":["a","b"],"label":{"k=v=w":true,"l":true},"dangling":["true"]}"#).unwrap();
+        assert_eq!(both.names, ["a", "b"]);
+        assert_eq!(both.labels, [(text("k"), Some(text("v=w"))), (text("l"), None)]);
+        assert!(!both.is_void);
+        assert_eq!(
+            read(r#"{"label":["size","size=10"]}"#).unwrap(),
+            TreeFilter { gib: Some(10), ..TreeFilter::default() }
+        );
+        for void in [
+            r#"{"dangling":["false"]}"#,
+            r#"{"dangling":{"0":true}}"#,
+            r#"{"driver":["local"]}"#,
+            r#"{"label":["size=01"]}"#,
+        ] {
+            assert!(read(void).unwrap().is_void, "{void}");
+        }
+        assert!(!read(r#"{"driver":["hyper","x"]}"#).unwrap().is_void);
+        let many = serde_json::json!({"name": vec!["a"; MOST_FILTERS + 1]}).to_string();
+        for wrong in
+            ["x", "[]", r#"{"name":"a"}"#, r#"{"name":[1]}"#, r#"{"status":["x"]}"#, r#"{"dangling":["x"]}"#, &many]
+        {
+            assert_eq!(read(wrong).unwrap_err().kind, FaultKind::Invalid, "{wrong}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::super::{Places, Reply, bare, direct, reply};
-use super::{Op, upload_path};
+use super::{DRIVER, Op, SIZE, upload_path};
 use crate::domain::{Began, ByteCount, Fault, Outcome, UnixTime, Volume};
 
 /// `None` when the endpoint cannot have this outcome.
@@ -47,10 +47,10 @@ fn told(began: &Began, places: &Places) -> Value {
 fn volume(tree: &Volume) -> Value {
     let mut labels = tree.meta.clone();
     // Where the vendor's client looks for the size of its listing.
-    labels.insert("size".to_owned(), gib(tree.size).into());
+    labels.insert(SIZE.to_owned(), gib(tree.size).into());
     json!({
         "Name": tree.name,
-        "Driver": "hyper",
+        "Driver": DRIVER,
         "Mountpoint": "",
         "CreatedAt": date(tree.created),
         "Labels": labels,

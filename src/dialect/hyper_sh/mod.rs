@@ -31,8 +31,25 @@ pub(super) enum Op {
 /// The most bytes of a JSON body: 64 volumes with long sources.
 const MAX_JSON: usize = 256 << 10;
 
+/// The driver that every volume is told to have.
+const DRIVER: &str = "hyper";
+
+/// The label that tells a volume's size.
+const SIZE: &str = "size";
+
 /// Names that are paths of this API.
 pub(super) const RESERVED: [&str; 3] = ["create", "initialize", "uploadfinish"];
+
+/// What the query of each endpoint may hold.
+pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
+    match op {
+        Op::List => &["filters"],
+        Op::Delete => &["force"],
+        Op::Finish => &["session"],
+        Op::Upload => &["cookie"],
+        Op::Create | Op::Show | Op::Download | Op::Initialize => &[],
+    }
+}
 
 /// Whether an unknown path is answered as this API does.
 pub(super) fn has_path(path: &str) -> bool {

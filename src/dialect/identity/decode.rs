@@ -7,23 +7,44 @@ use super::{DOMAIN_ID, DOMAIN_NAME, Op, SUBJECT};
 use crate::domain::{Fault, FaultKind, IdentityCommand, Intent, Named, Proof, Secret, TenantId, UserId};
 
 pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
-    let name = || query::pairs(call.query).find(|(key, _)| key == "name").map(|(_, value)| value);
     Ok(Intent::Identity(match op {
         Op::Issue => issue(call.body)?,
         Op::ShowToken => IdentityCommand::ShowToken(subject(call)?),
         Op::Revoke => IdentityCommand::Revoke(subject(call)?),
         Op::Catalog => IdentityCommand::Catalog,
-        Op::OwnProjects | Op::OldProjects => IdentityCommand::OwnProjects { name: name() },
-        Op::ProjectsOf => IdentityCommand::ProjectsOf { user: user_in_path(call)?, name: name() },
+        Op::OwnProjects | Op::OldProjects => IdentityCommand::OwnProjects { name: wanted_name(call)? },
+        Op::ProjectsOf => IdentityCommand::ProjectsOf { user: user_in_path(call)?, name: wanted_name(call)? },
         Op::Project => {
             let id = TenantId::from_plain(call.param("project")).ok_or_else(|| no_such("project"))?;
             IdentityCommand::Project(id)
         }
-        Op::Users => IdentityCommand::Users { name: name() },
+        Op::Users => IdentityCommand::Users { name: wanted_name(call)? },
         Op::User => IdentityCommand::User(user_in_path(call)?),
         Op::OldVersion => IdentityCommand::Describe,
         Op::OldIssue => issue_by_old_version(call.body)?,
     }))
+}
+
+/// The name that a list is narrowed to. All that is listed is in the one domain, enabled, and itself no domain; where
+/// something else is asked for the answer is "none", as nothing has an empty name.
+fn wanted_name(call: &Call) -> Result<Option<String>, Fault> {
+    let (mut wanted, mut is_void) = (None, false);
+    for (name, value) in query::pairs(call.query) {
+        let flag = || match value.to_ascii_lowercase().as_str() {
+            // The flag alone is as good as true.
+            "" | "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(Fault::invalid(&name, format!("{name} must be true or false"))),
+        };
+        match name.as_str() {
+            "name" => wanted = Some(value),
+            "domain_id" | "parent_id" => is_void |= value != DOMAIN_ID,
+            "enabled" => is_void |= !flag()?,
+            "is_domain" => is_void |= flag()?,
+            _ => return Err(query::unknown(&name)),
+        }
+    }
+    Ok(if is_void { Some(String::new()) } else { wanted })
 }
 
 fn user_in_path(call: &Call) -> Result<UserId, Fault> {
@@ -283,5 +304,31 @@ mod tests {
         {
             assert_eq!(read(wrong).unwrap_err().kind, FaultKind::Invalid);
         }
+    }
+
+    #[test]
+    fn a_list_is_narrowed_by_every_parameter_that_it_takes() {
+        let (method, headers) = (http::Method::GET, http::HeaderMap::new());
+        let wanted = |query: &str| {
+            let (length, body) = (None, &b""[..]);
+            let call = Call {
+                method: &method,
+                path: "/v3/projects",
+                params: &[],
+                query,
+                headers: &headers,
+                length,
+                body,
+                principal: None,
+            };
+            wanted_name(&call).ok()
+        };
+        let none = Some(Some(String::new()));
+        assert_eq!(wanted("name=red&domain_id=default&enabled=True&is_domain=false"), Some(Some("red".to_owned())));
+        assert_eq!(wanted("parent_id=default"), Some(None));
+        for other in ["domain_id=x&name=red", "enabled=0", "is_domain=1", "is_domain", "parent_id=x"] {
+            assert_eq!(wanted(other), none, "{other}");
+        }
+        assert_eq!(wanted("enabled=x"), None);
     }
 }

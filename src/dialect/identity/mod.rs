@@ -43,6 +43,19 @@ pub(super) enum Op {
     OldProjects,
 }
 
+/// What the query of each endpoint may hold. With `allow_expired` a service asks for a token that has ended also; none
+/// is told of here, and the answer is that there is none.
+pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
+    match op {
+        Op::Issue => &["nocatalog"],
+        Op::ShowToken => &["allow_expired", "nocatalog"],
+        Op::OwnProjects | Op::ProjectsOf => &["domain_id", "enabled", "is_domain", "name", "parent_id"],
+        Op::OldProjects => &["name"],
+        Op::Users => &["domain_id", "enabled", "name"],
+        _ => &[],
+    }
+}
+
 /// Whether an unknown path is answered as this API does.
 pub(super) fn has_path(path: &str) -> bool {
     ["/v2.0", "/v3/auth", "/v3/projects", "/v3/users"]

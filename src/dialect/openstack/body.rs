@@ -1,7 +1,7 @@
 //! Bodies: JSON or XML into the same fields, and what each field may hold.
 //!
-//! Fields that are not known are passed over, because clients send back what they were once given. `null` is as good as
-//! absent, and so is the `None` that XML has for it.
+//! What is not known is refused: whoever is told that it is done believes that all of it is. `null` is as good as absent,
+//! and so is the `None` that XML has for it.
 
 use http::header;
 use serde_json::{Map, Value};
@@ -48,7 +48,14 @@ impl Body {
         let missing = || Fault::invalid(name, format!("Missing required element '{name}' in request body"));
         match self {
             Self::Json(mut object) => match object.remove(name) {
-                Some(Value::Object(fields)) => Ok(Fields::new(fields)),
+                Some(Value::Object(fields)) => {
+                    let is_empty = |value: &Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
+                    // Of hints to a scheduler there may be none: a volume has one place to be.
+                    match object.into_iter().find(|(_, value)| !is_empty(value)) {
+                        Some((other, _)) => Err(unknown(&other)),
+                        None => Ok(Fields::new(fields)),
+                    }
+                }
                 Some(Value::Null) | None => Err(missing()),
                 Some(_) => Err(Fault::invalid(name, format!("{name} must be an object"))),
             },
@@ -99,6 +106,24 @@ impl Fields {
             fields.insert(group.name.clone(), Value::Object(pairs_of(group)));
         }
         Self(fields)
+    }
+
+    /// Refuses all fields but these.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), Fault> {
+        match self.0.keys().find(|name| !known.contains(&name.as_str())) {
+            Some(name) => Err(unknown(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses that these are true.
+    pub(super) fn not(&self, names: &[&str]) -> Result<(), Fault> {
+        for name in names {
+            if self.flag(name)? == Some(true) {
+                return Err(Fault::invalid(*name, format!("{name} is not possible here")));
+            }
+        }
+        Ok(())
     }
 
     fn read<T>(&self, name: &str, told: &str, as_type: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, Fault> {
@@ -262,6 +287,10 @@ fn is_xml(call: &Call) -> Result<bool, Fault> {
             Err(Fault::new(FaultKind::UnsupportedMediaType, told))
         }
     }
+}
+
+fn unknown(name: &str) -> Fault {
+    Fault::invalid(name, format!("Additional properties are not allowed ({name:?} was unexpected)"))
 }
 
 fn malformed() -> Fault {

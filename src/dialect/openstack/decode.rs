@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::super::{Call, query};
-use super::body::{Body, Fields, digits, flag_named, gib};
+use super::body::{Body, Fields, digits, gib};
+use super::listing::Part;
 use super::{Kind, Op, Version, listing, status};
 use crate::domain::{
     BackupRef, BlockCommand, BlockPatch, Command, Fault, FaultKind, Intent, MetadataChange, NewBackup, NewVolume,
@@ -22,17 +23,17 @@ pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
     let tenant = tenant(call, principal)?;
     let command = match op {
         Op::Versions | Op::Version | Op::Extensions | Op::DefaultQuota => return Ok(Intent::Discover),
-        Op::Volumes | Op::VolumesDetail => BlockCommand::Volumes(listing::decode(op, call)?),
+        Op::Volumes | Op::VolumesDetail => BlockCommand::Volumes(Box::new(listing::decode(op, call)?)),
         Op::Volume => BlockCommand::Volume(id(call, Kind::Volume)?),
         Op::CreateVolume => BlockCommand::CreateVolume(Box::new(new_volume(call)?)),
         Op::UpdateVolume => BlockCommand::UpdateVolume { id: id(call, Kind::Volume)?, patch: patch(call, "volume")? },
         Op::DeleteVolume => BlockCommand::DeleteVolume {
             id: id(call, Kind::Volume)?,
-            cascade: is_set(call, "cascade"),
-            force: is_set(call, "force"),
+            cascade: is_set(call, "cascade")?,
+            force: is_set(call, "force")?,
         },
         Op::ActVolume => act_on_volume(call)?,
-        Op::Snapshots | Op::SnapshotsDetail => BlockCommand::Snapshots(listing::decode(op, call)?),
+        Op::Snapshots | Op::SnapshotsDetail => BlockCommand::Snapshots(Box::new(listing::decode(op, call)?)),
         Op::Snapshot => BlockCommand::Snapshot(id(call, Kind::Snapshot)?),
         Op::CreateSnapshot => new_snapshot(call)?,
         Op::UpdateSnapshot => {
@@ -46,17 +47,29 @@ pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
         | Op::MetadataKey(kind)
         | Op::SetMetadataKey(kind)
         | Op::RemoveMetadataKey(kind) => metadata(op, kind, call)?,
-        Op::Backups | Op::BackupsDetail => BlockCommand::Backups(listing::decode(op, call)?),
+        Op::Backups | Op::BackupsDetail => BlockCommand::Backups(Box::new(listing::decode(op, call)?)),
         Op::Backup => BlockCommand::Backup(backup(call)?),
         Op::CreateBackup => BlockCommand::CreateBackup(Box::new(new_backup(call)?)),
         Op::DeleteBackup => BlockCommand::DeleteBackup(backup(call)?),
         Op::Restore => restore(call)?,
-        Op::Types | Op::Type => BlockCommand::Types,
+        Op::Types => {
+            listing::types(call)?;
+            BlockCommand::Types
+        }
+        Op::Type => BlockCommand::Types,
         Op::Zones => BlockCommand::Zones,
-        Op::Limits => BlockCommand::Quota { tenant },
-        Op::Quota => BlockCommand::Quota { tenant: target(call)? },
+        Op::Limits => BlockCommand::Quota { tenant: listing::limits(call)?.unwrap_or(tenant) },
+        Op::Quota => {
+            is_set(call, "usage")?;
+            BlockCommand::Quota { tenant: target(call)? }
+        }
         Op::SetQuota => set_quota(call)?,
-        Op::Server | Op::Attachments => BlockCommand::Attachments { server: server(call)? },
+        Op::Servers | Op::ServersDetail => BlockCommand::Servers(listing::servers(call)?),
+        Op::Server => BlockCommand::Attachments { server: server(call)? },
+        Op::Attachments => {
+            Part::read(call)?;
+            BlockCommand::Attachments { server: server(call)? }
+        }
         Op::Attach => attach(call)?,
         Op::Attachment => BlockCommand::Attachment { server: server(call)?, volume: id(call, Kind::Volume)? },
         Op::Detach => BlockCommand::Detach { server: server(call)?, volume: id(call, Kind::Volume)? },
@@ -119,9 +132,9 @@ fn server(call: &Call) -> Result<String, Fault> {
     if is_id { Ok(text.to_owned()) } else { Err(not_found("Instance could not be found.")) }
 }
 
-fn is_set(call: &Call, name: &str) -> bool {
-    let value = query::pairs(call.query).find(|(key, _)| key == name).and_then(|(_, value)| flag_named(&value));
-    value.unwrap_or_default()
+fn is_set(call: &Call, name: &str) -> Result<bool, Fault> {
+    let value = query::pairs(call.query).find(|(key, _)| key == name);
+    value.map_or(Ok(false), |(_, value)| listing::flag(name, &value))
 }
 
 /// What names and descriptions are called: by their own version first, as clients of the others do after it.
@@ -139,8 +152,32 @@ fn label_and_description(call: &Call, fields: &Fields) -> Result<(Option<String>
     Ok((fields.label(name)?.filter(filled), fields.label(description)?.filter(filled)))
 }
 
+/// What a volume is made by. With the last four, clients of version 1 say what the service says in the end; they are
+/// passed over.
+const OF_NEW_VOLUME: &[&str] = &[
+    "availability_zone",
+    "description",
+    "display_description",
+    "display_name",
+    "imageRef",
+    "image_id",
+    "metadata",
+    "multiattach",
+    "name",
+    "size",
+    "snapshot_id",
+    "source_volid",
+    "volume_type",
+    "attach_status",
+    "project_id",
+    "status",
+    "user_id",
+];
+
 fn new_volume(call: &Call) -> Result<NewVolume, Fault> {
     let fields = Body::read(call)?.thing("volume")?;
+    fields.only(OF_NEW_VOLUME)?;
+    fields.not(&["multiattach"])?;
     let (name, description) = label_and_description(call, &fields)?;
     let not_a_source = |text: &str| Fault::invalid("source_volid", format!("{text:?} is not the id of a volume"));
     let snapshot = fields.id("snapshot_id", no_such_snapshot)?;
@@ -172,7 +209,7 @@ fn new_volume(call: &Call) -> Result<NewVolume, Fault> {
 
 /// The id of an image: a UUID, or the end of a URL of one.
 fn image(fields: &Fields) -> Result<Option<String>, Fault> {
-    let Some(text) = fields.filled("imageRef")? else { return Ok(None) };
+    let Some(text) = fields.filled("imageRef")?.or(fields.filled("image_id")?) else { return Ok(None) };
     let last = text.rsplit('/').next().unwrap_or_default();
     match last.parse::<VolumeId>() {
         // Every id has this form.
@@ -185,6 +222,7 @@ fn image(fields: &Fields) -> Result<Option<String>, Fault> {
 
 fn patch(call: &Call, thing: &str) -> Result<BlockPatch, Fault> {
     let fields = Body::read(call)?.thing(thing)?;
+    fields.only(&["description", "display_description", "display_name", "metadata", "name"])?;
     let (name, description) = labels(call);
     let filled = |text: &String| !text.is_empty();
     Ok(BlockPatch {
@@ -205,7 +243,15 @@ fn act_on_volume(call: &Call) -> Result<BlockCommand, Fault> {
         "os-attach" => attachment_of(&fields)?,
         "os-begin_detaching" => VolumeAction::BeginDetaching,
         "os-roll_detaching" => VolumeAction::RollDetaching,
-        "os-detach" => VolumeAction::Detach,
+        "os-detach" => {
+            // A volume has one attachment, whose id is its own.
+            let wrong =
+                |text: &str| Fault::invalid("attachment_id", format!("Attachment {text} is not of this volume."));
+            if let Some(other) = fields.id("attachment_id", wrong)?.filter(|attachment| *attachment != id) {
+                return Err(wrong(&other.to_string()));
+            }
+            VolumeAction::Detach
+        }
         "os-set_bootable" => {
             VolumeAction::SetBootable(fields.flag("bootable")?.ok_or_else(|| Fields::missing("bootable"))?)
         }
@@ -219,11 +265,25 @@ fn act_on_volume(call: &Call) -> Result<BlockCommand, Fault> {
         "os-unset_image_metadata" => {
             VolumeAction::UnsetImageMetadata(fields.filled("key")?.ok_or_else(|| Fields::missing("key"))?)
         }
-        "os-show_image_metadata" => return Ok(BlockCommand::Volume(id)),
-        "os-reset_status" => VolumeAction::Reset(reset(&fields)?),
+        "os-show_image_metadata" => {
+            fields.only(&[])?;
+            return Ok(BlockCommand::Volume(id));
+        }
+        "os-reset_status" => reset_of_volume(&fields)?,
         "os-force_delete" => VolumeAction::ForceDelete,
         other => return Err(no_such_action(other)),
     };
+    fields.only(match name.as_str() {
+        "os-extend" => &["new_size"],
+        "os-attach" => &["host_name", "instance_uuid", "mode", "mountpoint"],
+        "os-detach" => &["attachment_id"],
+        "os-set_bootable" => &["bootable"],
+        "os-update_readonly_flag" => &["readonly"],
+        "os-set_image_metadata" => &["metadata"],
+        "os-unset_image_metadata" => &["key"],
+        "os-reset_status" => &["attach_status", "migration_status", "status"],
+        _ => &[],
+    })?;
     Ok(BlockCommand::Act { id, action })
 }
 
@@ -246,12 +306,32 @@ fn act_on_snapshot(call: &Call) -> Result<BlockCommand, Fault> {
     let id = id(call, Kind::Snapshot)?;
     let (name, fields) = Body::read(call)?.action()?;
     match name.as_str() {
-        "os-reset_status" => match reset(&fields)? {
+        "os-reset_status" => match fields.only(&["status"]).and_then(|()| reset(&fields))? {
             status @ (ResetStatus::Available | ResetStatus::Error) => Ok(BlockCommand::ResetSnapshot { id, status }),
             _ => Err(Fault::invalid("status", "a snapshot can be set to available or error")),
         },
         other => Err(no_such_action(other)),
     }
+}
+
+fn reset_of_volume(fields: &Fields) -> Result<VolumeAction, Fault> {
+    let status = reset(fields)?;
+    let is_attached = matches!(status, ResetStatus::InUse | ResetStatus::ErrorDetaching);
+    let detach = match fields.filled("attach_status")?.as_deref() {
+        None => false,
+        Some("detached") if !is_attached => true,
+        Some(_) => {
+            return Err(Fault::invalid(
+                "attach_status",
+                "attach_status can be set to detached, with the status of that",
+            ));
+        }
+    };
+    // Nothing migrates here.
+    if fields.filled("migration_status")?.is_some_and(|word| !word.eq_ignore_ascii_case("none")) {
+        return Err(Fault::invalid("migration_status", "migration_status is none here, and cannot be set"));
+    }
+    Ok(VolumeAction::Reset { status, detach })
 }
 
 fn reset(fields: &Fields) -> Result<ResetStatus, Fault> {
@@ -265,6 +345,8 @@ fn no_such_action(name: &str) -> Fault {
 
 fn new_snapshot(call: &Call) -> Result<BlockCommand, Fault> {
     let fields = Body::read(call)?.thing("snapshot")?;
+    let named = &["description", "display_description", "display_name", "force", "metadata", "name", "volume_id"];
+    fields.only(named)?;
     let (name, description) = label_and_description(call, &fields)?;
     Ok(BlockCommand::CreateSnapshot {
         volume: fields.id("volume_id", no_such_volume)?.ok_or_else(|| Fields::missing("volume_id"))?,
@@ -302,6 +384,18 @@ fn one_pair(call: &Call) -> Result<Map<String, Value>, Fault> {
 
 fn new_backup(call: &Call) -> Result<NewBackup, Fault> {
     let fields = Body::read(call)?.thing("backup")?;
+    fields.only(&[
+        "container",
+        "description",
+        "display_description",
+        "display_name",
+        "force",
+        "incremental",
+        "name",
+        "snapshot_id",
+        "volume_id",
+    ])?;
+    fields.not(&["incremental"])?;
     let (name, description) = label_and_description(call, &fields)?;
     Ok(NewBackup {
         volume: fields.id("volume_id", no_such_volume)?.ok_or_else(|| Fields::missing("volume_id"))?,
@@ -316,6 +410,7 @@ fn new_backup(call: &Call) -> Result<NewBackup, Fault> {
 fn restore(call: &Call) -> Result<BlockCommand, Fault> {
     let backup = backup(call)?;
     let fields = Body::read(call)?.thing("restore")?;
+    fields.only(&["display_name", "name", "volume_id"])?;
     let (name, _) = label_and_description(call, &fields)?;
     Ok(BlockCommand::Restore { backup, volume: fields.id("volume_id", no_such_volume)?, name })
 }
@@ -323,6 +418,26 @@ fn restore(call: &Call) -> Result<BlockCommand, Fault> {
 fn set_quota(call: &Call) -> Result<BlockCommand, Fault> {
     let tenant = target(call)?;
     let fields = Body::read(call)?.thing("quota_set")?;
+    fields.only(&[
+        "backup_gigabytes",
+        "backups",
+        "gigabytes",
+        "id",
+        "per_volume_gigabytes",
+        "snapshots",
+        "tenant_id",
+        "volumes",
+    ])?;
+    for name in ["id", "tenant_id"] {
+        if fields.filled(name)?.is_some_and(|id| id != call.param("target")) {
+            return Err(Fault::invalid(name, format!("{name} is not that of the path")));
+        }
+    }
+    for name in ["backup_gigabytes", "backups", "per_volume_gigabytes", "snapshots"] {
+        if fields.limit(name)?.is_some_and(|limit| limit != -1) {
+            return Err(Fault::invalid(name, format!("{name} cannot be limited here: it is -1")));
+        }
+    }
     let too_large = || Fault::invalid("gigabytes", "gigabytes is too large a number");
     let bytes = match fields.limit("gigabytes")? {
         None => None,
@@ -338,6 +453,7 @@ fn set_quota(call: &Call) -> Result<BlockCommand, Fault> {
 fn attach(call: &Call) -> Result<BlockCommand, Fault> {
     let server = server(call)?;
     let fields = Body::read(call)?.thing("volumeAttachment")?;
+    fields.only(&["device", "volumeId", "volume_id"])?;
     let wrong = |text: &str| Fault::invalid("volumeId", format!("Invalid input for volumeId: {text:?} is not a UUID"));
     // The document's sample in XML has the other name.
     let volume = match fields.id("volumeId", wrong)? {

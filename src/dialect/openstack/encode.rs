@@ -15,7 +15,8 @@ use super::view::{Document, Element, Namespace, joined, pairs_node, plain};
 use super::xml::Node;
 use super::{Format, Op, Version, discovery, fault, listing};
 use crate::domain::{
-    BlockFields, BlockOutcome, BlockVolume, Fault, FaultKind, Outcome, Paged, Quota, Usage, VolumeType,
+    AttachedServer, BlockFields, BlockOutcome, BlockVolume, Fault, FaultKind, Outcome, Paged, Quota, TenantId, Usage,
+    VolumeType,
 };
 
 /// Tells which minor version of 3 is spoken.
@@ -77,7 +78,7 @@ fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
             let shape = if op == Op::Backups { Shape::Short } else { Shape::Full };
             let items = page.items.iter().map(|backup| scene.backup(backup, shape)).collect();
             let last = page.items.last().map(|backup| backup.id.to_string());
-            told(paged(scene, ("backups", "backup_links"), backup_namespaces(), items, last.filter(|_| page.has_more)))
+            told(paged(scene, ("backups", "backups_links"), backup_namespaces(), items, last.filter(|_| page.has_more)))
         }
         (Op::Backup, BlockOutcome::Backup(backup)) => told(Document::One(scene.backup(backup, Shape::Full))),
         (Op::CreateBackup, BlockOutcome::Backup(backup)) => {
@@ -87,7 +88,11 @@ fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
             Document::One(scene.restore(backup, volume)).reply(call, made(scene.version))
         }
         (Op::Types, BlockOutcome::Types(types)) => {
-            told(many("volume_types", Vec::new(), types.iter().map(volume_type).collect()))
+            let part = listing::types(call).ok().flatten();
+            let (types, has_more) = part.map_or((&[][..], false), |part| part.of(types, |one| &one.id));
+            let last = types.last().map(|one| one.id.clone()).filter(|_| has_more);
+            let items = types.iter().map(volume_type).collect();
+            told(paged(scene, ("volume_types", "volume_type_links"), Vec::new(), items, last))
         }
         (Op::Type, BlockOutcome::Types(types)) => one_type(call, types),
         (Op::Zones, BlockOutcome::Zones(zones)) => told(availability(zones)),
@@ -95,8 +100,22 @@ fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
         (Op::Quota | Op::SetQuota, BlockOutcome::Quota { tenant, quota, usage }) => {
             told(quota_set(&tenant.plain(), quota, wants_usage(call).then_some(usage)))
         }
-        (Op::Server, BlockOutcome::Attachments(attachments)) => told(Document::One(scene.server(attachments))),
+        (Op::Servers | Op::ServersDetail, BlockOutcome::Servers(page)) => {
+            let shape = if op == Op::Servers { Shape::Short } else { Shape::Full };
+            let items = page.items.iter().map(|server| scene.server(server.clone(), shape)).collect();
+            let last = page.items.last().map(|server| server.id.clone()).filter(|_| page.has_more);
+            told(paged(scene, ("servers", "servers_links"), Vec::new(), items, last))
+        }
+        (Op::Server, BlockOutcome::Attachments(attachments)) => {
+            let server = AttachedServer {
+                id: call.param("server").to_owned(),
+                tenant: TenantId::from_plain(call.param("tenant"))?,
+                volumes: attachments.iter().map(|one| one.volume).collect(),
+            };
+            told(Document::One(scene.server(server, Shape::Full)))
+        }
         (Op::Attachments, BlockOutcome::Attachments(attachments)) => {
+            let (attachments, _) = listing::Part::read(call).ok()?.of(attachments, |one| &one.device);
             told(many("volumeAttachments", Vec::new(), attachments.iter().map(volume_attachment).collect()))
         }
         (Op::Attach | Op::Attachment, BlockOutcome::Attachment(attachment)) => {

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::super::golden;
 use crate::domain::{
-    Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockVolume,
-    ByteCount, MetadataChange, NewBackup, NewVolume, Paged, Principal, Quota, Seen, TenantId, UnixTime, Usage, UserId,
-    Volume, VolumeAction, VolumeId, VolumeKind, VolumeState, VolumeType,
+    AttachedServer, Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch,
+    BlockVolume, ByteCount, MetadataChange, NewBackup, NewVolume, Paged, Principal, Quota, Seen, TenantId, UnixTime,
+    Usage, UserId, Volume, VolumeAction, VolumeId, VolumeKind, VolumeState, VolumeType,
 };
 
 /// The tenant of the document's samples.
@@ -74,6 +74,15 @@ pub(in super::super) fn outcome(command: &BlockCommand) -> BlockOutcome {
             backup: Box::new(named(*backup)),
             volume: Box::new(plain(volume.unwrap_or_else(|| named(*backup).volume))),
         },
+        BlockCommand::Servers(query) => {
+            let volumes = vec!["795114e8-7489-40be-a978-83797f2c1dd3".parse().unwrap()];
+            let id = "c31ae64f-03d4-4bc9-b2bf-06f80db0ff62".to_owned();
+            let tenant = TenantId::from_plain(TENANT).unwrap();
+            BlockOutcome::Servers(Paged {
+                items: vec![AttachedServer { id, tenant, volumes }],
+                has_more: query.limit == 1,
+            })
+        }
         BlockCommand::Attachments { server } => {
             let id = "795114e8-7489-40be-a978-83797f2c1dd3".parse().unwrap();
             BlockOutcome::Attachments(vec![attachment(id, server, "/dev/vdb")])

@@ -7,63 +7,243 @@ use serde_json::{Map, Value};
 use super::super::{Call, Places, query};
 use super::body::{checked_pairs, digits, flag_named};
 use super::{Op, Version, status};
-use crate::domain::{BlockQuery, Direction, Fault, SortKey};
+use crate::domain::{BackupRef, BlockQuery, Direction, Fault, FaultKind, ServerQuery, SortKey, TenantId};
 
 /// The most things of a page, and how many it has when the client does not say.
 const PAGE: u32 = 1000;
 
-/// Which part of a list a call wants. Parameters that are not known are passed over.
+/// A list of parameters with those of every list of block storage.
+macro_rules! with_pages {
+    ($($name:literal),+) => {
+        &[
+            "all_tenants", "limit", "marker", "offset", "sort", "sort_dir", "sort_key",
+            "display_name", "id", "name", "project_id", "status", "tenant_id", "user_id", $($name),+
+        ]
+    };
+}
+
+// With `encrypted`, `host` and the like as with what nothing here is or has: they are answered, with nothing or with all.
+
+/// What a list of volumes takes.
+pub(super) const VOLUMES: &[&str] = with_pages![
+    "availability_zone",
+    "bootable",
+    "cluster_name",
+    "consistencygroup_id",
+    "description",
+    "display_description",
+    "encrypted",
+    "glance_metadata",
+    "group_id",
+    "host",
+    "metadata",
+    "migration_status",
+    "multiattach",
+    "replication_status",
+    "size",
+    "snapshot_id",
+    "source_volid",
+    "volume_type",
+    "volume_type_id"
+];
+
+/// What a list of snapshots takes.
+pub(super) const SNAPSHOTS: &[&str] = with_pages![
+    "availability_zone",
+    "cgsnapshot_id",
+    "description",
+    "display_description",
+    "group_snapshot_id",
+    "metadata",
+    "size",
+    "volume_id",
+    "volume_size"
+];
+
+/// What a list of backups takes.
+pub(super) const BACKUPS: &[&str] = with_pages![
+    "availability_zone",
+    "description",
+    "display_description",
+    "host",
+    "is_incremental",
+    "parent_id",
+    "size",
+    "snapshot_id",
+    "volume_id"
+];
+
+/// Which part of a list a call wants. That it has no other parameters is known.
+///
+/// Cinder removes the filters of callers who are no administrators, but a few, and answers with more than was asked for.
+/// Here they are obeyed, with one exception: `all_tenants`, which clients send for everybody, is not heeded then.
 pub(super) fn decode(op: Op, call: &Call) -> Result<BlockQuery, Fault> {
     let mut wanted = BlockQuery { limit: Some(PAGE), ..BlockQuery::default() };
     // A true question whose answer is "none": of a word that is no state, or an id that nothing can have.
     let mut is_void = false;
-    let mut keys: Vec<(String, Option<Direction>)> = Vec::new();
+    let mut order = Order::default();
+    let is_of_backups = matches!(op, Op::Backups | Op::BackupsDetail);
     for (name, value) in query::pairs(call.query) {
         match name.as_str() {
-            "limit" => {
-                let limit: u32 = number(&name, &value)?;
-                // Zero is what no limit is to the service that this one is like.
-                wanted.limit = Some(if limit == 0 { PAGE } else { limit.min(PAGE) });
-            }
+            "limit" => wanted.limit = Some(limit_named(&value)?),
             "offset" => wanted.offset = number(&name, &value)?,
-            "marker" if !value.is_empty() => {
-                let wrong = |_| Fault::invalid("marker", "marker must be the id of the last of the page before");
-                wanted.marker = Some(value.parse().map_err(wrong)?);
-            }
-            "sort" => {
-                for pair in value.split(',').filter(|pair| !pair.is_empty()) {
-                    let (key, direction) = pair.split_once(':').map_or((pair, None), |(key, word)| (key, Some(word)));
-                    keys.push((key.to_owned(), direction.map(direction_named).transpose()?));
-                }
-            }
-            "sort_key" => keys.push((value, None)),
-            "sort_dir" => {
-                let direction = direction_named(&value)?;
-                match keys.iter_mut().find(|(_, direction)| direction.is_none()) {
-                    Some(first) => first.1 = Some(direction),
-                    None => keys.push((String::new(), Some(direction))),
-                }
-            }
-            "name" | "display_name" => wanted.name = Some(value),
+            "marker" if value.is_empty() => {}
+            "marker" if is_of_backups => wanted.backup_marker = Some(backup_marker(call, &value)?),
+            "marker" => wanted.marker = Some(value.parse().map_err(|_| no_marker())?),
+            "sort" => order.sort = Some(value),
+            "sort_key" => order.keys.push(value),
+            "sort_dir" => order.directions.push(direction_named(&value)?),
+            "all_tenants" => wanted.all_tenants = flag(&name, &value)?,
+            "name" | "display_name" => is_void |= !narrowed(&mut wanted.name, Some(value)),
+            "description" | "display_description" => is_void |= !narrowed(&mut wanted.description, Some(value)),
             "status" => is_void |= !filter_by_status(op, &value, &mut wanted),
-            "volume_id" if !matches!(op, Op::Volumes | Op::VolumesDetail) => {
-                wanted.volume = value.parse().ok();
-                is_void |= wanted.volume.is_none();
-            }
-            "availability_zone" => wanted.zone = Some(value),
-            "metadata" => {
-                let wrong = || Fault::invalid("metadata", "metadata must be pairs, as in {'key': 'value'}");
-                wanted.metadata = pairs(&value).ok_or_else(wrong)?;
-            }
-            "all_tenants" => wanted.all_tenants = flag_named(&value).unwrap_or_default(),
-            _ => {}
+            "id" => is_void |= !narrowed(&mut wanted.id, value.parse().ok()),
+            "project_id" | "tenant_id" => is_void |= !narrowed(&mut wanted.tenant, tenant_named(&value)),
+            // Who made a backup is not known of it.
+            "user_id" if is_of_backups => is_void = true,
+            "user_id" => is_void |= !narrowed(&mut wanted.user, Some(value)),
+            "size" | "volume_size" => is_void |= !narrowed(&mut wanted.gib, Some(number(&name, &value)?)),
+            "volume_id" => is_void |= !narrowed(&mut wanted.volume, value.parse().ok()),
+            "snapshot_id" => is_void |= !narrowed(&mut wanted.snapshot, value.parse().ok()),
+            "source_volid" => is_void |= !narrowed(&mut wanted.source, value.parse().ok()),
+            "volume_type" | "volume_type_id" => is_void |= !narrowed(&mut wanted.volume_type, Some(value)),
+            "bootable" => is_void |= !narrowed(&mut wanted.bootable, Some(flag(&name, &value)?)),
+            "availability_zone" => is_void |= !narrowed(&mut wanted.zone, Some(value)),
+            "metadata" => wanted.metadata = pairs(&name, &value)?,
+            "glance_metadata" => wanted.image = pairs(&name, &value)?,
+            // Nothing is so.
+            "encrypted" | "multiattach" | "is_incremental" => is_void |= flag(&name, &value)?,
+            // Nothing has one.
+            "cgsnapshot_id"
+            | "cluster_name"
+            | "consistencygroup_id"
+            | "group_id"
+            | "group_snapshot_id"
+            | "host"
+            | "migration_status"
+            | "parent_id"
+            | "replication_status" => is_void = true,
+            _ => return Err(query::unknown(&name)),
         }
     }
-    wanted.sort = order(op, call, keys)?;
+    wanted.sort = order.read(op, call)?;
     if is_void {
         wanted.limit = Some(0);
     }
     Ok(wanted)
+}
+
+/// The part of a list that is known whole: of few things, which the server's own settings or one server bound.
+pub(super) struct Part {
+    limit: usize,
+    offset: usize,
+    marker: Option<String>,
+}
+
+impl Part {
+    /// That which a query asks for.
+    pub(super) fn read(call: &Call) -> Result<Self, Fault> {
+        let mut part = Self { limit: PAGE as usize, offset: 0, marker: None };
+        for (name, value) in query::pairs(call.query) {
+            match name.as_str() {
+                "limit" => part.limit = limit_named(&value)? as usize,
+                "offset" => part.offset = usize::try_from(number::<u64>(&name, &value)?).unwrap_or(usize::MAX),
+                "marker" => part.marker = Some(value).filter(|marker| !marker.is_empty()),
+                _ => {}
+            }
+        }
+        Ok(part)
+    }
+
+    /// These things of the list, and whether more follow them. Behind a marker that is none of them there is nothing.
+    pub(super) fn of<'t, T>(&self, all: &'t [T], id: impl Fn(&T) -> &str) -> (&'t [T], bool) {
+        let begin = match &self.marker {
+            None => 0,
+            Some(marker) => all.iter().position(|one| id(one) == marker).map_or(all.len(), |at| at + 1),
+        };
+        let rest = all.get(begin.saturating_add(self.offset)..).unwrap_or_default();
+        (&rest[..rest.len().min(self.limit)], rest.len() > self.limit)
+    }
+}
+
+/// Which part of the list of types, all of which are public; none when others are asked for.
+pub(super) fn types(call: &Call) -> Result<Option<Part>, Fault> {
+    let mut is_void = false;
+    for (name, value) in query::pairs(call.query) {
+        match (name.as_str(), value.as_str()) {
+            // Of everybody's types.
+            ("is_public", "None" | "none" | "") => {}
+            ("is_public", value) => is_void = !flag(&name, value)?,
+            ("all_tenants", value) => drop(flag(&name, value)?),
+            _ => {}
+        }
+    }
+    Ok(Some(Part::read(call)?).filter(|_| !is_void))
+}
+
+/// Whose limits are asked for, when that is said.
+pub(super) fn limits(call: &Call) -> Result<Option<TenantId>, Fault> {
+    let mut tenant = None;
+    for (name, value) in query::pairs(call.query) {
+        let told = || Fault::new(FaultKind::NotFound, format!("Project {value} could not be found."));
+        let named = tenant_named(&value).ok_or_else(told)?;
+        if !narrowed(&mut tenant, Some(named)) {
+            return Err(Fault::invalid(name, "project_id and tenant_id name two projects"));
+        }
+    }
+    Ok(tenant)
+}
+
+/// Which of the servers. Of these is known what is attached to them, and no more: no other filter could be obeyed.
+pub(super) fn servers(call: &Call) -> Result<ServerQuery, Fault> {
+    let mut wanted = ServerQuery { limit: PAGE, ..ServerQuery::default() };
+    let mut is_void = false;
+    for (name, value) in query::pairs(call.query) {
+        match name.as_str() {
+            "limit" => wanted.limit = limit_named(&value)?,
+            "marker" => wanted.marker = Some(value).filter(|marker| !marker.is_empty()),
+            "all_tenants" | "all_projects" => wanted.all_tenants |= flag(&name, &value)?,
+            "project_id" | "tenant_id" => is_void |= !narrowed(&mut wanted.tenant, tenant_named(&value)),
+            "status" => is_void |= !value.eq_ignore_ascii_case(status::SERVER),
+            "deleted" => is_void |= flag(&name, &value)?,
+            _ => return Err(query::unknown(&name)),
+        }
+    }
+    if is_void {
+        wanted.limit = 0;
+    }
+    Ok(wanted)
+}
+
+/// Zero is what no limit is to the service that this one is like.
+fn limit_named(text: &str) -> Result<u32, Fault> {
+    let limit: u32 = number("limit", text)?;
+    Ok(if limit == 0 { PAGE } else { limit.min(PAGE) })
+}
+
+/// Whether one thing can still be what is wanted: a value, and the same as was wanted before.
+fn narrowed<T: PartialEq>(wanted: &mut Option<T>, value: Option<T>) -> bool {
+    let can_be = value.is_some() && (wanted.is_none() || *wanted == value);
+    *wanted = value;
+    can_be
+}
+
+fn no_marker() -> Fault {
+    Fault::invalid("marker", "marker must be the id of the last of the page before")
+}
+
+/// Version 1 counts its backups.
+fn backup_marker(call: &Call, text: &str) -> Result<BackupRef, Fault> {
+    let named = match Version::of(call.path) {
+        Version::V1 => digits(text).map(BackupRef::Number),
+        Version::V2 | Version::V3 => text.parse().ok().map(BackupRef::Id),
+    };
+    named.ok_or_else(no_marker)
+}
+
+/// A project, in either spelling of its id.
+fn tenant_named(text: &str) -> Option<TenantId> {
+    TenantId::from_plain(text).or_else(|| text.parse().ok())
 }
 
 /// Where the page after the one that ended with `last` is.
@@ -91,27 +271,56 @@ fn filter_by_status(op: Op, word: &str, wanted: &mut BlockQuery) -> bool {
     can_be
 }
 
-fn order(op: Op, call: &Call, keys: Vec<(String, Option<Direction>)>) -> Result<Vec<(SortKey, Direction)>, Fault> {
-    if keys.is_empty() {
-        // The document lists the latest first, but backups, which version 1 counts, as they were made.
-        let counts = Version::of(call.path) == Version::V1 && matches!(op, Op::Backups | Op::BackupsDetail);
-        let direction = if counts { Direction::Ascending } else { Direction::Descending };
-        return Ok(vec![(SortKey::Created, direction)]);
+/// How a list is to be sorted, as it is told: in one parameter or in two.
+#[derive(Default)]
+struct Order {
+    sort: Option<String>,
+    keys: Vec<String>,
+    directions: Vec<Direction>,
+}
+
+impl Order {
+    fn read(self, op: Op, call: &Call) -> Result<Vec<(SortKey, Direction)>, Fault> {
+        let Self { sort, keys, directions } = self;
+        if let Some(sort) = sort.filter(|sort| !sort.is_empty()) {
+            if !keys.is_empty() || !directions.is_empty() {
+                return Err(Fault::invalid("sort", "a list is sorted by sort, or by sort_key and sort_dir"));
+            }
+            let pair = |pair: &str| {
+                let (key, direction) = pair.split_once(':').map_or((pair, None), |(key, word)| (key, Some(word)));
+                Ok((key_named(key)?, direction.map(direction_named).transpose()?.unwrap_or_default()))
+            };
+            return sort.split(',').filter(|pair| !pair.is_empty()).map(pair).collect();
+        }
+        match (&keys[..], &directions[..]) {
+            ([], []) => {
+                // The document lists the latest first, but backups, which version 1 counts, as they were made.
+                let counts = Version::of(call.path) == Version::V1 && matches!(op, Op::Backups | Op::BackupsDetail);
+                let direction = if counts { Direction::Ascending } else { Direction::Descending };
+                Ok(vec![(SortKey::Created, direction)])
+            }
+            ([], [direction]) => Ok(vec![(SortKey::Created, *direction)]),
+            _ if directions.len() > keys.len() => {
+                Err(Fault::invalid("sort_dir", "there are more of sort_dir than of sort_key"))
+            }
+            _ => {
+                let directions = directions.into_iter().chain(std::iter::repeat_with(Direction::default));
+                keys.iter().zip(directions).map(|(key, direction)| Ok((key_named(key)?, direction))).collect()
+            }
+        }
     }
-    let pair = |(key, direction): (String, Option<Direction>)| {
-        let key = match key.as_str() {
-            // A direction without a key.
-            "" | "created_at" => SortKey::Created,
-            "id" => SortKey::Id,
-            "name" | "display_name" => SortKey::Name,
-            "size" => SortKey::Size,
-            "status" => SortKey::State,
-            "updated_at" => SortKey::Updated,
-            other => return Err(Fault::invalid("sort", format!("a list cannot be sorted by {other:?}"))),
-        };
-        Ok((key, direction.unwrap_or_default()))
-    };
-    keys.into_iter().map(pair).collect()
+}
+
+fn key_named(word: &str) -> Result<SortKey, Fault> {
+    Ok(match word {
+        "created_at" => SortKey::Created,
+        "id" => SortKey::Id,
+        "name" | "display_name" => SortKey::Name,
+        "size" => SortKey::Size,
+        "status" => SortKey::State,
+        "updated_at" => SortKey::Updated,
+        other => return Err(Fault::invalid("sort", format!("a list cannot be sorted by {other:?}"))),
+    })
 }
 
 fn direction_named(word: &str) -> Result<Direction, Fault> {
@@ -127,8 +336,18 @@ fn number<T: FromStr>(name: &str, text: &str) -> Result<T, Fault> {
     digits(text).and_then(|_| text.parse().ok()).ok_or_else(wrong)
 }
 
+/// True or false: what looks like neither may be meant as either.
+pub(super) fn flag(name: &str, text: &str) -> Result<bool, Fault> {
+    flag_named(text).ok_or_else(|| Fault::invalid(name, format!("{name} must be true or false")))
+}
+
+fn pairs(name: &str, text: &str) -> Result<Map<String, Value>, Fault> {
+    let wrong = || Fault::invalid(name, format!("{name} must be pairs, as in {{'key': 'value'}}"));
+    pairs_of(text).ok_or_else(wrong)
+}
+
 /// Pairs as JSON has them, or as Python's clients print them.
-fn pairs(text: &str) -> Option<Map<String, Value>> {
+fn pairs_of(text: &str) -> Option<Map<String, Value>> {
     let pairs = match serde_json::from_str(text) {
         Ok(Value::Object(pairs)) => pairs,
         Ok(_) => return None,
@@ -183,10 +402,14 @@ mod tests {
     }
 
     fn with_call<T>(query: &str, then: impl FnOnce(&Call) -> T) -> T {
+        with_path("/v2/t/volumes/detail", query, then)
+    }
+
+    fn with_path<T>(path: &str, query: &str, then: impl FnOnce(&Call) -> T) -> T {
         let (method, headers) = (Method::GET, HeaderMap::new());
         then(&Call {
             method: &method,
-            path: "/v2/t/volumes/detail",
+            path,
             params: &[],
             query,
             headers: &headers,
@@ -214,7 +437,7 @@ mod tests {
 
     #[test]
     fn filters_are_read() {
-        let all = volumes("display_name=a+b&status=in-use&availability_zone=nova&all_tenants=1&x=y&is_public=None");
+        let all = volumes("display_name=a+b&status=in-use&availability_zone=nova&all_tenants=1");
         assert_eq!(all.name.as_deref(), Some("a b"));
         assert_eq!(all.states, Some(vec![VolumeState::InUse { clones: 0 }]));
         assert_eq!(all.zone.as_deref(), Some("nova"));
@@ -230,6 +453,61 @@ mod tests {
         assert_eq!(volumes("status=nonsense").limit, Some(0));
         assert_eq!(decoded(Op::Backups, "status=in-use").unwrap().limit, Some(0));
         assert_eq!(decoded(Op::Snapshots, "volume_id=7").unwrap().limit, Some(0));
+        let tenant = TenantId::random();
+        for query in [
+            "id=7",
+            "project_id=x",
+            "project_id=",
+            "host=x",
+            "host=",
+            "migration_status=none",
+            "group_id=x",
+            "consistencygroup_id=x",
+            "encrypted=True",
+            "multiattach=1",
+            "snapshot_id=x",
+            "source_volid=",
+            "name=a&display_name=b",
+            &format!("project_id={tenant}&tenant_id={}", TenantId::random().plain()),
+        ] {
+            assert_eq!(volumes(query).limit, Some(0), "{query}");
+        }
+        for query in
+            ["encrypted=False", "name=a&display_name=a", &format!("project_id={tenant}&tenant_id={}", tenant.plain())]
+        {
+            assert_eq!(volumes(query).limit, Some(PAGE), "{query}");
+        }
+        assert_eq!(decoded(Op::Backups, "user_id=x").unwrap().limit, Some(0));
+    }
+
+    #[test]
+    fn each_parameter_of_a_list_changes_it_or_is_refused() {
+        let id = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
+        for (op, names) in [(Op::Volumes, VOLUMES), (Op::Snapshots, SNAPSHOTS), (Op::Backups, BACKUPS)] {
+            let plain = decoded(op, "").unwrap();
+            for name in names {
+                let values = ["7", "x", "name", "True", "asc", id, "{'k': 'v'}"];
+                let heeded = |value: &&str| decoded(op, &format!("{name}={value}")).is_ok_and(|read| read != plain);
+                assert!(values.iter().any(heeded), "{op:?} {name}");
+            }
+            assert!(decoded(op, "no_such=1").is_err());
+        }
+        for wrong in
+            ["bootable=x", "size=x", "size=-1", "all_tenants=x", "encrypted=", "metadata=x", "glance_metadata=1"]
+        {
+            assert!(decoded(Op::Volumes, wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_marker_of_backups_is_what_their_version_calls_them_by() {
+        let marker = |query: &str| decoded(Op::Backups, query).map(|read| read.backup_marker).ok();
+        let id = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
+        assert_eq!(marker(&format!("marker={id}")), Some(Some(BackupRef::Id(id.parse().unwrap()))));
+        assert_eq!(marker("marker=3"), None);
+        let first = with_path("/v1/t/backups", "marker=3", |call| decode(Op::Backups, call)).unwrap();
+        assert_eq!(first.backup_marker, Some(BackupRef::Number(3)));
+        assert_eq!(first.sort, [(SortKey::Created, Direction::Ascending)]);
     }
 
     #[test]
@@ -238,11 +516,11 @@ mod tests {
         for text in
             [r#"{"k": "v", "a b": "it's"}"#, r#"{'k': 'v', u"a b": u'it\'s'}"#, r#" { 'k':'v' ,'a b' : "it's", } "#]
         {
-            assert_eq!(pairs(text), expected, "{text}");
+            assert_eq!(pairs_of(text), expected, "{text}");
         }
-        assert_eq!(pairs("{}"), Some(Map::new()));
+        assert_eq!(pairs_of("{}"), Some(Map::new()));
         for wrong in ["", "k=v", "{'k'}", "{'k': }", "{'k': 'v", "{'k': 'v'", "{k: v}", "{'k': 'v' 'b': 'c'}", "[1]"] {
-            assert_eq!(pairs(wrong), None, "{wrong}");
+            assert_eq!(pairs_of(wrong), None, "{wrong}");
         }
     }
 
@@ -251,12 +529,24 @@ mod tests {
         use Direction::{Ascending, Descending};
         assert_eq!(volumes("").sort, [(SortKey::Created, Descending)]);
         assert_eq!(
-            volumes("sort=display_name:asc,size&sort_key=id&sort_dir=asc").sort,
-            [(SortKey::Name, Ascending), (SortKey::Size, Ascending), (SortKey::Id, Descending)]
+            volumes("sort=display_name:asc,size,id:desc").sort,
+            [(SortKey::Name, Ascending), (SortKey::Size, Descending), (SortKey::Id, Descending)]
+        );
+        // Some clients send their parameters sorted.
+        assert_eq!(
+            volumes("sort_dir=asc&sort_key=name&sort_key=id").sort,
+            [(SortKey::Name, Ascending), (SortKey::Id, Descending)]
         );
         assert_eq!(volumes("sort_key=name&sort_dir=asc").sort, [(SortKey::Name, Ascending)]);
         assert_eq!(volumes("sort_dir=asc").sort, [(SortKey::Created, Ascending)]);
-        for wrong in ["sort=host", "sort=name:up", "sort_key=x", "sort_dir=x"] {
+        for wrong in [
+            "sort=host",
+            "sort=name:up",
+            "sort_key=x",
+            "sort_dir=x",
+            "sort=id&sort_key=id",
+            "sort_dir=asc&sort_dir=asc",
+        ] {
             assert!(decoded(Op::Volumes, wrong).is_err(), "{wrong}");
         }
     }

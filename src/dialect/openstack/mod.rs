@@ -78,11 +78,31 @@ pub(super) enum Op {
     Quota,
     SetQuota,
     DefaultQuota,
+    Servers,
+    ServersDetail,
     Server,
     Attachments,
     Attach,
     Attachment,
     Detach,
+}
+
+/// What the query of each endpoint may hold.
+pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
+    match op {
+        Op::Volumes | Op::VolumesDetail => listing::VOLUMES,
+        Op::Snapshots | Op::SnapshotsDetail => listing::SNAPSHOTS,
+        Op::Backups | Op::BackupsDetail => listing::BACKUPS,
+        Op::DeleteVolume => &["cascade", "force"],
+        Op::Types => &["all_tenants", "is_public", "limit", "marker", "offset"],
+        Op::Limits => &["project_id", "tenant_id"],
+        Op::Quota => &["usage"],
+        Op::Servers | Op::ServersDetail => {
+            &["all_projects", "all_tenants", "deleted", "limit", "marker", "project_id", "status", "tenant_id"]
+        }
+        Op::Attachments => &["limit", "offset"],
+        _ => &[],
+    }
 }
 
 /// What has metadata.
@@ -277,6 +297,8 @@ pub(super) static ROUTES: &[Route] = routes! {
         "/os-quota-sets/{target}/defaults", "GET, HEAD", [read(Op::DefaultQuota, "what a new tenant may hold")];
     }
     compute: {
+        "/servers", "GET, HEAD", [read(Op::Servers, "the servers that have volumes, in short")];
+        "/servers/detail", "GET, HEAD", [read(Op::ServersDetail, "the servers that have volumes, in full")];
         "/servers/{server}", "GET, HEAD", [read(Op::Server, "a server, as far as its volumes go")];
         "/servers/{server}/os-volume_attachments", "GET, HEAD, POST", [
             read(Op::Attachments, "the volumes that are attached to a server"),

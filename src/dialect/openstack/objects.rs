@@ -13,11 +13,9 @@ use super::body::in_gib;
 use super::view::{Element, Field, Link, Namespace};
 use super::{Version, status};
 use crate::domain::{
-    Attachment, Backup, BlockView, BlockVolume, ByteCount, Quota, Usage, Volume, VolumeState, VolumeType,
+    AttachedServer, Attachment, Backup, BlockFields, BlockView, BlockVolume, ByteCount, Quota, Usage, Volume,
+    VolumeState, VolumeType,
 };
-
-/// The zone of what was made without one.
-const ZONE: &str = "nova";
 
 const ATOM: Namespace = ("xmlns:atom", "http://www.w3.org/2005/Atom");
 const IMAGES: Namespace =
@@ -96,7 +94,7 @@ impl Scene<'_> {
         let block = BlockView::of(volume);
         let mut fields = vec![
             ("attachments", Field::List(told.attachment.iter().map(|one| attachment_of(one, true)).collect())),
-            ("availability_zone", word(block.zone().unwrap_or(ZONE))),
+            ("availability_zone", word(block.zone().unwrap_or(BlockFields::ZONE))),
             ("bootable", word(if block.is_bootable() { "true" } else { "false" })),
             ("created_at", Field::Time(volume.created)),
             ("description", words(block.description())),
@@ -228,16 +226,17 @@ impl Scene<'_> {
     }
 
     /// A server, of which nothing is known but what is attached to it.
-    pub(super) fn server(&self, attachments: &[Attachment]) -> Element<'_> {
-        let server = self.call.param("server");
-        let volumes: Value = attachments.iter().map(|one| json!({"id": one.volume.to_string()})).collect();
-        let fields = vec![
-            ("id", word(server)),
-            ("links", self.links("servers", &server)),
-            ("name", word(server)),
-            ("os-extended-volumes:volumes_attached", Field::Json(volumes)),
-            ("tenant_id", word(self.call.param("tenant"))),
-        ];
+    pub(super) fn server(&self, server: AttachedServer, shape: Shape) -> Element<'static> {
+        let links = self.links("servers", &server.id);
+        let mut fields = vec![("id", made(server.id.clone())), ("links", links), ("name", made(server.id))];
+        if shape == Shape::Full {
+            let volumes: Value = server.volumes.iter().map(|id| json!({"id": id.to_string()})).collect();
+            fields.extend([
+                ("os-extended-volumes:volumes_attached", Field::Json(volumes)),
+                ("status", word(status::SERVER)),
+                ("tenant_id", made(server.tenant.plain())),
+            ]);
+        }
         Element { name: "server", namespaces: Vec::new(), fields }
     }
 
@@ -322,7 +321,7 @@ fn volume_v1(told: &BlockVolume, shape: Shape) -> Vec<(&'static str, Field<'_>)>
     let block = BlockView::of(volume);
     let mut fields = vec![
         ("attachments", Field::List(told.attachment.iter().map(|one| attachment_of(one, false)).collect())),
-        ("availability_zone", word(block.zone().unwrap_or(ZONE))),
+        ("availability_zone", word(block.zone().unwrap_or(BlockFields::ZONE))),
         // A string, and none in XML.
         ("bootable", Field::Json(block.is_bootable().to_string().into())),
         ("created_at", Field::Time(volume.created)),

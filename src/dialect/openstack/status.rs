@@ -2,6 +2,9 @@
 
 use crate::domain::{BackupState, ResetStatus, VolumeState};
 
+/// The word for the state of every server: servers are another program's, which alone knows.
+pub(super) const SERVER: &str = "UNKNOWN";
+
 /// The word for the state of a volume.
 pub(super) const fn volume(state: VolumeState) -> &'static str {
     match state {

@@ -68,6 +68,22 @@ fn the_openstack_command_does_all_it_can() {
     wait(&server, "volume backup", "b1", "available");
     run(&server, "volume backup delete b1");
 
+    let cloud = Cloud::of(&server);
+    let attach = json!({"volumeAttachment": {"volumeId": made["id"]}});
+    let attached = cloud.curl("v2", "servers/s1/os-volume_attachments").json("POST", &attach).run();
+    assert_eq!(attached.status, 200, "{attached:?}");
+    let listed = json_of(&server, "volume list --name v2");
+    assert_eq!(listed[0]["Attached to"][0]["server_id"], json!("s1"), "{listed}");
+    run(&server, "volume list --name v2 --all-projects");
+    let place = format!("servers/s1/os-volume_attachments/{}", made["id"].as_str().unwrap());
+    assert_eq!(cloud.curl("v2", &place).method("DELETE").run().status, 202);
+    wait(&server, "volume", "v2", "available");
+
+    server.add_user("empty");
+    for list in ["volume list", "volume snapshot list", "volume backup list"] {
+        assert_eq!(json_of(&server, &format!("{list} --project empty")), json!([]), "{list}");
+    }
+
     assert_eq!(json_of(&server, "volume type list"), json!([]));
     assert_eq!(json_of(&server, "availability zone list --volume")[0]["Zone Name"], json!("nova"));
     run(&server, "volume set --state error v2");

@@ -4,6 +4,7 @@ mod attachments;
 mod backups;
 mod clients;
 mod elsewhere;
+mod lists;
 mod snapshots;
 mod truth;
 mod volumes;

@@ -42,6 +42,36 @@ fn a_volume_is_made_listed_shown_and_removed() {
 }
 
 #[test]
+fn filters_choose_among_volumes_and_unknown_ones_are_refused() {
+    let server = Server::start();
+    for (name, labels) in [("one", json!({"k": "v"})), ("two", json!({"k": "w"}))] {
+        assert_eq!(create(&server, &json!({"Name": name, "Labels": labels})).status, 201);
+    }
+    let list = |filters: &str| {
+        let plain = filters.bytes().fold(String::new(), |text, byte| text + &format!("%{byte:02x}"));
+        server.curl(&format!("/v1.23/volumes?filters={plain}")).run()
+    };
+    for (filters, expected) in [
+        (r#"{"name":["n"]}"#, &["one"][..]),
+        (r#"{"name":{"o":true}}"#, &["one", "two"]),
+        (r#"{"label":["k=w"]}"#, &["two"]),
+        (r#"{"label":["k","size=10"]}"#, &["one", "two"]),
+        (r#"{"dangling":["true"]}"#, &["one", "two"]),
+        (r#"{"dangling":["false"]}"#, &[]),
+    ] {
+        let listed = list(filters).json();
+        let names: Vec<_> =
+            listed["Volumes"].as_array().unwrap().iter().map(|one| one["Name"].as_str().unwrap()).collect();
+        assert_eq!(names, expected, "{filters}");
+    }
+    for wrong in [r#"{"status":["x"]}"#, r#"{"dangling":["perhaps"]}"#, "dangling=true"] {
+        assert_eq!(list(wrong).status, 400, "{wrong}");
+    }
+    assert_eq!(server.curl("/v1.23/volumes?filter=dangling").run().status, 400);
+    assert_eq!(server.curl("/v1.23/volumes/one?force=perhaps").method("DELETE").run().status, 400);
+}
+
+#[test]
 fn what_a_volume_cannot_be_is_refused_in_a_line_of_text() {
     let server = Server::start();
     for (body, word) in [
@@ -50,12 +80,14 @@ fn what_a_volume_cannot_be_is_refused_in_a_line_of_text() {
         (json!({"Name": "initialize"}), "cannot have the name"),
         (json!({"Name": 5}), "must be text"),
         (json!({"Name": "x", "Driver": "nfs"}), "driver"),
-        (json!({"Name": "x", "DriverOpts": {"size": "0"}}), "bytes"),
-        (json!({"Name": "x", "DriverOpts": {"size": "1001"}}), "bytes"),
+        (json!({"Name": "x", "DriverOpts": {"size": "0"}}), "GB"),
+        (json!({"Name": "x", "DriverOpts": {"size": "1001"}}), "1 to 1000 GB"),
         (json!({"Name": "x", "DriverOpts": {"size": "99999999999999999999"}}), "whole number"),
         (json!({"Name": "x", "DriverOpts": {"size": "-1"}}), "whole number"),
         (json!({"Name": "x", "DriverOpts": {"snapshot": "s"}}), "snapshot"),
         (json!({"Name": "x", "Labels": {"a": 1}}), "label"),
+        (json!({"Name": "x", "Sise": "10"}), "not known"),
+        (json!({"Name": "x", "DriverOpts": {"type": "ssd"}}), "not known"),
         (json!([]), "object"),
     ] {
         let response = create(&server, &body);

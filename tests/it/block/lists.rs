@@ -1,0 +1,161 @@
+//! Lists: narrowed by every parameter, which is obeyed or refused, and cut into pages.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Cloud, Server};
+
+/// The ids of a list, which must be answered.
+#[track_caller]
+fn ids(cloud: &Cloud, path: &str) -> Vec<String> {
+    let response = cloud.get(path);
+    assert_eq!(response.status, 200, "{path}: {response:?}");
+    let kind = path.split(['/', '?']).next().expect("a first part");
+    let list = response.json()[kind].as_array().cloned().expect("a list");
+    list.iter().map(|thing| thing["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+fn back_up(cloud: &Cloud, volume: &str) -> String {
+    let response = cloud.post("backups", &json!({"backup": {"volume_id": volume}}));
+    assert_eq!(response.status, 202, "{response:?}");
+    let id = response.json()["backup"]["id"].as_str().expect("an id").to_owned();
+    cloud.wait("backups", &id, "available");
+    id
+}
+
+#[test]
+fn an_administrator_who_asks_for_one_project_is_told_of_no_other() {
+    let server = Server::start();
+    let admin = Cloud::of(&server);
+    let ann = Cloud::log_in(&server, &server.add_user("ann"));
+    let hold = |cloud: &Cloud| {
+        let volume = cloud.create(&json!({"size": 1}));
+        let (snapshot, backup) = (cloud.snapshot(&volume), back_up(cloud, &volume));
+        [("volumes", volume), ("snapshots", snapshot), ("backups", backup)]
+    };
+    let (mine, hers) = (hold(&admin), hold(&ann));
+    for ((kind, mine), (_, hers)) in mine.into_iter().zip(hers) {
+        for list in [kind.to_owned(), format!("{kind}/detail")] {
+            let of = |cloud: &Cloud, query: &str| ids(cloud, &format!("{list}?{query}"));
+            let nobody = "0".repeat(32);
+            assert_eq!(of(&admin, &format!("all_tenants=True&project_id={}", ann.project)), [&*hers], "{list}");
+            assert_eq!(of(&admin, &format!("all_tenants=1&project_id={nobody}")), [""; 0], "{list}");
+            assert_eq!(of(&admin, "all_tenants=1").len(), 2, "{list}");
+            assert_eq!(of(&admin, &format!("project_id={}", ann.project)), [""; 0], "{list}");
+            // Who is no administrator sees their own, and nothing when asking for another's.
+            assert_eq!(of(&ann, "all_tenants=1"), [&*hers], "{list}");
+            assert_eq!(of(&ann, &format!("all_tenants=1&project_id={}", admin.project)), [""; 0], "{list}");
+            assert_eq!(of(&ann, &format!("id={mine}")), [""; 0], "{list}");
+            assert_eq!(of(&ann, &format!("id={hers}&project_id={}", ann.project)), [&*hers], "{list}");
+            for unknown in ["x=1", "with_count=True", "name=a&name=b", "all_tenants=perhaps"] {
+                assert_eq!(ann.get(&format!("{list}?{unknown}")).status, 400, "{list}?{unknown}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_filter_of_volumes_narrows_their_list() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let plain = cloud.create(&json!({"size": 1, "name": "plain"}));
+    let other = cloud.create(&json!({"size": 2, "name": "other", "description": "d", "metadata": {"k": "v"}}));
+    let bootable = cloud.post(&format!("volumes/{other}/action"), &json!({"os-set_bootable": {"bootable": true}}));
+    assert_eq!(bootable.status, 200, "{bootable:?}");
+    let image = json!({"os-set_image_metadata": {"metadata": {"os": "x"}}});
+    assert_eq!(cloud.post(&format!("volumes/{other}/action"), &image).status, 200);
+    let snapshot = cloud.snapshot(&plain);
+    let copy = cloud.create(&json!({"size": 3, "source_volid": plain}));
+    let restored = cloud.create(&json!({"size": 4, "snapshot_id": snapshot}));
+    let user = cloud.show("volumes", &plain)["user_id"].as_str().unwrap().to_owned();
+    let of = |query: &str| ids(&cloud, &format!("volumes?sort=created_at:asc&{query}"));
+    for query in [
+        "size=2",
+        "bootable=true",
+        "description=d",
+        "metadata={'k':'v'}",
+        "glance_metadata={'os':'x'}",
+        "name=other",
+        &format!("id={other}"),
+    ] {
+        let query = query.replace('{', "%7B").replace('}', "%7D");
+        assert_eq!(of(&query), [&*other], "{query}");
+    }
+    assert_eq!(of(&format!("source_volid={plain}")), [&*copy]);
+    assert_eq!(of(&format!("snapshot_id={snapshot}")), [&*restored]);
+    let all = [&*plain, &*other, &*copy, &*restored];
+    for query in [&*format!("user_id={user}"), "availability_zone=nova", "encrypted=false", "multiattach=0"] {
+        assert_eq!(of(query), all, "{query}");
+    }
+    for query in [
+        "host=x",
+        "migration_status=x",
+        "group_id=x",
+        "consistencygroup_id=x",
+        "encrypted=1",
+        "multiattach=True",
+        "user_id=x",
+        "volume_type=x",
+        "availability_zone=x",
+        "size=5",
+        "id=x",
+    ] {
+        assert_eq!(of(query), [""; 0], "{query}");
+    }
+    for query in ["size=x", "bootable=maybe", "sort_key=host"] {
+        assert_eq!(cloud.get(&format!("volumes?{query}")).status, 400, "{query}");
+    }
+}
+
+#[test]
+fn backups_are_sorted_as_asked_and_followed_by_the_links_that_clients_know() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let volume = cloud.create(&json!({"size": 1}));
+    let made: Vec<String> = (0..3).map(|_| back_up(&cloud, &volume)).collect();
+    let newest: Vec<&str> = made.iter().rev().map(String::as_str).collect();
+    assert_eq!(ids(&cloud, "backups"), newest);
+    assert_eq!(ids(&cloud, "backups?sort=created_at:asc"), made);
+    assert_eq!(ids(&cloud, "backups?sort_dir=asc&sort_key=created_at"), made);
+    for list in ["backups", "backups/detail"] {
+        let page = cloud.get(&format!("{list}?limit=2&sort=created_at:asc")).json();
+        let href = page["backups_links"][0]["href"].as_str().expect("a link").to_owned();
+        let rest = &href[href.find(list).unwrap()..];
+        assert_eq!(ids(&cloud, rest), made[2..], "{list}");
+    }
+    // Version 1 counts them, and its clients ask on by their numbers.
+    let numbers = |query: &str| {
+        let list = cloud.curl("v1", &format!("backups{query}")).run().json();
+        list["backups"].as_array().unwrap().iter().map(|one| one["id"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(""), [1, 2, 3]);
+    assert_eq!(numbers("?limit=1&marker=1"), [2]);
+    assert_eq!(numbers("?sort=created_at:desc"), [3, 2, 1]);
+}
+
+#[test]
+fn servers_that_have_volumes_are_listed_and_no_others() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let ann = Cloud::log_in(&server, &server.add_user("ann"));
+    let servers = |cloud: &Cloud, path: &str| {
+        let response = cloud.curl("v2", path).run();
+        assert_eq!(response.status, 200, "{path}: {response:?}");
+        response.json()["servers"].as_array().cloned().expect("a list")
+    };
+    for path in ["servers", "servers/detail"] {
+        assert_eq!(servers(&cloud, path), [Value::Null; 0]);
+    }
+    let volume = cloud.create(&json!({"size": 1}));
+    let body = json!({"volumeAttachment": {"volumeId": volume}});
+    let attached = cloud.curl("v2", "servers/s1/os-volume_attachments").json("POST", &body).run();
+    assert_eq!(attached.status, 200, "{attached:?}");
+    let told = servers(&cloud, "servers/detail");
+    assert_eq!((&told[0]["id"], &told[0]["name"], &told[0]["status"]), (&json!("s1"), &json!("s1"), &json!("UNKNOWN")));
+    assert_eq!(told[0]["os-extended-volumes:volumes_attached"], json!([{"id": volume}]));
+    assert_eq!(servers(&cloud, "servers")[0]["id"], json!("s1"));
+    for none in ["status=ACTIVE", "marker=s1", "deleted=True"] {
+        assert_eq!(servers(&cloud, &format!("servers/detail?{none}")), [Value::Null; 0], "{none}");
+    }
+    assert_eq!(servers(&ann, "servers/detail?all_tenants=1"), [Value::Null; 0]);
+    assert_eq!(cloud.curl("v2", "servers/detail?flavor=x").run().status, 400);
+}
