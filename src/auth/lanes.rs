@@ -1,35 +1,42 @@
-//! Lines of those who wait for the same thing: first come, first served, one at a time.
+//! Lines of those who wait for the same thing, of whom one has it at a time: by turns who waits longest, and who came
+//! last. So nobody waits for ever, and who comes alone does not wait for all that somebody else has waiting.
 //!
 //! # Cancellation
 //! Who goes away leaves their line, and who is at its head lets the next one in.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Mutex as Line, OwnedMutexGuard};
+use tokio::sync::oneshot;
 
 /// The lines that somebody is in; others take no memory.
-pub(super) struct Lanes<K> {
-    lines: Mutex<HashMap<K, Shared>>,
+pub(super) struct Lanes<K: Copy + Eq + Hash> {
+    lines: Mutex<HashMap<K, Line>>,
 }
 
+/// Those who wait behind a head.
 #[derive(Default)]
-struct Shared {
-    line: Arc<Line<()>>,
-    members: usize,
+struct Line {
+    waiting: VecDeque<(u64, oneshot::Sender<()>)>,
+    /// How many have come.
+    comers: u64,
+    is_newest_next: bool,
 }
 
 /// The head of a line.
 pub(super) struct Head<'a, K: Copy + Eq + Hash> {
-    _line: OwnedMutexGuard<()>,
-    // Dropped last: a line goes when nobody is in it.
-    _member: Member<'a, K>,
-}
-
-struct Member<'a, K: Copy + Eq + Hash> {
     lanes: &'a Lanes<K>,
     key: K,
+}
+
+/// Somebody in a line.
+struct Waiting<'a, K: Copy + Eq + Hash> {
+    lanes: &'a Lanes<K>,
+    key: K,
+    /// None once they are its head.
+    number: Option<u64>,
 }
 
 impl<K: Copy + Eq + Hash> Lanes<K> {
@@ -39,74 +46,143 @@ impl<K: Copy + Eq + Hash> Lanes<K> {
 
     /// Waits to be the head of a line.
     pub(super) async fn head_of(&self, key: K) -> Head<'_, K> {
-        let line = {
-            let mut lines = self.lines();
-            let shared = lines.entry(key).or_default();
-            shared.members += 1;
-            Arc::clone(&shared.line)
+        let (sender, chosen) = oneshot::channel();
+        let number = match self.lines().entry(key) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Line::default());
+                None
+            }
+            Entry::Occupied(mut line) => Some(line.get_mut().join(sender)),
         };
-        let member = Member { lanes: self, key };
-        Head { _line: line.lock_owned().await, _member: member }
+        if number.is_some() {
+            let mut waiting = Waiting { lanes: self, key, number };
+            // Nobody drops the other half of it without being asked to.
+            let _ = chosen.await;
+            waiting.number = None;
+        }
+        Head { lanes: self, key }
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<K, Shared>> {
-        // Counts stay usable whatever panicked beside them.
+    /// Lets the next one be the head.
+    fn let_in(&self, key: K) {
+        let mut lines = self.lines();
+        let Some(line) = lines.get_mut(&key) else { return };
+        while let Some(next) = line.next() {
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+        lines.remove(&key);
+    }
+
+    fn lines(&self) -> MutexGuard<'_, HashMap<K, Line>> {
+        // Queues stay usable whatever panicked beside them.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many there are in all lines, their heads included.
     #[cfg(test)]
     pub(super) fn members(&self) -> usize {
-        self.lines().values().map(|shared| shared.members).sum()
+        self.lines().values().map(|line| 1 + line.waiting.len()).sum()
     }
 }
 
-impl<K: Copy + Eq + Hash> Drop for Member<'_, K> {
+impl Line {
+    fn join(&mut self, sender: oneshot::Sender<()>) -> u64 {
+        self.comers += 1;
+        self.waiting.push_back((self.comers, sender));
+        self.comers
+    }
+
+    fn next(&mut self) -> Option<oneshot::Sender<()>> {
+        let next = if self.is_newest_next { self.waiting.pop_back() } else { self.waiting.pop_front() };
+        self.is_newest_next = !self.is_newest_next;
+        next.map(|(_, sender)| sender)
+    }
+
+    /// Whether somebody was still in the line, who now is not.
+    fn leave(&mut self, number: u64) -> bool {
+        // In the order of their numbers.
+        let found = self.waiting.binary_search_by_key(&number, |(number, _)| *number);
+        found.is_ok_and(|at| self.waiting.remove(at).is_some())
+    }
+}
+
+impl<K: Copy + Eq + Hash> Drop for Head<'_, K> {
     fn drop(&mut self) {
-        let mut lines = self.lanes.lines();
-        if let Some(shared) = lines.get_mut(&self.key) {
-            shared.members -= 1;
-            if shared.members == 0 {
-                lines.remove(&self.key);
-            }
+        self.lanes.let_in(self.key);
+    }
+}
+
+impl<K: Copy + Eq + Hash> Drop for Waiting<'_, K> {
+    fn drop(&mut self) {
+        let Some(number) = self.number else { return };
+        let has_left = self.lanes.lines().get_mut(&self.key).is_some_and(|line| line.leave(number));
+        if !has_left {
+            // Let in, and gone before they knew.
+            self.lanes.let_in(self.key);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-    use std::pin::pin;
-    use std::task::Poll;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
 
     use super::*;
 
+    type Waiter<'a> = Pin<Box<dyn Future<Output = Head<'a, u8>> + 'a>>;
+
     /// What a future says to one poll.
-    async fn once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
-        let mut future = Some(future);
-        poll_fn(|cx| {
-            Poll::Ready(match future.take().map(|future| future.poll(cx)) {
-                Some(Poll::Ready(output)) => Some(output),
-                _ => None,
-            })
-        })
-        .await
+    fn once<'a>(waiter: &mut Waiter<'a>) -> Option<Head<'a, u8>> {
+        match waiter.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(head) => Some(head),
+            Poll::Pending => None,
+        }
     }
 
-    #[tokio::test]
-    async fn a_line_is_served_in_order_and_who_leaves_it_holds_up_nobody() {
+    /// So many who wait behind a head.
+    fn waiters(lanes: &Lanes<u8>, count: usize) -> Vec<Waiter<'_>> {
+        let mut waiters: Vec<Waiter<'_>> = (0..count).map(|_| Box::pin(lanes.head_of(1)) as Waiter<'_>).collect();
+        assert!(waiters.iter_mut().all(|waiter| once(waiter).is_none()));
+        waiters
+    }
+
+    #[test]
+    fn who_waits_longest_and_who_came_last_are_let_in_by_turns() {
         let lanes = Lanes::new();
-        let first = lanes.head_of(1).await;
-        let _other = lanes.head_of(2).await;
-        let mut third = pin!(lanes.head_of(1));
-        {
-            let mut second = pin!(lanes.head_of(1));
-            assert!(once(second.as_mut()).await.is_none() && once(third.as_mut()).await.is_none());
-            assert_eq!(lanes.members(), 4);
+        let mut head = once(&mut (Box::pin(lanes.head_of(1)) as Waiter<'_>)).unwrap();
+        let mut waiters = waiters(&lanes, 5);
+        let other = once(&mut (Box::pin(lanes.head_of(2)) as Waiter<'_>));
+        assert!(other.is_some(), "another line");
+        let mut order = Vec::new();
+        while order.len() < 5 {
+            drop(head);
+            let mut let_in = waiters.iter_mut().enumerate().filter(|(at, _)| !order.contains(at));
+            let (at, next) = let_in.find_map(|(at, waiter)| once(waiter).map(|head| (at, head))).unwrap();
+            order.push(at);
+            head = next;
         }
-        drop(first);
-        let third = once(third.as_mut()).await.expect("the second has left");
+        assert_eq!(order, [0, 4, 1, 3, 2]);
+        drop((head, other));
+        assert!(lanes.lines().is_empty());
+    }
+
+    #[test]
+    fn who_goes_away_holds_up_nobody() {
+        let lanes = Lanes::new();
+        let head = once(&mut (Box::pin(lanes.head_of(1)) as Waiter<'_>)).unwrap();
+        let mut waiters = waiters(&lanes, 4);
+        drop(waiters.remove(1));
+        assert_eq!(lanes.members(), 4);
+        drop(head);
+        // The first is let in now, and goes before it knows.
+        drop(waiters.remove(0));
         assert_eq!(lanes.members(), 2);
-        drop(third);
-        assert_eq!(lanes.lines().len(), 1);
+        let head = once(&mut waiters[1]).unwrap();
+        drop(waiters.remove(0));
+        drop(head);
+        assert!(lanes.lines().is_empty());
     }
 }
