@@ -1,6 +1,9 @@
 //! Composition root: the only place that picks engine, store, database and verifiers, and knows the order in which
 //! they start and stop.
 
+mod exposure;
+mod loss;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -31,6 +34,9 @@ use crate::store::{Direct, LocalSettings, LocalStore, TreeStore};
 use crate::transfer::{Pace, Stop, Transfers};
 use crate::tree::{DESCRIPTORS_PER_STREAM, ForeignAttributes, LargeWrites, Owners, Policy};
 
+pub use exposure::{exposed, forbid_core_dumps};
+pub use loss::{Found, Recovered, Recovery, backup_database, recover};
+
 /// After the drain time, what was told to end gets this long to undo itself.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -53,9 +59,15 @@ pub struct App {
 
 impl App {
     /// Starts everything: the data directory, the database, the engine, recovery, the listeners.
-    pub async fn start(config: Config, dropped_lines: DroppedLines) -> anyhow::Result<Self> {
+    ///
+    /// A database that does not know what is stored here is refused, unless `accept_loss` says to serve without that.
+    pub async fn start(config: Config, accept_loss: bool, dropped_lines: DroppedLines) -> anyhow::Result<Self> {
         let lock = claim_data_dir(&config.data_dir)?;
+        for told in exposed(&config) {
+            tracing::warn!("{told}");
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        loss::check_presence(&config, accept_loss)?;
         let ballast = Ballast::open(&config.data_dir.join("ballast"), config.io.ballast.0);
         let ballast = ballast.context("cannot use the file ballast")?;
         let meta = Meta::open_to_serve(&database(&config), ballast).await.context("cannot open the database")?;
@@ -65,6 +77,7 @@ impl App {
         let crash = config.crash_after.map_or_else(CrashPoints::none, CrashPoints::after);
         let store = LocalStore::open(&config.data_dir, engine.clone(), local_settings(&config, crash.clone()))?;
         let trees = TreeStore::open(&config.data_dir, crash.clone()).context("cannot use the data directory")?;
+        loss::check_rows(&meta, &store, &trees, accept_loss).await?;
         let pool = Pool::new(config.memory.budget.0);
         let metrics = Arc::new(Metrics::new(engine.name(), pool.budget_blocks(), &dropped_lines));
         let (tracker, transfers) = (TaskTracker::new(), Transfers::default());
@@ -88,7 +101,7 @@ impl App {
             archive: open_archive(&config, pool.clone(), tracker.clone())?,
             hpc: config.hpc_catalogue(),
         });
-        control.recover().await?;
+        control.recover(accept_loss || meta.has_lost()).await?;
 
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         control.start_jobs(&stop).await?;
@@ -250,8 +263,41 @@ fn open_tokens(config: &Config, meta: &Meta, clock: Arc<dyn Clock>) -> anyhow::R
     AccessTokens::open(meta.clone(), clock, names, config.data_dir.join("hpc-ai.key")).context("cannot use hpc-ai.key")
 }
 
+/// Makes an installation without serving it: the database, the keys, and a first user.
+pub async fn init(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
+    let _lock = claim_data_dir(&config.data_dir)?;
+    ensure!(!has_installation(config)?, "there is an installation in {} already", config.data_dir.display());
+    loss::check_presence(config, accept_loss)?;
+    let meta = Meta::open_to_serve(&database(config), Ballast::none()).await.context("cannot open the database")?;
+    let made = ensure_admin(&meta, config, &SystemClock).await;
+    meta.close().await;
+    made
+}
+
+/// Whether the data directory has a database. Nothing else than `serve` and `init` makes one.
+pub fn has_installation(config: &Config) -> anyhow::Result<bool> {
+    let path = database(config);
+    match std::fs::metadata(&path) {
+        // An empty one is what is left of a start that was cut.
+        Ok(found) => Ok(found.len() > 0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot look for {}", path.display())),
+    }
+}
+
+/// Fails when there is no installation.
+pub fn require_installation(config: &Config) -> anyhow::Result<()> {
+    ensure!(
+        has_installation(config)?,
+        "there is no installation in {}: name the right directory with --data-dir, or make one with `longshore serve` or \
+         `longshore init`",
+        config.data_dir.display()
+    );
+    exposure::refuse_links(&config.data_dir)
+}
+
 /// Makes the data directory, for its owner alone.
-pub fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
+fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -262,6 +308,7 @@ pub fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
 /// Two processes on one directory would remove each other's drafts.
 fn claim_data_dir(dir: &Path) -> anyhow::Result<File> {
     make_data_dir(dir)?;
+    exposure::refuse_links(dir)?;
     let path = dir.join("lock");
     let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let lock = lock.with_context(|| format!("cannot open {}", path.display()))?;
@@ -347,6 +394,7 @@ fn settings(config: &Config) -> Settings {
         always_sha256: config.digest.sha256 == When::Always,
         always_seal: config.digest.seal == When::Always,
         ticket_seconds: config.limits.ticket_seconds,
+        keep_lost: (config.recovery.keep_seconds > 0).then(|| Duration::from_secs(config.recovery.keep_seconds)),
         trees: TreeSettings {
             default_size: config.trees.default_size.0,
             max_size: config.trees.max_size.0,
@@ -464,7 +512,8 @@ fn bind(config: &Config) -> anyhow::Result<(Listeners, Vec<String>)> {
     Ok((Listeners::Split { direct, control }, urls))
 }
 
-/// Replaces a file in one step, durably, so that no reader sees half of it.
+/// Replaces a file in one step, durably, so that no reader sees half of it. It is flushed before it has its name; when
+/// that fails, the draft is made anew by the next start, and the name has what it had.
 fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         let draft = path.with_extension("tmp");

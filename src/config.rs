@@ -45,6 +45,8 @@ pub struct Config {
     pub io: Io,
     /// Digests of drives.
     pub digest: Digests,
+    /// What the disk holds and the database does not know.
+    pub recovery: RecoverySettings,
     /// Volumes that are directories.
     pub trees: Trees,
     /// What volumes may be filled with from elsewhere.
@@ -63,6 +65,9 @@ pub struct Config {
     pub quota: QuotaSettings,
     /// What is logged, and in which form.
     pub log: Log,
+    /// The file that it was read from.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// For the tests of crash safety; see [`crate::domain::CrashPoints`]. Ignored by a release build.
     pub crash_after: Option<u64>,
     /// Variables of the environment that have our prefix and name no setting. Kubernetes makes some for a service of
@@ -179,6 +184,21 @@ pub struct Digests {
     /// When a finished drive is read back, checked against its pieces, and its SHA-256 recorded: on first demand
     /// (`asked`) or after every upload (`always`, which reads everything once more).
     pub seal: When,
+}
+
+/// What the disk holds and the database does not know.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecoverySettings {
+    /// How long it is kept in `lost/`; 0 keeps it until `longshore recover --remove`. A month: time to notice, and to put
+    /// a backup of the database back. Raised: it takes disk, which nobody is charged for, for longer.
+    pub keep_seconds: u64,
+}
+
+impl Default for RecoverySettings {
+    fn default() -> Self {
+        Self { keep_seconds: 30 * 24 * 60 * 60 }
+    }
 }
 
 /// When something is done.
@@ -301,6 +321,7 @@ impl Default for Config {
             memory: Memory::default(),
             io: Io::default(),
             digest: Digests::default(),
+            recovery: RecoverySettings::default(),
             trees: Trees::default(),
             remote: RemoteSources::default(),
             block: Block::default(),
@@ -310,6 +331,7 @@ impl Default for Config {
             auth: Auth::default(),
             quota: QuotaSettings::default(),
             log: Log::default(),
+            file: None,
             crash_after: None,
             unknown_variables: Vec::new(),
         }
@@ -442,6 +464,7 @@ impl Config {
         let mut config: Self = toml::Value::Table(table)
             .try_into()
             .map_err(|e| ConfigError::Parse("the configuration".to_owned(), Box::new(e)))?;
+        config.file = file.map(Path::to_owned);
         config.data_dir = flags.data_dir.unwrap_or(config.data_dir);
         config.listen = flags.listen.unwrap_or(config.listen);
         config.unknown_variables = unknown_variables;

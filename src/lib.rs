@@ -50,7 +50,8 @@
 //! - I4 From submit to completion the engine owns buffer and file; dropping a future drops only the answer.
 //! - I5 A failed flush is never retried: its draft is lost.
 //! - I6 Create: row first, bytes second. Delete: bytes first, row second. What a tree holds is referred to only once it is
-//!   durable, and removed only when nothing refers to it.
+//!   durable, and removed only when nothing refers to it. What is whole and has no row is set aside, since the row may
+//!   have been lost.
 //! - I7 Job steps may run twice and are fenced by a lease.
 //! - I9 A partial upload is invisible, and leaves nothing behind.
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.

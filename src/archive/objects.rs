@@ -1,5 +1,7 @@
 //! Objects in a local directory or an S3 bucket: whole when they are there, durable when a put has returned.
 //!
+//! A local object is flushed before it has its name, so that what an interrupted backup has left can be built on.
+//!
 //! # Cancellation
 //! A put that has begun ends by itself, whoever waits for it: a local one could not be stopped half-way, and one to S3
 //! may have arrived. So whoever removes a backup waits first until no put is under way ([`Objects::quiesce`]).

@@ -1,13 +1,19 @@
 //! Files that hold secrets: readable by their owner only, and there whole or not at all.
+//!
+//! # Crash
+//! What a process before has left under a name was flushed before it had that name. If the flush of the name failed, no
+//! later one is told to be good: names are in the file system's journal, which stops at a write that fails.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 /// Opens a file, unless others may read it: what is in it may be known then.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    let file = File::open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,

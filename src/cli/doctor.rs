@@ -20,14 +20,19 @@ enum Finding {
 const BORN: UnixTime = UnixTime(1_767_225_600_000);
 
 pub(super) fn run(config: &Config) -> ExitCode {
-    let dir = &config.data_dir;
+    let installation = installation(config);
+    // What there is not yet would be on the same disk as what is above it.
+    let existing = config.data_dir.ancestors().find(|dir| !dir.as_os_str().is_empty() && dir.is_dir());
+    let dir = existing.unwrap_or(Path::new("."));
     let findings = [
+        ("installation", installation),
         ("data directory", directory(dir)),
         ("io_uring", io_uring()),
         ("direct I/O", direct_io(dir)),
         ("reflink", reflink(dir)),
         ("free space", free_space(dir, config.io.reserve.0)),
         ("clock", clock()),
+        ("secrets", secrets(config)),
     ];
     let mut code = ExitCode::SUCCESS;
     for (what, finding) in findings {
@@ -46,12 +51,23 @@ pub(super) fn run(config: &Config) -> ExitCode {
 }
 
 fn directory(dir: &Path) -> Finding {
-    if let Err(error) = app::make_data_dir(dir) {
-        return Finding::Bad(format!("{error:#}; serve cannot start"));
-    }
     match tempfile_in(dir) {
         Ok(()) => Finding::Good(format!("{} can be written", dir.display())),
         Err(error) => Finding::Bad(format!("{} cannot be written ({error}); serve cannot start", dir.display())),
+    }
+}
+
+fn installation(config: &Config) -> Finding {
+    match app::require_installation(config) {
+        Ok(()) => Finding::Good(format!("is in {}", config.data_dir.display())),
+        Err(error) => Finding::Bad(format!("{error:#}")),
+    }
+}
+
+fn secrets(config: &Config) -> Finding {
+    match app::exposed(config) {
+        told if told.is_empty() => Finding::Good("data, configuration and TLS key are their owner's alone".to_owned()),
+        told => Finding::Weak(told.join("; ")),
     }
 }
 

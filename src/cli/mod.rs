@@ -2,11 +2,13 @@
 
 mod allocator;
 mod backup;
+mod database;
 mod doctor;
 mod image;
 mod key;
 mod log;
 mod project;
+mod recover;
 mod serve;
 mod user;
 
@@ -49,6 +51,15 @@ enum Command {
         /// Serve at this address; port 0 lets the system pick [default: 127.0.0.1:8700]
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,
+        /// Serve though the database does not know what is stored here, which is set aside then
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// Make a new installation, and do not serve it
+    Init {
+        /// Also where images are and the database is gone
+        #[arg(long)]
+        accept_loss: bool,
     },
     /// Manage the users who may log in; works while the server runs
     #[command(subcommand)]
@@ -65,6 +76,11 @@ enum Command {
     /// Manage the backups of the object storage; works while the server runs
     #[command(subcommand)]
     Backup(backup::BackupCommand),
+    /// Back up the database; works while the server runs
+    #[command(subcommand)]
+    Database(database::DatabaseCommand),
+    /// Make volumes again of what is stored here and the database does not know; the server must not run
+    Recover(recover::RecoverArguments),
     /// Check what this machine offers, and say what each finding means
     Doctor,
 }
@@ -87,12 +103,15 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let listen = match &cli.command {
-        Command::Serve { listen } => *listen,
-        Command::User(_)
+        Command::Serve { listen, .. } => *listen,
+        Command::Init { .. }
+        | Command::User(_)
         | Command::Project(_)
         | Command::Key(_)
         | Command::Image(_)
         | Command::Backup(_)
+        | Command::Database(_)
+        | Command::Recover(_)
         | Command::Doctor => None,
     };
     let flags = Overrides { data_dir: cli.common.data_dir, listen };
@@ -103,26 +122,34 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     }
     match cli.command {
-        Command::Serve { .. } => {
+        Command::Serve { accept_loss, .. } => {
             let dropped = DroppedLines::default();
             log::start(&config, dropped.clone())?;
             for name in &config.unknown_variables {
                 tracing::warn!(name, "{UNKNOWN_VARIABLE}");
             }
-            serve::run(config, dropped)
+            app::forbid_core_dumps();
+            serve::run(config, accept_loss, dropped)
+        }
+        Command::Init { accept_loss } => {
+            runtime()?.block_on(app::init(&config, accept_loss))?;
+            writeln!(std::io::stdout(), "the first user is in {}", app::credentials_path(&config).display())?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::User(command) => user::run(&config, command),
         Command::Project(command) => project::run(&config, command),
         Command::Key(command) => key::run(&config, command),
         Command::Backup(command) => backup::run(&config, command),
         Command::Image(command) => image::run(&config, command),
+        Command::Database(command) => database::run(&config, command),
+        Command::Recover(arguments) => recover::run(&config, arguments),
         Command::Doctor => Ok(doctor::run(&config)),
     }
 }
 
-/// Runs a command on the database of a data directory, which is made if it is missing.
+/// Runs a command on the database of an installation.
 fn with_meta(config: &Config, command: impl AsyncFnOnce(&Meta) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
-    app::make_data_dir(&config.data_dir)?;
+    app::require_installation(config)?;
     runtime()?.block_on(async {
         let meta = app::open_meta(config).await?;
         let done = command(&meta).await;

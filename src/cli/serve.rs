@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::metrics::DroppedLines;
 
-pub(super) fn run(config: Config, dropped_lines: DroppedLines) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config: Config, accept_loss: bool, dropped_lines: DroppedLines) -> anyhow::Result<ExitCode> {
     allocator::give_back_large_memory();
     let runtime = runtime()?;
     let code = runtime.block_on(async {
@@ -17,7 +17,7 @@ pub(super) fn run(config: Config, dropped_lines: DroppedLines) -> anyhow::Result
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let drain = config.limits.drain;
-        let app = App::start(config, dropped_lines).await?;
+        let app = App::start(config, accept_loss, dropped_lines).await?;
         if let Err(error) = print_usage(&app) {
             tracing::warn!(%error, "cannot print how to use this server");
         }

@@ -163,7 +163,7 @@ impl Control {
             return Ok(Err(StoreError::Missing(target)));
         };
         let copied = async {
-            self.parts.store.clone_image(source, target).await?;
+            self.parts.store.clone_image(source, target, (&volume).into()).await?;
             if self.parts.store.open(target).await?.size() < volume.size {
                 self.parts.store.grow(target, volume.size).await?;
             }

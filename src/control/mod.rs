@@ -100,6 +100,8 @@ pub struct Settings {
     pub always_seal: bool,
     /// How long a ticket can be started.
     pub ticket_seconds: u32,
+    /// For how long what nobody knows is kept after it was set aside; for good when absent.
+    pub keep_lost: Option<Duration>,
     /// About trees.
     pub trees: TreeSettings,
 }

@@ -1,6 +1,9 @@
 //! Removes what crashes and failures have left behind, at the start and every hour; what could not be removed when it
 //! should have been, on a disk that was full perhaps, within seconds of its becoming possible. Ends sessions in time.
+//!
+//! An image that no row knows may be one whose row was lost: it is set aside, and removed much later or by command.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,20 +11,30 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Control;
+use super::download::MISSING;
+use super::jobs::spoil;
 use super::trees::is_tree;
-use crate::domain::{Fault, UnixTime, Volume, VolumeId, VolumeState};
+use crate::domain::{Fault, FaultKind, UnixTime, Volume, VolumeId, VolumeState};
+use crate::store::TreeRecord;
 
 const EVERY: Duration = Duration::from_hours(1);
 
 /// A removal that failed is tried again this often: until then it holds disk and quota.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// The database notes this often that it is in use: so much newer than it may be what it does not know.
+const BEAT: Duration = Duration::from_mins(10);
+
 /// A blank creation or a removal that has not ended after this long never will.
 const STALE: Duration = Duration::from_mins(30);
 
 impl Control {
-    /// Cleans up after the process before, before anything else runs.
-    pub async fn recover(&self) -> Result<(), Fault> {
+    /// Cleans up after the process before, before anything else runs. If the database `may_be_old`, what it calls not
+    /// complete may have become so later.
+    pub async fn recover(&self, may_be_old: bool) -> Result<(), Fault> {
+        if may_be_old {
+            self.doubt_unfinished().await?;
+        }
         self.recover_sessions().await?;
         for volume in self.parts.meta.volumes_in(&[VolumeState::Downloading]).await? {
             // Copies of images go on by their jobs. A fetch from a service had a token that is gone.
@@ -34,12 +47,82 @@ impl Control {
         let (trees, meta, runtime) = (self.parts.trees.clone(), self.parts.meta.clone(), Handle::current());
         // A database that does not answer keeps everything.
         let keep = move |id| runtime.block_on(meta.owns_content(id)).unwrap_or(true);
-        let swept = self.parts.tracker.spawn_blocking(move || trees.sweep(&keep)).await.map_err(Fault::internal)?;
-        match swept.map_err(Fault::internal)? {
-            0 => {}
-            count => tracing::info!(count, "removed contents that no tree holds"),
+        let (held, forget_before) = (self.parts.meta.held_contents().await?, self.forget_before());
+        let held: Vec<_> = held.iter().filter_map(|tree| Some((tree.content?, TreeRecord::from(tree)))).collect();
+        let swept = self.parts.tracker.spawn_blocking(move || {
+            let swept = trees.sweep(&keep, forget_before)?;
+            trees.complete_records(&held).map(|_| swept)
+        });
+        let swept = swept.await.map_err(Fault::internal)?.map_err(Fault::internal)?;
+        if swept.removed > 0 {
+            tracing::info!(count = swept.removed, "removed contents that no tree holds");
+        }
+        self.tell_lost("trees", (swept.set_aside, swept.bytes), swept.returned, swept.forgotten);
+        self.find_missing().await?;
+        self.parts.meta.beat(self.parts.clock.now()).await?;
+        Ok(())
+    }
+
+    /// Forgets the rows of what was being made and is there whole, so that it is set aside and not removed.
+    async fn doubt_unfinished(&self) -> Result<(), Fault> {
+        let there: HashSet<VolumeId> = self.parts.store.images().await?.into_iter().collect();
+        let unfinished = [VolumeState::Uploading, VolumeState::Creating, VolumeState::Downloading];
+        for volume in self.parts.meta.volumes_in(&unfinished).await? {
+            if there.contains(&volume.id) && !self.parts.meta.has_jobs(volume.id).await? {
+                self.parts.meta.remove_volume(volume.id).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Marks the drives whose images are not there: of a database that is older than they are, it may be.
+    async fn find_missing(&self) -> Result<(), Fault> {
+        let there: HashSet<VolumeId> = self.parts.store.images().await?.into_iter().collect();
+        let mut count = 0;
+        for id in self.parts.meta.image_ids().await? {
+            if there.contains(&id) {
+                continue;
+            }
+            let Some(volume) = self.parts.meta.volume_any(id).await? else { continue };
+            if !volume.state.is_readable() {
+                continue;
+            }
+            match self.change(id, |volume, _| spoil(volume, MISSING)).await {
+                Ok(_) => count += 1,
+                Err(fault) if matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        if count > 0 {
+            tracing::warn!(count, "there are drives and snapshots without an image: they are unavailable");
+        }
+        Ok(())
+    }
+
+    /// What was set aside before this is removed.
+    fn forget_before(&self) -> UnixTime {
+        let kept = self.parts.settings.keep_lost.and_then(|kept| i64::try_from(kept.as_millis()).ok());
+        UnixTime(kept.map_or(i64::MIN, |kept| self.parts.clock.now().0.saturating_sub(kept)))
+    }
+
+    fn tell_lost(&self, what: &'static str, (count, bytes): (usize, u64), returned: usize, forgotten: usize) {
+        if count > 0 {
+            let days = self.parts.settings.keep_lost.map(|kept| kept.as_secs() / 86_400);
+            tracing::warn!(
+                what,
+                count,
+                bytes,
+                days,
+                "the database does not know what the disk holds: it was set aside in lost/, and is removed after so many \
+                 days. To make volumes of it again, stop the server and run `longshore recover`"
+            );
+        }
+        if returned > 0 {
+            tracing::warn!(what, count = returned, "what had been set aside is known again, and is back");
+        }
+        if forgotten > 0 {
+            tracing::warn!(what, count = forgotten, "removed what had been set aside long ago");
+        }
     }
 
     /// Sweeps until `stop` is cancelled.
@@ -60,9 +143,16 @@ impl Control {
             let control = control.clone();
             async move {
                 let mut next = Instant::now() + EVERY;
+                let mut beat = Instant::now() + BEAT;
                 loop {
                     tokio::time::sleep(AGAIN).await;
                     control.can_write().await;
+                    if Instant::now() >= beat {
+                        beat = Instant::now() + BEAT;
+                        if let Err(error) = control.parts.meta.beat(control.parts.clock.now()).await {
+                            tracing::warn!(%error, "the database does not note that it is in use");
+                        }
+                    }
                     let leftovers = std::mem::take(&mut *control.leftovers());
                     for id in leftovers {
                         control.discard(id).await;
@@ -111,10 +201,11 @@ impl Control {
                     | VolumeState::Restoring
             )
         });
-        let removed = self.parts.store.sweep(is_owned, is_filled).await?;
-        if !removed.is_empty() {
-            tracing::info!(count = removed.len(), "removed leftovers from the store");
+        let swept = self.parts.store.sweep(is_owned, is_filled, self.forget_before()).await?;
+        if !swept.removed.is_empty() {
+            tracing::info!(count = swept.removed.len(), "removed leftovers from the store");
         }
+        self.tell_lost("drives", (swept.set_aside.len(), swept.bytes), swept.returned, swept.forgotten);
         Ok(())
     }
 

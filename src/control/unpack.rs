@@ -19,6 +19,7 @@ use crate::domain::{
 use crate::meta::{Attempt, MetaError};
 use crate::metrics::Direction;
 use crate::remote::RemoteError;
+use crate::store::TreeRecord;
 use crate::transfer::{FeedError, Progress, Shape, Source, UnpackOptions, start_unpack};
 use crate::tree::{Limits, UnpackError, Unpacked};
 
@@ -113,8 +114,9 @@ impl AdmittedTree {
         };
         let (trees, content) = (control.parts.trees.clone(), self.undo.content);
         let make = move || trees.create(content);
-        let trees = control.parts.trees.clone();
-        let (feeder, work) = start_unpack(make, options, space, move |root| trees.make_durable(root));
+        let (trees, record) = (control.parts.trees.clone(), TreeRecord::from(&self.tree));
+        let durably = move |root: &std::fs::File| trees.make_durable(root, content, &record);
+        let (feeder, work) = start_unpack(make, options, space, durably);
         self.undo.work = Some(work);
         let fed = Box::pin(feeder.feed(source, control.pool(), &progress)).await;
         let finish = self.finish(fed);

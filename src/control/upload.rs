@@ -82,7 +82,8 @@ impl Control {
         let is_provisional = failure == Failure::Remove;
         self.parts.meta.apply(Batch { insert: vec![volume.clone()], is_provisional, ..Batch::default() }).await?;
         self.parts.crash.hit("upload: row");
-        let (control, options) = (self.clone(), DraftOptions { expected: plan.length, reservation });
+        let options = DraftOptions { expected: plan.length, reservation, record: (&volume).into() };
+        let control = self.clone();
         undo.making = Some(self.parts.tracker.spawn(async move {
             let draft = control.parts.store.draft(id, options).await;
             control.parts.crash.hit("upload: draft");

@@ -201,7 +201,7 @@ pub(super) async fn lengthens(connection: &mut SqliteConnection, batch: &Batch) 
 /// What a batch adds to each tenant's usage, settled once. In order of tenants, so that two transactions on a
 /// database that locks rows cannot wait for each other.
 #[derive(Default)]
-struct Bill(BTreeMap<TenantId, (i64, i64)>);
+pub(super) struct Bill(BTreeMap<TenantId, (i64, i64)>);
 
 impl Bill {
     fn add(&mut self, tenant: TenantId, volumes: i64, bytes: i64) -> Result<(), MetaError> {
@@ -244,7 +244,11 @@ async fn limit_of(connection: &mut SqliteConnection, tenant: TenantId, volumes: 
     Ok(most.map_or(MetaError::QuotaExceeded, |most| MetaError::TooManyVolumes(most.cast_unsigned())))
 }
 
-async fn insert(connection: &mut SqliteConnection, volume: &Volume, bill: &mut Bill) -> Result<(), MetaError> {
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    volume: &Volume,
+    bill: &mut Bill,
+) -> Result<(), MetaError> {
     let (state, clones) = state_columns(volume.state);
     sqlx::query(
         "INSERT INTO volumes (id, tenant, name, media, size, charged, state, clones, reason, generation, revision, \
@@ -335,7 +339,7 @@ async fn remove(tx: &mut Transaction<'static, Sqlite>, id: VolumeId, bill: &mut 
 }
 
 /// How many volumes of a quota one of this kind is: a snapshot takes bytes alone.
-const fn counted(kind: VolumeKind) -> i64 {
+pub(super) const fn counted(kind: VolumeKind) -> i64 {
     match kind {
         VolumeKind::Drive | VolumeKind::Tree => 1,
         VolumeKind::Snapshot => 0,

@@ -187,13 +187,14 @@ impl Log {
 }
 
 /// Makes the log of this database true, before anything is appended to it; `keeper` has the database open. With
-/// `begins_anew`, all of it is in the database then and it is empty: nothing else may have the database open.
+/// `begins_anew`, all of it is in the database then and it is empty: nothing else may have the database open. Whether it
+/// broke off, so that what was written later is lost.
 pub(super) async fn make_true(
     database: &Path,
     keeper: &SqlitePool,
     begins_anew: bool,
     ballast: &Ballast,
-) -> Result<(), MetaError> {
+) -> Result<bool, MetaError> {
     let failed = |error: io::Error| MetaError::Unflushed(Arc::new(error));
     let file = |error: io::Error| MetaError::File(Arc::new(error));
     // Nobody else writes meanwhile.
@@ -219,7 +220,7 @@ pub(super) async fn make_true(
             // What is in the log is durable by now, and a disk that is full is emptied by who is served.
             Err(error) if matches!(error, MetaError::DiskFull) || ballast.is_full() => {
                 tracing::warn!(%error, "the disk is full: the database's log cannot be written back now");
-                return Ok(());
+                return Ok(lost > 0);
             }
             Err(error) => return Err(error),
         }
@@ -227,7 +228,7 @@ pub(super) async fn make_true(
         let flushed = tokio::task::spawn_blocking(move || log.sync_all()).await.unwrap_or_else(|lost| Err(lost.into()));
         flushed.map_err(failed)?;
     }
-    Ok(())
+    Ok(lost > 0)
 }
 
 /// The file of a database's log.

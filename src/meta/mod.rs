@@ -28,6 +28,7 @@ mod jobs;
 mod keys;
 mod log;
 mod recent;
+mod recovery;
 mod sessions;
 mod tenants;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, SqlSafeStr, Sqlite, Transaction};
@@ -78,6 +80,8 @@ pub struct Meta {
     ballast: Ballast,
     /// Whether the latest write failed.
     has_refused: Arc<AtomicBool>,
+    /// Whether the log broke off when it was opened.
+    has_lost: bool,
 }
 
 impl Meta {
@@ -104,7 +108,7 @@ impl Meta {
             .busy_timeout(LOCK_WAIT)
             .pragma("journal_size_limit", log::LARGEST.to_string());
         let keeper = lasting_pool(1).connect_with(options.clone()).await?;
-        log::make_true(path, &keeper, begins_anew, &ballast).await?;
+        let has_lost = log::make_true(path, &keeper, begins_anew, &ballast).await?;
         migrations().run(&keeper).await.map_err(sqlx::Error::from)?;
         // NORMAL: a commit flushes nothing by itself (https://www.sqlite.org/pragma.html#pragma_synchronous).
         let writing = options.clone().synchronous(SqliteSynchronous::Normal).pragma("wal_autocheckpoint", "0");
@@ -119,7 +123,13 @@ impl Meta {
             recent: Arc::default(),
             ballast,
             has_refused: Arc::default(),
+            has_lost,
         })
+    }
+
+    /// Whether the log broke off when it was opened: what it had behind that is lost, and may have been answered.
+    pub fn has_lost(&self) -> bool {
+        self.has_lost
     }
 
     /// Whether what is written can become durable. Once it cannot, only a restart helps.
@@ -226,7 +236,9 @@ fn no_room(error: io::Error) -> MetaError {
 
 /// Makes the file with mode 0600 before `SQLite` would with the umask's. Its `-wal` and `-shm` files take its mode.
 fn make_private(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let file = options.open(path)?;
     file.set_permissions(std::fs::Permissions::from_mode(0o600))
 }
 
@@ -253,6 +265,7 @@ fn migrations() -> Migrator {
         ("block", include_str!("migrations/0003_block.sql")),
         ("token_chains", include_str!("migrations/0004_token_chains.sql")),
         ("session_users", include_str!("migrations/0005_session_users.sql")),
+        ("seen", include_str!("migrations/0006_seen.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

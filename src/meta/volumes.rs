@@ -21,6 +21,7 @@ macro_rules! select_volumes {
         )
     };
 }
+pub(super) use select_volumes;
 
 /// The same, with nothing after it.
 pub(super) const SELECT_VOLUMES: &str = select_volumes!("");

@@ -26,6 +26,11 @@ struct Subject {
     _dir: Option<TempDir>,
 }
 
+/// What is kept beside every image here.
+fn record() -> Record {
+    Record { tenant: TenantId::from_bytes([7; 16]), name: "disk".to_owned() }
+}
+
 impl Subject {
     fn new(name: String, root: PathBuf, engine: IoEngine, direct: Direct) -> Self {
         let settings = LocalSettings { direct, ..LocalSettings::default() };
@@ -42,7 +47,7 @@ impl Subject {
 
     async fn draft(&self, id: VolumeId, size: usize) -> Arc<dyn Draft> {
         let reservation = self.store.reserve(bytes(size)).unwrap();
-        self.store.draft(id, DraftOptions { expected: Some(bytes(size)), reservation }).await.unwrap()
+        self.store.draft(id, DraftOptions { expected: Some(bytes(size)), reservation, record: record() }).await.unwrap()
     }
 
     /// A block that holds these bytes, and zeros up to the next multiple of the alignment.
@@ -266,7 +271,8 @@ fn a_draft_has_the_size_it_is_published_with_whatever_was_expected() {
         for expected in [None, Some(ByteCount::ZERO), Some(ByteCount::mib(64)), Some(ByteCount::MAX)] {
             let id = VolumeId::random();
             let reservation = subject.store.reserve(ByteCount::mib(1)).unwrap();
-            let draft = subject.store.draft(id, DraftOptions { expected, reservation }).await.unwrap();
+            let draft =
+                subject.store.draft(id, DraftOptions { expected, reservation, record: record() }).await.unwrap();
             subject.fill(&*draft, &noise(5000, 1)).await;
             draft.publish(bytes(5000), Pieces::default()).await.unwrap();
             assert!(subject.read(id).await == noise(5000, 1), "{expected:?}");
@@ -374,8 +380,8 @@ fn a_clone_is_equal_and_independent_and_may_be_run_again() {
         let target = VolumeId::random();
         // An earlier run was cut short.
         subject.fill(&*subject.draft(target, 3 * BLOCK).await, &noise(3 * BLOCK, 3)).await;
-        subject.store.clone_image(source, target).await.unwrap();
-        subject.store.clone_image(source, target).await.unwrap();
+        subject.store.clone_image(source, target, record()).await.unwrap();
+        subject.store.clone_image(source, target, record()).await.unwrap();
         assert!(subject.read(target).await == content);
         let [sparse, copy] = [source, target].map(|id| fs::metadata(subject.image(id)).unwrap().blocks());
         assert!(copy <= sparse + 8, "the copy takes {copy} sectors, its source {sparse}");
@@ -387,7 +393,7 @@ fn a_clone_is_equal_and_independent_and_may_be_run_again() {
         assert!(subject.read(target).await == content);
         let image = subject.store.open(target).await.unwrap();
         assert_eq!(image.pieces().await.unwrap(), pieces_for(content.len()));
-        let missing = subject.store.clone_image(source, VolumeId::random()).await.unwrap_err();
+        let missing = subject.store.clone_image(source, VolumeId::random(), record()).await.unwrap_err();
         assert!(matches!(missing, StoreError::Missing(id) if id == source));
         assert_eq!(subject.left(), [target.to_string()]);
     });
@@ -447,7 +453,7 @@ fn a_read_beyond_the_end_is_an_error_and_returns_the_block() {
 }
 
 #[test]
-fn a_sweep_removes_what_nobody_keeps_and_drafts_that_nobody_fills() {
+fn a_sweep_sets_aside_what_nobody_keeps_and_removes_drafts_that_nobody_fills() {
     on_every_store(async |subject| {
         let kept = subject.publish(&noise(10, 1)).await;
         let unknown = subject.publish(&noise(10, 2)).await;
@@ -458,16 +464,45 @@ fn a_sweep_removes_what_nobody_keeps_and_drafts_that_nobody_fills() {
         fs::create_dir(subject.root.join("drives/lost+found")).unwrap();
 
         let keep = Arc::new(move |id| id != unknown);
-        let removed = subject.store.sweep(keep, Arc::new(move |id| id == running)).await.unwrap();
-        let mut expected = [unknown, stale];
-        expected.sort_unstable();
-        assert_eq!(removed, expected);
+        let past = UnixTime(0);
+        let swept = subject.store.sweep(keep, Arc::new(move |id| id == running), past).await.unwrap();
+        assert_eq!((swept.removed, swept.set_aside), (vec![stale], vec![unknown]));
+        assert!(matches!(subject.store.open(unknown).await, Err(StoreError::Missing(_))));
+        let lost = subject.store.lost().await.unwrap();
+        let expected = attaches(subject).then(record);
+        assert_eq!((lost.len(), lost[0].id, lost[0].size, &lost[0].record), (1, unknown, bytes(10), &expected));
         let mut left = subject.left();
         left.sort_unstable();
         let mut expected = [kept.to_string(), running.to_string(), "lost+found".to_owned()];
         expected.sort_unstable();
         assert_eq!(left, expected);
         draft.publish(bytes(10), Pieces::default()).await.unwrap();
+    });
+}
+
+#[test]
+fn what_was_set_aside_comes_back_when_it_is_known_again_or_is_forgotten_in_time() {
+    on_every_store(async |subject| {
+        let sizes = [10, 3 * BLOCK];
+        let ids = [subject.publish(&noise(sizes[0], 1)).await, subject.publish(&noise(sizes[1], 2)).await];
+        let sweep = async |keeps: bool, before| {
+            subject.store.sweep(Arc::new(move |_| keeps), Arc::new(|_| false), UnixTime(before)).await.unwrap()
+        };
+        let aside = sweep(false, 0).await;
+        assert_eq!((aside.set_aside.len(), aside.returned, aside.forgotten), (2, 0, 0));
+        assert!(aside.bytes >= sizes[1] as u64, "{aside:?}");
+        assert_eq!(sweep(true, i64::MAX).await.returned, 2);
+        for (n, id) in ids.into_iter().enumerate() {
+            assert!(subject.read(id).await == noise(sizes[n], n + 1));
+            subject.store.open(id).await.unwrap().pieces().await.unwrap();
+        }
+        sweep(false, 0).await;
+        subject.store.bring_back(ids[0]).await.unwrap();
+        assert!(subject.read(ids[0]).await == noise(sizes[0], 1));
+        subject.store.forget(ids[1]).await.unwrap();
+        assert_eq!(sweep(false, 0).await.set_aside, [ids[0]]);
+        assert_eq!(sweep(false, i64::MAX).await.forgotten, 1);
+        assert!(fs::read_dir(subject.root.join("lost")).unwrap().next().is_none());
     });
 }
 
@@ -485,7 +520,7 @@ fn damaged_or_missing_pieces_are_told_and_are_not_cloned() {
             assert!(matches!(image.pieces().await, Err(StoreError::Damaged(damaged, _)) if damaged == id));
         }
         let target = VolumeId::random();
-        assert!(matches!(subject.store.clone_image(id, target).await, Err(StoreError::Damaged(..))));
+        assert!(matches!(subject.store.clone_image(id, target, record()).await, Err(StoreError::Damaged(..))));
         assert!(subject.is_missing(target).await);
         fs::remove_file(&sidecar).unwrap();
         assert!(matches!(image.pieces().await, Err(StoreError::Damaged(..))));
@@ -526,7 +561,7 @@ fn a_drive_of_one_piece_is_one_file_and_keeps_its_digest_through_clone_and_growt
         let source = subject.publish(&content).await;
         let large = subject.publish(&noise(2 * BLOCK + 1, 1)).await;
         let target = VolumeId::random();
-        subject.store.clone_image(source, target).await.unwrap();
+        subject.store.clone_image(source, target, record()).await.unwrap();
         subject.store.grow(target, bytes(7 * BLOCK)).await.unwrap();
         assert!(subject.drive(source).is_file() && subject.drive(target).is_file() && subject.drive(large).is_dir());
         let grown = subject.read(target).await;
@@ -561,7 +596,7 @@ fn a_damaged_or_missing_attribute_is_told_and_is_not_cloned() {
         rustix::fs::removexattr(&path, name).unwrap();
         assert!(matches!(image.pieces().await, Err(StoreError::Damaged(..))));
         let target = VolumeId::random();
-        assert!(matches!(subject.store.clone_image(id, target).await, Err(StoreError::Damaged(..))));
+        assert!(matches!(subject.store.clone_image(id, target, record()).await, Err(StoreError::Damaged(..))));
         assert!(subject.is_missing(target).await);
     });
 }
@@ -594,8 +629,8 @@ fn a_drive_that_is_back_under_its_draft_s_name_too_stays_whole_when_that_is_swep
         let content = noise(BLOCK, 1);
         let id = subject.publish(&content).await;
         fs::hard_link(subject.drive(id), subject.root.join("incoming").join(id.to_string())).unwrap();
-        let removed = subject.store.sweep(Arc::new(|_| true), Arc::new(|_| false)).await.unwrap();
-        assert_eq!(removed, [id]);
+        let swept = subject.store.sweep(Arc::new(|_| true), Arc::new(|_| false), UnixTime(0)).await.unwrap();
+        assert_eq!(swept.removed, [id]);
         assert!(subject.read(id).await == content);
         assert_eq!(subject.left(), [id.to_string()]);
     });
@@ -618,7 +653,7 @@ fn more_than_the_disk_has_is_not_reserved() {
 fn a_written_or_skipped_byte_is_settled() {
     on_every_store(async |subject| {
         let reservation = subject.store.reserve(bytes(2 * BLOCK)).unwrap();
-        let options = DraftOptions { expected: None, reservation };
+        let options = DraftOptions { expected: None, reservation, record: record() };
         let draft = subject.store.draft(VolumeId::random(), options).await.unwrap();
         assert_eq!(outstanding(subject), "Ledger(4194304 B outstanding)");
         subject.fill(&*draft, &noise(BLOCK, 1)).await;
@@ -725,7 +760,7 @@ async fn a_full_disk_is_no_space_and_leaves_nothing() {
         // A copy asks before it writes.
         let source = subject.publish(&noise(5 * BLOCK, 1)).await;
         let target = VolumeId::random();
-        assert!(matches!(subject.store.clone_image(source, target).await, Err(StoreError::NoSpace)));
+        assert!(matches!(subject.store.clone_image(source, target, record()).await, Err(StoreError::NoSpace)));
         assert!(subject.is_missing(target).await);
         subject.store.remove(target).await.unwrap();
         subject.store.remove(source).await.unwrap();
@@ -750,7 +785,7 @@ async fn a_clone_shares_its_extents_where_the_file_system_can() {
     let source = subject.publish(&content).await;
     let before = probe::free_space(disk.path()).unwrap().get();
     let target = VolumeId::random();
-    subject.store.clone_image(source, target).await.unwrap();
+    subject.store.clone_image(source, target, record()).await.unwrap();
     let taken = before - probe::free_space(disk.path()).unwrap().get();
     assert!(taken < 8 << 20, "{taken} B were copied");
     assert!(subject.read(target).await == content);

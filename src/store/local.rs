@@ -6,11 +6,16 @@
 //! root/drives/<id>           a drive that was uploaded in one piece: the bytes, the digest in an attribute
 //! root/incoming/<id>         a draft or an unfinished clone, in either form
 //! root/trash/<id>-<random>   removed, and being unlinked
+//! root/lost/<id>             a drive that nobody knows, set aside
 //! ```
 //! A copy of these directories must keep extended attributes and holes (`cp --archive`, `rsync --archive --xattrs
 //! --sparse`).
 //!
 //! # Crash
+//! Nothing that a process before has left is appended to. Bytes and digests are flushed before they have a place in
+//! `drives/`, and a draft whose flush failed never gets one; names are in the file system's journal, which stops at a
+//! write that fails, so that a later flush of them does not lie.
+//!
 //! A drive enters `drives/` by one rename, after everything in it was flushed, and leaves by one rename. So after
 //! a crash `drives/` holds whole drives only, and what the other two hold is leftovers.
 //!
@@ -20,6 +25,7 @@
 
 mod flush;
 mod holes;
+mod lost;
 mod sidecar;
 mod steps;
 
@@ -33,9 +39,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::steps::{Begun, Form, Opened, Steps, length};
-use super::{BlockStore, Boxed, Draft, DraftOptions, Image, Reservation, Run, StoreError, data_runs, is_zero};
-use crate::domain::{ByteCount, CrashPoints, Extent, Pieces, VolumeId};
+use super::{
+    BlockStore, Boxed, Draft, DraftOptions, Image, Record, Reservation, Run, StoreError, Swept, data_runs, is_zero,
+};
+use crate::domain::{ByteCount, CrashPoints, Extent, Pieces, UnixTime, VolumeId};
 use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
+
+pub use lost::LostImage;
 
 /// Whether drafts are written past the page cache (`O_DIRECT`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +81,26 @@ impl LocalStore {
     /// Opens the store in `root`, which is made if it is missing. One process at a time; the caller sees to that.
     pub fn open(root: &Path, engine: IoEngine, settings: LocalSettings) -> Result<Self, StoreError> {
         Ok(Self { engine, steps: Arc::new(Steps::open(root, settings)?) })
+    }
+
+    /// The images that were set aside.
+    pub async fn lost(&self) -> Result<Vec<LostImage>, StoreError> {
+        self.step(Steps::lost_images).await
+    }
+
+    /// Shows an image that was set aside.
+    pub async fn bring_back(&self, id: VolumeId) -> Result<(), StoreError> {
+        self.step(move |steps| steps.bring_back(id)).await
+    }
+
+    /// Unlinks an image that was set aside.
+    pub async fn forget(&self, id: VolumeId) -> Result<(), StoreError> {
+        self.step(move |steps| steps.forget(id)).await
+    }
+
+    /// When an image was stored.
+    pub async fn changed(&self, id: VolumeId) -> Result<UnixTime, StoreError> {
+        self.step(move |steps| steps.changed(id)).await
     }
 
     #[cfg(test)]
@@ -112,7 +142,7 @@ impl BlockStore for LocalStore {
 
     fn draft(&self, id: VolumeId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>> {
         Box::pin(async move {
-            let DraftOptions { expected, reservation } = options;
+            let DraftOptions { expected, reservation, record } = options;
             let Begun { file, direct, form } = self.step(move |steps| steps.begin_draft(id, expected)).await?;
             let file = SharedFile::from(file);
             let draft = LocalDraft {
@@ -123,6 +153,7 @@ impl BlockStore for LocalStore {
                 form,
                 direct,
                 reservation: Arc::new(reservation),
+                record,
                 unproven: Arc::default(),
                 ended: AtomicBool::new(false),
             };
@@ -139,13 +170,13 @@ impl BlockStore for LocalStore {
         })
     }
 
-    fn clone_image(&self, source: VolumeId, target: VolumeId) -> Boxed<'_, Result<(), StoreError>> {
+    fn clone_image(&self, source: VolumeId, target: VolumeId, record: Record) -> Boxed<'_, Result<(), StoreError>> {
         Box::pin(async move {
             // A copy may take minutes. Whoever drops this future wants it to end.
             let wanted = Arc::new(());
             let still_wanted = Arc::downgrade(&wanted);
             let outcome = self.step(move |steps| {
-                steps.clone_image(source, target, &|| match still_wanted.strong_count() {
+                steps.clone_image(source, target, &record, &|| match still_wanted.strong_count() {
                     0 => Err(io::ErrorKind::Interrupted.into()),
                     _ => Ok(()),
                 })
@@ -168,8 +199,13 @@ impl BlockStore for LocalStore {
         &self,
         keep: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
         is_running: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
-    ) -> Boxed<'_, Result<Vec<VolumeId>, StoreError>> {
-        self.step(move |steps| steps.sweep(&*keep, &*is_running))
+        forget_before: UnixTime,
+    ) -> Boxed<'_, Result<Swept, StoreError>> {
+        self.step(move |steps| steps.sweep(&*keep, &*is_running, forget_before))
+    }
+
+    fn images(&self) -> Boxed<'_, Result<Vec<VolumeId>, StoreError>> {
+        self.step(|steps| Ok(steps::ids_in(&steps.drives)?))
     }
 }
 
@@ -181,6 +217,7 @@ struct LocalDraft {
     engine_file: EngineFile,
     direct: bool,
     reservation: Arc<Reservation>,
+    record: Record,
     /// Writes not known to have succeeded: running, failed, or dropped before they told.
     unproven: Arc<AtomicUsize>,
     /// Set by the first attempt to publish, which is the last (I5).
@@ -238,8 +275,8 @@ impl Draft for LocalDraft {
                 return Err(refused("more pieces than the size spans"));
             }
             // One step on one thread: for a small draft, each change of threads costs more than what it waits for.
-            let (id, form, file) = (self.id, self.form, self.file.clone());
-            self.store.step(move |steps| steps.publish_draft(id, form, &file, size, &pieces)).await
+            let (id, form, file, record) = (self.id, self.form, self.file.clone(), self.record.clone());
+            self.store.step(move |steps| steps.publish_draft(id, form, &file, size, (&pieces, &record))).await
         })
     }
 }

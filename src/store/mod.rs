@@ -20,12 +20,12 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::domain::{ByteCount, Extent, Fault, FaultKind, Pieces, VolumeId};
+use crate::domain::{ByteCount, Extent, Fault, FaultKind, Pieces, TenantId, UnixTime, Volume, VolumeId};
 use crate::io::{Block, SharedBlock, SharedFile};
 
-pub use local::{Direct, LocalSettings, LocalStore};
+pub use local::{Direct, LocalSettings, LocalStore, LostImage};
 pub use reservation::{Ledger, Reservation};
-pub use trees::{OpenTree, TreeStore};
+pub use trees::{LostTree, OpenTree, SweptTrees, TreeRecord, TreeStore};
 pub use zero::{GRANULE, data_runs, is_zero};
 
 /// What the methods of the traits return: one box per call, which is noise beside a block of 2 MiB.
@@ -51,7 +51,7 @@ pub trait BlockStore: Send + Sync {
 
     /// Publishes a copy of `source`, pieces included, under the id `target`: shared extents where the file system can,
     /// else a copy inside the kernel that keeps holes. Durable when it returns. May be run again after a crash.
-    fn clone_image(&self, source: VolumeId, target: VolumeId) -> Boxed<'_, Result<(), StoreError>>;
+    fn clone_image(&self, source: VolumeId, target: VolumeId, record: Record) -> Boxed<'_, Result<(), StoreError>>;
 
     /// Grows a published image; what is added reads as zero. Durable when it returns. May be run again.
     fn grow(&self, id: VolumeId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>>;
@@ -59,13 +59,49 @@ pub trait BlockStore: Send + Sync {
     /// Removes an image or draft; durable when it returns. Removing what is not there succeeds.
     fn remove(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>>;
 
-    /// Removes everything on disk whose id `keep` refuses, and every draft whose id `is_running` refuses.
-    /// Returns the ids removed.
+    /// Removes every draft whose id `keep` or `is_running` refuses, and sets aside every image whose id `keep` refuses:
+    /// nobody sees it any more, and it is there. What was set aside and is known again comes back; what was set aside
+    /// before `forget_before` is removed.
     fn sweep(
         &self,
         keep: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
         is_running: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
-    ) -> Boxed<'_, Result<Vec<VolumeId>, StoreError>>;
+        forget_before: UnixTime,
+    ) -> Boxed<'_, Result<Swept, StoreError>>;
+
+    /// The ids of all published images.
+    fn images(&self) -> Boxed<'_, Result<Vec<VolumeId>, StoreError>>;
+}
+
+/// What is kept beside an image, durable with it, so that a volume can be made of it again when nobody knows it any
+/// more. It is as the volume was when its bytes were stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Whose it was.
+    pub tenant: TenantId,
+    /// Its name.
+    pub name: String,
+}
+
+impl From<&Volume> for Record {
+    fn from(volume: &Volume) -> Self {
+        Self { tenant: volume.tenant, name: volume.name.clone() }
+    }
+}
+
+/// What a sweep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Drafts that were removed.
+    pub removed: Vec<VolumeId>,
+    /// Images that were set aside.
+    pub set_aside: Vec<VolumeId>,
+    /// What these take on the disk.
+    pub bytes: u64,
+    /// Images that were set aside earlier and are back.
+    pub returned: usize,
+    /// Images that were set aside earlier and are removed now.
+    pub forgotten: usize,
 }
 
 /// How a draft will be filled.
@@ -75,6 +111,8 @@ pub struct DraftOptions {
     pub expected: Option<ByteCount>,
     /// The space set aside for it. Each byte written, or skipped as a hole, is settled from it.
     pub reservation: Reservation,
+    /// What is kept beside it.
+    pub record: Record,
 }
 
 /// An image that is being filled. Dropping it without [`Draft::publish`] leaves a leftover for

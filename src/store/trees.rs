@@ -2,6 +2,9 @@
 //!
 //! ```text
 //! root/trees/<content>              what a tree holds, held or will hold
+//! root/tree-records/<content>       whose tree that is, in JSON: only of what was unpacked to its end
+//! root/lost/trees/<content>         what has a record and no tree, set aside
+//! root/lost/tree-records/<content>  its record
 //! root/tree-trash/<content>-<rand>  removed, and being unlinked
 //! root/tree-scratch/<content>       what is needed while a content is fetched
 //! ```
@@ -12,19 +15,87 @@
 //! - Removing takes a rename, whatever the tree's size; [`TreeStore::empty_trash`] does the work later.
 //!
 //! # Crash
-//! What nobody knows is removed by [`TreeStore::sweep`].
+//! What nobody knows is set aside by [`TreeStore::sweep`] if it was unpacked to its end, else removed.
 //!
 //! Everything here blocks.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::domain::{ContentId, CrashPoints};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{ByteCount, ContentId, CrashPoints, TenantId, UnixTime, Volume};
 use crate::tree;
+
+/// No record is longer: a name has 255 characters, which JSON may write in twelve bytes each.
+const LONGEST_RECORD: u64 = 8 << 10;
+
+/// What is kept beside the content of a tree, durable with it, so that a tree can be made of it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeRecord {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The tree's name.
+    pub name: String,
+    /// The tree's size.
+    pub size: ByteCount,
+}
+
+impl From<&Volume> for TreeRecord {
+    fn from(tree: &Volume) -> Self {
+        Self { tenant: tree.tenant, name: tree.name.clone(), size: tree.size }
+    }
+}
+
+/// A record as its file has it.
+#[derive(Serialize, Deserialize)]
+struct StoredRecord {
+    tenant: String,
+    name: String,
+    size: u64,
+}
+
+impl TreeRecord {
+    fn encode(&self) -> io::Result<Vec<u8>> {
+        let Self { tenant, name, size } = self;
+        let stored = StoredRecord { tenant: tenant.to_string(), name: name.clone(), size: size.get() };
+        Ok(serde_json::to_vec(&stored)?)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let StoredRecord { tenant, name, size } = serde_json::from_slice(bytes).ok()?;
+        Some(Self { tenant: tenant.parse().ok()?, name, size: ByteCount::new(size)? })
+    }
+}
+
+/// A content that no tree holds, set aside.
+#[derive(Clone, Debug)]
+pub struct LostTree {
+    /// Its id.
+    pub id: ContentId,
+    /// Whose it was; `None` when that cannot be read.
+    pub record: Option<TreeRecord>,
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SweptTrees {
+    /// Contents that were removed: none of them was whole.
+    pub removed: usize,
+    /// Contents that were set aside.
+    pub set_aside: usize,
+    /// What these take on the disk.
+    pub bytes: u64,
+    /// Contents that were set aside earlier and are back.
+    pub returned: usize,
+    /// Contents that were set aside earlier and are removed now.
+    pub forgotten: usize,
+}
 
 /// The trees of one directory. Clones share it.
 #[derive(Clone, Debug)]
@@ -37,6 +108,9 @@ struct Shared {
     trees: PathBuf,
     trash: PathBuf,
     scratch: PathBuf,
+    records: PathBuf,
+    lost: PathBuf,
+    lost_records: PathBuf,
     /// How many read each content.
     readers: Mutex<HashMap<ContentId, usize>>,
     crash: CrashPoints,
@@ -46,13 +120,20 @@ impl TreeStore {
     /// Opens the store in `root`, which is made if it is missing. One process at a time; the caller sees to that.
     pub fn open(root: &Path, crash: CrashPoints) -> io::Result<Self> {
         let [trees, trash, scratch] = ["trees", "tree-trash", "tree-scratch"].map(|name| root.join(name));
+        let [records, lost, lost_records] =
+            ["tree-records", "lost/trees", "lost/tree-records"].map(|name| root.join(name));
         // Of a process before.
         tree::remove(File::open(root)?, b"tree-scratch")?;
-        for dir in [&trees, &trash, &scratch] {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        if !trees.try_exists()? {
+            // Else that is of a version without records, and they begin when they are complete.
+            make_directory(&records)?;
+        }
+        for dir in [&trees, &trash, &scratch, &lost, &lost_records] {
+            make_directory(dir)?;
         }
         File::open(root)?.sync_all()?;
-        Ok(Self { shared: Arc::new(Shared { trees, trash, scratch, readers: Mutex::default(), crash }) })
+        let shared = Shared { trees, trash, scratch, records, lost, lost_records, readers: Mutex::default(), crash };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// An empty directory for a new content, opened. What an earlier attempt left is removed.
@@ -64,9 +145,10 @@ impl TreeStore {
         File::open(place)
     }
 
-    /// Makes a content durable that was unpacked into `root`, which [`TreeStore::create`] has opened.
-    pub fn make_durable(&self, root: &File) -> io::Result<()> {
+    /// Makes a content durable that was unpacked into `root`, which [`TreeStore::create`] has opened, with its record.
+    pub fn make_durable(&self, root: &File, id: ContentId, record: &TreeRecord) -> io::Result<()> {
         self.shared.crash.hit("unpack: unpacked");
+        write_record(&self.shared.records, id, record)?;
         // Of the whole file system, so the entry of the root in its parent is among it.
         tree::sync(root)?;
         self.shared.crash.hit("unpack: durable");
@@ -85,10 +167,33 @@ impl TreeStore {
     pub fn remove(&self, id: ContentId) -> io::Result<()> {
         // A random name: the trash may still hold an earlier attempt.
         let hidden = self.shared.trash.join(format!("{id}-{}", uuid::Uuid::new_v4().simple()));
-        match fs::rename(self.place(id), hidden) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        // Before it, so that none is left when the process ends between the two.
+        absent_is_fine(fs::remove_file(self.shared.records.join(id.to_string())))?;
+        absent_is_fine(fs::rename(self.place(id), hidden))
+    }
+
+    /// Writes the records of contents that have none, of an earlier version; from now on, a content without one was
+    /// never whole. How many it wrote.
+    pub fn complete_records(&self, held: &[(ContentId, TreeRecord)]) -> io::Result<usize> {
+        let records = &self.shared.records;
+        let is_first = !records.try_exists()?;
+        let place = if is_first { records.with_extension("new") } else { records.clone() };
+        make_directory(&place)?;
+        let mut written = 0;
+        for (id, record) in held {
+            if !place.join(id.to_string()).try_exists()? && self.place(*id).try_exists()? {
+                write_record(&place, *id, record)?;
+                written += 1;
+            }
         }
+        if written > 0 || is_first {
+            tree::sync(&File::open(&place)?)?;
+        }
+        if is_first {
+            fs::rename(&place, records)?;
+            tree::sync(&File::open(records)?)?;
+        }
+        Ok(written)
     }
 
     /// A directory for what is needed while a content is fetched. It is removed when this is dropped.
@@ -98,19 +203,70 @@ impl TreeStore {
         Ok(Scratch { path })
     }
 
-    /// Removes every content that `keep` refuses; how many.
-    pub fn sweep(&self, keep: &dyn Fn(ContentId) -> bool) -> io::Result<usize> {
-        let mut removed = 0;
-        for entry in fs::read_dir(&self.shared.trees)? {
-            let name = entry?.file_name();
-            // What is not ours was put there by somebody who may want it.
-            let Some(id) = name.to_str().and_then(|name| name.parse::<ContentId>().ok()) else { continue };
-            if !keep(id) {
-                self.remove(id)?;
-                removed += 1;
+    /// Sets aside every content that `keep` refuses and that is whole, or may be; removes the others. What was set
+    /// aside and is kept again comes back; what was set aside before `forget_before` is removed.
+    pub fn sweep(&self, keep: &dyn Fn(ContentId) -> bool, forget_before: UnixTime) -> io::Result<SweptTrees> {
+        let mut swept = SweptTrees::default();
+        let Shared { trees, records, lost, lost_records, .. } = &*self.shared;
+        for id in ids_in(lost)? {
+            let path = lost.join(id.to_string());
+            if keep(id) && !self.place(id).try_exists()? {
+                self.bring_back(id)?;
+                swept.returned += 1;
+            } else if UnixTime(path.symlink_metadata()?.ctime().saturating_mul(1_000)) < forget_before {
+                self.forget(id)?;
+                swept.forgotten += 1;
             }
         }
-        Ok(removed)
+        let has_records = records.try_exists()?;
+        for id in ids_in(trees)? {
+            if keep(id) {
+                continue;
+            }
+            let name = id.to_string();
+            if has_records && !records.join(&name).try_exists()? {
+                self.remove(id)?;
+                swept.removed += 1;
+                continue;
+            }
+            swept.bytes += on_disk(&trees.join(&name));
+            // Its record stays until it has moved: one without is removed.
+            move_entry(trees, lost, &name)?;
+            absent_is_fine(move_entry(records, lost_records, &name))?;
+            swept.set_aside += 1;
+        }
+        Ok(swept)
+    }
+
+    /// The ids of all contents that were unpacked to their end, as far as that is known.
+    pub fn contents(&self) -> io::Result<Vec<ContentId>> {
+        let has_records = self.shared.records.try_exists()?;
+        let mut ids = ids_in(&self.shared.trees)?;
+        ids.retain(|id| !has_records || self.shared.records.join(id.to_string()).exists());
+        Ok(ids)
+    }
+
+    /// The contents that were set aside.
+    pub fn lost(&self) -> io::Result<Vec<LostTree>> {
+        let Shared { records, lost, lost_records, .. } = &*self.shared;
+        // It may not have been moved to its end.
+        let record =
+            |id: ContentId| [lost_records, records].into_iter().find_map(|dir| read_record(&dir.join(id.to_string())));
+        Ok(ids_in(lost)?.into_iter().map(|id| LostTree { id, record: record(id) }).collect())
+    }
+
+    /// Shows a content that was set aside.
+    pub fn bring_back(&self, id: ContentId) -> io::Result<()> {
+        let (name, shared) = (id.to_string(), &*self.shared);
+        absent_is_fine(move_entry(&shared.lost_records, &shared.records, &name))?;
+        move_entry(&shared.lost, &shared.trees, &name)
+    }
+
+    /// Removes a content that was set aside; [`TreeStore::empty_trash`] does the work later.
+    pub fn forget(&self, id: ContentId) -> io::Result<()> {
+        let hidden = self.shared.trash.join(format!("{id}-{}", uuid::Uuid::new_v4().simple()));
+        fs::rename(self.shared.lost.join(id.to_string()), hidden)?;
+        absent_is_fine(fs::remove_file(self.shared.lost_records.join(id.to_string())))
     }
 
     /// Unlinks what was removed and nobody reads any more; whether that is all of it. What fails keeps nothing else
@@ -139,6 +295,65 @@ impl TreeStore {
     fn readers(&self) -> MutexGuard<'_, HashMap<ContentId, usize>> {
         // Counts; each change leaves them whole.
         self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ids_in(dir: &Path) -> io::Result<Vec<ContentId>> {
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        // What is not ours was put there by somebody who may want it.
+        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<ContentId>().ok()));
+    }
+    Ok(ids)
+}
+
+fn make_directory(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Writes what is kept beside a content. Durable with the next flush of the file system.
+fn write_record(dir: &Path, id: ContentId, record: &TreeRecord) -> io::Result<()> {
+    let path = dir.join(id.to_string());
+    // Of an earlier attempt.
+    absent_is_fine(fs::remove_file(&path))?;
+    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(&record.encode()?)
+}
+
+fn read_record(path: &Path) -> Option<TreeRecord> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, LONGEST_RECORD), &mut bytes).ok()?;
+    TreeRecord::decode(&bytes)
+}
+
+/// Moves an entry of a directory, durably.
+fn move_entry(from: &Path, to: &Path, name: &str) -> io::Result<()> {
+    renameat_with(CWD, from.join(name), CWD, to.join(name), RenameFlags::NOREPLACE)?;
+    File::open(to)?.sync_all()?;
+    File::open(from)?.sync_all()
+}
+
+/// What a directory takes on the disk, with all that is in it and can be looked at. Goes through no link.
+fn on_disk(dir: &Path) -> u64 {
+    let mut left = vec![dir.to_owned()];
+    let mut blocks = 0;
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(found) = entry.metadata() else { continue };
+            blocks += found.blocks();
+            if found.is_dir() {
+                left.push(entry.path());
+            }
+        }
+    }
+    blocks * 512
+}
+
+fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
     }
 }
 
@@ -201,6 +416,10 @@ mod tests {
         (directory, store)
     }
 
+    fn record() -> TreeRecord {
+        TreeRecord { tenant: TenantId::from_bytes([7; 16]), name: "site".to_owned(), size: ByteCount::mib(1) }
+    }
+
     fn is_empty(path: &Path) -> bool {
         fs::read_dir(path).unwrap().next().is_none()
     }
@@ -211,7 +430,7 @@ mod tests {
         let id = ContentId::random();
         let root = store.create(id).unwrap();
         fs::write(directory.path().join(format!("trees/{id}/file")), "1").unwrap();
-        store.make_durable(&root).unwrap();
+        store.make_durable(&root, id, &record()).unwrap();
         let readers = [store.read(id).unwrap(), store.read(id).unwrap()];
         store.remove(id).unwrap();
         assert_eq!(store.read(id).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -244,7 +463,50 @@ mod tests {
         store.create(unknown).unwrap();
         let other = directory.path().join("trees/lost+found");
         fs::create_dir(&other).unwrap();
-        assert_eq!(store.sweep(&|id| id == known).unwrap(), 1);
+        let swept = store.sweep(&|id| id == known, UnixTime(0)).unwrap();
+        assert_eq!(swept, SweptTrees { removed: 1, ..SweptTrees::default() });
         assert!(store.read(known).is_ok() && store.read(unknown).is_err() && other.exists());
+    }
+
+    #[test]
+    fn what_is_whole_and_known_to_nobody_is_set_aside_and_comes_back_with_its_record_or_is_forgotten() {
+        let (directory, store) = store();
+        let ids = [ContentId::random(), ContentId::random()];
+        for id in ids {
+            let root = store.create(id).unwrap();
+            fs::write(directory.path().join(format!("trees/{id}/file")), id.to_string()).unwrap();
+            store.make_durable(&root, id, &record()).unwrap();
+        }
+        assert_eq!(store.contents().unwrap().len(), 2);
+        let swept = store.sweep(&|_| false, UnixTime(0)).unwrap();
+        assert!(swept.set_aside == 2 && swept.removed == 0 && swept.bytes >= 2 * 512, "{swept:?}");
+        assert!(store.read(ids[0]).is_err() && store.contents().unwrap().is_empty());
+        for lost in store.lost().unwrap() {
+            assert_eq!(lost.record, Some(record()));
+        }
+        assert_eq!(store.sweep(&|id| id == ids[0], UnixTime(0)).unwrap().returned, 1);
+        let back = fs::read(directory.path().join(format!("trees/{}/file", ids[0]))).unwrap();
+        assert_eq!(back, ids[0].to_string().as_bytes());
+        store.bring_back(ids[1]).unwrap();
+        assert_eq!(store.contents().unwrap().len(), 2);
+        assert_eq!(store.sweep(&|id| id == ids[0], UnixTime(i64::MAX)).unwrap().set_aside, 1);
+        assert_eq!(store.sweep(&|id| id == ids[0], UnixTime(i64::MAX)).unwrap().forgotten, 1);
+        assert!(store.lost().unwrap().is_empty() && store.empty_trash().unwrap());
+    }
+
+    #[test]
+    fn a_content_of_a_version_without_records_is_set_aside_too_until_they_are_complete() {
+        let (directory, store) = store();
+        fs::remove_dir(directory.path().join("tree-records")).unwrap();
+        let [old, other] = [ContentId::random(), ContentId::random()];
+        store.create(old).unwrap();
+        assert_eq!(store.sweep(&|_| false, UnixTime(0)).unwrap().set_aside, 1);
+        assert!(store.lost().unwrap()[0].record.is_none());
+        store.bring_back(old).unwrap();
+        assert_eq!(store.complete_records(&[(old, record()), (other, record())]).unwrap(), 1);
+        store.create(other).unwrap();
+        let swept = store.sweep(&|_| false, UnixTime(0)).unwrap();
+        assert_eq!((swept.set_aside, swept.removed), (1, 1));
+        assert_eq!(store.lost().unwrap()[0].record, Some(record()));
     }
 }

@@ -23,6 +23,7 @@ mod lifecycle;
 mod limits;
 mod logins;
 mod logs;
+mod loss;
 mod memory;
 mod proxy;
 mod quota;

@@ -263,7 +263,7 @@ impl Control {
         let objects = self.parts.archive.head(&head).await?.written().objects;
         let most = objects.saturating_mul(PIECE_SIZE).min(backup.size.get());
         let reservation = self.parts.store.reserve(ByteCount::new(most).unwrap_or(ByteCount::MAX))?;
-        let options = DraftOptions { expected: Some(backup.size), reservation };
+        let options = DraftOptions { expected: Some(backup.size), reservation, record: (&volume).into() };
         let draft = self.parts.store.draft(volume.id, options).await?;
         let mut sink = Writing { draft, digester: PieceDigester::default(), pending: None };
         let restored = self.parts.archive.restore(&head, &mut sink, |_| {}).await;

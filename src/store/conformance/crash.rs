@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use super::{Subject, bytes, noise, pieces_for};
+use super::{Subject, bytes, noise, pieces_for, record};
 use crate::domain::{CrashPoints, VolumeId};
 use crate::io::{BLOCK, IoEngine, Pool};
 use crate::store::*;
@@ -40,7 +40,7 @@ async fn every_step(subject: &Subject, mut did: impl FnMut(&str)) {
     subject.fill(&*draft, &content).await;
     draft.publish(bytes(content.len()), pieces_for(content.len())).await.unwrap();
     did("replace");
-    subject.store.clone_image(SOURCE, CLONE).await.unwrap();
+    subject.store.clone_image(SOURCE, CLONE, record()).await.unwrap();
     did("clone");
     subject.store.grow(SOURCE, bytes(3 * BLOCK)).await.unwrap();
     did("grow");
@@ -106,7 +106,7 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
         assert!(!visible.contains(&DOOMED) || !did("remove"), "a removed drive is back at {at}");
 
         let kept = visible.clone();
-        subject.store.sweep(Arc::new(move |id| kept.contains(&id)), Arc::new(|_| false)).await.unwrap();
+        subject.store.sweep(Arc::new(move |id| kept.contains(&id)), Arc::new(|_| false), UnixTime(0)).await.unwrap();
         let mut left = subject.left();
         left.sort_unstable();
         assert_eq!(left, visible.iter().map(VolumeId::to_string).collect::<Vec<_>>(), "at {at}");

@@ -1,5 +1,6 @@
-//! The piece digests of an image: a file beside it, or an attribute of it with the same content.
+//! The piece digests of an image, and the record of whose it was.
 //!
+//! The digests of a drive that is a folder are a file beside its image:
 //! ```text
 //! 8 bytes   "LSPIECES"
 //! u32       version, 1
@@ -8,26 +9,46 @@
 //! u128 ...  the XXH3-128 of each
 //! u128      the XXH3-128 of all of the above
 //! ```
-//! Numbers are little-endian. It is written once, in a draft, and never changed: growing a drive changes no
+//! The record is in an attribute of the image, and so are the digests of a drive that is one file:
+//! ```text
+//! 4 bytes   "LSP2"
+//! u32       number of pieces
+//! u128 ...  the XXH3-128 of each
+//! 16 bytes  the tenant's id
+//! ...       the name, in UTF-8
+//! u64       the lower half of the XXH3-128 of all of the above
+//! ```
+//! An attribute with the content of such a file is what earlier versions have written.
+//!
+//! Numbers are little-endian. All is written once, in a draft, and never changed: growing a drive changes no
 //! piece.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::{OFlags, XattrFlags, fgetxattr, fsetxattr};
 use rustix::io::Errno;
 use twox_hash::XxHash3_128;
 
-use crate::domain::{ByteCount, Pieces, VolumeId};
-use crate::store::StoreError;
+use crate::domain::{ByteCount, Pieces, TenantId, VolumeId};
+use crate::store::{Record, StoreError};
 
 const MAGIC: &[u8; 8] = b"LSPIECES";
 const VERSION: u32 = 1;
 const HEAD: usize = 24;
 const DIGEST: usize = 16;
-/// Short, so that name, value and their headers fit into the 96 bytes that an ext4 inode of 256 has for them.
+/// Short, so that its name, its value and their headers fit into the 96 bytes that an ext4 inode of 256 has for them,
+/// with one piece and a drive's name of up to 16 bytes.
 const ATTRIBUTE: &str = "user.pieces";
+/// Where the record is of an image whose digests are a file.
+const RECORD: &str = "user.record";
+const ATTACHED_MAGIC: &[u8; 4] = b"LSP2";
+const ATTACHED_HEAD: usize = 8;
+const TENANT: usize = 16;
+/// The longest name that a record has; what is longer is cut.
+const LONGEST_NAME: usize = 1_024;
 const MISSING: &str = "its piece digests are missing";
 const TOO_MANY: &str = "its piece digests are too many";
 const DAMAGED: &str = "its piece digests are damaged";
@@ -41,21 +62,44 @@ pub(super) fn write(path: &Path, pieces: &Pieces) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Attaches the digests to an image. They are durable when its file was flushed, attributes included: `fsync`, not
-/// `fdatasync`.
-pub(super) fn attach(image: &File, pieces: &Pieces) -> io::Result<()> {
-    Ok(fsetxattr(image, ATTRIBUTE, &encode(pieces), XattrFlags::empty())?)
+/// Attaches the digests and the record to an image. They are durable when its file was flushed, attributes included:
+/// `fsync`, not `fdatasync`.
+pub(super) fn attach(image: &File, pieces: &Pieces, record: &Record) -> io::Result<()> {
+    Ok(fsetxattr(image, ATTRIBUTE, &encode_attached(pieces, record), XattrFlags::empty())?)
+}
+
+/// Attaches the record alone, where the file system has attributes; durable as [`attach`] is.
+pub(super) fn attach_record(image: &File, record: &Record) -> io::Result<()> {
+    match fsetxattr(image, RECORD, &encode_attached(&Pieces::default(), record), XattrFlags::empty()) {
+        // Without one, whoever has lost the database must say whose drive it was.
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// The record that is attached to an image, if there is one and every byte of it is as it was written.
+pub(super) fn record(image: &File) -> Option<Record> {
+    let mut bytes = vec![0; usize::try_from(MOST_ATTACHED).ok()?];
+    let len = fgetxattr(image, RECORD, &mut bytes[..]).or_else(|_| fgetxattr(image, ATTRIBUTE, &mut bytes[..])).ok()?;
+    decode_attached(&bytes[..len]).map(|(_, record)| record)
 }
 
 /// Reads what is attached to the image of a drive of this size; damaged unless every byte of it is as it was written.
 pub(super) fn attached(image: &File, id: VolumeId, size: ByteCount) -> Result<Pieces, StoreError> {
-    let mut bytes = vec![0; usize::try_from(most(size).min(MOST_ATTACHED)).unwrap_or(usize::MAX)];
+    let most = most(size) + (TENANT + LONGEST_NAME) as u64;
+    let mut bytes = vec![0; usize::try_from(most.min(MOST_ATTACHED)).unwrap_or(usize::MAX)];
     let len = match fgetxattr(image, ATTRIBUTE, &mut bytes[..]) {
         Err(Errno::NODATA) => return Err(StoreError::Damaged(id, MISSING)),
         Err(Errno::RANGE) => return Err(StoreError::Damaged(id, TOO_MANY)),
         outcome => outcome.map_err(io::Error::from)?,
     };
-    decode(&bytes[..len]).ok_or(StoreError::Damaged(id, DAMAGED))
+    let bytes = &bytes[..len];
+    let pieces = decode_attached(bytes).map(|(pieces, _)| pieces).or_else(|| decode(bytes));
+    let pieces = pieces.ok_or(StoreError::Damaged(id, DAMAGED))?;
+    if pieces.0.len() as u64 > Pieces::spanned_by(size) {
+        return Err(StoreError::Damaged(id, TOO_MANY));
+    }
+    Ok(pieces)
 }
 
 /// A drive never shrinks, so what a good one holds is never longer than this; a bad one must not fill the memory.
@@ -66,7 +110,8 @@ fn most(size: ByteCount) -> u64 {
 /// Reads the sidecar of a drive of this size; damaged unless every byte of it is as it was written.
 pub(super) fn read(path: &Path, id: VolumeId, size: ByteCount) -> Result<Pieces, StoreError> {
     let damaged = |why| StoreError::Damaged(id, why);
-    let file = match File::open(path) {
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    let file = match File::options().read(true).custom_flags(no_link).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // The drive may have been removed meanwhile, which is no damage.
             let removed = !path.with_file_name("image").exists();
@@ -107,9 +152,69 @@ fn decode(bytes: &[u8]) -> Option<Pieces> {
     (encode(&pieces)[..HEAD] == content[..HEAD]).then_some(pieces)
 }
 
+fn encode_attached(Pieces(digests): &Pieces, record: &Record) -> Vec<u8> {
+    let mut bytes = ATTACHED_MAGIC.to_vec();
+    // As many as a drive has pieces of 4 MiB.
+    bytes.extend_from_slice(&u32::try_from(digests.len()).unwrap_or(u32::MAX).to_le_bytes());
+    for digest in digests {
+        bytes.extend_from_slice(&digest.to_le_bytes());
+    }
+    bytes.extend_from_slice(record.tenant.as_bytes());
+    bytes.extend_from_slice(&record.name.as_bytes()[..record.name.floor_char_boundary(LONGEST_NAME)]);
+    bytes.extend_from_slice(&short_digest(&bytes).to_le_bytes());
+    bytes
+}
+
+fn decode_attached(bytes: &[u8]) -> Option<(Pieces, Record)> {
+    let (content, checksum) = bytes.split_last_chunk::<8>()?;
+    if u64::from_le_bytes(*checksum) != short_digest(content) || !content.starts_with(ATTACHED_MAGIC) {
+        return None;
+    }
+    let count = u32::from_le_bytes(*content.get(4..)?.first_chunk()?) as usize;
+    let (digests, rest) = content.get(ATTACHED_HEAD..)?.split_at_checked(count.checked_mul(DIGEST)?)?;
+    let (tenant, name) = rest.split_first_chunk::<TENANT>()?;
+    let record = Record { tenant: TenantId::from_bytes(*tenant), name: std::str::from_utf8(name).ok()?.to_owned() };
+    let digests = digests.as_chunks::<DIGEST>().0.iter().map(|digest| u128::from_le_bytes(*digest));
+    Some((Pieces(digests.collect()), record))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "half of a digest")]
+fn short_digest(bytes: &[u8]) -> u64 {
+    XxHash3_128::oneshot(bytes) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_of_what_is_attached_is_damage() {
+        for (count, name) in [(0, ""), (1, "disk.img"), (3, "a name of some length")] {
+            let pieces = Pieces((0..count).map(|n| u128::MAX / (n + 3)).collect());
+            let record = Record { tenant: TenantId::random(), name: name.to_owned() };
+            let good = encode_attached(&pieces, &record);
+            assert_eq!(decode_attached(&good), Some((pieces, record)));
+            assert_eq!(decode(&good), None);
+            for bit in 0..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(decode_attached(&bad).is_none() && decode(&bad).is_none(), "bit {bit}");
+            }
+            for len in 0..good.len() {
+                assert_eq!(decode_attached(&good[..len]), None, "{len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn one_piece_and_a_short_name_fit_into_an_inode() {
+        let record = Record { tenant: TenantId::random(), name: "x".repeat(16) };
+        // The header of all, of this one with its name, and the end (ext4(5): 4, 16 and 8, 4).
+        assert!(encode_attached(&Pieces(vec![1]), &record).len() + 32 <= 96);
+        let long = Record { name: "\u{e9}".repeat(2_000), ..record };
+        let (_, cut) = decode_attached(&encode_attached(&Pieces::default(), &long)).unwrap();
+        assert_eq!(cut.name.len(), LONGEST_NAME);
+    }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_damage() {

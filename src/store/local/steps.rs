@@ -12,9 +12,9 @@ use rustix::io::Errno;
 
 use super::flush::SharedFlush;
 use super::{Direct, LocalSettings, holes, sidecar};
-use crate::domain::{ByteCount, CrashPoints, PIECE, Pieces, VolumeId};
+use crate::domain::{ByteCount, CrashPoints, PIECE, Pieces, UnixTime, VolumeId};
 use crate::io::{SharedFile, probe};
-use crate::store::{Ledger, StoreError};
+use crate::store::{Ledger, Record, StoreError, Swept};
 
 /// Drafts smaller than this are written through the page cache: direct writes gain little there, and their first reader
 /// finds them in the cache. At 1 MiB, eight durable uploads at once take 0.7 of the time and of the CPU when direct.
@@ -68,16 +68,17 @@ impl Opened {
 
 /// What the clones of a store share.
 pub(super) struct Steps {
-    drives: PathBuf,
+    pub(super) drives: PathBuf,
     incoming: PathBuf,
     trash: PathBuf,
+    pub(super) lost: PathBuf,
     flush_drives: SharedFlush,
     flush_incoming: SharedFlush,
     direct: Direct,
     can_direct: bool,
     can_attach: bool,
     pub(super) ledger: Arc<Ledger>,
-    busy: Busy,
+    pub(super) busy: Busy,
     pub(super) crash: CrashPoints,
     /// What the next flush of an image fails with, or 0.
     #[cfg(test)]
@@ -87,8 +88,8 @@ pub(super) struct Steps {
 impl Steps {
     /// Opens the store in `root`, which is made if it is missing.
     pub(super) fn open(root: &Path, settings: LocalSettings) -> Result<Self, StoreError> {
-        let [drives, incoming, trash] = ["drives", "incoming", "trash"].map(|name| root.join(name));
-        for dir in [&drives, &incoming, &trash] {
+        let [drives, incoming, trash, lost] = ["drives", "incoming", "trash", "lost"].map(|name| root.join(name));
+        for dir in [&drives, &incoming, &trash, &lost] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         sync_dir(root)?;
@@ -108,6 +109,7 @@ impl Steps {
             drives,
             incoming,
             trash,
+            lost,
             flush_drives,
             flush_incoming,
             direct,
@@ -178,12 +180,12 @@ impl Steps {
         form: Form,
         image: &File,
         size: ByteCount,
-        pieces: &Pieces,
+        (pieces, record): (&Pieces, &Record),
     ) -> Result<(), StoreError> {
         let _claim = self.busy.claim(id);
         image.set_len(size.get())?;
         self.crash.hit("publish: length set");
-        self.publish(id, form, image, pieces)
+        self.publish(id, form, image, (pieces, record))
     }
 
     /// Flushes a file and what is attached to it.
@@ -198,16 +200,23 @@ impl Steps {
     }
 
     /// Flushes what `incoming/` holds under this id and makes it visible.
-    fn publish(&self, id: VolumeId, form: Form, image: &File, pieces: &Pieces) -> Result<(), StoreError> {
+    fn publish(
+        &self,
+        id: VolumeId,
+        form: Form,
+        image: &File,
+        (pieces, record): (&Pieces, &Record),
+    ) -> Result<(), StoreError> {
         let (from, to) = (place(&self.incoming, id), place(&self.drives, id));
         match form {
             Form::File => {
-                sidecar::attach(image, pieces)?;
+                sidecar::attach(image, pieces, record)?;
                 self.crash.hit("publish: pieces attached");
                 self.sync_image(image)?;
                 self.crash.hit("publish: file flushed");
             }
             Form::Folder => {
+                sidecar::attach_record(image, record)?;
                 self.sync_image(image)?;
                 self.crash.hit("publish: image flushed");
                 sidecar::write(&from.join("pieces"), pieces)?;
@@ -240,7 +249,7 @@ impl Steps {
         Ok(())
     }
 
-    fn flush_places(&self) -> io::Result<()> {
+    pub(super) fn flush_places(&self) -> io::Result<()> {
         self.flush_drives.flush()?;
         self.flush_incoming.flush()
     }
@@ -248,7 +257,7 @@ impl Steps {
     pub(super) fn open_image(&self, id: VolumeId, write: bool) -> Result<Opened, StoreError> {
         let place = place(&self.drives, id);
         let open_with = |form: Form, flags: OFlags| {
-            let flags = flags.bits().cast_signed();
+            let flags = (flags | OFlags::NOFOLLOW).bits().cast_signed();
             OpenOptions::new().read(true).write(write).custom_flags(flags).open(form.image(&place))
         };
         // A read that notes its time is a write to the file system, which may wait. Only the owner may ask for this.
@@ -273,14 +282,17 @@ impl Steps {
         &self,
         source: VolumeId,
         target: VolumeId,
+        record: &Record,
         go_on: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), StoreError> {
         let _claim = self.busy.claim(target);
         if place(&self.drives, target).try_exists()? {
-            // An earlier run got this far, and then nobody could write it down.
+            // An earlier run got this far, and then nobody could write it down. Its bytes were flushed before it came
+            // here. If it was the flush of its name that failed, no later one is told to be good: names are in the
+            // file system's journal, which stops at a write that fails.
             return Ok(self.flush_places()?);
         }
-        let outcome = self.copy_image(source, target, go_on);
+        let outcome = self.copy_image(source, target, record, go_on);
         if outcome.is_err() {
             // Half a copy may be what fills the disk. What is not removed here is a leftover for the sweeper.
             let _ = self.discard(&[&self.incoming], target);
@@ -293,6 +305,7 @@ impl Steps {
         &self,
         source: VolumeId,
         target: VolumeId,
+        record: &Record,
         go_on: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), StoreError> {
         let opened = self.open_image(source, false)?;
@@ -311,7 +324,7 @@ impl Steps {
             })?;
         }
         self.crash.hit("clone: copied");
-        self.publish(target, form, &to, &pieces)
+        self.publish(target, form, &to, (&pieces, record))
     }
 
     pub(super) fn grow(&self, id: VolumeId, size: ByteCount) -> Result<(), StoreError> {
@@ -361,41 +374,49 @@ impl Steps {
         &self,
         keep: &dyn Fn(VolumeId) -> bool,
         is_running: &dyn Fn(VolumeId) -> bool,
-    ) -> Result<Vec<VolumeId>, StoreError> {
-        let mut removed = Vec::new();
+        forget_before: UnixTime,
+    ) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        self.sweep_lost(keep, forget_before, &mut swept)?;
         // A row is written before its bytes and these are listed before the rows are asked, so what is listed and has
-        // no row now will never have one.
+        // no row now will never have one. That is not to say that it never had: rows may have been lost.
         for id in ids_in(&self.drives)? {
-            if !keep(id) {
-                self.remove(id)?;
-                removed.push(id);
+            if !keep(id)
+                && let Some(bytes) = self.set_aside(id)?
+            {
+                swept.bytes += bytes;
+                swept.set_aside.push(id);
             }
+        }
+        if !swept.set_aside.is_empty() {
+            sync_dir(&self.lost)?;
+            self.flush_places()?;
         }
         for id in ids_in(&self.incoming)? {
             if !keep(id) || !is_running(id) {
                 let _claim = self.busy.claim(id);
                 self.discard(&[&self.incoming], id)?;
-                removed.push(id);
+                swept.removed.push(id);
             }
         }
         for entry in fs::read_dir(&self.trash)? {
             unlink(&entry?.path())?;
         }
-        removed.sort_unstable();
-        removed.dedup();
-        Ok(removed)
+        swept.removed.sort_unstable();
+        swept.set_aside.sort_unstable();
+        Ok(swept)
     }
 }
 
 /// The ids on which a step is under way. Steps on one id wait for each other, on threads that may block.
 #[derive(Debug, Default)]
-struct Busy {
+pub(super) struct Busy {
     ids: Mutex<HashSet<VolumeId>>,
     freed: Condvar,
 }
 
 impl Busy {
-    fn claim(&self, id: VolumeId) -> Claim<'_> {
+    pub(super) fn claim(&self, id: VolumeId) -> Claim<'_> {
         let mut ids = self.ids();
         while !ids.insert(id) {
             ids = self.freed.wait(ids).unwrap_or_else(PoisonError::into_inner);
@@ -408,7 +429,7 @@ impl Busy {
     }
 }
 
-struct Claim<'a> {
+pub(super) struct Claim<'a> {
     busy: &'a Busy,
     id: VolumeId,
 }
@@ -420,11 +441,11 @@ impl Drop for Claim<'_> {
     }
 }
 
-fn place(dir: &Path, id: VolumeId) -> PathBuf {
+pub(super) fn place(dir: &Path, id: VolumeId) -> PathBuf {
     dir.join(id.to_string())
 }
 
-fn ids_in(dir: &Path) -> io::Result<Vec<VolumeId>> {
+pub(super) fn ids_in(dir: &Path) -> io::Result<Vec<VolumeId>> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(dir)? {
         // What is not named by an id is not ours to remove.
@@ -442,7 +463,7 @@ pub(super) fn length(file: &File) -> io::Result<ByteCount> {
     Ok(ByteCount::new(file.metadata()?.len()).unwrap_or(ByteCount::MAX))
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
@@ -455,7 +476,7 @@ fn show(from: &Path, to: &Path, replaces: bool) -> io::Result<()> {
 }
 
 /// Unlinks a file, or a folder with all in it; or finds it gone.
-fn unlink(path: &Path) -> io::Result<()> {
+pub(super) fn unlink(path: &Path) -> io::Result<()> {
     let outcome = match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir_all(path),
         outcome => outcome,

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -28,6 +29,7 @@ pub(crate) struct Setup {
     listen: Option<String>,
     output: Option<PathBuf>,
     open_files: Option<(u32, u32)>,
+    flags: Vec<String>,
     defaults: bool,
 }
 
@@ -75,6 +77,12 @@ impl Setup {
         self
     }
 
+    /// Adds a flag to `serve`.
+    pub(crate) fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
     /// Starts the server and waits until it listens.
     #[track_caller]
     pub(crate) fn start(self) -> Server {
@@ -101,6 +109,7 @@ impl Setup {
         let config = dir.join("longshore.toml");
         let base = if self.defaults { "" } else { BASE_CONFIG };
         fs::write(&config, format!("{base}{}", self.config)).expect("a configuration can be written");
+        fs::set_permissions(&config, PermissionsExt::from_mode(0o600)).expect("it is ours");
         // The kernel ends the server when this test dies without having dropped it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
@@ -109,7 +118,7 @@ impl Setup {
         }
         command.args([LONGSHORE, "serve"]);
         command.arg("--config").arg(config).arg("--data-dir").arg(data);
-        command.args(["--listen", self.listen.as_deref().unwrap_or("127.0.0.1:0")]);
+        command.args(["--listen", self.listen.as_deref().unwrap_or("127.0.0.1:0")]).args(&self.flags);
         if let Some(engine) = engine() {
             // Two runs of the tests cover both ways of an upload too.
             command.env("LONGSHORE_IO__TAP", (engine == "ring").to_string());

@@ -1,0 +1,289 @@
+//! What the disk holds and the database does not know: whether to serve then, and how it comes back.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Map;
+
+use super::{claim_data_dir, has_installation, local_settings, open_meta, pick_engine};
+use crate::config::Config;
+use crate::domain::{
+    ByteCount, Clock, CrashPoints, DriveSpec, Media, Named, SystemClock, TenantId, TreeSpec, UnixTime, Volume,
+    VolumeId, VolumeState,
+};
+use crate::meta::{Meta, MetaError};
+use crate::store::{BlockStore as _, LocalStore, LostImage, LostTree, Record, TreeStore};
+
+/// Fewer unknown images are no reason to refuse: a power cut may leave as many uploads whole that were never answered.
+const MANY: usize = 10;
+
+/// What is unknown and so much newer than the database's last use says that it is a copy of an earlier day. Above the ten
+/// minutes after which a server notes that it uses it.
+const MUCH_NEWER: i64 = 60 * 60 * 1_000;
+
+const ADVICE: &str = "Nothing was changed. Put a backup of the database in its place, as the README says; or start with \
+                      --accept-loss, which sets aside in lost/ what the database does not know, from where `longshore \
+                      recover` brings it back";
+
+/// Refuses to make a database where images are and the database is gone.
+pub(super) fn check_presence(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
+    if accept_loss || has_installation(config)? {
+        return Ok(());
+    }
+    let mut count = 0;
+    for name in ["drives", "trees"] {
+        let entries = match fs::read_dir(config.data_dir.join(name)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.with_context(|| format!("cannot read {name}/"))?,
+        };
+        // As drives and trees are named.
+        let is_id =
+            |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.parse::<VolumeId>().is_ok());
+        count += entries.flatten().filter(is_id).count();
+    }
+    ensure!(count == 0, "the database is missing, and {count} drives and trees are there. {ADVICE}");
+    Ok(())
+}
+
+/// Refuses a database that does not know most of what is there, or is older than that.
+pub(super) async fn check_rows(
+    meta: &Meta,
+    store: &LocalStore,
+    trees: &TreeStore,
+    accept_loss: bool,
+) -> anyhow::Result<()> {
+    let known: HashSet<VolumeId> = meta.all_volume_ids().await?.into_iter().collect();
+    let images = store.images().await?;
+    let contents = trees.contents().context("cannot read trees/")?;
+    let total = images.len() + contents.len();
+    let mut unknown = 0;
+    let mut newest = UnixTime(0);
+    for id in images.into_iter().filter(|id| !known.contains(id)) {
+        unknown += 1;
+        newest = newest.max(store.changed(id).await?);
+    }
+    for id in contents {
+        unknown += usize::from(!meta.owns_content(id).await?);
+    }
+    let seen = meta.last_seen().await?;
+    let why = if unknown >= MANY && unknown > total - unknown {
+        format!("the database knows {} of {total} drives and trees that are there", total - unknown)
+    } else if seen.is_some_and(|seen| newest.0 - seen.0 > MUCH_NEWER) {
+        format!("the database is older than the drives that are there: it does not know {unknown} of {total}")
+    } else {
+        return Ok(());
+    };
+    if !accept_loss {
+        bail!("{why}. {ADVICE}");
+    }
+    tracing::warn!(why, "serving without what the database does not know");
+    Ok(())
+}
+
+/// What to do with what is lost.
+#[derive(Clone, Debug)]
+pub enum Recovery {
+    /// Nothing.
+    List,
+    /// Remove it.
+    Remove,
+    /// Make volumes of it again.
+    TakeBack {
+        /// Whose they become; whose they were, when absent.
+        tenant: Option<String>,
+    },
+}
+
+/// Something that nobody knew.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The id of the drive, or of the tree's content.
+    pub id: String,
+    /// `drive` or `tree`.
+    pub kind: &'static str,
+    /// The size of the volume.
+    pub size: ByteCount,
+    /// Whose it is, as far as that is known.
+    pub tenant: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// What came of it.
+    pub outcome: Recovered,
+}
+
+/// What came of something that nobody knew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// Nothing was to be done.
+    Listed,
+    /// It is a volume again.
+    Back,
+    /// It is gone.
+    Removed,
+    /// It is where it was.
+    Left(String),
+}
+
+/// Goes through all that no row knows. The server must not run.
+pub async fn recover(config: &Config, what: &Recovery) -> anyhow::Result<Vec<Found>> {
+    let _lock = claim_data_dir(&config.data_dir)?;
+    let meta = open_meta(config).await?;
+    let done = recover_all(config, &meta, what).await;
+    meta.close().await;
+    done
+}
+
+async fn recover_all(config: &Config, meta: &Meta, what: &Recovery) -> anyhow::Result<Vec<Found>> {
+    let crash = CrashPoints::none();
+    let store = LocalStore::open(&config.data_dir, pick_engine(config)?, local_settings(config, crash.clone()))?;
+    let trees = TreeStore::open(&config.data_dir, crash).context("cannot use the data directory")?;
+    let all_to = match what {
+        Recovery::TakeBack { tenant: Some(name) } => {
+            let owner = meta.project(&Named::Name(name.clone())).await?;
+            Some(owner.with_context(|| format!("there is no tenant {name}"))?.id)
+        }
+        _ => None,
+    };
+    set_aside(meta, &store, &trees).await?;
+    let mut found = Vec::new();
+    for lost in store.lost().await? {
+        found.push(recover_image(meta, &store, lost, what, all_to).await?);
+    }
+    for lost in trees.lost()? {
+        found.push(recover_tree(meta, &trees, lost, what, all_to).await?);
+    }
+    while matches!(what, Recovery::Remove) && !trees.empty_trash()? {}
+    Ok(found)
+}
+
+/// What a server would set aside when it starts.
+async fn set_aside(meta: &Meta, store: &LocalStore, trees: &TreeStore) -> anyhow::Result<()> {
+    let known: HashSet<VolumeId> = meta.all_volume_ids().await?.into_iter().collect();
+    let never = UnixTime(i64::MIN);
+    store.sweep(std::sync::Arc::new(move |id| known.contains(&id)), std::sync::Arc::new(|_| true), never).await?;
+    let mut unknown = HashSet::new();
+    for id in trees.contents()?.into_iter().chain(trees.lost()?.into_iter().map(|lost| lost.id)) {
+        if !meta.owns_content(id).await? {
+            unknown.insert(id);
+        }
+    }
+    // What is not whole is left to the server.
+    trees.sweep(&|id| !unknown.contains(&id), never)?;
+    Ok(())
+}
+
+async fn recover_image(
+    meta: &Meta,
+    store: &LocalStore,
+    lost: LostImage,
+    what: &Recovery,
+    all_to: Option<TenantId>,
+) -> anyhow::Result<Found> {
+    let LostImage { id, size, record } = lost;
+    let name = record.as_ref().map_or_else(|| id.to_string(), |Record { name, .. }| name.clone());
+    let tenant = all_to.or(record.map(|record| record.tenant));
+    let outcome = match (what, tenant) {
+        (Recovery::List, _) => Recovered::Listed,
+        (Recovery::Remove, _) => {
+            store.forget(id).await?;
+            Recovered::Removed
+        }
+        (Recovery::TakeBack { .. }, None) => unknown_owner(),
+        (Recovery::TakeBack { .. }, Some(tenant)) => {
+            let spec =
+                DriveSpec { name: name.clone(), size, media: Media::Disk, meta: Map::new(), attributes: Map::new() };
+            let volume =
+                Volume { id, generation: 1, ..Volume::begun(tenant, spec, VolumeState::Available, SystemClock.now()) };
+            // Its bytes first: a row without them would be damage, and an image without its row is set aside again.
+            match store.bring_back(id).await {
+                Ok(()) => {
+                    meta.take_back(&volume, &name_of(tenant)).await?;
+                    Recovered::Back
+                }
+                Err(error) => Recovered::Left(format!("{:#}", anyhow::Error::from(error))),
+            }
+        }
+    };
+    let tenant = told_tenant(meta, tenant).await?;
+    Ok(Found { id: id.to_string(), kind: "drive", size, tenant, name, outcome })
+}
+
+async fn recover_tree(
+    meta: &Meta,
+    trees: &TreeStore,
+    lost: LostTree,
+    what: &Recovery,
+    all_to: Option<TenantId>,
+) -> anyhow::Result<Found> {
+    let LostTree { id, record } = lost;
+    let mut name = record.as_ref().map_or_else(|| id.to_string(), |record| record.name.clone());
+    let size = record.as_ref().map_or(ByteCount::ZERO, |record| record.size);
+    let tenant = all_to.or(record.map(|record| record.tenant));
+    let outcome = match (what, tenant) {
+        (Recovery::List, _) => Recovered::Listed,
+        (Recovery::Remove, _) => {
+            trees.forget(id)?;
+            Recovered::Removed
+        }
+        (Recovery::TakeBack { .. }, None) => unknown_owner(),
+        (Recovery::TakeBack { .. }, Some(tenant)) => {
+            trees.bring_back(id)?;
+            let now = SystemClock.now();
+            let spec = TreeSpec { name: name.clone(), size, labels: Map::new() };
+            let mut tree = Volume::tree(tenant, spec, VolumeState::Available, now);
+            tree.fill(id, "recovered", now)?;
+            match meta.take_back(&tree, &name_of(tenant)).await {
+                Err(MetaError::Duplicate) => {
+                    // A tenant has one tree of a name, and this one may be an earlier content of that.
+                    name = format!("{name}-{id}");
+                    tree.name.clone_from(&name);
+                    meta.take_back(&tree, &name_of(tenant)).await?;
+                }
+                outcome => outcome?,
+            }
+            Recovered::Back
+        }
+    };
+    let tenant = told_tenant(meta, tenant).await?;
+    Ok(Found { id: id.to_string(), kind: "tree", size, tenant, name, outcome })
+}
+
+fn unknown_owner() -> Recovered {
+    Recovered::Left("nothing says whose it is; give it to somebody with --tenant".to_owned())
+}
+
+/// What a tenant is called that is made again: nothing says what it was called.
+fn name_of(tenant: TenantId) -> String {
+    format!("recovered-{tenant}")
+}
+
+async fn told_tenant(meta: &Meta, tenant: Option<TenantId>) -> anyhow::Result<Option<String>> {
+    let Some(id) = tenant else { return Ok(None) };
+    Ok(Some(meta.tenant_name(id).await?.unwrap_or_else(|| id.to_string())))
+}
+
+/// Writes a copy of the database into a new file, which is there whole or not at all.
+pub async fn backup_database(meta: &Meta, file: &Path) -> anyhow::Result<()> {
+    ensure!(!file.try_exists()?, "{} exists already", file.display());
+    let mut draft = file.to_owned().into_os_string();
+    draft.push(".part");
+    let draft = Path::new(&draft);
+    let write = async {
+        // It has the digests of passwords and tokens.
+        let copy = File::options().create(true).truncate(true).write(true).mode(0o600).open(draft)?;
+        meta.copy_to(draft).await?;
+        copy.sync_all()?;
+        fs::rename(draft, file)?;
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory)?.sync_all()?;
+        Ok(())
+    };
+    let written: anyhow::Result<()> = write.await;
+    if written.is_err() {
+        let _ = fs::remove_file(draft);
+    }
+    written.with_context(|| format!("cannot write {}", file.display()))
+}

@@ -1,0 +1,122 @@
+//! Images that nobody knows: set aside, listed, and brought back.
+//!
+//! # Crash
+//! Each moves by one rename, and nothing of it is changed: it is in one place or the other. When it was set aside is
+//! told by the time of its last change, which a rename sets (ext4, XFS, Btrfs).
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+
+use super::sidecar;
+use super::steps::{Steps, ids_in, length, place, sync_dir, unlink};
+use crate::domain::{ByteCount, UnixTime, VolumeId};
+use crate::store::{Record, StoreError, Swept};
+
+/// An image that nobody knows.
+#[derive(Clone, Debug)]
+pub struct LostImage {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its size.
+    pub size: ByteCount,
+    /// Whose it was; `None` when nothing that can be read is kept beside it.
+    pub record: Option<Record>,
+}
+
+impl Steps {
+    /// Takes an image out of sight, and keeps it; what it takes on the disk. `None` when it was removed meanwhile.
+    pub(super) fn set_aside(&self, id: VolumeId) -> Result<Option<u64>, StoreError> {
+        let _claim = self.busy.claim(id);
+        let moved = on_disk(&place(&self.drives, id))
+            .and_then(|bytes| move_image(&self.drives, &self.lost, id).map(|()| bytes));
+        match moved {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            moved => moved.map(Some).map_err(StoreError::from),
+        }
+    }
+
+    /// Shows an image that was set aside.
+    pub(super) fn bring_back(&self, id: VolumeId) -> Result<(), StoreError> {
+        let _claim = self.busy.claim(id);
+        move_image(&self.lost, &self.drives, id)?;
+        sync_dir(&self.lost)?;
+        Ok(self.flush_places()?)
+    }
+
+    /// What was set aside.
+    pub(super) fn lost_images(&self) -> Result<Vec<LostImage>, StoreError> {
+        ids_in(&self.lost)?.into_iter().map(|id| self.lost_image(id)).collect()
+    }
+
+    fn lost_image(&self, id: VolumeId) -> Result<LostImage, StoreError> {
+        let path = place(&self.lost, id);
+        let path = if path.symlink_metadata()?.is_dir() { path.join("image") } else { path };
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let image = File::options().read(true).custom_flags(flags).open(path)?;
+        Ok(LostImage { id, size: length(&image)?, record: sidecar::record(&image) })
+    }
+
+    /// Unlinks an image that was set aside.
+    pub(super) fn forget(&self, id: VolumeId) -> Result<(), StoreError> {
+        let _claim = self.busy.claim(id);
+        unlink(&place(&self.lost, id))?;
+        Ok(sync_dir(&self.lost)?)
+    }
+
+    /// Brings back what is known again, and forgets what was set aside before a time.
+    pub(super) fn sweep_lost(
+        &self,
+        keep: &dyn Fn(VolumeId) -> bool,
+        forget_before: UnixTime,
+        swept: &mut Swept,
+    ) -> Result<(), StoreError> {
+        for id in ids_in(&self.lost)? {
+            if keep(id) {
+                match self.bring_back(id) {
+                    // Its place was taken meanwhile, by a backup that was written over it perhaps.
+                    Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    outcome => {
+                        outcome?;
+                        swept.returned += 1;
+                        continue;
+                    }
+                }
+            }
+            if changed(&place(&self.lost, id))? < forget_before {
+                self.forget(id)?;
+                swept.forgotten += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// When an image was stored, or moved.
+    pub(super) fn changed(&self, id: VolumeId) -> Result<UnixTime, StoreError> {
+        Ok(changed(&place(&self.drives, id))?)
+    }
+}
+
+fn move_image(from: &Path, to: &Path, id: VolumeId) -> io::Result<()> {
+    Ok(renameat_with(CWD, place(from, id), CWD, place(to, id), RenameFlags::NOREPLACE)?)
+}
+
+fn changed(path: &Path) -> io::Result<UnixTime> {
+    let found = path.symlink_metadata()?;
+    Ok(UnixTime(found.ctime().saturating_mul(1_000)))
+}
+
+/// What a file takes on the disk, or a folder with its files.
+fn on_disk(path: &Path) -> io::Result<u64> {
+    let found = path.symlink_metadata()?;
+    let mut blocks = found.blocks();
+    if found.is_dir() {
+        for entry in fs::read_dir(path)? {
+            blocks += entry?.metadata()?.blocks();
+        }
+    }
+    Ok(blocks * 512)
+}
