@@ -213,7 +213,7 @@ pub(super) const fn status(kind: FaultKind) -> StatusCode {
         FaultKind::TicketRefused | FaultKind::Forbidden | FaultKind::QuotaExceeded => StatusCode::FORBIDDEN,
         FaultKind::NotFound => StatusCode::NOT_FOUND,
         FaultKind::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-        FaultKind::Conflict | FaultKind::Cancelled => StatusCode::CONFLICT,
+        FaultKind::Conflict | FaultKind::Corrupt | FaultKind::Cancelled => StatusCode::CONFLICT,
         FaultKind::Gone => StatusCode::GONE,
         FaultKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -222,6 +222,6 @@ pub(super) const fn status(kind: FaultKind) -> StatusCode {
         FaultKind::Upstream => StatusCode::BAD_GATEWAY,
         FaultKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         FaultKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        FaultKind::Corrupt | FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

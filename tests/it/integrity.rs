@@ -55,13 +55,13 @@ fn assert_found_damaged(server: &Server, uuid: &str, ticket: &str, why: &str) {
     let reason = server.drive(uuid)["status_reason"].as_str().expect("a reason").to_owned();
     assert!(reason.contains(why), "{reason}");
     let redirect = server.curl(&format!("{DRIVES}{uuid}/download/")).run();
-    assert_eq!(redirect.status, 500, "{redirect:?}");
+    assert_eq!(redirect.status, 409, "{redirect:?}");
     assert_eq!(redirect.json()[0]["error_type"], json!("backend"));
     assert!(redirect.text().contains(why), "{redirect:?}");
     // A ticket from before is refused too.
     for method in ["GET", "HEAD"] {
         let response = server.anonymous_curl(ticket).args(if method == "HEAD" { &["--head"] } else { &[] }).run();
-        assert_eq!(response.status, 500, "{response:?}");
+        assert_eq!(response.status, 409, "{response:?}");
         assert!(response.body.len() < 1000, "a line of text");
     }
     let clone = server.curl(&format!("{DRIVES}{uuid}/action/?do=clone")).json("POST", &json!({})).run();
@@ -238,7 +238,7 @@ fn a_truncated_image_is_not_served() {
     let server = Server::start();
     let (uuid, ticket) = stored_drive(&server, 9_000_000);
     File::options().write(true).open(image_of(&server, &uuid)).unwrap().set_len(8_999_999).unwrap();
-    assert_eq!(server.anonymous_curl(&ticket).run().status, 500);
+    assert_eq!(server.anonymous_curl(&ticket).run().status, 409);
     assert_found_damaged(&server, &uuid, &ticket, "size");
 }
 
@@ -247,11 +247,11 @@ fn a_missing_image_is_not_served() {
     let server = Server::start();
     let (uuid, ticket) = stored_drive(&server, 100_000);
     fs::remove_file(image_of(&server, &uuid)).unwrap();
-    assert_eq!(server.anonymous_curl(&ticket).run().status, 500);
+    assert_eq!(server.anonymous_curl(&ticket).run().status, 409);
     assert_found_damaged(&server, &uuid, &ticket, "missing");
     let (uuid, ticket) = stored_drive(&server, 9_000_000);
     fs::remove_dir_all(image_of(&server, &uuid).parent().unwrap()).unwrap();
-    assert_eq!(server.anonymous_curl(&ticket).run().status, 500);
+    assert_eq!(server.anonymous_curl(&ticket).run().status, 409);
     assert_found_damaged(&server, &uuid, &ticket, "missing");
 }
 

@@ -77,14 +77,14 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
         FaultKind::NotFound | FaultKind::Gone => (StatusCode::NOT_FOUND, "itemNotFound"),
         FaultKind::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "badMethod"),
         FaultKind::PeerTooSlow => (StatusCode::REQUEST_TIMEOUT, "badRequest"),
-        FaultKind::Cancelled => (StatusCode::CONFLICT, "conflictingRequest"),
+        FaultKind::Cancelled | FaultKind::Corrupt => (StatusCode::CONFLICT, "conflictingRequest"),
         FaultKind::TooLarge | FaultKind::QuotaExceeded | FaultKind::Throttled { .. } => {
             (StatusCode::PAYLOAD_TOO_LARGE, "overLimit")
         }
         FaultKind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "badMediaType"),
         FaultKind::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "badRequest"),
         // An image service that fails is told as our failure by the document of version 2.
-        FaultKind::Upstream | FaultKind::NoSpace | FaultKind::Corrupt | FaultKind::Internal => {
+        FaultKind::Upstream | FaultKind::NoSpace | FaultKind::Internal => {
             (StatusCode::INTERNAL_SERVER_ERROR, "computeFault")
         }
         FaultKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "serviceUnavailable"),
