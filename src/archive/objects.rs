@@ -131,8 +131,7 @@ impl Objects {
 
     /// Waits until no put is under way, and removes what those that were cut short left of this backup.
     pub(super) async fn quiesce(&self, place: &Place) -> Result<(), ArchiveError> {
-        let _alone = self.gate.write().await;
-        self.on_disk(place, local::sweep).await
+        self.alone_on_disk(place, local::sweep).await
     }
 
     /// The bytes of an object that may not be longer than this; `None` when it is not there.
@@ -210,8 +209,7 @@ impl Objects {
             }
             // A list that is read while its entries are removed may have passed over some.
             if count == 0 {
-                let _alone = self.gate.write().await;
-                return self.on_disk(place, local::tidy).await;
+                return self.alone_on_disk(place, local::tidy).await;
             }
         }
         Err(ArchiveError::Refused("objects that were removed are there again".into()))
@@ -223,6 +221,24 @@ impl Objects {
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(ArchiveError::of_store(error)),
         }
+    }
+
+    /// Does this at the directory, if there is one, while no put is under way. Dropping the future does not stop what was
+    /// begun: until that has ended, no put begins either, which would find its files removed.
+    async fn alone_on_disk(
+        &self,
+        place: &Place,
+        work: fn(&std::path::Path, &Place) -> std::io::Result<()>,
+    ) -> Result<(), ArchiveError> {
+        let alone = Arc::clone(&self.gate).write_owned().await;
+        let Some(root) = self.root.clone() else { return Ok(()) };
+        let place = place.clone();
+        let work = move || {
+            let result = work(&root, &place);
+            drop(alone);
+            result
+        };
+        blocking(work).await?.map_err(ArchiveError::of_disk)
     }
 
     /// Does this at the directory, if there is one.
@@ -321,6 +337,31 @@ fn is_plain_loopback(endpoint: &str) -> Result<bool, ArchiveError> {
 mod tests {
     use super::*;
     use crate::domain::Secret;
+
+    /// On a busy machine, what a dropped run had begun to remove was removed from under the next one.
+    #[test]
+    fn no_put_begins_while_a_sweep_that_was_dropped_is_still_to_run() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let root = tempfile::tempdir().unwrap();
+            let objects = Objects::open(&Storage::Directory(root.path().to_owned()), TaskTracker::new()).unwrap();
+            let place = crate::archive::testing::head(crate::domain::ByteCount::ZERO).place();
+            let (go_on, wait) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || wait.recv());
+            {
+                let mut sweep = std::pin::pin!(objects.quiesce(&place));
+                std::future::poll_fn(|context| {
+                    assert!(sweep.as_mut().poll(context).is_pending());
+                    std::task::Poll::Ready(())
+                })
+                .await;
+            }
+            assert!(objects.gate.try_read().is_err(), "a put could begin");
+            go_on.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            drop(objects.gate.read().await);
+        });
+    }
 
     #[test]
     fn plain_http_is_for_this_machine_only() {
