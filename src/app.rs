@@ -363,7 +363,7 @@ fn fit_connections(config: &Config) -> usize {
 fn pick_engine(config: &Config) -> anyhow::Result<IoEngine> {
     let threads = config.io.threads;
     Ok(match config.io.engine {
-        EngineChoice::Threads => IoEngine::threads(threads.max(4)),
+        EngineChoice::Threads => IoEngine::threads(threads),
         EngineChoice::Ring => {
             IoEngine::ring(threads).context("io.engine = \"ring\", but io_uring does not work here")?
         }

@@ -40,7 +40,7 @@ impl IoEngine {
         Ring::start(threads).map(Self::Ring)
     }
 
-    /// An engine of this many threads with blocking calls.
+    /// An engine of this many threads with blocking calls, or of as many as it takes so that no file has all of them.
     ///
     /// # Panics
     /// When the system refuses a thread, as [`std::thread::spawn`] does.
@@ -127,7 +127,7 @@ impl EngineFile {
         // What a dead engine does not take is dropped, and dropping an operation answers it.
         match &self.queue {
             Queue::Ring(queue) => drop(queue.send(operation)),
-            Queue::Threads(queue) => drop(queue.send(operation)),
+            Queue::Threads(queue) => queue.send(operation),
         }
     }
 }
@@ -382,9 +382,9 @@ mod tests {
     #[tokio::test]
     async fn a_dead_engine_answers_with_an_error_and_returns_the_block() {
         let pool = pool();
-        let (dead, receiver) = std::sync::mpsc::channel();
+        let (dead, receiver) = tokio::sync::mpsc::unbounded_channel();
         drop(receiver);
-        let file = EngineFile { file: SharedFile::from(tempfile::tempfile().unwrap()), queue: Queue::Threads(dead) };
+        let file = EngineFile { file: SharedFile::from(tempfile::tempfile().unwrap()), queue: Queue::Ring(dead) };
         assert!(file.write_at(filled(&pool, 1).await, 0..1, 0).await.is_err());
         let (block, read) = file.read_at(pool.take().await, 1, 0).await;
         assert!(read.is_err());

@@ -1,27 +1,69 @@
 //! The thread engine: blocking calls on a few threads of its own. Works on every kernel.
+//!
+//! # Invariants
+//! - One file has at most half of the threads: a call that hangs, on a bad sector or a network file system, holds up the
+//!   other calls of its file and not all other files.
+//! - Files that have something to do take turns.
 
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::engine::Operation;
 
-/// What leads to the threads. Unbounded, because the block budget bounds what can be queued.
-pub(super) type Queue = mpsc::Sender<Operation>;
+/// The fewest threads. Half of them carry the writes that one upload has in flight; a thread that waits costs nothing.
+const LEAST: usize = 8;
 
 /// The threads behind [`super::IoEngine::Threads`].
 #[derive(Clone, Debug)]
 pub struct Threads {
-    queue: Queue,
+    users: Arc<Users>,
+}
+
+/// What leads to the threads for one file. Unbounded, because the block budget bounds what can be queued.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    users: Arc<Users>,
+    file: u64,
+}
+
+/// Dropped when nobody is left who could submit anything.
+#[derive(Debug)]
+struct Users(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Rung for one thread when there is a turn more, and for all at the end.
+    work: Condvar,
+    /// The most operations of one file at once.
+    share: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_file: u64,
+    /// The files of which something waits or runs.
+    lanes: HashMap<u64, Lane>,
+    /// The files of which something waits that may run, each once.
+    turns: VecDeque<u64>,
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    waiting: VecDeque<Operation>,
+    running: usize,
+    has_turn: bool,
 }
 
 impl Threads {
     pub(super) fn start(threads: usize) -> Self {
-        start(threads, perform)
+        start(threads.max(LEAST), perform)
     }
 
     /// An engine whose operations fail as `faults` says.
@@ -34,31 +76,107 @@ impl Threads {
         })
     }
 
+    /// The queue of another file.
     pub(super) fn queue(&self) -> Queue {
-        self.queue.clone()
+        let mut state = self.users.0.state();
+        state.next_file += 1;
+        Queue { users: self.users.clone(), file: state.next_file }
+    }
+}
+
+impl Queue {
+    pub(super) fn send(&self, operation: Operation) {
+        let shared = &self.users.0;
+        let mut state = shared.state();
+        state.lanes.entry(self.file).or_default().waiting.push_back(operation);
+        if state.give_turn(self.file, shared.share) {
+            drop(state);
+            shared.work.notify_one();
+        }
+    }
+}
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        self.0.state().ended = true;
+        self.0.work.notify_all();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics between two changes of the state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Performs operations until nobody can submit any and all are done.
+    fn serve(&self, work: impl Fn(Operation)) {
+        let mut state = self.state();
+        loop {
+            let Some((file, operation)) = state.take(self.share) else {
+                // What waits now without a turn is of files whose other operations run, and those threads go on with it.
+                if state.ended {
+                    return;
+                }
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            // Of this file there may be one more, for another thread.
+            if !state.turns.is_empty() {
+                self.work.notify_one();
+            }
+            drop(state);
+            // A dropped operation answers that it failed, and the others need this thread.
+            let _ = catch_unwind(AssertUnwindSafe(|| work(operation)));
+            state = self.state();
+            state.done(file, self.share);
+        }
+    }
+}
+
+impl State {
+    /// Whether the file gets a turn that it did not have.
+    fn give_turn(&mut self, file: u64, share: usize) -> bool {
+        let Some(lane) = self.lanes.get_mut(&file) else { return false };
+        if lane.has_turn || lane.waiting.is_empty() || lane.running >= share {
+            return false;
+        }
+        lane.has_turn = true;
+        self.turns.push_back(file);
+        true
+    }
+
+    fn take(&mut self, share: usize) -> Option<(u64, Operation)> {
+        let file = self.turns.pop_front()?;
+        let lane = self.lanes.get_mut(&file)?;
+        lane.has_turn = false;
+        let operation = lane.waiting.pop_front()?;
+        lane.running += 1;
+        self.give_turn(file, share);
+        Some((file, operation))
+    }
+
+    fn done(&mut self, file: u64, share: usize) {
+        let Some(lane) = self.lanes.get_mut(&file) else { return };
+        lane.running -= 1;
+        if lane.running == 0 && lane.waiting.is_empty() {
+            self.lanes.remove(&file);
+        } else {
+            self.give_turn(file, share);
+        }
     }
 }
 
 fn start(threads: usize, work: impl Fn(Operation) + Clone + Send + 'static) -> Threads {
-    let (queue, operations) = mpsc::channel();
-    let operations = Arc::new(Mutex::new(operations));
-    for n in 0..threads.max(1) {
-        let operations = Arc::clone(&operations);
-        let work = work.clone();
-        let serve = move || {
-            while let Some(operation) = next(&operations) {
-                // A dropped operation answers that it failed, and the others need this thread.
-                let _ = catch_unwind(AssertUnwindSafe(|| work(operation)));
-            }
-        };
+    let threads = threads.max(1);
+    let share = (threads / 2).max(1);
+    let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), share });
+    for n in 0..threads {
+        let (shared, work) = (Arc::clone(&shared), work.clone());
+        let serve = move || shared.serve(work);
         thread::Builder::new().name(format!("longshore-io-{n}")).spawn(serve).expect("the system gives a thread");
     }
-    Threads { queue }
-}
-
-/// One thread waits in the channel, the others for the lock. `None` once every sender is gone and the queue is empty.
-fn next(operations: &Mutex<mpsc::Receiver<Operation>>) -> Option<Operation> {
-    operations.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    Threads { users: Arc::new(Users(shared)) }
 }
 
 fn perform(operation: Operation) {
@@ -122,6 +240,7 @@ fn fail(operation: Operation, fault: io::Error) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
 
     use super::*;
     use crate::domain::ByteCount;
@@ -138,5 +257,43 @@ mod tests {
         let block = Pool::new(ByteCount::mib(16)).take().await.freeze();
         assert!(file.write_at(block.clone(), 0..1, 0).await.is_err());
         file.write_at(block, 0..1, 0).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_writes_hang_holds_up_no_other_file() {
+        let (release, hangs) = mpsc::channel::<()>();
+        let (hangs, gate) = (Arc::new(Mutex::new(hangs)), Arc::new(Mutex::new(0_u32)));
+        let (tell, told) = mpsc::channel();
+        let work = {
+            let (hangs, gate) = (Arc::clone(&hangs), Arc::clone(&gate));
+            move |operation: Operation| {
+                let is_slow = matches!(&operation, Operation::Write { offset: 7, .. });
+                if is_slow {
+                    *gate.lock().unwrap() += 1;
+                    let _ = tell.send(());
+                    // Until the other end is dropped.
+                    let _ = hangs.lock().unwrap().recv();
+                }
+                perform(operation);
+            }
+        };
+        let engine = IoEngine::Threads(start(4, work));
+        let pool = Pool::new(ByteCount::mib(4));
+        let data = pool.take().await.freeze();
+        let file = || engine.adopt(SharedFile::from(tempfile::tempfile().unwrap()));
+        let slow = file();
+        let writes: Vec<_> = (0..20).map(|_| slow.write_at(data.clone(), 0..1, 7)).collect();
+        for _ in 0..2 {
+            told.recv().unwrap();
+        }
+        for _ in 0..10 {
+            file().write_at(data.clone(), 0..1, 0).await.unwrap();
+        }
+        assert_eq!(*gate.lock().unwrap(), 2, "half of the threads");
+        drop(release);
+        for write in writes {
+            write.await.unwrap();
+        }
+        assert_eq!(*gate.lock().unwrap(), 20);
     }
 }
