@@ -72,6 +72,15 @@ impl FileRegions {
         (wait.ended + wait.since.map_or(Duration::ZERO, |since| since.elapsed()), wait.since.is_some())
     }
 
+    /// Runs a call that never waits for the peer, and is not expected to wait for the disk: if it does all the same, for a
+    /// page that has gone from the cache or a queue of the disk that is full, that is the disk's time and not the peer's.
+    pub(super) fn on_disk<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.begin_wait();
+        let outcome = call();
+        self.end_wait(Duration::ZERO);
+        outcome
+    }
+
     /// From now on the connection waits for the disk.
     pub(super) fn begin_wait(&self) {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner).since = Some(Instant::now());
@@ -158,6 +167,20 @@ pub(super) mod tests {
         assert_eq!(of(&part), Some(5007));
         drop(part);
         assert!(regions.is_empty());
+    }
+
+    #[test]
+    fn a_call_that_waits_for_the_disk_against_all_expectation_is_told_while_it_waits_and_after() {
+        let regions = FileRegions::default();
+        let (other, begun) = (regions.clone(), Instant::now());
+        regions.on_disk(|| {
+            assert!(other.disk_wait().1, "it waits for the disk now");
+            while begun.elapsed() < Duration::from_millis(2) {
+                std::thread::yield_now();
+            }
+        });
+        let (waited, waits) = regions.disk_wait();
+        assert!(!waits && waited >= Duration::from_millis(1), "{waited:?}");
     }
 
     #[test]

@@ -178,12 +178,14 @@ impl SendfileStream {
             ready!(self.socket.poll_write_ready(cx))?;
             self.cork(true)?;
             self.place.reach(frame.as_ptr() as usize);
-            if self.place.cached == 0 && is_cached(file, offset, frame.len().min(PROBE)) {
+            let regions = self.regions.clone();
+            if self.place.cached == 0 && regions.on_disk(|| is_cached(file, offset, frame.len().min(PROBE))) {
                 self.place.cached = frame.len().min(PROBE);
             }
             if self.place.cached > 0 {
                 let len = self.place.cached.min(frame.len()).min(CALL);
-                let sent = ready!(self.poll_send(cx, |socket| send_file(socket, file, offset, len)));
+                let send = |socket: &TcpStream| regions.on_disk(|| send_file(socket, file, offset, len));
+                let sent = ready!(self.poll_send(cx, send));
                 self.place.advance(*sent.as_ref().unwrap_or(&0));
                 return Poll::Ready(sent);
             }
