@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
+use md5::Md5;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256, Sha512};
@@ -53,6 +54,9 @@ struct Image {
     os_hash_algo: Option<String>,
     #[serde(default)]
     os_hash_value: Option<String>,
+    /// Its MD5, which is all that old images have.
+    #[serde(default)]
+    checksum: Option<String>,
 }
 
 impl Control {
@@ -147,8 +151,12 @@ impl Image {
             (Some("sha256"), Some(value)) => {
                 Some(Expected { hasher: Hasher::Sha256(Sha256::new()), hex: value.clone() })
             }
-            (None, _) | (_, None) => None,
             (Some(_), Some(_)) => return Err(refused("its digest is of a kind that is not known here")),
+            // It finds accidents. Against forgery there is nothing in such an image to compare with.
+            (None, _) | (_, None) => {
+                let md5 = |value: &String| Expected { hasher: Hasher::Md5(Md5::new()), hex: value.clone() };
+                self.checksum.as_ref().map(md5)
+            }
         };
         Ok((length, digest))
     }
@@ -179,6 +187,7 @@ struct Expected {
 }
 
 enum Hasher {
+    Md5(Md5),
     Sha256(Sha256),
     Sha512(Sha512),
 }
@@ -186,6 +195,7 @@ enum Hasher {
 impl Expected {
     fn update(&mut self, bytes: &[u8]) {
         match &mut self.hasher {
+            Hasher::Md5(hasher) => hasher.update(bytes),
             Hasher::Sha256(hasher) => hasher.update(bytes),
             Hasher::Sha512(hasher) => hasher.update(bytes),
         }
@@ -194,6 +204,7 @@ impl Expected {
     /// Whether the digest is what it should be.
     fn meets(self) -> bool {
         let digest = match self.hasher {
+            Hasher::Md5(hasher) => hasher.finalize().to_vec(),
             Hasher::Sha256(hasher) => hasher.finalize().to_vec(),
             Hasher::Sha512(hasher) => hasher.finalize().to_vec(),
         };
@@ -264,5 +275,36 @@ mod tests {
             assert_eq!(least(1, min_disk), None, "{min_disk}");
         }
         assert_eq!(least(ByteCount::MAX.get(), 0), None);
+    }
+
+    fn image(more: &[(&str, &str)]) -> Image {
+        let mut told = serde_json::json!({
+            "status": "active", "disk_format": "raw", "container_format": "bare", "size": 3,
+        });
+        for (key, value) in more {
+            told[key] = (*value).into();
+        }
+        serde_json::from_value(told).unwrap()
+    }
+
+    /// Whether `abc` is taken for the image; none when nothing is compared.
+    fn meets(image: &Image) -> Option<bool> {
+        let mut expected = image.check(VolumeId::random()).unwrap().1?;
+        expected.update(b"ab");
+        expected.update(b"c");
+        Some(expected.meets())
+    }
+
+    #[test]
+    fn whatever_digest_the_service_keeps_is_compared_and_an_md5_when_it_has_no_other() {
+        let md5 = ("checksum", "900150983cd24fb0d6963f7d28e17f72");
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(meets(&image(&[])), None);
+        assert_eq!(meets(&image(&[md5])), Some(true));
+        assert_eq!(meets(&image(&[("checksum", "900150983cd24fb0d6963f7d28e17f73")])), Some(false));
+        assert_eq!(meets(&image(&[md5, ("os_hash_algo", "sha256"), ("os_hash_value", sha256)])), Some(true));
+        let wrong = ("os_hash_value", "00");
+        assert_eq!(meets(&image(&[md5, ("os_hash_algo", "sha512"), wrong])), Some(false), "the better one counts");
+        assert!(image(&[md5, ("os_hash_algo", "other"), wrong]).check(VolumeId::random()).is_err());
     }
 }
