@@ -98,9 +98,11 @@ impl Control {
             }
             Err(error) => return Err(error.into()),
         };
-        if plan.wants_sha256 && volume.sha256.is_none() {
+        if plan.wants_sha256 {
+            // Also when it is known: whoever wants the digest wants to know what the disk has now. A volume has one such
+            // job at most. Nobody is told of it, so that it need not outlive a power cut.
             let seal = NewJob::new(JobKind::Seal, volume.id, self.parts.clock.now());
-            self.parts.meta.apply(Batch { enqueue: vec![seal], ..Batch::default() }).await?;
+            self.parts.meta.apply(Batch { enqueue: vec![seal], is_provisional: true, ..Batch::default() }).await?;
             self.wake_jobs.notify_waiters();
         }
         Ok(Opened::Drive(volume, image))

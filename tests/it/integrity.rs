@@ -220,6 +220,18 @@ fn one_flipped_bit_in_an_image_is_found_by_the_seal() {
     assert_eq!(server.metric("longshore_drives_found_corrupt_total"), Some(3.0));
 }
 
+/// The first look says nothing of what the disk has later.
+#[test]
+fn a_drive_whose_digest_is_known_is_read_again_when_that_is_wanted() {
+    let server = Server::start();
+    let (uuid, ticket) = stored_drive(&server, 9_000_000);
+    sealed_digest(&server, &uuid);
+    flip(&image_of(&server, &uuid), 5_000_000);
+    assert_eq!(head(&server, &uuid, &[]).status, 200, "nobody has looked again");
+    head(&server, &uuid, &[WANT]);
+    assert_found_damaged(&server, &uuid, &ticket, "from 4194304 ");
+}
+
 /// A hole in the image is data of its own: bytes that come to be there are found, too.
 #[test]
 fn a_byte_written_into_a_hole_is_found_by_the_seal() {
