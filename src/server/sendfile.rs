@@ -184,8 +184,8 @@ impl SendfileStream {
             }
             if self.place.cached > 0 {
                 let len = self.place.cached.min(frame.len()).min(CALL);
-                let send = |socket: &TcpStream| regions.on_disk(|| send_file(socket, file, offset, len));
-                let sent = ready!(self.poll_send(cx, send));
+                let call = |socket: &TcpStream| regions.on_disk(|| send_file(socket, file, offset, len));
+                let sent = ready!(self.poll_send(cx, call));
                 self.place.advance(*sent.as_ref().unwrap_or(&0));
                 return Poll::Ready(sent);
             }
