@@ -61,6 +61,9 @@
 //!   elsewhere, whatever clients do.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
+// The macros that print panic when nobody can read it, and whatever was under way ends with them.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod app;
 pub mod archive;
 pub mod auth;

@@ -97,7 +97,9 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
             let hash = Passwords::default().hash(password.clone()).await?;
             let keys = meta.set_password(&name, &hash).await.with_context(|| format!("no change for {name}"))?;
             if keys > 0 {
-                eprintln!(
+                // The new password is to be printed, whoever reads this.
+                let _ = writeln!(
+                    std::io::stderr(),
                     "{keys} access keys of {name} ended with the old password; `longshore key add` makes new ones"
                 );
             }

@@ -1,6 +1,8 @@
 //! Crash points: where a test ends the process as a power cut would.
 
 #[cfg(debug_assertions)]
+use std::io::Write as _;
+#[cfg(debug_assertions)]
 use std::sync::Arc;
 #[cfg(debug_assertions)]
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +38,8 @@ impl CrashPoints {
         if let Some(left) = &self.left
             && left.fetch_sub(1, Ordering::SeqCst) == 1
         {
-            eprintln!("crash point: {name}");
+            // `eprintln` panics when nobody can read it.
+            let _ = writeln!(std::io::stderr(), "crash point: {name}");
             // No destructor runs and nothing is flushed: as near to a SIGKILL as a process comes by itself.
             std::process::abort();
         }
