@@ -1,7 +1,14 @@
 //! SIGTERM while bytes are on the way.
 
+use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, StreamBody};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -121,4 +128,95 @@ fn requests_that_have_begun_when_the_server_is_told_to_stop_are_carried_out_and_
     assert_eq!(server.wait().code(), Some(0));
     server.restart();
     assert_eq!(server.drives().len(), 2);
+}
+
+/// A Keystone that knows one token, and answers a question about it when it is told to.
+fn slow_keystone() -> (String, std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let url = format!("http://{}", listener.local_addr().expect("it has an address"));
+    let (asks, asked) = std::sync::mpsc::channel();
+    let (go, goes) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let role = json!({"name": "member"});
+        let (id, from, to) = ("0".repeat(32), "2026-01-01T00:00:00Z", "2126-01-01T00:00:00Z");
+        let named = json!({"id": id, "name": "shop"});
+        let token = json!({"user": named, "project": named, "roles": [role], "issued_at": from, "expires_at": to});
+        let body = json!({"token": token}).to_string();
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("the server connects");
+            let head = peer::read_request(&mut stream);
+            let status = if head.starts_with("post") { "201 Created" } else { "200 OK" };
+            if head.starts_with("get") {
+                asks.send(()).expect("the test waits");
+                goes.recv().expect("the test tells");
+            }
+            let length = body.len();
+            let fields = format!("X-Subject-Token: ours\r\nConnection: close\r\nContent-Length: {length}");
+            write!(stream, "HTTP/1.1 {status}\r\n{fields}\r\n\r\n{body}").expect("the server reads");
+        }
+    });
+    (url, asked, go)
+}
+
+#[test]
+fn an_upload_whose_login_is_being_checked_when_the_server_is_told_to_stop_is_stored() {
+    let (url, asked, go) = slow_keystone();
+    let settings = format!("keystone = {{url = {url:?}, user = \"longshore\", password = \"secret\"}}");
+    let mut server = Setup::default().config(&settings).start();
+    let mut upload = server.raw();
+    let fields = ["X-Auth-Token: theirs", "Content-Type: application/octet-stream", "Content-Length: 100000"];
+    upload.send_head("POST /api/2.0/drives/upload/", &fields);
+    upload.send(&image::bytes(98, 100_000));
+    asked.recv_timeout(crate::harness::PATIENCE).expect("the server asks");
+    server.signal(Signal::TERM);
+    wait_for_closed_door(&server);
+    go.send(()).unwrap();
+    let response = upload.response();
+    assert_eq!((response.status, response.field("connection")), (201, "close"), "{response:?}");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+type Request = http::Request<UnsyncBoxBody<Bytes, Infallible>>;
+
+#[test]
+fn requests_over_http_2_that_have_begun_are_answered_too() {
+    let mut server = peer::tls_setup().start();
+    let (_, login) = basic(&server.credentials()).split_once(": ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let request = |method: &str, path: &str, body| -> Request {
+        let uri = format!("{}{path}", server.endpoint());
+        let head = http::Request::builder().method(method).uri(uri).header("authorization", &login);
+        head.header("content-type", "application/json").body(body).unwrap()
+    };
+    let wish = json!({"objects": [{"name": "d", "size": 1 << 20, "media": "disk"}]}).to_string();
+    let (sender, rest) = tokio::sync::oneshot::channel::<Bytes>();
+    let frames = futures_util::stream::once(async move {
+        Ok::<_, Infallible>(http_body::Frame::data(rest.await.expect("the test sends")))
+    });
+    let creation = request("POST", "/api/2.0/drives/", StreamBody::new(frames).boxed_unsync());
+    let health = request("GET", "/healthz", Empty::new().boxed_unsync());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let made = runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(peer::authority(&server)).await.unwrap();
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(peer::tls_config("h2")));
+        let stream = tls.connect("localhost".try_into().unwrap(), socket).await.unwrap();
+        let (mut client, connection) =
+            ::hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let talk = async {
+            let made = client.send_request(creation);
+            let asked = client.send_request(health);
+            tokio::pin!(made);
+            // Its head went before: when this is answered, the other has begun.
+            tokio::select! {
+                early = made.as_mut() => panic!("answered before it was asked: {early:?}"),
+                healthy = asked => assert_eq!(healthy.unwrap().status(), 200),
+            }
+            server.signal(Signal::TERM);
+            sender.send(Bytes::from(wish)).unwrap();
+            made.await.unwrap().status()
+        };
+        let (made, _) = tokio::join!(talk, connection);
+        made
+    });
+    assert_eq!(made, 201);
+    assert_eq!(server.wait().code(), Some(0));
 }

@@ -63,6 +63,13 @@ pub(crate) fn authority(server: &Server) -> &str {
 
 /// A TLS connection over `socket` that speaks this protocol.
 pub(crate) fn tls(socket: TcpStream, alpn: &str) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    let session = ClientConnection::new(Arc::new(tls_config(alpn)), name).expect("a session can be made");
+    StreamOwned::new(session, socket)
+}
+
+/// What such a connection is made by.
+pub(crate) fn tls_config(alpn: &str) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     let first = CertificateDer::from_pem_file(certificate("first.pem")).expect("the certificate can be read");
     roots.add(first).expect("the certificate can be trusted");
@@ -72,9 +79,7 @@ pub(crate) fn tls(socket: TcpStream, alpn: &str) -> StreamOwned<ClientConnection
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let name = ServerName::try_from("localhost").expect("a name");
-    let session = ClientConnection::new(Arc::new(config), name).expect("a session can be made");
-    StreamOwned::new(session, socket)
+    config
 }
 
 /// Reads one head of an answer, byte by byte so that nothing behind it is taken.
@@ -90,6 +95,22 @@ pub(crate) fn read_head(stream: &mut impl Read) -> super::Response {
     }
     head.truncate(head.len() - 4);
     super::Response::parse_head(&String::from_utf8_lossy(&head))
+}
+
+/// Reads one request that the server makes, its body by `Content-Length`; the head.
+#[track_caller]
+pub(crate) fn read_request(stream: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        assert_eq!(stream.read(&mut byte).expect("the server sends"), 1, "the connection ended in a head");
+        head.extend(byte);
+    }
+    let head = String::from_utf8(head).expect("a head is text").to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).expect("the server sends the whole body");
+    head
 }
 
 /// Reads to the end, whether the server closed well or not; how many bytes came.
