@@ -191,7 +191,12 @@ impl App {
             let _ = tokio::time::timeout(LAST_WORDS, settled()).await;
         }
         self.kill.cancel();
-        if tokio::time::timeout(LAST_WORDS, self.tracker.wait()).await.is_err() {
+        let ended = async {
+            // What a connection leaves undone is undone by tasks of the tracker.
+            self.server.ended().await;
+            self.tracker.wait().await;
+        };
+        if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
             tracing::warn!("some tasks did not end; the next start cleans up after them");
         }
         self.meta.close().await;
