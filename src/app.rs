@@ -124,10 +124,12 @@ impl App {
         };
         let tokens = open_tokens(&config, &meta, clock.clone())?;
         let identity = Identity::new(meta.clone(), basic.clone(), settings, keystone(&config, &meta)?, clock);
+        let connections = fit_connections(&config);
         let limits = ServerLimits {
             head: config.limits.head,
             idle: config.limits.idle,
-            connections: fit_connections(&config),
+            connections,
+            connections_per_address: config.limits.connections_per_address.unwrap_or(connections.div_ceil(2)),
             tap: config.io.tap,
         };
         let public = PublicUrls {

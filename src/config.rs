@@ -113,6 +113,9 @@ pub struct LimitSettings {
     pub drain: Duration,
     /// Connections at once; further ones wait in the kernel's queue. Raised: more file descriptors and memory.
     pub connections: usize,
+    /// Of these, the most from one address, or from one network of 64 bits with IPv6; half of them when absent. Further
+    /// ones are refused. Addresses of `proxy.trusted` are not bound. Raised: one peer can take the place of more others.
+    pub connections_per_address: Option<usize>,
     /// How long a download URL may be started. Raised: a leaked URL is useful for longer.
     pub ticket_seconds: u32,
 }
@@ -349,6 +352,7 @@ impl Default for LimitSettings {
             head: Duration::from_secs(30),
             drain: Duration::from_mins(1),
             connections: 4096,
+            connections_per_address: None,
             ticket_seconds: 300,
         }
     }
@@ -523,6 +527,9 @@ impl Config {
         }
         if self.limits.connections == 0 {
             return wrong("limits.connections", "must be 1 or more");
+        }
+        if self.limits.connections_per_address.is_some_and(|share| share == 0 || share >= self.limits.connections) {
+            return wrong("limits.connections_per_address", "must be 1 or more, and below limits.connections");
         }
         Ok(())
     }

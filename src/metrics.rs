@@ -31,6 +31,8 @@ pub struct Metrics {
     request_seconds: Histogram,
     /// `longshore_connections`.
     pub connections: Gauge,
+    /// `longshore_connections_refused_total`.
+    pub connections_refused: Counter,
     /// `longshore_pool_blocks_in_use`.
     pool_in_use: Gauge,
     /// `longshore_pool_blocks_budget`.
@@ -161,6 +163,7 @@ impl Metrics {
             requests: Family::default(),
             request_seconds: Histogram::new(LATENCY_BUCKETS),
             connections: Gauge::default(),
+            connections_refused: Counter::default(),
             pool_in_use: Gauge::default(),
             pool_budget: Gauge::default(),
             engine: Family::default(),
@@ -186,6 +189,11 @@ impl Metrics {
             metrics.request_seconds.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "connections_refused",
+            "Connections refused, because their address had its share",
+            metrics.connections_refused.clone(),
+        );
         registry.register("pool_blocks_in_use", "Blocks of 2 MiB held by transfers", metrics.pool_in_use.clone());
         registry.register("pool_blocks_budget", "The most blocks at once", metrics.pool_budget.clone());
         registry.register("engine", "The I/O engine in use", metrics.engine.clone());

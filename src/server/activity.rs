@@ -56,6 +56,11 @@ impl Activity {
         self.begin(Kind::Answer)
     }
 
+    /// Whether nothing has been under way for so long but the wait for a request.
+    pub(super) fn is_waiting_for(&self, silence: Duration) -> bool {
+        matches!(self.now(), Now::WaitingSince(since) if since.elapsed() >= silence)
+    }
+
     /// Waits until the peer has sent no request, or taken nothing of an answer, for too long.
     pub(super) async fn until_idle(&self, moved: &Progress, patience: Patience) {
         let often = patience.head.min(patience.idle) / 4;

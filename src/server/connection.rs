@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, Patience};
+use super::admission::{Place, Standing};
 use super::body::Body;
 use super::framing::FramingGuard;
 use super::handle::{self, Connection};
@@ -62,12 +63,22 @@ pub(super) struct Socket {
 }
 
 /// Serves a connection until it ends, `stop` and the end of its request, or `kill`.
-pub(super) async fn serve(server: Arc<Server>, socket: Socket, stop: CancellationToken, kill: CancellationToken) {
+pub(super) async fn serve(
+    server: Arc<Server>,
+    (socket, place): (Socket, Place),
+    stop: CancellationToken,
+    kill: CancellationToken,
+) {
     let kill = kill.child_token();
     server.metrics.connections.inc();
     // A panic ends the connection too.
     let _counted = Counted(server.metrics.clone());
-    let ended = kill.run_until_cancelled(Box::pin(speak(&server, socket, &stop, &kill))).await;
+    let ended = tokio::select! {
+        biased;
+        () = kill.cancelled() => None,
+        () = place.evicted() => Some(Err(EVICTED.into())),
+        ended = Box::pin(speak(&server, socket, place.standing(), &stop, &kill)) => Some(ended),
+    };
     if let Some(Err(error)) = ended {
         // Peers break off all the time; the transfer's own line says what was lost.
         tracing::debug!(%error, "connection ended");
@@ -87,6 +98,7 @@ impl Drop for Counted {
 const STOPPING: &str = "the server stops, and no request had begun";
 /// The same.
 const IDLE: &str = "the peer sent no request, or took no answer, for too long";
+const EVICTED: &str = "all connections are taken, and this one had not shown whose it is";
 
 /// Reads the counts of a connection.
 struct Meter {
@@ -106,7 +118,13 @@ impl Transport for Meter {
 
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, kill: &CancellationToken) -> Ended {
+async fn speak(
+    server: &Arc<Server>,
+    socket: Socket,
+    standing: Arc<Standing>,
+    stop: &CancellationToken,
+    kill: &CancellationToken,
+) -> Ended {
     let Socket { mut stream, peer, side, bound } = socket;
     let beginning = HANDSHAKE.min(server.limits.head);
     let told = tokio::time::timeout(beginning, server.proxies.peer_of(&mut stream, peer));
@@ -117,7 +135,8 @@ async fn speak(server: &Arc<Server>, socket: Socket, stop: &CancellationToken, k
     let places = server.places(stream.local_addr()?, bound, side);
     let written = Arc::new(Progress::default());
     let mut connection = Connection {
-        activity: Activity::new(),
+        activity: standing.activity.clone(),
+        standing,
         peer,
         side,
         places,

@@ -17,9 +17,11 @@ use uuid::Uuid;
 
 use super::Server;
 use super::activity::Activity;
+use super::admission::Standing;
 use super::body::{Body, Download};
 use super::framing::Framing;
 use super::incoming::Payload;
+use super::origin;
 use super::regions::FileRegions;
 use super::tap::Tap;
 use super::timing::{self, SERVER_TIMING};
@@ -46,6 +48,8 @@ const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 pub(super) struct Connection {
     /// Tells the connection what it is in the middle of.
     pub(super) activity: Arc<Activity>,
+    /// Is told when a request has shown whose the connection is.
+    pub(super) standing: Arc<Standing>,
     /// Who is at its other end, as far as the connection tells; see [`Exchange::client`].
     pub(super) peer: SocketAddr,
     /// Which side is served here; `None` is both.
@@ -129,11 +133,14 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     async fn run(&mut self, index: u64, body: Payload) -> Response<Body> {
         let path = self.parts.uri.path();
-        if let Some(violation) = self.connection.framing.as_ref().and_then(|seen| seen.violation_of(index)) {
+        let framing = self.connection.framing.as_ref().and_then(|seen| seen.violation_of(index));
+        if let Some(violation) = framing.or_else(|| origin::host_violation(self.parts)) {
             let fault = Fault::new(FaultKind::BadFraming, format!("the request is ambiguous: {violation}"));
             let mut response = self.refuse(Dialect::of_path(path), &fault);
             // What follows on this connection may have been smuggled in.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            if self.parts.version < Version::HTTP_2 {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             return response;
         }
         if let Some(response) = self.operational(path).await {
@@ -159,10 +166,18 @@ impl Exchange<'_> {
             }
             Err(fault) => return self.reject(Dialect::of_path(path), &fault, body),
         };
+        let ours = [&self.server.public.direct, &self.server.public.control].map(Option::as_deref);
+        if origin::is_from_elsewhere(self.parts, ours) {
+            let fault = Fault::new(FaultKind::Forbidden, "pages of other sites may not change anything here");
+            return self.reject(endpoint.dialect(), &fault, body);
+        }
         let caller = match self.authenticate(endpoint.guard).await {
             Ok(caller) => caller,
             Err(fault) => return self.reject(endpoint.dialect(), &fault, body),
         };
+        if caller.principal.is_some() {
+            self.connection.standing.know();
+        }
         let (length, mut body) = (body.length(), body);
         let (bytes, body) = match endpoint.body {
             BodyRule::Buffered { max } => match body.buffer(max, self.server.limits.head).await {
@@ -196,7 +211,7 @@ impl Exchange<'_> {
         };
         let outcome = match (intent, call.principal, body) {
             (Intent::Send(plan), ..) => return self.send(call, &plan).await,
-            (Intent::Login(login), ..) => self.log_in(&login).await,
+            (Intent::Login(login), ..) => self.log_in(&login).await.inspect(|_| self.connection.standing.know()),
             (Intent::Discover, ..) => Ok(Outcome::Discovered),
             (Intent::Control(command), Some(principal), _) => control.execute(principal, command).await,
             (Intent::Identity(command), caller, _) => self.identify(caller, command).await,
@@ -211,6 +226,7 @@ impl Exchange<'_> {
             },
             (Intent::Unpack(plan), _, Some(mut body)) => match control.admit_tree(&plan).await {
                 Ok(admitted) => {
+                    self.connection.standing.know();
                     let progress = admitted.progress();
                     let _wide = self.connection.moved.widen();
                     let outcome = Box::pin(admitted.receive(&mut body)).await;
@@ -264,10 +280,14 @@ impl Exchange<'_> {
 
     async fn send(&self, call: &Call<'_>, plan: &SendPlan) -> Response<Body> {
         let control = &self.server.control;
-        let (volume, image) = match control.open_download(plan).await {
-            Ok(Opened::Drive(volume, image)) => (volume, image),
-            Ok(Opened::Tree(tree, packable)) => return self.send_tree(call, plan, &tree, packable),
+        let opened = match control.open_download(plan).await {
+            Ok(opened) => opened,
             Err(fault) => return self.refuse(Dialect::Direct, &fault),
+        };
+        self.connection.standing.know();
+        let (volume, image) = match opened {
+            Opened::Drive(volume, image) => (volume, image),
+            Opened::Tree(tree, packable) => return self.send_tree(call, plan, &tree, packable),
         };
         // Unpredictable, so that no image can hold it (RFC 2046 section 5.1.1).
         let boundary = Uuid::new_v4().simple().to_string();

@@ -1,22 +1,23 @@
-//! Accepts connections: never more than a cap at once, and whatever happens to single ones.
+//! Accepts connections: as many at once as there are places for, and whatever happens to single ones.
 //!
-//! At the cap nothing is accepted; peers wait in the kernel's backlog. An accept that fails does not end the loop: out
+//! One that must wait for a place holds up those behind it, in the kernel's backlog. An accept that fails does not end the loop: out
 //! of descriptors, it backs off, because the pending connection would make the listener ready again at once.
 //!
 //! # Cancellation
-//! Dropping [`accept`] at any await loses no accepted connection.
+//! Dropping [`accept`] loses no connection but one that waits for its place.
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use super::admission::{Admission, Place, ShareIsTaken};
 
 /// Connections the kernel holds for us, which also is what a burst may bring. The kernel caps it at
 /// `net.core.somaxconn`.
@@ -45,14 +46,25 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Gives every connection to `serve`, which must not block, until `stop`; then closes the listener.
 ///
-/// A connection counts against `cap`, which several listeners may share, until its permit is dropped.
-pub async fn accept(
+/// Each has a place of those which several listeners may share, until that is dropped; without one it is `refuse`d.
+pub(super) async fn accept(
     listener: Arc<TcpListener>,
-    cap: Arc<Semaphore>,
+    places: Places,
     stop: CancellationToken,
-    serve: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    serve: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
-    accept_from(listener, cap, stop, serve).await;
+    accept_from(listener, places, stop, serve).await;
+}
+
+/// The places of a listener's connections.
+#[derive(Clone)]
+pub(super) struct Places {
+    /// All of them.
+    pub(super) admission: Arc<Admission>,
+    /// Whose connections count against no share.
+    pub(super) is_exempt: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
+    /// Ends a connection that has no place.
+    pub(super) refuse: Arc<dyn Fn(TcpStream, SocketAddr) + Send + Sync>,
 }
 
 /// Where connections come from.
@@ -68,15 +80,13 @@ impl Source for Arc<TcpListener> {
 
 async fn accept_from(
     mut source: impl Source,
-    cap: Arc<Semaphore>,
+    places: Places,
     stop: CancellationToken,
-    mut serve: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+    mut serve: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     let mut pause = None;
     let next = async {
         loop {
-            // A closed semaphore gives out no more connections, like a stop.
-            let Ok(permit) = Arc::clone(&cap).acquire_owned().await else { return };
             match source.next().await {
                 Ok((stream, peer)) => {
                     pause = None;
@@ -84,7 +94,11 @@ async fn accept_from(
                         // Only a connection that is gone already refuses these; its reads will say so.
                         debug!(%peer, %error, "socket options refused");
                     }
-                    serve(stream, peer, permit);
+                    let counted = Some(peer.ip()).filter(|address| !(places.is_exempt)(*address));
+                    match places.admission.place(counted).await {
+                        Ok(place) => serve(stream, peer, place),
+                        Err(ShareIsTaken) => (places.refuse)(stream, peer),
+                    }
                 }
                 Err(error) if is_of_one_connection(&error) => debug!(%error, "connection lost before it was accepted"),
                 Err(error) => {
@@ -149,14 +163,23 @@ mod tests {
         (listener, address)
     }
 
+    fn places(total: usize, share: usize) -> Places {
+        let refuse = |stream, _| drop(stream);
+        Places {
+            admission: Admission::new(total, share),
+            is_exempt: Arc::new(|address| address.is_multicast()),
+            refuse: Arc::new(refuse),
+        }
+    }
+
     #[tokio::test]
-    async fn cap_holds_back_the_next_connection_until_one_ends() {
+    async fn known_callers_hold_back_the_next_connection_until_one_ends() {
         let (listener, address) = local();
-        let cap = Arc::new(Semaphore::new(2));
         let stop = CancellationToken::new();
         let (send, mut accepted) = mpsc::unbounded_channel();
-        let accepting = accept(listener, Arc::clone(&cap), stop.clone(), move |stream, peer, permit| {
-            send.send((stream, peer, permit)).unwrap();
+        let accepting = accept(listener, places(2, 9), stop.clone(), move |stream, peer, place| {
+            place.standing().know();
+            send.send((stream, peer, place)).unwrap();
         });
         let client = async {
             let clients = [
@@ -166,7 +189,6 @@ mod tests {
             ];
             let first = accepted.recv().await.unwrap();
             let _second = accepted.recv().await.unwrap();
-            assert_eq!(cap.available_permits(), 0);
             // The loop runs on this thread: it has had its turns and took nothing.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
@@ -188,7 +210,7 @@ mod tests {
     async fn stop_ends_the_loop_and_closes_the_listener() {
         let (listener, address) = local();
         let stop = CancellationToken::new();
-        let accepting = accept(listener, Arc::new(Semaphore::new(0)), stop.clone(), |_, _, _| {});
+        let accepting = accept(listener, places(0, 1), stop.clone(), |_, _, _| {});
         tokio::join!(accepting, async { stop.cancel() });
         assert_eq!(TcpStream::connect(address).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         bind(address).unwrap();
@@ -219,11 +241,10 @@ mod tests {
         let stop = CancellationToken::new();
         let ended = stop.clone();
         let mut served = 0;
-        let accepting =
-            accept_from(Failing(errors.into(), listener), Arc::new(Semaphore::new(1)), stop, |_, _, _permit| {
-                served += 1;
-                ended.cancel();
-            });
+        let accepting = accept_from(Failing(errors.into(), listener), places(1, 1), stop, |_, _, _place| {
+            served += 1;
+            ended.cancel();
+        });
         let ((), client) = tokio::join!(accepting, TcpStream::connect(address));
         client.unwrap();
         assert_eq!(served, 1);

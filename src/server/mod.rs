@@ -1,12 +1,14 @@
 //! Sockets: listeners, TLS, framing, routing, drain. The only floor that names hyper.
 
 mod activity;
+mod admission;
 mod body;
 mod connection;
 pub mod framing;
 mod handle;
 mod incoming;
 pub mod listener;
+mod origin;
 mod proxy;
 pub mod regions;
 pub mod sendfile;
@@ -20,8 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,9 +32,14 @@ use crate::control::Control;
 use crate::dialect::{self, Places, Side};
 use crate::metrics::Metrics;
 use activity::Patience;
+use admission::Admission;
 use tls::SideTls;
 
 pub use proxy::Proxies;
+
+/// What a connection is told that is not served.
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// What every connection shares.
 pub struct Server {
@@ -72,6 +79,8 @@ pub struct ServerLimits {
     pub idle: Duration,
     /// Connections at once.
     pub connections: usize,
+    /// And of one address.
+    pub connections_per_address: usize,
     /// Whether large bodies may pass hyper by.
     pub tap: bool,
 }
@@ -143,7 +152,7 @@ impl Server {
         stop: &CancellationToken,
         kill: &CancellationToken,
     ) -> std::io::Result<()> {
-        let cap = Arc::new(Semaphore::new(self.limits.connections));
+        let admission = Admission::new(self.limits.connections, self.limits.connections_per_address);
         let (bound, listeners) = match listeners {
             Listeners::Shared(listener) => {
                 let address = listener.local_addr()?;
@@ -155,20 +164,18 @@ impl Server {
             ),
         };
         for (listener, side) in listeners {
-            let (server, cap, until, kill) = (self.clone(), cap.clone(), stop.clone(), kill.clone());
+            let (server, until, kill) = (self.clone(), stop.clone(), kill.clone());
+            let places = self.connection_places(admission.clone(), side);
             // Accepting again goes on with the same socket, which closes with this closure.
             let listener = Arc::new(listener);
             self.control.supervisor().run("listener", stop, move || {
                 let (server, stop, kill) = (server.clone(), until.clone(), kill.clone());
-                let serve = move |stream, peer, permit| {
+                let serve = move |stream, peer, place| {
                     let socket = connection::Socket { stream, peer, side, bound };
-                    let task = connection::serve(server.clone(), socket, stop.clone(), kill.clone());
-                    server.connections.spawn(async move {
-                        task.await;
-                        drop(permit);
-                    });
+                    let task = connection::serve(server.clone(), (socket, place), stop.clone(), kill.clone());
+                    server.connections.spawn(task);
                 };
-                listener::accept(listener.clone(), cap.clone(), until.clone(), serve)
+                listener::accept(listener.clone(), places.clone(), until.clone(), serve)
             });
         }
         Ok(())
@@ -179,6 +186,23 @@ impl Server {
     pub async fn ended(&self) {
         self.connections.close();
         self.connections.wait().await;
+    }
+
+    /// Addresses of proxies have no share: many people may be behind one.
+    fn connection_places(self: &Arc<Self>, admission: Arc<Admission>, side: Option<Side>) -> listener::Places {
+        let (server, refusing) = (self.clone(), self.clone());
+        listener::Places {
+            admission,
+            is_exempt: Arc::new(move |address| server.proxies.is_trusted(address)),
+            refuse: Arc::new(move |stream, peer| {
+                refusing.metrics.connections_refused.inc();
+                tracing::debug!(%peer, "refused: its address has all the connections that one may have");
+                if refusing.tls.of(side).is_none() {
+                    // Nothing is in its buffer, so that this waits for nobody.
+                    let _ = rustix::net::send(&stream, BUSY, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                }
+            }),
+        }
     }
 
     fn patience(&self) -> Patience {

@@ -2,6 +2,7 @@
 //! slow and honest: served.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -239,21 +240,64 @@ fn a_json_body_that_trickles_is_told_408() {
     assert!(client.is_closed());
 }
 
+/// A request by a connection from this address that stays; its answer's status.
+fn held(server: &Server, source: [u8; 4], lines: &str) -> (TcpStream, u16) {
+    let mut socket = peer::from_address(source, server.authority());
+    write!(socket, "GET /api/2.0/capabilities/ HTTP/1.1\r\nHost: x\r\n{lines}\r\n").expect("the server takes it");
+    let response = peer::read_head(&mut socket);
+    let length = response.values("content-length").first().map_or(0, |length| length.parse().expect("a length"));
+    socket.read_exact(&mut vec![0; length]).expect("the body");
+    (socket, response.status)
+}
+
 #[test]
 fn connections_above_the_cap_wait_until_one_ends() {
-    let server = Setup::default().config("limits.connections = 3").start();
-    let mut held: Vec<_> = (0..3).map(|_| server.raw()).collect();
-    for client in &mut held {
-        client.send_head("GET /healthz", &[]);
-        assert_eq!(client.response().status, 200);
-    }
-    let mut next = std::net::TcpStream::connect(server.authority()).unwrap();
+    let server = Setup::default().config("limits.connections = 4").start();
+    let login = basic(&server.credentials()) + "\r\n";
+    let mut callers: Vec<_> = (0..4).map(|n| held(&server, [127, 0, 0, 1 + n / 2], &login)).collect();
+    assert!(callers.iter().all(|(_, status)| *status == 200));
+    let mut next = peer::from_address([127, 0, 0, 3], server.authority());
     next.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     next.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(next.read(&mut [0; 1]).is_err(), "the cap is not kept");
     next.set_read_timeout(Some(PATIENCE)).unwrap();
-    held.pop();
+    callers.pop();
     assert_eq!(peer::read_head(&mut next).status, 200);
+}
+
+#[test]
+fn one_address_has_its_share_of_the_connections_and_is_told_so() {
+    let server = Setup::default().config("limits.connections = 8").start();
+    let login = basic(&server.credentials()) + "\r\n";
+    let callers: Vec<_> = (0..4).map(|_| held(&server, [127, 0, 0, 1], &login)).collect();
+    let mut fifth = peer::from_address([127, 0, 0, 1], server.authority());
+    assert_eq!(peer::read_head(&mut fifth).status, 503);
+    assert_eq!(fifth.read(&mut [0; 1]).expect("the end"), 0);
+    let (_elsewhere, status) = held(&server, [127, 0, 0, 2], &login);
+    assert_eq!(status, 200);
+    drop(callers);
+    let again = wait_for("the places to be free", || server.metric("longshore_connections_refused_total"));
+    assert!(again >= 1.0);
+}
+
+#[test]
+fn connections_without_a_login_keep_nobody_out_who_has_one() {
+    let server = Setup::default().config("limits.connections = 8").config("limits.head_seconds = 600").start();
+    let login = basic(&server.credentials()) + "\r\n";
+    let known = held(&server, [127, 0, 0, 9], &login);
+    // Silent, in the middle of a head, and with an answer.
+    let mut strangers = Vec::new();
+    for n in 0..30 {
+        let mut socket = peer::from_address([127, 0, 1, n], server.authority());
+        let _ = socket.write_all([&b""[..], b"GET /", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"][usize::from(n % 3)]);
+        strangers.push(socket);
+    }
+    for n in 10..16 {
+        assert_eq!(held(&server, [127, 0, 0, n], &login).1, 200);
+    }
+    let (mut known, _) = known;
+    known.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(peer::read_head(&mut known).status, 200, "who had shown a login keeps the place");
 }
 
 /// The status of a login from this address, and what it says of when to come back.
@@ -293,7 +337,8 @@ fn guesses_at_a_password_are_slowed_down_and_then_refused_and_others_are_not() {
 
 /// A server that may open so many files, and no more, or as many as it asks for up to the second number.
 fn with_open_files(soft: u32, hard: u32) -> Server {
-    Setup::default().open_files(soft, hard).start()
+    // All of them may be of one address.
+    Setup::default().config("limits.connections_per_address = 4095").open_files(soft, hard).start()
 }
 
 #[test]

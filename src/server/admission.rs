@@ -1,0 +1,261 @@
+//! Which connections are served: how many in all, how many of one address, and who makes room when there are too many.
+//!
+//! A connection is a stranger's until one of its requests has shown who is asking. When all places are taken, a new
+//! connection takes the place of a stranger that has been silent for [`GRACE`]. So whoever fills the places with silence
+//! keeps nobody out. A new connection waits while all places are held by known callers or by requests that are worked
+//! on, each of which ends or is cut in its time.
+//!
+//! # Invariants
+//! - No more places are held than there are, and none but those of `is_exempt` addresses has more than its share.
+//!
+//! # Cancellation
+//! Dropping [`Admission::place`] takes no place.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::activity::Activity;
+
+/// A burst of callers must not make one another leave before their requests were read.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often it is looked for a stranger who has been silent for so long.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How many strangers are looked at for a silent one. Bounds the time that a place takes under a flood.
+const LOOKED_AT: usize = 64;
+
+/// The places of connections.
+#[derive(Debug)]
+pub(super) struct Admission {
+    total: usize,
+    share: usize,
+    grace: Duration,
+    state: Mutex<State>,
+    /// A place is free.
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: usize,
+    /// How many of each address, for those that have a share.
+    of_address: HashMap<IpAddr, usize>,
+    /// In the order in which they came.
+    strangers: BTreeMap<u64, Arc<Standing>>,
+    next: u64,
+}
+
+/// What is known of who is connected; shared by a connection and its requests.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// What the connection is in the middle of.
+    pub(super) activity: Arc<Activity>,
+    number: u64,
+    is_known: AtomicBool,
+    evicted: CancellationToken,
+    admission: Arc<Admission>,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    standing: Arc<Standing>,
+    address: Option<IpAddr>,
+}
+
+/// The address has all that one may have.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ShareIsTaken;
+
+impl Admission {
+    /// Of `total` places, of which one address has at most `share`.
+    pub(super) fn new(total: usize, share: usize) -> Arc<Self> {
+        Self::with_grace(total, share, GRACE)
+    }
+
+    fn with_grace(total: usize, share: usize, grace: Duration) -> Arc<Self> {
+        Arc::new(Self { total, share, grace, state: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// A place for a connection from `address`; of one that has no share, such as a proxy's, `None`.
+    pub(super) async fn place(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, ShareIsTaken> {
+        let address = address.map(holder);
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if address.is_some_and(|address| state.of_address.get(&address).is_some_and(|n| *n >= self.share)) {
+                    return Err(ShareIsTaken);
+                }
+                if state.held < self.total {
+                    return Ok(self.take(&mut state, address));
+                }
+                state.evict(self.grace);
+            }
+            let _ = tokio::time::timeout(LOOK, freed).await;
+        }
+    }
+
+    fn take(self: &Arc<Self>, state: &mut State, address: Option<IpAddr>) -> Place {
+        state.held += 1;
+        if let Some(address) = address {
+            *state.of_address.entry(address).or_default() += 1;
+        }
+        let number = state.next;
+        state.next += 1;
+        let standing = Arc::new(Standing {
+            activity: Activity::new(),
+            number,
+            is_known: AtomicBool::new(false),
+            evicted: CancellationToken::new(),
+            admission: self.clone(),
+        });
+        state.strangers.insert(number, standing.clone());
+        Place { standing, address }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics between two changes of it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Has a stranger make room who has been silent for so long, if there is one.
+    fn evict(&mut self, silence: Duration) {
+        let oldest = self.strangers.values().take(LOOKED_AT);
+        let leaves =
+            oldest.filter(|stranger| stranger.activity.is_waiting_for(silence)).map(|stranger| stranger.number).next();
+        if let Some(stranger) = leaves.and_then(|number| self.strangers.remove(&number)) {
+            stranger.evicted.cancel();
+        }
+    }
+}
+
+impl Standing {
+    /// A request of this connection has shown who is asking.
+    pub(super) fn know(&self) {
+        if !self.is_known.swap(true, Ordering::Relaxed) {
+            self.admission.lock().strangers.remove(&self.number);
+        }
+    }
+}
+
+impl Place {
+    /// What is known of who has it.
+    pub(super) fn standing(&self) -> Arc<Standing> {
+        self.standing.clone()
+    }
+
+    /// Waits until another connection is to have this place.
+    pub(super) async fn evicted(&self) {
+        self.standing.evicted.cancelled().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let admission = &self.standing.admission;
+        let mut state = admission.lock();
+        state.held -= 1;
+        state.strangers.remove(&self.standing.number);
+        if let Some(address) = self.address
+            && let Some(held) = state.of_address.get_mut(&address)
+        {
+            *held -= 1;
+            if *held == 0 {
+                state.of_address.remove(&address);
+            }
+        }
+        drop(state);
+        // Each listener waits with one connection at most, and looks again whether there is room.
+        admission.freed.notify_waiters();
+    }
+}
+
+/// Who has a share: with IPv6 a whole network of 64 bits, which is the least that one subscriber gets (RFC 6177).
+fn holder(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// Whether a place is had without anybody's leaving.
+    async fn is_waiting(place: impl Future<Output = Result<Place, ShareIsTaken>>) -> bool {
+        let mut place = pin!(place);
+        std::future::poll_fn(|cx| std::task::Poll::Ready(place.as_mut().poll(cx).is_pending())).await
+    }
+
+    #[tokio::test]
+    async fn one_address_has_its_share_and_others_have_the_rest() {
+        let admission = Admission::new(4, 2);
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            held.push(admission.place(Some(address("10.0.0.1"))).await.unwrap());
+        }
+        for same in ["10.0.0.1", "::ffff:10.0.0.1"] {
+            assert_eq!(admission.place(Some(address(same))).await.unwrap_err(), ShareIsTaken);
+        }
+        held.push(admission.place(Some(address("10.0.0.2"))).await.unwrap());
+        held.pop();
+        held.pop();
+        held.push(admission.place(Some(address("10.0.0.1"))).await.unwrap());
+        drop(held);
+        assert!(admission.lock().of_address.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_network_of_ipv6_is_one_address_and_a_proxy_is_none() {
+        let admission = Admission::new(8, 1);
+        let _one = admission.place(Some(address("2001:db8::1"))).await.unwrap();
+        assert!(admission.place(Some(address("2001:db8::ffff:1"))).await.is_err());
+        let _other = admission.place(Some(address("2001:db8:0:1::1"))).await.unwrap();
+        let _proxy = [admission.place(None).await.unwrap(), admission.place(None).await.unwrap()];
+    }
+
+    #[tokio::test]
+    async fn a_silent_stranger_makes_room_and_others_do_not() {
+        let admission = Admission::with_grace(3, 3, Duration::ZERO);
+        let known = admission.place(Some(address("10.0.0.1"))).await.unwrap();
+        known.standing().know();
+        let busy = admission.place(Some(address("10.0.0.1"))).await.unwrap();
+        let _work = busy.standing().activity.work();
+        let silent = admission.place(Some(address("10.0.0.1"))).await.unwrap();
+        let newcomer = admission.place(Some(address("10.0.0.2")));
+        let (newcomer, ()) = tokio::join!(newcomer, async {
+            silent.evicted().await;
+            drop(silent);
+        });
+        newcomer.unwrap().standing().know();
+        let another = admission.place(Some(address("10.0.0.2"))).await.unwrap();
+        another.standing().know();
+        assert!(is_waiting(admission.place(Some(address("10.0.0.3")))).await);
+        assert!(!busy.standing.evicted.is_cancelled() && !known.standing.evicted.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_stranger_who_has_just_come_is_left_its_place() {
+        let admission = Admission::new(1, 1);
+        let first = admission.place(Some(address("10.0.0.1"))).await.unwrap();
+        assert!(is_waiting(admission.place(Some(address("10.0.0.2")))).await);
+        assert!(!first.standing.evicted.is_cancelled());
+    }
+}
