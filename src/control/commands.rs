@@ -11,6 +11,9 @@ use crate::meta::{Batch, JobKind, MetaError, NewJob, Vacancy};
 use crate::store::DraftOptions;
 use crate::transfer::Stop;
 
+/// How many volumes of a list are held at once: a page of CloudSigma's clients that do not say.
+pub const PIECE: usize = 20;
+
 impl Control {
     /// Executes one command for a caller.
     pub async fn execute(self: &Arc<Self>, principal: &Principal, command: Command) -> Result<Outcome, Fault> {
@@ -38,8 +41,24 @@ impl Control {
     }
 
     async fn list(&self, principal: &Principal, filter: &DriveFilter, page: Page) -> Result<Outcome, Fault> {
-        let (drives, total) = self.parts.meta.list(principal.tenant, filter, page).await?;
-        Ok(Outcome::Listing(Listing { drives, page, total }))
+        let meta = &self.parts.meta;
+        if page.limit.is_some_and(|limit| limit as usize <= PIECE) {
+            let (drives, total) = meta.list(principal.tenant, filter, page).await?;
+            return Ok(Outcome::Listing(Listing { drives, rest: Vec::new(), page, total }));
+        }
+        let (ids, total) = meta.list_ids(principal.tenant, filter, page).await?;
+        self.begin_list(ids, page, total).await.map(Outcome::Listing)
+    }
+
+    /// A list of these volumes, of which the first are held.
+    pub(super) async fn begin_list(&self, mut ids: Vec<VolumeId>, page: Page, total: u64) -> Result<Listing, Fault> {
+        let rest = ids.split_off(ids.len().min(PIECE));
+        Ok(Listing { drives: self.volumes(&ids).await?, rest, page, total })
+    }
+
+    /// What is still there of a list's next volumes, of which are no more than [`PIECE`].
+    pub async fn volumes(&self, ids: &[VolumeId]) -> Result<Vec<Volume>, Fault> {
+        Ok(self.parts.meta.volumes_by_id(ids).await?)
     }
 
     async fn create(self: &Arc<Self>, principal: &Principal, specs: Vec<DriveSpec>) -> Result<Outcome, Fault> {

@@ -42,6 +42,7 @@ use crate::tree::Policy;
 
 pub use account::Account;
 pub use block::BlockSettings;
+pub use commands::PIECE;
 pub use download::{Opened, Packable};
 pub use supervise::Supervisor;
 pub use unpack::AdmittedTree;

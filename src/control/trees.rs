@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use serde_json::{Map, Value};
 
 use super::download::check_readable;
-use super::{Control, ROUNDS, busy_tree};
+use super::{Control, PIECE, ROUNDS, busy_tree};
 use crate::domain::{
-    ByteCount, ContentId, Fault, FaultKind, Outcome, Principal, SessionState, TenantId, TreeCommand, TreeSpec, Volume,
-    VolumeEvent, VolumeId, VolumeKind, VolumeState,
+    ByteCount, ContentId, Fault, FaultKind, Outcome, Page, Principal, SessionState, TenantId, TreeCommand, TreeSpec,
+    Volume, VolumeEvent, VolumeId, VolumeKind, VolumeState,
 };
 use crate::meta::{Batch, MetaError};
 
@@ -21,9 +21,13 @@ impl Control {
     ) -> Result<Outcome, Fault> {
         match command {
             TreeCommand::List(filter) => {
-                let mut trees = self.parts.meta.trees(principal.tenant).await?;
-                trees.retain(|tree| filter.takes(tree));
-                Ok(Outcome::Trees(trees))
+                let mut ids = Vec::new();
+                for some in self.parts.meta.tree_ids(principal.tenant).await?.chunks(PIECE) {
+                    let trees = self.volumes(some).await?;
+                    ids.extend(trees.iter().filter(|tree| filter.takes(tree)).map(|tree| tree.id));
+                }
+                let total = ids.len() as u64;
+                self.begin_list(ids, Page { limit: None, offset: 0 }, total).await.map(Outcome::Trees)
             }
             TreeCommand::Show(name) => Ok(Outcome::Tree(Box::new(self.find_tree(principal.tenant, &name).await?))),
             TreeCommand::Create { name, size, labels } => self.create_tree(principal, name, size, labels).await,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::domain::{
     Began, ByteCount, Command, Fault, FaultKind, HpcCommand, HpcFields, HpcOutcome, HpcVolume, IdentityCommand,
-    IdentityOutcome, Intent, Limits, Listing, Media, Named, Outcome, Patch, Project, Proof, Secret, Session,
+    IdentityOutcome, Intent, Limits, Listing, Media, Named, Outcome, Page, Patch, Project, Proof, Secret, Session,
     SessionCommand, SessionState, Sha256, Source, TenantId, Token, TreeCommand, TreeSource, UnixTime, Upload,
     UploadState, User, Volume, VolumeId, VolumeKind, VolumeState,
 };
@@ -298,7 +298,8 @@ fn outcome(intent: &Intent) -> Outcome {
         Intent::Discover => Outcome::Discovered,
         Intent::Control(command) => match command {
             Command::List { page, .. } => {
-                Outcome::Listing(Listing { drives: vec![drive(), lost_drive()], page: *page, total: 2 })
+                let drives = vec![drive(), lost_drive()];
+                Outcome::Listing(Listing { drives, rest: Vec::new(), page: *page, total: 2 })
             }
             Command::Show(_) => Outcome::Drive(drive().into()),
             Command::Create(specs) => Outcome::Created(
@@ -339,7 +340,8 @@ fn tree_outcome(command: &TreeCommand) -> Outcome {
     match command {
         TreeCommand::List(_) => {
             let empty = Volume { name: "empty".to_owned(), content: None, source: None, ..tree() };
-            Outcome::Trees(vec![empty, tree()])
+            let page = Page { limit: None, offset: 0 };
+            Outcome::Trees(Listing { drives: vec![empty, tree()], rest: Vec::new(), page, total: 2 })
         }
         TreeCommand::Show(name) => Outcome::Tree(Box::new(Volume { name: name.clone(), ..tree() })),
         TreeCommand::Create { name, size, labels } => Outcome::Tree(Box::new(Volume {

@@ -574,7 +574,7 @@ mod tests {
             let drive = golden::drive();
             let page = Page { limit: None, offset: 0 };
             let outcomes = [
-                Outcome::Listing(Listing { drives: vec![drive.clone()], page, total: 1 }),
+                Outcome::Listing(Listing { drives: vec![drive.clone()], rest: Vec::new(), page, total: 1 }),
                 Outcome::Drive(drive.clone().into()),
                 Outcome::Created(vec![drive.clone()]),
                 Outcome::Download { id: drive.id, token: name.clone() },

@@ -108,7 +108,7 @@ pub enum Outcome {
         sha256: Option<Sha256>,
     },
     /// Of [`TreeCommand::List`].
-    Trees(Vec<Volume>),
+    Trees(Listing),
     /// One tree, found or made.
     Tree(Box<Volume>),
     /// Of [`SessionCommand::Initialize`]; none when nothing is left to upload.
@@ -131,11 +131,23 @@ pub enum Outcome {
     Discovered,
 }
 
-/// One page of the caller's drives.
+impl Outcome {
+    /// The list, where it may be longer than what is held of it at once.
+    pub const fn listing_mut(&mut self) -> Option<&mut Listing> {
+        match self {
+            Self::Listing(listing) | Self::Trees(listing) => Some(listing),
+            _ => None,
+        }
+    }
+}
+
+/// One page of the caller's drives, or their trees.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listing {
-    /// The page.
+    /// The page, or its start.
     pub drives: Vec<Volume>,
+    /// What else is on it, in order: looked up when the start is told (I12).
+    pub rest: Vec<VolumeId>,
     /// The page that was asked for.
     pub page: Page,
     /// How many match in all.

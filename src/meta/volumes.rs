@@ -83,16 +83,6 @@ impl Meta {
         row.as_ref().map(from_row).transpose()
     }
 
-    /// A tenant's trees, by name.
-    pub async fn trees(&self, tenant: TenantId) -> Result<Vec<Volume>, MetaError> {
-        let rows =
-            sqlx::query(select_volumes!("WHERE tenant = $1 AND kind = 'tree' AND state <> 'deleting' ORDER BY name"))
-                .bind(tenant.as_bytes().as_slice())
-                .fetch_all(&self.readers)
-                .await?;
-        rows.iter().map(from_row).collect()
-    }
-
     /// One page of a tenant's drives and trees in order of making, and how many there are in all. Leaves out what is being
     /// removed.
     pub async fn volumes_of(&self, tenant: TenantId, page: Page) -> Result<(Vec<Volume>, u64), MetaError> {
@@ -132,16 +122,58 @@ impl Meta {
 
         let mut paging = QueryBuilder::new(SELECT_VOLUMES);
         push_conditions(&mut paging, tenant, filter);
-        paging.push(" ORDER BY ");
-        for (key, direction) in &filter.order {
-            let of = super::block::Of::Volumes { by_name: false };
-            paging.push(format!("{} {}, ", of.column(*key), super::block::word(*direction)));
-        }
-        paging.push("created, id LIMIT ").push_bind(page.limit.map_or(i64::MAX, i64::from));
-        paging.push(" OFFSET ").push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
+        push_page(&mut paging, filter, page);
         let rows = paging.build().fetch_all(&mut *tx).await?;
         let volumes = rows.iter().map(from_row).collect::<Result<_, _>>()?;
         Ok((volumes, total.cast_unsigned()))
+    }
+
+    /// The same as [`Self::list`], by their ids.
+    pub async fn list_ids(
+        &self,
+        tenant: TenantId,
+        filter: &DriveFilter,
+        page: Page,
+    ) -> Result<(Vec<VolumeId>, u64), MetaError> {
+        // One transaction, so that count and page agree.
+        let mut tx = self.readers.begin().await?;
+        let mut counting = QueryBuilder::new("SELECT COUNT(*) FROM volumes ");
+        push_conditions(&mut counting, tenant, filter);
+        let total: i64 = counting.build_query_scalar().fetch_one(&mut *tx).await?;
+
+        let mut paging = QueryBuilder::new("SELECT id FROM volumes ");
+        push_conditions(&mut paging, tenant, filter);
+        push_page(&mut paging, filter, page);
+        let ids: Vec<Vec<u8>> = paging.build_query_scalar().fetch_all(&mut *tx).await?;
+        Ok((volume_ids(&ids)?, total.cast_unsigned()))
+    }
+
+    /// The ids of a tenant's trees, by name.
+    pub async fn tree_ids(&self, tenant: TenantId) -> Result<Vec<VolumeId>, MetaError> {
+        let sql = "SELECT id FROM volumes WHERE tenant = $1 AND kind = 'tree' AND state <> 'deleting' ORDER BY name";
+        let ids: Vec<Vec<u8>> =
+            sqlx::query_scalar(sql).bind(tenant.as_bytes().as_slice()).fetch_all(&self.readers).await?;
+        volume_ids(&ids)
+    }
+
+    /// A tenant's trees, by name.
+    #[cfg(test)]
+    pub(super) async fn trees(&self, tenant: TenantId) -> Result<Vec<Volume>, MetaError> {
+        self.volumes_by_id(&self.tree_ids(tenant).await?).await
+    }
+
+    /// Volumes in the order of these ids. Leaves out what is not there, or is being removed.
+    pub async fn volumes_by_id(&self, ids: &[VolumeId]) -> Result<Vec<Volume>, MetaError> {
+        let mut query = QueryBuilder::new(select_volumes!("WHERE state <> 'deleting' AND id IN ("));
+        let mut list = query.separated(", ");
+        for id in ids {
+            list.push_bind(id.as_bytes().to_vec());
+        }
+        query.push(")");
+        let rows = query.build().fetch_all(&self.readers).await?;
+        let mut volumes = rows.iter().map(from_row).collect::<Result<Vec<_>, _>>()?;
+        volumes.sort_by_key(|volume| ids.iter().position(|id| *id == volume.id));
+        Ok(volumes)
     }
 
     /// All volumes in any of these states, in order of making. The clone count of a source is ignored.
@@ -156,8 +188,22 @@ impl Meta {
     /// The ids of all volumes of all tenants, in no order: what the sweeper must keep.
     pub async fn all_volume_ids(&self) -> Result<Vec<VolumeId>, MetaError> {
         let ids: Vec<Vec<u8>> = sqlx::query_scalar("SELECT id FROM volumes").fetch_all(&self.readers).await?;
-        ids.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "id")?))).collect()
+        volume_ids(&ids)
     }
+}
+
+fn volume_ids(ids: &[Vec<u8>]) -> Result<Vec<VolumeId>, MetaError> {
+    ids.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "id")?))).collect()
+}
+
+fn push_page(query: &mut QueryBuilder<Sqlite>, filter: &DriveFilter, page: Page) {
+    query.push(" ORDER BY ");
+    for (key, direction) in &filter.order {
+        let of = super::block::Of::Volumes { by_name: false };
+        query.push(format!("{} {}, ", of.column(*key), super::block::word(*direction)));
+    }
+    query.push("created, id LIMIT ").push_bind(page.limit.map_or(i64::MAX, i64::from));
+    query.push(" OFFSET ").push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
 }
 
 fn push_conditions(query: &mut QueryBuilder<Sqlite>, tenant: TenantId, filter: &DriveFilter) {

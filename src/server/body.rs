@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 
 use super::activity::{Activity, Busy};
 use super::incoming::Payload;
+use super::list::List;
 use super::regions::FileRegions;
 use super::timing::{self, SERVER_TIMING};
 use crate::control::Account;
@@ -22,6 +23,39 @@ pub(super) enum Body {
     Whole(Bytes),
     /// A drive, or parts of it, or a tree.
     Download(Download),
+    /// A list that is longer than what is held of it.
+    List(Pieces),
+}
+
+/// A list that is being sent.
+pub(super) struct Pieces {
+    first: Bytes,
+    turn: Option<Pin<Box<dyn Future<Output = PieceTurn> + Send>>>,
+    /// Held by every frame too.
+    answering: Arc<Busy>,
+}
+
+type PieceTurn = (List, Option<io::Result<Bytes>>);
+
+impl Pieces {
+    /// The rest of `list`, of which `whole` is what was encoded first.
+    pub(super) fn new(list: List, whole: &Bytes, answering: Busy) -> Self {
+        let first = list.beginning(whole);
+        Self { first, turn: Some(Box::pin(list.next())), answering: Arc::new(answering) }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let piece = if self.first.is_empty() {
+            let Some(turn) = &mut self.turn else { return Poll::Ready(None) };
+            let (list, piece) = ready!(turn.as_mut().poll(cx));
+            self.turn = matches!(piece, Some(Ok(_))).then(|| Box::pin(list.next()) as _);
+            piece
+        } else {
+            Some(Ok(std::mem::take(&mut self.first)))
+        };
+        let held = |bytes| Bytes::from_owner(Held { bytes, _until_sent: self.answering.clone() });
+        Poll::Ready(piece.map(|piece| piece.map(held)))
+    }
 }
 
 /// A download that is being sent.
@@ -180,10 +214,11 @@ impl http_body::Body for Body {
             Self::Whole(bytes) if bytes.is_empty() => None,
             Self::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Self::Download(download) => ready!(download.poll_next(cx)),
+            Self::List(pieces) => ready!(pieces.poll_next(cx)),
         };
         if let Some(Err(error)) = &next {
             // The head is out, so cutting the connection is the only way left to tell the peer.
-            tracing::error!(%error, "a download broke off");
+            tracing::error!(%error, "an answer broke off");
         }
         let trailer = match this {
             Self::Download(download) if next.is_none() => download.trailer(),
@@ -196,14 +231,15 @@ impl http_body::Body for Body {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Download(download) => matches!(download.state, State::Ended) && !download.tells_timing,
+            Self::List(pieces) => pieces.first.is_empty() && pieces.turn.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            // Its length is in the head.
-            Self::Download(_) => SizeHint::default(),
+            // The length of a download is in the head; that of a list nobody knows before its last piece.
+            Self::Download(_) | Self::List(_) => SizeHint::default(),
         }
     }
 }

@@ -18,9 +18,10 @@ use uuid::Uuid;
 use super::Server;
 use super::activity::Activity;
 use super::admission::Standing;
-use super::body::{Body, Download};
+use super::body::{Body, Download, Pieces};
 use super::framing::Framing;
 use super::incoming::Payload;
+use super::list::{Asked, List};
 use super::origin;
 use super::regions::FileRegions;
 use super::tap::Tap;
@@ -203,7 +204,7 @@ impl Exchange<'_> {
         self.perform(endpoint, &call, body).await
     }
 
-    async fn perform(&self, endpoint: &Endpoint, call: &Call<'_>, body: Option<Payload>) -> Response<Body> {
+    async fn perform(&self, endpoint: &'static Endpoint, call: &Call<'_>, body: Option<Payload>) -> Response<Body> {
         let control = &self.server.control;
         let intent = match endpoint.decode(call) {
             Ok(intent) => intent,
@@ -254,7 +255,7 @@ impl Exchange<'_> {
     /// Answers an upload whose body was read, to its end or not.
     fn received(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &'static Endpoint,
         call: &Call<'_>,
         outcome: Result<Outcome, Fault>,
         progress: &Progress,
@@ -271,11 +272,21 @@ impl Exchange<'_> {
         response
     }
 
-    fn encode(&self, endpoint: &Endpoint, call: &Call<'_>, outcome: Result<Outcome, Fault>) -> Response<Body> {
-        match outcome {
-            Ok(outcome) => whole(endpoint.encode(call, &outcome, &self.connection.places)),
-            Err(fault) => self.refuse(endpoint.dialect(), &fault),
+    fn encode(&self, endpoint: &'static Endpoint, call: &Call<'_>, outcome: Result<Outcome, Fault>) -> Response<Body> {
+        let mut outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(fault) => return self.refuse(endpoint.dialect(), &fault),
+        };
+        let rest = outcome.listing_mut().map(|listing| std::mem::take(&mut listing.rest)).unwrap_or_default();
+        let reply = endpoint.encode(call, &outcome, &self.connection.places);
+        if rest.is_empty() {
+            return whole(reply);
         }
+        let params = call.params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let asked = Asked { endpoint, parts: self.parts.clone(), params, places: self.connection.places.clone() };
+        let list = List::new(self.server.control.clone(), asked, outcome, rest);
+        let answering = self.connection.activity.answer();
+        reply.map(|first| Body::List(Pieces::new(list, &first, answering)))
     }
 
     async fn send(&self, call: &Call<'_>, plan: &SendPlan) -> Response<Body> {

@@ -186,3 +186,37 @@ fn a_fault_is_a_list_that_names_the_field() {
     assert_eq!((&fault["error_type"], &fault["error_point"]), (&json!("validation"), &json!("size")), "{fault}");
     assert!(fault["error_message"].as_str().is_some_and(|message| !message.is_empty()));
 }
+
+/// Longer than what the server holds of a list at once.
+#[test]
+fn a_long_list_is_told_whole_and_in_order() {
+    let server = Server::start();
+    for count in [0, 19, 20, 21, 40, 45] {
+        for n in server.drives().len()..count {
+            let spec = json!({"name": format!("d{n}"), "size": 70_000, "media": "disk"});
+            only_object(&server.curl(DRIVES).json("POST", &spec).run(), 201);
+        }
+        for (query, expected) in
+            [("limit=0", 0..count), ("limit=30", 0..30.min(count)), ("limit=0&offset=3", 3.min(count)..count)]
+        {
+            for version in ["--http1.1", "--http1.0"] {
+                let list = server.curl(&format!("{DRIVES}detail/?{query}")).arg(version).run();
+                assert_eq!(list.status, 200, "{list:?}");
+                let names: Vec<Value> =
+                    list.json()["objects"].as_array().unwrap().iter().map(|drive| drive["name"].clone()).collect();
+                let expected: Vec<Value> = expected.clone().map(|n| json!(format!("d{n}"))).collect();
+                assert_eq!(names, expected, "{query} of {count}");
+                assert_eq!(list.json()["meta"]["total_count"], count);
+            }
+        }
+    }
+    for n in 0..45 {
+        let made = server.curl("/volumes/create").json("POST", &json!({"Name": format!("t{n:02}")})).run();
+        assert_eq!(made.status, 201, "{made:?}");
+    }
+    let list = server.curl("/volumes").run().json();
+    let names: Vec<&str> =
+        list["Volumes"].as_array().unwrap().iter().map(|volume| volume["Name"].as_str().unwrap()).collect();
+    assert!(names.len() == 45 && names.is_sorted(), "{names:?}");
+    assert!(list["Warnings"].is_null());
+}

@@ -106,6 +106,78 @@ fn the_memory_of_password_digests_is_given_back() {
     });
 }
 
+/// Drives whose labels are as large as they may be, and readers that take nothing of their list.
+#[test]
+fn long_lists_that_nobody_reads_are_not_held() {
+    let server = Server::start();
+    let label = "x".repeat(12_000);
+    for _ in 0..25 {
+        let drives: Vec<_> = (0..20)
+            .map(
+                |n| serde_json::json!({"name": format!("d{n}"), "size": 70_000, "media": "disk", "meta": {"l": label}}),
+            )
+            .collect();
+        let body = server.scratch().join("drives.json");
+        std::fs::write(&body, serde_json::json!({"objects": drives}).to_string()).unwrap();
+        let curl = server.curl("/api/2.0/drives/").header("Content-Type: application/json");
+        let response = curl.arg("--data-binary").arg(format!("@{}", body.display())).run();
+        assert_eq!(response.status, 201, "{response:?}");
+    }
+    let before = machine::memory(server.pid());
+    let authorization = basic(&server.credentials());
+    let head = format!("GET /api/2.0/drives/detail/?limit=0 HTTP/1.1\r\nHost: x\r\n{authorization}\r\n\r\n");
+    let mut readers: Vec<_> = (0..60).map(|_| peer::narrow(server.authority())).collect();
+    for reader in &mut readers {
+        reader.write_all(head.as_bytes()).unwrap();
+    }
+    for reader in &mut readers {
+        assert_eq!(peer::read_head(reader).status, 200);
+    }
+    let peak = machine::peak_memory(server.pid());
+    println!("before: {} MiB, peak: {} MiB", before >> 20, peak >> 20);
+    assert!(peak < before + (100 << 20), "{} MiB", peak >> 20);
+    // Who does read gets all of it.
+    let list = server.curl("/api/2.0/drives/detail/?limit=0").run().json();
+    assert_eq!(list["objects"].as_array().unwrap().len(), 500);
+    assert_eq!(list["objects"][499]["meta"]["l"], label);
+}
+
+/// As many as one address may have, each with as much as it is let send without a login.
+#[test]
+fn two_thousand_connections_without_a_login_take_a_bounded_part_of_memory() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let count = limit.maximum.unwrap_or(u64::MAX).saturating_sub(300).min(2_000);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).expect("the limit can be raised");
+    let server = Setup::default().config("limits.head_seconds = 600").start();
+    let filler = "x".repeat(380_000);
+    let unfinished = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {filler}");
+    // The most that is let be a head, one byte short of its end.
+    let whole = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r", &filler[..16_000]);
+    let login =
+        format!("POST /v3/auth/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\n\r\n{}", &filler[..15_999]);
+    let refused = format!("POST {UPLOAD} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n{filler}");
+    let before = machine::memory(server.pid());
+    let mut held = Vec::new();
+    for n in 0..count {
+        let mut socket = std::net::TcpStream::connect(server.authority()).expect("the server listens");
+        socket.set_nonblocking(true).unwrap();
+        // What it does not take is not held by it.
+        let _ = socket.write([&unfinished, &whole, &login, &refused][n as usize % 4].as_bytes());
+        held.push(socket);
+    }
+    let probe = server.anonymous_curl("/healthz").run();
+    assert!(matches!(probe.status, 200 | 503), "{probe:?}");
+    crate::harness::wait_for("what they sent to be read", || {
+        let waiting = held.iter().filter(|socket| rustix::io::ioctl_fionread(socket).is_ok_and(|n| n > 0)).count();
+        // A quarter is refused as too large, and a quarter for want of a login.
+        (waiting as u64 >= count / 2 - 1).then_some(())
+    });
+    let peak = machine::peak_memory(server.pid());
+    println!("{count} connections, before: {} MiB, peak: {} MiB", before >> 20, peak >> 20);
+    assert!(peak < before + (160 << 20), "{} MiB", peak >> 20);
+}
+
 trait Stalled: std::io::Read + std::io::Write {}
 impl<T: std::io::Read + std::io::Write> Stalled for T {}
 

@@ -13,7 +13,7 @@ use crate::domain::{Began, ByteCount, Fault, Outcome, UnixTime, Volume};
 pub(in super::super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Option<Reply> {
     Some(match (op, outcome) {
         (Op::List, Outcome::Trees(trees)) => {
-            let volumes: Vec<Value> = trees.iter().map(volume).collect();
+            let volumes: Vec<Value> = trees.drives.iter().map(volume).collect();
             json_reply(StatusCode::OK, &json!({"Volumes": volumes, "Warnings": null}))
         }
         (Op::Create, Outcome::Tree(tree)) => json_reply(StatusCode::CREATED, &volume(tree)),

@@ -1,0 +1,122 @@
+//! A list that is longer than what is held of it: told in pieces, each looked up when the one before was taken.
+//!
+//! Every list of our dialects is an envelope around items, which commas separate. So a piece is encoded as a list of its
+//! own, of which the envelope is cut off.
+//!
+//! # Invariants
+//! - What is held is one piece, and the ids of what is still to be told (I12).
+//! - The list is that of one moment, but for what was removed since, which is left out.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::request::Parts;
+
+use crate::control::{Control, PIECE};
+use crate::dialect::{Call, Endpoint, Places};
+use crate::domain::{Outcome, VolumeId};
+
+/// The request that asked for a list.
+pub(super) struct Asked {
+    pub(super) endpoint: &'static Endpoint,
+    pub(super) parts: Parts,
+    pub(super) params: Vec<(String, String)>,
+    pub(super) places: Places,
+}
+
+/// What is still to be told of a list.
+pub(super) struct List {
+    control: Arc<Control>,
+    asked: Asked,
+    /// With the piece that was told last.
+    outcome: Outcome,
+    rest: std::vec::IntoIter<VolumeId>,
+    /// How long the envelope is before the items.
+    before: usize,
+    /// The envelope behind them.
+    after: Bytes,
+    has_items: bool,
+    is_told: bool,
+}
+
+impl List {
+    /// The list that `outcome` begins and `rest` continues.
+    pub(super) fn new(control: Arc<Control>, asked: Asked, mut outcome: Outcome, rest: Vec<VolumeId>) -> Self {
+        let items = outcome.listing_mut().map(|listing| std::mem::take(&mut listing.drives)).unwrap_or_default();
+        let mut list = Self {
+            control,
+            asked,
+            outcome,
+            rest: rest.into_iter(),
+            before: 0,
+            after: Bytes::new(),
+            has_items: !items.is_empty(),
+            is_told: false,
+        };
+        let envelope = list.encoded();
+        // No other array stands behind that of the items.
+        list.before = envelope.windows(2).rposition(|pair| pair == b"[]").map_or(0, |at| at + 1);
+        list.after = envelope.slice(list.before..);
+        list
+    }
+
+    /// What was encoded of the list's beginning, without the end of the envelope.
+    pub(super) fn beginning(&self, whole: &Bytes) -> Bytes {
+        whole.slice(..whole.len() - self.after.len())
+    }
+
+    /// The next piece; none behind the last.
+    pub(super) async fn next(mut self) -> (Self, Option<io::Result<Bytes>>) {
+        let piece = self.piece().await;
+        (self, piece)
+    }
+
+    async fn piece(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            if self.is_told {
+                return None;
+            }
+            let ids: Vec<VolumeId> = self.rest.by_ref().take(PIECE).collect();
+            if ids.is_empty() {
+                self.is_told = true;
+                return Some(Ok(self.after.clone()));
+            }
+            let volumes = match self.control.volumes(&ids).await {
+                Ok(volumes) => volumes,
+                Err(fault) => return Some(Err(io::Error::other(fault))),
+            };
+            if volumes.is_empty() {
+                continue;
+            }
+            if let Some(listing) = self.outcome.listing_mut() {
+                listing.drives = volumes;
+            }
+            let whole = self.encoded();
+            let items = &whole[self.before..whole.len() - self.after.len()];
+            let mut piece = BytesMut::with_capacity(items.len() + 1);
+            if std::mem::replace(&mut self.has_items, true) {
+                piece.put_u8(b',');
+            }
+            piece.extend_from_slice(items);
+            return Some(Ok(piece.freeze()));
+        }
+    }
+
+    /// The list of the volumes that are held now.
+    fn encoded(&self) -> Bytes {
+        let Asked { endpoint, parts, params, places } = &self.asked;
+        let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let call = Call {
+            method: &parts.method,
+            path: parts.uri.path(),
+            params: &params,
+            query: parts.uri.query().unwrap_or_default(),
+            headers: &parts.headers,
+            length: None,
+            body: &[],
+            principal: None,
+        };
+        endpoint.encode(&call, &self.outcome, places).into_body()
+    }
+}
