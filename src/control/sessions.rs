@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Control, ROUNDS};
 use crate::auth::{digest_of, random_secret};
@@ -88,13 +89,27 @@ impl Control {
                 ended: None,
                 uploads: planned.uploads,
             };
-            match self.parts.meta.begin_session(&session, planned.new, planned.old).await {
+            // Whoever is not told of a session has no use for it, and it would keep others from its volumes: it is
+            // dropped with the request, and when anything fails from here on, its first row included, of which nobody
+            // knows then whether it was written.
+            let mut undo = DropSession { control: self.clone(), session: Some(session.clone()) };
+            let outcome = match self.parts.meta.begin_session(&session, planned.new, planned.old).await {
                 // Made, deleted or initialised by others since it was looked at.
-                Err(MetaError::Duplicate | MetaError::Conflict) => continue,
-                result => result?,
+                Err(MetaError::Duplicate | MetaError::Conflict) => {
+                    undo.session = None;
+                    continue;
+                }
+                Err(error) => Err(error.into()),
+                Ok(()) => {
+                    self.parts.crash.hit("session: rows");
+                    self.begin(&session, token, cookie).await
+                }
+            };
+            match &outcome {
+                Ok(_) => undo.session = None,
+                Err(fault) => undo.now(&fault.told).await,
             }
-            self.parts.crash.hit("session: rows");
-            return self.begin(session, token, cookie).await;
+            return outcome;
         }
         Err(Fault::new(FaultKind::Conflict, "the volumes are being changed by others; try again"))
     }
@@ -165,17 +180,9 @@ impl Control {
     }
 
     /// Fetches what is remote, and tells what is to be uploaded.
-    async fn begin(self: &Arc<Self>, session: Session, token: Secret, cookie: Secret) -> Result<Outcome, Fault> {
+    async fn begin(self: &Arc<Self>, session: &Session, token: Secret, cookie: Secret) -> Result<Outcome, Fault> {
         let (remote, local): (Vec<&Upload>, Vec<&Upload>) = session.uploads.iter().partition(|part| part.is_remote);
-        if !remote.is_empty() {
-            // Dropped with the request: what the caller does not wait for is not wanted.
-            let mut undo = DropSession { control: self.clone(), session: Some(session.clone()) };
-            if let Err(fault) = self.fetch_all(&remote).await {
-                self.drop_session(&session, SessionState::Failed, &fault.told).await?;
-                return Err(fault);
-            }
-            undo.session = None;
-        }
+        self.fetch_all(&remote).await?;
         if local.is_empty() {
             let (control, id) = (self.clone(), session.id);
             let work = async move { control.publish(id).await };
@@ -321,22 +328,47 @@ fn missing_from(session: &Session) -> Option<String> {
     (!told.is_empty()).then(|| format!("not initialised: {told}"))
 }
 
-/// Drops a session whose caller has gone.
+/// The pauses between attempts to drop a session: in all as long as a session of the usual length lives by itself.
+const AGAIN: [u64; 12] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 512, 512];
+
+/// Drops a session of which its caller is not told.
 struct DropSession {
     control: Arc<Control>,
     session: Option<Session>,
 }
 
+impl DropSession {
+    /// At once, so that who reads why it failed can try again. If that fails, later.
+    async fn now(&mut self, why: &str) {
+        if let Some(session) = &self.session
+            && self.control.drop_session(session, SessionState::Failed, why).await.is_ok()
+        {
+            self.session = None;
+        }
+    }
+}
+
 impl Drop for DropSession {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            let control = self.control.clone();
-            self.control.parts.tracker.spawn(async move {
-                let why = "whoever began it did not wait for the answer";
-                if let Err(fault) = control.drop_session(&session, SessionState::Failed, why).await {
-                    tracing::error!(session = %session.id, cause = ?fault.cause, "a session was not dropped");
+        let Some(session) = self.session.take() else { return };
+        let control = self.control.clone();
+        self.control.parts.tracker.spawn(async move {
+            let why = "whoever began it did not get an answer";
+            for pause in AGAIN {
+                match control.drop_session(&session, SessionState::Failed, why).await {
+                    Ok(_) => return,
+                    Err(fault) => {
+                        tracing::error!(session = %session.id, cause = ?fault.cause, "a session is not dropped");
+                    }
                 }
-            });
-        }
+                for _ in 0..pause {
+                    // A restart sees what the disk has.
+                    if control.is_draining() || !control.parts.meta.is_writable() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        });
     }
 }

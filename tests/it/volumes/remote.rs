@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -226,4 +227,39 @@ fn a_fetch_that_was_killed_leaves_nothing() {
     assert_eq!(contents(&server), Vec::<String>::new());
     assert_eq!(server.curl("/volumes").run().json()["Volumes"], json!([]));
     assert_eq!(server.curl("/api/v1/sessions").run().json()["sessions"][0]["state"], json!("failed"));
+}
+
+#[test]
+fn the_names_of_a_session_that_failed_are_free_again_even_when_the_database_was_held_meanwhile() {
+    const HOLD: &str = "import sqlite3, sys\n\
+        held = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+        held.execute('BEGIN IMMEDIATE')\n\
+        print('held', flush=True)\n\
+        sys.stdin.read()";
+    let (database, holder) = (Arc::new(Mutex::new(PathBuf::new())), Arc::new(Mutex::new(None)));
+    let (path, holding) = (database.clone(), holder.clone());
+    // The server's own write, in which it gives the names free, comes after the answer to this.
+    let elsewhere = Elsewhere::new(move |_| {
+        let mut python = Command::new("python3");
+        python.args(["-c", HOLD]).arg(&*path.lock().unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = python.spawn().ok()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take()?).read_line(&mut line).ok()?;
+        *holding.lock().unwrap() = Some(child);
+        None
+    });
+    let server = elsewhere.server(Setup::default());
+    *database.lock().unwrap() = server.data().join("meta.sqlite");
+    let answer = ask(&server, &from(&[("vol", &elsewhere.url("/absent"))]));
+    assert!(answer.status >= 400, "{answer:?}");
+    let Some(mut child) = holder.lock().unwrap().take() else {
+        println!("SKIPPED: there is no python3");
+        return;
+    };
+    // It has failed twice: for the caller, and behind its back.
+    wait_for("another attempt to fail", || server.logged().contains("not dropped").then_some(()));
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    let again = json!({"Volume": [{"Name": "vol", "Source": "/local/dir"}]});
+    wait_for("the name to be free", || (ask(&server, &again).status == 200).then_some(()));
 }
