@@ -3,9 +3,13 @@
 //! # Rules
 //! Where tar programs differ in what the same bytes mean, an archive could be one thing to who checked it and another to
 //! who unpacks it. So:
-//! - Every header has the magic and version of ustar or GNU, or zeros there; its checksum, of signed or unsigned bytes.
-//! - Only types that are known: files, links, directories, pipes, devices, GNU sparse files and long names, pax headers.
-//! - Only files have data. A link, directory, pipe or device with a size is refused.
+//! - Every header has the magic of ustar or GNU and their version, which may be blank in ustar, or zeros there; its
+//!   checksum, of signed or unsigned bytes.
+//! - Only types that are known: files, links, directories (also those of GNU's incremental archives, whose lists are
+//!   left out), pipes, devices, GNU sparse files and long names, pax headers, and labels of archives, which are no
+//!   members. What began in another archive is refused.
+//! - Only files have data. The size of a directory means nothing, as POSIX has it; a link, pipe or device with a size is
+//!   refused.
 //! - A size in a pax header equals the one in the header; they may differ only where it does not fit into eleven octal
 //!   digits, and the header then has 0 or all sevens.
 //! - At most one pax header, one long name and one long link belong to a member, and a name or target comes from one of
@@ -14,7 +18,8 @@
 //!   ones overrule earlier ones, and a member's own header overrules both.
 //! - A name that ends in a slash is a directory's; a file of the oldest kind (type zero byte) so named is one.
 //! - A sparse file's map is as `sparse` has it.
-//! - The archive ends with two zero blocks. What follows is zeros, up to a bound.
+//! - The archive ends with a zero block: without it, one that was cut between two members would look whole. What follows
+//!   (a second one) is zeros, up to a bound: some read on.
 
 use std::io::Read;
 
@@ -30,6 +35,18 @@ use super::{Attribute, Limits};
 
 /// Zeros after the end marker: GNU tar fills records of 10 KiB, and `--blocking-factor` goes far beyond.
 const MOST_PADDING: u64 = 8 << 20;
+
+/// A label of the archive: GNU tar.
+const LABEL: u8 = b'V';
+
+/// What began in another archive: GNU tar.
+const PART: u8 = b'M';
+
+/// A directory with a list of what was in it: GNU tar's incremental archives.
+const DUMP_DIRECTORY: u8 = b'D';
+
+/// An extended header as Solaris writes it.
+const SOLARIS_EXTENDED: u8 = b'X';
 
 /// The most that eleven octal digits can say.
 const OCTAL: u64 = 0o77_777_777_777;
@@ -99,7 +116,8 @@ pub struct Archive<R> {
     stream: Stream<R>,
     limits: Limits,
     global: Extended,
-    globals: u64,
+    /// Headers that are of no member.
+    others: u64,
     number: u64,
     /// The name of what is being read, as far as it is known.
     name: Option<Vec<u8>>,
@@ -128,7 +146,7 @@ impl<R: Read> Archive<R> {
             stream: Stream::new(reader),
             limits: *limits,
             global: Extended::default(),
-            globals: 0,
+            others: 0,
             number: 0,
             name: None,
             header: 0,
@@ -209,20 +227,28 @@ impl<R: Read> Archive<R> {
                     self.name = block[..100].split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
                 }
             })?;
+            let of_none = matches!(block[156], b'g' | LABEL);
+            if of_none {
+                self.others += 1;
+                if pending {
+                    return Err(Flaw::Orphan.into());
+                }
+                if self.others > self.limits.entries {
+                    return Err(Budget::Entries.into());
+                }
+            }
             match head.kind {
-                EntryType::XGlobalHeader if pending => return Err(Flaw::Orphan.into()),
+                _ if block[156] == LABEL && head.size > 0 => return Err(Flaw::UnexpectedData.into()),
+                _ if block[156] == LABEL => self.name = None,
+                _ if block[156] == PART => return Err(Rule::Part.into()),
                 EntryType::XGlobalHeader => {
-                    self.globals += 1;
-                    if self.globals > self.limits.entries {
-                        return Err(Budget::Entries.into());
-                    }
                     let data = self.held(head.size, self.limits.extended, Budget::Extended)?;
                     self.global.merge_global(&data)?;
                 }
-                EntryType::XHeader if before.extended.is_some() => {
-                    return Err(Flaw::Duplicate("extended header").into());
-                }
-                EntryType::XHeader => {
+                kind if kind == EntryType::XHeader || block[156] == SOLARIS_EXTENDED => {
+                    if before.extended.is_some() {
+                        return Err(Flaw::Duplicate("extended header").into());
+                    }
                     let data = self.held(head.size, self.limits.extended, Budget::Extended)?;
                     let extended = Extended::parse(&data, self.limits.extents)?;
                     self.name = extended.path.clone().or(self.name.take());
@@ -244,7 +270,12 @@ impl<R: Read> Archive<R> {
     fn assemble(&mut self, head: Head, type_byte: u8, before: Extensions, offset: u64) -> Result<Member, UnpackCause> {
         let mut extended = before.extended.unwrap_or_default();
         let announced = extended.sparse.announced(self.limits.extents)?;
-        let name = match (extended.sparse.name.take().or(extended.path.take()), before.name) {
+        // bsdtar gives a sparse file of a long name both, which are the same then.
+        let (sparse, path) = (extended.sparse.name.take(), extended.path.take());
+        if sparse.as_ref().zip(path.as_ref()).is_some_and(|(one, other)| one != other) {
+            return Err(Flaw::Duplicate("path").into());
+        }
+        let name = match (sparse.or(path), before.name) {
             (Some(_), Some(_)) => return Err(Flaw::Duplicate("path").into()),
             (Some(name), None) | (None, Some(name)) => name,
             (None, None) => head.name,
@@ -268,10 +299,11 @@ impl<R: Read> Archive<R> {
             Some(size) if size > OCTAL && [0, OCTAL].contains(&head.size) => size,
             Some(_) => return Err(Flaw::SizesDisagree.into()),
         };
+        let stored = if head.kind.is_dir() { 0 } else { stored };
         self.remaining = stored;
         self.padding = stored.next_multiple_of(BLOCK as u64) - stored;
 
-        let directory = head.kind.is_dir() || (as_directory && type_byte == 0);
+        let directory = head.kind.is_dir() || type_byte == DUMP_DIRECTORY || (as_directory && type_byte == 0);
         if path.is_root() && !directory {
             return Err(Rule::Root.into());
         }
@@ -302,7 +334,10 @@ impl<R: Read> Archive<R> {
             }
             _ => return Err(Flaw::Type.into()),
         };
-        if stored > 0 && !matches!(kind, Kind::File { .. }) {
+        if type_byte == DUMP_DIRECTORY && stored > self.limits.extended as u64 {
+            return Err(Budget::Extended.into());
+        }
+        if stored > 0 && type_byte != DUMP_DIRECTORY && !matches!(kind, Kind::File { .. }) {
             return Err(Flaw::UnexpectedData.into());
         }
         let attributes: usize = extended.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -349,12 +384,8 @@ impl<R: Read> Archive<R> {
             }
             let mut more = tar::GnuExtSparseHeader::new();
             more.as_mut_bytes().copy_from_slice(self.stream.block()?);
-            let found = old_extents(more.sparse())?;
-            map.goes_on = more.is_extended();
-            if found.is_empty() && map.goes_on {
-                // It could go on for ever, and cost nobody's budget.
-                return Err(Flaw::SparseMap.into());
-            }
+            let (found, goes_on) = old_extents(more.sparse(), more.isextended)?;
+            map.goes_on = goes_on;
             map.extents.extend(found);
         }
         if map.extents.len() > self.limits.extents {
@@ -406,9 +437,6 @@ impl<R: Read> Archive<R> {
 
     /// Reads the stream to its end, after the first zero block.
     fn end(&mut self) -> Result<(), UnpackCause> {
-        if *self.stream.block()? != [0; BLOCK] {
-            return Err(Flaw::EndMarker.into());
-        }
         let mut padding = 0;
         loop {
             self.header = self.stream.offset();

@@ -78,6 +78,9 @@ pub enum UnpackCause {
     /// The archive holds more than is allowed.
     #[error("{0}")]
     OverBudget(#[from] Budget),
+    /// The file system has no more room than is kept for others.
+    #[error("the disk has no room for more {0}")]
+    NoRoom(&'static str),
     /// The disk failed, or is full.
     #[error("the file system failed")]
     Disk(#[source] io::Error),
@@ -122,9 +125,6 @@ pub enum Flaw {
     /// Runs of a sparse file that overlap, are not in order, lie outside, or are not all of its data.
     #[error("the map of a sparse file is wrong")]
     SparseMap,
-    /// One zero block where there must be two.
-    #[error("a broken end marker")]
-    EndMarker,
     /// Bytes that are not zero, or too many, after the end.
     #[error("data after the end of the archive")]
     Trailing,
@@ -154,9 +154,12 @@ pub enum Rule {
     /// Something else in the place of a directory that is not empty.
     #[error("it would replace a directory that is not empty")]
     FullDirectory,
-    /// A hard link to what this archive has not made, or to no regular file.
+    /// A hard link to what this archive has not made, or to a directory.
     #[error("a hard link to something that is not a file of this archive")]
     HardLink,
+    /// A file that began in another archive.
+    #[error("a part of a file that began in another archive")]
+    Part,
     /// A device node.
     #[error("a device node")]
     Device,
@@ -212,6 +215,7 @@ impl From<UnpackError> for Fault {
             UnpackCause::Source(_) | UnpackCause::CutShort => FaultKind::BodyIncomplete,
             UnpackCause::Malformed(_) | UnpackCause::Undecodable(_) | UnpackCause::Forbidden(_) => FaultKind::Invalid,
             UnpackCause::OverBudget(_) => FaultKind::TooLarge,
+            UnpackCause::NoRoom(_) => FaultKind::NoSpace,
             UnpackCause::Disk(disk) => match disk.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FaultKind::NoSpace,
                 io::ErrorKind::FileTooLarge => FaultKind::TooLarge,

@@ -27,6 +27,9 @@ pub(super) struct Head {
     pub(super) sparse: Option<OldSparse>,
 }
 
+/// The version of ustar in a header; what some writers leave blank (Maven's archiver), and no reader looks at.
+const VERSION: std::ops::Range<usize> = 263..265;
+
 /// The beginning of a sparse map as GNU tar had it before PAX.
 #[derive(Debug)]
 pub(super) struct OldSparse {
@@ -40,10 +43,12 @@ impl Head {
     pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Self, UnpackCause> {
         let header = Header::from_byte_slice(block);
         let fields = header.as_old();
-        let sum = number(&fields.cksum).map_err(|()| Flaw::Checksum)?;
-        if sum != i128::from(unsigned_sum(block)) && sum != i128::from(signed_sum(block)) {
+        if !is_summed(block) {
             return Err(Flaw::Checksum.into());
         }
+        // The crate wants the version to be there.
+        let versioned = with_version(block);
+        let header = Header::from_byte_slice(&versioned);
         let (gnu, ustar) = (header.as_gnu(), header.as_ustar());
         // Where the magic of both stands, what is older than both has zeros.
         if gnu.is_none() && ustar.is_none() && block[257..265] != [0; 8] {
@@ -61,11 +66,10 @@ impl Head {
             (0, 0)
         };
         let sparse = match gnu {
-            Some(gnu) if kind.is_gnu_sparse() => Some(OldSparse {
-                extents: old_extents(&gnu.sparse)?,
-                goes_on: gnu.is_extended(),
-                size: size(&gnu.realsize)?,
-            }),
+            Some(gnu) if kind.is_gnu_sparse() => {
+                let (extents, goes_on) = old_extents(&gnu.sparse, gnu.isextended)?;
+                Some(OldSparse { extents, goes_on, size: size(&gnu.realsize)? })
+            }
             None if kind.is_gnu_sparse() => return Err(Flaw::Type.into()),
             _ => None,
         };
@@ -85,13 +89,34 @@ impl Head {
     }
 }
 
-/// The used ones of a row of extents in the old GNU format.
-pub(super) fn old_extents(row: &[GnuSparseHeader]) -> Result<Vec<Extent>, UnpackCause> {
-    let mut extents = Vec::with_capacity(row.len());
-    for entry in row.iter().take_while(|entry| !entry.is_empty()) {
-        extents.push(Extent { offset: size(&entry.offset)?, len: size(&entry.numbytes)? });
+/// The used ones of a row of extents in the old GNU format, and whether more follow. Some readers stop at the first
+/// that is unused, and some do not: what comes after it is unused too, and nothing follows.
+pub(super) fn old_extents(row: &[GnuSparseHeader], more: [u8; 1]) -> Result<(Vec<Extent>, bool), UnpackCause> {
+    let (used, unused) = row.split_at(row.iter().take_while(|entry| entry.numbytes[0] != 0).count());
+    let goes_on = match more {
+        [0] => false,
+        [1] if unused.is_empty() => true,
+        _ => return Err(Flaw::SparseMap.into()),
+    };
+    if unused.iter().any(|entry| entry.offset != [0; 12] || entry.numbytes != [0; 12]) {
+        return Err(Flaw::SparseMap.into());
     }
-    Ok(extents)
+    let extent = |entry: &GnuSparseHeader| Ok(Extent { offset: size(&entry.offset)?, len: size(&entry.numbytes)? });
+    Ok((used.iter().map(extent).collect::<Result<_, Flaw>>()?, goes_on))
+}
+
+/// Whether a block has its checksum, as headers have.
+fn is_summed(block: &[u8; BLOCK]) -> bool {
+    let sum = number(&Header::from_byte_slice(block).as_old().cksum);
+    sum.is_ok_and(|sum| sum == i128::from(unsigned_sum(block)) || sum == i128::from(signed_sum(block)))
+}
+
+fn with_version(block: &[u8; BLOCK]) -> [u8; BLOCK] {
+    let mut block = *block;
+    if block.get(257..263) == Some(b"ustar\0") && matches!(&block[VERSION], b"\0\0" | b"  ") {
+        block[VERSION].copy_from_slice(b"00");
+    }
+    block
 }
 
 fn size(field: &[u8]) -> Result<u64, Flaw> {
@@ -103,7 +128,8 @@ fn ranged<T: TryFrom<i128>>(field: &[u8], name: &'static str) -> Result<T, Flaw>
     number(field).ok().and_then(|number| number.try_into().ok()).ok_or(Flaw::Number(name))
 }
 
-/// Octal digits between spaces, up to a zero byte; nothing counts as 0. Or, with the first bit set, a big-endian number
+/// Octal digits between spaces, up to a zero byte; nothing counts as 0, and has nothing behind it (GNU tar passes over a
+/// zero byte in front). Or, with the first bit set, a big-endian number
 /// in two's complement, which is what GNU and star do with what does not fit.
 fn number(field: &[u8]) -> Result<i128, ()> {
     match field {
@@ -112,6 +138,7 @@ fn number(field: &[u8]) -> Result<i128, ()> {
             let head = i128::from(first & 0x3f) - i128::from(first & 0x40);
             Ok(rest.iter().fold(head, |number, byte| (number << 8) | i128::from(*byte)))
         }
+        [0, rest @ ..] if rest.iter().any(|byte| *byte != 0) => Err(()),
         _ => until_zero(field).trim_ascii().iter().try_fold(0, |number: i128, digit| match digit {
             b'0'..=b'7' => Ok(number * 8 + i128::from(digit - b'0')),
             _ => Err(()),
@@ -167,6 +194,7 @@ mod tests {
             (b"\x80\0\0\0\xff\xff\xff\xff", Ok(0xffff_ffff)),
             (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Ok(-2)),
             (b"\xbf\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", Ok((1 << 94) - 1)),
+            (b"\x00000644\0", Err(())),
             (b"0000648\0", Err(())),
             (b"-000644\0", Err(())),
             (b"+000644\0", Err(())),
@@ -207,6 +235,8 @@ mod tests {
         assert!(head(|block| block[257..265].copy_from_slice(b"ustar\x0000")).is_ok());
         assert!(head(|block| block[257..265].copy_from_slice(b"ustar  \0")).is_ok());
         assert!(head(|block| block[257..265].fill(0)).is_ok());
+        assert!(head(|block| block[257..265].copy_from_slice(b"ustar\0\0\0")).is_ok());
+        assert!(head(|block| block[257..265].copy_from_slice(b"ustar\0  ")).is_ok());
         assert_eq!(flaw(head(|block| block[257..265].copy_from_slice(b"ustar\x0001"))), Flaw::Format);
         assert_eq!(flaw(head(|block| block[257..265].fill(b'u'))), Flaw::Format);
     }
@@ -221,6 +251,7 @@ mod tests {
             })
         };
         assert_eq!(named(b"ustar\x0000").expect("ustar").name, b"p/n");
+        assert_eq!(named(b"ustar\0\0\0").expect("ustar").name, b"p/n");
         assert_eq!(named(b"ustar  \0").expect("GNU").name, b"n");
         assert_eq!(named(&[0; 8]).expect("old").name, b"n");
     }

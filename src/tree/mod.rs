@@ -63,9 +63,12 @@ pub const DESCRIPTORS_PER_STREAM: u64 = directories::KEPT as u64 + 8;
 pub struct Limits {
     /// Members of the archive. Each may cost an inode.
     pub entries: u64,
-    /// Bytes that take space on the disk: data in blocks of 4 KiB, a block for each directory, attributes. What a
-    /// later member replaces stays counted.
+    /// Bytes that take space on the disk: data in blocks of 4 KiB, a block for each directory, for the attributes of
+    /// each member and for long links, and 1 KiB for a member that has no block. What a later member replaces
+    /// stays counted.
     pub bytes: u64,
+    /// Free bytes of the file system that are never taken, whatever the archive holds.
+    pub reserve: u64,
     /// The sizes of all files together, holes counted.
     pub apparent: u64,
     /// Components of a name.
@@ -82,13 +85,18 @@ pub struct Limits {
     pub extents: usize,
 }
 
+/// Members that the smallest volume may have; its bytes bound them too.
+const FEWEST: u64 = 1024;
+
 impl Limits {
-    /// For a volume of so many bytes; the rest is more than trees of programs, mail or media have, and bounds the
+    /// For a volume of so many bytes. Of these there is a member for every 4 KiB, so that who has a part of the disk has
+    /// no more than about this part of its inodes (ext4 makes one for every 16 KiB, others as they are needed). The rest is more than trees of programs, mail or media have, and bounds the
     /// memory of one stream to about 16 MiB, 10 more if it is compressed, and 4 more with [`LargeWrites::Direct`].
     pub fn of_volume(bytes: u64) -> Self {
         Self {
-            entries: 10_000_000,
+            entries: (bytes / 4096).clamp(FEWEST, 10_000_000),
             bytes,
+            reserve: 0,
             // A sparse file costs its later readers by its apparent size.
             apparent: bytes.saturating_mul(16),
             depth: 255,

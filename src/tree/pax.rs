@@ -81,6 +81,9 @@ impl Extended {
             b"uid" => once(&mut self.uid, decimal(value, "uid")?, "uid"),
             b"gid" => once(&mut self.gid, decimal(value, "gid")?, "gid"),
             b"mtime" => once(&mut self.mtime, time(value)?, "mtime"),
+            // Sparse files as star and Solaris have them: who knows the record sees another file than who does not.
+            b"SCHILY.realsize" | b"SUN.holesdata" => Err(Flaw::SparseMap.into()),
+            _ if is_of_part(key) => Err(super::Rule::Part.into()),
             _ if key.starts_with(b"SCHILY.acl.") => {
                 // Text with names of users; nobody writes it together with the raw attribute.
                 self.unread_attributes += 1;
@@ -104,6 +107,8 @@ impl Extended {
                 b"gid" => self.gid = given.map(|value| decimal(value, "gid")).transpose()?,
                 b"mtime" => self.mtime = given.map(time).transpose()?,
                 b"path" | b"linkpath" | b"size" => return Err(Flaw::GlobalRecord.into()),
+                _ if is_of_archive(key) => {}
+                _ if is_of_part(key) => return Err(super::Rule::Part.into()),
                 _ if [b"SCHILY.".as_slice(), b"GNU.", b"LIBARCHIVE."].iter().any(|head| key.starts_with(head)) => {
                     return Err(Flaw::GlobalRecord.into());
                 }
@@ -136,6 +141,17 @@ impl SparseRecords {
             _ => Ok(()),
         }
     }
+}
+
+/// What global headers say of an archive as a whole: GNU tar's label, and what star and bsdtar say of themselves.
+fn is_of_archive(key: &[u8]) -> bool {
+    matches!(key, b"GNU.volume.label" | b"SCHILY.archtype" | b"SCHILY.release" | b"LIBARCHIVE.creationtime")
+        || key.starts_with(b"SCHILY.volhdr.")
+}
+
+/// What tells of a file that it began in another archive: GNU tar.
+fn is_of_part(key: &[u8]) -> bool {
+    matches!(key, b"GNU.volume.filename" | b"GNU.volume.size" | b"GNU.volume.offset")
 }
 
 fn once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), UnpackCause> {
@@ -397,7 +413,16 @@ mod tests {
         assert_eq!((global.uid, global.mtime), (Some(2), Some(Time { seconds: 5, nanoseconds: 0 })));
         global.merge_global(&records(&[("mtime", "")])).expect("fine");
         assert_eq!((global.uid, global.mtime), (Some(2), None));
-        for key in ["path", "linkpath", "size", "SCHILY.xattr.user.a", "GNU.sparse.major", "SCHILY.acl.access"] {
+        global.merge_global(&records(&[("GNU.volume.label", "l"), ("SCHILY.archtype", "exustar")])).expect("fine");
+        for key in [
+            "path",
+            "linkpath",
+            "size",
+            "SCHILY.xattr.user.a",
+            "GNU.sparse.major",
+            "SCHILY.acl.access",
+            "GNU.volume.offset",
+        ] {
             assert!(global.merge_global(&records(&[(key, "1")])).is_err(), "{key}");
         }
     }

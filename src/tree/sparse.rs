@@ -1,7 +1,8 @@
 //! Maps of sparse files: the old GNU format, and GNU's three PAX formats 0.0, 0.1 and 1.0.
 //!
 //! A map is taken only if all readers see the same file in it: runs in order, apart, inside the file, and together all
-//! of the data. Every run but the last has whole blocks: GNU tar starts each run in a new block, others do not.
+//! of the data. Every run but the last has whole blocks: GNU tar starts each run in a new block, others do not. The last
+//! one, which may be empty, ends where the file does: GNU tar takes its end for the file's, others the size.
 
 use super::error::{Budget, Flaw, UnpackCause};
 use super::pax::{SparseRecords, decimal, size};
@@ -78,7 +79,7 @@ fn listed(map: &[u8], most: usize) -> Result<Vec<Extent>, UnpackCause> {
     Ok(extents)
 }
 
-/// Checks a map against the file's size and the number of bytes that are stored. Leaves out empty runs, with which some
+/// Checks a map against the file's size and the number of bytes that are stored. Leaves out empty runs, with which
 /// maps tell the file's end.
 pub(super) fn checked(extents: Vec<Extent>, size: u64, stored: u64) -> Result<Vec<Extent>, UnpackCause> {
     let (mut end, mut sum) = (0, 0_u64);
@@ -93,7 +94,7 @@ pub(super) fn checked(extents: Vec<Extent>, size: u64, stored: u64) -> Result<Ve
         sum += len;
         end = next;
     }
-    if sum != stored {
+    if sum != stored || end != size {
         return Err(Flaw::SparseMap.into());
     }
     let mut extents = extents;
@@ -170,14 +171,17 @@ mod tests {
     fn a_map_is_taken_if_all_readers_see_the_same_file_in_it() {
         for (map, size, stored) in [
             (runs(&[]), 0, 0),
-            (runs(&[]), 4096, 0),
             (runs(&[(4096, 0)]), 4096, 0),
             (runs(&[(0, 512), (1024, 512), (1536, 100)]), 1636, 1124),
             (runs(&[(0, 100), (4096, 0)]), 4096, 100),
+            (runs(&[(0, 0), (4096, 0)]), 4096, 0),
         ] {
             assert!(checked(map.clone(), size, stored).is_ok(), "{map:?}");
         }
         for (map, size, stored) in [
+            (runs(&[]), 4096, 0),
+            (runs(&[(0, 512)]), 4096, 512),
+            (runs(&[(0, 512), (4095, 0)]), 4096, 512),
             (runs(&[(0, 512), (0, 512)]), 4096, 1024),
             (runs(&[(512, 512), (0, 512)]), 4096, 1024),
             (runs(&[(0, 1024), (512, 512)]), 4096, 1536),

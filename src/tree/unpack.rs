@@ -5,14 +5,15 @@
 //!   directory; a directory over a directory keeps what is in it. Over a directory with something in it, only a
 //!   directory goes. So GNU tar does it, but that no link is ever followed: a directory over a link replaces the link,
 //!   and a name that goes through a link is refused.
-//! - A hard link is to a regular file that is there by then. Since the root was empty, this archive made it. What the
-//!   link's member says beside that (mode, time, attributes) is not looked at; a link to itself is nothing.
+//! - A hard link is to what is there by then and is no directory. Since the root was empty, this archive made it; one to
+//!   a symbolic link is another name of the link, and leads nowhere. What the link's member says beside that (mode, time,
+//!   attributes) is not looked at; a link to itself is nothing.
 //! - Directories that no member describes are made with mode 755.
 //! - Attributes are kept on files and directories only.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
@@ -28,7 +29,7 @@ use super::error::{Budget, Place, Rule, UnpackCause, UnpackError};
 use super::large::{LargeFile, LargeFiles};
 use super::name::TreePath;
 use super::sparse::Extent;
-use super::{ACL_ACCESS, ACL_DEFAULT, CAPABILITY, ForeignAttributes, Limits, Owners, Policy};
+use super::{ACL_ACCESS, ACL_DEFAULT, Attribute, CAPABILITY, ForeignAttributes, Limits, Owners, Policy};
 
 /// What disks give files space in.
 const DISK_BLOCK: u64 = 4096;
@@ -61,23 +62,64 @@ pub struct Unpacked {
     pub cleared_set_id: u64,
 }
 
+/// What a member costs that has no blocks: its inode and its name take up to 512 bytes each, since directories are half
+/// full.
+const INODE: u64 = 1024;
+
+/// Inodes between two looks at what the file system has left: a look takes about a microsecond. 256 archives at once
+/// take less than [`KEPT_INODES`] between theirs.
+const LOOK_EVERY: u64 = 16;
+
+/// The most inodes that are left for what removes, and for the server's own files; a 32nd of all on small file systems.
+const KEPT_INODES: u64 = 8192;
+
 /// What has been spent of the limits.
 pub(super) struct Account {
     limits: Limits,
+    /// A descriptor on the file system.
+    disk: OwnedFd,
     inodes: u64,
     bytes: u64,
     apparent: u64,
 }
 
 impl Account {
-    pub(super) fn inode(&mut self) -> Result<(), Budget> {
-        self.inodes += 1;
-        if self.inodes > self.limits.entries { Err(Budget::Entries) } else { Ok(()) }
+    fn open(root: BorrowedFd<'_>, limits: &Limits) -> Result<Self, UnpackCause> {
+        let disk = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
+        Ok(Self { limits: *limits, disk, inodes: 0, bytes: 0, apparent: 0 })
     }
 
-    pub(super) fn directory(&mut self) -> Result<(), Budget> {
+    /// An inode, or another name of one. What it costs beside that is at least [`INODE`].
+    pub(super) fn inode(&mut self) -> Result<(), UnpackCause> {
+        if self.inodes.is_multiple_of(LOOK_EVERY) {
+            self.look()?;
+        }
+        self.inodes += 1;
+        if self.inodes > self.limits.entries { Err(Budget::Entries.into()) } else { Ok(()) }
+    }
+
+    pub(super) fn directory(&mut self) -> Result<(), UnpackCause> {
         self.inode()?;
-        self.spend(DISK_BLOCK)
+        Ok(self.spend(DISK_BLOCK)?)
+    }
+
+    /// Attributes of one member, as file systems keep what does not fit into the inode.
+    fn attributes<'a>(&mut self, attributes: impl Iterator<Item = &'a Attribute>) -> Result<(), Budget> {
+        let bytes: usize = attributes.map(|(name, value)| name.len() + value.len()).sum();
+        self.spend((bytes as u64).next_multiple_of(DISK_BLOCK))
+    }
+
+    /// Whether the file system has more room than is kept.
+    fn look(&self) -> Result<(), UnpackCause> {
+        let disk = fstatvfs(&self.disk)?;
+        // Some file systems make inodes as they need them, and tell of none.
+        if disk.f_files > 0 && disk.f_favail < KEPT_INODES.min(disk.f_files / 32) {
+            return Err(UnpackCause::NoRoom("files"));
+        }
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < self.limits.reserve {
+            return Err(UnpackCause::NoRoom("data"));
+        }
+        Ok(())
     }
 
     fn spend(&mut self, bytes: u64) -> Result<(), Budget> {
@@ -85,16 +127,17 @@ impl Account {
         if self.bytes > self.limits.bytes { Err(Budget::Bytes) } else { Ok(()) }
     }
 
-    fn file(&mut self, size: u64, extents: Option<&[Extent]>) -> Result<(), Budget> {
+    fn file(&mut self, size: u64, extents: Option<&[Extent]>) -> Result<(), UnpackCause> {
         self.inode()?;
         let whole = [Extent { offset: 0, len: size }];
-        for extent in extents.unwrap_or(&whole) {
-            let start = extent.offset / DISK_BLOCK;
+        let blocks = |extent: &Extent| {
             let end = extent.offset.saturating_add(extent.len).div_ceil(DISK_BLOCK);
-            self.spend(end.saturating_sub(start).saturating_mul(DISK_BLOCK))?;
-        }
+            end.saturating_sub(extent.offset / DISK_BLOCK)
+        };
+        let blocks = extents.unwrap_or(&whole).iter().map(blocks).fold(0, u64::saturating_add);
+        self.spend(blocks.saturating_mul(DISK_BLOCK).max(INODE))?;
         self.apparent = self.apparent.saturating_add(size);
-        if self.apparent > self.limits.apparent { Err(Budget::Apparent) } else { Ok(()) }
+        if self.apparent > self.limits.apparent { Err(Budget::Apparent.into()) } else { Ok(()) }
     }
 }
 
@@ -106,7 +149,7 @@ pub fn unpack(reader: impl Read, root: impl AsFd, limits: &Limits, policy: &Poli
     let mut archive = Archive::new(reader, limits);
     let mut unpacker = Unpacker {
         policy: *policy,
-        account: Account { limits: *limits, inodes: 0, bytes: 0, apparent: 0 },
+        account: Account::open(root.as_fd(), limits).map_err(at_start)?,
         directories: Directories::new(root.as_fd()).map_err(at_start)?,
         large: LargeFiles::new(policy.large),
         umask: umask(),
@@ -183,8 +226,9 @@ impl Unpacker {
                 self.done.hard_links += 1;
             }
             Kind::Symlink(target) => {
+                // A short one costs an inode, as `make` has it.
                 if target.len() > INLINE_LINK {
-                    self.account.spend(DISK_BLOCK)?;
+                    self.account.spend(DISK_BLOCK - INODE)?;
                 }
                 let (parent, name) = self.make(member, |parent, name| symlinkat(target.as_slice(), parent, name))?;
                 self.finish_special(member, &parent, name, false)?;
@@ -240,12 +284,13 @@ impl Unpacker {
             ftruncate(file, size)?;
         }
         self.drop_attributes(member.unread_attributes)?;
+        self.account.attributes(member.attributes.iter())?;
         for (name, value) in &member.attributes {
             let kept = name.starts_with(b"user.")
                 || name.as_slice() == ACL_ACCESS
                 || (name.as_slice() == CAPABILITY && self.policy.capabilities);
             if kept {
-                self.set_attribute(file, name, value)?;
+                set_attribute(file, name, value)?;
             } else {
                 self.drop_attributes(1)?;
             }
@@ -261,10 +306,10 @@ impl Unpacker {
 
     fn directory(&mut self, member: &Member) -> Result<(), UnpackCause> {
         self.drop_attributes(member.unread_attributes)?;
+        self.account.attributes(member.attributes.iter())?;
         let (mut lists, mut now) = (Vec::new(), Vec::new());
         for (name, value) in &member.attributes {
             if [ACL_ACCESS, ACL_DEFAULT].contains(&name.as_slice()) {
-                self.account.spend((name.len() + value.len()) as u64)?;
                 lists.push((name.clone(), value.clone()));
             } else if name.starts_with(b"user.") {
                 now.push((name, value));
@@ -275,7 +320,7 @@ impl Unpacker {
         let later = Later { mode: Some(self.mode(member)), mtime: Some(member.mtime), lists };
         let directory = self.directories.describe(&member.path, later, &mut self.account)?;
         for (name, value) in now {
-            self.set_attribute(&*directory, name, value)?;
+            set_attribute(&*directory, name, value)?;
         }
         if self.policy.owners == Owners::Keep {
             fchown(&*directory, Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))?;
@@ -285,6 +330,7 @@ impl Unpacker {
 
     fn hard_link(&mut self, path: &TreePath, target: &TreePath) -> Result<(), UnpackCause> {
         self.account.inode()?;
+        self.account.spend(INODE)?;
         let ((above, name), (target_above, target_name)) =
             path.split().zip(target.split()).ok_or(UnpackCause::from(Rule::HardLink))?;
         let from = self.directories.look_up(target_above).map_err(|cause| match cause {
@@ -292,7 +338,7 @@ impl Unpacker {
             cause => cause,
         })?;
         let file = match statat(&*from, target_name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => stat,
+            Ok(stat) if !FileType::from_raw_mode(stat.st_mode).is_dir() => stat,
             Ok(_) | Err(Errno::NOENT) => return Err(Rule::HardLink.into()),
             Err(error) => return Err(error.into()),
         };
@@ -325,6 +371,7 @@ impl Unpacker {
         create: impl Fn(&Directory, &[u8]) -> Result<(), Errno>,
     ) -> Result<(Rc<Directory>, &'m [u8]), UnpackCause> {
         self.account.inode()?;
+        self.account.spend(INODE)?;
         let (above, name) = member.path.split().ok_or(Rule::Root)?;
         let parent = self.directories.enter(above, &mut self.account)?;
         match create(&parent, name) {
@@ -359,16 +406,6 @@ impl Unpacker {
         Ok(())
     }
 
-    fn set_attribute(&mut self, fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<(), UnpackCause> {
-        self.account.spend((name.len() + value.len()) as u64)?;
-        fsetxattr(&fd, name, value, XattrFlags::empty()).map_err(|error| match error {
-            Errno::INVAL | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP => Rule::AttributeRoom.into(),
-            // ext4 says this of an inode that has no room for more attributes, too.
-            Errno::NOSPC if fstatvfs(&fd).is_ok_and(|disk| disk.f_bavail > 1024) => Rule::AttributeRoom.into(),
-            error => error.into(),
-        })
-    }
-
     fn drop_attributes(&mut self, count: u64) -> Result<(), Rule> {
         if count > 0 && self.policy.foreign == ForeignAttributes::Refuse {
             return Err(Rule::Attribute);
@@ -384,6 +421,15 @@ impl Unpacker {
         self.done.cleared_set_id += 1;
         member.mode & !0o6000
     }
+}
+
+fn set_attribute(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<(), UnpackCause> {
+    fsetxattr(&fd, name, value, XattrFlags::empty()).map_err(|error| match error {
+        Errno::INVAL | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP => Rule::AttributeRoom.into(),
+        // ext4 says this of an inode that has no room for more attributes, too.
+        Errno::NOSPC if fstatvfs(&fd).is_ok_and(|disk| disk.f_bavail > 1024) => Rule::AttributeRoom.into(),
+        error => error.into(),
+    })
 }
 
 /// Writes the data of a sparse file as they come.

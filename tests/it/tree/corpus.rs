@@ -36,6 +36,7 @@ pub(crate) fn limits() -> Limits {
     Limits {
         entries: 64,
         bytes: 192 << 10,
+        reserve: 0,
         apparent: 16 << 20,
         depth: 16,
         name: 1024,
@@ -117,7 +118,8 @@ fn an_archive_cut_anywhere_is_refused_and_never_taken_for_a_shorter_one() {
     for name in ["plain", "pax-name", "gnu-sparse", "pax-sparse-1.0"] {
         let whole = cases().into_iter().find(|case| case.name == name).expect("a case").bytes;
         // Every cut around the edges of blocks, and some within.
-        let cuts = (0..whole.len()).filter(|cut| cut % 512 < 2 || cut % 512 == 511 || cut % 97 == 0);
+        // What is cut behind the first block of its end lacks nothing.
+        let cuts = (0..whole.len() - 512).filter(|cut| cut % 512 < 2 || cut % 512 == 511 || cut % 97 == 0);
         for cut in cuts {
             let (_, result) = scratch.unpack(&whole[..cut], &limits(), Policy::default());
             let error = result.expect_err("it is cut");

@@ -379,6 +379,51 @@ fn a_full_disk_is_told_as_such() {
 }
 
 #[test]
+fn inodes_and_space_are_left_for_others_whatever_an_archive_holds() {
+    if !is_root() {
+        return skipped("mounting takes root");
+    }
+    let scratch = Scratch::new();
+    let (path, _) = scratch.root("tree");
+    let options = "size=4m,nr_inodes=640";
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        return skipped("this machine does not mount");
+    }
+    let many = (0..1000).fold(Tarball::new(), |tarball, n| tarball.file(format!("f{n}"), "")).end();
+    let large = (0..100).fold(Tarball::new(), |tarball, n| tarball.file(format!("f{n}"), vec![b'x'; 40_000])).end();
+    let limits = Limits { reserve: 1 << 20, ..Limits::of_volume(1 << 30) };
+    let results = [many, large].map(|archive| {
+        let within = path.join("within");
+        fs::create_dir(&within).expect("a directory");
+        let root = File::open(&within).expect("the root");
+        let result = unpack(&*archive, &root, &limits, &Policy::default());
+        let disk = rustix::fs::fstatvfs(&root).expect("a file system");
+        drop(root);
+        fs::remove_dir_all(&within).expect("it is removed");
+        (result, disk.f_favail, disk.f_bavail * disk.f_frsize)
+    });
+    assert!(Command::new("umount").arg(&path).status().expect("umount").success());
+    for (result, inodes, bytes) in results {
+        let fault = Fault::from(result.expect_err("there is no room"));
+        assert_eq!(fault.kind, FaultKind::NoSpace);
+        assert!(fault.told.contains("the disk has no room for more"), "{}", fault.told);
+        assert!(inodes > 0 && bytes > 256 << 10, "{inodes} inodes and {bytes} bytes are left");
+    }
+}
+
+#[test]
+fn a_volume_has_members_in_proportion_to_its_size() {
+    let scratch = Scratch::new();
+    let links = (0..3000).fold(Tarball::new().file("f", ""), |tarball, n| tarball.hard(format!("l{n}"), "f")).end();
+    for (size, fits) in [(8 << 20, false), (16 << 20, true)] {
+        let (_, result) = scratch.unpack(&links, &Limits::of_volume(size), Policy::default());
+        assert_eq!(result.is_ok(), fits, "{size}");
+        scratch.clear();
+    }
+}
+
+#[test]
 fn a_tree_can_be_made_durable() {
     let scratch = Scratch::new();
     let (path, root) = scratch.root("tree");

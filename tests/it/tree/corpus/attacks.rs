@@ -83,6 +83,12 @@ fn link_attacks() -> Vec<Case> {
         case("hard-through-link", "a hard link through a link to outside", {
             Tarball::new().symlink("d", "../outside").hard("l", "d/secret").end()
         }),
+        case("hard-links-to-link", "two names of a symbolic link", {
+            Tarball::new().symlink("s", "../outside/secret").hard("l", "s").end()
+        }),
+        case("hard-to-link-through", "a file through a hard link to a symbolic link", {
+            Tarball::new().symlink("s", "../outside").hard("l", "s").file("l/new", "x").end()
+        }),
         case("hard-to-link", "a hard link to a symbolic link, and a file written over it", {
             Tarball::new().symlink("s", "../outside/secret").hard("l", "s").file("l", "x").end()
         }),
@@ -134,6 +140,9 @@ fn special() -> Vec<Case> {
         case("multi-volume", "a file that began in another archive", {
             Tarball::new().entry(&Head { magic: GNU, size: 1, ..Head::new(b'M', "f") }, b"x").end()
         }),
+        case("multi-volume-pax", "the same in GNU's other format", {
+            Tarball::new().global(&[(b"GNU.volume.filename", b"f"), (b"GNU.volume.offset", b"9")]).file("f", "x").end()
+        }),
     ]
 }
 
@@ -179,8 +188,18 @@ fn smuggling() -> Vec<Case> {
             let link = Head { link: b"a".to_vec(), kind: b'2', ..head("l", hidden.len()) };
             Tarball::new().entry(&link, &hidden).end()
         }),
-        case("directory-with-data", "a directory with data", {
-            Tarball::new().entry(&Head { kind: b'5', ..head("d", hidden.len()) }, &hidden).end()
+        case("label-with-data", "a label with data", {
+            Tarball::new().entry(&Head { magic: GNU, ..Head { kind: b'V', ..head("l", hidden.len()) } }, &hidden).end()
+        }),
+        case("pipe-with-data", "a pipe with a size: GNU tar extracts what follows, and does not list it", {
+            Tarball::new().entry(&Head { kind: b'6', ..head("p", hidden.len()) }, &hidden).end()
+        }),
+        case("number-after-zero-byte", "a size behind a zero byte, over which GNU tar passes", {
+            let size = |block: &mut [u8; 512]| block[124..136].copy_from_slice(b"\x0000000002000");
+            Tarball::new().changed(&Head::new(b'0', "f"), &hidden, size).end()
+        }),
+        case("directory-with-data", "a directory with data: its size means nothing, and what follows are members", {
+            Tarball::new().entry(&Head { kind: b'5', mode: 0o755, ..head("d", hidden.len()) }, &hidden).end()
         }),
         case("old-directory-with-data", "a file of the oldest kind, with a slash and data", {
             Tarball::new().entry(&Head { kind: 0, ..head("d/", hidden.len()) }, &hidden).end()
@@ -206,8 +225,8 @@ fn smuggling() -> Vec<Case> {
         case("unpadded-runs", "runs of a sparse file that some pad to blocks", {
             let records: [(&[u8], &[u8]); 3] = [
                 (b"GNU.sparse.size", b"8192"),
-                (b"GNU.sparse.numblocks", b"2"),
-                (b"GNU.sparse.map", b"0,100,4096,412"),
+                (b"GNU.sparse.numblocks", b"3"),
+                (b"GNU.sparse.map", b"0,100,4096,412,8192,0"),
             ];
             Tarball::new().pax(&records).file("s", [1; 512]).end()
         }),
@@ -218,8 +237,12 @@ fn budgets() -> Vec<Case> {
     let promised = |size: u64, kind: u8| Head { size, magic: GNU, ..Head::new(kind, "f") };
     let deep = |depth: usize| vec!["d"; depth].join("/");
     let hole = |size: &str| {
-        let records: [(&[u8], &[u8]); 3] =
-            [(b"GNU.sparse.size", size.as_bytes()), (b"GNU.sparse.numblocks", b"0"), (b"GNU.sparse.map", b"")];
+        let map = format!("{size},0");
+        let records: [(&[u8], &[u8]); 3] = [
+            (b"GNU.sparse.size", size.as_bytes()),
+            (b"GNU.sparse.numblocks", b"1"),
+            (b"GNU.sparse.map", map.as_bytes()),
+        ];
         Tarball::new().pax(&records).file("s", "")
     };
     vec![
@@ -247,6 +270,10 @@ fn budgets() -> Vec<Case> {
         }),
         case("too-many-directories", "each takes a block", {
             (0..60).fold(Tarball::new(), |tarball, n| tarball.dir(format!("d{n}"))).end()
+        }),
+        case("too-many-attributes", "each file's attributes take a block", {
+            let record: [(&[u8], &[u8]); 1] = [(b"SCHILY.xattr.user.a", &[b'v'; 110])];
+            (0..60).fold(Tarball::new(), |tarball, n| tarball.pax(&record).file(format!("f{n}"), "")).end()
         }),
         case("hole", "a hole as large as is allowed", hole("16777216").end()),
         case("too-large-hole", "a larger one", hole("16777217").end()),

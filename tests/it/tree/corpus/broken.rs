@@ -4,7 +4,7 @@ use super::{Case, case};
 use crate::tree::tarball::{GNU, Head, Tarball, USTAR};
 
 pub(crate) fn cases() -> Vec<Case> {
-    [headers(), ends(), extended(), maps()].into_iter().flatten().collect()
+    [headers(), ends(), extended(), maps(), records_of_maps()].into_iter().flatten().collect()
 }
 
 fn headers() -> Vec<Case> {
@@ -67,7 +67,8 @@ fn ends() -> Vec<Case> {
             bytes
         }),
         case("no-end", "it ends without an end marker", file.clone().bytes),
-        case("half-an-end", "it ends after one zero block", file.clone().raw(&[0; 512]).bytes),
+        case("half-an-end", "it ends after one zero block, and lacks nothing", file.clone().raw(&[0; 512]).bytes),
+        case("half-a-block", "it ends within its first zero block", file.clone().raw(&[0; 200]).bytes),
         case("end-in-the-middle", "a zero block, and more members", {
             file.clone().raw(&[0; 512]).file("g", "1").end()
         }),
@@ -125,25 +126,57 @@ fn maps() -> Vec<Case> {
         content.extend(vec![b's'; data]);
         Tarball::new().pax(&records).file("x", content).end()
     };
+    let old = |runs: &[(u64, u64)], more: u8| {
+        let stored: u64 = runs.iter().map(|(_, len)| len).sum();
+        let mut block = Head { magic: GNU, size: stored, ..Head::new(b'S', "s") }.block();
+        for (n, (offset, len)) in runs.iter().enumerate().filter(|(_, run)| **run != (0, 0)) {
+            block[386 + 24 * n..410 + 24 * n].copy_from_slice(format!("{offset:011o}\0{len:011o}\0").as_bytes());
+        }
+        block[482] = more;
+        block[483..495].copy_from_slice(b"00000020000\0");
+        crate::tree::tarball::seal(&mut block);
+        Tarball::new().raw(&block).data(&vec![1; stored as usize]).end()
+    };
     vec![
-        case("map-overlap", "runs that overlap", listed("8192", "2", "0,1024,512,512", 1536)),
-        case("map-order", "runs out of order", listed("8192", "2", "4096,512,0,512", 1024)),
+        case("map-overlap", "runs that overlap", listed("8192", "3", "0,1024,512,512,8192,0", 1536)),
+        case("map-order", "runs out of order", listed("8192", "3", "4096,512,0,512,8192,0", 1024)),
         case("map-outside", "a run beyond the file", listed("8192", "1", "8192,512", 512)),
         case(
             "map-overflow",
             "a run that ends at 2^64",
             listed("8192", "1", "9223372036854775807,9223372036854775807", 512),
         ),
-        case("map-count", "fewer runs than it says", listed("8192", "3", "0,512,4096,512", 1024)),
+        case("map-count", "fewer runs than it says", listed("8192", "4", "0,512,4096,512,8192,0", 1024)),
         case("map-odd", "an offset without a length", listed("8192", "2", "0,512,4096", 512)),
         case("map-text", "a map that is none", listed("8192", "1", "a,b", 512)),
-        case("map-more-data", "more data than runs", listed("8192", "1", "0,512", 1024)),
-        case("map-less-data", "less data than runs", listed("8192", "2", "0,512,4096,512", 512)),
+        case("map-more-data", "more data than runs", listed("8192", "2", "0,512,8192,0", 1024)),
+        case("map-less-data", "less data than runs", listed("8192", "3", "0,512,4096,512,8192,0", 512)),
         case("map-in-data-cut", "a map that the data have no room for", in_data("9\n0\n512\n", 0)),
         case("map-in-data-endless", "a map that never ends", in_data(&"1".repeat(600), 0)),
         case("map-in-data-huge", "a map of 2^64 runs", in_data("18446744073709551615\n0\n512\n", 512)),
         case("map-in-data-text", "a map that is none", in_data("x\n0\n512\n", 512)),
-        case("map-in-data-sum", "a map of other data", in_data("1\n0\n1024\n", 512)),
+        case("map-in-data-sum", "a map of other data", in_data("2\n0\n1024\n8192\n0\n", 512)),
+        case("map-open", "a map that ends before its file, whose end GNU tar has there", {
+            listed("8192", "2", "0,512,4096,512", 1024)
+        }),
+        case("map-open-0.0", "the same in GNU's first pax format", {
+            let records: [(&[u8], &[u8]); 4] = [
+                (b"GNU.sparse.size", b"8192"),
+                (b"GNU.sparse.numblocks", b"1"),
+                (b"GNU.sparse.offset", b"4096"),
+                (b"GNU.sparse.numbytes", b"512"),
+            ];
+            Tarball::new().pax(&records).file("s", vec![b's'; 512]).end()
+        }),
+        case("map-in-data-open", "the same in GNU's third", in_data("1\n0\n512\n", 512)),
+        case("map-gnu-open", "the same in the old format", old(&[(0, 512)], 0)),
+        case("map-gnu-gap", "a run behind an unused one, where some readers stop", {
+            old(&[(0, 512), (0, 0), (4096, 512), (8192, 0)], 0)
+        }),
+        case("map-gnu-flag", "a mark of more runs that some take for none", {
+            old(&[(0, 512), (4096, 512), (6000, 0), (8192, 0)], b'1')
+        }),
+        case("map-none", "a file of holes without a map", listed("8192", "0", "", 0)),
         case("map-on-directory", "a directory with a map", {
             let records: [(&[u8], &[u8]); 2] = [(b"GNU.sparse.size", b"9"), (b"GNU.sparse.numblocks", b"0")];
             Tarball::new().pax(&records).dir("d").end()
@@ -167,6 +200,38 @@ fn maps() -> Vec<Case> {
             block[483..495].copy_from_slice(b"00000010000\0");
             crate::tree::tarball::seal(&mut block);
             Tarball::new().raw(&block).data(&[1; 1024]).end()
+        }),
+    ]
+}
+
+/// Records that only some readers heed.
+fn records_of_maps() -> Vec<Case> {
+    vec![
+        case("map-of-star", "the size that a sparse file has for star", {
+            Tarball::new().pax(&[(b"SCHILY.realsize", b"8192")]).file("s", "x").end()
+        }),
+        case("map-of-solaris", "holes that a file has for Solaris", {
+            Tarball::new().pax(&[(b"SUN.holesdata", b" 0 512 8192")]).file("s", "x").end()
+        }),
+        case("map-two-names", "a sparse file with two names, as GNU tar's format 0.1 has it if they are long", {
+            let records: [(&[u8], &[u8]); 5] = [
+                (b"GNU.sparse.size", b"512"),
+                (b"GNU.sparse.numblocks", b"1"),
+                (b"GNU.sparse.name", b"s"),
+                (b"GNU.sparse.map", b"0,512"),
+                (b"path", b"GNUSparseFile.1/s"),
+            ];
+            Tarball::new().pax(&records).file("x", vec![b's'; 512]).end()
+        }),
+        case("map-one-name-twice", "a sparse file with its name in two records, as bsdtar has it", {
+            let records: [(&[u8], &[u8]); 5] = [
+                (b"path", b"s"),
+                (b"GNU.sparse.size", b"512"),
+                (b"GNU.sparse.numblocks", b"1"),
+                (b"GNU.sparse.name", b"s"),
+                (b"GNU.sparse.map", b"0,512"),
+            ];
+            Tarball::new().pax(&records).file("x", vec![b's'; 512]).end()
         }),
     ]
 }

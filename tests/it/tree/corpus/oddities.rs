@@ -4,7 +4,7 @@ use super::{Case, case};
 use crate::tree::tarball::{GNU, Head, OLD, Tarball};
 
 pub(crate) fn cases() -> Vec<Case> {
-    [names(), metadata(), replacing(), sparse(), links()].into_iter().flatten().collect()
+    [names(), writers(), metadata(), replacing(), sparse(), links()].into_iter().flatten().collect()
 }
 
 fn names() -> Vec<Case> {
@@ -78,6 +78,43 @@ fn names() -> Vec<Case> {
                 tarball.dir(format!("a{n}/b")).dir(format!("a{n}/c"))
             });
             between.file("d/sub/file", "1").entry(&Head { mode: 0o555, ..Head::new(b'5', "d") }, &[]).end()
+        }),
+    ]
+}
+
+/// What particular programs write.
+fn writers() -> Vec<Case> {
+    vec![
+        case("directory-with-size", "a directory whose size means nothing", {
+            Tarball::new().entry(&Head { size: 255, ..Head::new(b'5', "d/") }, &[]).file("d/f", "abc").end()
+        }),
+        case("label", "a label in GNU's format", {
+            Tarball::new().entry(&Head { magic: GNU, mode: 0, ..Head::new(b'V', "monday") }, &[]).file("f", "abc").end()
+        }),
+        case("label-pax", "a label in POSIX's format", {
+            Tarball::new().global(&[(b"GNU.volume.label", b"monday")]).file("f", "abc").end()
+        }),
+        case("global-of-star", "what star says of itself", {
+            let said: [(&[u8], &[u8]); 2] = [(b"SCHILY.archtype", b"exustar"), (b"SCHILY.volhdr.blocksize", b"20")];
+            Tarball::new().global(&said).file("f", "abc").end()
+        }),
+        case("bare-version", "ustar without its version, and numbers with spaces, as Maven's archiver writes", {
+            let head = Head { magic: *b"ustar\0\0\0", size: 3, ..Head::new(b'0', "NOTICE.txt") };
+            let spaced = |block: &mut [u8; 512]| {
+                block[100..108].copy_from_slice(b"   644 \0");
+                block[124..136].copy_from_slice(b"          3 ");
+                block[345] = b'p';
+            };
+            Tarball::new().changed(&head, b"abc", spaced).end()
+        }),
+        case("incremental", "a directory with a list of what was in it, as GNU tar has it", {
+            let list = b"Yf\0Dsub\0\0";
+            let head = Head { magic: GNU, mode: 0o755, size: list.len() as u64, ..Head::new(b'D', "d/") };
+            Tarball::new().entry(&head, list).file("d/f", "abc").end()
+        }),
+        case("extended-of-solaris", "an extended header of Solaris", {
+            let records = crate::tree::tarball::records(&[(b"path", b"long")]);
+            Tarball::new().extension(b'X', "x", &records).file("cut", "abc").end()
         }),
     ]
 }
@@ -230,6 +267,7 @@ fn sparse() -> Vec<Case> {
             let mut more = [0; 512];
             let first = old(&[(0, 512), (4096, 0), (4096, 0), (8192, 0)], true, 16384);
             more[..24].copy_from_slice(format!("{:011o}\0{:011o}\0", 12288, 512).as_bytes());
+            more[24..48].copy_from_slice(format!("{:011o}\0{:011o}\0", 16384, 0).as_bytes());
             let mut block = head.block();
             first(&mut block);
             crate::tree::tarball::seal(&mut block);
@@ -239,11 +277,13 @@ fn sparse() -> Vec<Case> {
             Tarball::new()
                 .pax(&[
                     (b"GNU.sparse.size", b"20000"),
-                    (b"GNU.sparse.numblocks", b"2"),
+                    (b"GNU.sparse.numblocks", b"3"),
                     (b"GNU.sparse.offset", b"4096"),
                     (b"GNU.sparse.numbytes", b"512"),
                     (b"GNU.sparse.offset", b"12288"),
                     (b"GNU.sparse.numbytes", b"512"),
+                    (b"GNU.sparse.offset", b"20000"),
+                    (b"GNU.sparse.numbytes", b"0"),
                 ])
                 .file("s", &data)
                 .file("after", "1")
@@ -253,9 +293,9 @@ fn sparse() -> Vec<Case> {
             Tarball::new()
                 .pax(&[
                     (b"GNU.sparse.size", b"20000"),
-                    (b"GNU.sparse.numblocks", b"2"),
+                    (b"GNU.sparse.numblocks", b"3"),
                     (b"GNU.sparse.name", b"s"),
-                    (b"GNU.sparse.map", b"4096,512,12288,512"),
+                    (b"GNU.sparse.map", b"4096,512,12288,512,20000,0"),
                 ])
                 .file("GNUSparseFile.1/s", &data)
                 .file("after", "1")
