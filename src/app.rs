@@ -409,6 +409,9 @@ fn settings(config: &Config) -> Settings {
             grace_seconds: config.trees.grace_seconds,
             streams: config.trees.streams,
             wait: config.limits.head,
+            least_rate: config.trees.min_rate,
+            // The ballast is a part of what is kept free.
+            reserve: config.io.reserve.0.saturating_sub(config.io.ballast.0),
             fetches: config.remote.at_once,
             unpack_remote: config.remote.unpack,
             policy: policy(config),

@@ -228,8 +228,11 @@ pub struct Trees {
     /// How long after that uploads that run may go on, and the session may be finished. The same.
     pub grace_seconds: u32,
     /// Archives that are unpacked or packed at once; others wait. Each has a thread, another one for large files, and up
-    /// to 64 MiB of memory in the worst case. Raised: more of both.
+    /// to 64 MiB of memory in the worst case. One tenant has three quarters of them at most. Raised: more of both.
     pub streams: usize,
+    /// Bytes per second that an archive must move while others wait for its turn; slower ones are cut. Less than slow
+    /// lines have. Raised: peers on slow lines are cut when many come; lowered: trickling archives keep others waiting.
+    pub min_rate: u64,
     /// Whose the files become: `keep` takes the numbers of the archive, which needs root; `ignore` gives them to
     /// whoever runs the server; `auto` keeps them where that is root.
     pub owners: OwnersChoice,
@@ -392,6 +395,7 @@ impl Default for Trees {
             session_seconds: 30 * 60,
             grace_seconds: 10 * 60,
             streams: 16,
+            min_rate: 64 << 10,
             owners: OwnersChoice::Auto,
             set_id: false,
             devices: false,

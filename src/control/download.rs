@@ -3,17 +3,16 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::Control;
 use super::trees::{check_filled, is_tree};
+use super::turns::Turn;
 use crate::domain::{
-    Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, Ticket, Verb, Volume, VolumeEvent, VolumeId,
-    VolumeState,
+    Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, TenantId, Ticket, Verb, Volume, VolumeEvent,
+    VolumeId, VolumeState,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, OpenTree, StoreError};
-use crate::transfer::{Packing, Progress};
+use crate::transfer::{Packing, Progress, Wanted};
 
 /// Why a drive is unavailable whose record tells another size than its file has.
 pub(super) const WRONG_SIZE: &str = "its image has not the size of the drive";
@@ -31,12 +30,14 @@ pub enum Opened {
 /// A tree that may be packed, and the turn to do it.
 pub struct Packable {
     tree: OpenTree,
-    turn: OwnedSemaphorePermit,
+    turn: Turn,
+    wanted: Arc<Wanted>,
 }
 
 impl Packable {
     /// Starts to pack it.
     pub fn pack(self, encoding: Encoding, progress: Arc<Progress>) -> Packing {
+        progress.hold(self.wanted);
         Packing::start(self.tree, encoding, progress, self.turn)
     }
 }
@@ -110,11 +111,11 @@ impl Control {
 
     async fn open_tree(&self, tree: Volume) -> Result<Opened, Fault> {
         let content = check_filled(&tree)?;
-        let turn = self.turn().await?;
+        let turn = self.turn(tree.tenant).await?;
         let trees = self.parts.trees.clone();
         let opened = self.parts.tracker.spawn_blocking(move || trees.read(content)).await.map_err(Fault::internal)?;
         match opened {
-            Ok(opened) => Ok(Opened::Tree(tree, Packable { tree: opened, turn })),
+            Ok(opened) => Ok(Opened::Tree(tree, Packable { tree: opened, turn, wanted: self.slots.wanted() })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let now = self.parts.meta.volume(tree.tenant, tree.id).await?;
                 if now.is_none_or(|now| now.content != tree.content) {
@@ -128,10 +129,8 @@ impl Control {
     }
 
     /// A turn to work on a tree, within a time that clients wait.
-    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        let busy = || Fault::new(FaultKind::Unavailable, "as many archives as can be are on their way; try again");
-        let turn = tokio::time::timeout(self.parts.settings.trees.wait, self.slots.clone().acquire_owned());
-        turn.await.map_err(|_| busy())?.map_err(Fault::internal)
+    pub(super) async fn turn(&self, tenant: TenantId) -> Result<Turn, Fault> {
+        self.slots.take(tenant, self.parts.settings.trees.wait).await
     }
 
     /// Opens the image of a drive; damaged when it is not there or has another size than the record says.

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
@@ -12,6 +13,9 @@ use super::Control;
 use crate::domain::{ContentId, Encoding, Fault, Upload};
 use crate::remote::{Location, Remote, RemoteError, RemoteFile, Repository};
 use crate::transfer::{Broken, Progress, Shape, Source};
+
+/// For how long a source waits for its turn: as long as one may take by default.
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
 
 /// Pieces of a tree that wait to be unpacked.
 const AHEAD: usize = 4;
@@ -29,9 +33,9 @@ impl Control {
     }
 
     async fn fetch(self: &Arc<Self>, part: &Upload) -> Result<(), Fault> {
-        let _turn = self.fetches.acquire().await.map_err(Fault::internal)?;
         let tree = self.parts.meta.volume_any(part.volume).await?;
         let tree = tree.ok_or_else(|| super::trees::no_such_tree(&part.name))?;
+        let _turn = self.fetches.take(tree.tenant, LONGEST_WAIT).await?;
         let remote = self.parts.remote.at_most(tree.size.get());
         match Location::parse(&part.source)? {
             Location::File(url) => {

@@ -16,6 +16,7 @@ mod sessions;
 mod supervise;
 mod sweep;
 mod trees;
+mod turns;
 mod unpack;
 mod upload;
 
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::archive::Archive;
@@ -39,6 +40,8 @@ use crate::remote::{Remote, Service};
 use crate::store::{BlockStore, TreeStore};
 use crate::transfer::Transfers;
 use crate::tree::Policy;
+
+use turns::Turns;
 
 pub use account::Account;
 pub use block::BlockSettings;
@@ -122,6 +125,10 @@ pub struct TreeSettings {
     pub streams: usize,
     /// For how long one waits for its turn.
     pub wait: Duration,
+    /// Bytes a second that an archive moves at least while others wait for its turn.
+    pub least_rate: u64,
+    /// Free space that is never taken.
+    pub reserve: ByteCount,
     /// How many sources are fetched at once.
     pub fetches: usize,
     /// Whether fetched files are unpacked whose names end like an archive's.
@@ -141,9 +148,9 @@ pub struct Control {
     /// What could not be removed when it should have been; the sweeper tries again.
     leftovers: Mutex<Vec<VolumeId>>,
     /// Turns to work on trees.
-    slots: Arc<Semaphore>,
+    slots: Turns,
     /// Turns to fetch.
-    fetches: Semaphore,
+    fetches: Turns,
     /// Whether there are removed trees that are still to be unlinked.
     has_trash: AtomicBool,
     /// Whether the disk took what is new when it was last looked at.
@@ -154,8 +161,8 @@ impl Control {
     /// The use cases over these parts.
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            slots: Arc::new(Semaphore::new(parts.settings.trees.streams.min(Semaphore::MAX_PERMITS))),
-            fetches: Semaphore::new(parts.settings.trees.fetches.min(Semaphore::MAX_PERMITS)),
+            slots: Turns::new(parts.settings.trees.streams, parts.settings.trees.least_rate),
+            fetches: Turns::new(parts.settings.trees.fetches, parts.settings.trees.least_rate),
             // What a process before has left there.
             has_trash: AtomicBool::new(true),
             can_write: AtomicBool::new(true),

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use super::Control;
 use super::account::Account;
+use super::turns::Turn;
 use crate::auth::is_secret;
 use crate::domain::{
     ByteCount, ContentId, Fault, FaultKind, Outcome, SessionState, UnpackPlan, Unpacking, Upload, UploadId,
@@ -30,7 +30,7 @@ pub struct AdmittedTree {
     tree: Volume,
     account: Account,
     /// Held until the thread has ended.
-    turn: OwnedSemaphorePermit,
+    turn: Turn,
 }
 
 impl Control {
@@ -53,11 +53,13 @@ impl Control {
         shape: Shape,
         progress: impl FnOnce(VolumeId) -> Progress,
     ) -> Result<AdmittedTree, Fault> {
-        let turn = self.turn().await?;
         let tree = self.parts.meta.volume_any(upload.volume).await?;
         let tree = tree.ok_or_else(|| super::trees::no_such_tree(&upload.name))?;
+        let turn = self.turn(tree.tenant).await?;
         // Among the running before the row says so: a session that ends must find it.
-        let running = self.parts.transfers.start(Arc::new(progress(tree.id)));
+        let progress = progress(tree.id);
+        progress.hold(self.slots.wanted());
+        let running = self.parts.transfers.start(Arc::new(progress));
         let control = self.clone();
         // A task of its own: when the caller goes meanwhile, what it returns is dropped, and so undone.
         let start = async move {
@@ -109,7 +111,7 @@ impl AdmittedTree {
         let size = self.tree.size.get();
         let options = UnpackOptions {
             shape: self.shape.clone(),
-            limits: Limits::of_volume(size),
+            limits: Limits { reserve: control.parts.settings.trees.reserve.get(), ..Limits::of_volume(size) },
             policy: control.parts.settings.trees.policy,
         };
         let (trees, content) = (control.parts.trees.clone(), self.undo.content);

@@ -10,7 +10,7 @@ mod unpack;
 
 pub use digest::{PieceDigester, Sha256Lane, Sha256State, zero_piece};
 pub use pack::Packing;
-pub use progress::{Pace, Phase, Phases, Progress, Running, Stop, Transfers, Transport};
+pub use progress::{Pace, Phase, Phases, Progress, Running, Stop, Transfers, Transport, Wanted};
 pub use receive::{Allowance, Broken, ReceiveError, ReceiveOptions, Received, Source, receive};
 pub use send::{Chunk, Outgoing, Part, Route, Sending};
 pub use unpack::{FeedError, Feeder, Shape, UnpackOptions, start_unpack};

@@ -74,6 +74,38 @@ pub struct Progress {
     is_sending: bool,
     stop: OnceLock<Stop>,
     token: CancellationToken,
+    /// What it holds of which there is only so much.
+    holds: OnceLock<Arc<Wanted>>,
+}
+
+/// Whether others wait for what a transfer holds, and how fast it must be then.
+#[derive(Debug)]
+pub struct Wanted {
+    /// When somebody had to wait last.
+    last: Mutex<Option<Instant>>,
+    least: u64,
+}
+
+impl Wanted {
+    /// Two windows, so that one of them lies in it whole.
+    const REMEMBERED: Duration = Pace::WINDOW.saturating_mul(2);
+
+    /// Holders must move `least` bytes a second while others wait.
+    pub fn new(least: u64) -> Self {
+        Self { last: Mutex::default(), least }
+    }
+
+    /// Somebody has to wait.
+    pub fn note(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// What holders must move in a second.
+    pub fn least_rate(&self, now: Instant) -> u64 {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_wanted = last.is_some_and(|last| now.saturating_duration_since(last) < Self::REMEMBERED);
+        if is_wanted { self.least } else { 0 }
+    }
 }
 
 /// What a transport knows of the transfer that has it to itself.
@@ -109,7 +141,13 @@ impl Progress {
             is_sending: false,
             stop: OnceLock::new(),
             token: CancellationToken::new(),
+            holds: OnceLock::new(),
         }
+    }
+
+    /// It holds this from now on.
+    pub fn hold(&self, what: Arc<Wanted>) {
+        let _ = self.holds.set(what);
     }
 
     /// Something that the server itself fetches, whose fetcher bounds the time.
@@ -334,7 +372,9 @@ impl Watched {
             let peer = self.progress.phases().peer;
             // Only a window that was spent waiting for the peer speaks of the peer.
             let peer_share = peer.saturating_sub(peer_then).as_secs_f64() / Pace::WINDOW.as_secs_f64();
-            crawls = peer_share > 0.8 && bytes - bytes_then < pace.min_rate.saturating_mul(Pace::WINDOW.as_secs());
+            let wanted = self.progress.holds.get().map_or(0, |held| held.least_rate(now));
+            let least = pace.min_rate.max(wanted);
+            crawls = peer_share > 0.8 && bytes - bytes_then < least.saturating_mul(Pace::WINDOW.as_secs());
             self.window = (now, bytes, peer);
         }
         idle || crawls
@@ -401,6 +441,26 @@ mod tests {
             transfers.check(PACE, start + Duration::from_secs(second));
         }
         assert_eq!(running.progress.stopped(), Some(Stop::PeerTooSlow));
+    }
+
+    #[test]
+    fn what_others_wait_for_is_held_by_a_slow_peer_for_a_window() {
+        for is_wanted in [false, true] {
+            let (transfers, running) = running();
+            let wanted = Arc::new(Wanted::new(64 << 10));
+            running.progress.hold(wanted.clone());
+            if is_wanted {
+                wanted.note();
+            }
+            let start = Instant::now();
+            running.progress.lock().spent.peer = Pace::WINDOW * 2;
+            let _wait = running.progress.enter(Phase::Peer);
+            for second in 1..=31 {
+                running.progress.add_bytes(2 * PACE.min_rate);
+                transfers.check(PACE, start + Duration::from_secs(second));
+            }
+            assert_eq!(running.progress.stopped(), is_wanted.then_some(Stop::PeerTooSlow));
+        }
     }
 
     #[test]
