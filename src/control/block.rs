@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::commands::gib_up;
-use super::{Control, busy, no_such_drive};
+use super::{Control, no_such_drive};
 use crate::archive::Container;
 use crate::domain::{
     BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockQuery, BlockVolume, Command, DriveSpec, Fault, FaultKind,
@@ -277,14 +277,11 @@ impl Control {
         make: impl Fn(&Volume, UnixTime) -> Volume + Send + Sync,
     ) -> Result<BlockOutcome, Fault> {
         let mut copy = None;
-        self.change(id, |source, batch| {
-            if source.tenant != tenant {
-                return Err(no_such_drive(id));
-            }
-            source.step(VolumeEvent::CloneStarted).map_err(busy)?;
+        self.begin_copy(tenant, id, VolumeEvent::CloneStarted, |source, job, held, batch| {
             let now = self.parts.clock.now();
             let target = make(source, now);
-            batch.enqueue.push(NewJob::new(JobKind::Clone { source: source.id }, target.id, now));
+            let kind = JobKind::Clone { source: source.id, held };
+            batch.enqueue.push(NewJob { id: job, kind, volume: target.id, created: now });
             batch.insert.push(target.clone());
             copy = Some(target);
             Ok(())

@@ -193,11 +193,7 @@ impl Control {
     async fn start_clone(&self, principal: &Principal, id: VolumeId, spec: CloneSpec) -> Result<Outcome, Fault> {
         self.find(principal.tenant, id).await?;
         let target = VolumeId::random();
-        self.change(id, |source, batch| {
-            if source.tenant != principal.tenant {
-                return Err(no_such_drive(id));
-            }
-            source.step(VolumeEvent::CloneStarted).map_err(busy)?;
+        self.begin_copy(principal.tenant, id, VolumeEvent::CloneStarted, |source, job, held, batch| {
             let spec = spec.clone();
             let size = spec.size.unwrap_or(source.size);
             if size < source.size {
@@ -227,7 +223,8 @@ impl Control {
                 attributes,
                 ..source.clone()
             });
-            batch.enqueue.push(NewJob::new(JobKind::Clone { source: source.id }, target, now));
+            let kind = JobKind::Clone { source: source.id, held };
+            batch.enqueue.push(NewJob { id: job, kind, volume: target, created: now });
             Ok(())
         })
         .await?;

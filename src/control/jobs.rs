@@ -77,9 +77,9 @@ impl Control {
         };
         let work = async {
             match job.kind {
-                JobKind::Clone { source } => self.run_clone(&job, source).await,
+                JobKind::Clone { source, held } => self.run_clone(&job, source, held).await,
                 JobKind::Resize { size } => self.run_resize(&job, size).await,
-                JobKind::Backup { backup } => Box::pin(self.run_backup(&job, backup)).await,
+                JobKind::Backup { backup, held } => Box::pin(self.run_backup(&job, backup, held)).await,
                 JobKind::Restore { backup } => Box::pin(self.run_restore(&job, backup)).await,
                 JobKind::Seal => self.run_seal(&job).await,
             }
@@ -119,24 +119,29 @@ impl Control {
         }
     }
 
-    async fn run_clone(&self, job: &Job, source: VolumeId) -> Result<(), Fault> {
-        let damage = match self.parts.meta.volume_any(source).await? {
-            Some(volume) => self.open_as_recorded(&volume).await.err(),
-            None => None,
+    async fn run_clone(&self, job: &Job, source: VolumeId, held: Option<u64>) -> Result<(), Fault> {
+        let damage = match (held, self.parts.meta.volume_any(source).await?) {
+            (None, Some(volume)) => self.open_as_recorded(&volume).await.err(),
+            _ => None,
         };
         let copied = match damage {
             Some(error) => Err(error),
-            None => self.copy(source, job.volume).await?,
+            None => self.copy(job, source, held).await?,
         };
         let (failure, damage) = match copied {
             Ok(()) => (None, None),
             Err(StoreError::NoSpace) => (Some("the storage had no room for the clone"), None),
             Err(StoreError::Damaged(_, why)) => (Some("its source is damaged"), Some(why)),
+            Err(StoreError::Missing(_)) if held.is_some() => (Some("what it was to be a clone of is gone"), None),
             Err(error) if job.attempts() < ATTEMPTS => return Err(error.into()),
             Err(_) => (Some("the clone could not be made"), None),
         };
         self.parts.crash.hit("clone: copied");
-        self.finish(job, &[job.volume, source], |volume| {
+        if let (Some(why), Some(generation)) = (damage, held) {
+            self.mark_held(source, generation, why).await?;
+        }
+        let ids = [job.volume, source];
+        self.finish(job, if held.is_some() { &ids[..1] } else { &ids }, |volume| {
             if volume.id == source {
                 volume.step(VolumeEvent::CloneEnded).map_err(busy)?;
                 return match damage {
@@ -151,25 +156,24 @@ impl Control {
             }
         })
         .await?;
-        if let Some(why) = damage {
-            self.tell_spoiled(source, why);
+        match (held, damage) {
+            (Some(_), _) => self.release(job.id()).await,
+            (None, Some(why)) => self.tell_spoiled(source, why),
+            (None, None) => {}
         }
         Ok(())
     }
 
-    /// Copies an image, and grows the copy to the size of its volume. The outer error is of the database.
-    async fn copy(&self, source: VolumeId, target: VolumeId) -> Result<Result<(), StoreError>, Fault> {
-        let Some(volume) = self.parts.meta.volume_any(target).await? else {
-            return Ok(Err(StoreError::Missing(target)));
+    /// Copies what a clone is made of, in the size of its volume. The outer error is of the database.
+    async fn copy(&self, job: &Job, source: VolumeId, held: Option<u64>) -> Result<Result<(), StoreError>, Fault> {
+        let Some(target) = self.parts.meta.volume_any(job.volume).await? else {
+            return Ok(Err(StoreError::Missing(job.volume)));
         };
-        let copied = async {
-            self.parts.store.clone_image(source, target, (&volume).into()).await?;
-            if self.parts.store.open(target).await?.size() < volume.size {
-                self.parts.store.grow(target, volume.size).await?;
-            }
-            Ok(())
+        let content = match self.content_for(job, source, held).await {
+            Ok(content) => content,
+            Err(error) => return Ok(Err(error)),
         };
-        Ok(copied.await)
+        Ok(self.parts.store.clone_image(content, target.id, target.size, (&target).into()).await)
     }
 
     async fn run_resize(&self, job: &Job, size: ByteCount) -> Result<(), Fault> {

@@ -9,6 +9,7 @@ mod block;
 mod commands;
 mod download;
 mod fetch;
+mod held;
 mod hpc;
 mod jobs;
 mod seal;
@@ -20,6 +21,7 @@ mod turns;
 mod unpack;
 mod upload;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -147,6 +149,8 @@ pub struct Control {
     draining: AtomicBool,
     /// What could not be removed when it should have been; the sweeper tries again.
     leftovers: Mutex<Vec<VolumeId>>,
+    /// Jobs that are being given what they hold, and have no row yet.
+    holding: Mutex<HashSet<JobId>>,
     /// Turns to work on trees.
     slots: Turns,
     /// Turns to fetch.
@@ -172,6 +176,7 @@ impl Control {
             wake_jobs: Notify::new(),
             draining: AtomicBool::new(false),
             leftovers: Mutex::default(),
+            holding: Mutex::default(),
         })
     }
 

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use super::Control;
 use crate::domain::{ByteCount, Fault, FaultKind, PIECE, Pieces, Sha256, Volume};
 use crate::meta::Job;
-use crate::store::{Image, StoreError};
-use crate::transfer::{PieceDigester, Sha256State, zero_piece};
+use crate::store::{Image, StoreError, piece_digest, stored_digest};
+use crate::transfer::Sha256State;
 
 /// What reading a drive back has shown.
 enum Verdict {
@@ -58,15 +58,11 @@ impl Control {
         let verdict: Result<Verdict, StoreError> = async {
             let image = self.open_as_recorded(volume).await?;
             let pieces = image.pieces().await?;
-            Ok(self.read_back(&image, pieces).await?)
+            self.read_back(&image, pieces).await.map_err(|error| StoreError::of_read(volume.id, error))
         }
         .await;
         match verdict {
             Err(StoreError::Damaged(_, why)) => Ok(Verdict::Damaged(why)),
-            // A block that the disk cannot read any more is lost, and trying again tells nothing new.
-            Err(StoreError::Io(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
-                Ok(Verdict::Damaged("the disk cannot read all of its bytes"))
-            }
             verdict => verdict.map_err(Fault::from),
         }
     }
@@ -101,11 +97,7 @@ fn check(file: &File, size: ByteCount, pieces: &Pieces, unwanted: impl Fn() -> b
         file.read_exact_at(bytes, offset)?;
         offset += bytes.len() as u64;
         sha256.update(bytes);
-        let mut piece = PieceDigester::default();
-        piece.update(bytes);
-        // A piece of zeros finishes as none, as the zero pieces at the end of a drive do.
-        let actual = piece.finish().0.first().copied().unwrap_or_else(zero_piece);
-        if actual != pieces.0.get(index).copied().unwrap_or_else(zero_piece) {
+        if piece_digest(bytes) != stored_digest(pieces, index as u64) {
             return Ok(Verdict::Differs { piece: index });
         }
     }

@@ -31,7 +31,7 @@ const STALE: Duration = Duration::from_mins(30);
 impl Control {
     /// Cleans up after the process before, before anything else runs. If the database `may_be_old`, what it calls not
     /// complete may have become so later.
-    pub async fn recover(&self, may_be_old: bool) -> Result<(), Fault> {
+    pub async fn recover(self: &Arc<Self>, may_be_old: bool) -> Result<(), Fault> {
         if may_be_old {
             self.doubt_unfinished().await?;
         }
@@ -175,7 +175,7 @@ impl Control {
 
     /// Removes volumes whose making or removal was cut short and that have not changed since `stale`, then everything
     /// on disk that no volume owns.
-    async fn sweep(&self, stale: UnixTime) -> Result<(), Fault> {
+    async fn sweep(self: &Arc<Self>, stale: UnixTime) -> Result<(), Fault> {
         let cut_short = [VolumeState::Uploading, VolumeState::Creating, VolumeState::Deleting];
         for volume in self.parts.meta.volumes_in(&cut_short).await? {
             // An upload is among the running from before its row until after its end, however long it takes.
@@ -206,7 +206,7 @@ impl Control {
             tracing::info!(count = swept.removed.len(), "removed leftovers from the store");
         }
         self.tell_lost("drives", (swept.set_aside.len(), swept.bytes), swept.returned, swept.forgotten);
-        Ok(())
+        self.sweep_held().await
     }
 
     /// A question about a volume's row as it is when the store asks, from a blocking thread: a volume made after the

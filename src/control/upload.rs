@@ -337,6 +337,10 @@ impl Control {
             // Its row may say that it is complete, and nobody can change that now (I6). The next start will tell.
             return;
         }
+        // Its backup is of what a job holds, and needs the record.
+        if self.parts.meta.is_backed_up(id).await.unwrap_or(false) {
+            return self.leftovers().push(id);
+        }
         let removed = match self.parts.meta.volume_any(id).await {
             Ok(Some(tree)) if is_tree(&tree) => {
                 if let Some(content) = tree.content {

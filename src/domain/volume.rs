@@ -74,7 +74,7 @@ pub enum VolumeState {
     Creating,
     /// At rest, whole, readable.
     Available,
-    /// Readable, and being copied from.
+    /// Readable, and being copied from; where the content that is copied cannot be held by itself.
     CloningSource {
         /// How many clones are being made from it; at least one.
         clones: u32,

@@ -396,7 +396,7 @@ mod tests {
 
         source.step(VolumeEvent::CloneStarted).unwrap();
         let mut target = Volume { state: VolumeState::CloningTarget, ..drive(scene.tenant, 10) };
-        let kind = JobKind::Clone { source: source.id };
+        let kind = JobKind::Clone { source: source.id, held: None };
         let begin = Batch {
             update: vec![source],
             insert: vec![target.clone()],

@@ -17,6 +17,8 @@ pub enum JobKind {
     Clone {
         /// The other.
         source: VolumeId,
+        /// Its generation, when the job holds what it was then; else the other is being cloned until this ends.
+        held: Option<u64>,
     },
     /// Grow it.
     Resize {
@@ -27,6 +29,9 @@ pub enum JobKind {
     Backup {
         /// Which.
         backup: BackupId,
+        /// The generation of the volume, when the job holds what it was then; else the volume is being backed up until
+        /// this ends.
+        held: Option<u64>,
     },
     /// Fill it from a backup.
     Restore {
@@ -80,6 +85,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// Its id, under which the store holds what it reads.
+    pub const fn id(&self) -> JobId {
+        self.lease.job
+    }
+
     /// How many times it has been claimed, this one included.
     pub const fn attempts(&self) -> u32 {
         self.lease.attempt
@@ -103,6 +113,8 @@ struct Payload {
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backup: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<u64>,
 }
 
 impl Payload {
@@ -191,6 +203,20 @@ impl Meta {
         Ok(found != 0)
     }
 
+    /// Whether a backup of a volume is still to be written.
+    pub async fn is_backed_up(&self, volume: VolumeId) -> Result<bool, MetaError> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE volume = $1 AND kind = 'backup')");
+        let found: i64 = query.bind(volume.as_bytes().as_slice()).fetch_one(&self.readers).await?;
+        Ok(found != 0)
+    }
+
+    /// Whether a job is still to be done.
+    pub async fn has_job(&self, job: JobId) -> Result<bool, MetaError> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE id = $1)");
+        let found: i64 = query.bind(job.as_bytes().as_slice()).fetch_one(&self.readers).await?;
+        Ok(found != 0)
+    }
+
     /// Frees the jobs that any other owner holds, and returns how many. Only for a process that knows to be alone, at
     /// its start: the others are dead then.
     pub async fn release_leases_of_others(&self, owner: &str) -> Result<u64, MetaError> {
@@ -209,9 +235,9 @@ impl Meta {
 /// Adds a job; passes over a second seal of a volume.
 pub(super) async fn enqueue(connection: &mut SqliteConnection, job: &NewJob) -> Result<(), MetaError> {
     let (kind, source, payload) = match job.kind {
-        JobKind::Clone { source } => ("clone", Some(source), Payload::default()),
+        JobKind::Clone { source, held } => ("clone", Some(source), Payload { held, ..Payload::default() }),
         JobKind::Resize { size } => ("resize", None, Payload { size: Some(size.get()), ..Payload::default() }),
-        JobKind::Backup { backup } => ("backup", None, Payload::of(backup)),
+        JobKind::Backup { backup, held } => ("backup", None, Payload { held, ..Payload::of(backup) }),
         JobKind::Restore { backup } => ("restore", None, Payload::of(backup)),
         JobKind::Seal => ("seal", None, Payload::default()),
     };
@@ -252,12 +278,12 @@ fn job_from(row: &SqliteRow, owner: &str) -> Result<Job, MetaError> {
         "clone" => {
             let source: Option<&[u8]> = row.try_get("source")?;
             let source = source.ok_or(MetaError::Damaged("source"))?;
-            JobKind::Clone { source: VolumeId::from_bytes(id_bytes(source, "source")?) }
+            JobKind::Clone { source: VolumeId::from_bytes(id_bytes(source, "source")?), held: payload.held }
         }
         "resize" => {
             JobKind::Resize { size: payload.size.and_then(ByteCount::new).ok_or(MetaError::Damaged("payload"))? }
         }
-        "backup" => JobKind::Backup { backup: payload.backup()? },
+        "backup" => JobKind::Backup { backup: payload.backup()?, held: payload.held },
         "restore" => JobKind::Restore { backup: payload.backup()? },
         "seal" => JobKind::Seal,
         _ => return Err(MetaError::Damaged("kind")),
@@ -300,7 +326,11 @@ mod tests {
     async fn jobs_of_a_lane_come_oldest_first_with_their_payload() {
         let (scene, volume, clock) = with_job(JobKind::Seal).await;
         let source = VolumeId::random();
-        let kinds = [JobKind::Resize { size: count(77) }, JobKind::Clone { source }];
+        let kinds = [
+            JobKind::Resize { size: count(77) },
+            JobKind::Clone { source, held: None },
+            JobKind::Clone { source, held: Some(3) },
+        ];
         for kind in kinds {
             clock.advance_seconds(1);
             let job = NewJob::new(kind, volume.id, clock.now());

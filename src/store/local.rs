@@ -4,6 +4,7 @@
 //! root/drives/<id>/image     the bytes; holes where they are zero
 //! root/drives/<id>/pieces    their piece digests, see `sidecar`
 //! root/drives/<id>           a drive that was uploaded in one piece: the bytes, the digest in an attribute
+//! root/held/<job>            links to what a job reads, see `steps::hold`
 //! root/incoming/<id>         a draft or an unfinished clone, in either form
 //! root/trash/<id>-<random>   removed, and being unlinked
 //! root/lost/<id>             a drive that nobody knows, set aside
@@ -40,9 +41,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::steps::{Begun, Form, Opened, Steps, length};
 use super::{
-    BlockStore, Boxed, Draft, DraftOptions, Image, Record, Reservation, Run, StoreError, Swept, data_runs, is_zero,
+    BlockStore, Boxed, Content, Draft, DraftOptions, Image, Record, Reservation, Run, StoreError, Swept, data_runs,
+    is_zero,
 };
-use crate::domain::{ByteCount, CrashPoints, Extent, Pieces, UnixTime, VolumeId};
+use crate::domain::{ByteCount, CrashPoints, Extent, JobId, Pieces, UnixTime, VolumeId};
 use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
 
 pub use lost::LostImage;
@@ -115,6 +117,16 @@ impl LocalStore {
         self.steps.flush_fault.store(number, Ordering::SeqCst);
     }
 
+    fn open_content(&self, content: Content) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>> {
+        Box::pin(async move {
+            let opened = self.step(move |steps| steps.open_content(content)).await?;
+            let size = length(&opened.file)?;
+            let engine_file = self.engine.adopt(opened.file.clone());
+            let id = content.image();
+            Ok(Arc::new(LocalImage { id, size, opened: Arc::new(opened), engine_file }) as Arc<dyn Image>)
+        })
+    }
+
     /// Runs a step on the disk where it may block.
     fn step<T: Send + 'static>(
         &self,
@@ -162,21 +174,38 @@ impl BlockStore for LocalStore {
     }
 
     fn open(&self, id: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>> {
-        Box::pin(async move {
-            let opened = self.step(move |steps| steps.open_image(id, false)).await?;
-            let size = length(&opened.file)?;
-            let engine_file = self.engine.adopt(opened.file.clone());
-            Ok(Arc::new(LocalImage { id, size, opened: Arc::new(opened), engine_file }) as Arc<dyn Image>)
-        })
+        self.open_content(Content::Published(id))
     }
 
-    fn clone_image(&self, source: VolumeId, target: VolumeId, record: Record) -> Boxed<'_, Result<(), StoreError>> {
+    fn hold(&self, id: VolumeId, job: JobId) -> Boxed<'_, Result<Option<ByteCount>, StoreError>> {
+        self.step(move |steps| steps.hold(id, job))
+    }
+
+    fn open_held(&self, job: JobId, of: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>> {
+        self.open_content(Content::Held { job, of })
+    }
+
+    fn release(&self, job: JobId) -> Boxed<'_, Result<(), StoreError>> {
+        self.step(move |steps| steps.release(job))
+    }
+
+    fn sweep_held(&self, keep: Arc<dyn Fn(JobId) -> bool + Send + Sync>) -> Boxed<'_, Result<usize, StoreError>> {
+        self.step(move |steps| steps.sweep_held(&*keep))
+    }
+
+    fn clone_image(
+        &self,
+        source: Content,
+        target: VolumeId,
+        size: ByteCount,
+        record: Record,
+    ) -> Boxed<'_, Result<(), StoreError>> {
         Box::pin(async move {
             // A copy may take minutes. Whoever drops this future wants it to end.
             let wanted = Arc::new(());
             let still_wanted = Arc::downgrade(&wanted);
             let outcome = self.step(move |steps| {
-                steps.clone_image(source, target, &record, &|| match still_wanted.strong_count() {
+                steps.clone_image(source, (target, size), &record, &|| match still_wanted.strong_count() {
                     0 => Err(io::ErrorKind::Interrupted.into()),
                     _ => Ok(()),
                 })

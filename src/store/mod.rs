@@ -6,7 +6,9 @@
 //! # Crash
 //! After a crash a store holds published images, each complete, and leftovers that [`BlockStore::sweep`] removes.
 
+mod checked;
 mod local;
+mod pieces;
 mod reservation;
 mod trees;
 mod zero;
@@ -20,10 +22,12 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::domain::{ByteCount, Extent, Fault, FaultKind, Pieces, TenantId, UnixTime, Volume, VolumeId};
+use crate::domain::{ByteCount, Extent, Fault, FaultKind, JobId, Pieces, TenantId, UnixTime, Volume, VolumeId};
 use crate::io::{Block, SharedBlock, SharedFile};
 
+pub use checked::CheckedImage;
 pub use local::{Direct, LocalSettings, LocalStore, LostImage};
+pub use pieces::{PieceDigester, piece_digest, stored_digest, zero_piece};
 pub use reservation::{Ledger, Reservation};
 pub use trees::{LostTree, OpenTree, SweptTrees, TreeRecord, TreeStore};
 pub use zero::{GRANULE, data_runs, is_zero};
@@ -49,9 +53,30 @@ pub trait BlockStore: Send + Sync {
     /// Opens a published image.
     fn open(&self, id: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>>;
 
-    /// Publishes a copy of `source`, pieces included, under the id `target`: shared extents where the file system can,
-    /// else a copy inside the kernel that keeps holes. Durable when it returns. May be run again after a crash.
-    fn clone_image(&self, source: VolumeId, target: VolumeId, record: Record) -> Boxed<'_, Result<(), StoreError>>;
+    /// Keeps what an image holds now for a job to read, whatever becomes of the image: from then on it may be grown,
+    /// replaced or removed. Durable when it returns. What this job held before is given up. Answers the size of the
+    /// image; `None` where the file system cannot do it.
+    fn hold(&self, id: VolumeId, job: JobId) -> Boxed<'_, Result<Option<ByteCount>, StoreError>>;
+
+    /// Opens what a job holds of this image. It may have been grown since.
+    fn open_held(&self, job: JobId, of: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>>;
+
+    /// Gives up what a job holds. Giving up what it does not hold succeeds.
+    fn release(&self, job: JobId) -> Boxed<'_, Result<(), StoreError>>;
+
+    /// Gives up what is held for jobs that `keep` refuses. Returns how many there were.
+    fn sweep_held(&self, keep: Arc<dyn Fn(JobId) -> bool + Send + Sync>) -> Boxed<'_, Result<usize, StoreError>>;
+
+    /// Publishes a copy of the first bytes of `source`, and zeros behind its end, as an image of this size under the id
+    /// `target`: shared extents where the file system can, else a copy that keeps holes, of which each piece is compared
+    /// with its digest ([`StoreError::Damaged`]). Durable when it returns. May be run again after a crash.
+    fn clone_image(
+        &self,
+        source: Content,
+        target: VolumeId,
+        size: ByteCount,
+        record: Record,
+    ) -> Boxed<'_, Result<(), StoreError>>;
 
     /// Grows a published image; what is added reads as zero. Durable when it returns. May be run again.
     fn grow(&self, id: VolumeId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>>;
@@ -102,6 +127,29 @@ pub struct Swept {
     pub returned: usize,
     /// Images that were set aside earlier and are removed now.
     pub forgotten: usize,
+}
+
+/// Bytes that are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// What a published image holds when the copy begins.
+    Published(VolumeId),
+    /// What a job holds.
+    Held {
+        /// The job.
+        job: JobId,
+        /// The image that it was held of.
+        of: VolumeId,
+    },
+}
+
+impl Content {
+    /// The image that it is, or was, of.
+    pub const fn image(self) -> VolumeId {
+        match self {
+            Self::Published(id) | Self::Held { of: id, .. } => id,
+        }
+    }
 }
 
 /// How a draft will be filled.
@@ -182,6 +230,23 @@ pub enum StoreError {
     /// The backend failed.
     #[error("the store failed")]
     Io(#[source] io::Error),
+}
+
+/// Why an image is damaged whose bytes have not the digests that they were stored with.
+pub const CHANGED: &str = "bytes of it are not those that were stored";
+/// Why an image is damaged of which the disk gives back an error.
+pub const UNREADABLE: &str = "the disk cannot read all of its bytes";
+
+impl StoreError {
+    /// What a failure to read an image means.
+    pub fn of_read(id: VolumeId, error: io::Error) -> Self {
+        if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
+            // A block that the disk cannot read any more is lost, and trying again tells nothing new.
+            Self::Damaged(id, UNREADABLE)
+        } else {
+            Self::Io(error)
+        }
+    }
 }
 
 impl From<io::Error> for StoreError {

@@ -8,7 +8,7 @@ mod receive;
 mod send;
 mod unpack;
 
-pub use digest::{PieceDigester, Sha256Lane, Sha256State, zero_piece};
+pub use digest::{Sha256Lane, Sha256State};
 pub use pack::Packing;
 pub use progress::{Pace, Phase, Phases, Progress, Running, Stop, Transfers, Transport, Wanted};
 pub use receive::{Allowance, Broken, ReceiveError, ReceiveOptions, Received, Source, receive};

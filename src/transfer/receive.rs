@@ -16,11 +16,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::digest::{PieceDigester, Sha256Lane};
+use super::digest::Sha256Lane;
 use super::progress::{Phase, Progress, Stop};
 use crate::domain::{Fault, FaultKind, Pieces, Sha256};
 use crate::io::{ALIGN, BLOCK, Block, Pool};
-use crate::store::{Boxed, Draft, StoreError};
+use crate::store::{Boxed, Draft, PieceDigester, StoreError};
 
 /// A pause of the peer after which its block goes back to the pool. Longer than the gaps of a fast stream, far shorter
 /// than the idle limit.

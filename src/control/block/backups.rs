@@ -12,17 +12,17 @@ use std::sync::Arc;
 
 use super::{only_administrators, owner_of};
 use crate::archive::{BackupHead, BackupSink, BackupSource, Container, PIECE_SIZE};
-use crate::control::jobs::ATTEMPTS;
+use crate::control::jobs::{ATTEMPTS, spoil};
 use crate::control::supervise::caught;
 use crate::control::{Control, ROUNDS, busy, no_such_drive};
 use crate::domain::{
     Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, DriveSpec,
-    Extent, Fault, FaultKind, Media, NewBackup, Principal, Seen, Volume, VolumeEvent, VolumeId, VolumeState,
+    Extent, Fault, FaultKind, JobId, Media, NewBackup, Principal, Seen, Volume, VolumeEvent, VolumeId, VolumeKind,
+    VolumeState,
 };
 use crate::io::{Block, SharedBlock};
 use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
-use crate::store::{Draft, DraftOptions, Image, StoreError};
-use crate::transfer::PieceDigester;
+use crate::store::{CheckedImage, Draft, DraftOptions, PieceDigester, StoreError};
 
 impl Control {
     pub(super) async fn list_backups(&self, principal: &Principal, query: &BlockQuery) -> Result<BlockOutcome, Fault> {
@@ -82,13 +82,22 @@ impl Control {
             created: now,
             updated: now,
         };
-        self.change(from.id, |volume, batch| {
-            volume.step(VolumeEvent::BackupStarted).map_err(busy)?;
+        let plan = |volume: &Volume, job, held, batch: &mut Batch| {
             batch.insert_backups.push(Backup { size: volume.size, ..backup.clone() });
-            batch.enqueue.push(NewJob::new(JobKind::Backup { backup: backup.id }, volume.id, now));
+            let kind = JobKind::Backup { backup: backup.id, held };
+            batch.enqueue.push(NewJob { id: job, kind, volume: volume.id, created: now });
             Ok(())
-        })
-        .await?;
+        };
+        if from.kind == VolumeKind::Snapshot {
+            self.begin_copy(from.tenant, from.id, VolumeEvent::BackupStarted, plan).await?;
+        } else {
+            // A drive says so of itself, as clients of block storage expect.
+            self.change(from.id, |volume, batch| {
+                volume.step(VolumeEvent::BackupStarted).map_err(busy)?;
+                plan(volume, JobId::random(), None, batch)
+            })
+            .await?;
+        }
         self.wake_jobs.notify_waiters();
         let made = self.find_backup(principal, BackupRef::Id(backup.id)).await?;
         Ok(BlockOutcome::Backup(Box::new(made)))
@@ -187,41 +196,67 @@ impl Control {
         Ok(BlockOutcome::Restoring { backup: Box::new(restoring), volume: Box::new(volume) })
     }
 
-    pub(in crate::control) async fn run_backup(&self, job: &Job, id: BackupId) -> Result<(), Fault> {
-        let result = self.write_backup(job, id).await;
-        let ended = match result {
-            Ok(objects) => Ok(objects),
-            Err(fault) if is_transient(&fault) && job.attempts() < ATTEMPTS => return Err(fault),
-            Err(fault) => Err(fault),
+    pub(in crate::control) async fn run_backup(&self, job: &Job, id: BackupId, held: Option<u64>) -> Result<(), Fault> {
+        let ended = match self.write_backup(job, id, held).await {
+            Err(Unwritten { fault, damage: None }) if is_transient(&fault) && job.attempts() < ATTEMPTS => {
+                return Err(fault);
+            }
+            ended => ended,
         };
         self.parts.crash.hit("backup: written");
-        let (objects, why) = match &ended {
-            Ok(objects) => (Some(*objects), None),
-            Err(fault) => (None, Some(fault.told.clone())),
+        let (objects, why, damage) = match &ended {
+            Ok(objects) => (Some(*objects), None, None),
+            Err(unwritten) => (None, Some(unwritten.fault.told.clone()), unwritten.damage),
         };
+        if let (Some(damage), Some(generation)) = (damage, held) {
+            self.mark_held(job.volume, generation, damage).await?;
+        }
         self.end_backup_job(job, id, BackupState::Creating, |backup, volume| {
-            volume.step(VolumeEvent::BackupEnded).map_err(busy)?;
             if let Some(backup) = backup {
                 backup.state = if why.is_none() { BackupState::Available } else { BackupState::Error };
                 backup.objects = objects;
                 backup.reason.clone_from(&why);
             }
-            Ok(())
+            match (held, damage) {
+                (Some(_), _) => Ok(false),
+                (None, Some(why)) if volume.state.is_readable() => spoil(volume, why).map(|()| true),
+                (None, _) => volume.step(VolumeEvent::BackupEnded).map(|()| true).map_err(busy),
+            }
         })
         .await?;
-        if let Err(fault) = ended {
+        if held.is_some() {
+            self.release(job.id()).await;
+            // It may have been deleted meanwhile, and its record have waited for this.
+            let volume = self.parts.meta.volume_any(job.volume).await?;
+            if volume.is_some_and(|volume| volume.state == VolumeState::Deleting) {
+                self.discard(job.volume).await;
+            }
+        } else if let Some(damage) = damage {
+            self.tell_spoiled(job.volume, damage);
+        }
+        if let Err(Unwritten { fault, .. }) = ended {
             tracing::error!(backup = %id, fault = %fault, cause = ?fault.cause, "a backup failed");
         }
         Ok(())
     }
 
-    async fn write_backup(&self, job: &Job, id: BackupId) -> Result<u64, Fault> {
+    async fn write_backup(&self, job: &Job, id: BackupId, held: Option<u64>) -> Result<u64, Unwritten> {
         let backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
         let backup = backup.ok_or_else(|| Fault::new(FaultKind::NotFound, "the backup is gone"))?;
-        let volume = self.parts.meta.volume_any(job.volume).await?.ok_or_else(|| no_such_drive(job.volume))?;
-        let source = Reading(self.open_as_recorded(&volume).await?);
-        let written = self.parts.archive.write(&self.head_of(&backup)?, &source, |_| {}).await?;
-        Ok(written.objects)
+        if held.is_none() {
+            let volume = self.parts.meta.volume_any(job.volume).await?.ok_or_else(|| no_such_drive(job.volume))?;
+            self.open_as_recorded(&volume).await?;
+        }
+        let content = self.content_for(job, job.volume, held).await?;
+        let source = CheckedImage::new(self.open_content(content).await?, job.volume, backup.size).await?;
+        let source = Reading(source);
+        match self.parts.archive.write(&self.head_of(&backup)?, &source, |_| {}).await {
+            Ok(written) => Ok(written.objects),
+            Err(error) => match source.0.damage() {
+                Some(why) => Err(StoreError::Damaged(job.volume, why).into()),
+                None => Err(Fault::from(error).into()),
+            },
+        }
     }
 
     pub(in crate::control) async fn run_restore(&self, job: &Job, id: BackupId) -> Result<(), Fault> {
@@ -234,18 +269,19 @@ impl Control {
             if let Some(backup) = backup {
                 backup.state = BackupState::Available;
             }
-            match &ended {
+            let event = match &ended {
                 Ok(()) => {
                     volume.generation += 1;
                     volume.sha256 = None;
                     volume.reason = None;
-                    volume.step(VolumeEvent::RestoreEnded).map_err(busy)
+                    VolumeEvent::RestoreEnded
                 }
                 Err(fault) => {
                     volume.reason = Some(fault.told.clone());
-                    volume.step(VolumeEvent::RestoreFailed).map_err(busy)
+                    VolumeEvent::RestoreFailed
                 }
-            }
+            };
+            volume.step(event).map(|()| true).map_err(busy)
         })
         .await?;
         if let Err(fault) = ended {
@@ -276,20 +312,22 @@ impl Control {
         Ok(())
     }
 
-    /// Ends a job together with the changes of its volume and its backup, as far as they are there.
+    /// Ends a job together with the changes of its backup and its volume, as far as they are there. `change` answers whether
+    /// there are any of the volume.
     async fn end_backup_job(
         &self,
         job: &Job,
         id: BackupId,
         from: BackupState,
-        change: impl Fn(Option<&mut Backup>, &mut Volume) -> Result<(), Fault>,
+        change: impl Fn(Option<&mut Backup>, &mut Volume) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
         for _ in 0..ROUNDS {
             let mut backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
             backup = backup.filter(|backup| backup.state == from);
             let mut batch = Batch { finish: Some(job.lease.clone()), ..Batch::default() };
-            if let Some(mut volume) = self.parts.meta.volume_any(job.volume).await? {
-                change(backup.as_mut(), &mut volume)?;
+            if let Some(mut volume) = self.parts.meta.volume_any(job.volume).await?
+                && change(backup.as_mut(), &mut volume)?
+            {
                 volume.updated = self.parts.clock.now();
                 batch.update.push(volume);
             }
@@ -360,8 +398,42 @@ fn is_transient(fault: &Fault) -> bool {
     matches!(fault.kind, FaultKind::Unavailable | FaultKind::NoSpace | FaultKind::Internal)
 }
 
-/// A drive as the archive reads it.
-struct Reading(Arc<dyn Image>);
+/// Why a backup was not written.
+struct Unwritten {
+    fault: Fault,
+    /// What is wrong with the volume, if that is why.
+    damage: Option<&'static str>,
+}
+
+impl From<Fault> for Unwritten {
+    fn from(fault: Fault) -> Self {
+        Self { fault, damage: None }
+    }
+}
+
+impl From<MetaError> for Unwritten {
+    fn from(error: MetaError) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+impl From<StoreError> for Unwritten {
+    fn from(error: StoreError) -> Self {
+        let damage = match error {
+            StoreError::Damaged(_, why) => Some(why),
+            _ => None,
+        };
+        let fault = match (&error, damage) {
+            (StoreError::Missing(_), _) => Fault::new(FaultKind::Conflict, "what it was to be a backup of is gone"),
+            (_, Some(why)) => Fault::new(FaultKind::Corrupt, format!("the volume is damaged: {why}")),
+            _ => error.into(),
+        };
+        Self { fault, damage }
+    }
+}
+
+/// A volume as the archive reads it. What a backup vouches for must be what was stored.
+struct Reading(CheckedImage);
 
 impl BackupSource for Reading {
     fn size(&self) -> ByteCount {
@@ -369,8 +441,7 @@ impl BackupSource for Reading {
     }
 
     async fn data(&self, within: Extent) -> std::io::Result<Vec<Extent>> {
-        let runs = self.0.runs(within).await?;
-        Ok(runs.into_iter().filter(|run| !run.hole).map(|run| run.extent).collect())
+        self.0.data(within).await
     }
 
     async fn read_at(&self, block: Block, len: usize, offset: u64) -> (Block, std::io::Result<()>) {

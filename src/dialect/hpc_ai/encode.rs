@@ -73,7 +73,8 @@ const fn status(state: VolumeState) -> &'static str {
         VolumeState::Uploading | VolumeState::Creating | VolumeState::CloningTarget | VolumeState::Downloading => {
             PENDING
         }
-        VolumeState::Available | VolumeState::CloningSource { .. } => "Available",
+        VolumeState::Available => "Available",
+        VolumeState::CloningSource { .. } => "Copying",
         VolumeState::Resizing => "Resizing",
         VolumeState::Attaching => "Attaching",
         VolumeState::InUse { .. } => "InUse",

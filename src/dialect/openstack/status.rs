@@ -10,7 +10,9 @@ pub(super) const fn volume(state: VolumeState) -> &'static str {
     match state {
         VolumeState::Uploading | VolumeState::Creating | VolumeState::CloningTarget => "creating",
         VolumeState::Downloading => "downloading",
-        VolumeState::Available | VolumeState::CloningSource { .. } => "available",
+        VolumeState::Available => "available",
+        // It is locked until its copy is made: only where its content could not be held for that.
+        VolumeState::CloningSource { .. } => "maintenance",
         VolumeState::Resizing => "extending",
         VolumeState::Attaching => "attaching",
         VolumeState::InUse { .. } => "in-use",
@@ -34,12 +36,11 @@ pub(super) const fn snapshot(state: VolumeState) -> &'static str {
         | VolumeState::Downloading
         | VolumeState::Resizing
         | VolumeState::Restoring => "creating",
-        VolumeState::Available
-        | VolumeState::CloningSource { .. }
-        | VolumeState::Attaching
-        | VolumeState::InUse { .. }
-        | VolumeState::Detaching
-        | VolumeState::BackingUp { .. } => "available",
+        VolumeState::Available | VolumeState::Attaching | VolumeState::InUse { .. } | VolumeState::Detaching => {
+            "available"
+        }
+        // It is locked until what is copied of it is there: only where its content could not be held for that.
+        VolumeState::CloningSource { .. } | VolumeState::BackingUp { .. } => "backing-up",
         VolumeState::Unavailable
         | VolumeState::ErrorAttaching
         | VolumeState::ErrorDetaching

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use super::{Subject, bytes, noise, pieces_for, record};
-use crate::domain::{CrashPoints, VolumeId};
+use super::{Subject, bytes, noise, pieces_of, record};
+use crate::domain::{CrashPoints, JobId, VolumeId};
 use crate::io::{BLOCK, IoEngine, Pool};
 use crate::store::*;
 
@@ -13,6 +13,7 @@ const SOURCE: VolumeId = VolumeId::from_bytes([1; 16]);
 const UPLOAD: VolumeId = VolumeId::from_bytes([2; 16]);
 const CLONE: VolumeId = VolumeId::from_bytes([3; 16]);
 const DOOMED: VolumeId = VolumeId::from_bytes([4; 16]);
+const JOB: JobId = JobId::from_bytes([7; 16]);
 const LARGE: VolumeId = VolumeId::from_bytes([5; 16]);
 const REPLACED: VolumeId = VolumeId::from_bytes([6; 16]);
 
@@ -32,15 +33,17 @@ async fn every_step(subject: &Subject, mut did: impl FnMut(&str)) {
         let content = uploaded(id);
         let draft = subject.draft(id, content.len()).await;
         subject.fill(&*draft, &content).await;
-        draft.publish(bytes(content.len()), pieces_for(content.len())).await.unwrap();
+        draft.publish(bytes(content.len()), pieces_of(&content)).await.unwrap();
         did(step);
     }
     let content = replacing();
     let draft = subject.draft(REPLACED, content.len()).await;
     subject.fill(&*draft, &content).await;
-    draft.publish(bytes(content.len()), pieces_for(content.len())).await.unwrap();
+    draft.publish(bytes(content.len()), pieces_of(&content)).await.unwrap();
     did("replace");
-    subject.store.clone_image(SOURCE, CLONE, record()).await.unwrap();
+    assert!(subject.store.hold(SOURCE, JOB).await.unwrap().is_some());
+    did("hold");
+    subject.copy(SOURCE, CLONE).await.unwrap();
     did("clone");
     subject.store.grow(SOURCE, bytes(3 * BLOCK)).await.unwrap();
     did("grow");
@@ -68,7 +71,7 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
         for id in [SOURCE, DOOMED, REPLACED] {
             let draft = subject.draft(id, source.len()).await;
             subject.fill(&*draft, &source).await;
-            draft.publish(bytes(source.len()), pieces_for(source.len())).await.unwrap();
+            draft.publish(bytes(source.len()), pieces_of(&source)).await.unwrap();
         }
         let ended = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "store::conformance::crash::crashing_process", "--ignored", "--nocapture"])
@@ -94,7 +97,7 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
                 };
                 assert!(read[..expected.len()] == expected[..] && is_zero(&read[expected.len()..]), "{id} at {at}");
                 let pieces = subject.store.open(id).await.unwrap().pieces().await.unwrap();
-                assert_eq!(pieces, pieces_for(expected.len()));
+                assert_eq!(pieces, pieces_of(&expected));
                 let grown = id == SOURCE && read.len() == 3 * BLOCK;
                 assert!(grown || read.len() == expected.len() && !(id == SOURCE && did("grow")));
             }
@@ -104,6 +107,10 @@ async fn a_process_that_ends_between_any_two_steps_leaves_whole_drives_and_sweep
         assert!(visible.contains(&LARGE) || !did("publish a large one"), "an acknowledged drive is gone at {at}");
         assert!(visible.contains(&CLONE) || !did("clone"), "an acknowledged clone is gone at {at}");
         assert!(!visible.contains(&DOOMED) || !did("remove"), "a removed drive is back at {at}");
+
+        let held = subject.store.open_held(JOB, SOURCE).await;
+        assert!(held.is_ok() || !did("hold"), "what was held is gone at {at}");
+        subject.store.sweep_held(Arc::new(|_| false)).await.unwrap();
 
         let kept = visible.clone();
         subject.store.sweep(Arc::new(move |id| kept.contains(&id)), Arc::new(|_| false), UnixTime(0)).await.unwrap();

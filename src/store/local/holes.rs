@@ -2,15 +2,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use crate::domain::{ByteCount, Extent};
-use crate::store::Run;
-
-/// The most that is copied between two looks at whether to go on.
-const STRIDE: u64 = 64 << 20;
+use crate::domain::{ByteCount, Extent, PIECE, Pieces, VolumeId};
+use crate::store::{CHANGED, Run, StoreError, piece_digest, stored_digest, zero_piece};
 
 /// The runs of data and holes of `within`, which lies inside the file.
 pub(super) fn runs(file: &File, within: Extent) -> io::Result<Vec<Run>> {
@@ -49,28 +47,41 @@ pub(super) fn share(from: &File, to: &File) -> io::Result<bool> {
     }
 }
 
-/// Copies the data of `from` into `to`, a file of holes and of this size, inside the kernel. Tells `progress` of every
-/// part that was copied, and ends with its error.
-pub(super) fn copy(
-    from: &File,
+/// Copies the data of `from` into `to`, a file of holes, up to `size`, piece by piece: each is compared with its digest
+/// before it is written, so that what has rotted is not copied. Tells `progress` of every part that was copied, and ends
+/// with its error.
+///
+/// The kernel's own copy (copy_file_range(2)) would save a copy in memory, and what it copied could not be known.
+pub(super) fn copy_checked(
+    (from, id): (&File, VolumeId),
     to: &File,
     size: ByteCount,
+    pieces: &Pieces,
     progress: &mut dyn FnMut(ByteCount) -> io::Result<()>,
-) -> io::Result<()> {
-    for run in runs(from, Extent::whole(size))?.iter().filter(|run| !run.hole) {
-        let mut at = run.extent.offset;
-        while at < run.extent.end() {
-            let (mut read, mut write) = (at, at);
-            let len = usize::try_from((run.extent.end() - at).min(STRIDE)).unwrap_or(usize::MAX);
-            match rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut write), len) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => {
-                    at += n as u64;
-                    progress(ByteCount::new(n as u64).unwrap_or(ByteCount::MAX))?;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+) -> Result<(), StoreError> {
+    let mut buffer = vec![0; PIECE as usize];
+    for index in 0..Pieces::spanned_by(size) {
+        let start = index * PIECE;
+        let piece = Extent { offset: start, len: (size.get() - start).min(PIECE) };
+        let runs = runs(from, piece).map_err(|error| StoreError::of_read(id, error))?;
+        let bytes = &mut buffer[..piece.len as usize];
+        let within = |run: &Run| (run.extent.offset - start) as usize..(run.extent.end() - start) as usize;
+        for run in &runs {
+            let into = &mut bytes[within(run)];
+            if run.hole {
+                into.fill(0);
+            } else {
+                from.read_exact_at(into, run.extent.offset).map_err(|error| StoreError::of_read(id, error))?;
             }
+        }
+        let is_blank = runs.iter().all(|run| run.hole);
+        let actual = if is_blank { zero_piece() } else { piece_digest(bytes) };
+        if actual != stored_digest(pieces, index) {
+            return Err(StoreError::Damaged(id, CHANGED));
+        }
+        for run in runs.iter().filter(|run| !run.hole) {
+            to.write_all_at(&bytes[within(run)], run.extent.offset)?;
+            progress(ByteCount::new(run.extent.len).unwrap_or(ByteCount::MAX))?;
         }
     }
     Ok(())
@@ -78,9 +89,8 @@ pub(super) fn copy(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt as _;
-
     use super::*;
+    use crate::store::PieceDigester;
 
     fn sparse() -> File {
         let file = tempfile::tempfile().unwrap();
@@ -104,15 +114,60 @@ mod tests {
         assert_eq!(runs(&file, Extent { offset: 7, len: 0 }).unwrap(), []);
     }
 
+    fn pieces_of(file: &File) -> Pieces {
+        let mut content = vec![0; length(file)];
+        file.read_exact_at(&mut content, 0).unwrap();
+        let mut digester = PieceDigester::default();
+        digester.update(&content);
+        digester.finish()
+    }
+
+    fn length(file: &File) -> usize {
+        file.metadata().unwrap().len() as usize
+    }
+
     #[test]
     fn a_copy_ends_when_it_is_told_to() {
-        let to = tempfile::tempfile().unwrap();
+        let (from, to) = (sparse(), tempfile::tempfile().unwrap());
         let mut copied = 0;
-        let ended = copy(&sparse(), &to, ByteCount::mib(1), &mut |part| {
+        let pieces = pieces_of(&from);
+        let ended = copy_checked((&from, VolumeId::random()), &to, ByteCount::mib(1), &pieces, &mut |part| {
             copied += part.get();
             Err(io::ErrorKind::Interrupted.into())
         });
-        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::Interrupted);
+        assert!(matches!(ended, Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::Interrupted));
         assert_eq!(copied, 4096);
+    }
+
+    #[test]
+    fn a_copy_takes_no_piece_that_is_not_as_it_was_stored_and_no_hole_where_data_was() {
+        let id = VolumeId::random();
+        let content: Vec<u8> = (0..3 * PIECE + 5000).map(|at| (at % 251) as u8).collect();
+        let size = ByteCount::new(content.len() as u64).unwrap();
+        let damages: [fn(&File); 4] = [
+            |file| file.write_all_at(b"?", PIECE + 1).unwrap(),
+            |file| file.write_all_at(b"?", 3 * PIECE + 4999).unwrap(),
+            |file| {
+                let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(file, flags, PIECE, PIECE).unwrap();
+            },
+            |_| {},
+        ];
+        for (n, damage) in damages.into_iter().enumerate() {
+            let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+            from.write_all_at(&content, 0).unwrap();
+            let pieces = pieces_of(&from);
+            damage(&from);
+            let copied = copy_checked((&from, id), &to, size, &pieces, &mut |_| Ok(()));
+            if n < 3 {
+                assert!(matches!(copied, Err(StoreError::Damaged(damaged, _)) if damaged == id), "{n}");
+                assert!(length(&to) <= 3 * PIECE as usize, "what is behind the damage was copied");
+            } else {
+                copied.unwrap();
+                let mut copy = vec![0; content.len()];
+                to.read_exact_at(&mut copy, 0).unwrap();
+                assert!(copy == content);
+            }
+        }
     }
 }

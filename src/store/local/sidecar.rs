@@ -49,7 +49,7 @@ const ATTACHED_HEAD: usize = 8;
 const TENANT: usize = 16;
 /// The longest name that a record has; what is longer is cut.
 const LONGEST_NAME: usize = 1_024;
-const MISSING: &str = "its piece digests are missing";
+pub(super) const MISSING: &str = "its piece digests are missing";
 const TOO_MANY: &str = "its piece digests are too many";
 const DAMAGED: &str = "its piece digests are damaged";
 /// No attribute is larger (`XATTR_SIZE_MAX`, xattr(7)).

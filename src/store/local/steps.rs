@@ -12,9 +12,9 @@ use rustix::io::Errno;
 
 use super::flush::SharedFlush;
 use super::{Direct, LocalSettings, holes, sidecar};
-use crate::domain::{ByteCount, CrashPoints, PIECE, Pieces, UnixTime, VolumeId};
+use crate::domain::{ByteCount, CrashPoints, JobId, PIECE, Pieces, UnixTime, VolumeId};
 use crate::io::{SharedFile, probe};
-use crate::store::{Ledger, Record, StoreError, Swept};
+use crate::store::{Content, Ledger, Record, StoreError, Swept};
 
 /// Drafts smaller than this are written through the page cache: direct writes gain little there, and their first reader
 /// finds them in the cache. At 1 MiB, eight durable uploads at once take 0.7 of the time and of the CPU when direct.
@@ -69,10 +69,12 @@ impl Opened {
 /// What the clones of a store share.
 pub(super) struct Steps {
     pub(super) drives: PathBuf,
+    held: PathBuf,
     incoming: PathBuf,
     trash: PathBuf,
     pub(super) lost: PathBuf,
     flush_drives: SharedFlush,
+    flush_held: SharedFlush,
     flush_incoming: SharedFlush,
     direct: Direct,
     can_direct: bool,
@@ -88,8 +90,9 @@ pub(super) struct Steps {
 impl Steps {
     /// Opens the store in `root`, which is made if it is missing.
     pub(super) fn open(root: &Path, settings: LocalSettings) -> Result<Self, StoreError> {
-        let [drives, incoming, trash, lost] = ["drives", "incoming", "trash", "lost"].map(|name| root.join(name));
-        for dir in [&drives, &incoming, &trash, &lost] {
+        let [drives, held, incoming, trash, lost] =
+            ["drives", "held", "incoming", "trash", "lost"].map(|name| root.join(name));
+        for dir in [&drives, &held, &incoming, &trash, &lost] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         sync_dir(root)?;
@@ -102,15 +105,18 @@ impl Steps {
         let asked = incoming.clone();
         let ledger = Ledger::new(move || probe::free_space(&asked), reserve);
         // Open from before the first change: a failure to write one back is told to these.
-        let [flush_drives, flush_incoming] =
-            [File::open(&drives)?, File::open(&incoming)?].map(|opened| SharedFlush::new(move || opened.sync_all()));
+        let [flush_drives, flush_held, flush_incoming] =
+            [File::open(&drives)?, File::open(&held)?, File::open(&incoming)?]
+                .map(|opened| SharedFlush::new(move || opened.sync_all()));
         let can_attach = probe::attributes(&incoming).is_ok();
         Ok(Self {
             drives,
+            held,
             incoming,
             trash,
             lost,
             flush_drives,
+            flush_held,
             flush_incoming,
             direct,
             can_direct,
@@ -255,33 +261,68 @@ impl Steps {
     }
 
     pub(super) fn open_image(&self, id: VolumeId, write: bool) -> Result<Opened, StoreError> {
-        let place = place(&self.drives, id);
-        let open_with = |form: Form, flags: OFlags| {
-            let flags = (flags | OFlags::NOFOLLOW).bits().cast_signed();
-            OpenOptions::new().read(true).write(write).custom_flags(flags).open(form.image(&place))
-        };
-        // A read that notes its time is a write to the file system, which may wait. Only the owner may ask for this.
-        let open = |form| match open_with(form, OFlags::NOATIME) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open_with(form, OFlags::empty()),
-            opened => opened,
-        };
-        let opened = match open(Form::Folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                open(Form::File).map(|file| (Form::File, file))
-            }
-            outcome => outcome.map(|file| (Form::Folder, file)),
-        };
-        match opened {
-            Ok((form, file)) => Ok(Opened { place, form, file: SharedFile::from(file) }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(id)),
-            Err(error) => Err(error.into()),
+        open_at(place(&self.drives, id), id, write)
+    }
+
+    pub(super) fn open_content(&self, content: Content) -> Result<Opened, StoreError> {
+        match content {
+            Content::Published(id) => self.open_image(id, false),
+            Content::Held { job, of } => open_at(self.held.join(job.to_string()), of, false),
         }
+    }
+
+    /// Links the files of an image under the name of a job. None of them is ever written but to be made longer: what
+    /// replaces an image has files of its own, and removing one unlinks its names only.
+    pub(super) fn hold(&self, id: VolumeId, job: JobId) -> Result<Option<ByteCount>, StoreError> {
+        // So that no other takes the image's place between its files.
+        let _claim = self.busy.claim(id);
+        let opened = self.open_image(id, false)?;
+        let size = length(&opened.file)?;
+        let to = self.held.join(job.to_string());
+        unlink(&to)?;
+        let linked = match opened.form {
+            Form::File => fs::hard_link(&opened.place, &to),
+            Form::Folder => link_folder(&opened.place, &to),
+        };
+        match linked {
+            Ok(()) => {}
+            Err(error) => {
+                unlink(&to)?;
+                let number = error.raw_os_error().map(Errno::from_raw_os_error);
+                return match number {
+                    Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => Ok(None),
+                    Some(Errno::NOENT) => Err(StoreError::Damaged(id, sidecar::MISSING)),
+                    _ => Err(error.into()),
+                };
+            }
+        }
+        self.crash.hit("hold: linked");
+        self.flush_held.flush()?;
+        self.crash.hit("hold: flushed");
+        Ok(Some(size))
+    }
+
+    pub(super) fn release(&self, job: JobId) -> Result<(), StoreError> {
+        // Not flushed: what comes back after a power cut belongs to no job, and is swept.
+        Ok(unlink(&self.held.join(job.to_string()))?)
+    }
+
+    pub(super) fn sweep_held(&self, keep: &dyn Fn(JobId) -> bool) -> Result<usize, StoreError> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.held)? {
+            let name = entry?.file_name();
+            if let Some(job) = name.to_str().and_then(|name| name.parse().ok()).filter(|job| !keep(*job)) {
+                self.release(job)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     pub(super) fn clone_image(
         &self,
-        source: VolumeId,
-        target: VolumeId,
+        source: Content,
+        (target, size): (VolumeId, ByteCount),
         record: &Record,
         go_on: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), StoreError> {
@@ -292,7 +333,7 @@ impl Steps {
             // file system's journal, which stops at a write that fails.
             return Ok(self.flush_places()?);
         }
-        let outcome = self.copy_image(source, target, record, go_on);
+        let outcome = self.copy_image(source, (target, size), record, go_on);
         if outcome.is_err() {
             // Half a copy may be what fills the disk. What is not removed here is a leftover for the sweeper.
             let _ = self.discard(&[&self.incoming], target);
@@ -303,26 +344,28 @@ impl Steps {
     /// Copies, flushes and publishes. Leaves a draft when it fails.
     fn copy_image(
         &self,
-        source: VolumeId,
-        target: VolumeId,
+        source: Content,
+        (target, size): (VolumeId, ByteCount),
         record: &Record,
         go_on: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), StoreError> {
-        let opened = self.open_image(source, false)?;
+        let opened = self.open_content(source)?;
         let (form, from) = (opened.form, &opened.file);
-        let size = length(from)?;
-        let pieces = opened.pieces(source, size)?;
+        let length = length(from)?;
+        let pieces = opened.pieces(source.image(), length)?;
         let to = self.begin(target, form, OFlags::empty())?;
         self.crash.hit("clone: begun");
         if !holes::share(from, &to)? {
             let allocated = ByteCount::new(from.metadata()?.blocks().saturating_mul(512)).unwrap_or(ByteCount::MAX);
             let reservation = self.ledger.reserve(allocated)?;
             to.set_len(size.get())?;
-            holes::copy(from, &to, size, &mut |copied| {
+            holes::copy_checked((from, source.image()), &to, length.min(size), &pieces, &mut |copied| {
                 reservation.settle(copied);
                 go_on()
             })?;
         }
+        // A source that is held may have been grown.
+        to.set_len(size.get())?;
         self.crash.hit("clone: copied");
         self.publish(target, form, &to, (&pieces, record))
     }
@@ -439,6 +482,37 @@ impl Drop for Claim<'_> {
         self.busy.ids().remove(&self.id);
         self.busy.freed.notify_all();
     }
+}
+
+/// Opens the image at this place.
+fn open_at(place: PathBuf, id: VolumeId, write: bool) -> Result<Opened, StoreError> {
+    let open_with = |form: Form, flags: OFlags| {
+        let flags = (flags | OFlags::NOFOLLOW).bits().cast_signed();
+        OpenOptions::new().read(true).write(write).custom_flags(flags).open(form.image(&place))
+    };
+    // A read that notes its time is a write to the file system, which may wait. Only the owner may ask for this.
+    let open = |form| match open_with(form, OFlags::NOATIME) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open_with(form, OFlags::empty()),
+        opened => opened,
+    };
+    let opened = match open(Form::Folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => open(Form::File).map(|file| (Form::File, file)),
+        outcome => outcome.map(|file| (Form::Folder, file)),
+    };
+    match opened {
+        Ok((form, file)) => Ok(Opened { place, form, file: SharedFile::from(file) }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(id)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A folder with other names for the files of a drive, flushed but for its own name.
+fn link_folder(from: &Path, to: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(to)?;
+    for name in ["image", "pieces"] {
+        fs::hard_link(from.join(name), to.join(name))?;
+    }
+    sync_dir(to)
 }
 
 pub(super) fn place(dir: &Path, id: VolumeId) -> PathBuf {

@@ -73,6 +73,7 @@ pub(crate) fn assert_clean(server: &Server) {
     assert_eq!(entries(server, "trash"), BTreeSet::new(), "no trash");
     let folders = ["trees", "tree-records"].map(str::to_owned);
     assert_eq!(entries(server, "lost"), BTreeSet::from(folders), "nothing was set aside");
+    wait_for("what jobs held to be given up", || entries(server, "held").is_empty().then_some(()));
     let bytes = drives.iter().map(|drive| drive["size"].as_u64().expect("a size")).sum();
     assert_eq!(used(server, "admin"), (ids.len() as u64, bytes), "the quota is charged for the drives");
 }
@@ -82,7 +83,7 @@ pub(crate) fn assert_clean(server: &Server) {
 pub(crate) fn wait_until_nothing_is_left(server: &Server) {
     wait_until_idle(server);
     wait_for("drives, disk and quota to be free", || {
-        let is_empty = ["drives", "incoming", "trash"].iter().all(|folder| entries(server, folder).is_empty());
+        let is_empty = ["drives", "held", "incoming", "trash"].iter().all(|folder| entries(server, folder).is_empty());
         (is_empty && server.drives().is_empty() && used(server, "admin") == (0, 0)).then_some(())
     });
 }

@@ -1,0 +1,139 @@
+//! An image that is read for what is made of it: each piece is compared with its digest before any of it is used.
+//!
+//! # Invariants
+//! - No byte of a piece that differs from what was stored is given out, and the first such piece is remembered.
+//! - One piece is held in memory.
+//!
+//! # Cancellation
+//! Dropping a future of this is safe at any time; a read that was begun ends by itself.
+
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::Mutex;
+
+use super::{CHANGED, Image, Run, StoreError, piece_digest, stored_digest, zero_piece};
+use crate::domain::{ByteCount, Extent, PIECE, Pieces, VolumeId};
+use crate::io::{Block, SharedFile};
+
+/// See the module.
+pub struct CheckedImage {
+    image: Arc<dyn Image>,
+    id: VolumeId,
+    file: SharedFile,
+    size: ByteCount,
+    pieces: Arc<Pieces>,
+    held: Mutex<Held>,
+    damage: OnceLock<&'static str>,
+}
+
+/// The piece that was read last.
+#[derive(Default)]
+struct Held {
+    index: Option<u64>,
+    bytes: Vec<u8>,
+}
+
+impl CheckedImage {
+    /// The first `size` bytes of an image, which has them.
+    pub async fn new(image: Arc<dyn Image>, id: VolumeId, size: ByteCount) -> Result<Self, StoreError> {
+        let pieces = Arc::new(image.pieces().await?);
+        let Some(file) = image.file().filter(|_| image.size() >= size) else {
+            return Err(StoreError::Io(io::ErrorKind::InvalidInput.into()));
+        };
+        Ok(Self { image, id, file, size, pieces, held: Mutex::default(), damage: OnceLock::new() })
+    }
+
+    /// How many bytes there are.
+    pub fn size(&self) -> ByteCount {
+        self.size
+    }
+
+    /// What was found to be wrong with the image.
+    pub fn damage(&self) -> Option<&'static str> {
+        self.damage.get().copied()
+    }
+
+    /// The runs of data within this extent. All else of it reads as zero, and was stored so.
+    pub async fn data(&self, within: Extent) -> io::Result<Vec<Extent>> {
+        let start = within.offset - within.offset % PIECE;
+        let end = within.end().next_multiple_of(PIECE).min(self.size.get());
+        let runs = self.image.runs(Extent { offset: start, len: end.saturating_sub(start) }).await;
+        let runs = runs.map_err(|error| self.unreadable(error))?;
+        let data: Vec<Extent> = runs.into_iter().filter(|run: &Run| !run.hole).map(|run| run.extent).collect();
+        let mut behind = data.iter().peekable();
+        for index in start / PIECE..end.div_ceil(PIECE) {
+            // Of a piece with data the zeros are compared too, when that is read.
+            while behind.next_if(|run| run.end() <= index * PIECE).is_some() {}
+            let has_data = behind.peek().is_some_and(|run| run.offset < (index + 1) * PIECE);
+            if !has_data && stored_digest(&self.pieces, index) != zero_piece() {
+                return Err(self.found(CHANGED));
+            }
+        }
+        let cut = |run: Extent| {
+            let offset = run.offset.max(within.offset);
+            Extent { offset, len: run.end().min(within.end()).saturating_sub(offset) }
+        };
+        Ok(data.into_iter().map(cut).filter(|run| run.len > 0).collect())
+    }
+
+    /// Fills `block[..len]` with the bytes at `offset`. The block always comes back.
+    pub async fn read_at(&self, mut block: Block, len: usize, offset: u64) -> (Block, io::Result<()>) {
+        let outcome = match block.get_mut(..len) {
+            Some(into) => self.fill(into, offset).await,
+            None => Err(io::ErrorKind::InvalidInput.into()),
+        };
+        (block, outcome)
+    }
+
+    async fn fill(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut held = self.held.lock().await;
+        let mut done = 0;
+        while done < into.len() {
+            let at = offset + done as u64;
+            if held.index != Some(at / PIECE) {
+                *held = self.load(std::mem::take(&mut held.bytes), at / PIECE).await?;
+            }
+            let rest = held.bytes.get((at % PIECE) as usize..).unwrap_or_default();
+            let now = rest.len().min(into.len() - done);
+            if now == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            into[done..done + now].copy_from_slice(&rest[..now]);
+            done += now;
+        }
+        Ok(())
+    }
+
+    /// Reads a piece and compares it.
+    async fn load(&self, mut bytes: Vec<u8>, index: u64) -> io::Result<Held> {
+        let (file, pieces) = (self.file.clone(), self.pieces.clone());
+        let len = (self.size.get().saturating_sub(index.saturating_mul(PIECE))).min(PIECE) as usize;
+        let read = tokio::task::spawn_blocking(move || {
+            bytes.resize(len, 0);
+            file.read_exact_at(&mut bytes, index * PIECE)?;
+            let is_whole = piece_digest(&bytes) == stored_digest(&pieces, index);
+            Ok((bytes, is_whole))
+        });
+        match read.await.map_err(io::Error::other)? {
+            Ok((bytes, true)) => Ok(Held { index: Some(index), bytes }),
+            Ok((_, false)) => Err(self.found(CHANGED)),
+            Err(error) => Err(self.unreadable(error)),
+        }
+    }
+
+    fn unreadable(&self, error: io::Error) -> io::Error {
+        match StoreError::of_read(self.id, error) {
+            StoreError::Damaged(_, why) => self.found(why),
+            StoreError::Io(error) => error,
+            other => io::Error::other(other),
+        }
+    }
+
+    /// Remembers what is wrong.
+    fn found(&self, why: &'static str) -> io::Error {
+        let why = *self.damage.get_or_init(|| why);
+        io::Error::new(io::ErrorKind::InvalidData, why)
+    }
+}
