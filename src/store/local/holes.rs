@@ -51,7 +51,7 @@ pub(super) fn share(from: &File, to: &File) -> io::Result<bool> {
 /// before it is written, so that what has rotted is not copied. Tells `progress` of every part that was copied, and ends
 /// with its error.
 ///
-/// The kernel's own copy (copy_file_range(2)) would save a copy in memory, and what it copied could not be known.
+/// The kernel's own copy (`copy_file_range`) would save a copy in memory, and what it copied could not be known.
 pub(super) fn copy_checked(
     (from, id): (&File, VolumeId),
     to: &File,
@@ -160,7 +160,7 @@ mod tests {
             damage(&from);
             let copied = copy_checked((&from, id), &to, size, &pieces, &mut |_| Ok(()));
             if n < 3 {
-                assert!(matches!(copied, Err(StoreError::Damaged(damaged, _)) if damaged == id), "{n}");
+                assert!(matches!(copied, Err(StoreError::Damaged(found, _)) if found == id), "{n}");
                 assert!(length(&to) <= 3 * PIECE as usize, "what is behind the damage was copied");
             } else {
                 copied.unwrap();
