@@ -17,8 +17,7 @@ use crate::control::supervise::caught;
 use crate::control::{Control, ROUNDS, busy, no_such_drive};
 use crate::domain::{
     Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, DriveSpec,
-    Extent, Fault, FaultKind, JobId, Media, NewBackup, Principal, Seen, Volume, VolumeEvent, VolumeId, VolumeKind,
-    VolumeState,
+    Extent, Fault, FaultKind, Media, NewBackup, Principal, Seen, Volume, VolumeEvent, VolumeId, VolumeState,
 };
 use crate::io::{Block, SharedBlock};
 use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
@@ -88,16 +87,7 @@ impl Control {
             batch.enqueue.push(NewJob { id: job, kind, volume: volume.id, created: now });
             Ok(())
         };
-        if from.kind == VolumeKind::Snapshot {
-            self.begin_copy(from.tenant, from.id, VolumeEvent::BackupStarted, plan).await?;
-        } else {
-            // A drive says so of itself, as clients of block storage expect.
-            self.change(from.id, |volume, batch| {
-                volume.step(VolumeEvent::BackupStarted).map_err(busy)?;
-                plan(volume, JobId::random(), None, batch)
-            })
-            .await?;
-        }
+        self.begin_copy(from.tenant, from.id, VolumeEvent::BackupStarted, plan).await?;
         self.wake_jobs.notify_waiters();
         let made = self.find_backup(principal, BackupRef::Id(backup.id)).await?;
         Ok(BlockOutcome::Backup(Box::new(made)))

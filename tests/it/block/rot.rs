@@ -142,6 +142,8 @@ fn what_is_being_copied_can_be_deleted_extended_attached_and_backed_up_as_its_st
     assert_eq!(cloud.post(&format!("volumes/{attached}/action"), &json!({"os-reserve": {}})).status, 202);
     available(&cloud, "volumes", &backed_up);
     let backup = begin(&cloud, "backups", &json!({"volume_id": backed_up}));
+    available(&cloud, "volumes", &backed_up);
+    assert_eq!(cloud.post(&format!("volumes/{backed_up}/action"), &extend).status, 202);
     let of_snapshot = begin(&cloud, "backups", &json!({"volume_id": snapped, "snapshot_id": snapshot}));
     available(&cloud, "snapshots", &snapshot);
     assert_eq!(cloud.delete(&format!("snapshots/{snapshot}")).status, 202);
