@@ -6,7 +6,7 @@ mod loss;
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +24,13 @@ use crate::auth::{
 use crate::config::{BackupStorage, Config, DirectChoice, EngineChoice, OwnersChoice, When};
 use crate::control::{BlockSettings, Control, Parts, Settings, TreeSettings};
 use crate::domain::{Clock, CrashPoints, SystemClock, VolumeType};
-use crate::io::{IoEngine, Pool, descriptors};
+use crate::io::{IoEngine, Pool, descriptors, probe};
 use crate::meta::{Ballast, Meta};
 use crate::metrics::{DroppedLines, Metrics};
 use crate::remote::{Policy as RemotePolicy, Remote, Service};
 use crate::server::tls::{SideTls, Tls, TlsError};
 use crate::server::{Listeners, Proxies, PublicUrls, Server, ServerLimits, listener};
-use crate::store::{Direct, LocalSettings, LocalStore, TreeStore};
+use crate::store::{Direct, Ledger, LocalSettings, LocalStore, TreeStore};
 use crate::transfer::{Pace, Stop, Transfers};
 use crate::tree::{DESCRIPTORS_PER_STREAM, ForeignAttributes, LargeWrites, Owners, Policy};
 
@@ -83,6 +83,7 @@ impl App {
         let (tracker, transfers) = (TaskTracker::new(), Transfers::default());
         let tickets =
             Tickets::new(*load_or_create_key(&config.data_dir.join("ticket.key")).context("cannot use ticket.key")?);
+        let archive_space = archive_space(&config, &store)?;
         let control = Control::new(Parts {
             meta: meta.clone(),
             store: Arc::new(store),
@@ -99,6 +100,7 @@ impl App {
             block: block(&config)?,
             glance: glance(&config)?,
             archive: open_archive(&config, pool.clone(), tracker.clone())?,
+            archive_space,
             hpc: config.hpc_catalogue(),
         });
         control.recover(accept_loss || meta.has_lost()).await?;
@@ -234,9 +236,7 @@ fn database(config: &Config) -> PathBuf {
 pub fn open_archive(config: &Config, pool: Pool, tracker: TaskTracker) -> anyhow::Result<Archive> {
     let backups = &config.backups;
     let storage = match backups.storage {
-        BackupStorage::Directory => {
-            Storage::Directory(backups.directory.clone().unwrap_or_else(|| config.data_dir.join("backups")))
-        }
+        BackupStorage::Directory => Storage::Directory(backup_directory(config)),
         BackupStorage::S3 => Storage::S3(Box::new(Bucket {
             name: backups.bucket.clone().unwrap_or_default(),
             endpoint: backups.endpoint.clone(),
@@ -251,6 +251,24 @@ pub fn open_archive(config: &Config, pool: Pool, tracker: TaskTracker) -> anyhow
     };
     let settings = ArchiveSettings { storage, level: backups.level };
     Archive::open(&settings, pool, tracker).context("cannot use the storage of backups")
+}
+
+/// The account of the file system of a directory of backups, which is that of the drives if they share one.
+fn archive_space(config: &Config, store: &LocalStore) -> anyhow::Result<Option<Arc<Ledger>>> {
+    if config.backups.storage != BackupStorage::Directory {
+        return Ok(None);
+    }
+    let directory = backup_directory(config);
+    make_data_dir(&directory)?;
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
+    if device(&directory)? == device(&config.data_dir)? {
+        return Ok(Some(store.ledger().clone()));
+    }
+    Ok(Some(Ledger::new(move || probe::free_space(&directory), config.io.reserve.0)))
+}
+
+fn backup_directory(config: &Config) -> PathBuf {
+    config.backups.directory.clone().unwrap_or_else(|| config.data_dir.join("backups"))
 }
 
 /// The container of backups for which none is named.

@@ -292,6 +292,11 @@ pub struct QuotaSettings {
     pub drives: Option<u64>,
     /// The most bytes, by the drives' sizes.
     pub bytes: Option<Size>,
+    /// The most backups. Without, their bytes alone bound them.
+    pub backups: Option<u64>,
+    /// The most bytes of backups, by the sizes of the drives that they are of; as many as `bytes` by default. Raised:
+    /// a tenant can take more of the storage of backups.
+    pub backup_bytes: Option<Size>,
 }
 
 /// What is logged.
@@ -555,7 +560,13 @@ impl Config {
 
     /// The quota of new tenants.
     pub fn default_quota(&self) -> Quota {
-        Quota { volumes: self.quota.drives, bytes: self.quota.bytes.map(|size| size.0) }
+        let quota = &self.quota;
+        Quota {
+            volumes: quota.drives,
+            bytes: quota.bytes.map(|size| size.0),
+            backups: quota.backups,
+            backup_bytes: quota.backup_bytes.map(|size| size.0),
+        }
     }
 }
 

@@ -62,6 +62,7 @@ async fn execute(meta: &Meta, config: &Config, command: ProjectCommand) -> anyho
             let quota = Quota {
                 volumes: max_drives.or(default.volumes),
                 bytes: max_bytes.map(|size| size.0).or(default.bytes),
+                ..default
             };
             let id = meta.add_project(&name, quota).await.with_context(|| format!("{name} was not added"))?;
             writeln!(out, "{}", id.plain())?;

@@ -62,6 +62,7 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
             let quota = Quota {
                 volumes: max_drives.or(default.volumes),
                 bytes: max_bytes.map(|size| size.0).or(default.bytes),
+                ..default
             };
             let password = random_password();
             let hash = Passwords::default().hash(password.clone()).await?;

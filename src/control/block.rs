@@ -96,10 +96,15 @@ impl Control {
                 }
                 self.quota(tenant).await
             }
-            BlockCommand::SetQuota { tenant, volumes, bytes } => {
+            BlockCommand::SetQuota { tenant, volumes, bytes, backups, backup_bytes } => {
                 only_administrators(principal)?;
                 let (old, _) = self.parts.meta.usage(tenant).await?;
-                let quota = Quota { volumes: volumes.unwrap_or(old.volumes), bytes: bytes.unwrap_or(old.bytes) };
+                let quota = Quota {
+                    volumes: volumes.unwrap_or(old.volumes),
+                    bytes: bytes.unwrap_or(old.bytes),
+                    backups: backups.unwrap_or(old.backups),
+                    backup_bytes: backup_bytes.unwrap_or(old.backup_bytes),
+                };
                 self.parts.meta.set_quota(tenant, quota).await?;
                 self.quota(tenant).await
             }

@@ -39,7 +39,7 @@ use crate::io::Pool;
 use crate::meta::{Batch, Meta, MetaError};
 use crate::metrics::Metrics;
 use crate::remote::{Remote, Service};
-use crate::store::{BlockStore, TreeStore};
+use crate::store::{BlockStore, Ledger, TreeStore};
 use crate::transfer::Transfers;
 use crate::tree::Policy;
 
@@ -87,6 +87,8 @@ pub struct Parts {
     pub block: BlockSettings,
     /// Where backups are.
     pub archive: Archive,
+    /// The account of the file system that they are on, where they are in a directory.
+    pub archive_space: Option<Arc<Ledger>>,
     /// The image service; without one, images are drives here.
     pub glance: Option<Service>,
     /// Which regions and types HPC-AI's API offers.

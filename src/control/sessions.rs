@@ -42,7 +42,12 @@ impl Control {
                 let work = async move { control.finish_session(&principal, &token).await };
                 self.parts.tracker.spawn(work).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
             }
-            SessionCommand::List => Ok(Outcome::Sessions(self.parts.meta.sessions(principal.tenant).await?)),
+            SessionCommand::List { limit, after } => {
+                match self.parts.meta.sessions(principal.tenant, limit, after).await {
+                    Err(MetaError::NotFound) => Err(Fault::invalid("marker", "the marker is no session of yours")),
+                    page => Ok(Outcome::Sessions(page?)),
+                }
+            }
             SessionCommand::Show(id) => Ok(Outcome::Session(Box::new(self.session_of_caller(principal, id).await?))),
             SessionCommand::Cancel(id) => {
                 let session = self.session_of_caller(principal, id).await?;

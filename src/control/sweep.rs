@@ -25,6 +25,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// The database notes this often that it is in use: so much newer than it may be what it does not know.
 const BEAT: Duration = Duration::from_mins(10);
 
+/// What fails again and again is tried no less often than this.
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
+
 /// A blank creation or a removal that has not ended after this long never will.
 const STALE: Duration = Duration::from_mins(30);
 
@@ -132,9 +135,17 @@ impl Control {
         self.supervisor.run("trash", stop, move || {
             let control = control.clone();
             async move {
+                let mut wait = AGAIN;
                 loop {
                     control.empty_trash().await;
-                    tokio::time::sleep(AGAIN).await;
+                    match control.parts.store.empty_trash().await {
+                        Ok(()) => wait = AGAIN,
+                        Err(error) => {
+                            wait = (wait * 2).min(LONGEST_WAIT);
+                            tracing::error!(cause = ?error, again = ?wait, "cannot empty the trash of the drives");
+                        }
+                    }
+                    tokio::time::sleep(wait).await;
                 }
             }
         });
@@ -144,6 +155,7 @@ impl Control {
             async move {
                 let mut next = Instant::now() + EVERY;
                 let mut beat = Instant::now() + BEAT;
+                let (mut retry, mut wait) = (Instant::now(), AGAIN);
                 loop {
                     tokio::time::sleep(AGAIN).await;
                     control.can_write().await;
@@ -153,9 +165,14 @@ impl Control {
                             tracing::warn!(%error, "the database does not note that it is in use");
                         }
                     }
-                    let leftovers = std::mem::take(&mut *control.leftovers());
-                    for id in leftovers {
-                        control.discard(id).await;
+                    if Instant::now() >= retry {
+                        let leftovers = std::mem::take(&mut *control.leftovers());
+                        for id in leftovers {
+                            control.discard(id).await;
+                        }
+                        let has_failed = !control.leftovers().is_empty();
+                        wait = if has_failed { (wait * 2).min(LONGEST_WAIT) } else { AGAIN };
+                        retry = Instant::now() + wait;
                     }
                     if let Err(fault) = control.expire_sessions().await {
                         tracing::error!(cause = ?fault.cause, "sessions were not looked after; it is tried again");

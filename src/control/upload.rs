@@ -46,7 +46,7 @@ impl Control {
             return Err(Fault::new(FaultKind::TooLarge, format!("a drive has at most {} bytes", limits.max_drive)));
         }
         // Before the row: the space is the scarcer of the two, and it is given back by itself.
-        let reservation = self.parts.store.reserve(length)?;
+        let reservation = self.parts.store.reserve_for(principal.tenant, length)?;
         let charged = length.max(limits.min_drive);
         let spec = DriveSpec {
             name: plan.name.clone(),
@@ -72,7 +72,7 @@ impl Control {
         let id = volume.id;
         // Among the running before the row is there: the sweeper removes uploading rows that nobody runs.
         let progress = match failure {
-            Failure::Remove => Progress::receiving(id),
+            Failure::Remove => Progress::receiving(id).expecting(plan.length),
             Failure::Spoil => Progress::fetching(id),
         };
         let running = self.parts.transfers.start(Arc::new(progress));

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::domain::{
     Began, ByteCount, Command, Fault, FaultKind, HpcCommand, HpcFields, HpcOutcome, HpcVolume, IdentityCommand,
-    IdentityOutcome, Intent, Limits, Listing, Media, Named, Outcome, Page, Patch, Project, Proof, Secret, Session,
-    SessionCommand, SessionState, Sha256, Source, TenantId, Token, TreeCommand, TreeSource, UnixTime, Upload,
+    IdentityOutcome, Intent, Limits, Listing, Media, Named, Outcome, Page, Paged, Patch, Project, Proof, Secret,
+    Session, SessionCommand, SessionState, Sha256, Source, TenantId, Token, TreeCommand, TreeSource, UnixTime, Upload,
     UploadState, User, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
@@ -389,7 +389,9 @@ fn session_outcome(command: &SessionCommand) -> Outcome {
             Outcome::Began((!uploads.is_empty()).then_some(Began { token, cookie, uploads }))
         }
         SessionCommand::Finish(_) => Outcome::Finished,
-        SessionCommand::List => Outcome::Sessions(vec![session()]),
+        SessionCommand::List { limit, .. } => {
+            Outcome::Sessions(Paged { items: vec![session()], has_more: *limit == 1 })
+        }
         SessionCommand::Show(_) => Outcome::Session(Box::new(session())),
         SessionCommand::Cancel(_) => Outcome::Deleted,
     }

@@ -237,7 +237,7 @@ impl Endpoint {
             Op::Hyper(op) => hyper_sh::encode(op, outcome, places),
             Op::HpcAi(op) => hpc_ai::encode(op, outcome, places),
             Op::Identity(op) => identity::encode(op, call, outcome, places),
-            Op::Native(op) => native::encode(op, outcome),
+            Op::Native(op) => native::encode(op, call, outcome),
             Op::OpenStack(op) => openstack::encode(op, call, outcome, places),
             // A ticket is answered with bytes, by `direct::answer`.
             Op::Direct => None,

@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{BodyRule, Call, Endpoint, Guard, Op as AnyOp, Reply, Route, Side, bare, direct, reply};
+use super::{BodyRule, Call, Endpoint, Guard, Op as AnyOp, Reply, Route, Side, bare, direct, query, reply};
 use crate::domain::{
     Command, Fault, FaultKind, Intent, Outcome, Session, SessionCommand, SessionState, UnixTime, Upload, UploadState,
 };
@@ -24,7 +24,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route {
         pattern: "/api/v1/sessions",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::Sessions, "the latest sessions, newest first")],
+        endpoints: &[call(Method::GET, Op::Sessions, "a page of the sessions, newest first: `limit`, `marker`")],
     },
     Route {
         pattern: "/api/v1/sessions/{session}",
@@ -45,18 +45,42 @@ pub(super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
     let no_such = |_| Fault::new(FaultKind::NotFound, "there is no such session");
     let id = || call.param("session").parse().map_err(no_such);
     Ok(Intent::Control(Command::Session(match op {
-        Op::Sessions => SessionCommand::List,
+        Op::Sessions => page(call)?,
         Op::Session => SessionCommand::Show(id()?),
         Op::Cancel => SessionCommand::Cancel(id()?),
     })))
 }
 
+/// How many sessions a page has, unless fewer are asked for, and at most.
+const PAGE: u32 = 50;
+
+fn page(call: &Call) -> Result<SessionCommand, Fault> {
+    let (mut limit, mut after) = (PAGE, None);
+    for (name, value) in query::pairs(call.query) {
+        match name.as_str() {
+            "limit" => {
+                let told = || Fault::invalid("limit", format!("must be 1 to {PAGE}"));
+                limit = value.parse().ok().filter(|limit| (1..=PAGE).contains(limit)).ok_or_else(told)?;
+            }
+            "marker" => {
+                let told = |_| Fault::invalid("marker", "the marker is no session of yours");
+                after = Some(value.parse().map_err(told)?);
+            }
+            _ => return Err(Fault::invalid(name, "is nothing that sessions are listed by")),
+        }
+    }
+    Ok(SessionCommand::List { limit, after })
+}
+
 /// `None` when the endpoint cannot have this outcome.
-pub(super) fn encode(op: Op, outcome: &Outcome) -> Option<Reply> {
+pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome) -> Option<Reply> {
     Some(match (op, outcome) {
         (Op::Sessions, Outcome::Sessions(sessions)) => {
-            let sessions: Vec<Value> = sessions.iter().map(session).collect();
-            json_reply(StatusCode::OK, &json!({"sessions": sessions}))
+            let last = sessions.items.last().filter(|_| sessions.has_more);
+            let limit = sessions.items.len();
+            let next = last.map(|last| format!("{}?limit={limit}&marker={}", call.path, last.id));
+            let sessions: Vec<Value> = sessions.items.iter().map(session).collect();
+            json_reply(StatusCode::OK, &json!({"sessions": sessions, "next": next}))
         }
         (Op::Session, Outcome::Session(one)) => json_reply(StatusCode::OK, &session(one)),
         (Op::Cancel, Outcome::Deleted) => bare(StatusCode::NO_CONTENT),

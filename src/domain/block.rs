@@ -277,6 +277,10 @@ pub enum BlockCommand {
         volumes: Option<Option<u64>>,
         /// The sum of their sizes.
         bytes: Option<Option<ByteCount>>,
+        /// Backups.
+        backups: Option<Option<u64>>,
+        /// The sum of the sizes of what was backed up.
+        backup_bytes: Option<Option<ByteCount>>,
     },
     /// The types of volumes.
     Types,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Began, BlockCommand, BlockOutcome, ByteCount, Direction, Encoding, HpcCommand, HpcLogin, HpcOutcome,
-    IdentityCommand, IdentityOutcome, Media, Session, SessionCommand, Sha256, SortKey, TenantId, TreeCommand,
+    IdentityCommand, IdentityOutcome, Media, Paged, Session, SessionCommand, Sha256, SortKey, TenantId, TreeCommand,
     UnpackPlan, Volume, VolumeId, VolumeState,
 };
 
@@ -118,7 +118,7 @@ pub enum Outcome {
     /// Of [`SessionCommand::Finish`].
     Finished,
     /// Of [`SessionCommand::List`].
-    Sessions(Vec<Session>),
+    Sessions(Paged<Session>),
     /// Of [`SessionCommand::Show`].
     Session(Box<Session>),
     /// Of [`Command::Block`].

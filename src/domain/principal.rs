@@ -22,6 +22,10 @@ pub struct Quota {
     pub volumes: Option<u64>,
     /// The sum of the volumes' sizes, not of the disk they take.
     pub bytes: Option<ByteCount>,
+    /// Backups.
+    pub backups: Option<u64>,
+    /// The sum of the sizes of what was backed up; where it is not set, the limit is that of `bytes`.
+    pub backup_bytes: Option<ByteCount>,
 }
 
 /// What a tenant holds now.
@@ -31,4 +35,8 @@ pub struct Usage {
     pub volumes: u64,
     /// The sum of the volumes' charged sizes.
     pub bytes: ByteCount,
+    /// Backups, in every state.
+    pub backups: u64,
+    /// The sum of the sizes of what was backed up.
+    pub backup_bytes: ByteCount,
 }

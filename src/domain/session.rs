@@ -13,8 +13,13 @@ pub enum SessionCommand {
     Initialize(Initialization),
     /// Ends the one with this token: what was uploaded becomes visible, or all of it is dropped.
     Finish(Secret),
-    /// The caller's latest sessions, newest first.
-    List,
+    /// A page of the caller's sessions, newest first.
+    List {
+        /// The most of them.
+        limit: u32,
+        /// The last of the page before.
+        after: Option<SessionId>,
+    },
     /// One of them.
     Show(SessionId),
     /// Ends one, and drops what was uploaded.

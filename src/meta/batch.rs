@@ -14,9 +14,13 @@ use crate::domain::{
     VolumeState,
 };
 
+/// The longest record of a volume, by its name, labels, metadata and what dialects keep: twice 128 pairs of 255 ASCII
+/// characters each. Each change writes all of it to the log.
+pub(super) const LONGEST_ROW: usize = 256 << 10;
+
 /// Changes that become true together, or not at all.
 ///
-/// They are done in the order of the fields, but the quota looks at their sum: what a batch frees, it may use.
+/// The quota looks at their sum: what a batch frees, it may use.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// The job that these changes end. Nothing happens when its lease is lost ([`MetaError::LeaseLost`]).
@@ -35,7 +39,7 @@ pub struct Batch {
     pub attach: Vec<(TenantId, Attachment)>,
     /// Volumes that are attached no more.
     pub detach: Vec<VolumeId>,
-    /// New backups; the number is given to each here.
+    /// New backups, charged by their sizes; the number is given to each here.
     pub insert_backups: Vec<Backup>,
     /// Backups as they should be, and the state that each was read in; [`MetaError::Conflict`] when that is another.
     pub update_backups: Vec<(Backup, BackupState)>,
@@ -100,8 +104,9 @@ impl Meta {
         self.apply(Batch { remove: vec![id], ..Batch::default() }).await.map(drop)
     }
 
-    /// Bill the tenant for more bytes of a volume that is uploading with unknown length: as many of `want` as the
-    /// quota has room for, and at least `least`, or [`MetaError::QuotaExceeded`]. Returns how many.
+    /// Bill the tenant for more bytes of a volume that is uploading with unknown length: as many of `want` as a
+    /// sixteenth of the quota's room has, so that others that grow find some, and at least `least`, or
+    /// [`MetaError::QuotaExceeded`]. Returns how many.
     ///
     /// [`MetaError::Conflict`] means that the volume is not uploading any more. The revision grows, so that a change
     /// based on the old charge cannot undo this one: read the volume again before updating it.
@@ -121,7 +126,8 @@ impl Meta {
         let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
         let charged = bytes_from(&row, "charged")?;
         let quota_room = bytes_from(&row, "quota")?.saturating_sub(bytes_from(&row, "used_bytes")?);
-        let granted = want.min(quota_room).min(ByteCount::MAX.saturating_sub(charged));
+        let share = ByteCount::new(quota_room.get() / 16).unwrap_or(quota_room).max(least.min(quota_room));
+        let granted = want.min(share).min(ByteCount::MAX.saturating_sub(charged));
         if granted < least {
             return Err(MetaError::QuotaExceeded);
         }
@@ -158,6 +164,15 @@ pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch)
     for volume in &batch.insert {
         insert(tx, volume, &mut bill).await?;
     }
+    for backup in &batch.insert_backups {
+        insert_backup(tx, backup).await?;
+        bill.add_backup(backup.tenant, 1, backup.size.get().cast_signed())?;
+    }
+    for id in &batch.remove_backups {
+        if let Some((tenant, size)) = remove_backup(tx, *id).await? {
+            bill.add_backup(tenant, -1, size.get().cast_signed())?;
+        }
+    }
     bill.settle(tx).await?;
     for volume in &batch.detach {
         detach(tx, *volume).await?;
@@ -165,14 +180,8 @@ pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch)
     for (tenant, attachment) in &batch.attach {
         attach(tx, *tenant, attachment).await?;
     }
-    for backup in &batch.insert_backups {
-        insert_backup(tx, backup).await?;
-    }
     for (backup, from) in &batch.update_backups {
         update_backup(tx, backup, *from).await?;
-    }
-    for id in &batch.remove_backups {
-        remove_backup(tx, *id).await?;
     }
     for job in &batch.enqueue {
         enqueue(tx, job).await?;
@@ -183,65 +192,115 @@ pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch)
 /// Whether an update of a batch makes a record longer.
 pub(super) async fn lengthens(connection: &mut SqliteConnection, batch: &Batch) -> Result<bool, MetaError> {
     for volume in &batch.update {
-        let there: Option<i64> = sqlx::query_scalar(
-            "SELECT length(CAST(name AS BLOB)) + length(CAST(meta AS BLOB)) + length(CAST(attributes AS BLOB)) \
-             FROM volumes WHERE id = $1",
-        )
-        .bind(volume.id.as_bytes().as_slice())
-        .fetch_optional(&mut *connection)
-        .await?;
-        let wanted = volume.name.len() + json(&volume.meta).len() + json(&volume.attributes).len();
-        if there.is_some_and(|there| i64::try_from(wanted).unwrap_or(i64::MAX) > there) {
+        let length = volume.name.len() + json(&volume.meta).len() + json(&volume.attributes).len();
+        if stored_length(connection, volume.id).await?.is_some_and(|there| length > there) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
+/// The bytes of what a record has of its owner's.
+async fn stored_length(connection: &mut SqliteConnection, id: VolumeId) -> Result<Option<usize>, MetaError> {
+    let there: Option<i64> = sqlx::query_scalar(
+        "SELECT length(CAST(name AS BLOB)) + length(CAST(meta AS BLOB)) + length(CAST(attributes AS BLOB)) \
+         FROM volumes WHERE id = $1",
+    )
+    .bind(id.as_bytes().as_slice())
+    .fetch_optional(connection)
+    .await?;
+    Ok(there.map(|there| usize::try_from(there).unwrap_or_default()))
+}
+
 /// What a batch adds to each tenant's usage, settled once. In order of tenants, so that two transactions on a
 /// database that locks rows cannot wait for each other.
 #[derive(Default)]
-pub(super) struct Bill(BTreeMap<TenantId, (i64, i64)>);
+pub(super) struct Bill(BTreeMap<TenantId, Sums>);
+
+#[derive(Default)]
+struct Sums {
+    volumes: i64,
+    bytes: i64,
+    backups: i64,
+    backup_bytes: i64,
+}
 
 impl Bill {
     fn add(&mut self, tenant: TenantId, volumes: i64, bytes: i64) -> Result<(), MetaError> {
-        let (all_volumes, all_bytes) = self.0.entry(tenant).or_default();
-        *all_volumes += volumes;
-        *all_bytes = all_bytes.checked_add(bytes).ok_or(MetaError::QuotaExceeded)?;
+        let sums = self.0.entry(tenant).or_default();
+        sums.volumes += volumes;
+        sums.bytes = sums.bytes.checked_add(bytes).ok_or(MetaError::QuotaExceeded)?;
+        Ok(())
+    }
+
+    fn add_backup(&mut self, tenant: TenantId, backups: i64, size: i64) -> Result<(), MetaError> {
+        let sums = self.0.entry(tenant).or_default();
+        sums.backups += backups;
+        let change = size.checked_mul(backups).and_then(|bytes| sums.backup_bytes.checked_add(bytes));
+        sums.backup_bytes = change.ok_or(MetaError::BackupsExceeded)?;
         Ok(())
     }
 
     async fn settle(self, connection: &mut SqliteConnection) -> Result<(), MetaError> {
-        for (tenant, (volumes, bytes)) in self.0.into_iter().filter(|(_, sums)| *sums != (0, 0)) {
-            // Subtracting from the limit, since adding to the usage could overflow; shrinking is always allowed.
-            let done = sqlx::query(
-                "UPDATE tenants SET used_volumes = used_volumes + $2, used_bytes = used_bytes + $3 WHERE id = $1 \
-                 AND ($2 <= 0 OR $2 <= COALESCE(quota_volumes, 9223372036854775807) - used_volumes) \
-                 AND ($3 <= 0 OR $3 <= COALESCE(quota_bytes, 9223372036854775807) - used_bytes)",
-            )
-            .bind(tenant.as_bytes().as_slice())
-            .bind(volumes)
-            .bind(bytes)
-            .execute(&mut *connection)
-            .await?;
-            // The tenant exists: its volumes' rows, written before, refer to it.
-            if done.rows_affected() == 0 {
-                return Err(limit_of(connection, tenant, volumes).await?);
+        for (tenant, sums) in self.0 {
+            if (sums.volumes, sums.bytes) != (0, 0) {
+                charge(connection, tenant, &sums).await?;
+            }
+            if (sums.backups, sums.backup_bytes) != (0, 0) {
+                charge_backups(connection, tenant, &sums).await?;
             }
         }
         Ok(())
     }
 }
 
-/// Which limit of a tenant has no room, when it is not for so many more volumes or for their bytes.
-async fn limit_of(connection: &mut SqliteConnection, tenant: TenantId, volumes: i64) -> Result<MetaError, MetaError> {
+async fn charge(connection: &mut SqliteConnection, tenant: TenantId, sums: &Sums) -> Result<(), MetaError> {
+    // Subtracting from the limit, since adding to the usage could overflow; shrinking is always allowed.
+    let done = sqlx::query(
+        "UPDATE tenants SET used_volumes = used_volumes + $2, used_bytes = used_bytes + $3 WHERE id = $1 \
+         AND ($2 <= 0 OR $2 <= COALESCE(quota_volumes, 9223372036854775807) - used_volumes) \
+         AND ($3 <= 0 OR $3 <= COALESCE(quota_bytes, 9223372036854775807) - used_bytes)",
+    )
+    .bind(tenant.as_bytes().as_slice())
+    .bind(sums.volumes)
+    .bind(sums.bytes)
+    .execute(&mut *connection)
+    .await?;
+    // The tenant exists: its volumes' rows, written before, refer to it.
+    if done.rows_affected() > 0 {
+        return Ok(());
+    }
     let (used, most): (i64, Option<i64>) =
         sqlx::query_as("SELECT used_volumes, quota_volumes FROM tenants WHERE id = $1")
             .bind(tenant.as_bytes().as_slice())
             .fetch_one(connection)
             .await?;
-    let most = most.filter(|most| volumes > 0 && volumes > *most - used);
-    Ok(most.map_or(MetaError::QuotaExceeded, |most| MetaError::TooManyVolumes(most.cast_unsigned())))
+    let most = most.filter(|most| sums.volumes > 0 && sums.volumes > *most - used);
+    Err(most.map_or(MetaError::QuotaExceeded, |most| MetaError::TooManyVolumes(most.cast_unsigned())))
+}
+
+/// As [`charge`], for backups, whose bytes have the limit of volumes where they have none of their own.
+async fn charge_backups(connection: &mut SqliteConnection, tenant: TenantId, sums: &Sums) -> Result<(), MetaError> {
+    let done = sqlx::query(
+        "UPDATE tenants SET used_backups = used_backups + $2, used_backup_bytes = used_backup_bytes + $3 WHERE id = $1 \
+         AND ($2 <= 0 OR $2 <= COALESCE(quota_backups, 9223372036854775807) - used_backups) \
+         AND ($3 <= 0 OR $3 <= COALESCE(quota_backup_bytes, quota_bytes, 9223372036854775807) - used_backup_bytes)",
+    )
+    .bind(tenant.as_bytes().as_slice())
+    .bind(sums.backups)
+    .bind(sums.backup_bytes)
+    .execute(&mut *connection)
+    .await?;
+    if done.rows_affected() > 0 {
+        return Ok(());
+    }
+    let (used, most): (i64, Option<i64>) =
+        sqlx::query_as("SELECT used_backups, quota_backups FROM tenants WHERE id = $1")
+            .bind(tenant.as_bytes().as_slice())
+            .fetch_one(connection)
+            .await?;
+    let most = most.filter(|most| sums.backups > 0 && sums.backups > *most - used);
+    Err(most.map_or(MetaError::BackupsExceeded, |most| MetaError::TooManyBackups(most.cast_unsigned())))
 }
 
 pub(super) async fn insert(
@@ -249,6 +308,10 @@ pub(super) async fn insert(
     volume: &Volume,
     bill: &mut Bill,
 ) -> Result<(), MetaError> {
+    let (meta, attributes) = (json(&volume.meta), json(&volume.attributes));
+    if volume.name.len() + meta.len() + attributes.len() > LONGEST_ROW {
+        return Err(MetaError::TooLong);
+    }
     let (state, clones) = state_columns(volume.state);
     sqlx::query(
         "INSERT INTO volumes (id, tenant, name, media, size, charged, state, clones, reason, generation, revision, \
@@ -269,8 +332,8 @@ pub(super) async fn insert(
     .bind(volume.created.0)
     .bind(volume.updated.0)
     .bind(volume.sha256.as_ref().map(|digest| digest.0.as_slice()))
-    .bind(json(&volume.meta))
-    .bind(json(&volume.attributes))
+    .bind(meta)
+    .bind(attributes)
     .bind(kind_text(volume.kind))
     .bind(volume.content.as_ref().map(|id| id.as_bytes().as_slice()))
     .bind(volume.source.as_deref())
@@ -300,6 +363,12 @@ async fn check_vacant(connection: &mut SqliteConnection, vacant: &Vacancy) -> Re
 
 async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &mut Bill) -> Result<Volume, MetaError> {
     let (tenant, _, charged) = charge_of(tx, volume.id).await?.ok_or(MetaError::NotFound)?;
+    let (meta, attributes) = (json(&volume.meta), json(&volume.attributes));
+    let length = volume.name.len() + meta.len() + attributes.len();
+    // One of an older version may be longer, and can still be worked with and removed.
+    if length > LONGEST_ROW && stored_length(tx, volume.id).await?.is_none_or(|there| length > there) {
+        return Err(MetaError::TooLong);
+    }
     let (state, clones) = state_columns(volume.state);
     let done = sqlx::query(
         "UPDATE volumes SET name = $3, media = $4, size = $5, charged = $6, state = $7, clones = $8, reason = $9, \
@@ -319,8 +388,8 @@ async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &m
     .bind(number(volume.generation)?)
     .bind(volume.updated.0)
     .bind(volume.sha256.as_ref().map(|digest| digest.0.as_slice()))
-    .bind(json(&volume.meta))
-    .bind(json(&volume.attributes))
+    .bind(meta)
+    .bind(attributes)
     .bind(volume.content.as_ref().map(|id| id.as_bytes().as_slice()))
     .bind(volume.source.as_deref())
     .execute(&mut **tx)
@@ -377,7 +446,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{DriveFilter, Page, UnixTime, VolumeEvent};
+    use crate::domain::{DriveFilter, Page, Quota, UnixTime, VolumeEvent};
     use crate::meta::JobKind;
     use crate::meta::Lane;
     use crate::meta::testing::{Scene, count, drive, quota, scene, scene_with};
@@ -490,6 +559,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_record_is_as_long_as_it_may_be_and_one_of_old_can_only_get_shorter() {
+        let scene = scene().await;
+        let named = |length: usize| Volume { name: "x".repeat(length), ..drive(scene.tenant, 1) };
+        let texts = json(&serde_json::Map::new()).len() * 2;
+        let insert = |volume: Volume| scene.meta.insert_volumes(vec![volume], vec![]);
+        assert!(matches!(insert(named(LONGEST_ROW - texts + 1)).await, Err(MetaError::TooLong)));
+        let mut long = named(LONGEST_ROW - texts);
+        insert(long.clone()).await.unwrap();
+        long.name.push('x');
+        assert!(matches!(scene.meta.update(long.clone()).await, Err(MetaError::TooLong)));
+        sqlx::query("UPDATE volumes SET name = $1").bind(&long.name).execute(&scene.meta.writer).await.unwrap();
+        let long = scene.meta.update(long).await.unwrap();
+        let longer = Volume { name: format!("{}x", long.name), ..long.clone() };
+        assert!(matches!(scene.meta.update(longer).await, Err(MetaError::TooLong)));
+        scene.meta.remove_volume(long.id).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn backups_are_charged_by_size_and_number_and_refunded() {
+        let scene = scene_with(quota(9, 100)).await;
+        let meta = &scene.meta;
+        let backup = |size| crate::meta::testing::backup(scene.tenant, size);
+        let insert = |backups| meta.apply(Batch { insert_backups: backups, ..Batch::default() });
+        let first = backup(60);
+        insert(vec![first.clone()]).await.unwrap();
+        let refused = insert(vec![backup(41)]).await;
+        assert!(matches!(refused, Err(MetaError::BackupsExceeded)), "as many bytes as volumes may have: {refused:?}");
+        let limits = Quota { backups: Some(2), backup_bytes: Some(count(1000)), ..quota(9, 100) };
+        meta.set_quota(scene.tenant, limits).await.unwrap();
+        insert(vec![backup(500)]).await.unwrap();
+        assert!(matches!(insert(vec![backup(1)]).await, Err(MetaError::TooManyBackups(2))));
+        let (told, usage) = meta.usage(scene.tenant).await.unwrap();
+        assert_eq!((told, usage.backups, usage.backup_bytes, usage.volumes), (limits, 2, count(560), 0));
+        for _ in 0..2 {
+            let remove = Batch { remove_backups: vec![first.id], ..Batch::default() };
+            meta.apply(remove).await.unwrap();
+        }
+        let usage = meta.usage(scene.tenant).await.unwrap().1;
+        assert_eq!((usage.backups, usage.backup_bytes), (1, count(500)));
+    }
+
+    #[tokio::test]
     async fn usage_cannot_overflow_even_without_a_quota() {
         let scene = scene().await;
         let max = ByteCount::MAX.get();
@@ -565,7 +676,8 @@ mod tests {
         let charge = |want, least| scene.meta.charge_upto(upload.id, count(want), count(least));
 
         assert_eq!(charge(64, 64).await.unwrap(), count(64));
-        assert_eq!(charge(64, 1).await.unwrap(), count(16));
+        assert_eq!(charge(64, 1).await.unwrap(), count(1), "little is left: others that grow find some");
+        assert_eq!(charge(64, 15).await.unwrap(), count(15));
         assert!(matches!(charge(64, 1).await, Err(MetaError::QuotaExceeded)));
         assert_eq!(used(&scene).await, (2, 100));
 

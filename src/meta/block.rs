@@ -426,10 +426,17 @@ pub(super) async fn update_backup(
     if done.rows_affected() == 0 { Err(MetaError::Conflict) } else { Ok(()) }
 }
 
-/// Removes the record of a backup, if there is one.
-pub(super) async fn remove_backup(connection: &mut SqliteConnection, id: BackupId) -> Result<(), MetaError> {
-    sqlx::query("DELETE FROM backups WHERE id = $1").bind(id.as_bytes().as_slice()).execute(connection).await?;
-    Ok(())
+/// Removes the record of a backup, if there is one; whose it was, and of how many bytes.
+pub(super) async fn remove_backup(
+    connection: &mut SqliteConnection,
+    id: BackupId,
+) -> Result<Option<(TenantId, ByteCount)>, MetaError> {
+    let row = sqlx::query("DELETE FROM backups WHERE id = $1 RETURNING tenant, size")
+        .bind(id.as_bytes().as_slice())
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some((TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?), bytes_from(&row, "size")?)))
 }
 
 /// The keys of a list, its last one the id, so that no two rows are equal.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::batch::LONGEST_ROW;
 use crate::domain::{Fault, FaultKind};
 
 /// Why the metadata could not be read or changed. Clones share the cause: a commit that fails fails for several.
@@ -25,6 +26,15 @@ pub enum MetaError {
     /// The tenant has as many volumes as its quota allows: this many.
     #[error("over the quota of {0} volumes")]
     TooManyVolumes(u64),
+    /// The tenant has as many backups as its quota allows: this many.
+    #[error("over the quota of {0} backups")]
+    TooManyBackups(u64),
+    /// The tenant's quota has no room for so many bytes of backups.
+    #[error("over the quota of backups")]
+    BackupsExceeded,
+    /// The texts of a volume's record are too long together.
+    #[error("the record of a volume is too long")]
+    TooLong,
     /// The last user of a tenant cannot go while the tenant has volumes: nobody could reach them.
     #[error("the tenant still has volumes, and this is its last user")]
     TenantHasVolumes,
@@ -90,6 +100,19 @@ impl From<MetaError> for Fault {
             MetaError::TooManyVolumes(most) => {
                 let told = format!("Maximum number of volumes allowed ({most}) exceeded for quota 'volumes'");
                 Self { point: Some("volumes".to_owned()), ..Self::new(FaultKind::QuotaExceeded, told) }
+            }
+            MetaError::TooManyBackups(most) => {
+                let told = format!("Maximum number of backups allowed ({most}) exceeded");
+                Self { point: Some("backups".to_owned()), ..Self::new(FaultKind::QuotaExceeded, told) }
+            }
+            MetaError::BackupsExceeded => {
+                let told = "Requested backup exceeds allowed Backup gigabytes quota";
+                Self { point: Some("backup_gigabytes".to_owned()), ..Self::new(FaultKind::QuotaExceeded, told) }
+            }
+            MetaError::TooLong => {
+                let told =
+                    format!("the name, labels and metadata of a volume have at most {LONGEST_ROW} bytes together");
+                Self::invalid("metadata", told)
             }
             MetaError::TenantHasVolumes => {
                 Self::new(FaultKind::Conflict, "the last user of a tenant that has volumes cannot be removed")

@@ -432,7 +432,8 @@ mod tests {
             }
             lengths.push(log_length(&scene));
         }
-        assert!(lengths[3] < 2 * lengths[0], "{lengths:?}");
+        // Four rounds of some 40 MB, of which one is kept, or what its size allows.
+        assert!(lengths[3] < 2 * lengths[0].max(LARGEST), "{lengths:?}");
         scene.meta.close().await;
         assert!(!scene.path.with_extension("db-wal").exists());
     }
@@ -525,10 +526,11 @@ mod tests {
     #[tokio::test]
     async fn a_log_of_few_large_commits_is_written_back_by_its_size() {
         let scene = scene().await;
-        let large = Volume { name: "x".repeat(1 << 20), ..drive(scene.tenant, 1) };
+        let large = Volume { name: "x".repeat(200 << 10), ..drive(scene.tenant, 1) };
         let mut volume = large.clone();
         scene.meta.insert_volumes(vec![large], vec![]).await.unwrap();
-        for _ in 0..200 {
+        // Fewer commits than are counted, of more bytes than the log may have.
+        for _ in 0..1_000 {
             volume = scene.meta.update(volume).await.unwrap();
             while scene.meta.log.shared.is_checkpointing.load(Ordering::Acquire) {
                 tokio::task::yield_now().await;

@@ -11,8 +11,8 @@ use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 use super::batch::change;
 use super::{Batch, Meta, MetaError, id_bytes};
 use crate::domain::{
-    ContentId, Session, SessionId, SessionState, Sha256, TenantId, UnixTime, Unpacking, Upload, UploadId, UploadState,
-    UserId, Volume, VolumeId,
+    ContentId, Paged, Session, SessionId, SessionState, Sha256, TenantId, UnixTime, Unpacking, Upload, UploadId,
+    UploadState, UserId, Volume, VolumeId,
 };
 
 const COLUMNS: &str = "id, tenant, user, token, cookie, state, reason, created, expires, ended";
@@ -34,6 +34,12 @@ pub enum Attempt {
     Failed(String),
 }
 
+/// The ended sessions of a tenant that are kept.
+const MOST_ENDED: i64 = 100;
+
+/// About how many bytes of the database their records take together at most.
+const MOST_ENDED_BYTES: i64 = 512 << 10;
+
 impl Meta {
     /// Begins a session with its uploads, and makes the trees that are new: all of it or nothing.
     /// [`MetaError::Duplicate`] when a tree is in another session, or has been made meanwhile.
@@ -48,6 +54,7 @@ impl Meta {
         let mut tx = self.begin_adding().await?;
         change(&mut tx, &Batch { insert: new_trees, update: old_trees, ..Batch::default() }).await?;
         insert(&mut tx, session).await?;
+        forget_oldest(&mut tx, session.tenant).await?;
         self.commit(tx).await
     }
 
@@ -67,18 +74,42 @@ impl Meta {
             .await
     }
 
-    /// A tenant's latest sessions, newest first; at most 200.
-    pub async fn sessions(&self, tenant: TenantId) -> Result<Vec<Session>, MetaError> {
+    /// A page of a tenant's sessions, newest first. [`MetaError::NotFound`] when `after` is none of them.
+    pub async fn sessions(
+        &self,
+        tenant: TenantId,
+        limit: u32,
+        after: Option<SessionId>,
+    ) -> Result<Paged<Session>, MetaError> {
         let mut tx = self.readers.begin().await?;
-        let query =
-            format!("SELECT {COLUMNS} FROM sessions WHERE tenant = $1 ORDER BY created DESC, id DESC LIMIT 200");
-        let rows =
-            sqlx::query(sqlx::AssertSqlSafe(query)).bind(tenant.as_bytes().as_slice()).fetch_all(&mut *tx).await?;
-        let mut sessions = rows.iter().map(session_from).collect::<Result<Vec<_>, _>>()?;
-        for session in &mut sessions {
+        let from: (i64, Vec<u8>) = match after {
+            None => (i64::MAX, Vec::new()),
+            Some(id) => {
+                sqlx::query_as("SELECT created, id FROM sessions WHERE tenant = $1 AND id = $2")
+                    .bind(tenant.as_bytes().as_slice())
+                    .bind(id.as_bytes().as_slice())
+                    .fetch_one(&mut *tx)
+                    .await?
+            }
+        };
+        let query = format!(
+            "SELECT {COLUMNS} FROM sessions WHERE tenant = $1 AND (created, id) < ($2, $3) \
+             ORDER BY created DESC, id DESC LIMIT $4"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+            .bind(tenant.as_bytes().as_slice())
+            .bind(from.0)
+            .bind(from.1)
+            .bind(i64::from(limit) + 1)
+            .fetch_all(&mut *tx)
+            .await?;
+        let has_more = rows.len() > limit as usize;
+        let page = rows.iter().take(limit as usize);
+        let mut items = page.map(session_from).collect::<Result<Vec<_>, _>>()?;
+        for session in &mut items {
             session.uploads = uploads_of(&mut tx, session.id).await?;
         }
-        Ok(sessions)
+        Ok(Paged { items, has_more })
     }
 
     /// The sessions that were to end before this and are still open.
@@ -231,6 +262,25 @@ impl Meta {
         let ids: Vec<Vec<u8>> = sqlx::query_scalar(query).bind(time.0).fetch_all(&self.readers).await?;
         ids.iter().map(|id| Ok(SessionId::from_bytes(id_bytes(id, "session")?))).collect()
     }
+}
+
+/// Forgets a tenant's oldest ended sessions, as far as there are too many or they are too long.
+async fn forget_oldest(tx: &mut Transaction<'static, Sqlite>, tenant: TenantId) -> Result<(), MetaError> {
+    sqlx::query(
+        "DELETE FROM sessions WHERE id IN (SELECT id FROM ( \
+             SELECT id, ROW_NUMBER() OVER latest AS place, SUM(size) OVER latest AS total FROM ( \
+                 SELECT s.id, s.ended, (SELECT SUM(200 + length(name) + length(source) + length(COALESCE(reason, ''))) \
+                     FROM uploads WHERE session = s.id) AS size \
+                 FROM sessions s WHERE s.tenant = $1 AND s.ended IS NOT NULL) \
+             WINDOW latest AS (ORDER BY ended DESC, id DESC)) \
+         WHERE place > $2 OR total > $3)",
+    )
+    .bind(tenant.as_bytes().as_slice())
+    .bind(MOST_ENDED)
+    .bind(MOST_ENDED_BYTES)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 async fn insert(tx: &mut Transaction<'static, Sqlite>, session: &Session) -> Result<(), MetaError> {
@@ -444,8 +494,8 @@ mod tests {
         let part = meta.unpacking(session.uploads[1].id).await.unwrap().unwrap();
         assert_eq!((part.session.id, part.session.cookie), (session.id, session.cookie));
         assert_eq!(part.upload, session.uploads[1]);
-        assert_eq!(meta.sessions(scene.tenant).await.unwrap(), std::slice::from_ref(&session));
-        assert_eq!(meta.sessions(TenantId::random()).await.unwrap(), []);
+        assert_eq!(meta.sessions(scene.tenant, 9, None).await.unwrap().items, std::slice::from_ref(&session));
+        assert_eq!(meta.sessions(TenantId::random(), 9, None).await.unwrap().items, []);
         assert_eq!(meta.overdue_sessions(UnixTime(1_000)).await.unwrap(), []);
         assert_eq!(meta.overdue_sessions(UnixTime(1_001)).await.unwrap(), [session.id]);
         assert!(meta.owns_content(session.uploads[0].content).await.unwrap());
@@ -464,8 +514,48 @@ mod tests {
         let refused = scene.meta.begin_session(&third, vec![named_twice], Vec::new()).await;
         assert!(matches!(refused, Err(MetaError::Duplicate)), "{refused:?}");
         assert_eq!(scene.meta.trees(scene.tenant).await.unwrap().len(), 2);
-        assert_eq!(scene.meta.sessions(scene.tenant).await.unwrap().len(), 1);
+        assert_eq!(scene.meta.sessions(scene.tenant, 9, None).await.unwrap().items.len(), 1);
         assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.volumes, 2);
+    }
+
+    #[tokio::test]
+    async fn the_latest_ended_sessions_are_kept_and_listed_by_pages() {
+        let scene = scene().await;
+        let meta = &scene.meta;
+        let most = u8::try_from(MOST_ENDED).unwrap();
+        for n in 0..most + 5 {
+            let tree = tree(&scene, &format!("t{n}"));
+            let one = session(&scene, n, vec![upload(&tree, true)]);
+            meta.begin_session(&one, vec![tree], Vec::new()).await.unwrap();
+            meta.drop_session(one.id, SessionState::Failed, "no", UnixTime(10_000 + i64::from(n))).await.unwrap();
+        }
+        let mut seen = Vec::new();
+        let mut after = None;
+        loop {
+            let page = meta.sessions(scene.tenant, 40, after).await.unwrap();
+            seen.extend(page.items.iter().map(|session| session.created.0));
+            after = page.items.last().map(|session| session.id);
+            if !page.has_more {
+                break;
+            }
+        }
+        // One more than is kept: they are counted when the next begins.
+        assert_eq!(seen, (4..MOST_ENDED + 5).rev().collect::<Vec<_>>());
+        let strange = meta.sessions(scene.tenant, 40, Some(SessionId::random())).await;
+        assert!(matches!(strange, Err(MetaError::NotFound)));
+
+        let long = tree(&scene, "long");
+        let one = session(&scene, 150, vec![upload(&long, true)]);
+        meta.begin_session(&one, vec![long], Vec::new()).await.unwrap();
+        let id = one.uploads[0].id;
+        meta.start_attempt(id).await.unwrap();
+        meta.end_attempt(id, &Attempt::Failed("x".repeat(600 << 10))).await.unwrap();
+        meta.drop_session(one.id, SessionState::Failed, "no", UnixTime(20_000)).await.unwrap();
+        let last = tree(&scene, "last");
+        let next = session(&scene, 160, vec![upload(&last, true)]);
+        meta.begin_session(&next, vec![last], Vec::new()).await.unwrap();
+        let left = meta.sessions(scene.tenant, 40, None).await.unwrap();
+        assert_eq!(left.items, [next], "what is too long goes, and with it what is older");
     }
 
     #[tokio::test]

@@ -149,7 +149,8 @@ impl Meta {
     pub async fn users(&self) -> Result<Vec<UserSummary>, MetaError> {
         let rows = sqlx::query(
             "SELECT u.name, u.tenant, u.created, u.is_admin, t.name AS tenant_name, \
-             t.quota_volumes, t.quota_bytes, t.used_volumes, t.used_bytes \
+             t.quota_volumes, t.quota_bytes, t.used_volumes, t.used_bytes, t.quota_backups, t.quota_backup_bytes, \
+             t.used_backups, t.used_backup_bytes \
              FROM users u JOIN tenants t ON t.id = u.tenant ORDER BY u.name",
         )
         .fetch_all(&self.readers)
@@ -213,7 +214,7 @@ impl Meta {
 
     /// What a tenant may hold, and what it holds.
     pub async fn usage(&self, tenant: TenantId) -> Result<(Quota, Usage), MetaError> {
-        let row = sqlx::query("SELECT quota_volumes, quota_bytes, used_volumes, used_bytes FROM tenants WHERE id = $1")
+        let row = sqlx::query("SELECT * FROM tenants WHERE id = $1")
             .bind(tenant.as_bytes().as_slice())
             .fetch_one(&self.readers)
             .await?;
@@ -277,13 +278,18 @@ pub(super) async fn write_quota(
     tenant: TenantId,
     quota: Quota,
 ) -> Result<(), MetaError> {
-    let done = sqlx::query("UPDATE tenants SET quota_volumes = $2, quota_bytes = $3 WHERE id = $1")
-        .bind(tenant.as_bytes().as_slice())
-        // Beyond the database's integers there is no limit that anyone could reach.
-        .bind(quota.volumes.map(|volumes| i64::try_from(volumes).unwrap_or(i64::MAX)))
-        .bind(quota.bytes.map(|bytes| bytes.get().cast_signed()))
-        .execute(connection)
-        .await?;
+    let done = sqlx::query(
+        "UPDATE tenants SET quota_volumes = $2, quota_bytes = $3, quota_backups = $4, quota_backup_bytes = $5 \
+         WHERE id = $1",
+    )
+    .bind(tenant.as_bytes().as_slice())
+    // Beyond the database's integers there is no limit that anyone could reach.
+    .bind(quota.volumes.map(|volumes| i64::try_from(volumes).unwrap_or(i64::MAX)))
+    .bind(quota.bytes.map(|bytes| bytes.get().cast_signed()))
+    .bind(quota.backups.map(|backups| i64::try_from(backups).unwrap_or(i64::MAX)))
+    .bind(quota.backup_bytes.map(|bytes| bytes.get().cast_signed()))
+    .execute(connection)
+    .await?;
     exactly_one(done.rows_affected())
 }
 
@@ -295,15 +301,18 @@ pub(super) fn quota_and_usage(row: &SqliteRow) -> Result<(Quota, Usage), MetaErr
     let count = |number: i64, column| u64::try_from(number).map_err(|_| MetaError::Damaged(column));
     let bytes =
         |number: i64, column| count(number, column).and_then(|n| ByteCount::new(n).ok_or(MetaError::Damaged(column)));
-    let quota_volumes: Option<i64> = row.try_get("quota_volumes")?;
-    let quota_bytes: Option<i64> = row.try_get("quota_bytes")?;
+    let most = |column| Ok::<Option<i64>, MetaError>(row.try_get(column)?);
     let quota = Quota {
-        volumes: quota_volumes.map(|n| count(n, "quota_volumes")).transpose()?,
-        bytes: quota_bytes.map(|n| bytes(n, "quota_bytes")).transpose()?,
+        volumes: most("quota_volumes")?.map(|n| count(n, "quota_volumes")).transpose()?,
+        bytes: most("quota_bytes")?.map(|n| bytes(n, "quota_bytes")).transpose()?,
+        backups: most("quota_backups")?.map(|n| count(n, "quota_backups")).transpose()?,
+        backup_bytes: most("quota_backup_bytes")?.map(|n| bytes(n, "quota_backup_bytes")).transpose()?,
     };
     let usage = Usage {
         volumes: count(row.try_get("used_volumes")?, "used_volumes")?,
         bytes: bytes(row.try_get("used_bytes")?, "used_bytes")?,
+        backups: count(row.try_get("used_backups")?, "used_backups")?,
+        backup_bytes: bytes(row.try_get("used_backup_bytes")?, "used_backup_bytes")?,
     };
     Ok((quota, usage))
 }
@@ -323,7 +332,7 @@ mod tests {
         let names: Vec<_> = users.iter().map(|user| (user.name.as_str(), user.tenant_name.as_str())).collect();
         assert_eq!(names, [("alice", "red"), ("bob", "blue")]);
         assert_eq!(users[0].quota, quota(3, 100));
-        assert_eq!(users[0].usage, Usage { volumes: 1, bytes: count(40) });
+        assert_eq!(users[0].usage, Usage { volumes: 1, bytes: count(40), ..Usage::default() });
         assert_eq!((users[1].quota, users[1].usage), (Quota::default(), Usage::default()));
         assert_eq!(users[1].created, UnixTime(2));
     }

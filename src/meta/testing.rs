@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use serde_json::Map;
 
 use super::Meta;
-use crate::domain::{ByteCount, Media, Quota, TenantId, UnixTime, Volume, VolumeId, VolumeKind, VolumeState};
+use crate::domain::{
+    Backup, BackupId, BackupState, ByteCount, Media, Quota, TenantId, UnixTime, Volume, VolumeId, VolumeKind,
+    VolumeState,
+};
 
 /// A database in a directory of its own, and the tenant of its user `alice`.
 pub(super) struct Scene {
@@ -31,12 +34,34 @@ pub(super) async fn scene_with(quota: Quota) -> Scene {
 
 /// A quota of so many volumes and bytes.
 pub(super) fn quota(volumes: u64, bytes: u64) -> Quota {
-    Quota { volumes: Some(volumes), bytes: Some(count(bytes)) }
+    Quota { volumes: Some(volumes), bytes: Some(count(bytes)), ..Quota::default() }
 }
 
 /// So many bytes.
 pub(super) fn count(bytes: u64) -> ByteCount {
     ByteCount::new(bytes).unwrap()
+}
+
+/// A backup of so many bytes.
+pub(super) fn backup(tenant: TenantId, size: u64) -> Backup {
+    Backup {
+        id: BackupId::random(),
+        number: 0,
+        tenant,
+        volume: VolumeId::random(),
+        snapshot: None,
+        name: None,
+        description: None,
+        container: None,
+        zone: None,
+        size: count(size),
+        objects: None,
+        state: BackupState::Available,
+        reason: None,
+        origin: None,
+        created: UnixTime(1_000),
+        updated: UnixTime(1_000),
+    }
 }
 
 /// A drive at rest, charged with its size.

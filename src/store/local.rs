@@ -41,10 +41,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::steps::{Begun, Form, Opened, Steps, length};
 use super::{
-    BlockStore, Boxed, Content, Draft, DraftOptions, Image, Record, Reservation, Run, StoreError, Swept, data_runs,
-    is_zero,
+    BlockStore, Boxed, Content, Draft, DraftOptions, Image, Ledger, Record, Reservation, Run, StoreError, Swept,
+    data_runs, is_zero,
 };
-use crate::domain::{ByteCount, CrashPoints, Extent, JobId, Pieces, UnixTime, VolumeId};
+use crate::domain::{ByteCount, CrashPoints, Extent, JobId, Pieces, TenantId, UnixTime, VolumeId};
 use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
 
 pub use lost::LostImage;
@@ -105,8 +105,8 @@ impl LocalStore {
         self.step(move |steps| steps.changed(id)).await
     }
 
-    #[cfg(test)]
-    pub(super) fn ledger(&self) -> &super::Ledger {
+    /// The account of its file system, for what else is stored there.
+    pub fn ledger(&self) -> &Arc<Ledger> {
         &self.steps.ledger
     }
 
@@ -150,6 +150,10 @@ impl BlockStore for LocalStore {
 
     fn reserve(&self, bytes: ByteCount) -> Result<Reservation, StoreError> {
         self.steps.ledger.reserve(bytes)
+    }
+
+    fn reserve_for(&self, tenant: TenantId, bytes: ByteCount) -> Result<Reservation, StoreError> {
+        self.steps.ledger.reserve_for(tenant, bytes)
     }
 
     fn draft(&self, id: VolumeId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>> {
@@ -222,6 +226,14 @@ impl BlockStore for LocalStore {
 
     fn remove(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>> {
         self.step(move |steps| steps.remove(id))
+    }
+
+    fn discard(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>> {
+        self.step(move |steps| steps.discard_draft(id))
+    }
+
+    fn empty_trash(&self) -> Boxed<'_, Result<(), StoreError>> {
+        self.step(Steps::empty_trash)
     }
 
     fn sweep(

@@ -1,7 +1,7 @@
 //! Volumes on a backend: what a store promises, and the stores that keep the promise. Drives here; trees in `trees`.
 //!
 //! A drive's bytes are first a *draft*, invisible to every reader, then published whole. A store holds bytes and
-//! their piece digests; it knows no tenants, names or states.
+//! their piece digests; it knows no names or states, and of tenants only what space is set aside for them.
 //!
 //! # Crash
 //! After a crash a store holds published images, each complete, and leftovers that [`BlockStore::sweep`] removes.
@@ -47,6 +47,10 @@ pub trait BlockStore: Send + Sync {
     /// Looks at the free space of this moment less all reservations and the configured reserve.
     fn reserve(&self, bytes: ByteCount) -> Result<Reservation, StoreError>;
 
+    /// As [`BlockStore::reserve`], for bytes that a tenant says will come: they are left seven eighths of what is free and
+    /// not set aside by others.
+    fn reserve_for(&self, tenant: TenantId, bytes: ByteCount) -> Result<Reservation, StoreError>;
+
     /// Begins an image that nobody can see. A draft left by an earlier attempt under this id is replaced.
     fn draft(&self, id: VolumeId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>>;
 
@@ -83,6 +87,12 @@ pub trait BlockStore: Send + Sync {
 
     /// Removes an image or draft; durable when it returns. Removing what is not there succeeds.
     fn remove(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>>;
+
+    /// Removes a draft, and leaves what was published under its id. Removing what is not there succeeds.
+    fn discard(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>>;
+
+    /// Goes on with removals that a failure has cut short.
+    fn empty_trash(&self) -> Boxed<'_, Result<(), StoreError>>;
 
     /// Removes every draft whose id `keep` or `is_running` refuses, and sets aside every image whose id `keep` refuses:
     /// nobody sees it any more, and it is there. What was set aside and is known again comes back; what was set aside

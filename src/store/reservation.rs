@@ -1,11 +1,15 @@
 //! Space set aside: what keeps uploads that were admitted together from filling the disk together.
+//!
+//! Whoever sets space aside for a tenant gets seven eighths at most of what is free and not set aside by others: so one
+//! tenant's claims, of bytes that may never come, leave room for another's.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::StoreError;
-use crate::domain::ByteCount;
+use crate::domain::{ByteCount, TenantId};
 
 type FreeSpace = Box<dyn Fn() -> io::Result<ByteCount> + Send + Sync>;
 
@@ -16,39 +20,72 @@ pub struct Ledger {
     keep: ByteCount,
     /// Set aside and not yet on disk. The free space is read under this lock, and a byte is settled only after the
     /// disk has taken it: so admission may count a byte twice for a moment, and never misses one.
-    outstanding: Mutex<u64>,
+    outstanding: Mutex<Outstanding>,
 }
+
+#[derive(Default)]
+struct Outstanding {
+    total: u64,
+    /// The part of it that is of tenants; who holds nothing is not in here.
+    of: HashMap<TenantId, u64>,
+}
+
+/// The part of what is free that is left to others, as one in so many.
+const LEFT_TO_OTHERS: u64 = 8;
 
 impl Ledger {
     /// An account over the free space that `free` tells, less `keep`.
     pub fn new(free: impl Fn() -> io::Result<ByteCount> + Send + Sync + 'static, keep: ByteCount) -> Arc<Self> {
-        Arc::new(Self { free: Box::new(free), keep, outstanding: Mutex::new(0) })
+        Arc::new(Self { free: Box::new(free), keep, outstanding: Mutex::default() })
     }
 
     /// Sets `bytes` aside, if they are free and nobody else's.
     pub fn reserve(self: &Arc<Self>, bytes: ByteCount) -> Result<Reservation, StoreError> {
-        self.admit(bytes)?;
-        Ok(Reservation { ledger: Arc::clone(self), held: Mutex::new(bytes.get()) })
+        self.reserve_of(None, bytes)
     }
 
-    fn admit(&self, bytes: ByteCount) -> Result<(), StoreError> {
+    /// As [`Ledger::reserve`], for a tenant, who is left no more than their share.
+    pub fn reserve_for(self: &Arc<Self>, tenant: TenantId, bytes: ByteCount) -> Result<Reservation, StoreError> {
+        self.reserve_of(Some(tenant), bytes)
+    }
+
+    fn reserve_of(self: &Arc<Self>, tenant: Option<TenantId>, bytes: ByteCount) -> Result<Reservation, StoreError> {
+        self.admit(tenant, bytes)?;
+        Ok(Reservation { ledger: Arc::clone(self), tenant, held: Mutex::new(bytes.get()) })
+    }
+
+    fn admit(&self, tenant: Option<TenantId>, bytes: ByteCount) -> Result<(), StoreError> {
         let mut outstanding = lock(&self.outstanding);
-        let free = (self.free)()?.saturating_sub(self.keep).get().saturating_sub(*outstanding);
-        if free < bytes.get() {
+        let free = (self.free)()?.saturating_sub(self.keep).get().saturating_sub(outstanding.total);
+        let held = tenant.and_then(|tenant| outstanding.of.get(&tenant)).copied().unwrap_or_default();
+        let others = if tenant.is_some() { (free + held) / LEFT_TO_OTHERS } else { 0 };
+        if free.saturating_sub(others) < bytes.get() && bytes > ByteCount::ZERO {
             return Err(StoreError::NoSpace);
         }
-        *outstanding += bytes.get();
+        outstanding.total += bytes.get();
+        if let Some(tenant) = tenant.filter(|_| bytes > ByteCount::ZERO) {
+            *outstanding.of.entry(tenant).or_default() += bytes.get();
+        }
         Ok(())
     }
 
-    fn give_back(&self, bytes: u64) {
-        *lock(&self.outstanding) -= bytes;
+    fn give_back(&self, tenant: Option<TenantId>, bytes: u64) {
+        let mut outstanding = lock(&self.outstanding);
+        outstanding.total -= bytes;
+        if let Some(tenant) = tenant
+            && let Some(held) = outstanding.of.get_mut(&tenant)
+        {
+            *held -= bytes;
+            if *held == 0 {
+                outstanding.of.remove(&tenant);
+            }
+        }
     }
 }
 
 impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ledger({} B outstanding)", *lock(&self.outstanding))
+        write!(f, "Ledger({} B outstanding)", lock(&self.outstanding).total)
     }
 }
 
@@ -56,6 +93,7 @@ impl fmt::Debug for Ledger {
 #[derive(Debug)]
 pub struct Reservation {
     ledger: Arc<Ledger>,
+    tenant: Option<TenantId>,
     held: Mutex<u64>,
 }
 
@@ -66,12 +104,12 @@ impl Reservation {
         let mut held = lock(&self.held);
         let settled = bytes.get().min(*held);
         *held -= settled;
-        self.ledger.give_back(settled);
+        self.ledger.give_back(self.tenant, settled);
     }
 
     /// Sets more aside.
     pub fn extend(&self, bytes: ByteCount) -> Result<(), StoreError> {
-        self.ledger.admit(bytes)?;
+        self.ledger.admit(self.tenant, bytes)?;
         *lock(&self.held) += bytes.get();
         Ok(())
     }
@@ -84,12 +122,13 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.ledger.give_back(self.held().get());
+        self.ledger.give_back(self.tenant, self.held().get());
     }
 }
 
-fn lock(count: &Mutex<u64>) -> MutexGuard<'_, u64> {
-    count.lock().unwrap_or_else(PoisonError::into_inner)
+/// Counts: each change leaves them whole.
+fn lock<T>(counts: &Mutex<T>) -> MutexGuard<'_, T> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -137,6 +176,27 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_is_left_seven_eighths_of_what_others_do_not_hold() {
+        let (free, told) = disk(800);
+        let ledger = Ledger::new(told, ByteCount::ZERO);
+        let [greedy, modest] = [(); 2].map(|()| TenantId::random());
+        assert!(matches!(ledger.reserve_for(greedy, bytes(701)), Err(StoreError::NoSpace)));
+        let claims = [ledger.reserve_for(greedy, bytes(400)).unwrap(), ledger.reserve_for(greedy, bytes(300)).unwrap()];
+        assert!(matches!(claims[0].extend(bytes(1)), Err(StoreError::NoSpace)), "in whatever pieces");
+        drop(ledger.reserve_for(greedy, ByteCount::ZERO).unwrap());
+        let other = ledger.reserve_for(modest, bytes(80)).unwrap();
+        drop(other);
+        // What came is on the disk, and a claim no more.
+        free.fetch_sub(400, Ordering::SeqCst);
+        claims[0].settle(bytes(400));
+        assert!(matches!(ledger.reserve_for(greedy, bytes(51)), Err(StoreError::NoSpace)));
+        drop(ledger.reserve_for(greedy, bytes(50)).unwrap());
+        drop(claims);
+        assert_eq!(ledger.reserve_for(greedy, bytes(350)).unwrap().held(), bytes(350));
+        assert!(lock(&ledger.outstanding).of.is_empty());
+    }
+
+    #[test]
     fn settling_more_than_is_held_takes_nothing_from_others() {
         let ledger = Ledger::new(disk(100).1, ByteCount::ZERO);
         let other = ledger.reserve(bytes(70)).unwrap();
@@ -176,6 +236,6 @@ mod tests {
                 scope.spawn(move || upload(seed));
             }
         });
-        assert_eq!(*lock(&ledger.outstanding), 0);
+        assert_eq!(lock(&ledger.outstanding).total, 0);
     }
 }

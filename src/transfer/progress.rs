@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::VolumeId;
+use crate::domain::{ByteCount, VolumeId};
 
 /// What a transfer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct Progress {
     volume: VolumeId,
     started: Instant,
     bytes: Bytes,
+    /// The bytes that will come, if that was said: space is held for them.
+    expected: u64,
     clock: Mutex<PhaseClock>,
     /// Whether its peer must keep a pace.
     is_watched: bool,
@@ -136,6 +138,7 @@ impl Progress {
             volume,
             started: Instant::now(),
             bytes: Bytes::Own(AtomicU64::new(0)),
+            expected: 0,
             clock: Mutex::default(),
             is_watched: true,
             is_sending: false,
@@ -148,6 +151,12 @@ impl Progress {
     /// It holds this from now on.
     pub fn hold(&self, what: Arc<Wanted>) {
         let _ = self.holds.set(what);
+    }
+
+    /// The same, with so many bytes to come.
+    #[must_use]
+    pub fn expecting(self, bytes: Option<ByteCount>) -> Self {
+        Self { expected: bytes.map_or(0, ByteCount::get), ..self }
     }
 
     /// Something that the server itself fetches, whose fetcher bounds the time.
@@ -275,6 +284,24 @@ pub struct Pace {
 impl Pace {
     /// Long enough that a TCP retransmission or a busy disk at the other end is not taken for an attack.
     pub const WINDOW: Duration = Duration::from_secs(30);
+
+    /// An upload holds the disk's space for what has not come yet, and must come so fast that it would be all here after
+    /// this long: 10 GiB at 60 KiB/s.
+    const HOLD: Duration = Duration::from_hours(48);
+
+    /// No more is asked of one that holds much: honest links are that slow.
+    const MOST: u64 = 1 << 20;
+
+    /// The least bytes per second of a transfer that holds space for so many.
+    const fn least(self, held: u64) -> u64 {
+        let of_held = held / Self::HOLD.as_secs();
+        let of_held = if of_held < Self::MOST { of_held } else { Self::MOST };
+        match self.min_rate {
+            0 => 0,
+            rate if rate > of_held => rate,
+            _ => of_held,
+        }
+    }
 }
 
 /// All running transfers of the node.
@@ -373,7 +400,7 @@ impl Watched {
             // Only a window that was spent waiting for the peer speaks of the peer.
             let peer_share = peer.saturating_sub(peer_then).as_secs_f64() / Pace::WINDOW.as_secs_f64();
             let wanted = self.progress.holds.get().map_or(0, |held| held.least_rate(now));
-            let least = pace.min_rate.max(wanted);
+            let least = pace.least(self.progress.expected.saturating_sub(bytes_then)).max(wanted);
             crawls = peer_share > 0.8 && bytes - bytes_then < least.saturating_mul(Pace::WINDOW.as_secs());
             self.window = (now, bytes, peer);
         }
@@ -427,6 +454,28 @@ mod tests {
             transfers.check(PACE, start + Duration::from_secs(60 * minute));
         }
         assert_eq!(running.progress.stopped(), None);
+    }
+
+    #[test]
+    fn a_peer_must_be_as_fast_as_what_its_claim_holds_asks_for() {
+        let gib = |count: u64| count << 30;
+        assert_eq!(PACE.least(0), 1000);
+        assert_eq!(PACE.least(gib(100)), gib(100) / (48 * 3600));
+        assert_eq!(PACE.least(gib(100_000)), 1 << 20, "honest links are that slow");
+        assert_eq!(Pace { min_rate: 0, ..PACE }.least(gib(100)), 0, "turned off");
+        for (claim, is_stopped) in [(gib(1), false), (gib(100), true)] {
+            let transfers = Transfers::default();
+            let claim = Progress::receiving(VolumeId::random()).expecting(ByteCount::new(claim));
+            let running = transfers.start(Arc::new(claim));
+            let start = Instant::now();
+            running.progress.lock().spent.peer = Pace::WINDOW * 2;
+            let _wait = running.progress.enter(Phase::Peer);
+            for second in 1..=31 {
+                running.progress.add_bytes(10_000);
+                transfers.check(PACE, start + Duration::from_secs(second));
+            }
+            assert_eq!(running.progress.stopped().is_some(), is_stopped);
+        }
     }
 
     #[test]

@@ -192,3 +192,34 @@ fn what_failed_is_refunded() {
     }
     uuid_of(&server.curl_as(&user, UPLOAD).upload("POST", &disk).run());
 }
+
+/// Each takes little more of the quota than it has sent, so that all that fit find their part.
+#[test]
+fn streams_of_unknown_length_that_fit_together_are_all_taken() {
+    let (server, user) = limited(50, 100 << 20);
+    let part = image::bytes(112, 1 << 20);
+    let authorization = basic(&user);
+    let mut clients: Vec<_> = (0..15)
+        .map(|_| {
+            let mut client = server.raw();
+            client.send_head(&format!("POST {UPLOAD}"), &[&authorization, OCTETS, "Transfer-Encoding: chunked"]);
+            client
+        })
+        .collect();
+    // All at once, piece by piece.
+    for _ in 0..5 {
+        for client in &mut clients {
+            client.send(b"100000\r\n");
+            client.send(&part);
+            client.send(b"\r\n");
+        }
+    }
+    for client in &mut clients {
+        client.send(b"0\r\n\r\n");
+    }
+    for client in &mut clients {
+        let response = client.response();
+        assert_eq!(response.status, 201, "{response:?}");
+    }
+    wait_for_usage(&server, (15, 75 << 20));
+}

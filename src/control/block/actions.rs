@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::attachments::Wish;
-use super::{change_fields, only_administrators};
+use super::{change_fields, check_pairs, only_administrators};
 use crate::control::commands::gib_up;
 use crate::control::{Control, busy};
 use crate::domain::{
@@ -64,7 +64,7 @@ impl Control {
             VolumeAction::SetImageMetadata(pairs) => {
                 self.change_block(id, |fields| {
                     fields.image.extend(pairs.clone());
-                    Ok(())
+                    check_pairs(&fields.image)
                 })
                 .await?;
                 let drive = self.find(principal.tenant, id).await?;

@@ -21,7 +21,7 @@ use crate::domain::{
 };
 use crate::io::{Block, SharedBlock};
 use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
-use crate::store::{CheckedImage, Draft, DraftOptions, PieceDigester, StoreError};
+use crate::store::{CheckedImage, Draft, DraftOptions, PieceDigester, Reservation, StoreError};
 
 impl Control {
     pub(super) async fn list_backups(&self, principal: &Principal, query: &BlockQuery) -> Result<BlockOutcome, Fault> {
@@ -191,7 +191,11 @@ impl Control {
             Err(Unwritten { fault, damage: None }) if is_transient(&fault) && job.attempts() < ATTEMPTS => {
                 return Err(fault);
             }
-            ended => ended,
+            Err(unwritten) => {
+                self.drop_objects(id).await;
+                Err(unwritten)
+            }
+            Ok(objects) => Ok(objects),
         };
         self.parts.crash.hit("backup: written");
         let (objects, why, damage) = match &ended {
@@ -238,19 +242,54 @@ impl Control {
             self.open_as_recorded(&volume).await?;
         }
         let content = self.content_for(job, job.volume, held).await?;
-        let source = CheckedImage::new(self.open_content(content).await?, job.volume, backup.size).await?;
-        let source = Reading(source);
-        match self.parts.archive.write(&self.head_of(&backup)?, &source, |_| {}).await {
-            Ok(written) => Ok(written.objects),
-            Err(error) => match source.0.damage() {
-                Some(why) => Err(StoreError::Damaged(job.volume, why).into()),
-                None => Err(Fault::from(error).into()),
-            },
+        let image = CheckedImage::new(self.open_content(content).await?, job.volume, backup.size).await?;
+        let failed = |image: &CheckedImage, fault: Fault| match image.damage() {
+            Some(why) => StoreError::Damaged(job.volume, why).into(),
+            None => Unwritten::from(fault),
+        };
+        let space = match self.space_for(&image, &backup).await {
+            Ok(space) => space,
+            Err(fault) => return Err(failed(&image, fault)),
+        };
+        let source = Reading { image, space, taken: std::sync::Mutex::default() };
+        let written = self.parts.archive.write(&self.head_of(&backup)?, &source, |_| {}).await;
+        written.map(|written| written.objects).map_err(|error| failed(&source.image, error.into()))
+    }
+
+    /// Sets the space aside that a backup may take, where it takes some of a file system.
+    async fn space_for(&self, image: &CheckedImage, backup: &Backup) -> Result<Option<Reservation>, Fault> {
+        let Some(ledger) = &self.parts.archive_space else { return Ok(None) };
+        let (mut data, mut offset) = (0, 0);
+        while offset < backup.size.get() {
+            let len = (backup.size.get() - offset).min(PIECE_SIZE);
+            data += total(&image.data(Extent { offset, len }).await.map_err(StoreError::from)?);
+            offset += len;
+        }
+        Ok(Some(ledger.reserve_for(backup.tenant, ByteCount::new(data).unwrap_or(ByteCount::MAX))?))
+    }
+
+    /// Removes what a backup that failed has left.
+    async fn drop_objects(&self, id: BackupId) {
+        let dropped = async {
+            let there = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
+            if let Some(backup) = there {
+                self.parts.archive.delete(&self.head_of(&backup)?).await?;
+            }
+            Ok::<(), Fault>(())
+        };
+        if let Err(fault) = dropped.await {
+            tracing::error!(backup = %id, cause = ?fault.cause, "what a failed backup has left goes when it is deleted");
         }
     }
 
     pub(in crate::control) async fn run_restore(&self, job: &Job, id: BackupId) -> Result<(), Fault> {
-        let ended = match self.write_back(job, id).await {
+        let written = self.write_back(job, id).await;
+        if written.is_err()
+            && let Err(error) = self.parts.store.discard(job.volume).await
+        {
+            tracing::error!(volume = %job.volume, cause = ?error, "the draft of a failed restore goes at the next sweep");
+        }
+        let ended = match written {
             Err(fault) if is_transient(&fault) && job.attempts() < ATTEMPTS => return Err(fault),
             ended => ended,
         };
@@ -288,7 +327,8 @@ impl Control {
         // The pieces that are not zero, and no more than there is.
         let objects = self.parts.archive.head(&head).await?.written().objects;
         let most = objects.saturating_mul(PIECE_SIZE).min(backup.size.get());
-        let reservation = self.parts.store.reserve(ByteCount::new(most).unwrap_or(ByteCount::MAX))?;
+        let most = ByteCount::new(most).unwrap_or(ByteCount::MAX);
+        let reservation = self.parts.store.reserve_for(volume.tenant, most)?;
         let options = DraftOptions { expected: Some(backup.size), reservation, record: (&volume).into() };
         let draft = self.parts.store.draft(volume.id, options).await?;
         let mut sink = Writing { draft, digester: PieceDigester::default(), pending: None };
@@ -385,7 +425,12 @@ fn container_named(name: &str) -> Result<Container, Fault> {
 
 /// Whether another attempt may succeed.
 fn is_transient(fault: &Fault) -> bool {
-    matches!(fault.kind, FaultKind::Unavailable | FaultKind::NoSpace | FaultKind::Internal)
+    matches!(fault.kind, FaultKind::Unavailable | FaultKind::Internal)
+}
+
+/// The bytes of these extents together.
+fn total(extents: &[Extent]) -> u64 {
+    extents.iter().map(|extent| extent.len).sum()
 }
 
 /// Why a backup was not written.
@@ -423,19 +468,37 @@ impl From<StoreError> for Unwritten {
 }
 
 /// A volume as the archive reads it. What a backup vouches for must be what was stored.
-struct Reading(CheckedImage);
+struct Reading {
+    image: CheckedImage,
+    space: Option<Reservation>,
+    /// Of the last two pieces, what was set aside for them: while one is read, the one before is being stored.
+    taken: std::sync::Mutex<[u64; 2]>,
+}
+
+impl Reading {
+    /// What was set aside for the pieces before the last is on the disk now.
+    fn begin_piece(&self, data: u64) {
+        let Some(space) = &self.space else { return };
+        let mut taken = self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let [before, stored] = *taken;
+        space.settle(ByteCount::new(stored).unwrap_or_default());
+        *taken = [data, before];
+    }
+}
 
 impl BackupSource for Reading {
     fn size(&self) -> ByteCount {
-        self.0.size()
+        self.image.size()
     }
 
     async fn data(&self, within: Extent) -> std::io::Result<Vec<Extent>> {
-        self.0.data(within).await
+        let data = self.image.data(within).await?;
+        self.begin_piece(total(&data));
+        Ok(data)
     }
 
     async fn read_at(&self, block: Block, len: usize, offset: u64) -> (Block, std::io::Result<()>) {
-        self.0.read_at(block, len, offset).await
+        self.image.read_at(block, len, offset).await
     }
 }
 

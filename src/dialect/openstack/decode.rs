@@ -433,21 +433,24 @@ fn set_quota(call: &Call) -> Result<BlockCommand, Fault> {
             return Err(Fault::invalid(name, format!("{name} is not that of the path")));
         }
     }
-    for name in ["backup_gigabytes", "backups", "per_volume_gigabytes", "snapshots"] {
+    for name in ["per_volume_gigabytes", "snapshots"] {
         if fields.limit(name)?.is_some_and(|limit| limit != -1) {
             return Err(Fault::invalid(name, format!("{name} cannot be limited here: it is -1")));
         }
     }
-    let too_large = || Fault::invalid("gigabytes", "gigabytes is too large a number");
-    let bytes = match fields.limit("gigabytes")? {
-        None => None,
-        Some(count) => match u64::try_from(count) {
-            Ok(count) => Some(Some(gib(count).ok_or_else(too_large)?)),
-            Err(_) => Some(None),
-        },
+    let bytes = |name: &'static str| {
+        let too_large = || Fault::invalid(name, format!("{name} is too large a number"));
+        let limit = fields.limit(name)?.map(u64::try_from);
+        limit.map(|count| count.ok().map(|count| gib(count).ok_or_else(too_large)).transpose()).transpose()
     };
-    let volumes = fields.limit("volumes")?.map(|count| u64::try_from(count).ok());
-    Ok(BlockCommand::SetQuota { tenant, volumes, bytes })
+    let count = |name| fields.limit(name).map(|limit| limit.map(|count| u64::try_from(count).ok()));
+    Ok(BlockCommand::SetQuota {
+        tenant,
+        volumes: count("volumes")?,
+        bytes: bytes("gigabytes")?,
+        backups: count("backups")?,
+        backup_bytes: bytes("backup_gigabytes")?,
+    })
 }
 
 fn attach(call: &Call) -> Result<BlockCommand, Fault> {

@@ -46,6 +46,10 @@ fn message(call: &Call, fault: &Fault) -> String {
         FaultKind::Throttled { .. } => "This request was rate-limited.".to_owned(),
         // The field at fault is what there are too many of; its own sentence is for the number of volumes alone.
         FaultKind::QuotaExceeded if fault.point.as_deref() == Some("volumes") => format!("VolumeLimitExceeded: {told}"),
+        FaultKind::QuotaExceeded if fault.point.as_deref() == Some("backups") => format!("BackupLimitExceeded: {told}"),
+        FaultKind::QuotaExceeded if fault.point.as_deref() == Some("backup_gigabytes") => {
+            format!("VolumeBackupSizeExceedsAvailableQuota: {told}")
+        }
         FaultKind::QuotaExceeded => {
             "VolumeSizeExceedsAvailableQuota: Requested volume exceeds allowed volume size quota".to_owned()
         }

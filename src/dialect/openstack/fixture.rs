@@ -94,9 +94,17 @@ pub(in super::super) fn outcome(command: &BlockCommand) -> BlockOutcome {
             let device = device.as_deref().unwrap_or("/dev/vdb");
             BlockOutcome::Attachment(attachment(*volume, server, device))
         }
-        BlockCommand::Quota { tenant } => quota(*tenant, Quota { volumes: Some(10), bytes: Some(gib(1000)) }),
-        BlockCommand::SetQuota { tenant, volumes, bytes } => {
-            quota(*tenant, Quota { volumes: volumes.unwrap_or(Some(10)), bytes: bytes.unwrap_or(Some(gib(1000))) })
+        BlockCommand::Quota { tenant } => {
+            quota(*tenant, Quota { volumes: Some(10), bytes: Some(gib(1000)), ..Quota::default() })
+        }
+        BlockCommand::SetQuota { tenant, volumes, bytes, backups, backup_bytes } => {
+            let quota_now = Quota {
+                volumes: volumes.unwrap_or(Some(10)),
+                bytes: bytes.unwrap_or(Some(gib(1000))),
+                backups: backups.flatten(),
+                backup_bytes: backup_bytes.flatten(),
+            };
+            quota(*tenant, quota_now)
         }
         BlockCommand::Types => BlockOutcome::Types(vec![VolumeType {
             id: "6685584b-1eac-4da6-b5c3-555430cf68ff".to_owned(),
@@ -279,7 +287,11 @@ fn begun(new: &NewBackup) -> Backup {
 }
 
 fn quota(tenant: TenantId, quota: Quota) -> BlockOutcome {
-    BlockOutcome::Quota { tenant, quota, usage: Usage { volumes: 3, bytes: gib(207) } }
+    BlockOutcome::Quota {
+        tenant,
+        quota,
+        usage: Usage { volumes: 3, bytes: gib(207), backups: 2, backup_bytes: gib(30) },
+    }
 }
 
 fn at(text: &str) -> UnixTime {

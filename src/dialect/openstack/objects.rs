@@ -279,14 +279,15 @@ pub(super) fn volume_type(one: &VolumeType) -> Element<'_> {
     Element { name: "volume_type", namespaces: Vec::new(), fields }
 }
 
-/// The limits of a quota set by name; -1 is none. Only volumes and their sizes are limited here.
+/// The limits of a quota set by name; -1 is none. Volumes, backups and their sizes are limited here.
 pub(super) fn quota_limits(quota: &Quota) -> Vec<(&'static str, i64)> {
     let unlimited = |count: Option<u64>| count.map_or(-1, |count| i64::try_from(count).unwrap_or(i64::MAX));
+    // Rounded down: what is said to fit does.
+    let whole = |bytes: Option<ByteCount>| unlimited(bytes.map(|bytes| bytes.get() >> 30));
     vec![
-        ("backup_gigabytes", -1),
-        ("backups", -1),
-        // Rounded down: what is said to fit does.
-        ("gigabytes", unlimited(quota.bytes.map(|bytes| bytes.get() >> 30))),
+        ("backup_gigabytes", whole(quota.backup_bytes.or(quota.bytes))),
+        ("backups", unlimited(quota.backups)),
+        ("gigabytes", whole(quota.bytes)),
         ("per_volume_gigabytes", -1),
         ("snapshots", -1),
         ("volumes", unlimited(quota.volumes)),
@@ -294,8 +295,13 @@ pub(super) fn quota_limits(quota: &Quota) -> Vec<(&'static str, i64)> {
 }
 
 /// What is used of the limits that are.
-pub(super) fn quota_usage(usage: &Usage) -> [(&'static str, u64); 2] {
-    [("gigabytes", in_gib(usage.bytes)), ("volumes", usage.volumes)]
+pub(super) fn quota_usage(usage: &Usage) -> [(&'static str, u64); 4] {
+    [
+        ("backup_gigabytes", in_gib(usage.backup_bytes)),
+        ("backups", usage.backups),
+        ("gigabytes", in_gib(usage.bytes)),
+        ("volumes", usage.volumes),
+    ]
 }
 
 /// The absolute limits of a tenant, and what it uses of them.
@@ -310,7 +316,12 @@ pub(super) fn absolute_limits(quota: &Quota, usage: &Usage) -> Vec<(&'static str
     };
     let most = quota_limits(quota).into_iter().filter_map(|(field, count)| Some((name(field)?, count)));
     let used = quota_usage(usage).into_iter().map(|(field, count)| {
-        let name = if field == "volumes" { "totalVolumesUsed" } else { "totalGigabytesUsed" };
+        let name = match field {
+            "backup_gigabytes" => "totalBackupGigabytesUsed",
+            "backups" => "totalBackupsUsed",
+            "volumes" => "totalVolumesUsed",
+            _ => "totalGigabytesUsed",
+        };
         (name, i64::try_from(count).unwrap_or(i64::MAX))
     });
     most.chain(used).collect()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use super::{Subject, bytes, noise, pieces_of, record};
+use super::{Subject, bytes, noise, pieces_of};
 use crate::domain::{CrashPoints, JobId, VolumeId};
 use crate::io::{BLOCK, IoEngine, Pool};
 use crate::store::*;

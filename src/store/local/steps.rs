@@ -388,6 +388,23 @@ impl Steps {
         self.discard(&[&self.drives, &self.incoming], id)
     }
 
+    pub(super) fn discard_draft(&self, id: VolumeId) -> Result<(), StoreError> {
+        let _claim = self.busy.claim(id);
+        self.discard(&[&self.incoming], id)
+    }
+
+    /// Unlinks what is in the trash; what fails keeps nothing else from going, and the last failure is told. What another
+    /// step unlinks meanwhile is not missed.
+    pub(super) fn empty_trash(&self) -> Result<(), StoreError> {
+        let mut emptied = Ok(());
+        for entry in fs::read_dir(&self.trash)? {
+            if let Err(error) = unlink(&entry?.path()) {
+                emptied = Err(error.into());
+            }
+        }
+        emptied
+    }
+
     /// Removes what these directories hold under this id, first from sight, durably, and then from the disk.
     fn discard(&self, dirs: &[&Path], id: VolumeId) -> Result<(), StoreError> {
         let hidden = dirs.iter().map(|dir| self.hide(dir, id)).collect::<io::Result<Vec<_>>>()?;
@@ -437,15 +454,13 @@ impl Steps {
         }
         for id in ids_in(&self.incoming)? {
             if !keep(id) || !is_running(id) {
-                let _claim = self.busy.claim(id);
-                self.discard(&[&self.incoming], id)?;
+                self.discard_draft(id)?;
                 swept.removed.push(id);
             }
         }
-        for entry in fs::read_dir(&self.trash)? {
-            unlink(&entry?.path())?;
-        }
+        self.empty_trash()?;
         swept.removed.sort_unstable();
+        swept.removed.dedup();
         swept.set_aside.sort_unstable();
         Ok(swept)
     }

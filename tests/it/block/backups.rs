@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cloud, Server, Setup, image};
+use crate::harness::disk::Disk;
+use crate::harness::{Cloud, Server, Setup, image, stored};
 
 /// The objects of the backups of a server.
 fn objects(server: &Server) -> Vec<PathBuf> {
@@ -73,6 +74,63 @@ fn a_backup_outlives_its_volume_and_comes_back_as_it_was() {
 }
 
 #[test]
+fn backups_are_charged_and_told_in_the_quota_set_and_the_limits() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 100_000, 98);
+    let volume = server.upload(&disk);
+    let quota = format!("os-quota-sets/{}", cloud.project);
+    let set = |limits: &Value| {
+        let body = json!({"quota_set": limits});
+        assert_eq!(cloud.curl("v3", &quota).json("PUT", &body).run().status, 200);
+    };
+    let refused = |what: &str| {
+        let response = cloud.post("backups", &json!({"backup": {"volume_id": volume}}));
+        assert_eq!(response.status, 413, "{response:?}");
+        let told = response.json()["overLimit"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(told.starts_with(what), "{told}");
+    };
+    set(&json!({"backup_gigabytes": 0}));
+    refused("VolumeBackupSizeExceedsAvailableQuota: ");
+    set(&json!({"backup_gigabytes": 5, "backups": 1}));
+    let backup = back_up(&cloud, &volume);
+    refused("BackupLimitExceeded: ");
+    assert_eq!(cloud.show("volumes", &volume)["status"], json!("available"), "a refused backup changes nothing");
+    let used = || {
+        let limits = cloud.get("limits").json()["limits"]["absolute"].clone();
+        ["totalBackupsUsed", "totalBackupGigabytesUsed", "maxTotalBackups"].map(|name| limits[name].clone())
+    };
+    assert_eq!(used(), [json!(1), json!(1), json!(1)]);
+    let told = cloud.get(&format!("{quota}?usage=true")).json();
+    assert_eq!(told["quota_set"]["backups"], json!({"limit": 1, "in_use": 1, "reserved": 0}));
+    assert_eq!(cloud.delete(&format!("backups/{backup}")).status, 202);
+    crate::harness::wait_for("the backup to be refunded", || (used()[0] == json!(0)).then_some(()));
+    back_up(&cloud, &volume);
+}
+
+#[test]
+fn a_backup_leaves_the_reserve_alone_and_nothing_behind_when_there_is_no_room() {
+    let Some(disk) = Disk::mount(&["mkfs.ext4", "-q", "-m", "0"], 256) else { return };
+    let data = disk.path().join("data");
+    let server = Setup::default().data(&data).config("io.reserve = \"16 MiB\"\nio.ballast = \"2 MiB\"").start();
+    let cloud = Cloud::of(&server);
+    let image = server.scratch().join("disk.img");
+    image::random(&image, 130 << 20, 99);
+    let volume = server.upload(&image);
+    let response = cloud.post("backups", &json!({"backup": {"volume_id": volume}}));
+    assert_eq!(response.status, 202, "{response:?}");
+    let backup = response.json()["backup"]["id"].as_str().expect("an id").to_owned();
+    cloud.wait("backups", &backup, "error");
+    assert_eq!(objects(&server), Vec::<PathBuf>::new());
+    cloud.wait("volumes", &volume, "available");
+    assert_eq!(cloud.delete(&format!("backups/{backup}")).status, 202);
+    image::random(&image, 20 << 20, 100);
+    let small = server.upload(&image);
+    back_up(&cloud, &small);
+}
+
+#[test]
 fn a_damaged_backup_changes_nothing_and_is_told() {
     let server = Server::start();
     let cloud = Cloud::of(&server);
@@ -94,6 +152,7 @@ fn a_damaged_backup_changes_nothing_and_is_told() {
     assert_eq!(server.drive(&target)["status"], json!("unavailable"));
     let new = restore_when_available(&cloud, &backup);
     cloud.wait("volumes", &new, "error_restoring");
+    assert!(stored::entries(&server, "incoming").is_empty(), "what was restored goes with the failure");
     // By hand, the old bytes can be had again; a new drive never had any.
     let reset = json!({"os-reset_status": {"status": "available"}});
     assert_eq!(cloud.post(&format!("volumes/{new}/action"), &reset).status, 400);
