@@ -29,6 +29,9 @@ const RETRY_SECONDS: u32 = 10;
 /// Looks for jobs even when nobody rang, for those that wait for their next attempt.
 const POLL: Duration = Duration::from_secs(5);
 
+/// What takes longer is answered before it has ended.
+const PROMPT: Duration = Duration::from_secs(2);
+
 /// Copies at once; more would only make the disk seek.
 const COPIERS: usize = 2;
 
@@ -90,6 +93,7 @@ impl Control {
         };
         let ending = if result.is_ok() { Ending::Complete } else { Ending::Failed };
         self.parts.metrics.job_ended(kind, ending);
+        self.job_ended.notify_waiters();
         let Err(fault) = result else { return tracing::info!(kind, volume = %job.volume, "job done") };
         loop {
             let retry_at = self.parts.clock.now().plus_seconds(RETRY_SECONDS);
@@ -105,6 +109,24 @@ impl Control {
             // While this cannot be written down, no other job could be claimed either.
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Waits until a volume has been resized, for as long as that takes where no other job is in the way: who asks for
+    /// the next thing at once finds it at rest. Later, its state says that it is being resized.
+    pub(super) async fn await_resize(&self, id: VolumeId) {
+        let resized = async {
+            loop {
+                let ended = self.job_ended.notified();
+                tokio::pin!(ended);
+                // Before the look, as for the workers.
+                ended.as_mut().enable();
+                match self.parts.meta.volume_any(id).await {
+                    Ok(Some(volume)) if volume.state == VolumeState::Resizing => ended.await,
+                    _ => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PROMPT, resized).await;
     }
 
     /// Renews the lease until it is lost.

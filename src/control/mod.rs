@@ -147,6 +147,8 @@ pub struct Control {
     /// Names this process in the leases of its jobs.
     owner: JobId,
     wake_jobs: Notify,
+    /// Rung when a job has ended, or is to be tried again.
+    job_ended: Notify,
     supervisor: Supervisor,
     draining: AtomicBool,
     /// What could not be removed when it should have been; the sweeper tries again.
@@ -176,6 +178,7 @@ impl Control {
             parts,
             owner: JobId::random(),
             wake_jobs: Notify::new(),
+            job_ended: Notify::new(),
             draining: AtomicBool::new(false),
             leftovers: Mutex::default(),
             holding: Mutex::default(),

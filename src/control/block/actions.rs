@@ -29,6 +29,7 @@ impl Control {
                 self.check_gib("new_size", size)?;
                 let patch = Patch { size: Some(size), ..Patch::default() };
                 self.execute(principal, Command::Update { id, patch }).await?;
+                self.await_resize(id).await;
                 Ok(BlockOutcome::Done)
             }
             VolumeAction::Reserve => self.step_block(id, VolumeEvent::Reserved).await,
