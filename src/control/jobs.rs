@@ -32,15 +32,13 @@ const POLL: Duration = Duration::from_secs(5);
 /// What takes longer is answered before it has ended.
 const PROMPT: Duration = Duration::from_secs(2);
 
-/// Copies at once; more would only make the disk seek.
-const COPIERS: usize = 2;
-
 impl Control {
     /// Starts the workers; they end when `stop` is cancelled. A job that is cut short is begun again at the next start.
     pub async fn start_jobs(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), Fault> {
         self.parts.meta.release_leases_of_others(&self.owner.to_string()).await?;
         self.recover_backups().await?;
-        let lanes = std::iter::repeat_n(Lane::Prompt, COPIERS).chain([Lane::Long, Lane::Long, Lane::Idle]);
+        let lanes = [Lane::Prompt, Lane::Long, Lane::Idle].into_iter();
+        let lanes = lanes.flat_map(|lane| std::iter::repeat_n(lane, lane.workers()));
         for lane in lanes {
             let control = self.clone();
             self.supervisor.run("jobs", stop, move || {

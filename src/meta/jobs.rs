@@ -53,6 +53,24 @@ pub enum Lane {
     Idle,
 }
 
+impl Lane {
+    /// How many jobs of this lane are done at once. More would only make the disk seek.
+    pub const fn workers(self) -> usize {
+        match self {
+            Self::Prompt | Self::Long => 3,
+            Self::Idle => 1,
+        }
+    }
+
+    /// How many of them are one tenant's at most: the last worker is left to others, who need not wait for a large disk.
+    const fn share(self) -> usize {
+        match self.workers() {
+            0..=2 => 1,
+            workers => workers - 1,
+        }
+    }
+}
+
 /// A job to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewJob {
@@ -128,7 +146,9 @@ impl Payload {
 }
 
 impl Meta {
-    /// Claims the oldest job of a lane that nobody holds, if there is one, until `lease_seconds` from now.
+    /// Claims a job of a lane that nobody holds, if there is one, until `lease_seconds` from now: of the tenant that has
+    /// the fewest running there, and among those of the one that was served longest ago, the oldest. A tenant that has
+    /// its share running has none.
     pub async fn claim(
         &self,
         owner: &str,
@@ -138,9 +158,13 @@ impl Meta {
     ) -> Result<Option<Job>, MetaError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
-            "UPDATE jobs SET attempts = attempts + 1, lease_owner = $1, lease_until = $2 WHERE id = \
-             (SELECT id FROM jobs WHERE (lease_until IS NULL OR lease_until <= $3) \
-             AND CASE kind WHEN 'seal' THEN 2 WHEN 'backup' THEN 1 WHEN 'restore' THEN 1 ELSE 0 END = $4 ORDER BY created, id LIMIT 1) \
+            "WITH lane AS (SELECT j.id, j.created, j.lease_until, v.tenant FROM jobs j JOIN volumes v ON v.id = j.volume \
+             WHERE CASE j.kind WHEN 'seal' THEN 2 WHEN 'backup' THEN 1 WHEN 'restore' THEN 1 ELSE 0 END = $4), \
+             running AS (SELECT tenant, COUNT(*) AS jobs FROM lane WHERE lease_until > $3 GROUP BY tenant) \
+             UPDATE jobs SET attempts = attempts + 1, lease_owner = $1, lease_until = $2 WHERE id = \
+             (SELECT l.id FROM lane l JOIN tenants t ON t.id = l.tenant LEFT JOIN running r ON r.tenant = l.tenant \
+             WHERE (l.lease_until IS NULL OR l.lease_until <= $3) AND COALESCE(r.jobs, 0) < $5 \
+             ORDER BY COALESCE(r.jobs, 0), t.served, l.created, l.id LIMIT 1) \
              RETURNING id, kind, volume, source, payload, attempts",
         )
         .bind(owner)
@@ -151,16 +175,24 @@ impl Meta {
             Lane::Long => 1,
             Lane::Idle => 2,
         })
+        .bind(i64::try_from(lane.share()).unwrap_or(i64::MAX))
         .fetch_optional(&mut *tx)
         .await?;
-        if row.is_none() {
+        let Some(row) = row else {
             // Nothing was written, so there is nothing to flush.
             tx.rollback().await?;
             return Ok(None);
-        }
+        };
+        sqlx::query(
+            "UPDATE tenants SET served = (SELECT MAX(served) + 1 FROM tenants) \
+             WHERE id = (SELECT tenant FROM volumes WHERE id = $1)",
+        )
+        .bind(row.try_get::<&[u8], _>("volume")?)
+        .execute(&mut *tx)
+        .await?;
         // Before the row is read: a damaged job stays claimed and does not block those behind it.
         self.commit(tx).await?;
-        row.map(|row| job_from(&row, owner)).transpose()
+        job_from(&row, owner).map(Some)
     }
 
     /// Holds a job until `lease_seconds` from now.
@@ -338,7 +370,9 @@ mod tests {
         }
         for (lane, expected) in [(Lane::Prompt, &kinds[..]), (Lane::Idle, &[JobKind::Seal])] {
             for kind in expected {
-                assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap().unwrap().kind, *kind);
+                let job = scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap().unwrap();
+                assert_eq!(job.kind, *kind);
+                scene.meta.apply(ending(&job)).await.unwrap();
             }
             assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap(), None);
         }
@@ -382,6 +416,42 @@ mod tests {
         assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
         clock.advance_seconds(1);
         assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap().attempts(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_with_many_jobs_keeps_no_other_waiting() {
+        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let other = scene.meta.add_user("bob", "hash of bob", "blue", None, UnixTime(1)).await.unwrap();
+        let theirs = drive(other, 1);
+        let many = |kind| (0..4).map(move |_| NewJob::new(kind, volume.id, UnixTime(2)));
+        let resize = JobKind::Resize { size: count(2) };
+        let mut volumes: Vec<Volume> = (0..3).map(|_| drive(scene.tenant, 1)).collect();
+        let seals = volumes.iter().map(|volume| NewJob::new(JobKind::Seal, volume.id, UnixTime(2)));
+        let mut jobs: Vec<NewJob> = many(resize).chain(seals).collect();
+        clock.advance_seconds(9);
+        jobs.extend([resize, JobKind::Seal].map(|kind| NewJob::new(kind, theirs.id, clock.now())));
+        volumes.push(theirs.clone());
+        scene.meta.insert_volumes(volumes, jobs).await.unwrap();
+        let claim = async |lane| scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap();
+
+        // Where several run at once: the newcomer's comes next, and one tenant has all but one.
+        let mine = claim(Lane::Prompt).await.unwrap();
+        assert_eq!(mine.volume, volume.id);
+        assert_eq!(claim(Lane::Prompt).await.unwrap().volume, theirs.id);
+        assert_eq!(claim(Lane::Prompt).await.unwrap().volume, volume.id);
+        assert_eq!(claim(Lane::Prompt).await, None);
+        scene.meta.apply(ending(&mine)).await.unwrap();
+        assert_eq!(claim(Lane::Prompt).await.unwrap().volume, volume.id);
+
+        // Where one runs at a time: each tenant's in turn.
+        let mut turns = Vec::new();
+        for _ in 0..3 {
+            let job = claim(Lane::Idle).await.unwrap();
+            turns.push(job.volume == theirs.id);
+            scene.meta.apply(ending(&job)).await.unwrap();
+        }
+        assert_eq!(turns.iter().filter(|is_theirs| **is_theirs).count(), 1);
+        assert!(!turns[2], "{turns:?}");
     }
 
     #[tokio::test]

@@ -267,6 +267,7 @@ fn migrations() -> Migrator {
         ("session_users", include_str!("migrations/0005_session_users.sql")),
         ("seen", include_str!("migrations/0006_seen.sql")),
         ("backups", include_str!("migrations/0007_backups.sql")),
+        ("job_turns", include_str!("migrations/0008_job_turns.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
