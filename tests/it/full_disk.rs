@@ -231,7 +231,7 @@ fn a_clone_without_room_becomes_unavailable_and_takes_no_disk() {
     assert_eq!(server.drive(&source)["status"], json!("unmounted"));
     assert!(stored::disk(&server) <= before, "the failed clone takes {} bytes", stored::disk(&server) - before);
     let (_, refused) = server.curl(&format!("{DRIVES}{clone}/download/")).arg("--location").try_run();
-    assert_eq!(refused.status, 500, "{refused:?}");
+    assert_eq!(refused.status, 409, "{refused:?}");
     assert_eq!(server.curl(&format!("{DRIVES}{clone}/")).method("DELETE").run().status, 204);
     stored::assert_clean(&server);
     server.download(&source, &server.scratch().join("back.img"));

@@ -33,7 +33,7 @@ fn one_upload_of_4_gib_takes_less_than_64_mib_of_memory() {
 /// The disk is smaller than what is sent; what fits before and after is kept.
 #[test]
 fn a_full_disk_is_507_and_leaves_nothing() {
-    let Some(small) = Tmpfs::mount(48) else { return };
+    let Some(small) = Tmpfs::mount(52) else { return };
     let server = Setup::default()
         .data(&small.path().join("data"))
         .config("io.reserve = \"1 MiB\"\nio.ballast = \"2 MiB\"")

@@ -185,6 +185,11 @@ pub(super) fn types(call: &Call) -> Result<Option<Part>, Fault> {
 pub(super) fn limits(call: &Call) -> Result<Option<TenantId>, Fault> {
     let mut tenant = None;
     for (name, value) in query::pairs(call.query) {
+        if name == "reserved" {
+            // Compute's: whether to count what is reserved. Nothing is that is not used.
+            flag(&name, &value)?;
+            continue;
+        }
         let told = || Fault::new(FaultKind::NotFound, format!("Project {value} could not be found."));
         let named = tenant_named(&value).ok_or_else(told)?;
         if !narrowed(&mut tenant, Some(named)) {

@@ -95,7 +95,7 @@ pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
         Op::Backups | Op::BackupsDetail => listing::BACKUPS,
         Op::DeleteVolume => &["cascade", "force"],
         Op::Types => &["all_tenants", "is_public", "limit", "marker", "offset"],
-        Op::Limits => &["project_id", "tenant_id"],
+        Op::Limits => &["project_id", "reserved", "tenant_id"],
         Op::Quota => &["usage"],
         Op::Servers | Op::ServersDetail => {
             &["all_projects", "all_tenants", "deleted", "limit", "marker", "project_id", "status", "tenant_id"]
