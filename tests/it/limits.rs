@@ -301,38 +301,40 @@ fn connections_without_a_login_keep_nobody_out_who_has_one() {
 }
 
 /// The status of a login from this address, and what it says of when to come back.
-fn login(server: &Server, source: [u8; 4], credentials: &str) -> (u16, Option<String>) {
+fn login(server: &Server, source: [u8; 4], credentials: &str) -> u16 {
     let mut socket = peer::from_address(source, server.authority());
     write!(socket, "GET /api/2.0/capabilities/ HTTP/1.1\r\nHost: x\r\n{}\r\n\r\n", basic(credentials))
         .expect("the server takes the request");
-    let head = peer::read_head(&mut socket);
-    (head.status, head.values("retry-after").first().map(|&value| value.to_owned()))
+    peer::read_head(&mut socket).status
 }
 
 #[test]
-fn guesses_at_a_password_are_slowed_down_and_then_refused_and_others_are_not() {
+fn guesses_at_a_password_are_slowed_down_and_others_are_not() {
     let server = Server::start();
     let (admin, alice) = (server.credentials(), server.add_user("alice"));
-    for _ in 0..5 {
-        assert_eq!(login(&server, [127, 0, 0, 1], "admin:wrong").0, 401);
+    for _ in 0..4 {
+        assert_eq!(login(&server, [127, 0, 0, 1], "admin:wrong"), 401);
     }
+    // The pause lies between the fifth and the sixth.
     let start = Instant::now();
-    assert_eq!(login(&server, [127, 0, 0, 1], "admin:wrong").0, 401);
+    for _ in 0..2 {
+        assert_eq!(login(&server, [127, 0, 0, 1], "admin:wrong"), 401);
+    }
     assert!(start.elapsed() >= Duration::from_millis(250), "the sixth guess is not slowed down");
-    // All at once, as a guesser would who does not mind to wait.
-    let answers: Vec<_> = std::thread::scope(|scope| {
-        let guesses: Vec<_> = (0..12).map(|_| scope.spawn(|| login(&server, [127, 0, 0, 1], "admin:wrong"))).collect();
-        guesses.into_iter().map(|guess| guess.join().unwrap()).collect()
+    // All at once, as a guesser would who does not mind to wait: one a second is looked at.
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| assert_eq!(login(&server, [127, 0, 0, 1], "admin:wrong"), 401));
+        }
     });
-    let refused: Vec<_> = answers.iter().filter(|(status, _)| *status == 429).collect();
-    assert!(!refused.is_empty(), "{answers:?}");
-    assert!(refused.iter().all(|(_, after)| after.as_ref().is_some_and(|after| after.parse::<u32>().unwrap() > 0)));
+    assert!(start.elapsed() >= Duration::from_secs(8), "{:?}", start.elapsed());
     // Another user elsewhere is not slowed down, and the same one, elsewhere, is let in.
     let start = Instant::now();
-    assert_eq!(login(&server, [127, 0, 0, 2], &alice).0, 200);
+    assert_eq!(login(&server, [127, 0, 0, 2], &alice), 200);
     assert!(start.elapsed() < Duration::from_secs(8));
-    assert_eq!(login(&server, [127, 0, 0, 2], &admin).0, 200);
-    assert_eq!(login(&server, [127, 0, 0, 1], &admin).0, 200, "nobody is locked out");
+    assert_eq!(login(&server, [127, 0, 0, 2], &admin), 200);
+    assert_eq!(login(&server, [127, 0, 0, 1], &admin), 200, "nobody is locked out");
 }
 
 /// A server that may open so many files, and no more, or as many as it asks for up to the second number.
