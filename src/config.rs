@@ -147,9 +147,9 @@ pub struct Io {
     pub tap: bool,
     /// Free space that uploads never take. Raised: less of the disk is used.
     pub reserve: Size,
-    /// The part of `reserve` that is a file, given up when the disk is full, so that volumes can be removed then: removing writes,
-    /// too. 16 MiB are some two hundred removals before the database's log begins anew; 0 turns it off. Raised: less of
-    /// the disk is used.
+    /// The part of `reserve` that is a file, given up when the disk is full, so that volumes can be removed then:
+    /// removing writes, too. 16 MiB are some two hundred removals before the database's log begins anew; 0 turns it
+    /// off. Raised: less of the disk is used.
     pub ballast: Size,
 }
 

@@ -11,8 +11,9 @@
 //!   SHA-256 of the five above     32
 //! ```
 //! The frame is what is digested, since it is what is stored, and a drive that is mostly empty has little of it; that a
-//! frame decodes to what was put into it is for its own checksum to say. So an object is what any zstd makes the piece of, and its end alone tells a later run of the same backup that it is
-//! there and what its digest is. Objects are made whole or not at all, so the rest is not looked at for that.
+//! frame decodes to what was put into it is for its own checksum to say. So an object is what any zstd makes the piece
+//! of, and its end alone tells a later run of the same backup that it is there and what its digest is. Objects are made
+//! whole or not at all, so the rest is not looked at for that.
 
 use std::io::{self, Write as _};
 

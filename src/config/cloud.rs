@@ -162,8 +162,8 @@ pub enum BackupStorage {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// How long a verified password is remembered after its last use, so that its cost is paid once. A changed password is refused at
-    /// once all the same. Raised: more memory for many users.
+    /// How long a verified password is remembered after its last use, so that its cost is paid once. A changed password
+    /// is refused at once all the same. Raised: more memory for many users.
     pub remember_seconds: u32,
     /// How long a token of the identity service is good. Raised: one that leaks is of use for longer.
     pub token_seconds: u32,

@@ -107,7 +107,8 @@ impl Meta {
         Ok((volumes, total.cast_unsigned()))
     }
 
-    /// One page of a tenant's drives in the order of the filter, and how many match in all. Leaves out what is being removed.
+    /// One page of a tenant's drives in the order of the filter, and how many match in all. Leaves out what is being
+    /// removed.
     pub async fn list(
         &self,
         tenant: TenantId,

@@ -1,7 +1,8 @@
 //! Accepts connections: as many at once as there are places for, and whatever happens to single ones.
 //!
-//! One that must wait for a place holds up those behind it, in the kernel's backlog. An accept that fails does not end the loop: out
-//! of descriptors, it backs off, because the pending connection would make the listener ready again at once.
+//! One that must wait for a place holds up those behind it, in the kernel's backlog. An accept that fails does not end
+//! the loop: out of descriptors, it backs off, because the pending connection would make the listener ready again at
+//! once.
 //!
 //! # Cancellation
 //! Dropping [`accept`] loses no connection but one that waits for its place.

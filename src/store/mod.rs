@@ -189,8 +189,9 @@ pub trait Draft: Send + Sync {
 
     /// Flushes the bytes, fixes the size, stores the pieces and makes the image visible to [`BlockStore::open`], in an
     /// order that survives a crash at any point. An image that was published under this id before is replaced in one
-    /// step, and who has it open reads the old one to its end. Durable when it returns. All writes must have been awaited and have
-    /// succeeded before: else, and after a failure of this itself, the draft is lost and every attempt is refused (I5).
+    /// step, and who has it open reads the old one to its end. Durable when it returns. All writes must have been
+    /// awaited and have succeeded before: else, and after a failure of this itself, the draft is lost and every attempt
+    /// is refused (I5).
     fn publish(&self, size: ByteCount, pieces: Pieces) -> Boxed<'_, Result<(), StoreError>>;
 }
 

@@ -89,9 +89,10 @@ pub struct Limits {
 const FEWEST: u64 = 1024;
 
 impl Limits {
-    /// For a volume of so many bytes. Of these there is a member for every 4 KiB, so that who has a part of the disk has
-    /// no more than about this part of its inodes (ext4 makes one for every 16 KiB, others as they are needed). The rest is more than trees of programs, mail or media have, and bounds the
-    /// memory of one stream to about 16 MiB, 10 more if it is compressed, and 4 more with [`LargeWrites::Direct`].
+    /// For a volume of so many bytes. Of these there is a member for every 4 KiB, so that who has a part of the disk
+    /// has no more than about this part of its inodes (ext4 makes one for every 16 KiB, others as they are needed). The
+    /// rest is more than trees of programs, mail or media have, and bounds the memory of one stream to about 16 MiB, 10
+    /// more if it is compressed, and 4 more with [`LargeWrites::Direct`].
     pub fn of_volume(bytes: u64) -> Self {
         Self {
             entries: (bytes / 4096).clamp(FEWEST, 10_000_000),
