@@ -37,24 +37,24 @@ fn guesses_are_counted_for_the_address_behind_the_proxy() {
         curl.run().status
     };
     // Each of these names is guessed once, so that what is counted can only be the address.
-    for guess in 0..6 {
+    for guess in 0..5 {
         assert_eq!(from(&format!("nobody-{guess}:x"), "203.0.113.7"), 401);
     }
-    // Half a second before the seventh, a second before the eighth.
+    // After the sixth, half a second before the seventh and a second before the eighth.
     let started = std::time::Instant::now();
-    for guess in 6..8 {
+    for guess in 5..8 {
         assert_eq!(from(&format!("nobody-{guess}:x"), "203.0.113.7"), 401);
     }
     assert!(started.elapsed().as_millis() >= 1_000);
     let alice = server.add_user("alice");
     assert_eq!(from(&alice, "203.0.113.8"), 200);
     let server = Server::start();
-    for guess in 0..6 {
+    for guess in 0..5 {
         let curl = server.curl_as(&format!("nobody-{guess}:x"), "/api/2.0/drives/");
         assert_eq!(curl.header(&format!("X-Forwarded-For: 203.0.113.{guess}")).run().status, 401);
     }
     let started = std::time::Instant::now();
-    for guess in 6..8 {
+    for guess in 5..8 {
         let curl = server.curl_as(&format!("nobody-{guess}:x"), "/api/2.0/drives/");
         assert_eq!(curl.header(&format!("X-Forwarded-For: 203.0.113.{guess}")).run().status, 401);
     }
@@ -63,8 +63,8 @@ fn guesses_are_counted_for_the_address_behind_the_proxy() {
 
 /// Sends these bytes and a request behind them, and returns what comes back.
 fn answer_to<S: std::io::Read + std::io::Write>(mut stream: S, path: &str) -> String {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .expect("the server takes the request");
+    // One that is cut may be so before its request has gone out: its answer is empty then.
+    let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     // TLS tells of a close without a goodbye.
     let _ = stream.read_to_end(&mut answer);
