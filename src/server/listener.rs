@@ -5,7 +5,7 @@
 //! once.
 //!
 //! # Cancellation
-//! Dropping [`accept`] loses no connection but one that waits for its place.
+//! Dropping `accept` loses no connection but one that waits for its place.
 
 use std::future::Future;
 use std::io;
