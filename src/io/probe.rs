@@ -11,6 +11,9 @@ use super::pool::{ALIGN, Pool};
 use super::ring::Ring;
 use crate::domain::ByteCount;
 
+/// What the names of the files of probes start with.
+const SCRATCH: &str = ".probe-";
+
 /// Whether `io_uring` moves bytes here; else why not. Container runtimes often forbid it.
 pub fn io_uring() -> io::Result<()> {
     Ring::start(1).map(drop)
@@ -45,17 +48,31 @@ pub fn free_space(dir: &Path) -> io::Result<ByteCount> {
     Ok(ByteCount::new(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(ByteCount::MAX))
 }
 
+/// Removes what probes of `dir` left there when their process was killed.
+pub fn clear(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(SCRATCH.as_bytes()) {
+            ignore_missing(fs::remove_file(entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
 /// A file without a name, gone when it is closed.
 fn scratch(dir: &Path, flags: OFlags) -> io::Result<File> {
-    let path: PathBuf = dir.join(format!(".probe-{}", uuid::Uuid::new_v4()));
+    let path: PathBuf = dir.join(format!("{SCRATCH}{}", uuid::Uuid::new_v4()));
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600).custom_flags(flags.bits().cast_signed());
     let file = options.open(&path);
     // Some file systems refuse the flags of an open only after they made the file.
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => file,
-    }
+    ignore_missing(fs::remove_file(&path))?;
+    file
+}
+
+/// A start may clear the files of a probe that runs beside it.
+fn ignore_missing(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 #[cfg(test)]
@@ -73,6 +90,18 @@ mod tests {
             println!("{name}: {outcome:?}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_killed_probes_left_is_cleared_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".probe-0", ".probe-9d3a", "probe-1", ".other"] {
+            fs::write(dir.path().join(name), b"left by a crash").unwrap();
+        }
+        clear(dir.path()).unwrap();
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".other", "probe-1"]);
     }
 
     #[test]

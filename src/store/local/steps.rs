@@ -96,6 +96,10 @@ impl Steps {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         sync_dir(root)?;
+        // A probe is unlinked as soon as it is open, but a process may be killed between the two.
+        for dir in [root, &incoming] {
+            probe::clear(dir)?;
+        }
         let LocalSettings { direct, reserve, crash } = settings;
         let can_direct = match direct {
             Direct::Never => false,
