@@ -67,49 +67,69 @@ fn issue(body: &[u8]) -> Result<IdentityCommand, Fault> {
     let proof = match &take(&mut identity, "methods") {
         Value::Array(methods) => match &methods[..] {
             [Value::String(method)] if method == "password" => {
-                let mut user = take_object(&mut take_object(&mut identity, "password")?, "user")?;
-                Proof::Password { user: named_user(&mut user)?, password: password(&mut user)? }
+                let mut method = take_object(&mut identity, "password")?;
+                let mut user = take_object(&mut method, "user")?;
+                nothing_left(&method, "password")?;
+                let password = password(&mut user)?;
+                Proof::Password { user: named_user(user)?, password }
             }
-            [Value::String(method)] if method == "token" => token(&mut take_object(&mut identity, "token")?)?,
+            [Value::String(method)] if method == "token" => token(take_object(&mut identity, "token")?)?,
             [Value::String(_)] => return Err(unauthenticated("the methods are password and token")),
             _ => return Err(Fault::invalid("methods", "methods must name one method")),
         },
         _ => return Err(Fault::invalid("methods", "methods must be a list of one method")),
     };
+    nothing_left(&identity, "identity")?;
     let scope = match take(&mut auth, "scope") {
         Value::Null => None,
         Value::String(text) if text == "unscoped" => None,
-        Value::Object(mut scope) => match scope.remove("project") {
-            Some(mut project @ Value::Object(_)) => Some(named_project(&mut project)?),
-            Some(_) => return Err(Fault::invalid("project", "project must be an object")),
+        mut scope @ Value::Object(_) => match (take(&mut scope, "project"), take(&mut scope, "unscoped")) {
+            (project @ Value::Object(_), Value::Null) => {
+                nothing_left(&scope, "scope")?;
+                Some(named_project(project)?)
+            }
             // There are no tokens without a project: it is the user's own.
-            None if scope.contains_key("unscoped") => None,
-            None => return Err(Fault::invalid("scope", "a token is for a project here, and for nothing else")),
+            (Value::Null, Value::Object(unscoped)) if unscoped.is_empty() => {
+                nothing_left(&scope, "scope")?;
+                None
+            }
+            (Value::Object(_), _) => return Err(Fault::invalid("scope", "a token is for one project, or unscoped")),
+            (Value::Null, Value::Null) => {
+                return Err(Fault::invalid("scope", "a token is for a project here, and for nothing else"));
+            }
+            (Value::Null, _) => return Err(Fault::invalid("unscoped", "unscoped must be an empty object")),
+            _ => return Err(Fault::invalid("project", "project must be an object")),
         },
         _ => return Err(Fault::invalid("scope", "scope must be an object")),
     };
+    nothing_left(&auth, "auth")?;
     Ok(IdentityCommand::Issue { proof, scope })
 }
 
 fn issue_by_old_version(body: &[u8]) -> Result<IdentityCommand, Fault> {
     let mut auth = auth(body)?;
     let proof = match take(&mut auth, "passwordCredentials") {
-        Value::Null => token(&mut take_object(&mut auth, "token")?)?,
+        Value::Null => token(take_object(&mut auth, "token")?)?,
         mut credentials @ Value::Object(_) => {
             let user = match (text(&mut credentials, "userId")?, text(&mut credentials, "username")?) {
-                (Some(id), _) => Named::Id(UserId::from_plain(&id).ok_or_else(|| unauthenticated(NO_SUCH_USER))?),
+                (Some(_), Some(_)) => return Err(named_twice("user")),
+                (Some(id), None) => Named::Id(UserId::from_plain(&id).ok_or_else(|| unauthenticated(NO_SUCH_USER))?),
                 (None, Some(name)) => Named::Name(name),
                 (None, None) => return Err(Fault::invalid("username", "a username or userId is needed")),
             };
-            Proof::Password { user, password: password(&mut credentials)? }
+            let password = password(&mut credentials)?;
+            nothing_left(&credentials, "passwordCredentials")?;
+            Proof::Password { user, password }
         }
         _ => return Err(Fault::invalid("passwordCredentials", "passwordCredentials must be an object")),
     };
     let scope = match (text(&mut auth, "tenantId")?, text(&mut auth, "tenantName")?) {
-        (Some(id), _) => Some(project_id(&id)?),
+        (Some(_), Some(_)) => return Err(named_twice("tenant")),
+        (Some(id), None) => Some(project_id(&id)?),
         (None, Some(name)) => Some(Named::Name(name)),
         (None, None) => None,
     };
+    nothing_left(&auth, "auth")?;
     Ok(IdentityCommand::Issue { proof, scope })
 }
 
@@ -126,23 +146,56 @@ fn auth(body: &[u8]) -> Result<Value, Fault> {
         let told = format!("the body is not JSON, at line {} column {}", error.line(), error.column());
         Fault::invalid("body", told)
     })?;
-    take_object(&mut body, "auth")
+    let auth = take_object(&mut body, "auth")?;
+    nothing_left(&body, "body")?;
+    Ok(auth)
 }
 
-fn named_user(user: &mut Value) -> Result<Named<UserId>, Fault> {
-    if let Some(id) = text(user, "id")? {
-        return UserId::from_plain(&id).map(Named::Id).ok_or_else(|| unauthenticated(NO_SUCH_USER));
+/// Refuses what is left when all that is known was taken: who asks for less than all of their rights, or to come in
+/// another's name, is not to be given a token for more. What is null or an empty text was not asked for.
+fn nothing_left(of: &Value, name: &str) -> Result<(), Fault> {
+    let is_said = |value: &Value| !value.is_null() && value != "";
+    match of.as_object().into_iter().flatten().find(|(_, value)| is_said(value)) {
+        None => Ok(()),
+        Some((left, _)) if left.len() <= LONGEST_NAME => {
+            Err(Fault::invalid(left, format!("{name} takes no member {left:?}")))
+        }
+        Some(_) => Err(Fault::invalid(name, format!("{name} has a member that it does not take"))),
     }
-    check_domain(user)?;
-    text(user, "name")?.map(Named::Name).ok_or_else(|| Fault::invalid("user", "a user has a name or an id"))
 }
 
-fn named_project(project: &mut Value) -> Result<Named<TenantId>, Fault> {
-    if let Some(id) = text(project, "id")? {
-        return project_id(&id);
+/// Longer names of members are not repeated to the caller.
+const LONGEST_NAME: usize = 64;
+
+fn named_twice(thing: &str) -> Fault {
+    Fault::invalid(thing, format!("a {thing} is named by its id or by its name, and not by both"))
+}
+
+fn named_user(user: Value) -> Result<Named<UserId>, Fault> {
+    match named(user, "user")? {
+        Named::Id(id) => UserId::from_plain(&id).map(Named::Id).ok_or_else(|| unauthenticated(NO_SUCH_USER)),
+        Named::Name(name) => Ok(Named::Name(name)),
     }
-    check_domain(project)?;
-    text(project, "name")?.map(Named::Name).ok_or_else(|| Fault::invalid("project", "a project has a name or an id"))
+}
+
+fn named_project(project: Value) -> Result<Named<TenantId>, Fault> {
+    match named(project, "project")? {
+        Named::Id(id) => project_id(&id),
+        Named::Name(name) => Ok(Named::Name(name)),
+    }
+}
+
+/// What an object names in the one domain, and it says nothing else.
+fn named(mut of: Value, thing: &str) -> Result<Named<String>, Fault> {
+    let (id, name) = (text(&mut of, "id")?, text(&mut of, "name")?);
+    check_domain(&mut of)?;
+    nothing_left(&of, thing)?;
+    match (id, name) {
+        (Some(_), Some(_)) => Err(named_twice(thing)),
+        (Some(id), None) => Ok(Named::Id(id)),
+        (None, Some(name)) => Ok(Named::Name(name)),
+        (None, None) => Err(Fault::invalid(thing, format!("a {thing} has a name or an id"))),
+    }
 }
 
 fn project_id(text: &str) -> Result<Named<TenantId>, Fault> {
@@ -156,11 +209,12 @@ fn check_domain(of: &mut Value) -> Result<(), Fault> {
         Value::Null => return Ok(()),
         domain => domain,
     };
-    let is_ours = match (text(&mut domain, "id")?, text(&mut domain, "name")?) {
-        (Some(id), _) => id == DOMAIN_ID,
-        (None, Some(name)) => name.eq_ignore_ascii_case(DOMAIN_NAME),
-        (None, None) => return Err(Fault::invalid("domain", "a domain has a name or an id")),
-    };
+    let (id, name) = (text(&mut domain, "id")?, text(&mut domain, "name")?);
+    nothing_left(&domain, "domain")?;
+    if id.is_none() && name.is_none() {
+        return Err(Fault::invalid("domain", "a domain has a name or an id"));
+    }
+    let is_ours = id.is_none_or(|id| id == DOMAIN_ID) && name.is_none_or(|name| name.eq_ignore_ascii_case(DOMAIN_NAME));
     if is_ours { Ok(()) } else { Err(unauthenticated("there is no such domain")) }
 }
 
@@ -172,9 +226,13 @@ fn password(of: &mut Value) -> Result<Secret, Fault> {
     }
 }
 
-fn token(of: &mut Value) -> Result<Proof, Fault> {
-    match take(of, "id") {
-        Value::String(token) => Ok(Proof::Token(Secret::new(token))),
+fn token(mut of: Value) -> Result<Proof, Fault> {
+    match take(&mut of, "id") {
+        Value::String(token) => {
+            let token = Secret::new(token);
+            nothing_left(&of, "token")?;
+            Ok(Proof::Token(token))
+        }
         _ => Err(Fault::invalid("token", "a token has an id, which is text")),
     }
 }
@@ -277,6 +335,49 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_known_is_refused_and_not_passed_over() {
+        let body = || {
+            let user = json!({"name": "alice", "password": "geheim", "domain": {"id": "default"}});
+            with_user(&user, &json!({"project": {"name": "red", "domain": {"id": "default"}}}))
+        };
+        let project = "/auth/scope/project";
+        for (at, name, value) in [
+            ("", "trust_id", json!("geheim")),
+            ("/auth", "trust_id", json!("geheim")),
+            ("/auth/identity", "external", json!({"geheim": 1})),
+            ("/auth/identity", "token", json!({"id": "geheim"})),
+            ("/auth/identity/password", "passcode", json!(7)),
+            ("/auth/identity/password/user", "passcode", json!("geheim")),
+            ("/auth/identity/password/user", "id", json!(ID)),
+            ("/auth/identity/password/user/domain", "geheim", json!(false)),
+            ("/auth/scope", "OS-TRUST:trust", json!({"id": "geheim"})),
+            ("/auth/scope", "system", json!({"all": true})),
+            ("/auth/scope", "domain", json!({"id": "default"})),
+            ("/auth/scope", "unscoped", json!({})),
+            (project, "id", json!(ID)),
+            (project, "is_domain", json!(true)),
+            ("/auth/scope/project/domain", &"geheim".repeat(50), json!([])),
+        ] {
+            let mut more = body();
+            more.pointer_mut(at).unwrap()[name] = value;
+            let fault = issue(more.to_string().as_bytes()).unwrap_err();
+            assert_eq!(fault.kind, FaultKind::Invalid, "{more}");
+            let is_named = name == "geheim";
+            assert!(is_named || !format!("{fault:?}").contains("geheim"), "{fault:?}");
+        }
+        // What is null or empty was not asked for.
+        for (at, value) in [("/auth", Value::Null), ("/auth", json!("")), (project, Value::Null)] {
+            let mut more = body();
+            more.pointer_mut(at).unwrap()["trust_id"] = value;
+            let (_, scope) = asked(&more).unwrap();
+            assert_eq!(scope, Some(Named::Name("red".to_owned())));
+        }
+        for scope in [json!({"unscoped": {"all": true}}), json!({"unscoped": {}, "system": {"all": true}})] {
+            assert_eq!(asked(&with_user(&json!({"name": "alice", "password": "x"}), &scope)), Err(FaultKind::Invalid));
+        }
+    }
+
+    #[test]
     fn a_password_is_not_printed() {
         let wish = asked(&with_user(&json!({"name": "alice", "password": "geheim"}), &Value::Null)).unwrap();
         assert!(!format!("{wish:?}").contains("geheim"));
@@ -300,9 +401,20 @@ mod tests {
         }
         let token = IdentityCommand::Issue { proof: Proof::Token(Secret::new("t")), scope: None };
         assert_eq!(read(json!({"token": {"id": "t"}})).unwrap(), token);
-        for wrong in [json!({}), json!({"passwordCredentials": {"password": "x"}}), json!({"passwordCredentials": []})]
-        {
-            assert_eq!(read(wrong).unwrap_err().kind, FaultKind::Invalid);
+        let nothing = json!({"passwordCredentials": password(), "trust_id": null});
+        assert_eq!(read(nothing).unwrap(), IdentityCommand::Issue { proof: proof(), scope: None });
+        for wrong in [
+            json!({}),
+            json!({"passwordCredentials": {"password": "x"}}),
+            json!({"passwordCredentials": []}),
+            json!({"passwordCredentials": password(), "trust_id": "t"}),
+            json!({"passwordCredentials": password(), "token": {"id": "t"}}),
+            json!({"passwordCredentials": password(), "tenantId": ID, "tenantName": "red"}),
+            json!({"passwordCredentials": {"username": "alice", "userId": ID, "password": "x"}}),
+            json!({"passwordCredentials": {"username": "alice", "password": "x", "passcode": "7"}}),
+            json!({"token": {"id": "t"}, "RAX-KSKEY:apiKeyCredentials": {}}),
+        ] {
+            assert_eq!(read(wrong.clone()).unwrap_err().kind, FaultKind::Invalid, "{wrong}");
         }
     }
 
