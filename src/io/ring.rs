@@ -1,12 +1,13 @@
+#![expect(unsafe_code, reason = "the kernel works through raw pointers, which no safe interface of io_uring takes")]
 //! The `io_uring` engine: each ring on its own thread, driven by tokio-uring.
 //!
 //! One ring, on whatever core is free, is the default: for 1, 2 and 8 files at once it fills the disk, and neither a
 //! second ring nor a core of its own moved more bytes or cost less CPU time by more than the noise (`benches/engine`).
 //!
 //! # Invariants
-//! - The kernel works through a raw pointer and a file number until it answers. Both stay valid because the block and
-//!   the file travel as the operation's stored data, which tokio-uring keeps to its completion, and because a ring's
-//!   thread ends only when none is in flight.
+//! - The kernel works through a raw pointer and a file number until it answers. Both stay valid because the buffer and
+//!   the file travel as the operation's stored data, which tokio-uring keeps to its completion, because the memory of a
+//!   [`StayPut`] does not move with it, and because a ring's thread ends only when none is in flight.
 
 use std::fs::File;
 use std::io;
@@ -23,9 +24,9 @@ use tokio::sync::mpsc;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 use tokio_util::task::TaskTracker;
 
-use super::engine::Operation;
+use super::engine::{Loan, Operation};
 use super::file::SharedFile;
-use super::pool::{ALIGN, Pool, SharedBlock};
+use super::pool::{ALIGN, Block, Pool, SharedBlock};
 
 /// Slots of one ring's submission queue. More in flight than this costs a system call per overflow, no failure.
 const ENTRIES: u32 = 256;
@@ -134,13 +135,16 @@ async fn perform(operation: Operation) {
 }
 
 async fn write_all(file: &SharedFile, data: &SharedBlock, range: Range<usize>, offset: u64) -> io::Result<()> {
+    debug_assert!(range.start <= range.end && range.end <= data.len(), "checked when it was submitted");
     let mut written = 0;
     while written < range.len() {
         let rest = &data[range.start + written..range.end];
         let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), rest.as_ptr(), rest.len() as u32)
             .offset(offset + written as u64)
             .build();
-        match submit(file.clone(), data.clone(), entry).await.0 {
+        // SAFETY: the entry reads from `rest`, which is memory of `data`; a shared block is never written to.
+        let submitted = unsafe { submit(file.clone(), data.clone(), entry) };
+        match submitted.await.0 {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => written += n,
             Err(error) if passes(&error) => tokio::task::yield_now().await,
@@ -153,7 +157,7 @@ async fn write_all(file: &SharedFile, data: &SharedBlock, range: Range<usize>, o
 /// Reads until `buffer[..len]` is full or the file ends.
 async fn fill<B>(file: &SharedFile, mut buffer: B, len: usize, offset: u64) -> (B, io::Result<usize>)
 where
-    B: AsMut<[u8]> + Unpin + 'static,
+    B: AsMut<[u8]> + StayPut,
 {
     let mut filled = 0;
     while filled < len {
@@ -161,7 +165,10 @@ where
         let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), rest.as_mut_ptr(), rest.len() as u32)
             .offset(offset + filled as u64)
             .build();
-        let (outcome, returned) = submit(file.clone(), buffer, entry).await;
+        // SAFETY: the entry writes to `rest`, which is memory of `buffer`; `buffer` has one owner and moves into the
+        // operation, so nobody else reads or writes it until the completion gives it back.
+        let submitted = unsafe { submit(file.clone(), buffer, entry) };
+        let (outcome, returned) = submitted.await;
         buffer = returned;
         match outcome {
             Ok(0) => break,
@@ -178,8 +185,25 @@ fn passes(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
-/// Puts an entry into the ring. What its pointer and file number belong to must be in `buffer` and `file`.
-fn submit<B: 'static>(
+/// A buffer whose bytes stay where they are when the value moves.
+///
+/// # Safety
+/// The memory of the slices that the value gives neither moves nor is freed before the value is dropped.
+unsafe trait StayPut: Unpin + 'static {}
+
+// SAFETY: the bytes of a block are a mapping of their own, which ends with the block; this is a counted handle to it.
+unsafe impl StayPut for SharedBlock {}
+// SAFETY: as above; the block itself.
+unsafe impl StayPut for Block {}
+// SAFETY: a loan holds its block until it is settled, which takes the loan by value.
+unsafe impl StayPut for Loan {}
+
+/// Puts an entry into the ring.
+///
+/// # Safety
+/// The entry's file number is that of `file`. Its pointer and length lie within the bytes of `buffer`; where the kernel
+/// writes there, `buffer` is their only owner.
+unsafe fn submit<B: StayPut>(
     file: SharedFile,
     buffer: B,
     entry: squeue::Entry,
