@@ -81,3 +81,7 @@ pub mod server;
 pub mod store;
 pub mod transfer;
 pub mod tree;
+
+#[cfg(test)]
+#[path = "../tests/it/skipped.rs"]
+mod skipped;

@@ -12,6 +12,7 @@ use super::testing::{MemorySource, PIECE, head_of, noise, restore, within_polls}
 use super::{Archive, ArchiveError, ArchiveSettings, BackupHead, Bucket, Storage};
 use crate::domain::{BackupId, ByteCount, Secret};
 use crate::io::Pool;
+use crate::skipped::skipped;
 
 /// A server on a port of its own, stopped when this is dropped.
 struct Moto {
@@ -23,7 +24,7 @@ impl Moto {
     /// `None`, with a line that says so, where it is not installed.
     fn start() -> Option<Self> {
         let Some(python) = python() else {
-            println!("SKIPPED: there is no moto; tests/services/install installs it");
+            skipped("there is no moto; tests/services/install installs it");
             return None;
         };
         let mut process = Command::new(python)

@@ -223,13 +223,14 @@ mod tests {
     use super::*;
     use crate::domain::ByteCount;
     use crate::io::{BLOCK, Pool};
+    use crate::skipped::skipped;
 
     /// Every engine of this machine; the test names what it skips.
     fn engines() -> Vec<IoEngine> {
         let mut engines = vec![IoEngine::threads(2)];
         match IoEngine::ring(2) {
             Ok(ring) => engines.push(ring),
-            Err(error) => println!("skipped on io_uring: {error}"),
+            Err(error) => skipped(format!("this machine has no io_uring: {error}")),
         }
         engines
     }

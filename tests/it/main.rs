@@ -1,6 +1,7 @@
 //! The behaviour of the real binary, as real clients see it.
 
 mod harness;
+mod skipped;
 
 mod block;
 mod cancel;

@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::Server;
+use crate::skipped::skipped;
 
 /// The `openstack` command, with the login of a user.
 pub(crate) fn openstack(server: &Server, credentials: &str, args: &[&str]) -> Option<Command> {
@@ -19,7 +20,7 @@ pub(crate) fn client(server: &Server, credentials: &str, environment: &str, prog
     let target = Path::new(env!("CARGO_BIN_EXE_longshore")).ancestors().nth(2).expect("a target folder");
     let program: PathBuf = target.join("services").join(environment).join("bin").join(program);
     if !program.exists() {
-        println!("SKIPPED: there is no {}; tests/services/install installs it", program.display());
+        skipped(format!("there is no {}; tests/services/install installs it", program.display()));
         return None;
     }
     let (name, password) = credentials.split_once(':').expect("credentials have a colon");

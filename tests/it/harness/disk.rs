@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Scratch;
+use crate::skipped::skipped;
 
 /// A file system on a loop device, unmounted when this is dropped.
 pub(crate) struct Disk {
@@ -42,11 +43,11 @@ fn run(command: &mut Command) -> Option<()> {
     match command.output() {
         Ok(output) if output.status.success() => Some(()),
         Ok(output) => {
-            println!("SKIPPED: {command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            skipped(format!("cannot mount: {command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()));
             None
         }
         Err(error) => {
-            println!("SKIPPED: {command:?}: {error}");
+            skipped(format!("cannot mount: {command:?}: {error}"));
             None
         }
     }

@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use serde_json::json;
 
 use super::{Curl, Response, Scratch, wait_for};
+use crate::skipped::skipped;
 
 /// The password of Keystone's user `admin`.
 const PASSWORD: &str = "of a test";
@@ -28,7 +29,7 @@ impl OpenStack {
         let target = Path::new(env!("CARGO_BIN_EXE_longshore")).ancestors().nth(2).expect("a target folder");
         let python = target.join("services/openstack/bin/python");
         if !python.exists() {
-            println!("SKIPPED: there is no {}; tests/services/install installs it", python.display());
+            skipped(format!("there is no {}; tests/services/install installs it", python.display()));
             return None;
         }
         let dir = Scratch::new();

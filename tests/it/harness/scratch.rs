@@ -6,6 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::skipped::skipped;
+
 /// A folder that is removed with what is in it.
 pub(crate) struct Scratch(TempDir);
 
@@ -39,11 +41,11 @@ impl Tmpfs {
         match mount.output() {
             Ok(output) if output.status.success() => Some(Self(dir)),
             Ok(output) => {
-                println!("SKIPPED: cannot mount: {}", String::from_utf8_lossy(&output.stderr).trim());
+                skipped(format!("cannot mount: {}", String::from_utf8_lossy(&output.stderr).trim()));
                 None
             }
             Err(error) => {
-                println!("SKIPPED: cannot run mount: {error}");
+                skipped(format!("cannot mount: {error}"));
                 None
             }
         }

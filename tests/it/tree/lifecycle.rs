@@ -13,8 +13,9 @@ use longshore::tree::{
 };
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
+use crate::skipped::skipped;
 use crate::tree::corpus::{cases, limits};
-use crate::tree::scratch::{PLACE, Scratch, is_root, skipped};
+use crate::tree::scratch::{PLACE, Scratch, is_root};
 use crate::tree::snapshot::{Kind, snapshot};
 use crate::tree::tarball::{Head, Tarball};
 

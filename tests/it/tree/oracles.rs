@@ -22,9 +22,10 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use crate::skipped::skipped;
 use crate::tree::corpus;
 use crate::tree::round_trip::{make_everything, packed};
-use crate::tree::scratch::{Scratch, is_root, skipped};
+use crate::tree::scratch::{Scratch, is_root};
 use crate::tree::snapshot::{Kind, Tree, listing, snapshot};
 use crate::tree::tarball::{GNU, Head, OLD, Tarball, USTAR};
 

@@ -13,8 +13,9 @@ use longshore::tree::{Decoder, DecoderLimits, Encoder, Limits, Owners, PackCause
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, mknodat, utimensat};
 
 use crate::harness::rsync::assert_same_trees;
+use crate::skipped::skipped;
 use crate::tree::corpus::cases;
-use crate::tree::scratch::{Scratch, is_root, skipped};
+use crate::tree::scratch::{Scratch, is_root};
 use crate::tree::snapshot::{Kind, snapshot};
 
 fn everything() -> (Limits, Policy) {

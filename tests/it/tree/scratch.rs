@@ -97,8 +97,3 @@ impl Drop for Scratch {
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
-
-/// Prints that a test did not run, for whoever reads the output.
-pub(crate) fn skipped(why: &str) {
-    println!("SKIPPED: {why}");
-}

@@ -15,6 +15,7 @@ use crate::harness::hyper::{archive, ask, begin, contents, fetch, finish, sample
 use crate::harness::rsync::{assert_same_data, assert_same_trees};
 use crate::harness::{Server, Setup, wait_for};
 use crate::remote::served::{Served, git};
+use crate::skipped::skipped;
 
 /// A server elsewhere: `/file` and `/x.tar.gz` have what is given, `/stall` never ends, `/absent` is not there.
 struct Elsewhere {
@@ -253,8 +254,7 @@ fn the_names_of_a_session_that_failed_are_free_again_even_when_the_database_was_
     let answer = ask(&server, &from(&[("vol", &elsewhere.url("/absent"))]));
     assert!(answer.status >= 400, "{answer:?}");
     let Some(mut child) = holder.lock().unwrap().take() else {
-        println!("SKIPPED: there is no python3");
-        return;
+        return skipped("there is no python3");
     };
     // It has failed twice: for the caller, and behind its back.
     wait_for("another attempt to fail", || server.logged().contains("not dropped").then_some(()));
