@@ -12,7 +12,7 @@
 //! - It takes up to 150 bytes for each 50 MiB of a drive, in the storage and in memory, and is never larger than 192
 //!   MiB.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -141,7 +141,7 @@ impl Manifest {
             pieces: &self.pieces,
         };
         let body = serde_json::to_vec(&wire).map_err(|error| ArchiveError::Cut(error.into()))?;
-        let digest = hex(digest(&body));
+        let digest = hex::encode(digest(&body).0);
         Ok([HEAD, digest.as_bytes(), MIDDLE, &body, END].concat())
     }
 
@@ -243,7 +243,7 @@ impl Serialize for Pieces {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(self.numbered().map(|(number, piece)| match piece {
             Piece::Data { stored, sha256 } => {
-                WirePiece { number, stored: Some(stored), sha256: Some(hex(sha256)), zeros: None }
+                WirePiece { number, stored: Some(stored), sha256: Some(hex::encode(sha256.0)), zeros: None }
             }
             Piece::Zeros(count) => WirePiece { number, stored: None, sha256: None, zeros: Some(count) },
         }))
@@ -296,29 +296,11 @@ impl<'de> Visitor<'de> for InOrder {
     }
 }
 
-fn hex(digest: Sha256) -> String {
-    digest.0.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // A String takes everything.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// Lower case only, so that a digest has one spelling.
 fn unhex(text: &[u8]) -> Option<Sha256> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
     let mut digest = [0; 32];
-    if text.len() != 2 * digest.len() {
-        return None;
-    }
-    for (byte, pair) in digest.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(Sha256(digest))
+    hex::decode_to_slice(text, &mut digest).ok()?;
+    Some(Sha256(digest)).filter(|digest| hex::encode(digest.0).as_bytes() == text)
 }
 
 #[cfg(test)]
@@ -351,7 +333,7 @@ mod tests {
         let body = &text[HEAD.len() + 64 + MIDDLE.len()..text.len() - END.len()];
         assert!(body.contains(from), "{from} is not in {body}");
         let body = body.replacen(from, to, 1);
-        let hex = hex(digest(body.as_bytes()));
+        let hex = hex::encode(digest(body.as_bytes()).0);
         Manifest::parse(&[HEAD, hex.as_bytes(), MIDDLE, body.as_bytes(), END].concat())
     }
 

@@ -1,9 +1,9 @@
 //! The digest fields of RFC 9530, of which SHA-256 is served: what a client asserts, what it wants, what it is told.
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 
 use crate::domain::{Fault, Sha256};
 
@@ -35,29 +35,26 @@ pub fn asserted(headers: &HeaderMap) -> Result<Option<Sha256>, Fault> {
 pub fn wanted(headers: &HeaderMap) -> bool {
     [WANT_REPR_DIGEST, WANT_CONTENT_DIGEST].iter().any(|name| {
         // RFC 9530 section 4: 1 to 10 is how much it is wanted, 0 is "not acceptable".
-        matches!(member(headers, name, SHA_256), Ok(Some(Item::Integer(1..=10))))
+        let Ok(Some(ListEntry::Item(Item { bare_item: BareItem::Integer(weight), .. }))) =
+            member(headers, name, SHA_256)
+        else {
+            return false;
+        };
+        (1..=10).contains(&i64::from(weight))
     })
 }
 
 /// The value of a `Repr-Digest` field.
 pub fn repr_digest(sha256: &Sha256) -> HeaderValue {
-    let text = format!("{SHA_256}=:{}:", BASE64.encode(sha256.0));
+    let text = format!("{SHA_256}=:{}:", STANDARD.encode(sha256.0));
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
-
-/// RFC 8941 section 4.2.7 asks a parser not to insist on padding or on zero pad bits.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
 
 fn asserted_by(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Sha256>, Fault> {
     let unreadable = |told: &str| Err(Fault::invalid(name.as_str(), told));
     match member(headers, name, SHA_256) {
         Ok(None) => Ok(None),
-        Ok(Some(Item::Bytes(bytes))) => match bytes.try_into() {
+        Ok(Some(ListEntry::Item(Item { bare_item: BareItem::ByteSequence(bytes), .. }))) => match bytes.try_into() {
             Ok(digest) => Ok(Some(Sha256(digest))),
             Err(_) => unreadable("a SHA-256 digest has 32 bytes"),
         },
@@ -66,180 +63,19 @@ fn asserted_by(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Sha256>,
     }
 }
 
-/// The last member with this key of a dictionary field; its lines are one list (RFC 8941 section 4.2).
-fn member(headers: &HeaderMap, name: &HeaderName, key: &str) -> Result<Option<Item>, Malformed> {
+/// The member with this key of a dictionary field (RFC 9651 section 3.2); its lines are one list.
+fn member(headers: &HeaderMap, name: &HeaderName, key: &str) -> Result<Option<ListEntry>, Malformed> {
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     if lines.is_empty() {
         return Ok(None);
     }
-    let joined = lines.join(&b", "[..]);
-    let mut found = None;
-    Scanner(&joined).dictionary(|member, item| {
-        if member == key.as_bytes() {
-            found = Some(item);
-        }
-    })?;
-    Ok(found)
-}
-
-/// A bare item of a structured field; what no digest field uses is read only to find its end.
-#[derive(Debug, PartialEq, Eq)]
-enum Item {
-    Bytes(Vec<u8>),
-    Integer(i64),
-    Other,
+    let mut members: Dictionary = Parser::new(&lines.join(&b", "[..])).parse().map_err(|_| Malformed)?;
+    Ok(members.swap_remove(key))
 }
 
 /// The text is not a structured field of this type.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Malformed;
-
-/// Reads a structured field from its start (RFC 8941 section 4.2; dates of RFC 9651).
-struct Scanner<'a>(&'a [u8]);
-
-impl<'a> Scanner<'a> {
-    fn dictionary(&mut self, mut member: impl FnMut(&'a [u8], Item)) -> Result<(), Malformed> {
-        self.skip(|byte| byte == b' ');
-        self.0 = self.0.trim_ascii_end();
-        while !self.0.is_empty() {
-            let key = self.key()?;
-            let item = if !self.eat(b'=') {
-                Item::Other
-            } else if self.eat(b'(') {
-                self.rest_of_inner_list()?
-            } else {
-                self.bare_item()?
-            };
-            self.parameters()?;
-            member(key, item);
-            self.skip(|byte| matches!(byte, b' ' | b'\t'));
-            if self.0.is_empty() {
-                break;
-            }
-            if !self.eat(b',') {
-                return Err(Malformed);
-            }
-            self.skip(|byte| matches!(byte, b' ' | b'\t'));
-            if self.0.is_empty() {
-                return Err(Malformed);
-            }
-        }
-        Ok(())
-    }
-
-    fn rest_of_inner_list(&mut self) -> Result<Item, Malformed> {
-        loop {
-            self.skip(|byte| byte == b' ');
-            if self.eat(b')') {
-                return Ok(Item::Other);
-            }
-            self.bare_item()?;
-            self.parameters()?;
-            if !matches!(self.0.first(), Some(b' ' | b')')) {
-                return Err(Malformed);
-            }
-        }
-    }
-
-    fn parameters(&mut self) -> Result<(), Malformed> {
-        while self.eat(b';') {
-            self.skip(|byte| byte == b' ');
-            self.key()?;
-            if self.eat(b'=') {
-                self.bare_item()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn key(&mut self) -> Result<&'a [u8], Malformed> {
-        match self.0.first() {
-            Some(b'a'..=b'z' | b'*') => {
-                Ok(self.skip(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'*')))
-            }
-            _ => Err(Malformed),
-        }
-    }
-
-    fn bare_item(&mut self) -> Result<Item, Malformed> {
-        match self.0.first() {
-            Some(b':') => self.byte_sequence(),
-            Some(b'"') => self.string(),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(b'@') => {
-                self.eat(b'@');
-                self.number().map(|_| Item::Other)
-            }
-            Some(b'?') => match self.0 {
-                [_, b'0' | b'1', rest @ ..] => {
-                    self.0 = rest;
-                    Ok(Item::Other)
-                }
-                _ => Err(Malformed),
-            },
-            Some(b'a'..=b'z' | b'A'..=b'Z' | b'*') => {
-                self.skip(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte));
-                Ok(Item::Other)
-            }
-            _ => Err(Malformed),
-        }
-    }
-
-    fn byte_sequence(&mut self) -> Result<Item, Malformed> {
-        self.eat(b':');
-        let text = self.skip(|byte| byte != b':');
-        if !self.eat(b':') {
-            return Err(Malformed);
-        }
-        BASE64.decode(text).map(Item::Bytes).map_err(|_| Malformed)
-    }
-
-    fn string(&mut self) -> Result<Item, Malformed> {
-        self.eat(b'"');
-        loop {
-            match self.0 {
-                [b'"', rest @ ..] => {
-                    self.0 = rest;
-                    return Ok(Item::Other);
-                }
-                [b'\\', b'"' | b'\\', rest @ ..] | [b' '..=b'!' | b'#'..=b'[' | b']'..=b'~', rest @ ..] => {
-                    self.0 = rest;
-                }
-                _ => return Err(Malformed),
-            }
-        }
-    }
-
-    /// An integer has at most 15 digits (RFC 8941 section 3.3.1); a decimal is of no use here.
-    fn number(&mut self) -> Result<Item, Malformed> {
-        let sign = if self.eat(b'-') { -1 } else { 1 };
-        let digits = self.skip(|byte| byte.is_ascii_digit());
-        if digits.is_empty() || digits.len() > 15 {
-            return Err(Malformed);
-        }
-        if self.eat(b'.') {
-            let fraction = self.skip(|byte| byte.is_ascii_digit());
-            return if matches!(fraction.len(), 1..=3) { Ok(Item::Other) } else { Err(Malformed) };
-        }
-        Ok(Item::Integer(sign * digits.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'))))
-    }
-
-    fn eat(&mut self, byte: u8) -> bool {
-        self.0.split_first().is_some_and(|(first, rest)| {
-            *first == byte && {
-                self.0 = rest;
-                true
-            }
-        })
-    }
-
-    /// Passes over the bytes that match, and returns them.
-    fn skip(&mut self, matches: impl Fn(u8) -> bool) -> &'a [u8] {
-        let (passed, rest) = self.0.split_at(self.0.iter().take_while(|byte| matches(**byte)).count());
-        self.0 = rest;
-        passed
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -255,7 +91,7 @@ mod tests {
     }
 
     fn digest() -> Sha256 {
-        Sha256(BASE64.decode(EMPTY).unwrap().try_into().unwrap())
+        Sha256(STANDARD.decode(EMPTY).unwrap().try_into().unwrap())
     }
 
     #[test]
@@ -300,7 +136,7 @@ mod tests {
     #[test]
     fn two_fields_that_disagree_are_refused_and_two_that_agree_are_not() {
         let one = format!("sha-256=:{EMPTY}:");
-        let other = format!("sha-256=:{}:", BASE64.encode([7; 32]));
+        let other = format!("sha-256=:{}:", STANDARD.encode([7; 32]));
         assert!(asserted(&headers(&[(REPR_DIGEST, &one), (CONTENT_DIGEST, &other)])).is_err());
         assert_eq!(asserted(&headers(&[(REPR_DIGEST, &one), (CONTENT_DIGEST, &one)])).unwrap(), Some(digest()));
     }

@@ -2,23 +2,18 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_decode_str;
+
 use crate::domain::Fault;
 
 /// A path segment with its percent-encoding undone; as it was sent when the result is not UTF-8.
 pub fn percent_decoded(text: &str) -> Cow<'_, str> {
-    if text.contains('%') { decoded(text.as_bytes()).map_or(Cow::Borrowed(text), Cow::Owned) } else { text.into() }
+    percent_decode_str(text).decode_utf8().unwrap_or(Cow::Borrowed(text))
 }
 
 /// The name and value pairs of a query string. In it, a plus sign is a space.
 pub(super) fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
-    let plain = |text: &str| {
-        let text = text.replace('+', " ");
-        percent_decoded(&text).into_owned()
-    };
-    query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (plain(name), plain(value))
-    })
+    form_urlencoded::parse(query.as_bytes()).into_owned()
 }
 
 /// Parameters that may be there several times: each adds to a list.
@@ -44,23 +39,6 @@ pub(super) fn check(query: &str, taken: &[&str]) -> Result<(), Fault> {
 /// The fault of a parameter that is not taken.
 pub(super) fn unknown(name: &str) -> Fault {
     Fault::invalid(name, format!("this call takes no parameter {name:?}"))
-}
-
-fn decoded(text: &[u8]) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if let (b'%', Some([high, low])) = (byte, after.get(..2))
-            && let (Some(high), Some(low)) = (char::from(*high).to_digit(16), char::from(*low).to_digit(16))
-        {
-            out.push((high * 16 + low) as u8);
-            rest = &after[2..];
-        } else {
-            out.push(byte);
-        }
-    }
-    String::from_utf8(out).ok()
 }
 
 #[cfg(test)]

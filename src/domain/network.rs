@@ -3,12 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 /// A network in CIDR notation (RFC 4632), or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    base: IpAddr,
-    prefix: u8,
-}
+pub struct Network(IpNet);
 
 /// A text that names no network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,12 +23,12 @@ pub enum NotANetwork {
 impl Network {
     /// A network of IPv4, by the first three bytes of its base.
     pub const fn v4(a: u8, b: u8, c: u8, prefix: u8) -> Self {
-        Self { base: IpAddr::V4(Ipv4Addr::new(a, b, c, 0)), prefix }
+        Self(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix)))
     }
 
     /// A network of IPv6, by the first 32 bits of its base.
     pub const fn v6(a: u16, b: u16, prefix: u8) -> Self {
-        Self { base: IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), prefix }
+        Self(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix)))
     }
 
     /// Every address there is.
@@ -39,7 +38,7 @@ impl Network {
 
     /// Whether an address lies in it. An IPv4 address lies in no IPv6 network, nor the other way round.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.base.is_ipv4() == address.is_ipv4() && (bits(self.base) ^ bits(address)) & mask(self.prefix) == 0
+        self.0.contains(&address)
     }
 }
 
@@ -47,37 +46,10 @@ impl FromStr for Network {
     type Err = NotANetwork;
 
     fn from_str(text: &str) -> Result<Self, NotANetwork> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let base: IpAddr = address.parse().map_err(|_| NotANetwork::Syntax)?;
-        let width = if base.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            // As a number, "+8" would pass.
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().ok().filter(|prefix| *prefix <= width).ok_or(NotANetwork::Syntax)?
-            }
-            Some(_) => return Err(NotANetwork::Syntax),
-            None => width,
-        };
-        if bits(base) & !mask(prefix) != 0 {
-            return Err(NotANetwork::HostBits);
-        }
-        Ok(Self { base, prefix })
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let network: IpNet = network.map_err(|_| NotANetwork::Syntax)?;
+        if network.trunc() == network { Ok(Self(network)) } else { Err(NotANetwork::HostBits) }
     }
-}
-
-/// The bits of an address, from the first one on.
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
-        IpAddr::V6(address) => u128::from(address),
-    }
-}
-
-const fn mask(prefix: u8) -> u128 {
-    if prefix == 0 { 0 } else { u128::MAX << (128 - prefix) }
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@
 //! - Only what the service calls raw is taken, and taken as bytes: no format is looked for in them.
 //! - A volume becomes available only when all bytes of the image came and have the digest that the service keeps.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -208,11 +207,7 @@ impl Expected {
             Hasher::Sha256(hasher) => hasher.finalize().to_vec(),
             Hasher::Sha512(hasher) => hasher.finalize().to_vec(),
         };
-        let mut hex = String::with_capacity(2 * digest.len());
-        for byte in digest {
-            let _ = write!(hex, "{byte:02x}");
-        }
-        hex.eq_ignore_ascii_case(&self.hex)
+        hex::encode(digest).eq_ignore_ascii_case(&self.hex)
     }
 }
 
