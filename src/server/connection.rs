@@ -22,6 +22,7 @@ use super::body::Body;
 use super::framing::FramingGuard;
 use super::handle::{self, Connection};
 use super::incoming::{LINGER, LINGER_MOST};
+use super::interim::{Interim, Trials};
 use super::regions::FileRegions;
 use super::sendfile::SendfileStream;
 use super::tap::Tap;
@@ -134,6 +135,7 @@ async fn speak(
     };
     let places = server.places(stream.local_addr()?, bound, side);
     let written = Arc::new(Progress::default());
+    let interim = Arc::new(Interim::default());
     let mut connection = Connection {
         activity: standing.activity.clone(),
         standing,
@@ -146,6 +148,7 @@ async fn speak(
         tap: None,
         transport: Some(Arc::new(Meter { written: written.clone(), regions: None })),
         moved: written.clone(),
+        interim: interim.clone(),
         kill: kill.clone(),
     };
     let Some(tls) = server.tls.of(side) else {
@@ -154,7 +157,7 @@ async fn speak(
         let socket = Arc::new(stream);
         let tap = server.limits.tap.then(|| Tap::new(socket.clone(), written.clone()));
         let stream = SendfileStream::new(socket.clone(), regions.clone());
-        let stream = Watched::new(stream, Some(guard), written.clone()).tapped_by(tap.clone());
+        let stream = Watched::new(stream, Some(guard), written.clone()).tapped_by(tap.clone()).with_interim(interim);
         connection.framing = Some(framing);
         connection.transport = Some(Arc::new(Meter { written: written.clone(), regions: Some(regions.clone()) }));
         connection.regions = Some(regions);
@@ -174,12 +177,12 @@ async fn speak(
     }
     let (guard, framing) = FramingGuard::new();
     connection.framing = Some(framing);
-    let stream = Watched::new(stream, Some(guard), written.clone());
+    let stream = Watched::new(stream, Some(guard), written.clone()).with_interim(interim);
     speak_http1(server, (stream, &socket), &written, connection, stop).await
 }
 
 /// A peer may close its side behind its last request and still gets every answer (RFC 9112 section 9.6, RFC 9293
-/// section 3.6): who closes both sides looks the same until something is sent to it, which the kernel's probes do.
+/// section 3.6): who closes both sides looks the same until something is sent to it, which interim answers do.
 async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Arc<Server>,
     (mut stream, socket): (Watched<S>, &TcpStream),
@@ -191,6 +194,8 @@ async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     let idle = activity.until_idle(moved, server.patience());
     // hyper reads nothing while a request is worked on, so a reset must be told by the socket.
     let gone = socket.ready(Interest::ERROR);
+    let interim = connection.interim.clone();
+    let mut trials = Trials::new();
     let service = service_fn(answers(server, connection));
     let unused = unused(&activity, moved, server, stop);
     tokio::pin!(idle, gone, unused);
@@ -209,6 +214,7 @@ async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
                 result = poll_fn(|cx| conversation.poll_without_shutdown(cx)) => break result,
                 () = idle.as_mut() => return Err(IDLE.into()),
                 () = unused.as_mut() => return Err(STOPPING.into()),
+                () = trials.next(socket) => interim.ask(),
                 _ = gone.as_mut() => return Err("the peer has reset the connection".into()),
                 () = stop.cancelled(), if !stops => {
                     stops = true;

@@ -21,6 +21,7 @@ use super::admission::Standing;
 use super::body::{Body, Download, Pieces};
 use super::framing::Framing;
 use super::incoming::Payload;
+use super::interim::Interim;
 use super::list::{Asked, List};
 use super::origin;
 use super::regions::FileRegions;
@@ -68,6 +69,8 @@ pub(super) struct Connection {
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// Its bytes.
     pub(super) moved: Arc<Moved>,
+    /// Finds out whether a peer that closed its side is gone.
+    pub(super) interim: Arc<Interim>,
     /// Ends the connection at once.
     pub(super) kill: CancellationToken,
 }
@@ -82,6 +85,8 @@ pub(super) async fn answer(
     let _busy = connection.activity.work();
     let id = Uuid::new_v4().to_string();
     let (parts, body) = request.into_parts();
+    // Until the answer is returned. HTTP/1.0 has no interim answers, and HTTP/2 closes nothing by halves.
+    let _interim = (parts.version == Version::HTTP_11).then(|| connection.interim.work());
     let client = server.proxies.client_of(connection.peer.ip(), &parts.headers);
     let span = {
         let peer: &dyn fmt::Display = if client == connection.peer.ip() { &connection.peer } else { &client };

@@ -7,6 +7,7 @@ mod connection;
 pub mod framing;
 mod handle;
 mod incoming;
+mod interim;
 mod list;
 pub mod listener;
 mod origin;

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::framing::FramingGuard;
+use super::interim::{CONTINUE, Interim};
 use super::tap::Tap;
 
 /// The most that one read of HTTP/1 brings, but for an upload's body. hyper makes room for as much as it was given
@@ -67,18 +68,26 @@ pub struct Watched<S> {
     stream: S,
     guard: Option<FramingGuard>,
     tap: Option<Arc<Tap>>,
+    interim: Option<Arc<Interim>>,
+    /// What is left to write of an interim answer.
+    interim_left: &'static [u8],
     progress: Arc<Progress>,
 }
 
 impl<S> Watched<S> {
     /// Watches `stream`, of which nothing has been read.
     pub fn new(stream: S, guard: Option<FramingGuard>, progress: Arc<Progress>) -> Self {
-        Self { stream, guard, tap: None, progress }
+        Self { stream, guard, tap: None, interim: None, interim_left: &[], progress }
     }
 
     /// The same, with large bodies to be had from `tap`, if there is one, which reads the socket of `stream`.
     pub(super) fn tapped_by(self, tap: Option<Arc<Tap>>) -> Self {
         Self { tap, ..self }
+    }
+
+    /// The same, with interim answers where they are due.
+    pub(super) fn with_interim(self, interim: Arc<Interim>) -> Self {
+        Self { interim: Some(interim), ..self }
     }
 
     /// Makes ready for the next request after a body that was taken from the tap; false if none was.
@@ -152,8 +161,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Watched<S> {
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim_left.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim_left))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.interim_left = &self.interim_left[written..],
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.count(written)
     }
@@ -163,6 +185,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.count(written)
     }
@@ -172,6 +195,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has nothing left to write, and does so whenever it is polled.
+        if self.interim_left.is_empty() && self.interim.as_ref().is_some_and(|interim| interim.take()) {
+            self.interim_left = CONTINUE;
+        }
+        ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -262,6 +290,33 @@ mod tests {
             };
             (" HTTP/1.1".to_owned() + &rest, expected)
         })
+    }
+
+    #[tokio::test]
+    async fn an_interim_answer_is_whole_and_stands_between_answers() {
+        for pipe in [1, 7, 64] {
+            let (near, mut far) = tokio::io::duplex(pipe);
+            let interim = Arc::new(Interim::default());
+            let mut watched = Watched::new(near, None, Arc::default()).with_interim(interim.clone());
+            let write = async {
+                for answer in ["one", "two"] {
+                    let working = interim.work();
+                    interim.ask();
+                    watched.flush().await.unwrap();
+                    watched.flush().await.unwrap();
+                    drop(working);
+                    interim.ask();
+                    watched.write_all(answer.as_bytes()).await.unwrap();
+                    watched.flush().await.unwrap();
+                }
+                watched.shutdown().await.unwrap();
+            };
+            let mut came = String::new();
+            let ((), read) = tokio::join!(write, far.read_to_string(&mut came));
+            read.unwrap();
+            let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+            assert_eq!(came, format!("{interim}one{interim}two"));
+        }
     }
 
     proptest! {

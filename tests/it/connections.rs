@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use rustix::net::sockopt;
 
 use crate::harness::raw::basic;
-use crate::harness::{PATIENCE, Server, Setup, image, peer, stored, wait_for};
+use crate::harness::{PATIENCE, RawClient, Server, Setup, image, peer, stored, wait_for};
 
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const OCTETS: &str = "Content-Type: application/octet-stream\r\n";
@@ -97,30 +97,55 @@ fn an_upload_that_ends_before_its_length_is_none() {
     }
 }
 
-/// Whoever closed both sides, or lost them, must not hold what is worked on for it.
-#[test]
-fn a_peer_that_resets_the_connection_is_noticed_while_its_request_is_worked_on() {
-    // An identity service that never answers, so that the work lasts.
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", silent.local_addr().unwrap());
+/// A request that is worked on until the identity service, which never answers, is let go.
+fn asked(server: &Server, silent: &TcpListener) -> (RawClient, TcpStream) {
+    let mut client = server.raw();
+    client.send_head("GET /api/2.0/drives/", &["X-Auth-Token: secret"]);
+    let (asked, _) = silent.accept().expect("the server asks");
+    (client, asked)
+}
+
+fn with_silent_keystone() -> (Server, TcpListener) {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", silent.local_addr().expect("an address"));
     let server = Setup::default()
         .config(&format!("keystone = {{ url = \"{url}\", user = \"u\", password = \"p\", project = \"p\" }}"))
         .config("log.level = \"debug\"")
         .start();
-    for half_closed_before in [false, true] {
-        let mut socket = TcpStream::connect(server.authority()).unwrap();
-        socket.write_all(b"GET /api/2.0/drives/ HTTP/1.1\r\nHost: x\r\nX-Auth-Token: secret\r\n\r\n").unwrap();
-        if half_closed_before {
-            socket.shutdown(std::net::Shutdown::Write).unwrap();
+    (server, silent)
+}
+
+/// Whoever closed both sides, or lost them, must not hold what is worked on for it.
+#[test]
+fn a_peer_that_is_gone_is_noticed_while_its_request_is_worked_on() {
+    let (server, silent) = with_silent_keystone();
+    for (half_closes, resets) in [(false, true), (true, true), (true, false), (false, false)] {
+        let (client, _asked) = asked(&server, &silent);
+        if half_closes {
+            client.half_close();
         }
-        let (_asked, _) = silent.accept().unwrap();
         let told = server.logged().matches("has reset the connection").count();
-        sockopt::set_socket_linger(&socket, Some(std::time::Duration::ZERO)).unwrap();
-        drop(socket);
-        wait_for("the reset to be noticed", || {
+        if resets {
+            sockopt::set_socket_linger(client.socket(), Some(std::time::Duration::ZERO)).unwrap();
+        }
+        drop(client);
+        wait_for("its end to be noticed", || {
             (server.logged().matches("has reset the connection").count() > told).then_some(())
         });
     }
+}
+
+#[test]
+fn a_peer_that_only_closed_its_side_is_sent_interim_answers_and_then_its_own() {
+    let (server, silent) = with_silent_keystone();
+    let (mut client, asked) = asked(&server, &silent);
+    client.half_close();
+    for _ in 0..2 {
+        assert_eq!(client.head().status, 100);
+    }
+    drop((asked, silent));
+    assert_eq!(client.response().status, 401);
+    assert!(client.is_closed());
 }
 
 /// Every client that writes all before it reads gets to know why it was refused.

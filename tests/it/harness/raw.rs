@@ -47,6 +47,11 @@ impl RawClient {
         self.send(head.as_bytes());
     }
 
+    /// What it is connected by.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
     /// Says that no more bytes come.
     pub(crate) fn half_close(&self) {
         self.stream.get_ref().shutdown(Shutdown::Write).expect("a connection can be half closed");

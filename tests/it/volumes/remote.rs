@@ -198,7 +198,8 @@ fn a_branch_of_a_repository_becomes_the_content_of_a_volume() {
 #[test]
 fn a_caller_that_hangs_up_ends_the_fetch_and_the_session() {
     let elsewhere = Elsewhere::new(|_| None);
-    let server = elsewhere.server(Setup::default());
+    // The silence of the source is not what ends it.
+    let server = elsewhere.server(Setup::default().config("remote.stall_seconds = 600"));
     let mut client = server.raw();
     let body = from(&[("vol", &elsewhere.url("/stall"))]).to_string();
     let authorization = crate::harness::raw::basic(&server.credentials());
