@@ -181,5 +181,21 @@ fn user_id(id: &str) -> UserId {
 fn unusable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
     let cause = cause.into();
     tracing::error!(%cause, "the identity service cannot be used");
-    Fault::new(FaultKind::Unauthenticated, "the identity service cannot be asked").because(cause)
+    Fault::new(FaultKind::Unauthenticated, "the identity service cannot be asked").because(cause).unless_of_open_files()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::remote::RemoteError;
+
+    #[test]
+    fn a_token_is_not_refused_for_a_lack_of_descriptors() {
+        let lack = RemoteError::Unreachable(Some(Errno::MFILE.into()));
+        assert_eq!(unusable(lack).kind, FaultKind::Unavailable);
+        let down = RemoteError::Unreachable(Some(Errno::CONNREFUSED.into()));
+        assert_eq!(unusable(down).kind, FaultKind::Unauthenticated);
+    }
 }

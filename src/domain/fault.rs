@@ -112,12 +112,17 @@ impl Fault {
     ///
     /// Unless there were too many open files at that moment, which passes.
     pub fn internal(cause: impl Into<Cause>) -> Self {
-        let fault = Self::new(FaultKind::Internal, "internal error; the request id names it").because(cause);
-        if fault.is_of_open_files() {
-            let told = "the server has too many files open; try again";
-            return Self { kind: FaultKind::Unavailable, told: told.to_owned(), ..fault };
+        Self::new(FaultKind::Internal, "internal error; the request id names it").because(cause).unless_of_open_files()
+    }
+
+    /// The same, unless there were too many open files: then it is nobody's fault but ours, and passes.
+    #[must_use]
+    pub fn unless_of_open_files(self) -> Self {
+        if !self.is_of_open_files() {
+            return self;
         }
-        fault
+        let told = "the server has too many files open; try again";
+        Self { cause: self.cause, ..Self::new(FaultKind::Unavailable, told) }
     }
 
     /// Whether it came of a limit on open files, of the process or the system.

@@ -237,7 +237,7 @@ impl From<RemoteError> for Fault {
     fn from(error: RemoteError) -> Self {
         match error.kind() {
             FaultKind::Internal => Self::internal(error),
-            kind => Self::new(kind, error.to_string()).because(error),
+            kind => Self::new(kind, error.to_string()).because(error).unless_of_open_files(),
         }
     }
 }
@@ -283,6 +283,16 @@ mod tests {
                 "the source was silent for 30 seconds",
             ),
             (RemoteError::Stopped, FaultKind::Cancelled, "fetching the source was stopped"),
+            (
+                RemoteError::Unreachable(Some(rustix::io::Errno::MFILE.into())),
+                FaultKind::Unavailable,
+                "the server has too many files open; try again",
+            ),
+            (
+                RemoteError::Unresolved(Some(rustix::io::Errno::NFILE.into())),
+                FaultKind::Unavailable,
+                "the server has too many files open; try again",
+            ),
             (RemoteError::Scratch(secret()), FaultKind::Internal, "internal error; the request id names it"),
             (
                 RemoteError::Scratch(io::ErrorKind::StorageFull.into()),
