@@ -1,8 +1,9 @@
 //! The thread engine: blocking calls on a few threads of its own. Works on every kernel.
 //!
 //! # Invariants
-//! - One file has at most half of the threads: a call that hangs, on a bad sector or a network file system, holds up the
-//!   other calls of its file and not all other files.
+//! - A file gets one more thread only while it has fewer than are free. One whose calls hang, on a bad sector or a network
+//!   file system, has half of the threads, a second one a quarter, and so on: each holds up its own other calls, and
+//!   several together do not hold up all other files.
 //! - Files that have something to do take turns.
 
 use std::collections::{HashMap, VecDeque};
@@ -15,8 +16,9 @@ use std::thread;
 
 use super::engine::Operation;
 
-/// The fewest threads. Half of them carry the writes that one upload has in flight; a thread that waits costs nothing.
-const LEAST: usize = 8;
+/// The fewest threads: three uploads with four writes each in flight leave as many free as a fourth may have. A thread
+/// that waits costs nothing.
+const LEAST: usize = 16;
 
 /// The threads behind [`super::IoEngine::Threads`].
 #[derive(Clone, Debug)]
@@ -38,10 +40,9 @@ struct Users(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Rung for one thread when there is a turn more, and for all at the end.
+    /// Rung for one thread when there may be a turn more, and for all at the end.
     work: Condvar,
-    /// The most operations of one file at once.
-    share: usize,
+    threads: usize,
 }
 
 #[derive(Debug, Default)]
@@ -49,8 +50,9 @@ struct State {
     next_file: u64,
     /// The files of which something waits or runs.
     lanes: HashMap<u64, Lane>,
-    /// The files of which something waits that may run, each once.
+    /// The files of which something waits, each once, in the order of their turns.
     turns: VecDeque<u64>,
+    running: usize,
     ended: bool,
 }
 
@@ -58,7 +60,6 @@ struct State {
 struct Lane {
     waiting: VecDeque<Operation>,
     running: usize,
-    has_turn: bool,
 }
 
 impl Threads {
@@ -88,9 +89,14 @@ impl Queue {
     pub(super) fn send(&self, operation: Operation) {
         let shared = &self.users.0;
         let mut state = shared.state();
-        state.lanes.entry(self.file).or_default().waiting.push_back(operation);
-        if state.give_turn(self.file, shared.share) {
-            drop(state);
+        let lane = state.lanes.entry(self.file).or_default();
+        lane.waiting.push_back(operation);
+        if lane.waiting.len() == 1 {
+            state.turns.push_back(self.file);
+        }
+        let is_wanted = state.next(shared.threads).is_some();
+        drop(state);
+        if is_wanted {
             shared.work.notify_one();
         }
     }
@@ -113,64 +119,59 @@ impl Shared {
     fn serve(&self, work: impl Fn(Operation)) {
         let mut state = self.state();
         loop {
-            let Some((file, operation)) = state.take(self.share) else {
-                // What waits now without a turn is of files whose other operations run, and those threads go on with it.
+            let Some((file, operation)) = state.take(self.threads) else {
+                // What waits now is of files whose other operations run, and those threads go on with it.
                 if state.ended {
                     return;
                 }
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            // Of this file there may be one more, for another thread.
-            if !state.turns.is_empty() {
+            // There may be one more, for another thread.
+            if state.next(self.threads).is_some() {
                 self.work.notify_one();
             }
             drop(state);
             // A dropped operation answers that it failed, and the others need this thread.
             let _ = catch_unwind(AssertUnwindSafe(|| work(operation)));
             state = self.state();
-            state.done(file, self.share);
+            state.done(file);
         }
     }
 }
 
 impl State {
-    /// Whether the file gets a turn that it did not have.
-    fn give_turn(&mut self, file: u64, share: usize) -> bool {
-        let Some(lane) = self.lanes.get_mut(&file) else { return false };
-        if lane.has_turn || lane.waiting.is_empty() || lane.running >= share {
-            return false;
-        }
-        lane.has_turn = true;
-        self.turns.push_back(file);
-        true
+    /// Where the first file stands in the turns that may have one thread more.
+    fn next(&self, threads: usize) -> Option<usize> {
+        let free = threads.saturating_sub(self.running);
+        self.turns.iter().position(|file| self.lanes.get(file).is_some_and(|lane| lane.running < free))
     }
 
-    fn take(&mut self, share: usize) -> Option<(u64, Operation)> {
-        let file = self.turns.pop_front()?;
+    fn take(&mut self, threads: usize) -> Option<(u64, Operation)> {
+        let file = self.turns.remove(self.next(threads)?)?;
         let lane = self.lanes.get_mut(&file)?;
-        lane.has_turn = false;
         let operation = lane.waiting.pop_front()?;
         lane.running += 1;
-        self.give_turn(file, share);
+        self.running += 1;
+        if !lane.waiting.is_empty() {
+            self.turns.push_back(file);
+        }
         Some((file, operation))
     }
 
-    fn done(&mut self, file: u64, share: usize) {
+    fn done(&mut self, file: u64) {
+        self.running -= 1;
         let Some(lane) = self.lanes.get_mut(&file) else { return };
         lane.running -= 1;
         if lane.running == 0 && lane.waiting.is_empty() {
             self.lanes.remove(&file);
-        } else {
-            self.give_turn(file, share);
         }
     }
 }
 
 fn start(threads: usize, work: impl Fn(Operation) + Clone + Send + 'static) -> Threads {
     let threads = threads.max(1);
-    let share = (threads / 2).max(1);
-    let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), share });
+    let shared = Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), threads });
     for n in 0..threads {
         let (shared, work) = (Arc::clone(&shared), work.clone());
         let serve = move || shared.serve(work);
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_whose_writes_hang_holds_up_no_other_file() {
+    async fn files_whose_writes_hang_hold_up_no_other_file() {
         let (release, hangs) = mpsc::channel::<()>();
         let (hangs, gate) = (Arc::new(Mutex::new(hangs)), Arc::new(Mutex::new(0_u32)));
         let (tell, told) = mpsc::channel();
@@ -277,23 +278,30 @@ mod tests {
                 perform(operation);
             }
         };
-        let engine = IoEngine::Threads(start(4, work));
+        let engine = IoEngine::Threads(start(8, work));
         let pool = Pool::new(ByteCount::mib(4));
         let data = pool.take().await.freeze();
         let file = || engine.adopt(SharedFile::from(tempfile::tempfile().unwrap()));
-        let slow = file();
-        let writes: Vec<_> = (0..20).map(|_| slow.write_at(data.clone(), 0..1, 7)).collect();
-        for _ in 0..2 {
-            told.recv().unwrap();
+        let mut writes = Vec::new();
+        let (mut slow, mut hanging) = (Vec::new(), 0);
+        for share in [4, 2, 1] {
+            let file = file();
+            writes.extend((0..20).map(|_| file.write_at(data.clone(), 0..1, 7)));
+            slow.push(file);
+            for _ in 0..share {
+                told.recv().unwrap();
+            }
+            hanging += share;
+            assert_eq!(*gate.lock().unwrap(), hanging, "half of what was left");
         }
         for _ in 0..10 {
             file().write_at(data.clone(), 0..1, 0).await.unwrap();
         }
-        assert_eq!(*gate.lock().unwrap(), 2, "half of the threads");
+        assert_eq!(*gate.lock().unwrap(), hanging);
         drop(release);
         for write in writes {
             write.await.unwrap();
         }
-        assert_eq!(*gate.lock().unwrap(), 20);
+        assert_eq!(*gate.lock().unwrap(), 60);
     }
 }
