@@ -266,6 +266,10 @@ fn a_disk_without_a_free_byte_is_emptied_by_the_api_and_says_so() {
     let image = server.scratch().join("disk.img");
     image::random(&image, 20 << 20, 90);
     let large = server.upload(&image);
+    let credentials = server.credentials();
+    let (name, password) = credentials.split_once(':').unwrap();
+    let login = json!({"auth": {"passwordCredentials": {"username": name, "password": password}}});
+    let token = server.anonymous_curl("/v2.0/tokens").json("POST", &login).run().json()["access"]["token"].clone();
     let filler = fill(&disk);
     let is_ready = || server.anonymous_curl("/readyz").run().status == 200;
     assert!(!is_ready());
@@ -274,6 +278,10 @@ fn a_disk_without_a_free_byte_is_emptied_by_the_api_and_says_so() {
     for _ in 0..200 {
         assert_full(&server.curl(DRIVES).json("POST", &spec).run());
     }
+    let volumes = format!("/v3/{}/volumes", token["tenant"]["id"].as_str().unwrap());
+    let token = format!("X-Auth-Token: {}", token["id"].as_str().unwrap());
+    let volume = server.anonymous_curl(&volumes).header(&token).json("POST", &json!({"volume": {"size": 1}})).run();
+    assert_eq!((volume.status, &volume.json()["computeFault"]["code"]), (507, &json!(507)), "{volume:?}");
     let renamed = server.curl(&format!("{DRIVES}{large}/")).json("PUT", &json!({"name": "x".repeat(255)})).run();
     assert_full(&renamed);
     let again = disk.path().join("again");

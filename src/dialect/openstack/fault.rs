@@ -88,9 +88,11 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
         FaultKind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "badMediaType"),
         FaultKind::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "badRequest"),
         // An image service that fails is told as our failure by the document of version 2.
-        FaultKind::Upstream | FaultKind::NoSpace | FaultKind::Internal => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "computeFault")
-        }
+        FaultKind::Upstream | FaultKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "computeFault"),
+        // The service that this one is like has no answer for it: it takes the call, and the volume comes to nothing.
+        // Clients tell an unknown number as it is, with the message, and none tries again by itself, as some do after
+        // 500 or 503. The name is the one that is given to every number without a name of its own.
+        FaultKind::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "computeFault"),
         FaultKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "serviceUnavailable"),
     }
 }
