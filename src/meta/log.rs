@@ -137,7 +137,7 @@ impl Log {
         if is_first {
             self.shared.tasks.spawn(Arc::clone(&self.shared).flush_all());
         }
-        // Unanswered only when the runtime ends under the task.
+        // Unanswered only when the task broke off, or the runtime ended under it.
         told.await.unwrap_or_else(|_| Err(sqlx::Error::PoolClosed.into()))
     }
 
@@ -259,9 +259,11 @@ impl Shared {
     }
 
     async fn flush_all(self: Arc<Self>) {
+        let mut flushing = Flushing(Some(&self));
         loop {
             let waiting = self.take();
             if waiting.is_empty() {
+                flushing.0 = None;
                 return;
             }
             let outcome = Arc::clone(&self).flush_once().await;
@@ -306,12 +308,12 @@ impl Shared {
         if self.has_failed.load(Ordering::Acquire) || self.is_checkpointing.swap(true, Ordering::AcqRel) {
             return;
         }
+        let _checkpointing = Checkpointing(&self.is_checkpointing);
         match self.checkpoint().await {
             Err(error) if is_failed_flush(&error) => self.fail(&error),
             Err(error) => tracing::warn!(%error, "cannot write the log back into the database now; the log grows"),
             Ok(()) => {}
         }
-        self.is_checkpointing.store(false, Ordering::Release);
     }
 
     /// Writes the log back beside the writer, and again what was added meanwhile: once all of it is written back, the
@@ -331,6 +333,28 @@ impl Shared {
             sqlx::query(passive).fetch_one(&self.writer).await?;
         }
         Ok(())
+    }
+}
+
+/// A task that flushes. When it breaks off, those who wait are told so, and the next that comes starts another.
+struct Flushing<'a>(Option<&'a Shared>);
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0 {
+            let mut queue = shared.queue();
+            queue.is_flushed = false;
+            queue.waiting.clear();
+        }
+    }
+}
+
+/// A task that writes the log back. However it ends, another may begin then.
+struct Checkpointing<'a>(&'a AtomicBool);
+
+impl Drop for Checkpointing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -394,6 +418,39 @@ mod tests {
         assert!(!second.is_finished());
         go.send(()).unwrap();
         second.await.unwrap().unwrap();
+    }
+
+    /// Has a task break off in the middle, as a panic would.
+    async fn break_off(task: impl Future<Output = ()>) {
+        assert!(tokio::time::timeout(Duration::ZERO, task).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_breaks_off_leaves_nobody_waiting_and_its_work_to_the_next() {
+        let scene = scene().await;
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let flush = move || {
+            let _ = gate.lock().unwrap().recv();
+            Ok(())
+        };
+        let log = Log::with(flush, || 0, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
+        let shared = &log.shared;
+        let (answer, told) = oneshot::channel();
+        *shared.queue() = Queue { waiting: vec![answer], is_flushed: true };
+        let mut task = Box::pin(shared.clone().flush_all());
+        assert!(tokio::time::timeout(Duration::ZERO, &mut task).await.is_err());
+        let (answer, told_later) = oneshot::channel();
+        shared.queue().waiting.push(answer);
+        drop(task);
+        assert!(told.await.is_err() && told_later.await.is_err());
+        drop(go);
+        log.flush().await.unwrap();
+
+        let held = shared.keeper.acquire().await.unwrap();
+        break_off(shared.clone().write_back()).await;
+        drop(held);
+        assert!(!shared.is_checkpointing.load(Ordering::Acquire));
     }
 
     #[tokio::test]
