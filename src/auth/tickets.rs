@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{hmac_sha256, private_file};
-use crate::domain::{Fault, FaultKind, TenantId, Ticket, UnixTime, UserId, Verb, VolumeId};
+use crate::domain::{Fault, FaultKind, Secret, TenantId, Ticket, UnixTime, UserId, Verb, VolumeId};
 use crate::meta::UserRecord;
 
 const VERSION: u8 = 2;
@@ -42,7 +42,7 @@ impl Tickets {
     }
 
     /// The text of a ticket, for its user as they are now. No two are alike.
-    pub fn issue(&self, ticket: &Ticket, user: Option<&UserRecord>) -> String {
+    pub fn issue(&self, ticket: &Ticket, user: Option<&UserRecord>) -> Secret {
         let mut random = [0; 16];
         rand::rng().fill_bytes(&mut random);
         let mut bytes = Vec::with_capacity(WHOLE);
@@ -56,7 +56,7 @@ impl Tickets {
         bytes.extend_from_slice(&random);
         let mac = hmac_sha256(&self.key).chain_update(&bytes).finalize().into_bytes();
         bytes.extend_from_slice(&mac);
-        URL_SAFE_NO_PAD.encode(bytes)
+        Secret::new(URL_SAFE_NO_PAD.encode(bytes))
     }
 
     /// The ticket of this text, when we issued it and `now` is before its expiry.
@@ -187,12 +187,12 @@ mod tests {
     fn a_ticket_comes_back_as_it_was_issued_until_it_expires() {
         let tickets = Tickets::new([7; 32]);
         let ticket = ticket();
-        let text = tickets.issue(&ticket, None);
+        let text = tickets.issue(&ticket, None).reveal().to_owned();
         assert_eq!(text.len(), TEXT);
         assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));
         assert_eq!(tickets.verify(&text, UnixTime(999)).unwrap(), ticket);
         assert!(refusal(tickets.verify(&text, UnixTime(1_000))).contains("expired"));
-        assert_ne!(tickets.issue(&ticket, None), text, "no two are alike");
+        assert_ne!(tickets.issue(&ticket, None).reveal().to_owned(), text, "no two are alike");
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
             password_hash: "old".to_owned(),
         };
         let ticket = Ticket { user: Some(alice.id), ..ticket() };
-        let text = tickets.issue(&ticket, Some(&alice));
+        let text = tickets.issue(&ticket, Some(&alice)).reveal().to_owned();
         assert_eq!(tickets.verify(&text, UnixTime(0)).unwrap(), ticket);
         assert!(tickets.is_of(&text, &alice));
         assert!(!tickets.is_of(&text, &UserRecord { password_hash: "new".to_owned(), ..alice.clone() }));
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_ticket_of_another_key_is_refused_without_telling_why() {
-        let text = Tickets::new([7; 32]).issue(&ticket(), None);
+        let text = Tickets::new([7; 32]).issue(&ticket(), None).reveal().to_owned();
         let told = refusal(Tickets::new([8; 32]).verify(&text, UnixTime(0)));
         assert_eq!(told, refusal(Tickets::new([7; 32]).verify("", UnixTime(0))));
         assert!(!told.contains(&text));
@@ -225,7 +225,7 @@ mod tests {
         #[test]
         fn a_changed_byte_is_refused(place in 0..TEXT, byte: u8) {
             let tickets = Tickets::new([7; 32]);
-            let text = tickets.issue(&ticket(), None);
+            let text = tickets.issue(&ticket(), None).reveal().to_owned();
             let mut changed = text.clone().into_bytes();
             changed[place] = byte;
             let changed = String::from_utf8_lossy(&changed).into_owned();
@@ -236,7 +236,7 @@ mod tests {
         #[test]
         fn a_shortened_or_lengthened_text_is_refused(cut in 0..TEXT, tail in "[A-Za-z0-9_=-]{1,8}") {
             let tickets = Tickets::new([7; 32]);
-            let text = tickets.issue(&ticket(), None);
+            let text = tickets.issue(&ticket(), None).reveal().to_owned();
             refusal(tickets.verify(&text[..cut], UnixTime(0)));
             refusal(tickets.verify(&text[cut + 1..], UnixTime(0)));
             refusal(tickets.verify(&format!("{text}{tail}"), UnixTime(0)));

@@ -79,11 +79,11 @@ impl Control {
 
     /// Opens the volume that a ticket is for.
     pub async fn open_download(&self, plan: &SendPlan) -> Result<Opened, Fault> {
-        let ticket = self.parts.tickets.verify(&plan.token, self.parts.clock.now())?;
+        let ticket = self.parts.tickets.verify(plan.token.reveal(), self.parts.clock.now())?;
         if ticket.verb != Verb::Download || ticket.volume != plan.id {
             return Err(Fault::new(FaultKind::TicketRefused, "this download link is for another volume"));
         }
-        self.check_bearer(&ticket, &plan.token).await?;
+        self.check_bearer(&ticket, plan.token.reveal()).await?;
         let volume = self.parts.meta.volume(ticket.tenant, ticket.volume).await?;
         let volume = volume.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume does not exist any more"))?;
         check_readable(&volume)?;

@@ -11,7 +11,7 @@ use super::ranges::{Multipart, content_range};
 use super::{
     BodyRule, Call, Endpoint, Guard, Op, Places, Reply, Route, Side, advise, bare, codings, digest_fields, reply,
 };
-use crate::domain::{Encoding, Extent, Fault, FaultKind, Intent, SendPlan, UnixTime, Volume, VolumeId};
+use crate::domain::{Encoding, Extent, Fault, FaultKind, Intent, Secret, SendPlan, UnixTime, Volume, VolumeId};
 
 pub(super) static ROUTES: &[Route] = &[Route {
     pattern: "/t/{token}/{uuid}",
@@ -32,8 +32,8 @@ pub(super) fn path(token: &str, id: VolumeId) -> String {
 }
 
 /// A redirect to the ticket's URL. It is a secret for as long as it is good, so nothing may keep or pass it on.
-pub(super) fn redirect(id: VolumeId, token: &str, places: &Places) -> Option<Reply> {
-    let location = HeaderValue::try_from(places.direct_location(&path(token, id))).ok()?;
+pub(super) fn redirect(id: VolumeId, token: &Secret, places: &Places) -> Option<Reply> {
+    let location = HeaderValue::try_from(places.direct_location(&path(token.reveal(), id))).ok()?;
     let mut reply = bare(StatusCode::FOUND);
     let headers = reply.headers_mut();
     headers.insert(header::LOCATION, location);
@@ -43,7 +43,7 @@ pub(super) fn redirect(id: VolumeId, token: &str, places: &Places) -> Option<Rep
 }
 
 pub(super) fn decode(call: &Call) -> Result<Intent, Fault> {
-    let token = call.param("token").to_owned();
+    let token = Secret::new(call.param("token"));
     Ok(Intent::Send(SendPlan {
         token,
         id: call.volume_id()?,

@@ -325,7 +325,7 @@ fn outcome(intent: &Intent) -> Outcome {
                 state: VolumeState::CloningTarget,
                 ..drive()
             })),
-            Command::OpenDownload(id) => Outcome::Download { id: *id, token: "dGlja2V0".to_owned() },
+            Command::OpenDownload(id) => Outcome::Download { id: *id, token: Secret::new("dGlja2V0") },
             Command::Describe => Outcome::Described(limits()),
             Command::Tree(command) => tree_outcome(command),
             Command::Session(command) => session_outcome(command),
@@ -353,7 +353,7 @@ fn tree_outcome(command: &TreeCommand) -> Outcome {
             ..tree()
         })),
         TreeCommand::Delete { .. } => Outcome::Deleted,
-        TreeCommand::OpenDownload(_) => Outcome::Download { id: tree().id, token: "dGlja2V0".to_owned() },
+        TreeCommand::OpenDownload(_) => Outcome::Download { id: tree().id, token: Secret::new("dGlja2V0") },
     }
 }
 

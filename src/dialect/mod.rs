@@ -448,7 +448,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::domain::{Listing, Page};
+    use crate::domain::{Listing, Page, Secret};
 
     #[test]
     fn every_route_allows_exactly_the_methods_it_serves() {
@@ -577,7 +577,7 @@ mod tests {
                 Outcome::Listing(Listing { drives: vec![drive.clone()], rest: Vec::new(), page, total: 1 }),
                 Outcome::Drive(drive.clone().into()),
                 Outcome::Created(vec![drive.clone()]),
-                Outcome::Download { id: drive.id, token: name.clone() },
+                Outcome::Download { id: drive.id, token: Secret::new(name.clone()) },
                 Outcome::Uploaded { id: drive.id, sha256: drive.sha256 },
             ];
             for endpoint in endpoints() {

@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::{
     Began, BlockCommand, BlockOutcome, ByteCount, Direction, Encoding, HpcCommand, HpcLogin, HpcOutcome,
-    IdentityCommand, IdentityOutcome, Media, Paged, Session, SessionCommand, Sha256, SortKey, TenantId, TreeCommand,
-    UnpackPlan, Volume, VolumeId, VolumeState,
+    IdentityCommand, IdentityOutcome, Media, Paged, Secret, Session, SessionCommand, Sha256, SortKey, TenantId,
+    TreeCommand, UnpackPlan, Volume, VolumeId, VolumeState,
 };
 
 /// What a decoded request asks for.
@@ -96,7 +96,7 @@ pub enum Outcome {
         /// The volume that the ticket is for.
         id: VolumeId,
         /// The ticket.
-        token: String,
+        token: Secret,
     },
     /// Of [`Command::Describe`].
     Described(Limits),
@@ -251,7 +251,7 @@ pub struct ReceivePlan {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SendPlan {
     /// The ticket's text.
-    pub token: String,
+    pub token: Secret,
     /// The volume that the URL names; it must be the ticket's.
     pub id: VolumeId,
     /// How a tree's archive is to be compressed. A drive is sent as it is.
