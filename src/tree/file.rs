@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, openat2};
 
 use super::directories::BENEATH;
 use super::error::{Budget, Place, Rule, UnpackCause, UnpackError};
-use super::unpack::Unpacked;
+use super::unpack::{Account, Unpacked};
 use super::{Limits, name};
 
 /// What is read at once.
@@ -34,6 +34,8 @@ fn put(
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) || name.len() > name::LONGEST {
         return Err(Rule::EmptyName.into());
     }
+    // The file system keeps as much for what removes as before an archive.
+    Account::open(root.as_fd(), limits)?.inode()?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut file = File::from(openat2(root, name, flags, Mode::from_raw_mode(0o644), BENEATH)?);
     let mut buffer = vec![0; BUFFER];
@@ -69,6 +71,16 @@ mod tests {
         let (done, stored) = put_into("README.md", &data, 1 << 20).unwrap();
         assert_eq!((done.files, done.bytes), (1, 600_000));
         assert_eq!(stored, data);
+    }
+
+    #[test]
+    fn a_file_leaves_what_is_kept_of_the_file_system() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = File::open(directory.path()).unwrap();
+        let limits = Limits { reserve: u64::MAX, ..Limits::of_volume(1 << 20) };
+        let refused = put_file(&b"x"[..], &folder, "f", &limits).unwrap_err();
+        assert!(matches!(refused.cause, UnpackCause::NoRoom(_)), "{refused:?}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

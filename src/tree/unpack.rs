@@ -84,7 +84,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    fn open(root: BorrowedFd<'_>, limits: &Limits) -> Result<Self, UnpackCause> {
+    pub(super) fn open(root: BorrowedFd<'_>, limits: &Limits) -> Result<Self, UnpackCause> {
         let disk = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
         Ok(Self { limits: *limits, disk, inodes: 0, bytes: 0, apparent: 0 })
     }
