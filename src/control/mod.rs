@@ -44,6 +44,7 @@ use crate::transfer::Transfers;
 use crate::tree::Policy;
 
 use turns::Turns;
+use unpack::Unended;
 
 pub use account::Account;
 pub use block::BlockSettings;
@@ -153,6 +154,8 @@ pub struct Control {
     draining: AtomicBool,
     /// What could not be removed when it should have been; the sweeper tries again.
     leftovers: Mutex<Vec<VolumeId>>,
+    /// Attempts that were not undone when they should have been; the same.
+    unended: Mutex<Vec<Unended>>,
     /// Jobs that are being given what they hold, and have no row yet.
     holding: Mutex<HashSet<JobId>>,
     /// Turns to work on trees.
@@ -181,6 +184,7 @@ impl Control {
             job_ended: Notify::new(),
             draining: AtomicBool::new(false),
             leftovers: Mutex::default(),
+            unended: Mutex::default(),
             holding: Mutex::default(),
         })
     }
@@ -258,6 +262,11 @@ impl Control {
     fn leftovers(&self) -> MutexGuard<'_, Vec<VolumeId>> {
         // A push or a take leaves it whole.
         self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unended(&self) -> MutexGuard<'_, Vec<Unended>> {
+        // The same.
+        self.unended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The caller's drive, or a fault that does not tell a foreign drive from none.

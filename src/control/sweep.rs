@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -14,7 +15,7 @@ use super::Control;
 use super::download::MISSING;
 use super::jobs::spoil;
 use super::trees::is_tree;
-use crate::domain::{Fault, FaultKind, UnixTime, Volume, VolumeId, VolumeState};
+use crate::domain::{ContentId, Fault, FaultKind, UnixTime, Volume, VolumeId, VolumeState};
 use crate::store::TreeRecord;
 
 const EVERY: Duration = Duration::from_hours(1);
@@ -47,9 +48,7 @@ impl Control {
         }
         self.sweep(UnixTime(i64::MAX)).await?;
         // Only here: later, a content may be new and its row not durable yet.
-        let (trees, meta, runtime) = (self.parts.trees.clone(), self.parts.meta.clone(), Handle::current());
-        // A database that does not answer keeps everything.
-        let keep = move |id| runtime.block_on(meta.owns_content(id)).unwrap_or(true);
+        let (trees, keep) = (self.parts.trees.clone(), self.ask_contents());
         let (held, forget_before) = (self.parts.meta.held_contents().await?, self.forget_before());
         let held: Vec<_> = held.iter().filter_map(|tree| Some((tree.content?, TreeRecord::from(tree)))).collect();
         let swept = self.parts.tracker.spawn_blocking(move || {
@@ -170,7 +169,11 @@ impl Control {
                         for id in leftovers {
                             control.discard(id).await;
                         }
-                        let has_failed = !control.leftovers().is_empty();
+                        let unended = std::mem::take(&mut *control.unended());
+                        for attempt in unended {
+                            control.end_attempt(attempt).await;
+                        }
+                        let has_failed = !control.leftovers().is_empty() || !control.unended().is_empty();
                         wait = if has_failed { (wait * 2).min(LONGEST_WAIT) } else { AGAIN };
                         retry = Instant::now() + wait;
                     }
@@ -223,7 +226,25 @@ impl Control {
             tracing::info!(count = swept.removed.len(), "removed leftovers from the store");
         }
         self.tell_lost("drives", (swept.set_aside.len(), swept.bytes), swept.returned, swept.forgotten);
+        self.forget_lost_trees().await?;
         self.sweep_held().await
+    }
+
+    async fn forget_lost_trees(&self) -> Result<(), Fault> {
+        let (trees, keep, before) = (self.parts.trees.clone(), self.ask_contents(), self.forget_before());
+        let forgotten = self.parts.tracker.spawn_blocking(move || trees.forget_old(&keep, before)).await;
+        let forgotten = forgotten.map_err(Fault::internal)?.map_err(Fault::internal)?;
+        if forgotten > 0 {
+            self.has_trash.store(true, Ordering::SeqCst);
+        }
+        self.tell_lost("trees", (0, 0), 0, forgotten);
+        Ok(())
+    }
+
+    /// Whether a tree holds a content, asked from a blocking thread. A database that does not answer keeps everything.
+    fn ask_contents(&self) -> impl Fn(ContentId) -> bool + Send + use<> {
+        let (meta, runtime) = (self.parts.meta.clone(), Handle::current());
+        move |id| runtime.block_on(meta.owns_content(id)).unwrap_or(true)
     }
 
     /// A question about a volume's row as it is when the store asks, from a blocking thread: a volume made after the

@@ -109,18 +109,23 @@ impl Control {
         Err(Fault::new(FaultKind::Conflict, "the volume is being changed by others; try again"))
     }
 
-    /// Takes a content out of sight that nobody refers to any more. What fails is found by the next start.
-    pub(super) async fn remove_content(&self, id: ContentId) {
+    /// Takes a content out of sight that nobody refers to any more, and says whether it is. What fails is found by the
+    /// next start.
+    pub(super) async fn remove_content(&self, id: ContentId) -> bool {
         if !self.parts.meta.is_writable() {
             // A row may refer to it still, and nobody can tell before the next start.
-            return;
+            return false;
         }
         let trees = self.parts.trees.clone();
         match self.parts.tracker.spawn_blocking(move || trees.remove(id)).await {
-            Ok(Ok(())) => self.has_trash.store(true, Ordering::SeqCst),
+            Ok(Ok(())) => {
+                self.has_trash.store(true, Ordering::SeqCst);
+                return true;
+            }
             Ok(Err(error)) => tracing::error!(content = %id, %error, "cannot remove; the next start will try again"),
             Err(crash) => tracing::error!(content = %id, %crash, "cannot remove; the next start will try again"),
         }
+        false
     }
 
     /// Unlinks what was removed, as far as nobody reads it.

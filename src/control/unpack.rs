@@ -76,6 +76,33 @@ impl Control {
         let account = Account::open(&self.parts.metrics, running, Direction::Upload, tree.id);
         Ok(AdmittedTree { undo, shape, tree, account, turn })
     }
+
+    /// Removes what an attempt has made, and lets another begin. What fails is left to the sweeper, or to the next start
+    /// where nothing can be written.
+    pub(super) async fn end_attempt(&self, attempt: Unended) {
+        if !self.parts.meta.is_writable() {
+            return;
+        }
+        // In this order: another attempt writes to the same place.
+        let is_removed = self.remove_content(attempt.content).await;
+        if is_removed {
+            match self.parts.meta.end_attempt(attempt.upload, &Attempt::Failed(attempt.why.clone())).await {
+                Ok(()) | Err(MetaError::Conflict) => return,
+                Err(error) => {
+                    let upload = attempt.upload;
+                    tracing::error!(%upload, cause = ?error, "the end of an attempt is not noted; it is tried again");
+                }
+            }
+        }
+        self.unended().push(attempt);
+    }
+}
+
+/// An attempt that is over, and is to be undone.
+pub(super) struct Unended {
+    upload: UploadId,
+    content: ContentId,
+    why: String,
 }
 
 fn check_open(part: &Unpacking, is_late: bool) -> Result<(), Fault> {
@@ -201,11 +228,8 @@ impl Undo {
     async fn now(&mut self, why: &str) {
         self.armed = false;
         let _ = self.end().await;
-        self.control.remove_content(self.content).await;
-        match self.control.parts.meta.end_attempt(self.upload, &Attempt::Failed(why.to_owned())).await {
-            Ok(()) | Err(MetaError::Conflict) => {}
-            Err(error) => tracing::error!(upload = %self.upload, cause = ?error, "the end of an attempt is not noted"),
-        }
+        let attempt = Unended { upload: self.upload, content: self.content, why: why.to_owned() };
+        self.control.end_attempt(attempt).await;
     }
 }
 

@@ -209,11 +209,10 @@ impl TreeStore {
         let mut swept = SweptTrees::default();
         let Shared { trees, records, lost, lost_records, .. } = &*self.shared;
         for id in ids_in(lost)? {
-            let path = lost.join(id.to_string());
             if keep(id) && !self.place(id).try_exists()? {
                 self.bring_back(id)?;
                 swept.returned += 1;
-            } else if UnixTime(path.symlink_metadata()?.ctime().saturating_mul(1_000)) < forget_before {
+            } else if self.is_old(id, forget_before)? {
                 self.forget(id)?;
                 swept.forgotten += 1;
             }
@@ -236,6 +235,25 @@ impl TreeStore {
             swept.set_aside += 1;
         }
         Ok(swept)
+    }
+
+    /// Removes what was set aside before `forget_before`, as [`Self::sweep`] does, but for what `keep` wants; how much
+    /// it was. Safe at any time: nothing new is set aside but by a sweep.
+    pub fn forget_old(&self, keep: &dyn Fn(ContentId) -> bool, forget_before: UnixTime) -> io::Result<usize> {
+        let mut forgotten = 0;
+        for id in ids_in(&self.shared.lost)? {
+            if self.is_old(id, forget_before)? && !keep(id) {
+                self.forget(id)?;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Whether a content was set aside before this: its last change is the rename.
+    fn is_old(&self, id: ContentId, forget_before: UnixTime) -> io::Result<bool> {
+        let path = self.shared.lost.join(id.to_string());
+        Ok(UnixTime(path.symlink_metadata()?.ctime().saturating_mul(1_000)) < forget_before)
     }
 
     /// The ids of all contents that were unpacked to their end, as far as that is known.
@@ -489,8 +507,14 @@ mod tests {
         assert_eq!(back, ids[0].to_string().as_bytes());
         store.bring_back(ids[1]).unwrap();
         assert_eq!(store.contents().unwrap().len(), 2);
-        assert_eq!(store.sweep(&|id| id == ids[0], UnixTime(i64::MAX)).unwrap().set_aside, 1);
-        assert_eq!(store.sweep(&|id| id == ids[0], UnixTime(i64::MAX)).unwrap().forgotten, 1);
+        let end = UnixTime(i64::MAX);
+        assert_eq!(store.sweep(&|id| id == ids[0], end).unwrap().set_aside, 1);
+        assert_eq!(store.sweep(&|id| id == ids[0], end).unwrap().forgotten, 1);
+        // While it serves, it only forgets.
+        assert_eq!(store.sweep(&|_| false, end).unwrap().set_aside, 1);
+        assert_eq!(store.forget_old(&|_| false, UnixTime(0)).unwrap(), 0);
+        assert_eq!(store.forget_old(&|id| id == ids[0], end).unwrap(), 0);
+        assert_eq!(store.forget_old(&|_| false, end).unwrap(), 1);
         assert!(store.lost().unwrap().is_empty() && store.empty_trash().unwrap());
     }
 

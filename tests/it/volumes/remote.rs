@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -231,23 +231,50 @@ fn a_fetch_that_was_killed_leaves_nothing() {
     assert_eq!(server.curl("/api/v1/sessions").run().json()["sessions"][0]["state"], json!("failed"));
 }
 
-#[test]
-fn the_names_of_a_session_that_failed_are_free_again_even_when_the_database_was_held_meanwhile() {
+/// A process that keeps the server from writing to its database, until the input of the process ends.
+fn hold(database: &Path) -> Option<Child> {
     const HOLD: &str = "import sqlite3, sys\n\
         held = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
         held.execute('BEGIN IMMEDIATE')\n\
         print('held', flush=True)\n\
         sys.stdin.read()";
+    let mut python = Command::new("python3");
+    python.args(["-c", HOLD]).arg(database).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = python.spawn().ok()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take()?).read_line(&mut line).ok()?;
+    Some(child)
+}
+
+#[test]
+fn an_upload_that_was_cut_off_can_be_repeated_even_when_the_database_was_held_meanwhile() {
+    let server = Server::start();
+    let session = begin(&server, &json!({"Volume": [{"Name": "vol", "Source": "/local/dir"}]}));
+    let archive = archive(server.scratch(), "a");
+    let mut client = server.raw();
+    client.send_head(&format!("POST {}", session.path("vol")), &["Content-Length: 1000000"]);
+    client.send(&fs::read(&archive).unwrap()[..1024]);
+    wait_for("the upload to begin", || (contents(&server).len() == 1).then_some(()));
+    let Some(mut holder) = hold(&server.data().join("meta.sqlite")) else {
+        println!("SKIPPED: there is no python3");
+        return;
+    };
+    drop(client);
+    server.wait_for_line("the end of an attempt is not noted");
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    let again = || session.upload("vol", &archive).run().status;
+    wait_for("another attempt to be let in", || (again() == 200).then_some(()));
+    assert_eq!(finish(&server, &session.token).status, 200);
+}
+
+#[test]
+fn the_names_of_a_session_that_failed_are_free_again_even_when_the_database_was_held_meanwhile() {
     let (database, holder) = (Arc::new(Mutex::new(PathBuf::new())), Arc::new(Mutex::new(None)));
     let (path, holding) = (database.clone(), holder.clone());
     // The server's own write, in which it gives the names free, comes after the answer to this.
     let elsewhere = Elsewhere::new(move |_| {
-        let mut python = Command::new("python3");
-        python.args(["-c", HOLD]).arg(&*path.lock().unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = python.spawn().ok()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take()?).read_line(&mut line).ok()?;
-        *holding.lock().unwrap() = Some(child);
+        *holding.lock().unwrap() = hold(&path.lock().unwrap());
         None
     });
     let server = elsewhere.server(Setup::default());
