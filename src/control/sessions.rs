@@ -16,7 +16,7 @@ use super::{Control, ROUNDS};
 use crate::auth::{digest_of, random_secret};
 use crate::domain::{
     Began, ContentId, Fault, FaultKind, Initialization, Outcome, Principal, Secret, Session, SessionCommand, SessionId,
-    SessionState, Source, TreeSource, TreeSpec, UnixTime, Upload, UploadId, UploadState, Volume, VolumeState,
+    SessionState, Source, TreeSource, TreeSpec, UnixTime, Upload, UploadId, UploadState, Volume, VolumeId, VolumeState,
 };
 use crate::meta::MetaError;
 use crate::remote::Location;
@@ -128,12 +128,16 @@ impl Control {
         planned: &mut Planned,
     ) -> Result<(), Fault> {
         let name = wish.name.clone();
-        let old = self.parts.meta.tree(principal.tenant, &name).await?;
+        let mut old = self.parts.meta.tree(principal.tenant, &name).await?;
         let conflict = |why: &str| Err(Fault::new(FaultKind::Conflict, format!("the volume {name} {why}")));
         if let Some(tree) = &old {
-            if self.parts.meta.session_of(tree.id).await?.is_some() {
+            if self.session_now(tree.id).await?.is_some() {
                 return conflict("is being initialised");
             }
+            // It may have gone with a session that was over.
+            old = self.parts.meta.tree(principal.tenant, &name).await?;
+        }
+        if let Some(tree) = &old {
             if tree.state != VolumeState::Available {
                 return conflict("is in use");
             }
@@ -203,8 +207,10 @@ impl Control {
         let session = self.parts.meta.session_by_token(&digest_of(token)).await?;
         let session = session.filter(|session| session.tenant == principal.tenant);
         let session = session.ok_or_else(|| Fault::invalid("session", "there is no such session"))?;
-        if session.state == SessionState::Open && self.parts.clock.now() >= self.end_of(&session) {
-            self.drop_session(&session, SessionState::Expired, TOO_LATE).await?;
+        if session.state == SessionState::Open
+            && let Some((state, why)) = self.over(&session)
+        {
+            self.drop_session(&session, state, why).await?;
         }
         self.publish(session.id).await.map(|()| Outcome::Finished)
     }
@@ -270,9 +276,23 @@ impl Control {
         Ok(true)
     }
 
-    /// When a session is over, uploads that run then included.
-    fn end_of(&self, session: &Session) -> UnixTime {
-        session.expires.plus_seconds(self.parts.settings.trees.grace_seconds)
+    /// The session that fills a tree. One that is over is dropped: nobody has to wait until the sweeper does it.
+    pub(super) async fn session_now(&self, tree: VolumeId) -> Result<Option<Session>, Fault> {
+        let Some(session) = self.parts.meta.session_of(tree).await? else { return Ok(None) };
+        let Some((state, why)) = self.over(&session) else { return Ok(Some(session)) };
+        self.drop_session(&session, state, why).await?;
+        Ok(None)
+    }
+
+    /// What becomes of an open session and why, if it is over: by its time, uploads that run then included, or with the
+    /// login that it was begun with.
+    fn over<'a>(&self, session: &'a Session) -> Option<(SessionState, &'a str)> {
+        let end = session.expires.plus_seconds(self.parts.settings.trees.grace_seconds);
+        match &session.reason {
+            Some(reason) => Some((SessionState::Failed, reason)),
+            None if self.parts.clock.now() >= end => Some((SessionState::Expired, TOO_LATE)),
+            None => None,
+        }
     }
 
     /// Ends the sessions that nobody has ended in time.
@@ -280,8 +300,10 @@ impl Control {
         let now = self.parts.clock.now();
         let ago = |seconds: u32| UnixTime(now.0 - i64::from(seconds) * 1000);
         for id in self.parts.meta.overdue_sessions(ago(self.parts.settings.trees.grace_seconds)).await? {
-            if let Some(session) = self.parts.meta.session(id).await? {
-                self.drop_session(&session, SessionState::Expired, TOO_LATE).await?;
+            if let Some(session) = self.parts.meta.session(id).await?
+                && let Some((state, why)) = self.over(&session)
+            {
+                self.drop_session(&session, state, why).await?;
             }
         }
         Ok(self.parts.meta.forget_sessions(ago(REMEMBER_SECONDS)).await?)

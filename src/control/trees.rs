@@ -83,7 +83,7 @@ impl Control {
             if id.is_some_and(|id| id != tree.id) {
                 return Err(no_such_tree(name));
             }
-            if let Some(session) = self.parts.meta.session_of(tree.id).await? {
+            if let Some(session) = self.session_now(tree.id).await? {
                 if !force {
                     return Err(Fault::new(FaultKind::Conflict, format!("the volume {name} is being initialised")));
                 }

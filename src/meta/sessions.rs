@@ -114,7 +114,8 @@ impl Meta {
 
     /// The sessions that were to end before this and are still open.
     pub async fn overdue_sessions(&self, expired_before: UnixTime) -> Result<Vec<SessionId>, MetaError> {
-        self.session_ids("SELECT id FROM sessions WHERE state = 'open' AND expires < $1", expired_before).await
+        let query = "SELECT id FROM sessions WHERE state = 'open' AND (expires < $1 OR reason IS NOT NULL)";
+        self.session_ids(query, expired_before).await
     }
 
     /// All open sessions.

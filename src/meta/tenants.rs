@@ -222,7 +222,8 @@ impl Meta {
     }
 }
 
-/// Ends the open sessions of a user, in one tenant or in all: no more is uploaded, and the sweeper undoes them.
+/// Ends the open sessions of a user, in one tenant or in all: no more is uploaded, and the server undoes them, which
+/// knows them by their reason.
 pub(super) async fn end_sessions(
     connection: &mut SqliteConnection,
     user: &str,
@@ -230,7 +231,7 @@ pub(super) async fn end_sessions(
 ) -> Result<(), MetaError> {
     let tenant = tenant.map(|tenant| *tenant.as_bytes());
     sqlx::query(
-        "UPDATE sessions SET expires = created WHERE state = 'open' AND ($2 IS NULL OR tenant = $2) \
+        "UPDATE sessions SET expires = created, reason = 'the login that it was begun with has ended' WHERE state = 'open' AND ($2 IS NULL OR tenant = $2) \
          AND user = (SELECT id FROM users WHERE name = $1)",
     )
     .bind(user)

@@ -147,7 +147,10 @@ fn a_new_password_ends_tokens_links_and_sessions() {
     let alice = server.add_user("alice");
     let bob = server.add_user("bob");
     let (of_alice, of_bob) = (Had::by(&server, &alice, 1), Had::by(&server, &bob, 2));
-    succeeds(&server, "user", &["passwd", "alice"]);
+    let alice = succeeds(&server, "user", &["passwd", "alice"]);
+    // The tree is free again, by the new password, as soon as that is good.
+    let again = || server.curl_as(&alice, "/volumes/initialize").json("POST", &hyper::local(&["tree-1"])).run();
+    wait_for("the new password to be good", || (again().status == 200).then_some(()));
     wait_for("everything to end", || (of_alice.are_refused(&server, 1) == [true; 4]).then_some(()));
     assert_eq!(of_bob.are_refused(&server, 2), [false; 4]);
 }
