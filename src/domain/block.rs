@@ -558,12 +558,23 @@ pub struct Attachment {
 pub struct Seen {
     volume: Volume,
     told: OnceLock<(String, String)>,
+    texts: usize,
 }
 
 impl Seen {
     /// A volume of which nothing was told yet.
     pub fn new(volume: Volume) -> Arc<Self> {
-        Arc::new(Self { volume, told: OnceLock::new() })
+        Self::of_row(volume, 0)
+    }
+
+    /// The same, of a row whose texts have this length.
+    pub fn of_row(volume: Volume, texts: usize) -> Arc<Self> {
+        Arc::new(Self { volume, told: OnceLock::new(), texts })
+    }
+
+    /// How long the texts of its row are, where it was read from one.
+    pub fn texts(&self) -> usize {
+        self.texts
     }
 
     /// What `tell` makes of the volume. It is kept under the first key, which names all that it depends on beside the

@@ -24,7 +24,7 @@ pub struct HpcFields {
 
 impl HpcFields {
     /// The attribute that holds them.
-    const KEY: &str = "hpc_ai";
+    pub const KEY: &str = "hpc_ai";
 
     /// Those of a volume with these attributes; none of what another dialect made.
     pub fn of(attributes: &Map<String, Value>) -> Option<Self> {

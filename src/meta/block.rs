@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures_util::TryStreamExt as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
@@ -32,7 +33,8 @@ const SELECT_BACKUPS: &str = "SELECT id, number, tenant, volume, snapshot, name,
 const SELECT_ATTACHMENTS: &str = "SELECT volume, server, host, device, read_only, created FROM attachments ";
 
 impl Meta {
-    /// A page of volumes of this kind, with what they are attached to. [`MetaError::NotFound`] when the marker is none
+    /// A page of volumes of this kind, with what they are attached to. It has fewer than are asked for when their texts
+    /// are long, which clients of pages expect: it tells that there are more. [`MetaError::NotFound`] when the marker is none
     /// of them.
     pub async fn block_volumes(
         &self,
@@ -51,11 +53,27 @@ impl Meta {
         let volumes = if let Some(known) = self.known(page(IDS_AND_REVISIONS)).await? {
             known
         } else {
-            let rows = page(SELECT_VOLUMES).build().fetch_all(&self.readers).await?;
-            rows.iter().map(|row| self.remembered(row)).collect::<Result<_, _>>()?
+            self.read(page(SELECT_VOLUMES)).await?
         };
-        let Paged { items, has_more } = paged(volumes, query.limit);
+        let Paged { mut items, mut has_more } = paged(volumes, query.limit);
+        let fits = within(MOST_TEXTS, items.iter().map(|volume| volume.texts()));
+        has_more |= fits < items.len();
+        items.truncate(fits);
         Ok(Paged { items: self.with_attachments(items).await?, has_more })
+    }
+
+    /// The volumes of a query of rows, as far as they are read for one page.
+    async fn read(&self, mut page: QueryBuilder<Sqlite>) -> Result<Vec<Arc<Seen>>, MetaError> {
+        let mut rows = page.build().fetch(&self.readers);
+        let (mut volumes, mut texts) = (Vec::new(), 0);
+        while texts <= MOST_TEXTS
+            && let Some(row) = rows.try_next().await?
+        {
+            let volume = self.remembered(&row)?;
+            texts += volume.texts();
+            volumes.push(volume);
+        }
+        Ok(volumes)
     }
 
     /// The volumes of a query of ids and revisions, when those of before are as they were: reading a row costs many times
@@ -247,6 +265,19 @@ impl Owner {
 /// What precedes the conditions of a page when only ids and revisions are wanted; a parenthesis must follow. One text for
 /// all of them, since rows cost more than what is in them. A query within another that ends in LIMIT keeps its order.
 const IDS_AND_REVISIONS: &str = "SELECT group_concat(hex(id) || revision, ' ') FROM (SELECT id, revision FROM volumes ";
+
+/// How long the texts of a page's rows are, about. Of volumes as they are made, a thousand have half of it (I12).
+const MOST_TEXTS: usize = 2 << 20;
+
+/// How many of these lengths come to no more than `most`, and one at least.
+fn within(most: usize, lengths: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0;
+    let fitting = lengths.take_while(|length| {
+        sum += length;
+        sum <= most
+    });
+    fitting.count().max(1)
+}
 
 /// As many rows are read one by one; of a page with more, all.
 const MOST_MISSING: usize = 32;

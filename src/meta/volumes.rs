@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use futures_util::TryStreamExt as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
-    ByteCount, ContentId, DriveFilter, Media, NameMatch, Page, Seen, Sha256, TenantId, UnixTime, Volume, VolumeId,
-    VolumeKind, VolumeState,
+    ByteCount, ContentId, DriveFilter, HpcFields, Media, NameMatch, Page, Seen, Sha256, TenantId, UnixTime, Volume,
+    VolumeId, VolumeKind, VolumeState,
 };
 
 /// A query of whole volumes, with what follows `FROM volumes`.
@@ -55,10 +56,10 @@ impl Meta {
 
     /// The volume of a row, which will be known when it is asked for again.
     pub(super) fn remembered(&self, row: &SqliteRow) -> Result<Arc<Seen>, MetaError> {
-        let volume = Seen::new(from_row(row)?);
         let texts = ["name", "reason", "meta", "attributes", "source"];
         let lengths = texts.map(|column| row.try_get::<Option<&str>, _>(column).map(|text| text.map_or(0, str::len)));
         let length = lengths.into_iter().sum::<Result<usize, _>>()?;
+        let volume = Seen::of_row(from_row(row)?, length);
         self.recent.put(Arc::clone(&volume), length);
         Ok(volume)
     }
@@ -83,8 +84,9 @@ impl Meta {
         row.as_ref().map(from_row).transpose()
     }
 
-    /// One page of a tenant's drives and trees in order of making, and how many there are in all. Leaves out what is being
-    /// removed.
+    /// One page of a tenant's drives and trees in order of making, with what [`HpcFields`] are, and without what their
+    /// owners say of them: a page is as long as is asked for (I12). And how many there are in all. Leaves out what is
+    /// being removed.
     pub async fn volumes_of(&self, tenant: TenantId, page: Page) -> Result<(Vec<Volume>, u64), MetaError> {
         // One transaction, so that count and page agree.
         let mut tx = self.readers.begin().await?;
@@ -94,16 +96,22 @@ impl Meta {
         .bind(tenant.as_bytes().as_slice())
         .fetch_one(&mut *tx)
         .await?;
-        let rows = sqlx::query(select_volumes!(
+        let mut rows = sqlx::query(select_volumes!(
             "WHERE tenant = $1 AND kind IN ('drive', 'tree') AND state <> 'deleting' ORDER BY created, id \
              LIMIT $2 OFFSET $3"
         ))
         .bind(tenant.as_bytes().as_slice())
         .bind(page.limit.map_or(i64::MAX, i64::from))
         .bind(i64::try_from(page.offset).unwrap_or(i64::MAX))
-        .fetch_all(&mut *tx)
-        .await?;
-        let volumes = rows.iter().map(from_row).collect::<Result<_, _>>()?;
+        .fetch(&mut *tx);
+        let mut volumes = Vec::new();
+        while let Some(row) = rows.try_next().await? {
+            let mut volume = from_row(&row)?;
+            volume.meta.clear();
+            volume.attributes.retain(|name, _| name == HpcFields::KEY);
+            volumes.push(volume);
+        }
+        drop(rows);
         Ok((volumes, total.cast_unsigned()))
     }
 

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::activity::{Activity, Busy};
+use super::answers::Room;
 use super::incoming::Payload;
-use super::list::List;
+use super::list::{List, Piece};
 use super::regions::FileRegions;
 use super::timing::{self, SERVER_TIMING};
 use crate::control::Account;
@@ -30,18 +31,20 @@ pub(super) enum Body {
 /// A list that is being sent.
 pub(super) struct Pieces {
     first: Bytes,
+    /// Of the first.
+    room: Option<Room>,
     turn: Option<Pin<Box<dyn Future<Output = PieceTurn> + Send>>>,
     /// Held by every frame too.
     answering: Arc<Busy>,
 }
 
-type PieceTurn = (List, Option<io::Result<Bytes>>);
+type PieceTurn = (List, Option<io::Result<Piece>>);
 
 impl Pieces {
     /// The rest of `list`, of which `whole` is what was encoded first.
     pub(super) fn new(list: List, whole: &Bytes, answering: Busy) -> Self {
         let first = list.beginning(whole);
-        Self { first, turn: Some(Box::pin(list.next())), answering: Arc::new(answering) }
+        Self { first, room: None, turn: Some(Box::pin(list.next())), answering: Arc::new(answering) }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
@@ -51,9 +54,9 @@ impl Pieces {
             self.turn = matches!(piece, Some(Ok(_))).then(|| Box::pin(list.next()) as _);
             piece
         } else {
-            Some(Ok(std::mem::take(&mut self.first)))
+            Some(Ok((std::mem::take(&mut self.first), self.room.take())))
         };
-        let held = |bytes| Bytes::from_owner(Held { bytes, _until_sent: self.answering.clone() });
+        let held = |(bytes, room)| Bytes::from_owner(Held { bytes, _until_sent: (self.answering.clone(), room) });
         Poll::Ready(piece.map(|piece| piece.map(held)))
     }
 }
@@ -189,6 +192,25 @@ impl Body {
                 Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: Mutex::new(payload) }))
             }
             other => other,
+        }
+    }
+
+    /// How many bytes of it are held now.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Self::Whole(bytes) => bytes.len(),
+            Self::List(pieces) => pieces.first.len(),
+            // Blocks of the pool, or none.
+            Self::Download(_) => 0,
+        }
+    }
+
+    /// The same, which has this room for [`Self::held`] until that is sent.
+    pub(super) fn within(self, room: Option<Room>) -> Self {
+        match (self, room) {
+            (Self::Whole(bytes), Some(room)) => Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: room })),
+            (Self::List(pieces), room) => Self::List(Pieces { room, ..pieces }),
+            (other, _) => other,
         }
     }
 

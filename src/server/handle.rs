@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::Server;
 use super::activity::Activity;
 use super::admission::Standing;
+use super::answers::{self, Room};
 use super::body::{Body, Download, Pieces};
 use super::framing::Framing;
 use super::incoming::Payload;
@@ -35,8 +36,8 @@ use crate::dialect::{
     BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded, request_id_fields, routed,
 };
 use crate::domain::{
-    Fault, FaultKind, HpcLogin, HpcOutcome, IdentityCommand, Intent, Outcome, Principal, SendPlan, Sha256, UnixTime,
-    Volume,
+    Command, Fault, FaultKind, HpcLogin, HpcOutcome, IdentityCommand, Intent, Outcome, Principal, SendPlan, Sha256,
+    UnixTime, Volume,
 };
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport};
@@ -215,11 +216,18 @@ impl Exchange<'_> {
             Ok(intent) => intent,
             Err(fault) => return self.reject_with(endpoint.dialect(), &fault, body),
         };
+        let mut room = None;
         let outcome = match (intent, call.principal, body) {
             (Intent::Send(plan), ..) => return self.send(call, &plan).await,
             (Intent::Login(login), ..) => self.log_in(&login).await.inspect(|_| self.connection.standing.know()),
             (Intent::Discover, ..) => Ok(Outcome::Discovered),
-            (Intent::Control(command), Some(principal), _) => control.execute(principal, command).await,
+            (Intent::Control(command), Some(principal), _) => {
+                room = match self.room_for(principal, &command).await {
+                    Ok(room) => room,
+                    Err(fault) => return self.refuse(endpoint.dialect(), &fault),
+                };
+                control.execute(principal, command).await
+            }
             (Intent::Identity(command), caller, _) => self.identify(caller, command).await,
             (Intent::Receive(plan), Some(principal), Some(mut body)) => match control.admit(principal, plan).await {
                 Ok(admitted) => {
@@ -244,7 +252,19 @@ impl Exchange<'_> {
                 Err(Fault::internal("a route without a caller or a body"))
             }
         };
-        self.encode(endpoint, call, outcome)
+        let response = self.encode(endpoint, call, outcome);
+        let length = response.body().held();
+        let room = match room {
+            Some(room) => room.fit(length),
+            None => self.server.answers.room_of(call.principal.map(|principal| principal.tenant), length).await,
+        };
+        response.map(|body| body.within(room))
+    }
+
+    /// Room for what a command is answered with, where that can be known before.
+    async fn room_for(&self, principal: &Principal, command: &Command) -> Result<Option<Room>, Fault> {
+        let Some(most) = answers::most_of(command) else { return Ok(None) };
+        self.server.answers.room(Some(principal.tenant), most, self.server.limits.head).await.map(Some)
     }
 
     async fn identify(&self, caller: Option<&Principal>, command: IdentityCommand) -> Result<Outcome, Fault> {
@@ -288,8 +308,14 @@ impl Exchange<'_> {
             return whole(reply);
         }
         let params = call.params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let asked = Asked { endpoint, parts: self.parts.clone(), params, places: self.connection.places.clone() };
-        let list = List::new(self.server.control.clone(), asked, outcome, rest);
+        let asked = Asked {
+            endpoint,
+            parts: self.parts.clone(),
+            params,
+            places: self.connection.places.clone(),
+            tenant: call.principal.map(|principal| principal.tenant),
+        };
+        let list = List::new(self.server, asked, outcome, rest);
         let answering = self.connection.activity.answer();
         reply.map(|first| Body::List(Pieces::new(list, &first, answering)))
     }

@@ -4,7 +4,7 @@
 //! own, of which the envelope is cut off.
 //!
 //! # Invariants
-//! - What is held is one piece, and the ids of what is still to be told (I12).
+//! - What is held is one piece, for which there is room, and the ids of what is still to be told (I12).
 //! - The list is that of one moment, but for what was removed since, which is left out.
 
 use std::io;
@@ -13,9 +13,11 @@ use std::sync::Arc;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::request::Parts;
 
-use crate::control::{Control, PIECE};
+use super::Server;
+use super::answers::{PAGE, Room};
+use crate::control::PIECE;
 use crate::dialect::{Call, Endpoint, Places};
-use crate::domain::{Outcome, VolumeId};
+use crate::domain::{Outcome, TenantId, VolumeId};
 
 /// The request that asked for a list.
 pub(super) struct Asked {
@@ -23,11 +25,15 @@ pub(super) struct Asked {
     pub(super) parts: Parts,
     pub(super) params: Vec<(String, String)>,
     pub(super) places: Places,
+    pub(super) tenant: Option<TenantId>,
 }
+
+/// Some of a list, and the room that it takes.
+pub(super) type Piece = (Bytes, Option<Room>);
 
 /// What is still to be told of a list.
 pub(super) struct List {
-    control: Arc<Control>,
+    server: Arc<Server>,
     asked: Asked,
     /// With the piece that was told last.
     outcome: Outcome,
@@ -42,10 +48,10 @@ pub(super) struct List {
 
 impl List {
     /// The list that `outcome` begins and `rest` continues.
-    pub(super) fn new(control: Arc<Control>, asked: Asked, mut outcome: Outcome, rest: Vec<VolumeId>) -> Self {
+    pub(super) fn new(server: &Arc<Server>, asked: Asked, mut outcome: Outcome, rest: Vec<VolumeId>) -> Self {
         let items = outcome.listing_mut().map(|listing| std::mem::take(&mut listing.drives)).unwrap_or_default();
         let mut list = Self {
-            control,
+            server: server.clone(),
             asked,
             outcome,
             rest: rest.into_iter(),
@@ -66,13 +72,13 @@ impl List {
         whole.slice(..whole.len() - self.after.len())
     }
 
-    /// The next piece; none behind the last.
-    pub(super) async fn next(mut self) -> (Self, Option<io::Result<Bytes>>) {
+    /// The next piece, with the room that it takes; none behind the last.
+    pub(super) async fn next(mut self) -> (Self, Option<io::Result<Piece>>) {
         let piece = self.piece().await;
         (self, piece)
     }
 
-    async fn piece(&mut self) -> Option<io::Result<Bytes>> {
+    async fn piece(&mut self) -> Option<io::Result<Piece>> {
         loop {
             if self.is_told {
                 return None;
@@ -80,9 +86,13 @@ impl List {
             let ids: Vec<VolumeId> = self.rest.by_ref().take(PIECE).collect();
             if ids.is_empty() {
                 self.is_told = true;
-                return Some(Ok(self.after.clone()));
+                return Some(Ok((self.after.clone(), None)));
             }
-            let volumes = match self.control.volumes(&ids).await {
+            let room = match self.server.answers.room(self.asked.tenant, PAGE, self.server.limits.idle).await {
+                Ok(room) => room,
+                Err(fault) => return Some(Err(io::Error::other(fault))),
+            };
+            let volumes = match self.server.control.volumes(&ids).await {
                 Ok(volumes) => volumes,
                 Err(fault) => return Some(Err(io::Error::other(fault))),
             };
@@ -99,13 +109,14 @@ impl List {
                 piece.put_u8(b',');
             }
             piece.extend_from_slice(items);
-            return Some(Ok(piece.freeze()));
+            let room = room.fit(piece.len());
+            return Some(Ok((piece.freeze(), room)));
         }
     }
 
     /// The list of the volumes that are held now.
     fn encoded(&self) -> Bytes {
-        let Asked { endpoint, parts, params, places } = &self.asked;
+        let Asked { endpoint, parts, params, places, .. } = &self.asked;
         let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (&**name, &**value)).collect();
         let call = Call {
             method: &parts.method,

@@ -2,6 +2,7 @@
 
 mod activity;
 mod admission;
+mod answers;
 mod body;
 mod connection;
 pub mod framing;
@@ -35,6 +36,7 @@ use crate::dialect::{self, Places, Side};
 use crate::metrics::Metrics;
 use activity::Patience;
 use admission::Admission;
+use answers::Answers;
 use tls::SideTls;
 
 pub use proxy::Proxies;
@@ -67,6 +69,8 @@ pub struct Server {
     pub proxies: Proxies,
     /// The connections.
     connections: TaskTracker,
+    /// The memory of answers that are not taken yet.
+    answers: Arc<Answers>,
     /// A lack of descriptors is told of once.
     has_told_of_files: AtomicBool,
     router: matchit::Router<&'static dialect::Route>,
@@ -140,6 +144,7 @@ impl Server {
             public,
             proxies,
             connections: TaskTracker::new(),
+            answers: Answers::new(),
             has_told_of_files: AtomicBool::new(false),
             router: dialect::router(),
         })

@@ -53,7 +53,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("flate2::", &["tree", "remote"]),
     ("zstd::", &["tree", "archive"]),
     ("object_store::", &["archive"]),
-    ("futures_util::", &["archive", "control"]),
+    ("futures_util::", &["archive", "control", "meta"]),
     ("quick_xml::", &["dialect"]),
 ];
 

@@ -1,13 +1,14 @@
 //! How much memory clients can make the server take, and that peers that stall do not take it from others.
 
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::peer;
 use crate::harness::raw::basic;
 use crate::harness::server::uuid_of;
-use crate::harness::{Server, Setup, image, machine};
+use crate::harness::{Cloud, Server, Setup, image, machine};
 
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const OCTETS: &str = "Content-Type: application/octet-stream";
@@ -106,23 +107,25 @@ fn the_memory_of_password_digests_is_given_back() {
     });
 }
 
+/// Makes 20 drives at a time, each with this label.
+fn make_drives(server: &Server, times: usize, label: &str) {
+    let body = server.scratch().join("drives.json");
+    let drive = |n| serde_json::json!({"name": format!("d{n}"), "size": 70_000, "media": "disk", "meta": {"l": label}});
+    let drives: Vec<_> = (0..20).map(drive).collect();
+    std::fs::write(&body, serde_json::json!({"objects": drives}).to_string()).expect("a body can be written");
+    for _ in 0..times {
+        let curl = server.curl("/api/2.0/drives/").header("Content-Type: application/json");
+        let response = curl.arg("--data-binary").arg(format!("@{}", body.display())).run();
+        assert_eq!(response.status, 201, "{response:?}");
+    }
+}
+
 /// Drives whose labels are as large as they may be, and readers that take nothing of their list.
 #[test]
 fn long_lists_that_nobody_reads_are_not_held() {
     let server = Server::start();
     let label = "x".repeat(12_000);
-    for _ in 0..25 {
-        let drives: Vec<_> = (0..20)
-            .map(
-                |n| serde_json::json!({"name": format!("d{n}"), "size": 70_000, "media": "disk", "meta": {"l": label}}),
-            )
-            .collect();
-        let body = server.scratch().join("drives.json");
-        std::fs::write(&body, serde_json::json!({"objects": drives}).to_string()).unwrap();
-        let curl = server.curl("/api/2.0/drives/").header("Content-Type: application/json");
-        let response = curl.arg("--data-binary").arg(format!("@{}", body.display())).run();
-        assert_eq!(response.status, 201, "{response:?}");
-    }
+    make_drives(&server, 25, &label);
     let before = machine::memory(server.pid());
     let authorization = basic(&server.credentials());
     let head = format!("GET /api/2.0/drives/detail/?limit=0 HTTP/1.1\r\nHost: x\r\n{authorization}\r\n\r\n");
@@ -140,6 +143,63 @@ fn long_lists_that_nobody_reads_are_not_held() {
     let list = server.curl("/api/2.0/drives/detail/?limit=0").run().json();
     assert_eq!(list["objects"].as_array().unwrap().len(), 500);
     assert_eq!(list["objects"][499]["meta"]["l"], label);
+}
+
+/// Has many ask for the same, several times each, and read nothing: the kernel's own buffers are full then.
+fn ask_and_do_not_read(server: &Server, head: &str) -> Vec<TcpStream> {
+    let mut readers: Vec<_> = (0..100).map(|_| peer::narrow(server.authority())).collect();
+    for reader in &mut readers {
+        reader.write_all(head.repeat(4).as_bytes()).expect("the server takes requests");
+    }
+    readers
+}
+
+/// What is logged of a request for which there is no memory.
+const FULL: &str = "answers that nobody takes fill the memory";
+
+/// As long as they may be, in both forms.
+#[test]
+fn pages_that_nobody_reads_take_a_bounded_part_of_memory_and_keep_no_other_tenant_waiting() {
+    let server = Setup::default().config("limits.head_seconds = 2").start();
+    make_drives(&server, 10, &"x".repeat(12_000));
+    let cloud = Cloud::of(&server);
+    let other = Cloud::log_in(&server, &server.add_user("ann"));
+    let other_volume = other.create(&serde_json::json!({"size": 1}));
+    let before = machine::memory(server.pid());
+    let paths = [format!("/v3/{}/volumes/detail", cloud.project), format!("/v2/{}/volumes/detail.xml", cloud.project)];
+    let token = format!("X-Auth-Token: {}", cloud.token);
+    for path in &paths {
+        let told = server.logged().matches(FULL).count();
+        let held = ask_and_do_not_read(&server, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n{token}\r\n\r\n"));
+        crate::harness::wait_for("some to be told that there is no room", || {
+            (server.logged().matches(FULL).count() > told).then_some(())
+        });
+        let list = other.get("volumes/detail");
+        assert_eq!(list.status, 200, "{list:?}");
+        assert_eq!(list.json()["volumes"][0]["id"], other_volume);
+        let peak = machine::peak_memory(server.pid());
+        println!("{path}: {} MiB, then {} MiB", before >> 20, peak >> 20);
+        assert!(peak < before + (140 << 20), "{path}: {} MiB", peak >> 20);
+        drop(held);
+    }
+    // Who does read gets all of it, in pages of which each says that there are more.
+    let mut ids = Vec::new();
+    let mut marker = String::new();
+    loop {
+        // Those who have gone may be noticed a little later.
+        let page = crate::harness::wait_for("a page to be told", || {
+            let page = cloud.get(&format!("volumes/detail?limit=1000{marker}"));
+            (page.status == 200).then(|| page.json())
+        });
+        ids.extend(page["volumes"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()));
+        marker = format!("&marker={}", ids.last().unwrap());
+        if page["volumes_links"].is_null() {
+            break;
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 200);
 }
 
 /// As many as one address may have, each with as much as it is let send without a login.

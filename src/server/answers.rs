@@ -1,0 +1,269 @@
+//! How much memory answers may take that were made and are not taken yet: a budget of bytes, shared out among tenants.
+//!
+//! Room for as much as an answer may come to is taken before what it tells is looked up. When the answer is made, it
+//! keeps the room that it takes, until it was sent or dropped. So who asks and does not read keeps itself waiting, and
+//! nobody else.
+//!
+//! # Invariants
+//! - No more room is had than the total, but by answers that came to more than was thought of them: others wait for
+//!   these, too.
+//! - No tenant has more than its share, so that another always finds room. Callers without a login are one tenant.
+//! - Room is given in the order in which it was asked for, past those only whose tenant has its share.
+//!
+//! # Cancellation
+//! Who stops waiting has no room, and takes none from others.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::domain::{BlockCommand, Command, Fault, FaultKind, HpcCommand, SessionCommand, TenantId, TreeCommand};
+
+/// All of it: the pages of eight callers at once, of the longest that there are, or some thirty common ones.
+const TOTAL: usize = 64 << 20;
+
+/// An answer as short as this is among what a connection may take, and needs no room.
+const SMALL: usize = 16 << 10;
+
+/// What a page may take, and a piece of a longer list: 2 MiB of its volumes' own words, at most two more, what every volume has, and the same
+/// as text.
+pub(super) const PAGE: usize = 8 << 20;
+
+/// What one volume may take: its row has 256 KiB at most.
+const ONE: usize = 512 << 10;
+
+/// The room of answers.
+#[derive(Debug)]
+pub(super) struct Answers {
+    total: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: usize,
+    of_tenant: HashMap<Option<TenantId>, usize>,
+    /// In the order in which they came.
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    tenant: Option<TenantId>,
+    bytes: usize,
+    sender: oneshot::Sender<Room>,
+}
+
+/// Room for an answer, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    answers: Arc<Answers>,
+    tenant: Option<TenantId>,
+    bytes: usize,
+}
+
+/// The most that the answer to a command may come to, where it only tells what is there; of others their outcome knows.
+pub(super) fn most_of(command: &Command) -> Option<usize> {
+    match command {
+        Command::List { .. }
+        | Command::Tree(TreeCommand::List(_))
+        | Command::Session(SessionCommand::List { .. })
+        | Command::Hpc(HpcCommand::List { .. })
+        | Command::Block(
+            BlockCommand::Volumes(_)
+            | BlockCommand::Snapshots(_)
+            | BlockCommand::Backups(_)
+            | BlockCommand::Servers(_)
+            | BlockCommand::Attachments { .. },
+        ) => Some(PAGE),
+        Command::Show(_)
+        | Command::Tree(TreeCommand::Show(_))
+        | Command::Session(SessionCommand::Show(_))
+        | Command::Block(BlockCommand::Volume(_) | BlockCommand::Snapshot(_)) => Some(ONE),
+        Command::In { command, .. } => most_of(command),
+        _ => None,
+    }
+}
+
+impl Answers {
+    pub(super) fn new() -> Arc<Self> {
+        Self::of(TOTAL)
+    }
+
+    fn of(total: usize) -> Arc<Self> {
+        Arc::new(Self { total, state: Mutex::default() })
+    }
+
+    /// Room for so many bytes, within a time; for more than one tenant may have, all that it may.
+    pub(super) async fn room(
+        self: &Arc<Self>,
+        tenant: Option<TenantId>,
+        bytes: usize,
+        within: Duration,
+    ) -> Result<Room, Fault> {
+        let receiver = {
+            let mut state = self.lock();
+            let (sender, receiver) = oneshot::channel();
+            state.waiting.push_back(Waiting { tenant, bytes: bytes.min(self.share()), sender });
+            let given = self.share_out(&mut state);
+            drop(state);
+            // Room whose receiver has gone is given back when it is dropped, which takes the lock.
+            drop(given);
+            receiver
+        };
+        match tokio::time::timeout(within, receiver).await {
+            Ok(Ok(room)) => Ok(room),
+            _ => {
+                Err(Fault::new(FaultKind::Unavailable, "answers that nobody takes fill the memory for them; try again"))
+            }
+        }
+    }
+
+    /// Room for an answer that was made before there was any; none for one that needs none. It is waited for as long as
+    /// it takes: what is told was done.
+    pub(super) async fn room_of(self: &Arc<Self>, tenant: Option<TenantId>, length: usize) -> Option<Room> {
+        if length <= SMALL {
+            return None;
+        }
+        self.room(tenant, length, Duration::MAX).await.ok()
+    }
+
+    /// Three quarters, as of other things.
+    fn share(&self) -> usize {
+        self.total / 4 * 3
+    }
+
+    /// Gives what is free to who waits; what was given to nobody.
+    fn share_out(self: &Arc<Self>, state: &mut State) -> Vec<Room> {
+        let mut unwanted = Vec::new();
+        state.waiting.retain(|waiting| !waiting.sender.is_closed());
+        let mut at = 0;
+        while let Some(next) = state.waiting.get(at) {
+            let held = state.of_tenant.get(&next.tenant).copied().unwrap_or(0);
+            if held > 0 && held + next.bytes > self.share() {
+                at += 1;
+                continue;
+            }
+            if state.held > 0 && state.held + next.bytes > self.total {
+                break;
+            }
+            let Some(Waiting { tenant, bytes, sender }) = state.waiting.remove(at) else { break };
+            state.held += bytes;
+            *state.of_tenant.entry(tenant).or_default() += bytes;
+            if let Err(room) = sender.send(Room { answers: self.clone(), tenant, bytes }) {
+                unwanted.push(room);
+            }
+        }
+        unwanted
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counts; each change leaves them whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Room {
+    /// What an answer of this length keeps of it: none when it needs none.
+    pub(super) fn fit(mut self, length: usize) -> Option<Self> {
+        if length <= SMALL {
+            return None;
+        }
+        self.resize(length);
+        Some(self)
+    }
+
+    fn resize(&mut self, bytes: usize) {
+        let answers = self.answers.clone();
+        let mut state = answers.lock();
+        state.held = state.held - self.bytes + bytes;
+        let held = state.of_tenant.entry(self.tenant).or_default();
+        *held = *held - self.bytes + bytes;
+        if *held == 0 {
+            state.of_tenant.remove(&self.tenant);
+        }
+        self.bytes = bytes;
+        let given = answers.share_out(&mut state);
+        drop(state);
+        drop(given);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.resize(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_hours(1);
+    const KIB: usize = 1 << 10;
+
+    async fn is_waiting<T>(room: &mut (impl Future<Output = T> + Unpin)) -> bool {
+        std::future::poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut *room).poll(cx).is_pending())).await
+    }
+
+    #[tokio::test]
+    async fn one_tenant_has_its_share_and_another_finds_room() {
+        let answers = Answers::of(400 * KIB);
+        let (one, other) = (Some(TenantId::random()), Some(TenantId::random()));
+        let held = answers.room(one, 250 * KIB, LONG).await.unwrap();
+        let mut more = pin!(answers.room(one, 100 * KIB, LONG));
+        assert!(is_waiting(&mut more).await);
+        let others = answers.room(other, 150 * KIB, LONG).await.unwrap();
+        drop(held);
+        let more = more.await.unwrap();
+        drop((more, others));
+        let state = answers.lock();
+        assert_eq!((state.held, state.of_tenant.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_much_is_not_passed_by_who_asks_for_little() {
+        let answers = Answers::of(400 * KIB);
+        let held = answers.room(Some(TenantId::random()), 300 * KIB, LONG).await.unwrap();
+        let mut much = pin!(answers.room(None, 200 * KIB, LONG));
+        assert!(is_waiting(&mut much).await);
+        let mut little = pin!(answers.room(Some(TenantId::random()), KIB, LONG));
+        assert!(is_waiting(&mut little).await);
+        drop(held);
+        much.await.unwrap();
+        little.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_an_answer_does_not_take_is_given_back_and_what_is_more_is_counted() {
+        let answers = Answers::of(400 * KIB);
+        let tenant = Some(TenantId::random());
+        let room = answers.room(tenant, 300 * KIB, LONG).await.unwrap();
+        let kept = room.fit(200 * KIB);
+        assert_eq!(answers.lock().held, 200 * KIB);
+        let small = answers.room(tenant, 100 * KIB, LONG).await.unwrap();
+        assert!(small.fit(SMALL).is_none());
+        assert_eq!(answers.lock().held, 200 * KIB);
+        let long = answers.room(tenant, 50 * KIB, LONG).await.unwrap().fit(500 * KIB);
+        assert_eq!(answers.lock().held, 700 * KIB);
+        drop((kept, long));
+        assert_eq!(answers.lock().held, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_none_in_time_is_told_so_and_takes_none_later() {
+        let answers = Answers::of(400 * KIB);
+        let tenant = Some(TenantId::random());
+        let held = answers.room(tenant, 999 * KIB, LONG).await.unwrap();
+        assert_eq!(held.bytes, 300 * KIB);
+        let fault = answers.room(tenant, KIB, Duration::from_secs(1)).await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Unavailable);
+        drop(held);
+        assert_eq!(answers.lock().held, 0);
+    }
+}
