@@ -11,6 +11,7 @@ mod download;
 mod fetch;
 mod held;
 mod hpc;
+mod idle;
 mod jobs;
 mod seal;
 mod sessions;

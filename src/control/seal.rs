@@ -1,23 +1,19 @@
 //! Seals a drive: reads it back at idle priority, compares it with the pieces it was stored with, and records its
-//! SHA-256. So it checks the disk, which a digest of the arriving bytes cannot.
+//! SHA-256. So it checks the disk, which a digest of the arriving bytes cannot, nor one of what the page cache has.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::Arc;
-
-use tokio::sync::oneshot;
 
 use super::Control;
-use crate::domain::{ByteCount, Fault, FaultKind, PIECE, Pieces, Sha256, Volume};
+use super::idle::IdleThread;
+use crate::domain::{Fault, FaultKind, PIECE, Sha256, Volume};
 use crate::meta::Job;
-use crate::store::{Image, StoreError, piece_digest, stored_digest};
+use crate::store::{ReadBack, StoreError};
 use crate::transfer::Sha256State;
 
 /// What reading a drive back has shown.
 enum Verdict {
     Whole(Sha256),
-    Differs { piece: usize },
+    Differs { piece: u64 },
     Damaged(&'static str),
 }
 
@@ -41,9 +37,7 @@ impl Control {
                     })
                     .await;
             }
-            Verdict::Differs { piece } => {
-                format!("the {} bytes from {} are not those that were stored", PIECE, piece as u64 * PIECE)
-            }
+            Verdict::Differs { piece } => differs(piece),
             Verdict::Damaged(why) => why.to_owned(),
         };
         // A deletion or a resize may have come first; then this content is gone anyway.
@@ -57,8 +51,9 @@ impl Control {
     async fn judge(&self, volume: &Volume) -> Result<Verdict, Fault> {
         let verdict: Result<Verdict, StoreError> = async {
             let image = self.open_as_recorded(volume).await?;
-            let pieces = image.pieces().await?;
-            self.read_back(&image, pieces).await.map_err(|error| StoreError::of_read(volume.id, error))
+            let image = ReadBack::new(&*image).await?;
+            let read = IdleThread::start("seal")?.run(move |unwanted| check(image, unwanted)).await?;
+            read.map_err(|error| StoreError::of_read(volume.id, error))
         }
         .await;
         match verdict {
@@ -66,40 +61,25 @@ impl Control {
             verdict => verdict.map_err(Fault::from),
         }
     }
-
-    /// Reads on a thread of its own, since a thread's priority cannot be raised again without privilege.
-    async fn read_back(&self, image: &Arc<dyn Image>, pieces: Pieces) -> io::Result<Verdict> {
-        let Some(file) = image.file() else { return Err(io::ErrorKind::Unsupported.into()) };
-        let size = image.size();
-        let (sender, receiver) = oneshot::channel();
-        std::thread::Builder::new().name("seal".to_owned()).spawn(move || {
-            // The I/O priority follows the niceness (ioprio_set(2)). Failing to be nice is no reason not to check.
-            let _ = rustix::process::nice(19);
-            // A deleted drive would hold its disk until the last byte was read.
-            let is_unlinked = || file.metadata().is_ok_and(|file| file.nlink() == 0);
-            let verdict = check(&file, size, &pieces, || sender.is_closed() || is_unlinked());
-            let _ = sender.send(verdict);
-        })?;
-        receiver.await.map_err(io::Error::other)?
-    }
 }
 
-/// Reads `size` bytes of `file` and compares them with `pieces`, until nobody wants to know any more.
-fn check(file: &File, size: ByteCount, pieces: &Pieces, unwanted: impl Fn() -> bool) -> io::Result<Verdict> {
-    let mut buffer = vec![0; PIECE as usize];
+/// Reads an image and compares it with what was stored, until nobody wants to know any more.
+fn check(mut image: ReadBack, unwanted: &dyn Fn() -> bool) -> io::Result<Verdict> {
     let mut sha256 = Sha256State::default();
-    let mut offset = 0;
-    for index in 0..Pieces::spanned_by(size) as usize {
-        if unwanted() {
+    for index in 0..image.count() {
+        if unwanted() || image.is_removed() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let bytes = &mut buffer[..(size.get() - offset).min(PIECE) as usize];
-        file.read_exact_at(bytes, offset)?;
-        offset += bytes.len() as u64;
-        sha256.update(bytes);
-        if piece_digest(bytes) != stored_digest(pieces, index as u64) {
+        let piece = image.piece(index)?;
+        if !piece.is_whole {
             return Ok(Verdict::Differs { piece: index });
         }
+        sha256.update(piece.bytes);
     }
     Ok(Verdict::Whole(sha256.finish()))
+}
+
+/// What a person is told of a piece that is not as it was stored.
+fn differs(piece: u64) -> String {
+    format!("the {PIECE} bytes from {} are not those that were stored", piece * PIECE)
 }

@@ -27,6 +27,7 @@
 mod flush;
 mod holes;
 mod lost;
+mod readback;
 mod sidecar;
 mod steps;
 
@@ -48,6 +49,7 @@ use crate::domain::{ByteCount, CrashPoints, Extent, JobId, Pieces, TenantId, Uni
 use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
 
 pub use lost::LostImage;
+pub use readback::{PieceRead, ReadBack};
 
 /// Whether drafts are written past the page cache (`O_DIRECT`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

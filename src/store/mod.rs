@@ -26,7 +26,7 @@ use crate::domain::{ByteCount, Extent, Fault, FaultKind, JobId, Pieces, TenantId
 use crate::io::{Block, SharedBlock, SharedFile};
 
 pub use checked::CheckedImage;
-pub use local::{Direct, LocalSettings, LocalStore, LostImage};
+pub use local::{Direct, LocalSettings, LocalStore, LostImage, PieceRead, ReadBack};
 pub use pieces::{PieceDigester, piece_digest, stored_digest, zero_piece};
 pub use reservation::{Ledger, Reservation};
 pub use trees::{LostTree, OpenTree, SweptTrees, TreeRecord, TreeStore};

@@ -63,28 +63,33 @@ pub(super) fn copy_checked(
     for index in 0..Pieces::spanned_by(size) {
         let start = index * PIECE;
         let piece = Extent { offset: start, len: (size.get() - start).min(PIECE) };
-        let runs = runs(from, piece).map_err(|error| StoreError::of_read(id, error))?;
-        let bytes = &mut buffer[..piece.len as usize];
-        let within = |run: &Run| (run.extent.offset - start) as usize..(run.extent.end() - start) as usize;
-        for run in &runs {
-            let into = &mut bytes[within(run)];
-            if run.hole {
-                into.fill(0);
-            } else {
-                from.read_exact_at(into, run.extent.offset).map_err(|error| StoreError::of_read(id, error))?;
-            }
-        }
-        let is_blank = runs.iter().all(|run| run.hole);
-        let actual = if is_blank { zero_piece() } else { piece_digest(bytes) };
+        let (actual, runs) = read_piece(from, piece, &mut buffer).map_err(|error| StoreError::of_read(id, error))?;
         if actual != stored_digest(pieces, index) {
             return Err(StoreError::Damaged(id, CHANGED));
         }
         for run in runs.iter().filter(|run| !run.hole) {
-            to.write_all_at(&bytes[within(run)], run.extent.offset)?;
+            let bytes = &buffer[(run.extent.offset - start) as usize..(run.extent.end() - start) as usize];
+            to.write_all_at(bytes, run.extent.offset)?;
             progress(ByteCount::new(run.extent.len).unwrap_or(ByteCount::MAX))?;
         }
     }
     Ok(())
+}
+
+/// Fills the buffer with a piece of a file up to where it ends; its digest, and its runs, of which holes are not read.
+pub(super) fn read_piece(file: &File, piece: Extent, buffer: &mut [u8]) -> io::Result<(u128, Vec<Run>)> {
+    let bytes = &mut buffer[..piece.len as usize];
+    let runs = runs(file, piece)?;
+    for run in &runs {
+        let into = &mut bytes[(run.extent.offset - piece.offset) as usize..(run.extent.end() - piece.offset) as usize];
+        if run.hole {
+            into.fill(0);
+        } else {
+            file.read_exact_at(into, run.extent.offset)?;
+        }
+    }
+    let is_blank = runs.iter().all(|run| run.hole);
+    Ok((if is_blank { zero_piece() } else { piece_digest(bytes) }, runs))
 }
 
 #[cfg(test)]

@@ -1,0 +1,179 @@
+//! Reads an image back piece by piece, and compares it with what was stored. From the disk: the page cache may hold what
+//! the disk does not, and would show it for as long as somebody reads there. All of it blocks.
+//!
+//! An image was flushed before it was published. What the cache has of it and the disk has not, since somebody wrote to
+//! the file, stays there.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::MetadataExt as _;
+
+use rustix::fs::{Advice, SeekFrom};
+use rustix::io::Errno;
+
+use super::holes::read_piece;
+use crate::domain::{ByteCount, Extent, PIECE, Pieces};
+use crate::io::SharedFile;
+use crate::store::{Image, StoreError, stored_digest, zero_piece};
+
+/// An image that is read back. It holds one piece, and the digests of all.
+pub struct ReadBack {
+    file: SharedFile,
+    size: ByteCount,
+    pieces: Pieces,
+    buffer: Vec<u8>,
+}
+
+/// One piece of it.
+#[derive(Debug)]
+pub struct PieceRead<'a> {
+    /// What it holds.
+    pub bytes: &'a [u8],
+    /// How many of them came from the disk. Holes do not.
+    pub read: u64,
+    /// Whether it is as it was stored.
+    pub is_whole: bool,
+}
+
+impl ReadBack {
+    /// Reads an image back that has a file.
+    pub async fn new(image: &dyn Image) -> Result<Self, StoreError> {
+        let pieces = image.pieces().await?;
+        let file = image.file().ok_or(StoreError::Io(io::ErrorKind::Unsupported.into()))?;
+        // What the kernel read ahead would be dropped before it is asked for. A hint.
+        let _ = rustix::fs::fadvise(&*file, 0, None, Advice::Random);
+        Ok(Self { file, size: image.size(), pieces, buffer: vec![0; PIECE as usize] })
+    }
+
+    /// How many pieces there are.
+    pub fn count(&self) -> u64 {
+        Pieces::spanned_by(self.size)
+    }
+
+    /// Whether nothing but this holds the file any more: a removed drive would keep its disk until the last byte was read.
+    pub fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.nlink() == 0)
+    }
+
+    /// The first piece from this one on that is not known to be good without reading it: all before it are holes, and
+    /// were stored so.
+    pub fn next_in_doubt(&self, from: u64) -> io::Result<Option<u64>> {
+        let data = match rustix::fs::seek(&*self.file, SeekFrom::Data(from.saturating_mul(PIECE))) {
+            Ok(offset) => offset / PIECE,
+            Err(Errno::NXIO) => u64::MAX,
+            // A file system that cannot tell holes has none to tell.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => from,
+            Err(error) => return Err(error.into()),
+        };
+        let mut holes = from..data.min(self.pieces.0.len() as u64);
+        let lost = holes.find(|index| stored_digest(&self.pieces, *index) != zero_piece());
+        let next = lost.unwrap_or(data);
+        Ok(Some(next).filter(|next| *next < self.count()))
+    }
+
+    /// Reads a piece.
+    pub fn piece(&mut self, index: u64) -> io::Result<PieceRead<'_>> {
+        let offset = index * PIECE;
+        let extent = Extent { offset, len: self.size.get().saturating_sub(offset).min(PIECE) };
+        drop_cached(&self.file, offset);
+        let read = read_piece(&self.file, extent, &mut self.buffer);
+        // Nobody asked for it, and what the cache had to give up for it was perhaps asked for.
+        drop_cached(&self.file, offset);
+        let (digest, runs) = read?;
+        let read = runs.iter().filter(|run| !run.hole).map(|run| run.extent.len).sum();
+        let is_whole = digest == stored_digest(&self.pieces, index);
+        Ok(PieceRead { bytes: &self.buffer[..extent.len as usize], read, is_whole })
+    }
+}
+
+/// Has the cache drop a piece of a file. A hint; what is not flushed stays.
+fn drop_cached(file: &File, offset: u64) {
+    let _ = rustix::fs::fadvise(file, offset, NonZeroU64::new(PIECE), Advice::DontNeed);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+    use crate::store::PieceDigester;
+
+    fn readback(file: File, stored: &[u8], size: u64) -> ReadBack {
+        let mut digester = PieceDigester::default();
+        digester.update(stored);
+        let size = ByteCount::new(size).unwrap();
+        ReadBack { file: file.into(), size, pieces: digester.finish(), buffer: vec![0; PIECE as usize] }
+    }
+
+    fn file_of(bytes: &[u8]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file.sync_all().unwrap();
+        file
+    }
+
+    fn content(pieces: u64) -> Vec<u8> {
+        (0..pieces * PIECE - 1000).map(|at| (at % 251) as u8 + 1).collect()
+    }
+
+    /// What this thread has had the disk read, by `proc_pid_io(5)`.
+    fn read_from_disk() -> u64 {
+        let told = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+        let bytes = told.lines().find_map(|line| line.strip_prefix("read_bytes: ")).unwrap();
+        bytes.trim().parse().unwrap()
+    }
+
+    #[test]
+    fn every_byte_comes_from_the_disk_though_the_cache_has_it_and_none_stays_there() {
+        let stored = content(2);
+        let file = file_of(&stored);
+        if rustix::fs::fstatfs(&file).unwrap().f_type == 0x0102_1994 {
+            return println!("SKIPPED: a file of tmpfs is nowhere but in the cache");
+        }
+        let mut readback = readback(file.try_clone().unwrap(), &stored, stored.len() as u64);
+        file.read_exact_at(&mut vec![0; stored.len()], 0).unwrap();
+        for index in 0..2 {
+            let before = read_from_disk();
+            let piece = readback.piece(index).unwrap();
+            let read = piece.read;
+            assert!(piece.is_whole && read == piece.bytes.len() as u64);
+            assert!(read_from_disk() - before >= read, "piece {index} came from the cache");
+            let before = read_from_disk();
+            file.read_exact_at(&mut [0; 4096], index * PIECE).unwrap();
+            assert!(read_from_disk() > before, "piece {index} stayed in the cache");
+        }
+    }
+
+    #[test]
+    fn what_was_written_and_not_flushed_is_read() {
+        let stored = content(1);
+        let file = file_of(&stored);
+        let mut readback = readback(file.try_clone().unwrap(), &stored, stored.len() as u64);
+        assert!(readback.piece(0).unwrap().is_whole);
+        file.write_all_at(b"\0", 5000).unwrap();
+        assert!(!readback.piece(0).unwrap().is_whole);
+        assert_eq!(readback.piece(0).unwrap().bytes[5000], 0);
+    }
+
+    #[test]
+    fn holes_are_passed_over_where_they_were_stored_and_nowhere_else() {
+        let size = 1 << 40;
+        let file = file_of(&[]);
+        file.set_len(size).unwrap();
+        let blank = readback(file.try_clone().unwrap(), &[], size);
+        assert_eq!(blank.next_in_doubt(0).unwrap(), None);
+        file.write_all_at(b"x", 7 * PIECE + 9).unwrap();
+        let mut spoiled = readback(file.try_clone().unwrap(), &[], size);
+        assert_eq!(spoiled.next_in_doubt(0).unwrap(), Some(7));
+        assert!(!spoiled.piece(7).unwrap().is_whole);
+        assert_eq!(spoiled.next_in_doubt(8).unwrap(), None);
+        let whole = spoiled.piece(3).unwrap();
+        assert!(whole.is_whole && whole.read == 0 && whole.bytes.iter().all(|byte| *byte == 0));
+        // Data that became a hole.
+        let mut lost = readback(file, &content(3), size);
+        assert_eq!(lost.next_in_doubt(0).unwrap(), Some(0));
+        assert!(!lost.piece(0).unwrap().is_whole);
+        assert_eq!(lost.next_in_doubt(3).unwrap(), Some(7));
+    }
+}
