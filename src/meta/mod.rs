@@ -21,6 +21,7 @@
 mod ballast;
 mod batch;
 mod block;
+mod checks;
 mod error;
 mod group;
 mod identity;
@@ -56,6 +57,7 @@ use recent::Recent;
 pub use ballast::Ballast;
 pub use batch::{Batch, Vacancy};
 pub use block::Owner;
+pub use checks::Check;
 pub use error::MetaError;
 pub use identity::ProjectSummary;
 pub use jobs::{Job, JobKind, Lane, Lease, NewJob};
@@ -268,6 +270,7 @@ fn migrations() -> Migrator {
         ("seen", include_str!("migrations/0006_seen.sql")),
         ("backups", include_str!("migrations/0007_backups.sql")),
         ("job_turns", include_str!("migrations/0008_job_turns.sql")),
+        ("checks", include_str!("migrations/0009_checks.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
