@@ -22,7 +22,7 @@ use crate::auth::{
     TokenNames, load_or_create_key, random_password,
 };
 use crate::config::{BackupStorage, Config, DirectChoice, EngineChoice, OwnersChoice, When};
-use crate::control::{BlockSettings, Control, Parts, Settings, TreeSettings};
+use crate::control::{BlockSettings, Control, Parts, ScrubSettings, Settings, TreeSettings};
 use crate::domain::{Clock, CrashPoints, SystemClock, VolumeType};
 use crate::io::{IoEngine, Pool, descriptors, probe};
 use crate::meta::{Ballast, Meta};
@@ -108,6 +108,7 @@ impl App {
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         control.start_jobs(&stop).await?;
         control.start_sweeper(&stop);
+        control.start_scrub(&stop);
         let pace = Pace { idle: config.limits.idle, min_rate: config.limits.min_rate.0.get() };
         control.supervisor().run("slow peers", &kill, move || {
             let transfers = transfers.clone();
@@ -420,6 +421,10 @@ fn settings(config: &Config) -> Settings {
         always_seal: config.digest.seal == When::Always,
         ticket_seconds: config.limits.ticket_seconds,
         keep_lost: (config.recovery.keep_seconds > 0).then(|| Duration::from_secs(config.recovery.keep_seconds)),
+        scrub: (config.scrub.period_seconds > 0).then(|| ScrubSettings {
+            period: Duration::from_secs(config.scrub.period_seconds),
+            rate: config.scrub.rate.0.get(),
+        }),
         trees: TreeSettings {
             default_size: config.trees.default_size.0,
             max_size: config.trees.max_size.0,

@@ -45,6 +45,8 @@ pub struct Config {
     pub io: Io,
     /// Digests of drives.
     pub digest: Digests,
+    /// Checks of what is stored.
+    pub scrub: Scrub,
     /// What the disk holds and the database does not know.
     pub recovery: RecoverySettings,
     /// Volumes that are directories.
@@ -189,6 +191,20 @@ pub struct Digests {
     pub seal: When,
 }
 
+/// Checks of what is stored: it is read back, at idle priority, and compared with what came.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scrub {
+    /// Everything is checked once in so long; 0 turns it off. A month: disks that rot do so slowly, and copies elsewhere
+    /// are kept for longer than that. Raised: rot is found later, when copies elsewhere may be gone. Lowered: the disk
+    /// reads more.
+    pub period_seconds: u64,
+    /// Bytes per second that are read for it at most. 20 MiB, a tenth of what a disk reads that turns, are 49 TiB in a
+    /// month. Raised: others wait longer for the disk. Lowered: less can be checked within the period, and what is stored
+    /// beyond that is checked later.
+    pub rate: Size,
+}
+
 /// What the disk holds and the database does not know.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -196,6 +212,12 @@ pub struct RecoverySettings {
     /// How long it is kept in `lost/`; 0 keeps it until `longshore recover --remove`. A month: time to notice, and to put
     /// a backup of the database back. Raised: it takes disk, which nobody is charged for, for longer.
     pub keep_seconds: u64,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self { period_seconds: 30 * 24 * 60 * 60, rate: Size(ByteCount::mib(20)) }
+    }
 }
 
 impl Default for RecoverySettings {
@@ -332,6 +354,7 @@ impl Default for Config {
             memory: Memory::default(),
             io: Io::default(),
             digest: Digests::default(),
+            scrub: Scrub::default(),
             recovery: RecoverySettings::default(),
             trees: Trees::default(),
             remote: RemoteSources::default(),
@@ -493,6 +516,9 @@ impl Config {
         }
         if self.memory.budget.0 < ByteCount::mib(8) {
             return wrong("memory.budget", "must be 8 MiB or more");
+        }
+        if self.scrub.rate.0 == ByteCount::ZERO {
+            return wrong("scrub.rate", "must be 1 byte or more; scrub.period_seconds = 0 turns it off");
         }
         if !(1..=64).contains(&self.io.threads) {
             return wrong("io.threads", "must be 1 to 64");
@@ -708,6 +734,14 @@ mod tests {
         let config = load(file, &[("LONGSHORE_BACKUPS__SECRET_ACCESS_KEY", "very-secret")]).unwrap();
         assert_eq!(config.backups.secret_access_key.as_ref().map(Secret::reveal), Some("very-secret"));
         assert!(!format!("{config:?}").contains("very-secret"));
+    }
+
+    #[test]
+    fn the_scrub_is_turned_off_by_its_period_and_not_by_its_rate() {
+        let scrub = load("", &[]).unwrap().scrub;
+        assert_eq!((scrub.period_seconds, scrub.rate.0), (2_592_000, ByteCount::mib(20)));
+        assert_eq!(load("scrub = {period_seconds = 0}", &[]).unwrap().scrub.period_seconds, 0);
+        assert!(load("scrub = {rate = 0}", &[]).is_err());
     }
 
     #[test]

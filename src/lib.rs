@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | 5 | `cli` | the commands, from arguments to exit code |
 //! | 4 | `server` | sockets: listeners, TLS, framing, routing, drain, sendfile |
-//! | 3 | `control` | use cases: commands, uploads, sessions, downloads, jobs, sweeper |
+//! | 3 | `control` | use cases: commands, uploads, sessions, downloads, jobs, sweeper, scrub |
 //! | 3 | `dialect` | wire to domain and back, pure; imports `domain` only |
 //! | 2 | `transfer` | the hot path: receive, send, unpack, pack, digests, phase clocks; knows no HTTP |
 //! | 2 | `auth` | who is calling: users, passwords, tokens (also signed ones), access keys, tickets; the identity service |
@@ -56,10 +56,11 @@
 //! - I9 A partial upload is invisible, and leaves nothing behind.
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
 //! - I11 Bytes never written read as zero, for every tenant, always.
-//! - I12 Memory is the block budget, two password digests of 19 MiB, 40 MiB of volumes that were asked for lately, and a
-//!   bounded constant per connection, per archive and backup (of which few are worked on at once) and per fetch from
-//!   elsewhere, whatever clients do. A connection without a login holds tens of KiB. Answers that are made or not taken yet
-//!   have 64 MiB together; a list is held in pieces, and by the ids of what it is still to tell.
+//! - I12 Memory is the block budget, two password digests of 19 MiB, 40 MiB of volumes that were asked for lately, and
+//!   a bounded constant per connection, per archive and backup (of which few are worked on at once), per drive that is
+//!   read back (one, and those that are sealed) and per fetch from elsewhere, whatever clients do. A connection without
+//!   a login holds tens of KiB. Answers that are made or not taken yet have 64 MiB together; a list is held in pieces,
+//!   and by the ids of what it is still to tell.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
 // The macros that print panic when nobody can read it, and whatever was under way ends with them.

@@ -47,6 +47,12 @@ pub struct Metrics {
     task_ends: Family<TaskLabel, Counter>,
     /// `longshore_drives_found_corrupt_total`.
     pub corrupt: Counter,
+    /// `longshore_scrub_bytes_total`.
+    pub scrubbed_bytes: Counter,
+    /// `longshore_scrub_volumes_total`.
+    scrubbed: Family<ScrubLabel, Counter>,
+    /// `longshore_scrub_oldest_check_seconds`.
+    pub oldest_check_age: Gauge,
 }
 
 /// `longshore_log_lines_dropped_total`: counted from before there are other metrics. Clones share it.
@@ -83,6 +89,17 @@ pub enum Ending {
     Failed,
 }
 
+/// What the check of a volume has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scrubbed {
+    /// It is as it was stored.
+    Whole,
+    /// It is not.
+    Damaged,
+    /// Nothing: it could not be read.
+    Failed,
+}
+
 impl Direction {
     /// As logs and metrics have it.
     pub const fn name(self) -> &'static str {
@@ -103,6 +120,17 @@ impl EncodeLabelValue for Ending {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
         match self {
             Self::Complete => "complete",
+            Self::Failed => "failed",
+        }
+        .encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for Scrubbed {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole => "whole",
+            Self::Damaged => "damaged",
             Self::Failed => "failed",
         }
         .encode(encoder)
@@ -140,6 +168,11 @@ struct EngineLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScrubLabel {
+    found: Scrubbed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TaskLabel {
     task: &'static str,
 }
@@ -171,6 +204,9 @@ impl Metrics {
             jobs: Family::default(),
             task_ends: Family::default(),
             corrupt: Counter::default(),
+            scrubbed_bytes: Counter::default(),
+            scrubbed: Family::default(),
+            oldest_check_age: Gauge::default(),
         };
         registry.register("transfers", "Transfers that ended", metrics.transfers.clone());
         registry.register("transfer_bytes", "Bytes of drives moved", metrics.transfer_bytes.clone());
@@ -200,6 +236,14 @@ impl Metrics {
         registry.register("login_failures", "Logins refused", metrics.login_failures.clone());
         registry.register("jobs", "Jobs that ended", metrics.jobs.clone());
         registry.register("drives_found_corrupt", "Drives whose bytes changed on disk", metrics.corrupt.clone());
+        registry.register("scrub_bytes", "Bytes read back by the scrub", metrics.scrubbed_bytes.clone());
+        registry.register("scrub_volumes", "Checks that the scrub has ended", metrics.scrubbed.clone());
+        registry.register_with_unit(
+            "scrub_oldest_check",
+            "Time since the volume was checked, or stored, that was not checked for longest",
+            Unit::Seconds,
+            metrics.oldest_check_age.clone(),
+        );
         registry.register("task_ends", "Ends of tasks that should go on", metrics.task_ends.clone());
         registry.register("log_lines_dropped", "Lines of the log that nobody took", dropped_lines.0.clone());
         metrics.engine.get_or_create(&EngineLabel { name: engine }).set(1);
@@ -227,6 +271,11 @@ impl Metrics {
     /// Books a job that ended.
     pub fn job_ended(&self, kind: &'static str, ending: Ending) {
         self.jobs.get_or_create(&JobLabels { kind, ending }).inc();
+    }
+
+    /// Books a check of a volume that ended.
+    pub fn scrubbed(&self, found: Scrubbed) {
+        self.scrubbed.get_or_create(&ScrubLabel { found }).inc();
     }
 
     /// Books a task that ended and should not.

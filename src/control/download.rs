@@ -7,8 +7,8 @@ use super::Control;
 use super::trees::{check_filled, is_tree};
 use super::turns::Turn;
 use crate::domain::{
-    Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, TenantId, Ticket, Verb, Volume, VolumeEvent,
-    VolumeId, VolumeState,
+    Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, TenantId, Ticket, UnixTime, Verb, Volume,
+    VolumeEvent, VolumeId, VolumeState,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, OpenTree, StoreError};
@@ -21,8 +21,15 @@ pub(super) const MISSING: &str = "its image is missing";
 
 /// A volume that may be sent.
 pub enum Opened {
-    /// A drive, with what we know of it.
-    Drive(Volume, Arc<dyn Image>),
+    /// A drive.
+    Drive {
+        /// What we know of it.
+        drive: Volume,
+        /// Its bytes.
+        image: Arc<dyn Image>,
+        /// When they were last read back and found whole, for who asked for their digest.
+        checked: Option<UnixTime>,
+    },
     /// A tree, with what we know of it.
     Tree(Volume, Packable),
 }
@@ -99,14 +106,16 @@ impl Control {
             }
             Err(error) => return Err(error.into()),
         };
+        let mut checked = None;
         if plan.wants_sha256 {
+            checked = self.parts.meta.last_checked(volume.id, volume.generation).await?;
             // Also when it is known: whoever wants the digest wants to know what the disk has now. A volume has one such
             // job at most. Nobody is told of it, so that it need not outlive a power cut.
             let seal = NewJob::new(JobKind::Seal, volume.id, self.parts.clock.now());
             self.parts.meta.apply(Batch { enqueue: vec![seal], is_provisional: true, ..Batch::default() }).await?;
             self.wake_jobs.notify_waiters();
         }
-        Ok(Opened::Drive(volume, image))
+        Ok(Opened::Drive { drive: volume, image, checked })
     }
 
     async fn open_tree(&self, tree: Volume) -> Result<Opened, Fault> {

@@ -1,4 +1,4 @@
-//! The use cases: commands on volumes, uploads, sessions, downloads, jobs, the sweeper. Knows no wire format.
+//! The use cases: commands on volumes, uploads, sessions, downloads, jobs, the sweeper, the scrub. Knows no wire format.
 //!
 //! # Order of things
 //! Making a volume writes its row first and its bytes second, removing one removes bytes first and row second (I6), so
@@ -13,6 +13,7 @@ mod held;
 mod hpc;
 mod idle;
 mod jobs;
+mod scrub;
 mod seal;
 mod sessions;
 mod supervise;
@@ -51,6 +52,7 @@ pub use account::Account;
 pub use block::BlockSettings;
 pub use commands::PIECE;
 pub use download::{Opened, Packable};
+pub use scrub::ScrubSettings;
 pub use supervise::Supervisor;
 pub use unpack::AdmittedTree;
 pub use upload::Admitted;
@@ -112,6 +114,8 @@ pub struct Settings {
     pub ticket_seconds: u32,
     /// For how long what nobody knows is kept after it was set aside; for good when absent.
     pub keep_lost: Option<Duration>,
+    /// How what is stored is checked; it is not when absent.
+    pub scrub: Option<ScrubSettings>,
     /// About trees.
     pub trees: TreeSettings,
 }

@@ -25,7 +25,13 @@ impl Control {
         if !volume.state.is_readable() {
             return self.finish(job, &[], |_| Ok(())).await;
         }
-        let spoiled = match self.judge(&volume).await? {
+        let verdict = self.judge(&volume).await?;
+        if let Verdict::Whole(_) = verdict
+            && let Err(error) = self.parts.meta.note_checked(volume.id, volume.generation, self.parts.clock.now()).await
+        {
+            tracing::warn!(%error, "that a drive was checked is not noted");
+        }
+        let spoiled = match verdict {
             Verdict::Whole(sha256) if volume.sha256 == Some(sha256) => return self.finish(job, &[], |_| Ok(())).await,
             Verdict::Whole(sha256) => {
                 return self
@@ -80,6 +86,6 @@ fn check(mut image: ReadBack, unwanted: &dyn Fn() -> bool) -> io::Result<Verdict
 }
 
 /// What a person is told of a piece that is not as it was stored.
-fn differs(piece: u64) -> String {
+pub(super) fn differs(piece: u64) -> String {
     format!("the {PIECE} bytes from {} are not those that were stored", piece * PIECE)
 }

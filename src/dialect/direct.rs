@@ -26,6 +26,9 @@ pub(super) static ROUTES: &[Route] = &[Route {
     }],
 }];
 
+/// When the bytes of a drive were last read back whole, and were those that were stored.
+const CHECKED: HeaderName = HeaderName::from_static("longshore-checked");
+
 /// The path that [`ROUTES`] serves for a ticket.
 pub(super) fn path(token: &str, id: VolumeId) -> String {
     format!("/t/{token}/{id}")
@@ -64,8 +67,13 @@ pub enum Chunk {
 /// The head of the answer to an admitted download, and what its body is made of.
 ///
 /// `boundary` separates the parts when several are asked for; see [`Multipart::boundary`]. `modified` is when its bytes
-/// came to be as they are.
-pub fn answer(call: &Call, volume: &Volume, modified: UnixTime, boundary: &str) -> Response<Vec<Chunk>> {
+/// came to be as they are, and `checked` when they were last seen to be so, if that is to be told.
+pub fn answer(
+    call: &Call,
+    volume: &Volume,
+    (modified, checked): (UnixTime, Option<UnixTime>),
+    boundary: &str,
+) -> Response<Vec<Chunk>> {
     let size = volume.size;
     let etag = volume.etag();
     let multipart = Multipart { boundary, size };
@@ -116,6 +124,9 @@ pub fn answer(call: &Call, volume: &Volume, modified: UnixTime, boundary: &str) 
     }
     if let Some(sha256) = &volume.sha256 {
         headers.insert(digest_fields::REPR_DIGEST, digest_fields::repr_digest(sha256));
+    }
+    if let Some(checked) = checked {
+        set(headers, CHECKED, &httpdate::fmt_http_date(whole_seconds(checked)));
     }
     response
 }

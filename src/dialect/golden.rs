@@ -225,7 +225,7 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
 
 fn answered(endpoint: &Endpoint, call: &Call, intent: &Intent, places: &Places) -> String {
     if let Intent::Send(_) = intent {
-        let (head, chunks) = direct::answer(call, &drive(), drive().created, "0123456789abcdef").into_parts();
+        let (head, chunks) = direct::answer(call, &drive(), (drive().created, None), "0123456789abcdef").into_parts();
         let length: usize = chunks.iter().map(chunk_len).sum();
         if let (Some(told), true) = (head.headers.get(http::header::CONTENT_LENGTH), !chunks.is_empty()) {
             assert_eq!(told.to_str().unwrap(), length.to_string(), "the length that is told is that of the chunks");

@@ -593,7 +593,7 @@ mod tests {
                     prop_assert!(!is_json || serde_json::from_slice::<Value>(reply.body()).is_ok());
                 }
             }
-            let answer = direct::answer(&call, &drive, drive.created, "b");
+            let answer = direct::answer(&call, &drive, (drive.created, None), "b");
             prop_assert!(method != Method::HEAD || answer.body().iter().all(|chunk| matches!(chunk, direct::Chunk::Framing(_))));
         }
     }

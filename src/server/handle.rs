@@ -327,8 +327,8 @@ impl Exchange<'_> {
             Err(fault) => return self.refuse(Dialect::Direct, &fault),
         };
         self.connection.standing.know();
-        let (volume, image) = match opened {
-            Opened::Drive(volume, image) => (volume, image),
+        let (volume, image, checked) = match opened {
+            Opened::Drive { drive, image, checked } => (drive, image, checked),
             Opened::Tree(tree, packable) => return self.send_tree(call, plan, &tree, packable),
         };
         // Unpredictable, so that no image can hold it (RFC 2046 section 5.1.1).
@@ -336,7 +336,7 @@ impl Exchange<'_> {
         // The row changes with more than the bytes. What a clock ahead of ours has written is not in the future.
         let written = image.file().and_then(|file| file.metadata().ok()?.modified().ok()).map(UnixTime::from);
         let modified = written.unwrap_or(volume.updated).min(control.now());
-        let (mut head, chunks) = direct::answer(call, &volume, modified, &boundary).into_parts();
+        let (mut head, chunks) = direct::answer(call, &volume, (modified, checked), &boundary).into_parts();
         head.headers.insert(SERVER_TIMING, timing::until_first_byte(self.started.elapsed()));
         let is_data = |chunk: &Chunk| matches!(chunk, Chunk::Extent(_));
         if !chunks.iter().any(is_data) {

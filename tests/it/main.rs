@@ -31,6 +31,7 @@ mod quota;
 mod ranges;
 mod readme;
 mod remote;
+mod scrub;
 mod tenants;
 mod tls;
 mod tree;
