@@ -1,5 +1,6 @@
-//! Unpacking beside GNU tar: both read the same archive from a pipe, into fresh directories, in turns; durable on both
-//! sides (`syncfs` after the last byte). Packing is beside it, into a pipe that is thrown away.
+//! Unpacking beside GNU tar, and beside our own without digests: all read the same archive from a pipe, into fresh
+//! directories, in turns; durable on all sides (`syncfs` after the last byte). Packing is beside it, into a pipe that is
+//! thrown away.
 //!
 //! `cargo bench --bench unpack`, or with some of `small`, `large`, `disk`, `memory`. The disk is that of the build's
 //! target directory, memory is `/dev/shm`. Each figure is a median of five with the least and the most; the first run of
@@ -16,7 +17,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use longshore::tree::{LargeWrites, Limits, Owners, PackLimits, Policy, pack, remove, sync, unpack};
+use longshore::tree::{
+    DigestLog, Digests, LargeWrites, Limits, Owners, PackLimits, Policy, pack, remove, sync, unpack, unpack_digested,
+};
 
 const RUNS: usize = 5;
 
@@ -51,28 +54,35 @@ fn main() {
 
 fn row(name: &str, place: &str, path: &Path, archive: &[u8], files: usize) {
     let folder = tempfile::tempdir_in(path).expect("a directory");
-    let (mut ours, mut theirs, mut packs) = (Vec::new(), Vec::new(), Vec::new());
+    let whos = ["longshore", "longshore, no digests", "tar"];
+    let mut spent = [const { Vec::new() }; 3];
+    let mut packs = [const { Vec::new() }; 2];
     for run in 0..=RUNS {
-        let target = |who: &str| {
-            let target = folder.path().join(format!("{who}-{run}"));
-            fs::create_dir(&target).expect("a directory");
-            target
-        };
-        let (one, other) = (target("longshore"), target("tar"));
-        let mut turns = [true, false];
-        turns.rotate_left(run % 2);
-        for ours_now in turns {
-            let spent = if ours_now { by_us(archive, &one) } else { by_tar(archive, &other) };
+        let target = |who: usize| folder.path().join(format!("{}-{run}", whos[who]));
+        let digests = folder.path().join(format!("digests-{run}"));
+        for turn in 0..3 {
+            let who = (turn + run) % 3;
+            fs::create_dir(target(who)).expect("a directory");
+            let one = match who {
+                0 => by_us(archive, &target(who), Some(&digests)),
+                1 => by_us(archive, &target(who), None),
+                _ => by_tar(archive, &target(who)),
+            };
             if run > 0 {
-                if ours_now { &mut ours } else { &mut theirs }.push(spent);
+                spent[who].push(one);
             }
         }
-        if run > 0 {
-            packs.push(packing(&one));
+        for (who, packs) in packs.iter_mut().enumerate() {
+            let stored =
+                (who == 0).then(|| Digests::open(File::open(&digests).expect("the digests")).expect("the digests"));
+            let one = packing(&target(who), stored.as_ref());
+            if run > 0 {
+                packs.push(one);
+            }
         }
         if place == "memory" {
             // Not on the disk: ext4 is slow to create after it has removed much.
-            for who in ["longshore", "tar"] {
+            for who in whos {
                 let parent = File::open(folder.path()).expect("a directory");
                 remove(&parent, format!("{who}-{run}").as_bytes()).expect("it is removed");
             }
@@ -97,8 +107,9 @@ fn row(name: &str, place: &str, path: &Path, archive: &[u8], files: usize) {
         println!("| {name} | {place} | {by} | {walls} | {written} | {cpus} | {} |", per_second(wall));
         (wall, cpu)
     };
-    let ((our_wall, our_cpu), (tar_wall, tar_cpu)) = (print("longshore", &ours), print("tar", &theirs));
-    print("longshore, packing", &packs);
+    let [(our_wall, our_cpu), _, (tar_wall, tar_cpu)] = [0, 1, 2].map(|who| print(whos[who], &spent[who]));
+    print("longshore, packing", &packs[0]);
+    print("longshore, packing, no digests", &packs[1]);
     println!(
         "| {name} | {place} | **tar / longshore** | **{:.2}x** | | **{:.2}x** | |",
         tar_wall / our_wall,
@@ -118,12 +129,20 @@ fn fed<T>(archive: &[u8], work: impl FnOnce(PipeReader) -> T) -> T {
     })
 }
 
-fn by_us(archive: &[u8], target: &Path) -> Spent {
+fn by_us(archive: &[u8], target: &Path, digests: Option<&Path>) -> Spent {
     let root = File::open(target).expect("a directory");
     let policy = Policy { owners: Owners::Keep, set_id: true, large: LargeWrites::Direct, ..Policy::default() };
     fed(archive, |reader| {
         let (start, cpu) = (Instant::now(), thread_cpu());
-        unpack(reader, &root, &Limits::of_volume(4 << 30), &policy).expect("it is unpacked");
+        let limits = Limits::of_volume(4 << 30);
+        if let Some(path) = digests {
+            let mut log = DigestLog::new(tempfile::tempfile);
+            unpack_digested(reader, &root, &limits, &policy, &mut log).expect("it is unpacked");
+            let file = File::options().read(true).write(true).create_new(true).open(path).expect("a file");
+            log.finish(file).expect("the digests are written");
+        } else {
+            unpack(reader, &root, &limits, &policy).expect("it is unpacked");
+        }
         let written = start.elapsed();
         sync(&root).expect("it is durable");
         Spent { wall: start.elapsed(), written, cpu: thread_cpu().saturating_sub(cpu) }
@@ -144,7 +163,7 @@ fn by_tar(archive: &[u8], target: &Path) -> Spent {
     })
 }
 
-fn packing(source: &Path) -> Spent {
+fn packing(source: &Path, digests: Option<&Digests>) -> Spent {
     let root = File::open(source).expect("a directory");
     let (mut reader, writer) = io::pipe().expect("a pipe");
     thread::scope(|scope| {
@@ -153,7 +172,7 @@ fn packing(source: &Path) -> Spent {
             while reader.read(&mut buffer).expect("a pipe") > 0 {}
         });
         let (start, cpu) = (Instant::now(), thread_cpu());
-        pack(&root, writer, &PackLimits::default()).expect("it is packed");
+        pack(&root, digests, writer, &PackLimits::default()).expect("it is packed");
         Spent { wall: start.elapsed(), written: start.elapsed(), cpu: thread_cpu().saturating_sub(cpu) }
     })
 }

@@ -29,7 +29,7 @@
 //! with several writes in flight, flushed, committed, answered. Uploads that end together share flushes and commits.
 //!
 //! *An archive up*: from the socket into blocks of the pool, which one blocking thread unpacks into a directory of its
-//! own. One flush of the file system makes it durable; the end of its session makes it visible, in one transaction.
+//! own, digesting each file. One flush of the file system makes it durable; the end of its session makes it visible, in one transaction.
 //!
 //! *Bytes down*: on plain HTTP/1.1 the kernel copies from file to socket and no byte enters user space; over TLS or
 //! HTTP/2, blocks are read ahead and written out.

@@ -47,6 +47,8 @@ pub struct Metrics {
     task_ends: Family<TaskLabel, Counter>,
     /// `longshore_drives_found_corrupt_total`.
     pub corrupt: Counter,
+    /// `longshore_trees_found_corrupt_total`.
+    pub corrupt_trees: Counter,
     /// `longshore_scrub_bytes_total`.
     pub scrubbed_bytes: Counter,
     /// `longshore_scrub_volumes_total`.
@@ -204,6 +206,7 @@ impl Metrics {
             jobs: Family::default(),
             task_ends: Family::default(),
             corrupt: Counter::default(),
+            corrupt_trees: Counter::default(),
             scrubbed_bytes: Counter::default(),
             scrubbed: Family::default(),
             oldest_check_age: Gauge::default(),
@@ -236,6 +239,7 @@ impl Metrics {
         registry.register("login_failures", "Logins refused", metrics.login_failures.clone());
         registry.register("jobs", "Jobs that ended", metrics.jobs.clone());
         registry.register("drives_found_corrupt", "Drives whose bytes changed on disk", metrics.corrupt.clone());
+        registry.register("trees_found_corrupt", "Trees whose files changed on disk", metrics.corrupt_trees.clone());
         registry.register("scrub_bytes", "Bytes read back by the scrub", metrics.scrubbed_bytes.clone());
         registry.register("scrub_volumes", "Checks that the scrub has ended", metrics.scrubbed.clone());
         registry.register_with_unit(

@@ -1,7 +1,8 @@
 //! One download, from its ticket to an open image or tree.
 
-use std::io;
 use std::sync::Arc;
+
+use tokio::runtime::Handle;
 
 use super::Control;
 use super::trees::{check_filled, is_tree};
@@ -11,7 +12,7 @@ use crate::domain::{
     VolumeEvent, VolumeId, VolumeState,
 };
 use crate::meta::{Batch, JobKind, NewJob};
-use crate::store::{Image, OpenTree, StoreError};
+use crate::store::{Image, OpenTree, StoreError, TreeReadError};
 use crate::transfer::{Packing, Progress, Wanted};
 
 /// Why a drive is unavailable whose record tells another size than its file has.
@@ -36,6 +37,8 @@ pub enum Opened {
 
 /// A tree that may be packed, and the turn to do it.
 pub struct Packable {
+    control: Arc<Control>,
+    volume: Box<Volume>,
     tree: OpenTree,
     turn: Turn,
     wanted: Arc<Wanted>,
@@ -45,7 +48,14 @@ impl Packable {
     /// Starts to pack it.
     pub fn pack(self, encoding: Encoding, progress: Arc<Progress>) -> Packing {
         progress.hold(self.wanted);
-        Packing::start(self.tree, encoding, progress, self.turn)
+        let Self { control, volume, tree, turn, .. } = self;
+        let runtime = Handle::current();
+        let damaged = move |why: String| {
+            if let Err(fault) = runtime.block_on(control.mark_spoiled(&volume, &why)) {
+                tracing::error!(drive = %volume.id, why, cause = ?fault, "a damaged volume cannot be marked");
+            }
+        };
+        Packing::start(tree, encoding, progress, turn, damaged)
     }
 }
 
@@ -85,7 +95,7 @@ impl Control {
     }
 
     /// Opens the volume that a ticket is for.
-    pub async fn open_download(&self, plan: &SendPlan) -> Result<Opened, Fault> {
+    pub async fn open_download(self: &Arc<Self>, plan: &SendPlan) -> Result<Opened, Fault> {
         let ticket = self.parts.tickets.verify(plan.token.reveal(), self.parts.clock.now())?;
         if ticket.verb != Verb::Download || ticket.volume != plan.id {
             return Err(Fault::new(FaultKind::TicketRefused, "this download link is for another volume"));
@@ -118,19 +128,27 @@ impl Control {
         Ok(Opened::Drive { drive: volume, image, checked })
     }
 
-    async fn open_tree(&self, tree: Volume) -> Result<Opened, Fault> {
+    async fn open_tree(self: &Arc<Self>, tree: Volume) -> Result<Opened, Fault> {
         let content = check_filled(&tree)?;
         let turn = self.turn(tree.tenant).await?;
         let trees = self.parts.trees.clone();
         let opened = self.parts.tracker.spawn_blocking(move || trees.read(content)).await.map_err(Fault::internal)?;
         match opened {
-            Ok(opened) => Ok(Opened::Tree(tree, Packable { tree: opened, turn, wanted: self.slots.wanted() })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(opened) => {
+                let (control, wanted) = (self.clone(), self.slots.wanted());
+                let packable = Packable { control, volume: Box::new(tree.clone()), tree: opened, turn, wanted };
+                Ok(Opened::Tree(tree, packable))
+            }
+            Err(TreeReadError::Missing) => {
                 let now = self.parts.meta.volume(tree.tenant, tree.id).await?;
                 if now.is_none_or(|now| now.content != tree.content) {
                     return Err(Fault::new(FaultKind::Conflict, "the volume was changed meanwhile; try again"));
                 }
                 check_readable(&self.mark_spoiled(&tree, MISSING).await?)?;
+                Err(Fault::new(FaultKind::Conflict, "the volume was changed meanwhile; try again"))
+            }
+            Err(TreeReadError::Damaged(why)) => {
+                check_readable(&self.mark_spoiled(&tree, why).await?)?;
                 Err(Fault::new(FaultKind::Conflict, "the volume was changed meanwhile; try again"))
             }
             Err(error) => Err(Fault::internal(error)),
@@ -152,7 +170,7 @@ impl Control {
         }
     }
 
-    /// Makes a drive unavailable whose bytes, as of this record, cannot be trusted; the drive as it is then. One that
+    /// Makes a volume unavailable whose bytes, as of this record, cannot be trusted; the volume as it is then. One that
     /// was changed meanwhile stays as it is, since what was found is not true of its new content.
     pub(super) async fn mark_spoiled(&self, volume: &Volume, why: &str) -> Result<Volume, Fault> {
         let mut is_marked = false;
@@ -166,7 +184,10 @@ impl Control {
                 Ok(())
             })
             .await?;
-        if is_marked {
+        if is_marked && is_tree(volume) {
+            tracing::error!(volume = %volume.id, why, "a tree is damaged on disk; it is not served any more");
+            self.parts.metrics.corrupt_trees.inc();
+        } else if is_marked {
             self.tell_spoiled(volume.id, why);
         }
         Ok(now)

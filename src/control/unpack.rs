@@ -144,7 +144,7 @@ impl AdmittedTree {
         let (trees, content) = (control.parts.trees.clone(), self.undo.content);
         let make = move || trees.create(content);
         let (trees, record) = (control.parts.trees.clone(), TreeRecord::from(&self.tree));
-        let durably = move |root: &std::fs::File| trees.make_durable(root, content, &record);
+        let durably = move |new| trees.make_durable(new, &record);
         let (feeder, work) = start_unpack(make, options, space, durably);
         self.undo.work = Some(work);
         let fed = Box::pin(feeder.feed(source, control.pool(), &progress)).await;

@@ -29,7 +29,7 @@ pub use checked::CheckedImage;
 pub use local::{Direct, LocalSettings, LocalStore, LostImage, PieceRead, ReadBack};
 pub use pieces::{PieceDigester, piece_digest, stored_digest, zero_piece};
 pub use reservation::{Ledger, Reservation};
-pub use trees::{LostTree, OpenTree, SweptTrees, TreeRecord, TreeStore};
+pub use trees::{LostTree, NewTree, OpenTree, SweptTrees, TreeReadError, TreeRecord, TreeStore};
 pub use zero::{GRANULE, data_runs, is_zero};
 
 /// What the methods of the traits return: one box per call, which is noise beside a block of 2 MiB.

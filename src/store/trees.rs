@@ -3,19 +3,23 @@
 //! ```text
 //! root/trees/<content>              what a tree holds, held or will hold
 //! root/tree-records/<content>       whose tree that is, in JSON: only of what was unpacked to its end
+//! root/tree-digests/<content>       the digests of its files: see [`Digests`]; an earlier version made none
 //! root/lost/trees/<content>         what has a record and no tree, set aside
 //! root/lost/tree-records/<content>  its record
+//! root/lost/tree-digests/<content>  its digests
 //! root/tree-trash/<content>-<rand>  removed, and being unlinked
-//! root/tree-scratch/<content>       what is needed while a content is fetched
+//! root/tree-scratch/<content>       what is needed while a content is fetched or unpacked
 //! ```
 //! Which content is visible, and of which tree, is not known here: whoever knows keeps the ids.
 //!
 //! # Invariants
 //! - A content never changes once it was made durable, and what is being read is not unlinked.
 //! - Removing takes a rename, whatever the tree's size; [`TreeStore::empty_trash`] does the work later.
+//! - Digests are durable when their content is. A content that has them is read with them or not at all.
 //!
 //! # Crash
-//! What nobody knows is set aside by [`TreeStore::sweep`] if it was unpacked to its end, else removed.
+//! What nobody knows is set aside by [`TreeStore::sweep`] if it was unpacked to its end, else removed; digests of
+//! nothing are removed too.
 //!
 //! Everything here blocks.
 
@@ -27,10 +31,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{ByteCount, ContentId, CrashPoints, TenantId, UnixTime, Volume};
-use crate::tree;
+use crate::tree::{self, DigestLog, Digests, DigestsError};
 
 /// No record is longer: a name has 255 characters, which JSON may write in twelve bytes each.
 const LONGEST_RECORD: u64 = 8 << 10;
@@ -97,6 +102,20 @@ pub struct SweptTrees {
     pub forgotten: usize,
 }
 
+/// A content that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeReadError {
+    /// There is none.
+    #[error("it is not there")]
+    Missing,
+    /// What it was stored with is damaged.
+    #[error("{0}")]
+    Damaged(&'static str),
+    /// The disk failed.
+    #[error("the file system failed")]
+    Io(#[source] io::Error),
+}
+
 /// The trees of one directory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct TreeStore {
@@ -109,8 +128,10 @@ struct Shared {
     trash: PathBuf,
     scratch: PathBuf,
     records: PathBuf,
+    digests: PathBuf,
     lost: PathBuf,
     lost_records: PathBuf,
+    lost_digests: PathBuf,
     /// How many read each content.
     readers: Mutex<HashMap<ContentId, usize>>,
     crash: CrashPoints,
@@ -120,34 +141,46 @@ impl TreeStore {
     /// Opens the store in `root`, which is made if it is missing. One process at a time; the caller sees to that.
     pub fn open(root: &Path, crash: CrashPoints) -> io::Result<Self> {
         let [trees, trash, scratch] = ["trees", "tree-trash", "tree-scratch"].map(|name| root.join(name));
-        let [records, lost, lost_records] =
-            ["tree-records", "lost/trees", "lost/tree-records"].map(|name| root.join(name));
+        let [records, digests] = ["tree-records", "tree-digests"].map(|name| root.join(name));
+        let [lost, lost_records, lost_digests] =
+            ["lost/trees", "lost/tree-records", "lost/tree-digests"].map(|name| root.join(name));
         // Of a process before.
         tree::remove(File::open(root)?, b"tree-scratch")?;
         if !trees.try_exists()? {
             // Else that is of a version without records, and they begin when they are complete.
             make_directory(&records)?;
         }
-        for dir in [&trees, &trash, &scratch, &lost, &lost_records] {
+        for dir in [&trees, &trash, &scratch, &digests, &lost, &lost_records, &lost_digests] {
             make_directory(dir)?;
         }
         File::open(root)?.sync_all()?;
-        let shared = Shared { trees, trash, scratch, records, lost, lost_records, readers: Mutex::default(), crash };
+        let readers = Mutex::default();
+        let shared =
+            Shared { trees, trash, scratch, records, digests, lost, lost_records, lost_digests, readers, crash };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// An empty directory for a new content, opened. What an earlier attempt left is removed.
-    pub fn create(&self, id: ContentId) -> io::Result<File> {
+    /// An empty directory for a new content. What an earlier attempt left is removed.
+    pub fn create(&self, id: ContentId) -> io::Result<NewTree> {
         self.remove(id)?;
         let place = self.place(id);
         DirBuilder::new().mode(0o755).create(&place)?;
         self.shared.crash.hit("unpack: made");
-        File::open(place)
+        let scratch = self.shared.scratch.join(format!("{id}-digests"));
+        let digests = DigestLog::new(move || {
+            let file = create_file(&scratch)?;
+            fs::remove_file(&scratch)?;
+            Ok(file)
+        });
+        Ok(NewTree { root: File::open(place)?, id, digests })
     }
 
-    /// Makes a content durable that was unpacked into `root`, which [`TreeStore::create`] has opened, with its record.
-    pub fn make_durable(&self, root: &File, id: ContentId, record: &TreeRecord) -> io::Result<()> {
+    /// Makes a content durable that was unpacked, with its digests and its record.
+    pub fn make_durable(&self, new: NewTree, record: &TreeRecord) -> io::Result<()> {
+        let NewTree { root, id, digests } = new;
         self.shared.crash.hit("unpack: unpacked");
+        digests.finish(create_file(&self.digests_of(id))?)?;
+        self.shared.crash.hit("unpack: digested");
         write_record(&self.shared.records, id, record)?;
         // Of the whole file system, so the entry of the root in its parent is among it.
         tree::sync(root)?;
@@ -156,11 +189,38 @@ impl TreeStore {
     }
 
     /// Opens a content to be read. It stays whole as long as this lives, removed or not.
-    pub fn read(&self, id: ContentId) -> io::Result<OpenTree> {
-        let mut readers = self.readers();
-        let root = File::open(self.place(id))?;
-        *readers.entry(id).or_default() += 1;
-        Ok(OpenTree { root, id, store: self.clone() })
+    pub fn read(&self, id: ContentId) -> Result<OpenTree, TreeReadError> {
+        let mut tree = {
+            let mut readers = self.readers();
+            let root = File::open(self.place(id)).map_err(absent_is_missing)?;
+            *readers.entry(id).or_default() += 1;
+            OpenTree { root, digests: None, id, store: self.clone() }
+        };
+        tree.digests = self.open_digests(id)?;
+        if tree.digests.is_none() && !self.place(id).exists() {
+            // Removed meanwhile, its digests first.
+            return Err(TreeReadError::Missing);
+        }
+        Ok(tree)
+    }
+
+    fn open_digests(&self, id: ContentId) -> Result<Option<Digests>, TreeReadError> {
+        let file = match open_file(&self.digests_of(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(TreeReadError::Io)?,
+        };
+        match Digests::open(file) {
+            Ok(digests) => Ok(Some(digests)),
+            Err(error @ DigestsError::Unknown(_)) => {
+                tracing::warn!(content = %id, %error, "a tree is read unchecked");
+                Ok(None)
+            }
+            Err(DigestsError::Damaged) => Err(TreeReadError::Damaged("its digests are damaged")),
+            Err(DigestsError::Io(error)) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                Err(TreeReadError::Damaged("the disk cannot read its digests"))
+            }
+            Err(DigestsError::Io(error)) => Err(TreeReadError::Io(error)),
+        }
     }
 
     /// Takes a content out of sight. Removing what is not there succeeds.
@@ -169,6 +229,7 @@ impl TreeStore {
         let hidden = self.shared.trash.join(format!("{id}-{}", uuid::Uuid::new_v4().simple()));
         // Before it, so that none is left when the process ends between the two.
         absent_is_fine(fs::remove_file(self.shared.records.join(id.to_string())))?;
+        absent_is_fine(fs::remove_file(self.digests_of(id)))?;
         absent_is_fine(fs::rename(self.place(id), hidden))
     }
 
@@ -207,7 +268,7 @@ impl TreeStore {
     /// aside and is kept again comes back; what was set aside before `forget_before` is removed.
     pub fn sweep(&self, keep: &dyn Fn(ContentId) -> bool, forget_before: UnixTime) -> io::Result<SweptTrees> {
         let mut swept = SweptTrees::default();
-        let Shared { trees, records, lost, lost_records, .. } = &*self.shared;
+        let Shared { trees, records, digests, lost, lost_records, lost_digests, .. } = &*self.shared;
         for id in ids_in(lost)? {
             if keep(id) && !self.place(id).try_exists()? {
                 self.bring_back(id)?;
@@ -232,7 +293,16 @@ impl TreeStore {
             // Its record stays until it has moved: one without is removed.
             move_entry(trees, lost, &name)?;
             absent_is_fine(move_entry(records, lost_records, &name))?;
+            absent_is_fine(move_entry(digests, lost_digests, &name))?;
             swept.set_aside += 1;
+        }
+        for dir in [digests, lost_digests] {
+            for id in ids_in(dir)? {
+                let name = id.to_string();
+                if !trees.join(&name).try_exists()? && !lost.join(&name).try_exists()? {
+                    absent_is_fine(fs::remove_file(dir.join(&name)))?;
+                }
+            }
         }
         Ok(swept)
     }
@@ -276,6 +346,7 @@ impl TreeStore {
     /// Shows a content that was set aside.
     pub fn bring_back(&self, id: ContentId) -> io::Result<()> {
         let (name, shared) = (id.to_string(), &*self.shared);
+        absent_is_fine(move_entry(&shared.lost_digests, &shared.digests, &name))?;
         absent_is_fine(move_entry(&shared.lost_records, &shared.records, &name))?;
         move_entry(&shared.lost, &shared.trees, &name)
     }
@@ -284,6 +355,7 @@ impl TreeStore {
     pub fn forget(&self, id: ContentId) -> io::Result<()> {
         let hidden = self.shared.trash.join(format!("{id}-{}", uuid::Uuid::new_v4().simple()));
         fs::rename(self.shared.lost.join(id.to_string()), hidden)?;
+        absent_is_fine(fs::remove_file(self.shared.lost_digests.join(id.to_string())))?;
         absent_is_fine(fs::remove_file(self.shared.lost_records.join(id.to_string())))
     }
 
@@ -310,6 +382,10 @@ impl TreeStore {
         self.shared.trees.join(id.to_string())
     }
 
+    fn digests_of(&self, id: ContentId) -> PathBuf {
+        self.shared.digests.join(id.to_string())
+    }
+
     fn readers(&self) -> MutexGuard<'_, HashMap<ContentId, usize>> {
         // Counts; each change leaves them whole.
         self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner)
@@ -334,12 +410,21 @@ fn write_record(dir: &Path, id: ContentId, record: &TreeRecord) -> io::Result<()
     let path = dir.join(id.to_string());
     // Of an earlier attempt.
     absent_is_fine(fs::remove_file(&path))?;
-    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(&record.encode()?)
+    create_file(&path)?.write_all(&record.encode()?)
+}
+
+fn create_file(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Opens a file to be read, through no link; should it be a pipe, that is not waited for.
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    File::options().read(true).custom_flags(flags).open(path)
 }
 
 fn read_record(path: &Path) -> Option<TreeRecord> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    let file = open_file(path).ok()?;
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(file, LONGEST_RECORD), &mut bytes).ok()?;
     TreeRecord::decode(&bytes)
@@ -375,6 +460,26 @@ fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {
     }
 }
 
+fn absent_is_missing(error: io::Error) -> TreeReadError {
+    if error.kind() == io::ErrorKind::NotFound { TreeReadError::Missing } else { TreeReadError::Io(error) }
+}
+
+/// A content that is being unpacked, for [`TreeStore::make_durable`].
+#[derive(Debug)]
+pub struct NewTree {
+    /// Opened before the first byte is written: see [`tree::sync`].
+    root: File,
+    id: ContentId,
+    digests: DigestLog,
+}
+
+impl NewTree {
+    /// Its root directory, and what notes the digests of what is put into it.
+    pub fn parts(&mut self) -> (&File, &mut DigestLog) {
+        (&self.root, &mut self.digests)
+    }
+}
+
 /// See [`TreeStore::scratch`].
 #[derive(Debug)]
 pub struct Scratch {
@@ -401,6 +506,7 @@ impl Drop for Scratch {
 #[derive(Debug)]
 pub struct OpenTree {
     root: File,
+    digests: Option<Digests>,
     id: ContentId,
     store: TreeStore,
 }
@@ -409,6 +515,11 @@ impl OpenTree {
     /// Its root directory.
     pub fn root(&self) -> &File {
         &self.root
+    }
+
+    /// What its files were stored with; `None` of a content that an earlier version has stored.
+    pub fn digests(&self) -> Option<&Digests> {
+        self.digests.as_ref()
     }
 }
 
@@ -446,12 +557,12 @@ mod tests {
     fn a_content_that_is_read_stays_whole_until_its_last_reader_is_done() {
         let (directory, store) = store();
         let id = ContentId::random();
-        let root = store.create(id).unwrap();
+        let new = store.create(id).unwrap();
         fs::write(directory.path().join(format!("trees/{id}/file")), "1").unwrap();
-        store.make_durable(&root, id, &record()).unwrap();
+        store.make_durable(new, &record()).unwrap();
         let readers = [store.read(id).unwrap(), store.read(id).unwrap()];
         store.remove(id).unwrap();
-        assert_eq!(store.read(id).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(matches!(store.read(id), Err(TreeReadError::Missing)));
         let trash = directory.path().join("tree-trash");
         for reader in readers {
             assert!(!store.empty_trash().unwrap());
@@ -491,12 +602,14 @@ mod tests {
         let (directory, store) = store();
         let ids = [ContentId::random(), ContentId::random()];
         for id in ids {
-            let root = store.create(id).unwrap();
+            let new = store.create(id).unwrap();
             fs::write(directory.path().join(format!("trees/{id}/file")), id.to_string()).unwrap();
-            store.make_durable(&root, id, &record()).unwrap();
+            store.make_durable(new, &record()).unwrap();
         }
         assert_eq!(store.contents().unwrap().len(), 2);
+        let digests = |dir: &str| ids_in(&directory.path().join(dir)).unwrap().len();
         let swept = store.sweep(&|_| false, UnixTime(0)).unwrap();
+        assert_eq!((digests("tree-digests"), digests("lost/tree-digests")), (0, 2));
         assert!(swept.set_aside == 2 && swept.removed == 0 && swept.bytes >= 2 * 512, "{swept:?}");
         assert!(store.read(ids[0]).is_err() && store.contents().unwrap().is_empty());
         for lost in store.lost().unwrap() {
@@ -507,6 +620,7 @@ mod tests {
         assert_eq!(back, ids[0].to_string().as_bytes());
         store.bring_back(ids[1]).unwrap();
         assert_eq!(store.contents().unwrap().len(), 2);
+        assert!(ids.iter().all(|id| store.read(*id).unwrap().digests().is_some()));
         let end = UnixTime(i64::MAX);
         assert_eq!(store.sweep(&|id| id == ids[0], end).unwrap().set_aside, 1);
         assert_eq!(store.sweep(&|id| id == ids[0], end).unwrap().forgotten, 1);
@@ -516,6 +630,7 @@ mod tests {
         assert_eq!(store.forget_old(&|id| id == ids[0], end).unwrap(), 0);
         assert_eq!(store.forget_old(&|_| false, end).unwrap(), 1);
         assert!(store.lost().unwrap().is_empty() && store.empty_trash().unwrap());
+        assert_eq!((digests("tree-digests"), digests("lost/tree-digests")), (0, 0));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! One blocking thread packs, a few chunks ahead of the peer.
 //!
+//! # Invariants
+//! - A tree that is not as it was stored is told as damaged before its stream ends, and that end is an error.
+//!
 //! # Cancellation
 //! Dropping a [`Packing`] ends the thread soon, which then gives the tree free.
 
@@ -31,15 +34,27 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// Starts to pack. What else is to be kept until the end is `held`.
-    pub fn start(tree: OpenTree, encoding: Encoding, progress: Arc<Progress>, held: impl Send + 'static) -> Self {
+    /// Starts to pack. What else is to be kept until the end is `held`; `damaged` is called, on the thread, with what is
+    /// wrong with the tree.
+    pub fn start(
+        tree: OpenTree,
+        encoding: Encoding,
+        progress: Arc<Progress>,
+        held: impl Send + 'static,
+        damaged: impl FnOnce(String) + Send + 'static,
+    ) -> Self {
         let (sender, chunks) = mpsc::channel(AHEAD);
         let work = move || {
             let _held = held;
             let broken = |error| PackError { name: ".".to_owned(), cause: crate::tree::PackCause::Sink(error) };
             let sink = Sink { sender, chunk: Vec::new() };
             let mut encoder = Encoder::new(sink, encoding).map_err(broken)?;
-            let packed = pack(tree.root(), &mut encoder, &PackLimits::default())?;
+            let packed = pack(tree.root(), tree.digests(), &mut encoder, &PackLimits::default());
+            let packed = packed.inspect_err(|error| {
+                if let Some(why) = error.damage() {
+                    damaged(why);
+                }
+            })?;
             encoder.finish().and_then(|mut sink| sink.flush()).map_err(broken)?;
             Ok(packed)
         };

@@ -10,7 +10,6 @@
 //! # Cancellation
 //! Dropping a [`Feeder`] ends the thread with an error, soon; whoever holds its handle can wait for that.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +21,9 @@ use super::progress::{Phase, Progress, Stop};
 use super::receive::{Broken, Source};
 use crate::domain::{ByteCount, Encoding, Fault};
 use crate::io::{BLOCK, Block, Pool};
-use crate::store::Reservation;
+use crate::store::{NewTree, Reservation};
 use crate::tree::{
-    Decoder, DecoderLimits, Limits, Place, Policy, UnpackCause, UnpackError, Unpacked, put_file, unpack,
+    Decoder, DecoderLimits, Limits, Place, Policy, UnpackCause, UnpackError, Unpacked, put_file, unpack_digested,
 };
 
 /// Blocks on their way to the thread; one more is being filled, and one unpacked.
@@ -97,26 +96,27 @@ pub struct Feeder {
 /// Starts a thread that unpacks a stream into what `make` opens, and then runs `finish`. The space that the stream takes
 /// comes from `space`, which is extended as it grows.
 pub fn start_unpack(
-    make: impl FnOnce() -> io::Result<File> + Send + 'static,
+    make: impl FnOnce() -> io::Result<NewTree> + Send + 'static,
     options: UnpackOptions,
     space: Reservation,
-    finish: impl FnOnce(&File) -> io::Result<()> + Send + 'static,
+    finish: impl FnOnce(NewTree) -> io::Result<()> + Send + 'static,
 ) -> (Feeder, JoinHandle<Result<Unpacked, UnpackError>>) {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let space = Arc::new(space);
     let stream = Stream { receiver, block: None, ended: false, space: space.clone() };
     let work = move || {
         let disk = |error| UnpackError { place: Place::default(), cause: UnpackCause::Disk(error) };
-        let root = make().map_err(disk)?;
+        let mut new = make().map_err(disk)?;
+        let (root, digests) = new.parts();
         let UnpackOptions { shape, limits, policy } = options;
         let done = match shape {
             Shape::Archive(encoding) => {
                 let decoder = Decoder::new(stream, encoding, DecoderLimits::of_volume(limits.bytes));
-                unpack(decoder.map_err(disk)?, &root, &limits, &policy)?
+                unpack_digested(decoder.map_err(disk)?, root, &limits, &policy, digests)?
             }
-            Shape::File(name) => put_file(stream, &root, &name, &limits)?,
+            Shape::File(name) => put_file(stream, root, &name, &limits, digests)?,
         };
-        finish(&root).map_err(disk)?;
+        finish(new).map_err(disk)?;
         Ok(done)
     };
     (Feeder { sender, space, room: 0, fed: 0 }, tokio::task::spawn_blocking(work))

@@ -137,13 +137,15 @@ impl Directories {
         Ok(parent)
     }
 
-    /// The directory that a member describes: made, or there already. What else has its name is replaced.
+    /// The directory that a member describes: made, or there already. What else has its name is replaced; also
+    /// whether something was.
     pub(super) fn describe(
         &mut self,
         path: &TreePath,
         later: Later,
         account: &mut Account,
-    ) -> Result<Rc<Directory>, UnpackCause> {
+    ) -> Result<(Rc<Directory>, bool), UnpackCause> {
+        let mut replaces = false;
         if let Some((above, name)) = path.split() {
             let parent = self.enter(above, account)?;
             match mkdirat(&*parent, name, Mode::RWXU) {
@@ -154,6 +156,7 @@ impl Directories {
                         account.directory()?;
                         unlinkat(&*parent, name, AtFlags::empty())?;
                         mkdirat(&*parent, name, Mode::RWXU)?;
+                        replaces = true;
                     }
                 }
                 Err(error) => return Err(error.into()),
@@ -164,7 +167,7 @@ impl Directories {
         if let Some(open) = self.open.get_mut(path.as_bytes()) {
             open.later = later;
         }
-        Ok(directory)
+        Ok((directory, replaces))
     }
 
     /// Removes what stands where a member is to be made, unless it is a directory with something in it.

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{Mode, OFlags, openat2};
 
+use super::digests::{Digest, DigestLog, FileDigester};
 use super::directories::BENEATH;
 use super::error::{Budget, Place, Rule, UnpackCause, UnpackError};
 use super::unpack::{Account, Unpacked};
@@ -14,11 +15,19 @@ use super::{Limits, name};
 /// What is read at once.
 const BUFFER: usize = 256 << 10;
 
-/// Puts all that comes from `reader` into one file of this name in `root`, an empty directory. Nothing is durable when it
-/// returns; see [`super::sync`].
-pub fn put_file(reader: impl Read, root: impl AsFd, name: &str, limits: &Limits) -> Result<Unpacked, UnpackError> {
+/// Puts all that comes from `reader` into one file of this name in `root`, an empty directory, and notes its digest.
+/// Nothing is durable when it returns; see [`super::sync`].
+pub fn put_file(
+    reader: impl Read,
+    root: impl AsFd,
+    name: &str,
+    limits: &Limits,
+    digests: &mut DigestLog,
+) -> Result<Unpacked, UnpackError> {
     let mut done = Unpacked::default();
-    match put(reader, root, name, limits, &mut done.bytes) {
+    let put = put(reader, root, name, limits, &mut done.bytes)
+        .and_then(|digest| digests.put(name.as_bytes(), digest).map_err(UnpackCause::Disk));
+    match put {
         Ok(()) => Ok(Unpacked { members: 1, files: 1, apparent: done.bytes, ..done }),
         Err(cause) => Err(UnpackError { place: Place::named(1, name.as_bytes(), done.bytes), cause }),
     }
@@ -30,7 +39,7 @@ fn put(
     name: &str,
     limits: &Limits,
     bytes: &mut u64,
-) -> Result<(), UnpackCause> {
+) -> Result<Digest, UnpackCause> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) || name.len() > name::LONGEST {
         return Err(Rule::EmptyName.into());
     }
@@ -39,9 +48,10 @@ fn put(
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut file = File::from(openat2(root, name, flags, Mode::from_raw_mode(0o644), BENEATH)?);
     let mut buffer = vec![0; BUFFER];
+    let mut digester = FileDigester::of_size(u64::MAX);
     loop {
         let read = match reader.read(&mut buffer) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(digester.finish()),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(UnpackCause::Source(error)),
@@ -50,6 +60,7 @@ fn put(
         if *bytes > limits.bytes {
             return Err(Budget::Bytes.into());
         }
+        digester.update(&buffer[..read]);
         file.write_all(&buffer[..read]).map_err(UnpackCause::Disk)?;
     }
 }
@@ -61,7 +72,8 @@ mod tests {
     fn put_into(name: &str, data: &[u8], room: u64) -> Result<(Unpacked, Vec<u8>), UnpackError> {
         let directory = tempfile::tempdir().unwrap();
         let folder = File::open(directory.path()).unwrap();
-        let done = put_file(data, &folder, name, &Limits::of_volume(room))?;
+        let mut digests = DigestLog::new(tempfile::tempfile);
+        let done = put_file(data, &folder, name, &Limits::of_volume(room), &mut digests)?;
         Ok((done, std::fs::read(directory.path().join(name)).unwrap()))
     }
 
@@ -78,7 +90,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let folder = File::open(directory.path()).unwrap();
         let limits = Limits { reserve: u64::MAX, ..Limits::of_volume(1 << 20) };
-        let refused = put_file(&b"x"[..], &folder, "f", &limits).unwrap_err();
+        let mut digests = DigestLog::new(tempfile::tempfile);
+        let refused = put_file(&b"x"[..], &folder, "f", &limits, &mut digests).unwrap_err();
         assert!(matches!(refused.cause, UnpackCause::NoRoom(_)), "{refused:?}");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }

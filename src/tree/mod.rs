@@ -19,6 +19,7 @@
 //! Nothing is durable before [`sync`] has succeeded.
 
 mod archive;
+mod digests;
 mod directories;
 mod encoding;
 mod error;
@@ -37,15 +38,16 @@ use std::io;
 use std::os::fd::AsFd;
 
 pub use self::archive::{Archive, Kind, Member};
+pub use self::digests::{DigestLog, Digests, DigestsError};
 pub use self::encoding::{Decoder, DecoderLimits, Encoder};
 pub use self::error::{Budget, Flaw, Place, Rule, UnpackCause, UnpackError};
 pub use self::file::put_file;
 pub use self::name::TreePath;
-pub use self::pack::{PackCause, PackError, PackLimits, Packed, pack};
+pub use self::pack::{PackCause, PackError, PackLimits, Packed, check, pack};
 pub use self::pax::Time;
 pub use self::remove::remove;
 pub use self::sparse::Extent;
-pub use self::unpack::{Unpacked, unpack};
+pub use self::unpack::{Unpacked, unpack, unpack_digested};
 
 /// Name and value of an extended attribute.
 pub type Attribute = (Vec<u8>, Vec<u8>);
@@ -55,8 +57,9 @@ const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 const CAPABILITY: &[u8] = b"security.capability";
 
-/// What one stream has open at most: the directories that are kept, the socket, and the files of the moment.
-pub const DESCRIPTORS_PER_STREAM: u64 = directories::KEPT as u64 + 8;
+/// What one stream has open at most: the directories that are kept, the socket, the digests, and the files of the
+/// moment.
+pub const DESCRIPTORS_PER_STREAM: u64 = directories::KEPT as u64 + 10;
 
 /// How much an archive may hold. All are hard: what goes beyond is refused.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +68,7 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes that take space on the disk: data in blocks of 4 KiB, a block for each directory, for the attributes of
     /// each member and for long links, and 1 KiB for a member that has no block. What a later member replaces
-    /// stays counted.
+    /// stays counted. The 40 bytes of its digest are among what a member costs at least.
     pub bytes: u64,
     /// Free bytes of the file system that are never taken, whatever the archive holds.
     pub reserve: u64,
@@ -91,7 +94,7 @@ const FEWEST: u64 = 1024;
 impl Limits {
     /// For a volume of so many bytes. Of these there is a member for every 4 KiB, so that who has a part of the disk
     /// has no more than about this part of its inodes (ext4 makes one for every 16 KiB, others as they are needed). The
-    /// rest is more than trees of programs, mail or media have, and bounds the memory of one stream to about 16 MiB, 10
+    /// rest is more than trees of programs, mail or media have, and bounds the memory of one stream to about 21 MiB, 10
     /// more if it is compressed, and 4 more with [`LargeWrites::Direct`].
     pub fn of_volume(bytes: u64) -> Self {
         Self {

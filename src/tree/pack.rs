@@ -7,6 +7,8 @@
 //! # Invariants
 //! - The tree does not change meanwhile. If a file does, that is an error, and the stream ends without its end marker,
 //!   so that nobody takes it for whole.
+//! - Of a tree with digests, each file and link is compared on the way, and at the end their number. What differs is an
+//!   error as well; the last bytes of a file are written only once it was compared.
 //! - No link is followed, no mount is entered, and no device or pipe is opened.
 //! - What this writes is read alike by `unpack`, GNU tar and Python.
 
@@ -21,12 +23,14 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fstat, major, minor, openat2, readlinkat, statat,
+    Advice, AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, fstat, major, minor, openat2, readlinkat,
+    statat,
 };
 use rustix::io::Errno;
 use tar::EntryType;
 
 use self::output::{Output, Written};
+use super::digests::{Digest, Digests, DigestsError, FileDigester};
 use super::directories::BENEATH;
 use super::error::shown;
 use super::pax::Time;
@@ -91,9 +95,40 @@ pub enum PackCause {
     /// A file changed.
     #[error("it changed while it was read")]
     Changed,
+    /// The tree is not as it was stored.
+    #[error("{0}")]
+    Damaged(&'static str),
+    /// Its digests cannot be read.
+    #[error("what it was stored with cannot be read")]
+    Digests(#[source] DigestsError),
     /// See [`PackLimits::memory`].
     #[error("too many names to hold")]
     Memory,
+}
+
+impl PackError {
+    /// What is wrong with the stored tree, if that is why.
+    pub fn damage(&self) -> Option<String> {
+        let why = match &self.cause {
+            PackCause::Damaged(why) => why,
+            PackCause::Disk(error) | PackCause::Digests(DigestsError::Io(error))
+                if error.raw_os_error() == Some(Errno::IO.raw_os_error()) =>
+            {
+                "the disk cannot read it"
+            }
+            _ => return None,
+        };
+        Some(format!("\"{}\": {why}", self.name))
+    }
+}
+
+impl From<DigestsError> for PackCause {
+    fn from(error: DigestsError) -> Self {
+        match error {
+            DigestsError::Damaged => Self::Damaged("the digests of the volume are damaged"),
+            error => Self::Digests(error),
+        }
+    }
 }
 
 impl From<Errno> for PackCause {
@@ -102,10 +137,53 @@ impl From<Errno> for PackCause {
     }
 }
 
-/// Packs all that is beneath `root`, and its own mode and time.
-pub fn pack(root: impl AsFd, writer: impl Write, limits: &PackLimits) -> Result<Packed, PackError> {
+/// Packs all that is beneath `root`, and its own mode and time; compares it with its digests, if it has any.
+pub fn pack(
+    root: impl AsFd,
+    digests: Option<&Digests>,
+    writer: impl Write,
+    limits: &PackLimits,
+) -> Result<Packed, PackError> {
+    pack_from(root.as_fd(), digests, writer, limits, false)
+}
+
+/// Compares all that is beneath `root` with its digests, as [`pack`] does, but with what the disk has and not the page
+/// cache. `pace` is told of the bytes that were read, at least once for each MiB; its error ends the work.
+pub fn check(
+    root: impl AsFd,
+    digests: &Digests,
+    limits: &PackLimits,
+    pace: impl FnMut(u64) -> io::Result<()>,
+) -> Result<Packed, PackError> {
+    pack_from(root.as_fd(), Some(digests), Paced(pace), limits, true)
+}
+
+/// Takes an archive that nobody wants.
+struct Paced<P>(P);
+
+impl<P: FnMut(u64) -> io::Result<()>> Write for Paced<P> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Whoever writes would try again after an interruption.
+        (self.0)(bytes.len() as u64).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn pack_from(
+    root: BorrowedFd<'_>,
+    digests: Option<&Digests>,
+    writer: impl Write,
+    limits: &PackLimits,
+    past_cache: bool,
+) -> Result<Packed, PackError> {
     let mut packer = Packer {
-        root: root.as_fd(),
+        root,
+        checks: digests.map(|digests| Checks { digests, found: 0 }),
+        past_cache,
         limits: *limits,
         output: Output::new(writer),
         levels: Vec::new(),
@@ -117,6 +195,38 @@ pub fn pack(root: impl AsFd, writer: impl Write, limits: &PackLimits) -> Result<
     packer.tree(&mut path).map_err(|cause| PackError { name: shown(&path), cause })?;
     Ok(packer.done)
 }
+
+/// What a tree is compared with.
+struct Checks<'a> {
+    digests: &'a Digests,
+    /// Paths that were found with their digest.
+    found: u64,
+}
+
+impl Checks<'_> {
+    /// The digest that a path must have.
+    fn expect(&mut self, path: &[u8]) -> Result<Digest, PackCause> {
+        let found = self.digests.find(path)?.ok_or(PackCause::Damaged("it was not stored"))?;
+        self.found += 1;
+        Ok(found)
+    }
+
+    /// That a link has the target that it was stored with.
+    fn link(&mut self, path: &[u8], target: &[u8]) -> Result<(), PackCause> {
+        if self.expect(path)? == Digest::of_link(target) { Ok(()) } else { Err(DIFFERS) }
+    }
+
+    /// That nothing is missing.
+    fn finish(&self) -> Result<(), PackCause> {
+        if self.found == self.digests.count() {
+            Ok(())
+        } else {
+            Err(PackCause::Damaged("files or links that were stored are missing"))
+        }
+    }
+}
+
+const DIFFERS: PackCause = PackCause::Damaged("its bytes are not those that were stored");
 
 /// A directory that is being read.
 struct Level {
@@ -132,10 +242,14 @@ struct Link {
     name: Box<[u8]>,
     /// Names that have not come.
     left: u64,
+    digest: Option<Digest>,
 }
 
 struct Packer<'a, W> {
     root: BorrowedFd<'a>,
+    checks: Option<Checks<'a>>,
+    /// Whether files are read from the disk even if the page cache has them.
+    past_cache: bool,
     limits: PackLimits,
     output: Output<W>,
     levels: Vec<Level>,
@@ -171,6 +285,8 @@ impl<W: Write> Packer<'_, W> {
                 self.levels[above].fd = None;
             }
         }
+        path.clear();
+        self.checks.as_ref().map_or(Ok(()), Checks::finish)?;
         self.done.bytes = self.output.finish()?;
         Ok(())
     }
@@ -182,6 +298,7 @@ impl<W: Write> Packer<'_, W> {
             FileType::RegularFile => self.file(above, name, path, &stat),
             FileType::Symlink => {
                 let target = readlinkat(above, name, Vec::new())?;
+                self.checks.as_mut().map_or(Ok(()), |checks| checks.link(path, target.to_bytes()))?;
                 self.member(&Written { link: target.to_bytes(), ..Written::new(EntryType::Symlink, path, &stat) })
             }
             FileType::Fifo => self.member(&Written::new(EntryType::Fifo, path, &stat)),
@@ -229,6 +346,14 @@ impl<W: Write> Packer<'_, W> {
             return Err(PackCause::Changed);
         }
         let size = u64::try_from(stat.st_size).map_err(|_| PackCause::Changed)?;
+        let expected = self.checks.as_mut().map(|checks| checks.expect(path)).transpose()?;
+        if expected.is_some_and(|expected| expected.size != size) {
+            return Err(PackCause::Damaged("its size is not the one that was stored"));
+        }
+        if self.past_cache {
+            // Bytes that are cached tell nothing of the disk. What is left there is read as it is.
+            let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        }
         let mut member =
             Written { attributes: attributes::read(&file)?, ..Written::new(EntryType::Regular, path, &stat) };
         let whole = [Extent { offset: 0, len: size }];
@@ -246,8 +371,27 @@ impl<W: Write> Packer<'_, W> {
             member.size = size;
             self.member(&member)?;
         }
+        let mut digester = expected.map(|_| FileDigester::of_size(size));
         for extent in extents.as_deref().unwrap_or(&whole) {
-            self.output.copy(*extent, |into, offset| file.read_at(into, offset))?;
+            self.output.copy(*extent, |into, offset| {
+                let read = file.read_at(into, offset)?;
+                if let Some(digester) = &mut digester {
+                    digester.zeros_to(offset);
+                    digester.update(&into[..read]);
+                }
+                Ok(read)
+            })?;
+        }
+        let digest = digester.map(|mut digester| {
+            digester.zeros_to(size);
+            digester.finish()
+        });
+        if digest != expected {
+            return Err(DIFFERS);
+        }
+        if self.past_cache {
+            // Nobody else has asked for them.
+            let _ = fadvise(&file, 0, None, Advice::DontNeed);
         }
         self.output.pad()?;
         let after = fstat(&file)?;
@@ -260,10 +404,16 @@ impl<W: Write> Packer<'_, W> {
         let key = (stat.st_dev, stat.st_ino);
         let Some(mut link) = self.links.remove(&key) else {
             self.hold(name.len())?;
+            let digest = self.checks.as_ref().map_or(Ok(None), |checks| checks.digests.find(path))?;
             let above = self.levels.last().map_or_else(|| [].into(), |level| Rc::clone(&level.path));
-            self.links.insert(key, Link { above, name: name.into(), left: stat.st_nlink - 1 });
+            self.links.insert(key, Link { above, name: name.into(), left: stat.st_nlink - 1, digest });
             return Ok(false);
         };
+        if let Some(checks) = &mut self.checks
+            && link.digest != Some(checks.expect(path)?)
+        {
+            return Err(DIFFERS);
+        }
         let target = if link.above.is_empty() { link.name.to_vec() } else { [&*link.above, &link.name].join(&b'/') };
         self.member(&Written { link: &target, ..Written::new(EntryType::Link, path, stat) })?;
         link.left -= 1;

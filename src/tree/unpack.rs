@@ -24,6 +24,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::archive::{Archive, Kind, Member};
+use super::digests::{Digest, DigestLog, FileDigester};
 use super::directories::{BENEATH, Directories, Directory, Later, chmod_path, timestamps};
 use super::error::{Budget, Place, Rule, UnpackCause, UnpackError};
 use super::large::{LargeFile, LargeFiles};
@@ -145,12 +146,34 @@ impl Account {
 ///
 /// It returns after the stream's end was read, and nothing is durable then; see [`super::sync`].
 pub fn unpack(reader: impl Read, root: impl AsFd, limits: &Limits, policy: &Policy) -> Result<Unpacked, UnpackError> {
+    unpack_into(reader, root.as_fd(), limits, *policy, None)
+}
+
+/// As [`unpack`], and notes the digest of each file and link, made of the bytes that come.
+pub fn unpack_digested(
+    reader: impl Read,
+    root: impl AsFd,
+    limits: &Limits,
+    policy: &Policy,
+    digests: &mut DigestLog,
+) -> Result<Unpacked, UnpackError> {
+    unpack_into(reader, root.as_fd(), limits, *policy, Some(digests))
+}
+
+fn unpack_into(
+    reader: impl Read,
+    root: BorrowedFd<'_>,
+    limits: &Limits,
+    policy: Policy,
+    digests: Option<&mut DigestLog>,
+) -> Result<Unpacked, UnpackError> {
     let at_start = |cause| UnpackError { place: Place::default(), cause };
     let mut archive = Archive::new(reader, limits);
     let mut unpacker = Unpacker {
-        policy: *policy,
-        account: Account::open(root.as_fd(), limits).map_err(at_start)?,
-        directories: Directories::new(root.as_fd()).map_err(at_start)?,
+        policy,
+        account: Account::open(root, limits).map_err(at_start)?,
+        directories: Directories::new(root).map_err(at_start)?,
+        digests,
         large: LargeFiles::new(policy.large),
         umask: umask(),
         me: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
@@ -164,10 +187,11 @@ pub fn unpack(reader: impl Read, root: impl AsFd, limits: &Limits, policy: &Poli
     Ok(unpacker.done)
 }
 
-struct Unpacker {
+struct Unpacker<'a> {
     policy: Policy,
     account: Account,
     directories: Directories,
+    digests: Option<&'a mut DigestLog>,
     large: LargeFiles,
     umask: u32,
     /// Whose files are if nothing is done.
@@ -175,15 +199,16 @@ struct Unpacker {
     done: Unpacked,
 }
 
-impl Unpacker {
+impl Unpacker<'_> {
     fn member<R: Read>(&mut self, member: &Member, archive: &mut Archive<R>) -> Result<(), UnpackError> {
         if let Kind::File { size, extents } = &member.kind {
             let extents = extents.as_deref();
             let file = self.new_file(member, *size, extents).map_err(at(member))?;
-            match extents {
-                Some(extents) => fill_extents(&file, extents, archive, member)?,
+            let digest = match extents {
+                Some(extents) => self.fill_extents(&file, *size, extents, archive, member)?,
                 None => self.fill(&file, *size, archive, member)?,
-            }
+            };
+            self.note(&member.path, digest).map_err(at(member))?;
             self.finish_file(member, &file, extents.map(|_| *size)).map_err(at(member))?;
             self.done.files += 1;
             self.done.apparent += size;
@@ -202,17 +227,70 @@ impl Unpacker {
         size: u64,
         archive: &mut Archive<R>,
         member: &Member,
-    ) -> Result<(), UnpackError> {
+    ) -> Result<Option<Digest>, UnpackError> {
         let disk = |error| at(member)(UnpackCause::Disk(error));
         let mut large = self.large.begin(file, size).map_err(disk)?;
+        let mut digester = self.digests.as_ref().map(|_| FileDigester::of_size(size));
         while let Some(piece) = archive.data()? {
+            if let Some(digester) = &mut digester {
+                digester.update(piece);
+            }
             match &mut large {
                 Some(large) => large.write(piece),
                 None => file.write_all(piece),
             }
             .map_err(disk)?;
         }
-        large.map_or(Ok(()), LargeFile::end).map_err(disk)
+        large.map_or(Ok(()), LargeFile::end).map_err(disk)?;
+        Ok(digester.map(FileDigester::finish))
+    }
+
+    /// Writes the data of a sparse file as they come.
+    fn fill_extents<R: Read>(
+        &self,
+        file: &File,
+        size: u64,
+        extents: &[Extent],
+        archive: &mut Archive<R>,
+        member: &Member,
+    ) -> Result<Option<Digest>, UnpackError> {
+        let mut digester = self.digests.as_ref().map(|_| FileDigester::of_size(size));
+        let mut extents = extents.iter().copied();
+        let mut run = Extent { offset: 0, len: 0 };
+        while let Some(mut piece) = archive.data()? {
+            while !piece.is_empty() {
+                if run.len == 0 {
+                    // The map covers the data to the byte: `sparse::checked`.
+                    let Some(next) = extents.next() else { break };
+                    run = next;
+                }
+                let (part, rest) = piece.split_at(usize::try_from(run.len).unwrap_or(usize::MAX).min(piece.len()));
+                if let Some(digester) = &mut digester {
+                    digester.zeros_to(run.offset);
+                    digester.update(part);
+                }
+                file.write_all_at(part, run.offset).map_err(UnpackCause::Disk).map_err(at(member))?;
+                run.offset += part.len() as u64;
+                run.len -= part.len() as u64;
+                piece = rest;
+            }
+        }
+        Ok(digester.map(|mut digester| {
+            digester.zeros_to(size);
+            digester.finish()
+        }))
+    }
+
+    /// Notes what a path has now, if that has a digest.
+    fn note(&mut self, path: &TreePath, digest: Option<Digest>) -> Result<(), UnpackCause> {
+        let (Some(digests), Some(digest)) = (&mut self.digests, digest) else { return Ok(()) };
+        digests.put(path.as_bytes(), digest).map_err(UnpackCause::Disk)
+    }
+
+    /// Notes that a path has nothing any more that has a digest.
+    fn note_gone(&mut self, path: &TreePath) -> Result<(), UnpackCause> {
+        let Some(digests) = &mut self.digests else { return Ok(()) };
+        digests.remove(path.as_bytes()).map_err(UnpackCause::Disk)
     }
 
     fn without_data(&mut self, member: &Member) -> Result<(), UnpackCause> {
@@ -232,6 +310,7 @@ impl Unpacker {
                 }
                 let (parent, name) = self.make(member, |parent, name| symlinkat(target.as_slice(), parent, name))?;
                 self.finish_special(member, &parent, name, false)?;
+                self.note(&member.path, Some(Digest::of_link(target)))?;
                 self.done.symlinks += 1;
             }
             Kind::Fifo => {
@@ -318,7 +397,10 @@ impl Unpacker {
             }
         }
         let later = Later { mode: Some(self.mode(member)), mtime: Some(member.mtime), lists };
-        let directory = self.directories.describe(&member.path, later, &mut self.account)?;
+        let (directory, replaces) = self.directories.describe(&member.path, later, &mut self.account)?;
+        if replaces {
+            self.note_gone(&member.path)?;
+        }
         for (name, value) in now {
             set_attribute(&*directory, name, value)?;
         }
@@ -350,10 +432,17 @@ impl Unpacker {
                     return Ok(());
                 }
                 self.directories.vacate(&parent, path, name)?;
-                Ok(linkat(&*from, target_name, &*parent, name, AtFlags::empty())?)
+                self.note_gone(path)?;
+                linkat(&*from, target_name, &*parent, name, AtFlags::empty())?;
             }
-            linked => Ok(linked?),
+            linked => linked?,
         }
+        if let Some(digests) = &mut self.digests
+            && matches!(FileType::from_raw_mode(file.st_mode), FileType::RegularFile | FileType::Symlink)
+        {
+            digests.link(path.as_bytes(), target.as_bytes()).map_err(UnpackCause::Disk)?;
+        }
+        Ok(())
     }
 
     fn node(&mut self, member: &Member, kind: FileType, device: u64) -> Result<(), UnpackCause> {
@@ -377,6 +466,7 @@ impl Unpacker {
         match create(&parent, name) {
             Err(Errno::EXIST) => {
                 self.directories.vacate(&parent, &member.path, name)?;
+                self.note_gone(&member.path)?;
                 create(&parent, name)?;
             }
             outcome => outcome?,
@@ -430,32 +520,6 @@ fn set_attribute(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<(), UnpackC
         Errno::NOSPC if fstatvfs(&fd).is_ok_and(|disk| disk.f_bavail > 1024) => Rule::AttributeRoom.into(),
         error => error.into(),
     })
-}
-
-/// Writes the data of a sparse file as they come.
-fn fill_extents<R: Read>(
-    file: &File,
-    extents: &[Extent],
-    archive: &mut Archive<R>,
-    member: &Member,
-) -> Result<(), UnpackError> {
-    let mut extents = extents.iter().copied();
-    let mut run = Extent { offset: 0, len: 0 };
-    while let Some(mut piece) = archive.data()? {
-        while !piece.is_empty() {
-            if run.len == 0 {
-                // The map covers the data to the byte: `sparse::checked`.
-                let Some(next) = extents.next() else { break };
-                run = next;
-            }
-            let (part, rest) = piece.split_at(usize::try_from(run.len).unwrap_or(usize::MAX).min(piece.len()));
-            file.write_all_at(part, run.offset).map_err(UnpackCause::Disk).map_err(at(member))?;
-            run.offset += part.len() as u64;
-            run.len -= part.len() as u64;
-            piece = rest;
-        }
-    }
-    Ok(())
 }
 
 fn at(member: &Member) -> impl Fn(UnpackCause) -> UnpackError {

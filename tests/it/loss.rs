@@ -84,7 +84,7 @@ fn the_database_of_yesterday_and_the_images_of_today_are_a_whole_server_again() 
 
     server.restart();
     assert_eq!(server.drive(&gone)["status"], "unavailable", "its bytes are gone");
-    assert_eq!(stored::entries(&server, "lost").len(), 2 + 2, "two images, and the folders of trees");
+    assert_eq!(stored::entries(&server, "lost").len(), 2 + 3, "two images, and the folders of trees");
     let logged = server.logged();
     let line = logged.lines().find(|line| line.contains("WARN") && line.contains("longshore recover"));
     let line = line.unwrap_or_else(|| panic!("no warning: {logged}"));

@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let packed = |root: &File| {
         let mut archive = Vec::new();
-        pack(root, &mut archive, &PackLimits::default()).map(|_| archive)
+        pack(root, None, &mut archive, &PackLimits::default()).map(|_| archive)
     };
     let tree = open("tree");
     if unpack(data, &tree, &limits, &policy).is_ok() {

@@ -1,6 +1,7 @@
 //! Trees: hostile and odd archives, other tar programs as judges, and round trips.
 
 pub(crate) mod corpus;
+mod digests;
 mod lifecycle;
 mod mutated;
 mod oracles;

@@ -28,7 +28,7 @@ fn everything() -> (Limits, Policy) {
 pub(crate) fn packed(path: &Path) -> Vec<u8> {
     let mut archive = Vec::new();
     let root = File::open(path).expect("a directory");
-    let done = pack(&root, &mut archive, &PackLimits::default()).expect("it is packed");
+    let done = pack(&root, None, &mut archive, &PackLimits::default()).expect("it is packed");
     assert_eq!(done.bytes, archive.len() as u64);
     archive
 }
@@ -172,7 +172,7 @@ fn a_tree_survives_compression() {
     let root = File::open(&source).expect("a directory");
     for encoding in [Encoding::Gzip, Encoding::Zstd] {
         let mut encoder = Encoder::new(Vec::new(), encoding).expect("an encoder");
-        pack(&root, &mut encoder, &PackLimits::default()).expect("it is packed");
+        pack(&root, None, &mut encoder, &PackLimits::default()).expect("it is packed");
         let stream = encoder.finish().expect("a vector takes all");
         let target = Scratch::new();
         let (path, to) = target.root("tree");
@@ -195,7 +195,7 @@ fn a_very_fragmented_file_is_packed_within_the_limit_of_its_map() {
     file.set_len(1000 * 12288).expect("a size");
     let before = snapshot(&path);
     let mut archive = Vec::new();
-    pack(&root, &mut archive, &PackLimits { extents: 100, ..PackLimits::default() }).expect("it is packed");
+    pack(&root, None, &mut archive, &PackLimits { extents: 100, ..PackLimits::default() }).expect("it is packed");
     scratch.clear();
     let limits = Limits { extents: 101, ..Limits::of_volume(1 << 30) };
     let (path, result) = scratch.unpack(&archive, &limits, Policy::default());
@@ -217,7 +217,7 @@ fn a_deep_tree_is_packed_with_few_descriptors() {
     let maximum = rustix::process::getrlimit(resource).maximum;
     rustix::process::setrlimit(resource, rustix::process::Rlimit { current: Some(150), maximum }).expect("a limit");
     let mut archive = Vec::new();
-    pack(&root, &mut archive, &PackLimits::default()).expect("it is packed");
+    pack(&root, None, &mut archive, &PackLimits::default()).expect("it is packed");
     scratch.clear();
     let (limits, policy) = everything();
     let (path, result) = scratch.unpack(&archive, &limits, policy);
@@ -233,7 +233,7 @@ fn names_beyond_the_limit_of_memory_end_the_packing() {
         fs::write(path.join(format!("{n}")), "").expect("a file");
     }
     let limits = PackLimits { memory: 1000, ..PackLimits::default() };
-    let error = pack(&root, io::sink(), &limits).expect_err("there are too many");
+    let error = pack(&root, None, io::sink(), &limits).expect_err("there are too many");
     assert!(matches!(error.cause, PackCause::Memory));
 }
 
@@ -258,7 +258,7 @@ fn a_file_that_changes_while_it_is_read_cuts_the_stream() {
         let (path, root) = scratch.root("tree");
         fs::write(path.join("f"), vec![b'x'; 1 << 20]).expect("a file");
         let mut meddler = Meddler(&path.join("f"), Vec::new(), change);
-        let error = pack(&root, &mut meddler, &PackLimits::default()).expect_err("it changed");
+        let error = pack(&root, None, &mut meddler, &PackLimits::default()).expect_err("it changed");
         assert!(matches!(error.cause, PackCause::Changed), "{error}");
         assert_eq!(error.name, "f");
         let stream = meddler.1;
@@ -282,7 +282,7 @@ fn a_writer_that_fails_ends_the_packing_with_its_own_error() {
     }
     let scratch = Scratch::new();
     let (_, root) = scratch.root("tree");
-    let error = pack(&root, Fails, &PackLimits::default()).expect_err("it fails");
+    let error = pack(&root, None, Fails, &PackLimits::default()).expect_err("it fails");
     assert!(matches!(&error.cause, PackCause::Sink(cause) if cause.kind() == io::ErrorKind::BrokenPipe));
 }
 
@@ -293,7 +293,7 @@ fn sockets_are_left_out_and_pipes_are_not_waited_for() {
     let listener = std::os::unix::net::UnixListener::bind(path.join("s")).expect("a socket");
     mknodat(CWD, path.join("p"), FileType::Fifo, Mode::RUSR, 0).expect("a pipe");
     let mut archive = Vec::new();
-    let done = pack(&root, &mut archive, &PackLimits::default()).expect("it is packed");
+    let done = pack(&root, None, &mut archive, &PackLimits::default()).expect("it is packed");
     drop(listener);
     assert_eq!((done.members, done.skipped), (2, 1));
 }

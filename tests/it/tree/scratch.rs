@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use longshore::tree::{Limits, Policy, UnpackError, Unpacked, remove, unpack};
+use longshore::tree::{
+    DigestLog, Digests, Limits, PackLimits, Policy, UnpackError, Unpacked, pack, remove, unpack_digested,
+};
 use tempfile::TempDir;
 
 use crate::tree::snapshot::{Tree, snapshot};
@@ -53,7 +55,7 @@ impl Scratch {
         (path, root)
     }
 
-    /// Unpacks into `tree`, and checks that nothing beside it has changed.
+    /// Unpacks into `tree`, and checks that nothing beside it has changed, and that the tree is as its digests say.
     pub(crate) fn unpack(
         &self,
         archive: &[u8],
@@ -61,8 +63,14 @@ impl Scratch {
         policy: Policy,
     ) -> (PathBuf, Result<Unpacked, UnpackError>) {
         let (path, root) = self.root("tree");
-        let result = unpack(archive, &root, limits, &policy);
+        let mut log = DigestLog::new(tempfile::tempfile);
+        let result = unpack_digested(archive, &root, limits, &policy, &mut log);
         self.assert_untouched();
+        if result.is_ok() {
+            // What only root can read cannot be compared by others.
+            let differs = pack(&root, Some(&stored(log)), std::io::sink(), &PackLimits::default()).err();
+            assert_eq!(differs.and_then(|error| error.damage()), None);
+        }
         (path, result)
     }
 
@@ -92,6 +100,13 @@ impl Drop for Scratch {
             remove(&folder, name.as_encoded_bytes()).expect("it is removed");
         }
     }
+}
+
+/// The digests of a tree, as they are stored.
+pub(crate) fn stored(log: DigestLog) -> Digests {
+    let file = tempfile::tempfile().expect("a file");
+    log.finish(file.try_clone().expect("a descriptor")).expect("they are written");
+    Digests::open(file).expect("they are read")
 }
 
 pub(crate) fn is_root() -> bool {

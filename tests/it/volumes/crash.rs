@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::hyper::{archive, begin, contents, fetch, finish, local, sample, show, untar, upload_to};
 use crate::harness::rsync::assert_same_trees;
-use crate::harness::{Scratch, Server, Setup, hyper, image, wait_for};
+use crate::harness::{Scratch, Server, Setup, hyper, image, stored, wait_for};
 
 /// No session passes more points than this.
 const MOST_POINTS: u64 = 60;
@@ -56,6 +56,9 @@ fn live(server: &Server, home: &Scratch) -> Known {
 
 #[track_caller]
 fn check(server: &Server, home: &Scratch, known: &Known) {
+    // A removal takes the digests first.
+    let digests = stored::entries(server, "tree-digests");
+    assert_eq!(digests.into_iter().collect::<Vec<_>>(), contents(server), "digests of nothing, or none");
     let sessions = server.curl("/api/v1/sessions").run().json();
     let there = show(server, "vol");
     if let (true, false, Some(session)) = (known.is_received, known.is_finished, &known.session) {

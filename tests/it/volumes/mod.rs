@@ -6,4 +6,5 @@ mod crash;
 mod life;
 mod model;
 mod remote;
+mod rot;
 mod sessions;

@@ -1,0 +1,154 @@
+//! A tree that is not as it was stored is no archive, whatever about it is changed.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt as _, symlink};
+use std::path::Path;
+
+use longshore::tree::{
+    DigestLog, Digests, Limits, PackCause, PackError, PackLimits, Policy, check, pack, unpack, unpack_digested,
+};
+
+use crate::tree::scratch::{Scratch, stored};
+use crate::tree::tarball::{GNU, Head, Tarball};
+
+/// Words of what is told of it, and a change.
+type Change = (&'static str, fn(&Path));
+
+/// Some files, of which one is sparse, one was there before with other bytes, and some have several names.
+fn archive() -> Vec<u8> {
+    let large: Vec<u8> = (0..700_001_u32).map(|n| (n / 9 % 251) as u8).collect();
+    let sparse = Head { magic: GNU, size: 1024, ..Head::new(b'S', "sub/sparse") };
+    let map = |block: &mut [u8; 512]| {
+        let mut put = |at: usize, number: u64| {
+            block[at..at + 12].copy_from_slice(format!("{number:011o}\0").as_bytes());
+        };
+        for (at, number) in [(386, 0), (398, 512), (410, 8 << 20), (422, 512), (483, (8 << 20) + 512)] {
+            put(at, number);
+        }
+    };
+    Tarball::new()
+        .file("twice", "first")
+        .hard("of the first", "twice")
+        .file("twice", "second")
+        .hard("of the second", "twice")
+        .file("was a file", "1")
+        .symlink("was a file", "somewhere")
+        .hard("link to the link", "was a file")
+        .file("became a folder", "1")
+        .dir("became a folder")
+        .symlink("became a file", "somewhere")
+        .file("became a file", "2")
+        .file("sub/large", large)
+        .file("sub/empty", "")
+        .file("sub/zeros", vec![0; 100_000])
+        .changed(&sparse, &[7; 1024], map)
+        .end()
+}
+
+fn unpacked(scratch: &Scratch) -> (std::path::PathBuf, File, Digests) {
+    let (path, root) = scratch.root("tree");
+    let mut log = DigestLog::new(tempfile::tempfile);
+    let limits = Limits::of_volume(1 << 30);
+    unpack_digested(&*archive(), &root, &limits, &Policy::default(), &mut log).expect("it is unpacked");
+    (path, root, stored(log))
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).expect("a file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
+}
+
+/// Fails if the archive is whole, or holds the whole of what is wrong.
+#[track_caller]
+fn assert_refused(scratch: &Scratch, root: &File, digests: &Digests, words: &str) {
+    let mut stream = Vec::new();
+    let error = pack(root, Some(digests), &mut stream, &PackLimits::default()).expect_err("it is not as it was");
+    let told = error.damage().unwrap_or_else(|| panic!("{error}"));
+    assert!(told.contains(words), "{told} has not {words}");
+    let (again, target) = scratch.root("outside/again");
+    unpack(&*stream, &target, &Limits::of_volume(1 << 30), &Policy::default()).expect_err("nobody takes it for whole");
+    fs::remove_dir_all(again).expect("it is removed");
+    let checked = check(root, digests, &PackLimits::default(), |_| Ok(())).expect_err("it is not as it was");
+    assert_eq!(checked.damage().as_deref(), Some(&*told));
+}
+
+#[test]
+fn the_last_content_of_each_name_is_what_is_compared() {
+    let scratch = Scratch::new();
+    let (_, root, digests) = unpacked(&scratch);
+    assert_eq!(digests.count(), 10);
+    pack(&root, Some(&digests), io::sink(), &PackLimits::default()).expect("it is as it was");
+    let mut read = 0;
+    let pace = |bytes| {
+        read += bytes;
+        Ok(())
+    };
+    check(&root, &digests, &PackLimits::default(), pace).expect("it is as it was");
+    assert!((800_000..2_000_000).contains(&read), "{read}");
+}
+
+#[test]
+fn every_change_of_a_file_or_link_is_found() {
+    let sparse_end = (8 << 20) + 511;
+    for (name, at) in [
+        ("of the first", 0),
+        ("twice", 5),
+        ("became a file", 0),
+        ("sub/large", 0),
+        ("sub/large", 700_000),
+        ("sub/zeros", 99_999),
+        ("sub/sparse", 0),
+        ("sub/sparse", 4_000_000),
+        ("sub/sparse", sparse_end),
+    ] {
+        let scratch = Scratch::new();
+        let (path, root, digests) = unpacked(&scratch);
+        flip(&path.join(name), at);
+        // Of two names, the first is told.
+        let told = if name == "twice" { "of the second" } else { name };
+        assert_refused(&scratch, &root, &digests, &format!("\"{told}\": its bytes are not those"));
+    }
+    let changes: &[Change] = &[
+        ("sub/large\": its size", |path| {
+            File::options().write(true).open(path.join("sub/large")).unwrap().set_len(700_000).unwrap();
+        }),
+        ("sub/zeros\": its size", |path| {
+            File::options().write(true).open(path.join("sub/zeros")).unwrap().set_len(100_001).unwrap();
+        }),
+        ("new\": it was not stored", |path| fs::write(path.join("sub/new"), "").unwrap()),
+        ("new\": it was not stored", |path| symlink("x", path.join("new")).unwrap()),
+        ("missing", |path| fs::remove_file(path.join("sub/empty")).unwrap()),
+        ("missing", |path| fs::remove_file(path.join("of the second")).unwrap()),
+        ("missing", |path| fs::remove_dir_all(path.join("sub")).unwrap()),
+        ("was a file\": its bytes", |path| {
+            fs::remove_file(path.join("was a file")).unwrap();
+            symlink("elsewhere", path.join("was a file")).unwrap();
+        }),
+        ("became a file\": its", |path| {
+            fs::remove_file(path.join("became a file")).unwrap();
+            symlink("2", path.join("became a file")).unwrap();
+        }),
+        ("sub/empty\": its bytes", |path| {
+            fs::remove_file(path.join("sub/empty")).unwrap();
+            fs::hard_link(path.join("of the first"), path.join("sub/empty")).unwrap();
+        }),
+    ];
+    for (told, change) in changes {
+        let scratch = Scratch::new();
+        let (path, root, digests) = unpacked(&scratch);
+        change(&path);
+        assert_refused(&scratch, &root, &digests, told);
+    }
+}
+
+#[test]
+fn a_check_ends_when_its_pace_says_so() {
+    let scratch = Scratch::new();
+    let (_, root, digests) = unpacked(&scratch);
+    let stop = |_| Err(io::ErrorKind::Interrupted.into());
+    let PackError { cause, .. } = check(&root, &digests, &PackLimits::default(), stop).expect_err("it was stopped");
+    assert!(matches!(cause, PackCause::Sink(_)), "{cause}");
+}
