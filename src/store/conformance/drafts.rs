@@ -1,0 +1,166 @@
+//! What is being written: seen by nobody, published once and whole.
+
+use super::*;
+
+#[test]
+fn a_draft_has_the_size_it_is_published_with_whatever_was_expected() {
+    on_every_store(async |subject| {
+        for expected in [None, Some(ByteCount::ZERO), Some(ByteCount::mib(64)), Some(ByteCount::MAX)] {
+            let id = VolumeId::random();
+            let reservation = subject.store.reserve(ByteCount::mib(1)).unwrap();
+            let draft =
+                subject.store.draft(id, DraftOptions { expected, reservation, record: record() }).await.unwrap();
+            subject.fill(&*draft, &noise(5000, 1)).await;
+            draft.publish(bytes(5000), Pieces::default()).await.unwrap();
+            assert!(subject.read(id).await == noise(5000, 1), "{expected:?}");
+        }
+    });
+}
+
+/// The block that carries a last write carried another tenant's bytes before.
+#[test]
+fn a_last_write_with_an_earlier_user_s_bytes_behind_it_is_refused() {
+    on_every_store(async |subject| {
+        let draft = subject.draft(VolumeId::random(), 100).await;
+        let mut block = subject.pool.take().await;
+        block.fill(0xee);
+        assert!(draft.write_at(block.freeze(), 0..100, 0).await.is_err());
+    });
+}
+
+#[test]
+fn a_draft_is_invisible_until_published_and_leaves_nothing_when_removed() {
+    on_every_store(async |subject| {
+        let id = VolumeId::random();
+        let draft = subject.draft(id, BLOCK).await;
+        subject.fill(&*draft, &noise(BLOCK, 1)).await;
+        assert!(subject.is_missing(id).await);
+        drop(draft);
+        assert!(subject.is_missing(id).await);
+        subject.store.remove(id).await.unwrap();
+        assert_eq!(subject.left(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_draft_replaces_what_an_earlier_attempt_left() {
+    on_every_store(async |subject| {
+        let id = VolumeId::random();
+        subject.fill(&*subject.draft(id, BLOCK).await, &noise(BLOCK, 1)).await;
+        let draft = subject.draft(id, 10).await;
+        subject.fill(&*draft, &noise(10, 2)).await;
+        draft.publish(bytes(BLOCK), Pieces::default()).await.unwrap();
+        let read = subject.read(id).await;
+        assert!(read[..10] == noise(10, 2)[..] && is_zero(&read[10..]));
+        assert_eq!(subject.left(), [id.to_string()]);
+    });
+}
+
+#[test]
+fn an_image_that_is_published_again_is_replaced_and_who_reads_the_old_one_is_not_disturbed() {
+    on_every_store(async |subject| {
+        // Small ones are files and large ones folders: each over each.
+        for (old, new) in [(BLOCK, BLOCK + 5), (3 * BLOCK, BLOCK), (BLOCK, 3 * BLOCK), (3 * BLOCK, 3 * BLOCK + 1)] {
+            let (before, after) = (noise(old, 1), noise(new, 2));
+            let id = subject.publish(&before).await;
+            let reader = subject.store.open(id).await.unwrap();
+            let draft = subject.draft(id, new).await;
+            subject.fill(&*draft, &after).await;
+            assert!(subject.read(id).await == before, "it is visible before it is published");
+            draft.publish(bytes(new), pieces_of(&after)).await.unwrap();
+            assert!(subject.read(id).await == after);
+            assert_eq!(subject.store.open(id).await.unwrap().pieces().await.unwrap(), pieces_of(&after));
+            let (block, outcome) = reader.read_at(subject.pool.take().await, BLOCK, 0).await;
+            outcome.unwrap();
+            assert!(block[..BLOCK] == before[..BLOCK]);
+            subject.store.remove(id).await.unwrap();
+            assert_eq!(subject.left(), [""; 0]);
+        }
+    });
+}
+
+#[test]
+fn a_draft_with_a_write_that_never_told_its_end_is_not_published() {
+    on_every_store(async |subject| {
+        let id = VolumeId::random();
+        let draft = subject.draft(id, BLOCK).await;
+        let data = subject.block(&noise(BLOCK, 1)).await;
+        drop(draft.write_at(data, 0..BLOCK, 0));
+        assert!(draft.publish(bytes(BLOCK), Pieces::default()).await.is_err());
+        assert!(subject.is_missing(id).await);
+        // The write goes on; its block comes home with it.
+        let mut blocks = Vec::new();
+        while blocks.len() < subject.pool.budget_blocks() {
+            blocks.push(subject.pool.take().await);
+        }
+    });
+}
+
+#[test]
+fn a_draft_is_published_once() {
+    on_every_store(async |subject| {
+        let id = VolumeId::random();
+        let draft = subject.draft(id, 1).await;
+        draft.publish(bytes(1), Pieces::default()).await.unwrap();
+        assert!(draft.publish(bytes(2), Pieces::default()).await.is_err());
+        assert_eq!(subject.store.open(id).await.unwrap().size(), bytes(1));
+    });
+}
+
+#[test]
+fn a_draft_replaces_a_leftover_of_either_form() {
+    on_every_store(async |subject| {
+        let id = VolumeId::random();
+        for size in [10, 3 * BLOCK, 10, 3 * BLOCK] {
+            let draft = subject.draft(id, size).await;
+            subject.fill(&*draft, &noise(size, 1)).await;
+        }
+        let content = noise(20, 2);
+        let draft = subject.draft(id, content.len()).await;
+        subject.fill(&*draft, &content).await;
+        draft.publish(bytes(content.len()), pieces_of(&content)).await.unwrap();
+        assert!(subject.read(id).await == content);
+        assert_eq!(subject.left(), [id.to_string()]);
+    });
+}
+
+/// What a file system that does not rename in one step may show after a power cut: only `drives/` is flushed when a
+/// drive that is one file is published.
+#[test]
+fn a_drive_that_is_back_under_its_draft_s_name_too_stays_whole_when_that_is_swept() {
+    on_every_store(async |subject| {
+        if !attaches(subject) {
+            return;
+        }
+        let content = noise(BLOCK, 1);
+        let id = subject.publish(&content).await;
+        fs::hard_link(subject.drive(id), subject.root.join("incoming").join(id.to_string())).unwrap();
+        let swept = subject.store.sweep(Arc::new(|_| true), Arc::new(|_| false), UnixTime(0)).await.unwrap();
+        assert_eq!(swept.removed, [id]);
+        assert!(subject.read(id).await == content);
+        assert_eq!(subject.left(), [id.to_string()]);
+    });
+}
+
+#[test]
+fn a_written_or_skipped_byte_is_settled() {
+    on_every_store(async |subject| {
+        let reservation = subject.store.reserve(bytes(2 * BLOCK)).unwrap();
+        let options = DraftOptions { expected: None, reservation, record: record() };
+        let draft = subject.store.draft(VolumeId::random(), options).await.unwrap();
+        assert_eq!(outstanding(subject), "Ledger(4194304 B outstanding)");
+        subject.fill(&*draft, &noise(BLOCK, 1)).await;
+        assert_eq!(outstanding(subject), "Ledger(2097152 B outstanding)");
+        let zeros = subject.block(&vec![0; BLOCK]).await;
+        draft.write_at(zeros, 0..BLOCK, BLOCK as u64).await.unwrap();
+        assert_eq!(outstanding(subject), "Ledger(0 B outstanding)");
+        draft.reserve_more(bytes(5)).unwrap();
+        assert_eq!(outstanding(subject), "Ledger(5 B outstanding)");
+        drop(draft);
+        assert_eq!(outstanding(subject), "Ledger(0 B outstanding)");
+    });
+}
+
+fn outstanding(subject: &Subject) -> String {
+    format!("{:?}", subject.store.ledger())
+}
