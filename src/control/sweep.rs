@@ -32,6 +32,17 @@ const LONGEST_WAIT: Duration = Duration::from_mins(10);
 /// A blank creation or a removal that has not ended after this long never will.
 const STALE: Duration = Duration::from_mins(30);
 
+/// The pause before something is tried again.
+struct Pause(Duration);
+
+impl Pause {
+    /// What comes after an attempt.
+    fn after(&mut self, has_worked: bool) -> Duration {
+        self.0 = if has_worked { AGAIN } else { (self.0 * 2).min(LONGEST_WAIT) };
+        self.0
+    }
+}
+
 impl Control {
     /// Cleans up after the process before, before anything else runs. If the database `may_be_old`, what it calls not
     /// complete may have become so later.
@@ -134,15 +145,13 @@ impl Control {
         self.supervisor.run("trash", stop, move || {
             let control = control.clone();
             async move {
-                let mut wait = AGAIN;
+                let mut pause = Pause(AGAIN);
                 loop {
                     control.empty_trash().await;
-                    match control.parts.store.empty_trash().await {
-                        Ok(()) => wait = AGAIN,
-                        Err(error) => {
-                            wait = (wait * 2).min(LONGEST_WAIT);
-                            tracing::error!(cause = ?error, again = ?wait, "cannot empty the trash of the drives");
-                        }
+                    let emptied = control.parts.store.empty_trash().await;
+                    let wait = pause.after(emptied.is_ok());
+                    if let Err(error) = emptied {
+                        tracing::error!(cause = ?error, again = ?wait, "cannot empty the trash of the drives");
                     }
                     tokio::time::sleep(wait).await;
                 }
@@ -154,7 +163,7 @@ impl Control {
             async move {
                 let mut next = Instant::now() + EVERY;
                 let mut beat = Instant::now() + BEAT;
-                let (mut retry, mut wait) = (Instant::now(), AGAIN);
+                let (mut retry, mut pause) = (Instant::now(), Pause(AGAIN));
                 loop {
                     tokio::time::sleep(AGAIN).await;
                     control.can_write().await;
@@ -174,8 +183,7 @@ impl Control {
                             control.end_attempt(attempt).await;
                         }
                         let has_failed = !control.leftovers().is_empty() || !control.unended().is_empty();
-                        wait = if has_failed { (wait * 2).min(LONGEST_WAIT) } else { AGAIN };
-                        retry = Instant::now() + wait;
+                        retry = Instant::now() + pause.after(!has_failed);
                     }
                     if let Err(fault) = control.expire_sessions().await {
                         tracing::error!(cause = ?fault.cause, "sessions were not looked after; it is tried again");
@@ -258,5 +266,19 @@ impl Control {
             Ok(row) => row.is_some_and(|volume| question(&volume)),
             Err(_) => true,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_tried_less_and_less_often_until_it_works() {
+        let mut pause = Pause(AGAIN);
+        let seconds: Vec<u64> = (0..9).map(|_| pause.after(false).as_secs()).collect();
+        assert_eq!(seconds, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
+        assert_eq!(pause.after(true), AGAIN);
+        assert_eq!(pause.after(false), AGAIN * 2);
     }
 }
