@@ -297,6 +297,26 @@ mod tests {
         }
     }
 
+    /// Of what they were given for is not known, so that nothing could end them.
+    #[tokio::test]
+    async fn a_database_of_before_chains_loses_the_tokens_that_were_given_for_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = sqlx::sqlite::SqliteConnectOptions::new();
+        let options = options.filename(directory.path().join("meta.db")).create_if_missing(true).foreign_keys(true);
+        let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+        let first = super::super::migrations().iter().take(3).cloned().collect();
+        sqlx::migrate::Migrator::with_migrations(first).run(&pool).await.unwrap();
+        let filled = "INSERT INTO tenants (id, name, used_volumes, used_bytes) VALUES (x'01', 'red', 0, 0);\
+            INSERT INTO users (name, tenant, password_hash, created, id) VALUES ('alice', x'01', 'hash', 1, x'02');\
+            INSERT INTO tokens (digest, id, user_name, tenant, is_renewed, created, expires) \
+            VALUES (x'10', x'11', 'alice', x'01', 0, 1, 9), (x'20', x'21', 'alice', x'01', 1, 1, 9)";
+        sqlx::raw_sql(filled).execute(&pool).await.unwrap();
+        super::super::migrations().run(&pool).await.unwrap();
+        let left = "SELECT hex(digest) FROM tokens WHERE parent IS NULL AND chain IS NULL";
+        let left: Vec<String> = sqlx::query_scalar(left).fetch_all(&pool).await.unwrap();
+        assert_eq!(left, ["10"]);
+    }
+
     #[tokio::test]
     async fn a_token_is_what_it_was_until_it_expires_or_is_removed() {
         let scene = scene().await;

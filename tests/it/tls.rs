@@ -83,6 +83,38 @@ fn a_hangup_changes_the_certificate_and_a_bad_one_changes_nothing() {
 }
 
 #[test]
+fn a_hangup_changes_the_certificate_of_each_listener_and_a_bad_one_keeps_no_other_from_it() {
+    let (direct, control) = (crate::harness::Scratch::new(), crate::harness::Scratch::new());
+    install(direct.path(), "first");
+    install(control.path(), "second");
+    let mut setup = Setup::default().config("control.listen = \"127.0.0.1:0\"");
+    for (side, files) in [("", &direct), ("control.", &control)] {
+        setup = setup
+            .config(&format!("{side}tls.certificate = {:?}", files.join("server.pem").display().to_string()))
+            .config(&format!("{side}tls.key = {:?}", files.join("server.key").display().to_string()));
+    }
+    let server = setup.start();
+    let serve = |names: [&str; 2]| {
+        server.endpoint().lines().zip(names).all(|(endpoint, name)| {
+            let curl = Curl::new(&format!("{endpoint}/healthz")).arg("--cacert").arg(certificate(name));
+            curl.try_run().0.status.success()
+        })
+    };
+    assert!(serve(["first.pem", "second.pem"]));
+
+    install(direct.path(), "second");
+    install(control.path(), "first");
+    server.signal(Signal::HUP);
+    wait_for("both other certificates", || serve(["second.pem", "first.pem"]).then_some(()));
+
+    fs::write(direct.join("server.pem"), "not a certificate").unwrap();
+    install(control.path(), "second");
+    server.signal(Signal::HUP);
+    server.wait_for_line("was not reloaded");
+    wait_for("the good one of two", || serve(["second.pem", "second.pem"]).then_some(()));
+}
+
+#[test]
 fn a_peer_that_does_not_speak_tls_is_closed() {
     let server = peer::tls_setup().start();
     for start in [&b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"\x00\x00\x00\x00\x00\x00", &[0xff; 5000]] {

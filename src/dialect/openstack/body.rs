@@ -361,9 +361,16 @@ mod tests {
         for wrong in [json!(0), json!(-1), json!(1.5), json!("1.0"), json!(""), json!("+1"), json!(true), json!([1])] {
             assert_eq!(size(wrong.clone()), None, "{wrong}");
         }
-        assert_eq!(size(json!(u64::MAX)), None);
+        let largest = ByteCount::MAX.get() / GIB;
+        assert_eq!(size(json!(largest)), Some(largest));
+        for beyond in [largest + 1, u64::MAX / GIB, u64::MAX / GIB + 1, u64::MAX] {
+            assert_eq!(size(json!(beyond)), None, "{beyond}");
+            assert_eq!(size(json!(beyond.to_string())), None, "{beyond}");
+        }
         assert_eq!(size(json!("99999999999999999999999")), None);
+        assert_eq!(in_gib(ByteCount::ZERO), 0);
         assert_eq!(in_gib(ByteCount::mib(512)), 1);
+        assert_eq!(in_gib(ByteCount::mib(1024)), 1);
         assert_eq!(in_gib(ByteCount::mib(1025)), 2);
     }
 

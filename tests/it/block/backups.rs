@@ -9,7 +9,7 @@ use crate::harness::disk::Disk;
 use crate::harness::{Cloud, Server, Setup, image, stored};
 
 /// The objects of the backups of a server.
-fn objects(server: &Server) -> Vec<PathBuf> {
+pub(super) fn objects(server: &Server) -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).into_iter().flatten() {
             let path = entry.expect("an entry").path();

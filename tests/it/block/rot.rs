@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::backups::objects;
 use crate::harness::stored::{self, image_of};
 use crate::harness::{Cloud, Server, image, wait_for};
 use crate::skipped::skipped;
@@ -50,6 +51,8 @@ fn nothing_is_made_of_bytes_that_are_not_those_that_were_stored() {
             continue;
         }
         cloud.wait(kind, &made, "error");
+        // Of its first piece, which was as it was stored, an object was written.
+        assert_eq!(objects(&server), Vec::<PathBuf>::new(), "{kind}");
         cloud.wait("volumes", &volume, "error");
         let reason = server.drive(&volume)["status_reason"].as_str().expect("a reason").to_owned();
         assert!(reason.contains("stored"), "{reason}");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cloud, Server, image};
+use crate::harness::{Cloud, Server, Setup, image};
 
 #[test]
 fn a_volume_is_made_listed_renamed_grown_and_removed() {
@@ -32,6 +32,47 @@ fn a_volume_is_made_listed_renamed_grown_and_removed() {
     assert_eq!((gone.status, &gone.json()["itemNotFound"]["code"]), (404, &json!(404)));
     assert_eq!(cloud.delete(&format!("volumes/{id}")).status, 404);
     assert_eq!(cloud.get("volumes/detail").json()["volumes"], json!([]));
+}
+
+#[test]
+fn a_size_in_gib_is_taken_up_to_the_largest_drive_and_not_beyond() {
+    // Its last GiB is not whole.
+    let server = Setup::default().config("limits.max_drive = \"3500MiB\"").start();
+    let cloud = Cloud::of(&server);
+    let create = |size: Value| cloud.post("volumes", &json!({"volume": {"size": size}})).status;
+    for size in [json!(0), json!(4), json!("4"), json!(8_589_934_591_u64), json!(8_589_934_592_u64), json!(u64::MAX)] {
+        assert!((400..=413).contains(&create(size.clone())), "{size}");
+    }
+    assert_eq!(cloud.get("volumes/detail").json()["volumes"], json!([]));
+    assert_eq!(create(json!("3")), 202);
+    let id = cloud.create(&json!({"size": 1}));
+    assert_eq!(server.drive(&id)["size"], json!(1 << 30));
+    let extend =
+        |size: u64| cloud.post(&format!("volumes/{id}/action"), &json!({"os-extend": {"new_size": size}})).status;
+    assert!((400..=413).contains(&extend(4)));
+    assert_eq!(extend(3), 202);
+    assert_eq!(server.drive(&id)["size"], json!(3_u64 << 30));
+}
+
+#[test]
+fn what_is_known_of_an_image_is_128_pairs_at_most() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let id = cloud.create(&json!({"size": 1}));
+    let act = |body: Value| cloud.post(&format!("volumes/{id}/action"), &body).status;
+    let set = |keys: std::ops::Range<u32>| {
+        let pairs: serde_json::Map<String, Value> = keys.map(|n| (format!("k{n}"), json!("v"))).collect();
+        act(json!({"os-set_image_metadata": {"metadata": pairs}}))
+    };
+    let count = || cloud.show("volumes", &id)["volume_image_metadata"].as_object().map_or(0, serde_json::Map::len);
+    assert_eq!((set(0..64), set(64..128)), (200, 200));
+    assert_eq!(count(), 128);
+    assert!((400..=413).contains(&set(128..129)));
+    assert_eq!(set(100..128), 200, "those that are there can be set anew");
+    assert_eq!(count(), 128);
+    assert_eq!(act(json!({"os-unset_image_metadata": {"key": "k0"}})), 200);
+    assert_eq!(set(128..129), 200);
+    assert_eq!(count(), 128);
 }
 
 #[test]
