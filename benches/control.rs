@@ -1,5 +1,6 @@
-//! Control requests by their parts: a request becomes a command, the database executes it, an outcome becomes an answer.
-//! The database is asked with 10,000 volumes of a tenant in it and with 1,000,000: a page must not cost more with more.
+//! Control requests by their parts: a request becomes a command, the database executes it, an outcome becomes an
+//! answer. The database is asked with 10,000 volumes of a tenant in it and with 1,000,000: a page must not cost more
+//! with more.
 //!
 //! `cargo bench --bench control`; it makes a database of about 1 GiB in the build's target directory. What a whole
 //! request costs, with its socket and its flush, is in the row `control` of `cargo bench --bench peers`.

@@ -87,8 +87,8 @@ pub struct ProxySettings {
     /// be at any address.
     #[serde(deserialize_with = "networks")]
     pub trusted: Vec<Network>,
-    /// Whether they begin every connection by a header of the PROXY protocol, version 1 or 2. On: a connection of theirs
-    /// without one is closed.
+    /// Whether they begin every connection by a header of the PROXY protocol, version 1 or 2. On: a connection of
+    /// theirs without one is closed.
     pub protocol: bool,
 }
 
@@ -116,7 +116,8 @@ pub struct LimitSettings {
     /// Connections at once; further ones wait in the kernel's queue. Raised: more file descriptors and memory.
     pub connections: usize,
     /// Of these, the most from one address, or from one network of 64 bits with IPv6; half of them when absent. Further
-    /// ones are refused. Addresses of `proxy.trusted` are not bound. Raised: one peer can take the place of more others.
+    /// ones are refused. Addresses of `proxy.trusted` are not bound. Raised: one peer can take the place of more
+    /// others.
     pub connections_per_address: Option<usize>,
     /// How long a download URL may be started. Raised: a leaked URL is useful for longer.
     pub ticket_seconds: u32,
@@ -209,8 +210,8 @@ pub struct Scrub {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecoverySettings {
-    /// How long it is kept in `lost/`; 0 keeps it until `longshore recover --remove`. A month: time to notice, and to put
-    /// a backup of the database back. Raised: it takes disk, which nobody is charged for, for longer.
+    /// How long it is kept in `lost/`; 0 keeps it until `longshore recover --remove`. A month: time to notice, and to
+    /// put a backup of the database back. Raised: it takes disk, which nobody is charged for, for longer.
     pub keep_seconds: u64,
 }
 
@@ -249,8 +250,8 @@ pub struct Trees {
     pub session_seconds: u32,
     /// How long after that uploads that run may go on, and the session may be finished. The same.
     pub grace_seconds: u32,
-    /// Archives that are unpacked or packed at once; others wait. Each has a thread, another one for large files, and up
-    /// to 64 MiB of memory in the worst case. One tenant has three quarters of them at most. Raised: more of both.
+    /// Archives that are unpacked or packed at once; others wait. Each has a thread, another one for large files, and
+    /// up to 64 MiB of memory in the worst case. One tenant has three quarters of them at most. Raised: more of both.
     pub streams: usize,
     /// Bytes per second that an archive must move while others wait for its turn; slower ones are cut. Less than slow
     /// lines have. Raised: peers on slow lines are cut when many come; lowered: trickling archives keep others waiting.

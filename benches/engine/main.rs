@@ -1,10 +1,10 @@
-//! Writing and reading files through the engines, and through a plain ring driven by hand: engine x block size x depth x
-//! direct or buffered x durability.
+//! Writing and reading files through the engines, and through a plain ring driven by hand: engine x block size x depth
+//! x direct or buffered x durability.
 //!
 //! Prints bytes per second by criterion, and beside it the CPU seconds per GiB of the whole process, which is what
 //! tells two engines apart on a disk that both can fill. Criterion measures one after the other; the table at the end
-//! (`beside`) takes turns. The files lie in the build's target directory, so that the device is the one that the machine
-//! builds on. Each round writes new files; their removal is not counted.
+//! (`beside`) takes turns. The files lie in the build's target directory, so that the device is the one that the
+//! machine builds on. Each round writes new files; their removal is not counted.
 //!
 //! `cargo bench --bench engine`, or a part of it: `cargo bench --bench engine -- beside`, or `'write/io_uring'`.
 //! `BENCH_MIB` sets the bytes of a round, 256 by default.

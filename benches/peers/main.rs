@@ -2,10 +2,10 @@
 //!
 //! `cargo bench --bench peers` prints a Markdown table. All servers store on the file system of the target folder. Runs
 //! are interleaved, in one order and the other, the first of each row is thrown away, and dirty data is written back
-//! before each upload, so that no server pays for another. CPU time is that of all threads of the server's process; what
-//! the kernel's own threads do, such as writing back, is counted for nobody. Every server gives back the right bytes
-//! before any of its downloads counts. `--rows`, `--size`, `--runs`, `--clients` and the like select; a run of all with
-//! the defaults takes the better part of an hour.
+//! before each upload, so that no server pays for another. CPU time is that of all threads of the server's process;
+//! what the kernel's own threads do, such as writing back, is counted for nobody. Every server gives back the right
+//! bytes before any of its downloads counts. `--rows`, `--size`, `--runs`, `--clients` and the like select; a run of
+//! all with the defaults takes the better part of an hour.
 
 mod archive;
 mod client;

@@ -20,8 +20,8 @@ use crate::store::{BlockStore as _, LocalStore, LostImage, LostTree, Record, Tre
 /// Fewer unknown images are no reason to refuse: a power cut may leave as many uploads whole that were never answered.
 const MANY: usize = 10;
 
-/// What is unknown and so much newer than the database's last use says that it is a copy of an earlier day. Above the ten
-/// minutes after which a server notes that it uses it.
+/// What is unknown and so much newer than the database's last use says that it is a copy of an earlier day. Above the
+/// ten minutes after which a server notes that it uses it.
 const MUCH_NEWER: i64 = 60 * 60 * 1_000;
 
 const ADVICE: &str = "Nothing was changed. Put a backup of the database in its place, as the README says; or start with \

@@ -223,8 +223,8 @@ impl Objects {
         }
     }
 
-    /// Does this at the directory, if there is one, while no put is under way. Dropping the future does not stop what was
-    /// begun: until that has ended, no put begins either, which would find its files removed.
+    /// Does this at the directory, if there is one, while no put is under way. Dropping the future does not stop what
+    /// was begun: until that has ended, no put begins either, which would find its files removed.
     async fn alone_on_disk(
         &self,
         place: &Place,

@@ -43,8 +43,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// How logins are checked.
 #[derive(Clone, Debug)]
 pub struct BasicSettings {
-    /// A password that was right is not digested again until it was not used for so many seconds. Each digest is tens of
-    /// milliseconds of a core, so a client with many requests wants some; longer than minutes gains nothing more.
+    /// A password that was right is not digested again until it was not used for so many seconds. Each digest is tens
+    /// of milliseconds of a core, so a client with many requests wants some; longer than minutes gains nothing more.
     pub remember_seconds: u32,
     /// How many such passwords are remembered, about 200 bytes each.
     pub remembered: usize,

@@ -4,8 +4,8 @@
 //! - A password is looked at in the one way that [`Basic`] has, with its throttle.
 //! - A token that is given for another ends with that one, by its time or before: nobody stays logged in without their
 //!   password.
-//! - Users see themselves and their projects; administrators see all. What somebody may not see is told like what is not
-//!   there.
+//! - Users see themselves and their projects; administrators see all. What somebody may not see is told like what is
+//!   not there.
 //!
 //! # Cancellation
 //! Dropping `execute` is safe at any await; see [`Tokens`] and [`Basic`].

@@ -1,7 +1,7 @@
 //! Tokens of an identity service elsewhere (OpenStack Keystone): it is asked for each, with a service user of ours.
 //!
-//! A project that a token is for becomes a tenant when it is first seen. An administrator is who has the role `admin` in
-//! the project of the token.
+//! A project that a token is for becomes a tenant when it is first seen. An administrator is who has the role `admin`
+//! in the project of the token.
 //!
 //! # Cancellation
 //! Dropping `token` is safe at any await.

@@ -28,8 +28,8 @@ use super::lanes::{Head, Lanes};
 use super::recent::Recent;
 use crate::domain::{Clock, Fault, FaultKind, UnixTime};
 
-/// The pace at which an address names a user while that pair fails, before it is known whether a password must be looked
-/// at: what a remembered password is recognised by takes microseconds.
+/// The pace at which an address names a user while that pair fails, before it is known whether a password must be
+/// looked at: what a remembered password is recognised by takes microseconds.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// How guesses are slowed down.

@@ -1,4 +1,5 @@
-//! `longshore key`: the access keys that stand for users in signed requests. Changes hold at once for a server that runs.
+//! `longshore key`: the access keys that stand for users in signed requests. Changes hold at once for a server that
+//! runs.
 
 use std::io::Write;
 use std::process::ExitCode;

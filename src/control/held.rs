@@ -24,8 +24,8 @@ struct Holding<'a> {
 }
 
 impl Control {
-    /// Begins a job that reads a volume of this tenant. `plan` adds it under this id to the batch that makes it, with the
-    /// generation of the volume when its content is held; when it is not, `event` happens to the volume.
+    /// Begins a job that reads a volume of this tenant. `plan` adds it under this id to the batch that makes it, with
+    /// the generation of the volume when its content is held; when it is not, `event` happens to the volume.
     pub(super) async fn begin_copy(
         &self,
         tenant: TenantId,

@@ -1,8 +1,8 @@
 //! Sessions: trees that are filled together.
 //!
-//! A session begins with rows alone. Each upload unpacks into a content of its own that nobody sees, and one transaction
-//! makes all contents of the session visible at its end. Whoever reads an old content is not disturbed: it is unlinked
-//! when the last reader is done.
+//! A session begins with rows alone. Each upload unpacks into a content of its own that nobody sees, and one
+//! transaction makes all contents of the session visible at its end. Whoever reads an old content is not disturbed: it
+//! is unlinked when the last reader is done.
 //!
 //! # Crash
 //! Open sessions go on after a restart, with what was received before it. Attempts that ran are undone.

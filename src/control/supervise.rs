@@ -1,7 +1,7 @@
 //! Tasks that are to run for as long as the server does.
 //!
-//! One that ends before, by a panic or without a word, is told of, counted and begun again after a pause. Until then the
-//! server is not ready, since something that it promises is not done.
+//! One that ends before, by a panic or without a word, is told of, counted and begun again after a pause. Until then
+//! the server is not ready, since something that it promises is not done.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;

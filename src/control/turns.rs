@@ -1,8 +1,8 @@
 //! Turns to work on something of which only so much is done at once: shared out among tenants.
 //!
 //! # Invariants
-//! - Never more turns than the total, nor more for one tenant than its share, which is less than the total wherever that
-//!   is more than one: whatever one tenant does, another finds a turn.
+//! - Never more turns than the total, nor more for one tenant than its share, which is less than the total wherever
+//!   that is more than one: whatever one tenant does, another finds a turn.
 //! - A turn that becomes free goes to the waiting tenant that has the fewest; of two, to who waits longest.
 //!
 //! # Cancellation

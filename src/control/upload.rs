@@ -1,7 +1,7 @@
 //! One upload, from admission to a durable drive.
 //!
-//! Whatever the caller can be refused for is found out before the first byte is asked for. The draft's file is made while
-//! that byte is on its way: making files waits for the disk when it is busy.
+//! Whatever the caller can be refused for is found out before the first byte is asked for. The draft's file is made
+//! while that byte is on its way: making files waits for the disk when it is busy.
 //!
 //! # Crash
 //! Row (uploading), draft, bytes, publish, row (available). A crash before the last leaves a row and files that the

@@ -1,7 +1,7 @@
 //! Conditional requests of RFC 9110 section 13: whether to send a representation, and which part of it.
 //!
-//! Tags go before dates: a date has whole seconds, and two contents may share one. A field whose value is no date, or that
-//! stands twice, is ignored, as sections 13.1.3 and 13.1.4 demand.
+//! Tags go before dates: a date has whole seconds, and two contents may share one. A field whose value is no date, or
+//! that stands twice, is ignored, as sections 13.1.3 and 13.1.4 demand.
 
 use std::time::SystemTime;
 

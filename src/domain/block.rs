@@ -34,7 +34,8 @@ pub struct BlockFields {
     /// The volume that it was made from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
-    /// What is known of the image that it was made from, by the image service's own names: `image_id`, `image_name`, ...
+    /// What is known of the image that it was made from, by the image service's own names: `image_id`, `image_name`,
+    /// ...
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub image: Map<String, Value>,
     /// Whether a machine can start from it.

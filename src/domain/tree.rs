@@ -91,8 +91,8 @@ pub struct UnpackPlan {
     pub encoding: Encoding,
 }
 
-/// Whether a tree may have this name: letters, digits, `_`, `.` and `-`, of which the first is a letter or digit, and at
-/// most [`LONGEST_NAME`] of them. So a name stands in a URL, a file name and a header as it is.
+/// Whether a tree may have this name: letters, digits, `_`, `.` and `-`, of which the first is a letter or digit, and
+/// at most [`LONGEST_NAME`] of them. So a name stands in a URL, a file name and a header as it is.
 pub fn is_tree_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())

@@ -1,6 +1,7 @@
 //! The engine: moves blocks between memory and files without stopping the caller.
 //!
-//! One of two kinds, picked at start: `io_uring` on its own threads, or a pool of threads that call `pwrite` and `pread`.
+//! One of two kinds, picked at start: `io_uring` on its own threads, or a pool of threads that call `pwrite` and
+//! `pread`.
 //!
 //! # Invariants
 //! - An operation is submitted at the call, not at the first poll, and from then to its completion the engine owns its
@@ -34,8 +35,8 @@ pub enum IoEngine {
 }
 
 impl IoEngine {
-    /// An `io_uring` engine with this many rings, each on its thread. Fails where `io_uring` is missing, forbidden or does
-    /// not work: each ring moves real bytes before this returns.
+    /// An `io_uring` engine with this many rings, each on its thread. Fails where `io_uring` is missing, forbidden or
+    /// does not work: each ring moves real bytes before this returns.
     pub fn ring(threads: usize) -> io::Result<Self> {
         Ring::start(threads).map(Self::Ring)
     }

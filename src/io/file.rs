@@ -1,7 +1,7 @@
 //! An open file that many work on, and that stops no one when it is closed.
 //!
-//! Closing the last descriptor of a file that was removed frees its inode and blocks, and that waits for the file system:
-//! for a tenth of a second when the disk is busy. So such a file is closed on a blocking thread. Any other is
+//! Closing the last descriptor of a file that was removed frees its inode and blocks, and that waits for the file
+//! system: for a tenth of a second when the disk is busy. So such a file is closed on a blocking thread. Any other is
 //! closed where its last clone is dropped.
 
 use std::fs::File;

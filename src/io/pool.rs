@@ -30,9 +30,9 @@ const SMALL: usize = 64 << 10;
 /// What buffers, offsets and lengths of direct I/O are multiples of. Enough for every common file system and disk.
 pub const ALIGN: usize = 4096;
 
-/// Blocks kept mapped while no block is out: the next two transfers with four blocks in flight run without a page fault,
-/// and an idle server holds 16 MiB at most. While some are out, all that were mapped are kept: the kernel clears each
-/// block that is mapped anew, which is most of what a block costs when many transfers share the pool.
+/// Blocks kept mapped while no block is out: the next two transfers with four blocks in flight run without a page
+/// fault, and an idle server holds 16 MiB at most. While some are out, all that were mapped are kept: the kernel clears
+/// each block that is mapped anew, which is most of what a block costs when many transfers share the pool.
 const IDLE_BLOCKS: usize = 8;
 
 /// A bounded supply of blocks. Clones share it.

@@ -1,9 +1,9 @@
 //! The thread engine: blocking calls on a few threads of its own. Works on every kernel.
 //!
 //! # Invariants
-//! - A file gets one more thread only while it has fewer than are free. One whose calls hang, on a bad sector or a network
-//!   file system, has half of the threads, a second one a quarter, and so on: each holds up its own other calls, and
-//!   several together do not hold up all other files.
+//! - A file gets one more thread only while it has fewer than are free. One whose calls hang, on a bad sector or a
+//!   network file system, has half of the threads, a second one a quarter, and so on: each holds up its own other
+//!   calls, and several together do not hold up all other files.
 //! - Files that have something to do take turns.
 
 use std::collections::{HashMap, VecDeque};

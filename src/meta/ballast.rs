@@ -131,8 +131,8 @@ impl Ballast {
         held.file().write_all_at(MARK, 0)
     }
 
-    /// Whether the file system refuses one more block to whom it belongs: a quota of it shows nowhere else, and `SQLite`
-    /// tells it as an error of the disk.
+    /// Whether the file system refuses one more block to whom it belongs: a quota of it shows nowhere else, and
+    /// `SQLite` tells it as an error of the disk.
     pub(super) fn is_full(&self) -> bool {
         let Some(held) = &self.0 else { return false };
         let file = held.file();

@@ -1,7 +1,7 @@
 //! Reading what block storage lists: drives and snapshots by keyset pages, attachments, backups. And their rows.
 //!
-//! A page's cost does not grow with what lies before it: each begins behind its marker, by an index where the list is in
-//! order of making or of names.
+//! A page's cost does not grow with what lies before it: each begins behind its marker, by an index where the list is
+//! in order of making or of names.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ const SELECT_ATTACHMENTS: &str = "SELECT volume, server, host, device, read_only
 
 impl Meta {
     /// A page of volumes of this kind, with what they are attached to. It has fewer than are asked for when their texts
-    /// are long, which clients of pages expect: it tells that there are more. [`MetaError::NotFound`] when the marker is none
-    /// of them.
+    /// are long, which clients of pages expect: it tells that there are more. [`MetaError::NotFound`] when the marker
+    /// is none of them.
     pub async fn block_volumes(
         &self,
         owner: Owner,
@@ -76,8 +76,8 @@ impl Meta {
         Ok(volumes)
     }
 
-    /// The volumes of a query of ids and revisions, when those of before are as they were: reading a row costs many times
-    /// what reading its revision does.
+    /// The volumes of a query of ids and revisions, when those of before are as they were: reading a row costs many
+    /// times what reading its revision does.
     async fn known(&self, mut page: QueryBuilder<Sqlite>) -> Result<Option<Vec<Arc<Seen>>>, MetaError> {
         let all: Option<String> = page.push(")").build_query_scalar().fetch_one(&self.readers).await?;
         let ids = all.iter().flat_map(|all| all.split(' ')).map(id_and_revision).collect::<Result<Vec<_>, _>>()?;
@@ -262,8 +262,9 @@ impl Owner {
     }
 }
 
-/// What precedes the conditions of a page when only ids and revisions are wanted; a parenthesis must follow. One text for
-/// all of them, since rows cost more than what is in them. A query within another that ends in LIMIT keeps its order.
+/// What precedes the conditions of a page when only ids and revisions are wanted; a parenthesis must follow. One text
+/// for all of them, since rows cost more than what is in them. A query within another that ends in LIMIT keeps its
+/// order.
 const IDS_AND_REVISIONS: &str = "SELECT group_concat(hex(id) || revision, ' ') FROM (SELECT id, revision FROM volumes ";
 
 /// How long the texts of a page's rows are, about. Of volumes as they are made, a thousand have half of it (I12).
@@ -490,8 +491,8 @@ fn order_of(sort: &[(SortKey, Direction)]) -> Vec<(SortKey, Direction)> {
 
 /// The rows behind a marker: equal in the first keys, and behind it in the next.
 ///
-/// Comparing rows says so in a way that an index is entered by, but only for keys of one direction; for others the bound
-/// of the first key does, and what is equal in that is looked through.
+/// Comparing rows says so in a way that an index is entered by, but only for keys of one direction; for others the
+/// bound of the first key does, and what is equal in that is looked through.
 fn push_behind(sql: &mut QueryBuilder<Sqlite>, order: &[(SortKey, Direction)], of: Of, marker: &Mark) {
     let (first, direction) = order[0];
     let behind = |direction| if direction == Direction::Ascending { ">" } else { "<" };

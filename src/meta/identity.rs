@@ -105,8 +105,8 @@ impl Meta {
         .transpose()
     }
 
-    /// Makes a project that an identity service elsewhere has named, unless it is there. Where another has its name, its
-    /// id is added to it.
+    /// Makes a project that an identity service elsewhere has named, unless it is there. Where another has its name,
+    /// its id is added to it.
     pub async fn adopt_project(&self, id: TenantId, name: &str, quota: Quota) -> Result<(), MetaError> {
         if self.project(&Named::Id(id)).await?.is_some() {
             return Ok(());
@@ -239,7 +239,8 @@ impl Meta {
         self.commit(tx).await
     }
 
-    /// Ends a membership, and the user's tokens and sessions in that project; [`MetaError::NotFound`] when there is none.
+    /// Ends a membership, and the user's tokens and sessions in that project; [`MetaError::NotFound`] when there is
+    /// none.
     pub async fn remove_member(&self, user: &str, project: TenantId) -> Result<(), MetaError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query("DELETE FROM members WHERE user_name = $1 AND tenant = $2")

@@ -33,9 +33,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{Ballast, MetaError, wal};
 
-/// Commits between two checkpoints: some tens of megabytes of log. Raised: the log takes more of the disk, and the first
-/// start after a crash reads more of it. Lowered: more often, a writer waits while `SQLite` flushes the first page of a log
-/// that begins anew.
+/// Commits between two checkpoints: some tens of megabytes of log. Raised: the log takes more of the disk, and the
+/// first start after a crash reads more of it. Lowered: more often, a writer waits while `SQLite` flushes the first
+/// page of a log that begins anew.
 const CHECKPOINT_EVERY: u64 = 2_048;
 
 /// A log that is longer is written back whatever the number of its commits, and its file cut to this when it begins
@@ -187,8 +187,8 @@ impl Log {
 }
 
 /// Makes the log of this database true, before anything is appended to it; `keeper` has the database open. With
-/// `begins_anew`, all of it is in the database then and it is empty: nothing else may have the database open. Whether it
-/// broke off, so that what was written later is lost.
+/// `begins_anew`, all of it is in the database then and it is empty: nothing else may have the database open. Whether
+/// it broke off, so that what was written later is lost.
 pub(super) async fn make_true(
     database: &Path,
     keeper: &SqlitePool,

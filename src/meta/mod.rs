@@ -15,8 +15,8 @@
 //! # Crash
 //! `SQLite`'s write-ahead log, flushed before a write is answered (`log`): what was answered survives, and opening
 //! recovers by itself, also after a process whose flush failed. Readers see a write from its commit on, a flush earlier
-//! than its caller is told: whoever does something irreversible because of what they have read makes it wait for a write
-//! of their own.
+//! than its caller is told: whoever does something irreversible because of what they have read makes it wait for a
+//! write of their own.
 
 mod ballast;
 mod batch;
@@ -93,8 +93,8 @@ impl Meta {
         Self::open_as(path, false, Ballast::none()).await
     }
 
-    /// As [`Meta::open`], for the process that serves: its log begins anew, nobody else may have it open now, and space is
-    /// kept beside it.
+    /// As [`Meta::open`], for the process that serves: its log begins anew, nobody else may have it open now, and space
+    /// is kept beside it.
     pub async fn open_to_serve(path: &Path, ballast: Ballast) -> Result<Self, MetaError> {
         Self::open_as(path, true, ballast).await
     }
@@ -144,8 +144,8 @@ impl Meta {
         self.is_writable() && sqlx::query("SELECT 1").execute(&self.readers).await.is_ok()
     }
 
-    /// Whether new things can be written, as far as this can be told without one: [`MetaError::DiskFull`] while there is
-    /// only room for removing, another error while the disk takes nothing.
+    /// Whether new things can be written, as far as this can be told without one: [`MetaError::DiskFull`] while there
+    /// is only room for removing, another error while the disk takes nothing.
     pub async fn check_room(&self) -> Result<(), MetaError> {
         let ballast = self.ballast.clone();
         let checked =
@@ -252,8 +252,8 @@ fn lasting_pool(connections: u32) -> SqlitePoolOptions {
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        // When the disk is full or fails, SQLite rolls back by itself; sqlx 0.9 then fails to roll back again, and would
-        // take the connection to be inside that transaction for ever. Such a connection is replaced.
+        // When the disk is full or fails, SQLite rolls back by itself; sqlx 0.9 then fails to roll back again, and
+        // would take the connection to be inside that transaction for ever. Such a connection is replaced.
         .before_acquire(|connection, _| {
             let clean = !connection.is_in_transaction();
             Box::pin(async move { Ok(clean) })

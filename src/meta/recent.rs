@@ -1,8 +1,8 @@
 //! Volumes that were read a short time ago, so that a row that has not changed is not read again.
 //!
 //! # Invariants
-//! - What is found here is as the database has it: whoever looks has just read the row's revision there, and every change
-//!   of a row makes another one.
+//! - What is found here is as the database has it: whoever looks has just read the row's revision there, and every
+//!   change of a row makes another one.
 //! - Memory: two generations, of rows of [`MOST`] bytes each, which take some five times that when they are read, with
 //!   the answer that was made of each.
 

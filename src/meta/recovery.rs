@@ -69,8 +69,8 @@ impl Meta {
         row.map(|row| Ok(row.try_get("name")?)).transpose()
     }
 
-    /// Writes a copy of the database as it is at one moment into an empty or new file, beside what is going on. The copy
-    /// is not flushed.
+    /// Writes a copy of the database as it is at one moment into an empty or new file, beside what is going on. The
+    /// copy is not flushed.
     pub async fn copy_to(&self, file: &Path) -> Result<(), MetaError> {
         let name = file
             .to_str()

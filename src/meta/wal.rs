@@ -2,8 +2,8 @@
 //!
 //! After a flush that failed, Linux keeps the pages that it could not write, as clean ones. So whoever reads a log that
 //! an earlier process has left may read what the disk never got, and what is appended behind that is lost with it at
-//! the next power cut, flushed or not. Writing the same bytes again makes the pages dirty, and a flush that is good then
-//! is true (<https://www.sqlite.org/fileformat2.html#walformat> for the format).
+//! the next power cut, flushed or not. Writing the same bytes again makes the pages dirty, and a flush that is good
+//! then is true (<https://www.sqlite.org/fileformat2.html#walformat> for the format).
 //!
 //! # Crash
 //! Every byte is replaced by itself, so at any moment the disk has the old one or the one that was read: recovery finds

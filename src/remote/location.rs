@@ -129,8 +129,8 @@ pub(super) fn redirected(from: &Url, location: &str) -> Result<Url, RemoteError>
     Ok(to)
 }
 
-/// By the rules of the web, by which numbers in any base and of any number of parts are IPv4 addresses, and are judged as
-/// those.
+/// By the rules of the web, by which numbers in any base and of any number of parts are IPv4 addresses, and are judged
+/// as those.
 fn web_url(text: &str) -> Result<Url, RemoteError> {
     let mut url = Url::parse(text).map_err(|error| match error {
         url::ParseError::RelativeUrlWithoutBase | url::ParseError::RelativeUrlWithCannotBeABaseBase => BadUrl::Syntax,

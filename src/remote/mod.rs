@@ -11,13 +11,14 @@
 //!   setting of git or of HTTP is read. Only where root certificates lie comes from outside (`SSL_CERT_FILE`,
 //!   `SSL_CERT_DIR`, else the system's place).
 //! - A file or a tree is either complete or an error. What does not tell how long it is, is refused.
-//! - Nothing is stored or counted by a number from the other end before that was compared with the policy. A fetch holds
-//!   some buffers, the trees above the current file (64 MiB), and about 200 bytes for each object (1,000,000) in memory.
+//! - Nothing is stored or counted by a number from the other end before that was compared with the policy. A fetch
+//!   holds some buffers, the trees above the current file (64 MiB), and about 200 bytes for each object (1,000,000) in
+//!   memory.
 //! - What a caller is told holds no address, no path of ours, and no text from the other end.
 //!
 //! # Cancellation
-//! Dropping a future of this module closes its connection. [`Remote::git_as_tar`] blocks, and asks its `stop` four times a
-//! second while it waits.
+//! Dropping a future of this module closes its connection. [`Remote::git_as_tar`] blocks, and asks its `stop` four
+//! times a second while it waits.
 //!
 //! # Crash
 //! Nothing here outlives the process but the caller's scratch directory.

@@ -1,8 +1,8 @@
 //! Interim answers to a peer that closed its side of the connection, while its request is worked on.
 //!
-//! Such a peer may wait for its answer, or be gone for good: TCP tells the one from the other only when the peer is sent
-//! something, and a probe of the kernel's (`SO_KEEPALIVE`) is not enough, as the peer's kernel acknowledges it for a
-//! minute after the peer has closed. What is gone answers data with a reset. So such a peer is sent what every client
+//! Such a peer may wait for its answer, or be gone for good: TCP tells the one from the other only when the peer is
+//! sent something, and a probe of the kernel's (`SO_KEEPALIVE`) is not enough, as the peer's kernel acknowledges it for
+//! a minute after the peer has closed. What is gone answers data with a reset. So such a peer is sent what every client
 //! passes over: 100 (Continue), which RFC 9110 section 15.2.1 lets a client discard that did not ask for it, and which
 //! some take that know no other interim answer.
 //!

@@ -1,7 +1,7 @@
 //! A list that is longer than what is held of it: told in pieces, each looked up when the one before was taken.
 //!
-//! Every list of our dialects is an envelope around items, which commas separate. So a piece is encoded as a list of its
-//! own, of which the envelope is cut off.
+//! Every list of our dialects is an envelope around items, which commas separate. So a piece is encoded as a list of
+//! its own, of which the envelope is cut off.
 //!
 //! # Invariants
 //! - What is held is one piece, for which there is room, and the ids of what is still to be told (I12).

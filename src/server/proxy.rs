@@ -1,8 +1,8 @@
 //! Who is behind the proxies in front of this server: what proxies that are trusted say, and nobody else.
 //!
-//! A proxy says it of a connection by the PROXY protocol (versions 1 and 2, of `HAProxy`), or of a request by `Forwarded`
-//! (RFC 7239) or `X-Forwarded-For`. Only addresses are taken: by which scheme and host clients reach us, the
-//! configuration says.
+//! A proxy says it of a connection by the PROXY protocol (versions 1 and 2, of `HAProxy`), or of a request by
+//! `Forwarded` (RFC 7239) or `X-Forwarded-For`. Only addresses are taken: by which scheme and host clients reach us,
+//! the configuration says.
 //!
 //! # Invariants
 //! - From an address that is not trusted, nothing of this counts.

@@ -72,8 +72,9 @@ impl FileRegions {
         (wait.ended + wait.since.map_or(Duration::ZERO, |since| since.elapsed()), wait.since.is_some())
     }
 
-    /// Runs a call that never waits for the peer, and is not expected to wait for the disk: if it does all the same, for a
-    /// page that has gone from the cache or a queue of the disk that is full, that is the disk's time and not the peer's.
+    /// Runs a call that never waits for the peer, and is not expected to wait for the disk: if it does all the same,
+    /// for a page that has gone from the cache or a queue of the disk that is full, that is the disk's time and not the
+    /// peer's.
     pub(super) fn on_disk<T>(&self, call: impl FnOnce() -> T) -> T {
         self.begin_wait();
         let outcome = call();

@@ -6,8 +6,8 @@
 //!
 //! What is cached is sent by the caller's thread, what is not by a blocking thread.
 //!
-//! What it is not: a cache or a read-ahead. To ask the kernel for one (readahead(2), `POSIX_FADV_WILLNEED`) was measured
-//! to triple the CPU time of a cold download; its own read-ahead does better.
+//! What it is not: a cache or a read-ahead. To ask the kernel for one (readahead(2), `POSIX_FADV_WILLNEED`) was
+//! measured to triple the CPU time of a cold download; its own read-ahead does better.
 //!
 //! # Invariants
 //! - A frame's bytes are the file's or the connection ends: a file that is shorter than the frame is an
@@ -67,8 +67,8 @@ pub struct SendfileStream {
     regions: FileRegions,
     /// Sent since this connection last let others go on.
     turn: usize,
-    /// Whether the kernel keeps back packets that are not full (`TCP_CORK` in tcp(7)). While a file is sent it does, and
-    /// the next call fills the last packet of this one: a quarter less CPU time for a download over loopback.
+    /// Whether the kernel keeps back packets that are not full (`TCP_CORK` in tcp(7)). While a file is sent it does,
+    /// and the next call fills the last packet of this one: a quarter less CPU time for a download over loopback.
     corked: bool,
     place: Place,
     /// A range that a blocking thread is sending.

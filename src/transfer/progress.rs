@@ -164,8 +164,8 @@ impl Progress {
         Self { is_watched: false, ..Self::receiving(volume) }
     }
 
-    /// A download. Its bytes are what the transport sends from now on, or are counted with [`Progress::add_bytes`] where
-    /// several transfers share one. Stopping it cancels `connection`.
+    /// A download. Its bytes are what the transport sends from now on, or are counted with [`Progress::add_bytes`]
+    /// where several transfers share one. Stopping it cancels `connection`.
     pub fn sending(volume: VolumeId, transport: Option<Arc<dyn Transport>>, connection: CancellationToken) -> Self {
         let bytes = match transport {
             Some(transport) => {
@@ -285,8 +285,8 @@ impl Pace {
     /// Long enough that a TCP retransmission or a busy disk at the other end is not taken for an attack.
     pub const WINDOW: Duration = Duration::from_secs(30);
 
-    /// An upload holds the disk's space for what has not come yet, and must come so fast that it would be all here after
-    /// this long: 10 GiB at 60 KiB/s.
+    /// An upload holds the disk's space for what has not come yet, and must come so fast that it would be all here
+    /// after this long: 10 GiB at 60 KiB/s.
     const HOLD: Duration = Duration::from_hours(48);
 
     /// No more is asked of one that holds much: honest links are that slow.

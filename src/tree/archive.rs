@@ -1,15 +1,15 @@
 //! Reads a tar stream member by member: ustar, GNU and pax, in one pass. Touches no file.
 //!
 //! # Rules
-//! Where tar programs differ in what the same bytes mean, an archive could be one thing to who checked it and another to
-//! who unpacks it. So:
+//! Where tar programs differ in what the same bytes mean, an archive could be one thing to who checked it and another
+//! to who unpacks it. So:
 //! - Every header has the magic of ustar or GNU and their version, which may be blank in ustar, or zeros there; its
 //!   checksum, of signed or unsigned bytes.
 //! - Only types that are known: files, links, directories (also those of GNU's incremental archives, whose lists are
 //!   left out), pipes, devices, GNU sparse files and long names, pax headers, and labels of archives, which are no
 //!   members. What began in another archive is refused.
-//! - Only files have data. The size of a directory means nothing, as POSIX has it; a link, pipe or device with a size is
-//!   refused.
+//! - Only files have data. The size of a directory means nothing, as POSIX has it; a link, pipe or device with a size
+//!   is refused.
 //! - A size in a pax header equals the one in the header; they may differ only where it does not fit into eleven octal
 //!   digits, and the header then has 0 or all sevens.
 //! - At most one pax header, one long name and one long link belong to a member, and a name or target comes from one of
@@ -18,8 +18,8 @@
 //!   ones overrule earlier ones, and a member's own header overrules both.
 //! - A name that ends in a slash is a directory's; a file of the oldest kind (type zero byte) so named is one.
 //! - A sparse file's map is as `sparse` has it.
-//! - The archive ends with a zero block: without it, one that was cut between two members would look whole. What follows
-//!   (a second one) is zeros, up to a bound: some read on.
+//! - The archive ends with a zero block: without it, one that was cut between two members would look whole. What
+//!   follows (a second one) is zeros, up to a bound: some read on.
 
 use std::io::Read;
 

@@ -1,5 +1,5 @@
-//! One header block: ustar, GNU, or older than both. The `tar` crate knows where the fields lie; what is in them is read
-//! here, since it takes numbers that do not fit for others that do.
+//! One header block: ustar, GNU, or older than both. The `tar` crate knows where the fields lie; what is in them is
+//! read here, since it takes numbers that do not fit for others that do.
 
 use tar::{EntryType, GnuSparseHeader, Header};
 
@@ -128,9 +128,9 @@ fn ranged<T: TryFrom<i128>>(field: &[u8], name: &'static str) -> Result<T, Flaw>
     number(field).ok().and_then(|number| number.try_into().ok()).ok_or(Flaw::Number(name))
 }
 
-/// Octal digits between spaces, up to a zero byte; nothing counts as 0, and has nothing behind it (GNU tar passes over a
-/// zero byte in front). Or, with the first bit set, a big-endian number
-/// in two's complement, which is what GNU and star do with what does not fit.
+/// Octal digits between spaces, up to a zero byte; nothing counts as 0, and has nothing behind it (GNU tar passes over
+/// a zero byte in front). Or, with the first bit set, a big-endian number in two's complement, which is what GNU and
+/// star do with what does not fit.
 fn number(field: &[u8]) -> Result<i128, ()> {
     match field {
         // The longest field has 12 bytes: 95 bits.

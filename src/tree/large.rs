@@ -1,7 +1,7 @@
 //! Writes large files past the page cache (`O_DIRECT`): through it, each byte costs about three times the CPU.
 //!
-//! Offsets, lengths and memory are aligned, and what is left of a file after its last whole unit goes through the cache.
-//! A file system that refuses direct writes gets all through the cache.
+//! Offsets, lengths and memory are aligned, and what is left of a file after its last whole unit goes through the
+//! cache. A file system that refuses direct writes gets all through the cache.
 //!
 //! # Invariants
 //! - Nothing writes to a file any more once its [`LargeFile`] has ended well, or [`LargeFiles`] is dropped.

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - No link is followed and no mount is entered.
-//! - A bounded number of descriptors, and of names in memory: a directory that lies too deep is moved up to the top, and
-//!   removed from there.
+//! - A bounded number of descriptors, and of names in memory: a directory that lies too deep is moved up to the top,
+//!   and removed from there.
 //!
 //! # Crash
 //! What is left can be removed by calling it again.

@@ -1,8 +1,8 @@
 //! Maps of sparse files: the old GNU format, and GNU's three PAX formats 0.0, 0.1 and 1.0.
 //!
 //! A map is taken only if all readers see the same file in it: runs in order, apart, inside the file, and together all
-//! of the data. Every run but the last has whole blocks: GNU tar starts each run in a new block, others do not. The last
-//! one, which may be empty, ends where the file does: GNU tar takes its end for the file's, others the size.
+//! of the data. Every run but the last has whole blocks: GNU tar starts each run in a new block, others do not. The
+//! last one, which may be empty, ends where the file does: GNU tar takes its end for the file's, others the size.
 
 use super::error::{Budget, Flaw, UnpackCause};
 use super::pax::{SparseRecords, decimal, size};

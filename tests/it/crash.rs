@@ -130,8 +130,8 @@ fn uploaded(response: &Response) -> String {
     crate::harness::server::uuid_of(response)
 }
 
-/// Does `operation` on a server that crashes at its `k`-th point, for every `k`, until it passes all of them; after each
-/// crash starts a server that crashes at the `j`-th point of its recovery, for every `j`; then checks.
+/// Does `operation` on a server that crashes at its `k`-th point, for every `k`, until it passes all of them; after
+/// each crash starts a server that crashes at the `j`-th point of its recovery, for every `j`; then checks.
 #[track_caller]
 fn crash_everywhere(
     mut prepare: impl FnMut(&Server, &Path, &mut Known) -> String,

@@ -1,6 +1,6 @@
-//! Control requests over a few connections that are kept alive, with many volumes in the database: one volume, a page of
-//! a hundred, and new ones, each durable before it is answered. Beside nginx, which serves the same answers from files:
-//! what the sockets and the clients on the same cores leave to anybody.
+//! Control requests over a few connections that are kept alive, with many volumes in the database: one volume, a page
+//! of a hundred, and new ones, each durable before it is answered. Beside nginx, which serves the same answers from
+//! files: what the sockets and the clients on the same cores leave to anybody.
 
 use std::fs;
 use std::sync::Barrier;

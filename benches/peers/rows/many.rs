@@ -1,7 +1,7 @@
 //! Many uploads and downloads at once: what they move together, how fairly, and in how much memory.
 //!
-//! Fairness is told by the bytes that each stream moves within one window of time in which all of them move, not by when
-//! streams of equal length end: those that end first leave their share to the others, and downloads, which need no
+//! Fairness is told by the bytes that each stream moves within one window of time in which all of them move, not by
+//! when streams of equal length end: those that end first leave their share to the others, and downloads, which need no
 //! disk, are over while the uploads have hardly begun.
 
 use std::fs::File;

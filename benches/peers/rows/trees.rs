@@ -1,5 +1,5 @@
-//! Archives that are unpacked into volumes, beside GNU tar that reads them from a pipe: durable on both sides. And large
-//! files beside the same bytes as a drive, and several sessions beside one.
+//! Archives that are unpacked into volumes, beside GNU tar that reads them from a pipe: durable on both sides. And
+//! large files beside the same bytes as a drive, and several sessions beside one.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -1,8 +1,8 @@
 //! Backups: copies of drives in the object storage, and their way back.
 //!
 //! # Invariants
-//! - A drive does not change while it is backed up, and a backup that cannot be verified to its last byte never becomes the
-//!   content of a drive: a restore writes a draft beside it, and replaces it in one step.
+//! - A drive does not change while it is backed up, and a backup that cannot be verified to its last byte never becomes
+//!   the content of a drive: a restore writes a draft beside it, and replaces it in one step.
 //!
 //! # Crash
 //! Writing and restoring are jobs: they begin again after a restart, and a write goes on at the first object that is
@@ -342,8 +342,8 @@ impl Control {
         Ok(())
     }
 
-    /// Ends a job together with the changes of its backup and its volume, as far as they are there. `change` answers whether
-    /// there are any of the volume.
+    /// Ends a job together with the changes of its backup and its volume, as far as they are there. `change` answers
+    /// whether there are any of the volume.
     async fn end_backup_job(
         &self,
         job: &Job,

@@ -1,7 +1,7 @@
 //! Volumes that are made of images of an image service (OpenStack Image API version 2).
 //!
-//! The image is fetched with the caller's own token, which is kept in memory alone: a fetch that a restart cuts off ends
-//! in an error state.
+//! The image is fetched with the caller's own token, which is kept in memory alone: a fetch that a restart cuts off
+//! ends in an error state.
 //!
 //! # Invariants
 //! - Only what the service calls raw is taken, and taken as bytes: no format is looked for in them.

@@ -58,7 +58,8 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
         FaultKind::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "validation"),
         FaultKind::PeerTooSlow => (StatusCode::REQUEST_TIMEOUT, "validation"),
         FaultKind::Conflict | FaultKind::Cancelled => (StatusCode::CONFLICT, "concurrency"),
-        // The state of the drive, which its owner reads in its status: asking again helps nobody, nor is it an accident.
+        // The state of the drive, which its owner reads in its status: asking again helps nobody, nor is it an
+        // accident.
         FaultKind::Corrupt => (StatusCode::CONFLICT, "backend"),
         FaultKind::Gone => (StatusCode::GONE, "notexist"),
         FaultKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "validation"),

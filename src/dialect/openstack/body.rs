@@ -1,7 +1,7 @@
 //! Bodies: JSON or XML into the same fields, and what each field may hold.
 //!
-//! What is not known is refused: whoever is told that it is done believes that all of it is. `null` is as good as absent,
-//! and so is the `None` that XML has for it.
+//! What is not known is refused: whoever is told that it is done believes that all of it is. `null` is as good as
+//! absent, and so is the `None` that XML has for it.
 
 use http::header;
 use serde_json::{Map, Value};

@@ -22,7 +22,8 @@ macro_rules! with_pages {
     };
 }
 
-// With `encrypted`, `host` and the like as with what nothing here is or has: they are answered, with nothing or with all.
+// With `encrypted`, `host` and the like as with what nothing here is or has: they are answered, with nothing or with
+// all.
 
 /// What a list of volumes takes.
 pub(super) const VOLUMES: &[&str] = with_pages![
@@ -75,8 +76,8 @@ pub(super) const BACKUPS: &[&str] = with_pages![
 
 /// Which part of a list a call wants. That it has no other parameters is known.
 ///
-/// Cinder removes the filters of callers who are no administrators, but a few, and answers with more than was asked for.
-/// Here they are obeyed, with one exception: `all_tenants`, which clients send for everybody, is not heeded then.
+/// Cinder removes the filters of callers who are no administrators, but a few, and answers with more than was asked
+/// for. Here they are obeyed, with one exception: `all_tenants`, which clients send for everybody, is not heeded then.
 pub(super) fn decode(op: Op, call: &Call) -> Result<BlockQuery, Fault> {
     let mut wanted = BlockQuery { limit: Some(PAGE), ..BlockQuery::default() };
     // A true question whose answer is "none": of a word that is no state, or an id that nothing can have.

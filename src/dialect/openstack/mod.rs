@@ -1,7 +1,7 @@
 //! OpenStack Block Storage, versions 1, 2 and 3, in JSON and XML; and of Compute the attachments of volumes.
 //!
-//! Follows HP's published document of version 1 and the one of version 2 for the creation of volumes, and what clients of
-//! these versions send. A volume here is a drive; sizes are in GiB, and one that is no multiple is rounded up.
+//! Follows HP's published document of version 1 and the one of version 2 for the creation of volumes, and what clients
+//! of these versions send. A volume here is a drive; sizes are in GiB, and one that is no multiple is rounded up.
 //!
 //! - The three versions share their endpoints; the path tells which is spoken ([`Version::of`]).
 //! - Both formats are read into the same fields and written from the same view, so that they cannot disagree. The

@@ -1,9 +1,9 @@
 //! One tree of a git repository, as a tar stream. Blocks.
 //!
 //! Spoken is what a server needs to give out one commit: protocol version 2, and 0 and 1 where a server has no newer
-//! one. Packet lines, object names and the forms of objects are read by gitoxide. Its transport and its pack indexer are
-//! not used: the one makes connections of its own, and the other holds in memory each base of a chain of deltas that has
-//! another delta on it, so that a pack of some kilobytes takes as much memory as it likes.
+//! one. Packet lines, object names and the forms of objects are read by gitoxide. Its transport and its pack indexer
+//! are not used: the one makes connections of its own, and the other holds in memory each base of a chain of deltas
+//! that has another delta on it, so that a pack of some kilobytes takes as much memory as it likes.
 //!
 //! # Invariants
 //! - Every object has the name it was asked for by: what is written is the tree of the ref, or an error.
@@ -39,8 +39,8 @@ impl Remote {
     /// Fetches the tree at the tip of a branch or tag, without its history, and writes it as a tar stream: directories,
     /// files (0644 or 0755) and symbolic links, with the time of the commit. On an error the stream has no end marker.
     ///
-    /// `scratch` is an empty private directory, which the caller removes; see [`super::Policy::max_bytes`] for its size.
-    /// `stop` is asked again and again.
+    /// `scratch` is an empty private directory, which the caller removes; see [`super::Policy::max_bytes`] for its
+    /// size. `stop` is asked again and again.
     ///
     /// # Panics
     /// On a thread that knows no Tokio runtime, or that drives one: call it in `spawn_blocking`.

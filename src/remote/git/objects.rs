@@ -1,8 +1,8 @@
 //! The objects of a pack, by name. Deltas are resolved once, into a spool file beside the pack.
 //!
 //! # Invariants
-//! - Memory does not depend on the size of objects, nor on how deltas are built on one another: bases are read where they
-//!   lie, results are written as they come.
+//! - Memory does not depend on the size of objects, nor on how deltas are built on one another: bases are read where
+//!   they lie, results are written as they come.
 //! - What is written to the spool is at most what the pack was charged for.
 
 use std::fs::File;

@@ -17,7 +17,8 @@ use super::super::location::{Access, Daemon, Repository};
 use super::super::{Remote, Scheme};
 use super::Watch;
 
-/// Bytes of refs, which are read and not kept. Two million branches have them; with version 2 only those asked for come.
+/// Bytes of refs, which are read and not kept. Two million branches have them; with version 2 only those asked for
+/// come.
 const REFS: u64 = 128 << 20;
 
 /// What is read from a socket at once: a packet line, about.

@@ -48,8 +48,8 @@ pub(super) fn share(from: &File, to: &File) -> io::Result<bool> {
 }
 
 /// Copies the data of `from` into `to`, a file of holes, up to `size`, piece by piece: each is compared with its digest
-/// before it is written, so that what has rotted is not copied. Tells `progress` of every part that was copied, and ends
-/// with its error.
+/// before it is written, so that what has rotted is not copied. Tells `progress` of every part that was copied, and
+/// ends with its error.
 ///
 /// The kernel's own copy (`copy_file_range`) would save a copy in memory, and what it copied could not be known.
 pub(super) fn copy_checked(

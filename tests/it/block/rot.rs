@@ -1,4 +1,5 @@
-//! What is made of a volume is what was stored in it, or is not made; and what it is made of is not kept from its owner.
+//! What is made of a volume is what was stored in it, or is not made; and what it is made of is not kept from its
+//! owner.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
