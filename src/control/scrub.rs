@@ -5,21 +5,25 @@
 //! the volume meanwhile is no damage: what is found is true of one generation of it.
 //!
 //! # Crash
-//! A check goes on where it was, or a little before.
+//! A check goes on where it was, or a little before; that of a tree begins again.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Control;
+use super::download::MISSING;
 use super::idle::IdleThread;
 use super::seal::differs;
 use crate::domain::{Fault, FaultKind, UnixTime, Volume, VolumeKind, VolumeState};
 use crate::meta::{Check, MetaError};
 use crate::metrics::Scrubbed;
-use crate::store::{ReadBack, StoreError};
+use crate::store::{OpenTree, ReadBack, StoreError, TreeReadError};
+use crate::tree::{Digests, PackCause, PackError, PackLimits, check};
 
 /// What was stored within this time is left to its first readers, who find it in the page cache. What could not be read
 /// is tried again, and what is new is looked for, this often.
@@ -55,6 +59,8 @@ enum Found {
     Damaged(String),
     /// It was removed or replaced meanwhile.
     Gone,
+    /// There is nothing to compare it with.
+    Unknown,
 }
 
 /// One step of reading.
@@ -135,8 +141,7 @@ impl Scrub {
         }
         let found = match volume.kind {
             VolumeKind::Drive | VolumeKind::Snapshot => self.read_back(&volume, check).await,
-            // Not noted, so that none comes here.
-            VolumeKind::Tree => Ok(Found::Gone),
+            VolumeKind::Tree => self.read_tree(&volume).await,
         };
         let metrics = self.control.metrics();
         match found {
@@ -146,6 +151,7 @@ impl Scrub {
                 Ok(self.control.parts.meta.note_checked(volume.id, volume.generation, self.ago(Duration::ZERO)).await?)
             }
             Ok(Found::Gone) => self.put_off(check, self.later(check)).await,
+            Ok(Found::Unknown) => self.put_off(check, self.ago(Duration::ZERO)).await,
             Ok(Found::Damaged(why)) => self.found_damaged(check, &volume, &why).await,
             Err(StoreError::Damaged(_, why)) => self.found_damaged(check, &volume, why).await,
             Err(error) => {
@@ -203,6 +209,39 @@ impl Scrub {
         }
     }
 
+    /// Reads a tree from its start to its end.
+    async fn read_tree(&mut self, volume: &Volume) -> Result<Found, StoreError> {
+        let Some(content) = volume.content else { return Ok(Found::Unknown) };
+        let (trees, thread) = (self.control.parts.trees.clone(), IdleThread::start("scrub")?);
+        let tree = match thread.run(move |_| trees.read(content)).await? {
+            Ok(tree) => tree,
+            Err(TreeReadError::Missing) => return Err(StoreError::Damaged(volume.id, MISSING)),
+            Err(TreeReadError::Damaged(why)) => return Err(StoreError::Damaged(volume.id, why)),
+            Err(TreeReadError::Io(error)) => return Err(error.into()),
+        };
+        // The thread waits when what it has read is not yet paid for.
+        let (sender, mut reads) = mpsc::channel(1);
+        let work = thread.run(move |_| match tree.digests() {
+            Some(digests) => check_tree(&tree, digests, &sender).map(Some),
+            None => Ok(None),
+        });
+        tokio::pin!(work);
+        loop {
+            self.pace.ready().await;
+            tokio::select! {
+                biased;
+                Some(read) = reads.recv() => {
+                    self.control.metrics().scrubbed_bytes.inc_by(read);
+                    self.pace.spend(read);
+                }
+                found = &mut work => return match found? {
+                    Ok(found) => Ok(found.unwrap_or(Found::Unknown)),
+                    Err(error) => error.damage().map(Found::Damaged).ok_or_else(|| io::Error::other(error).into()),
+                },
+            }
+        }
+    }
+
     async fn put_off(&self, check: &Check, since: UnixTime) -> Result<(), Fault> {
         Ok(self.control.parts.meta.put_off_check(check, since).await?)
     }
@@ -226,6 +265,21 @@ impl Scrub {
     /// From when a check counts that is to be made soon.
     fn later(&self, check: &Check) -> UnixTime {
         self.ago(if check.is_first { Duration::ZERO } else { self.period.saturating_sub(self.soon()) })
+    }
+}
+
+/// Compares a tree, and tells of the bytes that it reads.
+fn check_tree(tree: &OpenTree, digests: &Digests, reads: &mpsc::Sender<u64>) -> Result<Found, PackError> {
+    let pace = |read| {
+        if tree.is_removed() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        reads.blocking_send(read).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    };
+    match check(tree.root(), digests, &PackLimits::default(), pace) {
+        Ok(_) => Ok(Found::Whole),
+        Err(PackError { cause: PackCause::Sink(_), .. }) => Ok(Found::Gone),
+        Err(error) => Err(error),
     }
 }
 

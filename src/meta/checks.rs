@@ -19,7 +19,8 @@ const NEVER_MADE: &str = "SELECT volume, generation, checked, position FROM chec
                           ORDER BY since, volume LIMIT 1";
 /// A step through all volumes: what is here of them, and what was known of it before.
 const STEP: &str = "SELECT v.id, v.generation, v.updated, c.generation AS known FROM volumes v \
-                    LEFT JOIN checks c ON c.volume = v.id WHERE v.id > $1 AND v.kind <> 'tree' ORDER BY v.id LIMIT $2";
+                    LEFT JOIN checks c ON c.volume = v.id \
+                    WHERE v.id > $1 AND (v.kind <> 'tree' OR v.content IS NOT NULL) ORDER BY v.id LIMIT $2";
 
 /// A check that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -517,6 +517,11 @@ impl OpenTree {
         &self.root
     }
 
+    /// Whether it was removed meanwhile, and takes its space only as long as it is read.
+    pub fn is_removed(&self) -> bool {
+        !self.store.place(self.id).exists()
+    }
+
     /// What its files were stored with; `None` of a content that an earlier version has stored.
     pub fn digests(&self) -> Option<&Digests> {
         self.digests.as_ref()

@@ -8,7 +8,7 @@ use longshore::meta::{Check, Meta};
 use serde_json::json;
 
 use crate::harness::stored::{self, image_of};
-use crate::harness::{Cloud, Response, Server, Setup, image, wait_for};
+use crate::harness::{Cloud, Response, Server, Setup, hyper, image, wait_for};
 
 const DRIVES: &str = "/api/2.0/drives/";
 const WANT: &str = "Want-Repr-Digest: sha-256=1";
@@ -101,6 +101,32 @@ fn rot_is_found_without_anybody_reading() {
     wait_for_checks(&server, 3);
     assert_eq!(server.drive(&good)["status"], json!("unmounted"));
     assert_eq!((found(&server, "damaged"), found(&server, "failed")), (4, 0));
+}
+
+#[test]
+fn rot_in_a_tree_is_found_without_anybody_reading() {
+    let server = scrubbing("1GiB").start();
+    let made = server.curl("/v1.23/volumes/create").json("POST", &json!({"Name": "empty"})).run();
+    assert_eq!(made.status, 201, "{made:?}");
+    let archive = hyper::archive(server.scratch(), "a");
+    hyper::fill(&server, "good", &archive);
+    let before = hyper::contents(&server);
+    hyper::fill(&server, "bad", &archive);
+    let content = hyper::contents(&server).into_iter().find(|content| !before.contains(content)).expect("a content");
+    wait_for_checks(&server, 4);
+    assert!(bytes(&server) > 800_000, "{}", bytes(&server));
+    let file = server.data().join("trees").join(content).join("sub/deeper/large");
+    File::options().write(true).open(file).expect("a file").write_all_at(b"R", 399_999).expect("it is written");
+    let refused = wait_for("the rot to be found", || {
+        let answer = server.curl("/volumes/bad/download").run();
+        (answer.status == 409).then_some(answer)
+    });
+    assert!(refused.text().contains("sub/deeper/large"), "{refused:?}");
+    // The other goes on being checked.
+    wait_for_checks(&server, 2);
+    assert_eq!((found(&server, "damaged"), found(&server, "failed")), (1, 0));
+    assert_eq!(server.metric("longshore_trees_found_corrupt_total"), Some(1.0));
+    assert_eq!(server.curl("/volumes/good/download").run().status / 100, 3);
 }
 
 #[test]
