@@ -156,7 +156,7 @@ pub struct Io {
     pub ballast: Size,
 }
 
-/// Which engine.
+/// The I/O engine to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
@@ -322,7 +322,7 @@ pub struct QuotaSettings {
     pub backup_bytes: Option<Size>,
 }
 
-/// What is logged.
+/// Settings of the log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
@@ -476,9 +476,9 @@ pub enum ConfigError {
     /// A value makes no sense.
     #[error("{key}: {problem}")]
     Value {
-        /// Which.
+        /// The key of the setting.
         key: &'static str,
-        /// Why.
+        /// The reason for the refusal.
         problem: &'static str,
     },
 }

@@ -67,7 +67,7 @@ impl DroppedLines {
         self.0.inc();
     }
 
-    /// How many so far.
+    /// The present count.
     pub fn get(&self) -> u64 {
         self.0.get()
     }
@@ -148,7 +148,7 @@ struct TransferLabels {
 /// The label of a direction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DirectionLabel {
-    /// Which way.
+    /// Upload or download.
     pub direction: Direction,
 }
 

@@ -79,7 +79,7 @@ struct Work {
     depth: usize,
 }
 
-/// Who does it.
+/// An engine under test.
 enum Contender {
     Engine(&'static str, IoEngine),
     /// No engine: the least that `io_uring` costs.

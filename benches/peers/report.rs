@@ -115,7 +115,7 @@ impl Bound {
 pub(crate) struct Subject<'a> {
     /// The work, a row of the targets.
     pub(crate) work: &'a str,
-    /// Which client.
+    /// The client's name.
     pub(crate) client: &'a str,
     /// What is measured, with its unit.
     pub(crate) measure: &'a str,

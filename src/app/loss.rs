@@ -110,7 +110,7 @@ pub struct Found {
     pub tenant: Option<String>,
     /// Its name.
     pub name: String,
-    /// What came of it.
+    /// The result for this item.
     pub outcome: Recovered,
 }
 

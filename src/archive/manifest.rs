@@ -47,7 +47,7 @@ const COVER: ArchiveError = ArchiveError::Damaged("its pieces do not make up the
 /// What a backup is of, and its pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// What it is of.
+    /// The backup that it describes.
     pub head: BackupHead,
     pub(super) piece_size: u64,
     pub(super) pieces: Pieces,

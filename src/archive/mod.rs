@@ -78,7 +78,7 @@ const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
 /// How backups are stored.
 #[derive(Clone, Debug)]
 pub struct ArchiveSettings {
-    /// Where.
+    /// The storage that holds the objects.
     pub storage: Storage,
     /// The level of zstd, 1 to 19. Raised: smaller objects, and many times the CPU.
     pub level: i32,
@@ -105,7 +105,7 @@ pub struct Bucket {
     pub region: String,
     /// Who we are. With the secret absent too, the credentials of the machine or container at AWS are used.
     pub access_key_id: Option<String>,
-    /// What proves it.
+    /// The secret that belongs to the access key id.
     pub secret_access_key: Option<Secret>,
     /// Whether the bucket is part of the host name, as AWS has it, rather than of the path. An endpoint then names the
     /// bucket too.

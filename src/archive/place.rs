@@ -63,7 +63,7 @@ pub struct BackupHead {
     pub backup: BackupId,
     /// Its identity for those who count.
     pub number: u64,
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: TenantId,
     /// The drive that it is of.
     pub volume: VolumeId,
@@ -75,7 +75,7 @@ pub struct BackupHead {
     pub size: ByteCount,
     /// The zone of the drive.
     pub zone: String,
-    /// Where it lies.
+    /// The container that holds its objects.
     pub container: Container,
     /// When it was begun.
     pub created: UnixTime,

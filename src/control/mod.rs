@@ -63,7 +63,7 @@ const ROUNDS: u32 = 16;
 
 /// What the use cases work with.
 pub struct Parts {
-    /// What we know.
+    /// The database.
     pub meta: Meta,
     /// Where the bytes of drives are.
     pub store: Arc<dyn BlockStore>,
@@ -79,7 +79,7 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The running transfers.
     pub transfers: Transfers,
-    /// Where to count.
+    /// The metrics that use cases update.
     pub metrics: Arc<Metrics>,
     /// Owns every task that is started here.
     pub tracker: TaskTracker,
@@ -89,7 +89,7 @@ pub struct Parts {
     pub settings: Settings,
     /// What block storage offers.
     pub block: BlockSettings,
-    /// Where backups are.
+    /// The storage of backups.
     pub archive: Archive,
     /// The account of the file system that they are on, where they are in a directory.
     pub archive_space: Option<Arc<Ledger>>,
@@ -120,7 +120,7 @@ pub struct Settings {
     pub trees: TreeSettings,
 }
 
-/// How trees are gone about.
+/// Settings for tree volumes.
 #[derive(Clone, Copy, Debug)]
 pub struct TreeSettings {
     /// The size of a tree for which none is asked.
@@ -254,12 +254,12 @@ impl Control {
         &self.supervisor
     }
 
-    /// What time it is.
+    /// The current time of the clock that was passed in.
     pub fn now(&self) -> UnixTime {
         self.parts.clock.now()
     }
 
-    /// Where to count.
+    /// The metrics that use cases update.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.parts.metrics
     }

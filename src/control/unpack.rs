@@ -119,7 +119,7 @@ fn check_open(part: &Unpacking, is_late: bool) -> Result<(), Fault> {
 }
 
 impl AdmittedTree {
-    /// What it is doing.
+    /// The progress of this transfer.
     pub fn progress(&self) -> Arc<Progress> {
         self.account.progress().clone()
     }

@@ -100,7 +100,7 @@ impl Admitted {
         self.undo.id
     }
 
-    /// What it is doing.
+    /// The progress of this transfer.
     pub fn progress(&self) -> Arc<Progress> {
         self.account.progress().clone()
     }

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use super::ranges::{self, Ranges};
 use crate::domain::{ByteCount, Extent};
 
-/// What is sent.
+/// The part of the representation that a request selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// All of it: 200.

@@ -147,14 +147,14 @@ pub enum BlockCommand {
     CreateVolume(Box<NewVolume>),
     /// Renames or describes one.
     UpdateVolume {
-        /// Which.
+        /// The volume.
         id: VolumeId,
         /// To what.
         patch: BlockPatch,
     },
     /// Removes one.
     DeleteVolume {
-        /// Which.
+        /// The volume.
         id: VolumeId,
         /// Its snapshots too.
         cascade: bool,
@@ -163,9 +163,9 @@ pub enum BlockCommand {
     },
     /// Does something to one.
     Act {
-        /// Which.
+        /// The volume.
         id: VolumeId,
-        /// What.
+        /// The action.
         action: VolumeAction,
     },
     /// Some of the snapshots.
@@ -187,28 +187,28 @@ pub enum BlockCommand {
     },
     /// Renames or describes one.
     UpdateSnapshot {
-        /// Which.
+        /// The volume.
         id: VolumeId,
         /// To what.
         patch: BlockPatch,
     },
     /// Removes one.
     DeleteSnapshot {
-        /// Which.
+        /// The volume.
         id: VolumeId,
     },
     /// Puts a snapshot into a state by hand. For administrators.
     ResetSnapshot {
-        /// Which.
+        /// The volume.
         id: VolumeId,
         /// Into which: `available` or `error`.
         status: ResetStatus,
     },
     /// Changes the owner's pairs of a drive or snapshot.
     Metadata {
-        /// Whose.
+        /// The volume or snapshot.
         of: Thing,
-        /// How.
+        /// The change.
         change: MetadataChange,
     },
     /// Some of the backups.
@@ -221,7 +221,7 @@ pub enum BlockCommand {
     DeleteBackup(BackupRef),
     /// Writes one back.
     Restore {
-        /// Which.
+        /// The backup.
         backup: BackupRef,
         /// Over this drive; a new one when absent.
         volume: Option<VolumeId>,
@@ -230,7 +230,7 @@ pub enum BlockCommand {
     },
     /// Puts a backup into a state by hand: available or error. For administrators.
     ResetBackup {
-        /// Which.
+        /// The backup.
         backup: BackupRef,
         /// Into which.
         state: BackupState,
@@ -272,7 +272,7 @@ pub enum BlockCommand {
     },
     /// Sets what a tenant may hold. For administrators.
     SetQuota {
-        /// Whose.
+        /// The tenant.
         tenant: TenantId,
         /// Volumes, then bytes; `None` leaves it, `Some(None)` lifts it.
         volumes: Option<Option<u64>>,
@@ -631,7 +631,7 @@ pub struct Backup {
     pub id: BackupId,
     /// Its identity for those who count.
     pub number: u64,
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: TenantId,
     /// The drive that it was made of, which may be gone.
     pub volume: VolumeId,
@@ -709,11 +709,11 @@ pub enum BlockOutcome {
     Metadata(Map<String, Value>),
     /// What a tenant may hold, and what it holds.
     Quota {
-        /// Whose.
+        /// The tenant.
         tenant: TenantId,
         /// The most.
         quota: super::Quota,
-        /// What it holds.
+        /// Its present usage.
         usage: super::Usage,
     },
     /// The types, the default one first.

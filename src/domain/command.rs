@@ -32,7 +32,7 @@ pub enum Intent {
 pub enum Command {
     /// Some of the caller's drives.
     List {
-        /// Which.
+        /// The filter that drives must match.
         filter: DriveFilter,
         /// Which part of the list.
         page: Page,
@@ -43,7 +43,7 @@ pub enum Command {
     Create(Vec<DriveSpec>),
     /// Changes one drive.
     Update {
-        /// Which.
+        /// The volume.
         id: VolumeId,
         /// To what.
         patch: Patch,
@@ -71,9 +71,9 @@ pub enum Command {
     Hpc(HpcCommand),
     /// Work on what is another tenant's. For administrators.
     In {
-        /// Whose.
+        /// The tenant.
         tenant: TenantId,
-        /// What.
+        /// The command.
         command: Box<Command>,
     },
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Counts the places between two durable steps, and ends the process at one of them. Nothing in release builds.
 #[derive(Clone, Debug, Default)]
 pub struct CrashPoints {
-    /// How many more are passed, the last one not alive.
+    /// Crash points left; the process aborts at the last one.
     #[cfg(debug_assertions)]
     left: Option<Arc<AtomicU64>>,
 }

@@ -60,7 +60,7 @@ impl fmt::Debug for ByteCount {
 pub struct Extent {
     /// The first byte.
     pub offset: u64,
-    /// How many bytes.
+    /// The number of bytes.
     pub len: u64,
 }
 

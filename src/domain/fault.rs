@@ -87,7 +87,7 @@ pub enum Blame {
 /// One failed request: what the caller is told, and what the log keeps.
 #[derive(Debug)]
 pub struct Fault {
-    /// What kind it is.
+    /// The class of fault, which decides the status.
     pub kind: FaultKind,
     /// The sentence for the caller. Never holds a path, a secret or a lower error's text.
     pub told: String,
@@ -144,7 +144,7 @@ impl Fault {
         Self { cause: Some(cause.into()), ..self }
     }
 
-    /// Who must act.
+    /// The party that must act.
     pub const fn blame(&self) -> Blame {
         match self.kind {
             FaultKind::Invalid

@@ -41,13 +41,13 @@ pub struct Project {
 pub struct Token {
     /// What it may be called where others see it.
     pub id: TokenId,
-    /// Whose it is.
+    /// The user that owns it.
     pub user: User,
-    /// Where it is good.
+    /// The project that it is scoped to.
     pub project: Project,
     /// If it was given for another token and not for the password itself: the one that was, at the begin of the chain.
     pub chain: Option<TokenId>,
-    /// When it was made.
+    /// The time of its creation.
     pub issued: UnixTime,
     /// From when on it is no good. A token that was given for another ends with that one.
     pub expires: UnixTime,
@@ -60,7 +60,7 @@ pub enum IdentityCommand {
     Describe,
     /// Makes a token.
     Issue {
-        /// Who asks for it.
+        /// The credentials of the caller.
         proof: Proof,
         /// For which project; the user's own when absent.
         scope: Option<Named<TenantId>>,
@@ -78,7 +78,7 @@ pub enum IdentityCommand {
     },
     /// The projects that a user may work in: the caller, or any for administrators.
     ProjectsOf {
-        /// Who.
+        /// The user.
         user: UserId,
         /// Only of this name.
         name: Option<String>,
@@ -99,7 +99,7 @@ pub enum IdentityCommand {
 pub enum Proof {
     /// By their password.
     Password {
-        /// Who.
+        /// The user.
         user: Named<UserId>,
         /// It.
         password: Secret,

@@ -102,7 +102,7 @@ pub enum SessionState {
 pub struct Session {
     /// Its identity.
     pub id: SessionId,
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: TenantId,
     /// Who began it. It ends with them, and with a new password.
     pub user: UserId,
@@ -114,11 +114,11 @@ pub struct Session {
     pub state: SessionState,
     /// Why it failed, for a person.
     pub reason: Option<String>,
-    /// When it began.
+    /// The time of its creation.
     pub created: UnixTime,
     /// Uploads may start before this.
     pub expires: UnixTime,
-    /// When it ended.
+    /// The time of its end; `None` while it is open.
     pub ended: Option<UnixTime>,
     /// Its parts, in the order of the request.
     pub uploads: Vec<Upload>,
@@ -152,7 +152,7 @@ pub struct Upload {
     pub source: String,
     /// Whether the server fetches it.
     pub is_remote: bool,
-    /// Where it is.
+    /// Its present state.
     pub state: UploadState,
     /// Why the last attempt was not good, for a person.
     pub reason: Option<String>,

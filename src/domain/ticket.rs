@@ -12,7 +12,7 @@ pub enum Verb {
 /// Leave for one verb on one volume until a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// What it allows.
+    /// The operation that it permits.
     pub verb: Verb,
     /// On which volume.
     pub volume: VolumeId,

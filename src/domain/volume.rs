@@ -29,9 +29,9 @@ pub enum Media {
 pub struct Volume {
     /// Its identity, for ever.
     pub id: VolumeId,
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: TenantId,
-    /// What it is.
+    /// Drive, tree or snapshot.
     pub kind: VolumeKind,
     /// A label of a drive, on which nothing depends; of a tree the name that it is known by.
     pub name: String,
@@ -49,7 +49,7 @@ pub struct Volume {
     pub generation: u64,
     /// Counts the changes of this record; every write compares it.
     pub revision: u64,
-    /// When it was made.
+    /// The time of its creation.
     pub created: UnixTime,
     /// When this record last changed.
     pub updated: UnixTime,
@@ -160,7 +160,7 @@ pub enum VolumeEvent {
 pub struct IllegalStep {
     /// The state it is in.
     pub state: VolumeState,
-    /// What was tried.
+    /// The event that the state does not permit.
     pub event: VolumeEvent,
 }
 

@@ -57,7 +57,7 @@ pub struct Batch {
 /// dialects the name of a drive is a label, which they give as often as they like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vacancy {
-    /// Whose name.
+    /// The tenant in which the name must be free.
     pub tenant: TenantId,
     /// The name.
     pub name: String,

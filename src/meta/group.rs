@@ -131,7 +131,7 @@ impl Writer {
         let mut refused = Vec::new();
         let outcome = loop {
             let begun = meta.begin().await;
-            // Taken when the writer is ours: whoever came while it was not is in.
+            // Take the group only after acquiring the writer, so that batches queued meanwhile are included.
             let group = group.get_or_insert_with(|| meta.groups.take());
             let mut tx = match begun {
                 Ok(tx) => tx,

@@ -27,7 +27,7 @@ pub struct ProjectSummary {
     pub users: Vec<String>,
     /// The most it may hold.
     pub quota: Quota,
-    /// What it holds.
+    /// Its present usage.
     pub usage: Usage,
 }
 

@@ -27,7 +27,7 @@ pub enum JobKind {
     },
     /// Write a backup of it.
     Backup {
-        /// Which.
+        /// The backup.
         backup: BackupId,
         /// The generation of the volume, when the job holds what it was then; else the volume is being backed up until
         /// this ends.
@@ -35,7 +35,7 @@ pub enum JobKind {
     },
     /// Fill it from a backup.
     Restore {
-        /// Which.
+        /// The backup.
         backup: BackupId,
     },
     /// Read it back, compare it with its pieces, and record its digest. A volume has at most one such job.

@@ -10,9 +10,9 @@ use crate::domain::{Principal, UnixTime};
 pub struct KeySummary {
     /// Its name.
     pub id: String,
-    /// Whose it is.
+    /// The user that owns it.
     pub user: String,
-    /// When it was made.
+    /// The time of its creation.
     pub created: UnixTime,
 }
 

@@ -63,7 +63,7 @@ impl Meta {
         self.session_where("token = $1", &token.0).await
     }
 
-    /// A session, whoever's it is.
+    /// A session of any tenant.
     pub async fn session(&self, id: SessionId) -> Result<Option<Session>, MetaError> {
         self.session_where("id = $1", id.as_bytes()).await
     }

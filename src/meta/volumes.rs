@@ -64,7 +64,7 @@ impl Meta {
         Ok(volume)
     }
 
-    /// A volume, whoever's it is and whatever its state: for jobs and tickets.
+    /// A volume of any tenant and in any state, for jobs and tickets.
     pub async fn volume_any(&self, id: VolumeId) -> Result<Option<Volume>, MetaError> {
         let row = sqlx::query(select_volumes!("WHERE id = $1"))
             .bind(id.as_bytes().as_slice())

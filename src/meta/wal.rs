@@ -41,7 +41,7 @@ impl Device for File {
     }
 }
 
-/// How a log ends.
+/// The end of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ending {
     /// Frames from its beginning that are whole.

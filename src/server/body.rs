@@ -18,7 +18,7 @@ use super::timing::{self, SERVER_TIMING};
 use crate::control::Account;
 use crate::transfer::{Chunk, Sending};
 
-/// What hyper sends.
+/// The body types that hyper sends.
 pub(super) enum Body {
     /// These bytes.
     Whole(Bytes),

@@ -59,7 +59,7 @@ pub struct Server {
     pub identity: Identity,
     /// TLS, where there is any.
     pub tls: SideTls,
-    /// Where to count.
+    /// The metrics that the server updates.
     pub metrics: Arc<Metrics>,
     /// How long is waited, and how many are served.
     pub limits: ServerLimits,

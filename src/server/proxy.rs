@@ -37,7 +37,7 @@ const LOCAL: u8 = 0x20;
 /// The proxies in front of this server.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
-    /// Where they are.
+    /// The networks of the trusted proxies.
     pub trusted: Vec<Network>,
     /// Whether they begin every connection by a header of the PROXY protocol.
     pub protocol: bool,

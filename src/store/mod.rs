@@ -112,7 +112,7 @@ pub trait BlockStore: Send + Sync {
 /// more. It is as the volume was when its bytes were stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Whose it was.
+    /// The tenant that owned it.
     pub tenant: TenantId,
     /// Its name.
     pub name: String,
@@ -124,7 +124,7 @@ impl From<&Volume> for Record {
     }
 }
 
-/// What a sweep did.
+/// Totals of one sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Drafts that were removed.
@@ -144,7 +144,7 @@ pub struct Swept {
 pub enum Content {
     /// What a published image holds when the copy begins.
     Published(VolumeId),
-    /// What a job holds.
+    /// The content that a job keeps.
     Held {
         /// The job.
         job: JobId,
@@ -217,7 +217,7 @@ pub trait Image: Send + Sync {
 /// A part of an image that is all data or all hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// Where.
+    /// The range of bytes.
     pub extent: Extent,
     /// Whether it reads as zero without touching the disk.
     pub hole: bool,

@@ -43,7 +43,7 @@ const LONGEST_RECORD: u64 = 8 << 10;
 /// What is kept beside the content of a tree, durable with it, so that a tree can be made of it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeRecord {
-    /// Whose it is.
+    /// The tenant that owns it.
     pub tenant: TenantId,
     /// The tree's name.
     pub name: String,
@@ -87,7 +87,7 @@ pub struct LostTree {
     pub record: Option<TreeRecord>,
 }
 
-/// What a sweep did.
+/// Totals of one sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweptTrees {
     /// Contents that were removed: none of them was whole.
@@ -487,7 +487,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Where it is.
+    /// Its directory.
     pub fn path(&self) -> &Path {
         &self.path
     }

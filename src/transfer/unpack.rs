@@ -41,7 +41,7 @@ const TURN: usize = 1 << 20;
 /// Disk space that is set aside at a time.
 const STEP: ByteCount = ByteCount::mib(64);
 
-/// What a stream is.
+/// The format of a stream.
 #[derive(Clone, Debug)]
 pub enum Shape {
     /// An archive, compressed like this.

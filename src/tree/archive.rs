@@ -51,7 +51,7 @@ const SOLARIS_EXTENDED: u8 = b'X';
 /// The most that eleven octal digits can say.
 const OCTAL: u64 = 0o77_777_777_777;
 
-/// What a member is.
+/// The type of an archive member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
@@ -89,7 +89,7 @@ pub struct Member {
     pub offset: u64,
     /// Its name.
     pub path: TreePath,
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
     /// Permissions and the three special bits.
     pub mode: u32,

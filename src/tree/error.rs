@@ -50,9 +50,9 @@ pub(super) fn shown(name: &[u8]) -> String {
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {cause}")]
 pub struct UnpackError {
-    /// Where.
+    /// The member and the offset at which it failed.
     pub place: Place,
-    /// Why.
+    /// The cause.
     #[source]
     pub cause: UnpackCause,
 }

@@ -61,7 +61,7 @@ impl Default for PackLimits {
     }
 }
 
-/// What was packed.
+/// Totals of a finished pack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packed {
     /// Members of the archive.
@@ -78,7 +78,7 @@ pub struct Packed {
 pub struct PackError {
     /// What was being packed, escaped and cut.
     pub name: String,
-    /// Why.
+    /// The cause.
     #[source]
     pub cause: PackCause,
 }

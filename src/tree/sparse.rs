@@ -13,7 +13,7 @@ use super::stream::BLOCK;
 pub struct Extent {
     /// Its first byte.
     pub offset: u64,
-    /// How many.
+    /// Their number.
     pub len: u64,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Host {
 
 /// An upload that was made durable.
 pub(super) struct Uploaded {
-    /// What to DELETE.
+    /// The path to DELETE.
     pub(super) path: String,
     /// What the client's flush cost.
     pub(super) flush: Duration,

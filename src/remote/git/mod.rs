@@ -65,7 +65,7 @@ impl Remote {
     }
 }
 
-/// Whether to go on.
+/// Tells a fetch whether it is still wanted and within its time.
 struct Watch<'a> {
     runtime: Handle,
     stop: &'a (dyn Fn() -> bool + Sync),
