@@ -5,11 +5,10 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::Control;
-use super::trees::{check_filled, is_tree};
 use super::turns::Turn;
 use crate::domain::{
-    Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, TenantId, Ticket, UnixTime, Verb, Volume,
-    VolumeEvent, VolumeId, VolumeState,
+    ContentId, Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, TenantId, Ticket, UnixTime, Verb,
+    Volume, VolumeEvent, VolumeId, VolumeState,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, OpenTree, StoreError, TreeReadError};
@@ -104,7 +103,7 @@ impl Control {
         let volume = self.parts.meta.volume(ticket.tenant, ticket.volume).await?;
         let volume = volume.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume does not exist any more"))?;
         check_readable(&volume)?;
-        if is_tree(&volume) {
+        if volume.is_tree() {
             return self.open_tree(volume).await;
         }
         let image = match self.open_as_recorded(&volume).await {
@@ -184,7 +183,7 @@ impl Control {
                 Ok(())
             })
             .await?;
-        if is_marked && is_tree(volume) {
+        if is_marked && volume.is_tree() {
             tracing::error!(volume = %volume.id, why, "a tree is damaged on disk; it is not served any more");
             self.parts.metrics.corrupt_trees.inc();
         } else if is_marked {
@@ -201,7 +200,7 @@ impl Control {
 }
 
 pub(super) fn check_readable(volume: &Volume) -> Result<(), Fault> {
-    let thing = if is_tree(volume) { "volume" } else { "drive" };
+    let thing = if volume.is_tree() { "volume" } else { "drive" };
     match volume.state {
         state if state.is_readable() => Ok(()),
         VolumeState::Unavailable => {
@@ -210,4 +209,10 @@ pub(super) fn check_readable(volume: &Volume) -> Result<(), Fault> {
         }
         _ => Err(Fault::new(FaultKind::Conflict, format!("the {thing} is not ready to be read"))),
     }
+}
+
+/// The content of a tree that has some.
+pub(super) fn check_filled(tree: &Volume) -> Result<ContentId, Fault> {
+    let told = || Fault::new(FaultKind::Conflict, format!("the volume {} was never initialised", tree.name));
+    tree.content.ok_or_else(told)
 }

@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::Control;
 use super::download::MISSING;
 use super::jobs::spoil;
-use super::trees::is_tree;
 use crate::domain::{ContentId, Fault, FaultKind, UnixTime, Volume, VolumeId, VolumeState};
 use crate::store::TreeRecord;
 
@@ -209,7 +208,7 @@ impl Control {
             // An upload is among the running from before its row until after its end, however long it takes.
             let is_leftover = match volume.state {
                 // It goes with its session.
-                VolumeState::Uploading if is_tree(&volume) => false,
+                VolumeState::Uploading if volume.is_tree() => false,
                 VolumeState::Uploading => !self.parts.transfers.concerns(volume.id),
                 _ => volume.updated < stale,
             };

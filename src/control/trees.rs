@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value};
 
-use super::download::check_readable;
+use super::download::{check_filled, check_readable};
 use super::{Control, PIECE, ROUNDS, busy_tree};
 use crate::domain::{
     ByteCount, ContentId, Fault, FaultKind, Outcome, Page, Principal, SessionState, TenantId, TreeCommand, TreeSpec,
-    Volume, VolumeEvent, VolumeId, VolumeKind, VolumeState,
+    Volume, VolumeEvent, VolumeId, VolumeState,
 };
 use crate::meta::{Batch, MetaError};
 
@@ -144,17 +144,6 @@ impl Control {
     }
 }
 
-/// The content of a tree that has some.
-pub(super) fn check_filled(tree: &Volume) -> Result<ContentId, Fault> {
-    let told = || Fault::new(FaultKind::Conflict, format!("the volume {} was never initialised", tree.name));
-    tree.content.ok_or_else(told)
-}
-
 pub(super) fn no_such_tree(name: &str) -> Fault {
     Fault::new(FaultKind::NotFound, format!("there is no volume of the name {name}"))
-}
-
-/// Whether it is a tree.
-pub(super) fn is_tree(volume: &Volume) -> bool {
-    volume.kind == VolumeKind::Tree
 }

@@ -14,7 +14,6 @@ use tokio::task::JoinHandle;
 use super::Control;
 use super::account::Account;
 use super::jobs::spoil;
-use super::trees::is_tree;
 use crate::domain::{
     ByteCount, DriveSpec, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent,
     VolumeId, VolumeState,
@@ -342,7 +341,7 @@ impl Control {
             return self.leftovers().push(id);
         }
         let removed = match self.parts.meta.volume_any(id).await {
-            Ok(Some(tree)) if is_tree(&tree) => {
+            Ok(Some(tree)) if tree.is_tree() => {
                 if let Some(content) = tree.content {
                     self.remove_content(content).await;
                 }

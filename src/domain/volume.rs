@@ -268,6 +268,11 @@ impl VolumeState {
 }
 
 impl Volume {
+    /// Whether it is a tree.
+    pub fn is_tree(&self) -> bool {
+        self.kind == VolumeKind::Tree
+    }
+
     /// A new drive of a tenant, charged for its size, that has no content yet.
     pub fn begun(tenant: TenantId, spec: DriveSpec, state: VolumeState, now: UnixTime) -> Self {
         Self {

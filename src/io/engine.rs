@@ -20,6 +20,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use super::file::SharedFile;
+use super::operation::{Loan, Operation, engine_gone};
 use super::pool::{Block, SharedBlock};
 use super::ring::{self, Ring};
 use super::threads::{self, Threads};
@@ -115,7 +116,7 @@ impl EngineFile {
     pub fn read_at(&self, block: Block, len: usize, offset: u64) -> Submitted<(Block, io::Result<usize>)> {
         let (done, answer) = oneshot::channel();
         let room = block.len();
-        let loan = Loan { held: Some((block, done)) };
+        let loan = Loan::new(block, done);
         if len > room {
             loan.settle(Err(io::ErrorKind::InvalidInput.into()));
         } else {
@@ -154,65 +155,6 @@ impl Future for Submitted<(Block, io::Result<usize>)> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.answer).poll(context).map(|answer| answer.expect("a dropped loan answers"))
     }
-}
-
-type Filled = (Block, io::Result<usize>);
-
-/// What the engines are asked to do. Each drops buffer and file before it answers.
-#[derive(Debug)]
-pub(super) enum Operation {
-    Write {
-        file: SharedFile,
-        data: SharedBlock,
-        range: Range<usize>,
-        offset: u64,
-        done: oneshot::Sender<io::Result<()>>,
-    },
-    Read {
-        file: SharedFile,
-        loan: Loan,
-        len: usize,
-        offset: u64,
-    },
-}
-
-/// A block that a read fills. It goes back to who lent it, even when the engine dies with it.
-#[derive(Debug)]
-pub(super) struct Loan {
-    /// `None` once settled.
-    held: Option<(Block, oneshot::Sender<Filled>)>,
-}
-
-impl AsMut<[u8]> for Loan {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self.held.as_mut().map(|(block, _)| &mut **block).unwrap_or_default()
-    }
-}
-
-impl Loan {
-    /// Gives the block back with the outcome.
-    pub(super) fn settle(mut self, outcome: io::Result<usize>) {
-        self.give_back(outcome);
-    }
-
-    fn give_back(&mut self, outcome: io::Result<usize>) {
-        if let Some((block, done)) = self.held.take() {
-            // With nobody waiting, the block goes home from here.
-            let _ = done.send((block, outcome));
-        }
-    }
-}
-
-impl Drop for Loan {
-    fn drop(&mut self) {
-        if self.held.is_some() {
-            self.give_back(Err(engine_gone()));
-        }
-    }
-}
-
-fn engine_gone() -> io::Error {
-    io::Error::other("the I/O engine has ended")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 pub mod descriptors;
 mod engine;
 mod file;
+mod operation;
 mod pool;
 pub mod probe;
 mod ring;

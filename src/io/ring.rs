@@ -24,8 +24,8 @@ use tokio::sync::mpsc;
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 use tokio_util::task::TaskTracker;
 
-use super::engine::{Loan, Operation};
 use super::file::SharedFile;
+use super::operation::{Loan, Operation};
 use super::pool::{ALIGN, Block, Pool, SharedBlock};
 
 /// Slots of one ring's submission queue. More in flight than this costs a system call per overflow, no failure.

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::engine::Operation;
+use super::operation::Operation;
 
 /// The fewest threads: three uploads with four writes each in flight leave as many free as a fourth may have. A thread
 /// that waits costs nothing.

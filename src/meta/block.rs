@@ -9,6 +9,7 @@ use futures_util::TryStreamExt as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
+use super::order::{Of, word};
 use super::volumes::{SELECT_VOLUMES, bytes_from, from_row, push_states};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
@@ -569,38 +570,6 @@ impl Mark {
             SortKey::Name => sql.push_bind(self.name.clone()),
             SortKey::State => sql.push_bind(self.state),
         };
-    }
-}
-
-/// What a list is of.
-#[derive(Clone, Copy)]
-pub(super) enum Of {
-    Volumes { by_name: bool },
-    Backups,
-}
-
-impl Of {
-    /// The column of a key. Few volumes have one name: those of a list by name are found by that and then sorted, and
-    /// the sign keeps away the index that is in order already (<https://www.sqlite.org/optoverview.html#uplus>).
-    pub(super) const fn column(self, key: SortKey) -> &'static str {
-        match (key, self) {
-            (SortKey::Created, Self::Volumes { by_name: true }) => "+created",
-            (SortKey::Created, _) => "created",
-            (SortKey::Updated, _) => "updated",
-            (SortKey::Size, _) => "size",
-            (SortKey::Id, _) => "id",
-            (SortKey::Name, Self::Volumes { .. }) => "name",
-            // A backup may have none.
-            (SortKey::Name, Self::Backups) => "COALESCE(name, '')",
-            (SortKey::State, _) => "state",
-        }
-    }
-}
-
-pub(super) const fn word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ascending => "ASC",
-        Direction::Descending => "DESC",
     }
 }
 

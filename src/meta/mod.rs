@@ -28,6 +28,7 @@ mod identity;
 mod jobs;
 mod keys;
 mod log;
+mod order;
 mod recent;
 mod recovery;
 mod sessions;

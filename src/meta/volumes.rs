@@ -6,6 +6,7 @@ use futures_util::TryStreamExt as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
+use super::order::{Of, word};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
     ByteCount, ContentId, DriveFilter, HpcFields, Media, NameMatch, Page, Seen, Sha256, TenantId, UnixTime, Volume,
@@ -208,8 +209,8 @@ fn volume_ids(ids: &[Vec<u8>]) -> Result<Vec<VolumeId>, MetaError> {
 fn push_page(query: &mut QueryBuilder<Sqlite>, filter: &DriveFilter, page: Page) {
     query.push(" ORDER BY ");
     for (key, direction) in &filter.order {
-        let of = super::block::Of::Volumes { by_name: false };
-        query.push(format!("{} {}, ", of.column(*key), super::block::word(*direction)));
+        let of = Of::Volumes { by_name: false };
+        query.push(format!("{} {}, ", of.column(*key), word(*direction)));
     }
     query.push("created, id LIMIT ").push_bind(page.limit.map_or(i64::MAX, i64::from));
     query.push(" OFFSET ").push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));

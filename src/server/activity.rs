@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::watched::Progress;
+use super::moved::Moved;
 
 /// Shared by a connection and its requests.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Activity {
     }
 
     /// Waits until the peer has sent no request, or taken nothing of an answer, for too long.
-    pub(super) async fn until_idle(&self, moved: &Progress, patience: Patience) {
+    pub(super) async fn until_idle(&self, moved: &Moved, patience: Patience) {
         let often = patience.head.min(patience.idle) / 4;
         let mut look = tokio::time::interval(often.clamp(Duration::from_millis(20), Duration::from_secs(1)));
         let mut taken = (moved.written(), Instant::now());
@@ -141,13 +141,13 @@ mod tests {
 
     const PATIENCE: Patience = Patience { head: Duration::from_millis(50), idle: Duration::from_millis(50) };
 
-    async fn is_idle(activity: &Arc<Activity>, moved: &Progress) -> bool {
+    async fn is_idle(activity: &Arc<Activity>, moved: &Moved) -> bool {
         tokio::time::timeout(Duration::from_millis(300), activity.until_idle(moved, PATIENCE)).await.is_ok()
     }
 
     #[tokio::test]
     async fn a_peer_that_sends_no_request_or_takes_no_answer_is_idle() {
-        let (activity, moved) = (Activity::new(), Progress::default());
+        let (activity, moved) = (Activity::new(), Moved::default());
         assert!(is_idle(&activity, &moved).await);
         let _answer = activity.answer();
         assert!(is_idle(&activity, &moved).await);
@@ -155,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_is_worked_on_is_never_idle() {
-        let (activity, moved) = (Activity::new(), Progress::default());
+        let (activity, moved) = (Activity::new(), Moved::default());
         let work = activity.work();
         let _answer = activity.answer();
         assert!(!is_idle(&activity, &moved).await);

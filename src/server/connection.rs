@@ -23,10 +23,11 @@ use super::framing::FramingGuard;
 use super::handle::{self, Connection};
 use super::incoming::{LINGER, LINGER_MOST};
 use super::interim::{Interim, Trials};
+use super::moved::Moved;
 use super::regions::FileRegions;
 use super::sendfile::SendfileStream;
 use super::tap::Tap;
-use super::watched::{Progress, Watched};
+use super::watched::Watched;
 use super::{Bound, Server};
 use crate::dialect::Side;
 use crate::metrics::Metrics;
@@ -103,7 +104,7 @@ const EVICTED: &str = "all connections are taken, and this one had not shown who
 
 /// Reads the counts of a connection.
 struct Meter {
-    written: Arc<Progress>,
+    written: Arc<Moved>,
     regions: Option<FileRegions>,
 }
 
@@ -134,7 +135,7 @@ async fn speak(
         () = after(stop, GOODBYE) => return Err(STOPPING.into()),
     };
     let places = server.places(stream.local_addr()?, bound, side);
-    let written = Arc::new(Progress::default());
+    let written = Arc::new(Moved::default());
     let interim = Arc::new(Interim::default());
     let mut connection = Connection {
         activity: standing.activity.clone(),
@@ -186,7 +187,7 @@ async fn speak(
 async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Arc<Server>,
     (mut stream, socket): (Watched<S>, &TcpStream),
-    moved: &Progress,
+    moved: &Moved,
     connection: Connection,
     stop: &CancellationToken,
 ) -> Ended {
@@ -249,7 +250,7 @@ async fn part<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut Watched<S>) -> End
 async fn speak_http2<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Arc<Server>,
     stream: Watched<S>,
-    moved: &Progress,
+    moved: &Moved,
     connection: Connection,
     stop: &CancellationToken,
 ) -> Ended {
@@ -286,7 +287,7 @@ async fn after(stop: &CancellationToken, time: Duration) {
 
 /// Waits, once the server stops, until the connection is in the middle of nothing. What has come of a request when the
 /// stop does may still become one.
-async fn unused(activity: &Activity, moved: &Progress, server: &Server, stop: &CancellationToken) {
+async fn unused(activity: &Activity, moved: &Moved, server: &Server, stop: &CancellationToken) {
     after(stop, GOODBYE).await;
     activity.until_idle(moved, Patience { head: GOODBYE, ..server.patience() }).await;
 }

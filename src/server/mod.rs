@@ -11,6 +11,7 @@ mod incoming;
 mod interim;
 mod list;
 pub mod listener;
+pub mod moved;
 mod origin;
 mod proxy;
 pub mod regions;

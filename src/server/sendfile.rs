@@ -361,8 +361,9 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
+    use crate::server::moved::Moved;
     use crate::server::regions::tests::file;
-    use crate::server::watched::{Progress, Watched};
+    use crate::server::watched::Watched;
     use crate::skipped::skipped;
 
     const BEFORE: &[u8] = b"--part\r\n";
@@ -401,12 +402,7 @@ mod tests {
 
     /// Serves a connection: `/OFFSET-LEN/OFFSET-LEN` answers these ranges, each behind [`BEFORE`]. What `ready` does
     /// comes between the frames and the answer.
-    async fn serve(
-        socket: TcpStream,
-        file: SharedFile,
-        progress: Arc<Progress>,
-        ready: impl Fn(),
-    ) -> hyper::Result<()> {
+    async fn serve(socket: TcpStream, file: SharedFile, progress: Arc<Moved>, ready: impl Fn()) -> hyper::Result<()> {
         let regions = FileRegions::default();
         let io = TokioIo::new(Watched::new(SendfileStream::new(Arc::new(socket), regions.clone()), None, progress));
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
@@ -459,7 +455,7 @@ mod tests {
     async fn two_hundred_random_ranges_come_as_they_are_in_the_file_on_one_connection() {
         let (file, bytes) = file((3 << 20) + 123);
         let (mut client, socket) = pair(false).await;
-        let progress = Arc::<Progress>::default();
+        let progress = Arc::<Moved>::default();
         let size = bytes.len() as u64;
         let range = (0..size, 0..22_u32, any::<u64>())
             .prop_map(move |(offset, scale, len)| format!("/{offset}-{}", (len % (1 << scale)).min(size - offset)));

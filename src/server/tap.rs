@@ -26,7 +26,7 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::net::TcpStream;
 
 use super::framing::FramingGuard;
-use super::watched::Progress;
+use super::moved::Moved;
 
 /// Smaller bodies are hyper's: ending its conversation would cost more than the copy.
 const LEAST: u64 = 256 << 10;
@@ -35,7 +35,7 @@ const LEAST: u64 = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Tap {
     socket: Arc<TcpStream>,
-    moved: Arc<Progress>,
+    moved: Arc<Moved>,
     state: Mutex<State>,
 }
 
@@ -61,7 +61,7 @@ enum At {
 }
 
 impl Tap {
-    pub(super) fn new(socket: Arc<TcpStream>, moved: Arc<Progress>) -> Arc<Self> {
+    pub(super) fn new(socket: Arc<TcpStream>, moved: Arc<Moved>) -> Arc<Self> {
         let state = State { at: At::Closed, heads: 0, reader: None };
         Arc::new(Self { socket, moved, state: Mutex::new(state) })
     }

@@ -7,60 +7,18 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::framing::FramingGuard;
 use super::interim::{CONTINUE, Interim};
+use super::moved::Moved;
 use super::tap::Tap;
 
 /// The most that one read of HTTP/1 brings, but for an upload's body. hyper makes room for as much as it was given
 /// before, and keeps it; so a peer that may send nothing large cannot have it hold much (I12).
 const NARROW: usize = 8 << 10;
-
-/// How many bytes a connection has moved; shared with whoever watches for stalled peers.
-#[derive(Debug, Default)]
-pub struct Progress {
-    read: AtomicU64,
-    written: AtomicU64,
-    /// The body of an upload that was let in is read.
-    wide: AtomicBool,
-}
-
-/// See [`Progress::widen`].
-#[derive(Debug)]
-pub(super) struct Wide(Arc<Progress>);
-
-impl Drop for Wide {
-    fn drop(&mut self) {
-        self.0.wide.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Progress {
-    /// Bytes that came in.
-    pub fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
-
-    /// Counts bytes that came in.
-    pub(super) fn add_read(&self, bytes: u64) {
-        self.read.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Has an upload's body come in large pieces until the guard is dropped.
-    pub(super) fn widen(self: &Arc<Self>) -> Wide {
-        self.wide.store(true, Ordering::Relaxed);
-        Wide(self.clone())
-    }
-
-    /// Bytes the socket took.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -71,13 +29,13 @@ pub struct Watched<S> {
     interim: Option<Arc<Interim>>,
     /// What is left to write of an interim answer.
     interim_left: &'static [u8],
-    progress: Arc<Progress>,
+    moved: Arc<Moved>,
 }
 
 impl<S> Watched<S> {
     /// Watches `stream`, of which nothing has been read.
-    pub fn new(stream: S, guard: Option<FramingGuard>, progress: Arc<Progress>) -> Self {
-        Self { stream, guard, tap: None, interim: None, interim_left: &[], progress }
+    pub fn new(stream: S, guard: Option<FramingGuard>, moved: Arc<Moved>) -> Self {
+        Self { stream, guard, tap: None, interim: None, interim_left: &[], moved }
     }
 
     /// The same, with large bodies to be had from `tap`, if there is one, which reads the socket of `stream`.
@@ -106,7 +64,7 @@ impl<S> Watched<S> {
 
     fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(written)) = written {
-            self.progress.written.fetch_add(written as u64, Ordering::Relaxed);
+            self.moved.add_written(written as u64);
         }
         written
     }
@@ -127,7 +85,7 @@ impl<S: AsyncRead + Unpin> Watched<S> {
     }
 
     fn poll_stream(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let is_wide = self.guard.is_none() || self.progress.wide.load(Ordering::Relaxed);
+        let is_wide = self.guard.is_none() || self.moved.is_wide();
         if is_wide || buffer.remaining() <= NARROW {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
         }
@@ -149,7 +107,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let came = &buffer.filled()[before..];
         if !came.is_empty() {
             let watched = &mut *self;
-            watched.progress.add_read(came.len() as u64);
+            watched.moved.add_read(came.len() as u64);
             if let Some(guard) = &mut watched.guard {
                 guard.feed(came);
                 if let Some(tap) = &watched.tap {

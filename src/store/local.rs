@@ -24,6 +24,7 @@
 //! When a future is dropped, its step on disk goes on if it has begun, and never begins if it has not. Steps on one id
 //! exclude each other, so a removal that follows finds whatever the step left, published or not.
 
+mod files;
 mod flush;
 mod holes;
 mod lost;
@@ -40,7 +41,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_util::task::AbortOnDropHandle;
 
-use self::steps::{Begun, Form, Opened, Steps, length};
+use self::files::length;
+use self::steps::{Begun, Form, Opened, Steps};
 use super::{
     BlockStore, Boxed, Content, Draft, DraftOptions, Image, Ledger, Record, Reservation, Run, StoreError, Swept,
     data_runs, is_zero,

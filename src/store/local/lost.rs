@@ -11,8 +11,9 @@ use std::path::Path;
 
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 
+use super::files::{length, sync_dir};
 use super::sidecar;
-use super::steps::{Steps, ids_in, length, place, sync_dir, unlink};
+use super::steps::{Steps, ids_in, place, unlink};
 use crate::domain::{ByteCount, UnixTime, VolumeId};
 use crate::store::{Record, StoreError, Swept};
 

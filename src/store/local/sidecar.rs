@@ -32,6 +32,7 @@ use rustix::fs::{OFlags, XattrFlags, fgetxattr, fsetxattr};
 use rustix::io::Errno;
 use twox_hash::XxHash3_128;
 
+use super::files::create_file;
 use crate::domain::{ByteCount, Pieces, TenantId, VolumeId};
 use crate::store::{Record, StoreError};
 
@@ -57,7 +58,7 @@ const MOST_ATTACHED: u64 = 64 << 10;
 
 /// Writes and flushes a new sidecar.
 pub(super) fn write(path: &Path, pieces: &Pieces) -> io::Result<()> {
-    let mut file = super::steps::create_file(path, OFlags::empty())?;
+    let mut file = create_file(path, OFlags::empty())?;
     file.write_all(&encode(pieces))?;
     file.sync_all()
 }

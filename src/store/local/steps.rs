@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::files::{create_file, length, sync_dir};
 use super::flush::SharedFlush;
 use super::{Direct, LocalSettings, holes, sidecar};
 use crate::domain::{ByteCount, CrashPoints, JobId, PIECE, Pieces, UnixTime, VolumeId};
@@ -545,19 +546,6 @@ pub(super) fn ids_in(dir: &Path) -> io::Result<Vec<VolumeId>> {
         ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<VolumeId>().ok()));
     }
     Ok(ids)
-}
-
-pub(super) fn create_file(path: &Path, flags: OFlags) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true).mode(0o600).custom_flags(flags.bits().cast_signed()).open(path)
-}
-
-pub(super) fn length(file: &File) -> io::Result<ByteCount> {
-    Ok(ByteCount::new(file.metadata()?.len()).unwrap_or(ByteCount::MAX))
-}
-
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 /// Gives a draft the place of an image. What has that place gets the draft's, in the same step.
