@@ -183,7 +183,7 @@ impl Drop for Place {
 }
 
 /// Who has a share: with IPv6 a whole network of 64 bits, which is the least that one subscriber gets (RFC 6177).
-fn holder(address: IpAddr) -> IpAddr {
+pub(super) fn holder(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         v4 @ IpAddr::V4(_) => v4,

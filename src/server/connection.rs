@@ -36,15 +36,6 @@ use crate::transfer::Transport;
 /// A PROXY header is one packet and a handshake a few; a peer that needs longer, or longer than for a head, is stalling.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Streams at once on one HTTP/2 connection. Each may hold a block, and a browser opens fewer.
-const STREAMS: u32 = 32;
-
-/// What one HTTP/2 upload may send ahead of what we have taken: the bandwidth-delay product of 10 Gbit/s at 1 ms.
-const STREAM_WINDOW: u32 = 1 << 20;
-
-/// The same for all streams of a connection together, which bounds its memory (I12).
-const CONNECTION_WINDOW: u32 = 4 << 20;
-
 /// The most bytes of a request's head, on HTTP/1.1 with its first line; more is answered with 431. As large as the
 /// largest cookies and tokens that are met, and small enough to be held for every connection at once (I12).
 const HEAD: u32 = 16 << 10;
@@ -256,11 +247,12 @@ async fn speak_http2<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Ended {
     let activity = connection.activity.clone();
     let idle = activity.until_idle(moved, server.patience());
+    let window = server.windows.open(Some(connection.peer.ip()).filter(|peer| !server.proxies.is_trusted(*peer)));
     let service = service_fn(answers(server, connection));
     let conversation = http2::Builder::new(Tracked(server.control.tracker().clone()))
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(window.streams)
+        .initial_stream_window_size(window.stream)
+        .initial_connection_window_size(window.connection)
         .max_header_list_size(HEAD)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(conversation, idle);

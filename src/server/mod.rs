@@ -16,10 +16,12 @@ mod origin;
 mod proxy;
 pub mod regions;
 pub mod sendfile;
+mod shares;
 mod tap;
 mod timing;
 pub mod tls;
 pub mod watched;
+mod windows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use activity::Patience;
 use admission::Admission;
 use answers::Answers;
 use tls::SideTls;
+use windows::Windows;
 
 pub use proxy::Proxies;
 
@@ -72,6 +75,8 @@ pub struct Server {
     connections: TaskTracker,
     /// The memory of answers that are not taken yet.
     answers: Arc<Answers>,
+    /// What may arrive over HTTP/2.
+    windows: Windows,
     /// A lack of descriptors is told of once.
     has_told_of_files: AtomicBool,
     router: matchit::Router<&'static dialect::Route>,
@@ -146,6 +151,7 @@ impl Server {
             proxies,
             connections: TaskTracker::new(),
             answers: Answers::new(),
+            windows: Windows::new(),
             has_told_of_files: AtomicBool::new(false),
             router: dialect::router(),
         })

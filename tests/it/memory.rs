@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::harness::http2::Http2;
 use crate::harness::peer;
 use crate::harness::raw::basic;
 use crate::harness::server::uuid_of;
@@ -236,6 +237,31 @@ fn two_thousand_connections_without_a_login_take_a_bounded_part_of_memory() {
     let peak = machine::peak_memory(server.pid());
     println!("{count} connections, before: {} MiB, peak: {} MiB", before >> 20, peak >> 20);
     assert!(peak < before + (160 << 20), "{} MiB", peak >> 20);
+}
+
+/// What the server lets arrive before anybody has taken it is what it may have to hold.
+#[test]
+fn what_is_sent_ahead_over_http2_takes_a_bounded_part_of_memory() {
+    let server = peer::tls_setup().config("memory.budget = \"8 MiB\"").start();
+    let login = basic(&server.credentials());
+    let login = login.split_once(": ").expect("a field").1;
+    let before = machine::memory(server.pid());
+    let mut sent = 0;
+    let held: Vec<_> = (0..80)
+        .map(|_| {
+            let mut peer = Http2::connect(peer::authority(&server));
+            for _ in 0..4 {
+                sent += peer.post(UPLOAD, &[("authorization", login), ("content-type", "application/octet-stream")]);
+            }
+            peer.settle();
+            peer
+        })
+        .collect();
+    let peak = machine::peak_memory(server.pid());
+    println!("{} MiB sent, before: {} MiB, peak: {} MiB", sent >> 20, before >> 20, peak >> 20);
+    assert!(sent > 0 && sent < 100 << 20, "{} MiB", sent >> 20);
+    assert!(peak < before + (160 << 20), "{} MiB", peak >> 20);
+    drop(held);
 }
 
 trait Stalled: std::io::Read + std::io::Write {}

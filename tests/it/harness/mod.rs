@@ -5,6 +5,7 @@ pub(crate) mod clients;
 pub(crate) mod cloud;
 pub(crate) mod curl;
 pub(crate) mod disk;
+pub(crate) mod http2;
 pub(crate) mod hyper;
 pub(crate) mod image;
 pub(crate) mod machine;
