@@ -1,5 +1,6 @@
 //! `longshore serve`: runs the server until a signal.
 
+use std::pin::pin;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,11 +22,13 @@ pub(super) fn run(config: Config, accept_loss: bool, dropped_lines: DroppedLines
         if let Err(error) = print_usage(&app) {
             tracing::warn!(%error, "cannot print how to use this server");
         }
+        let mut gives_back = pin!(allocator::give_back_freed_memory());
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => app.reload(),
+                never = gives_back.as_mut() => match never {},
             }
         }
         tracing::info!(seconds = drain.as_secs_f64(), "stopping; running transfers have this long");
