@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -68,11 +68,13 @@ pub(super) struct Standing {
 #[derive(Debug)]
 pub(super) struct Place {
     standing: Arc<Standing>,
-    address: Option<IpAddr>,
+    /// Whose share it is of, once that is known.
+    address: OnceLock<IpAddr>,
 }
 
 /// The address has all that one may have.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the address has all the connections that one may have")]
 pub(super) struct ShareIsTaken;
 
 impl Admission {
@@ -93,7 +95,7 @@ impl Admission {
             freed.as_mut().enable();
             {
                 let mut state = self.lock();
-                if address.is_some_and(|address| state.of_address.get(&address).is_some_and(|n| *n >= self.share)) {
+                if address.is_some_and(|address| state.count(address) >= self.share) {
                     return Err(ShareIsTaken);
                 }
                 if state.held < self.total {
@@ -120,7 +122,7 @@ impl Admission {
             admission: self.clone(),
         });
         state.strangers.insert(number, standing.clone());
-        Place { standing, address }
+        Place { standing, address: address.map(OnceLock::from).unwrap_or_default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,6 +132,11 @@ impl Admission {
 }
 
 impl State {
+    /// How many places this address has.
+    fn count(&self, address: IpAddr) -> usize {
+        self.of_address.get(&address).copied().unwrap_or_default()
+    }
+
     /// Has a stranger make room who has been silent for so long, if there is one.
     fn evict(&mut self, silence: Duration) {
         let oldest = self.strangers.values().take(LOOKED_AT);
@@ -156,6 +163,20 @@ impl Place {
         self.standing.clone()
     }
 
+    /// A proxy has told who has it: from here on it is of that address's share, and of no other's.
+    pub(super) fn is_of(&self, address: IpAddr) -> Result<(), ShareIsTaken> {
+        let address = holder(address);
+        let admission = &self.standing.admission;
+        let mut state = admission.lock();
+        if state.count(address) >= admission.share {
+            return Err(ShareIsTaken);
+        }
+        if self.address.set(address).is_ok() {
+            *state.of_address.entry(address).or_default() += 1;
+        }
+        Ok(())
+    }
+
     /// Waits until another connection is to have this place.
     pub(super) async fn evicted(&self) {
         self.standing.evicted.cancelled().await;
@@ -168,12 +189,12 @@ impl Drop for Place {
         let mut state = admission.lock();
         state.held -= 1;
         state.strangers.remove(&self.standing.number);
-        if let Some(address) = self.address
-            && let Some(held) = state.of_address.get_mut(&address)
+        if let Some(address) = self.address.get()
+            && let Some(held) = state.of_address.get_mut(address)
         {
             *held -= 1;
             if *held == 0 {
-                state.of_address.remove(&address);
+                state.of_address.remove(address);
             }
         }
         drop(state);
@@ -229,6 +250,20 @@ mod tests {
         assert!(admission.place(Some(address("2001:db8::ffff:1"))).await.is_err());
         let _other = admission.place(Some(address("2001:db8:0:1::1"))).await.unwrap();
         let _proxy = [admission.place(None).await.unwrap(), admission.place(None).await.unwrap()];
+    }
+
+    #[tokio::test]
+    async fn what_comes_by_a_proxy_is_of_the_share_of_who_is_behind_it() {
+        let admission = Admission::new(8, 2);
+        let proxied = [admission.place(None).await.unwrap(), admission.place(None).await.unwrap()];
+        let direct = admission.place(Some(address("10.0.0.1"))).await.unwrap();
+        proxied[0].is_of(address("::ffff:10.0.0.1")).unwrap();
+        assert_eq!(proxied[1].is_of(address("10.0.0.1")), Err(ShareIsTaken));
+        proxied[1].is_of(address("10.0.0.2")).unwrap();
+        drop(direct);
+        let _direct = admission.place(Some(address("10.0.0.1"))).await.unwrap();
+        drop(proxied);
+        assert_eq!(admission.lock().of_address.len(), 1);
     }
 
     #[tokio::test]

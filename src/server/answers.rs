@@ -27,8 +27,8 @@ const TOTAL: usize = 64 << 20;
 /// An answer as short as this is among what a connection may take, and needs no room.
 const SMALL: usize = 16 << 10;
 
-/// What a page may take, and a piece of a longer list: 2 MiB of its volumes' own words, at most two more, what every volume has, and the same
-/// as text.
+/// What a page may take, and a piece of a longer list: 2 MiB of its volumes' own words, at most two more, what every
+/// volume has, and the same as text.
 pub(super) const PAGE: usize = 8 << 20;
 
 /// What one volume may take: its row has 256 KiB at most.

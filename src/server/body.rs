@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 
 use super::activity::{Activity, Busy};
 use super::answers::Room;
+use super::handle::UnderWay;
 use super::incoming::Payload;
 use super::list::{List, Piece};
 use super::regions::FileRegions;
@@ -26,6 +27,8 @@ pub(super) enum Body {
     Download(Download),
     /// A list that is longer than what is held of it.
     List(Pieces),
+    /// One of these, that counts among what is under way until it is dropped.
+    Counted { body: Box<Self>, _shares: UnderWay },
 }
 
 /// A list that is being sent.
@@ -202,6 +205,7 @@ impl Body {
             Self::List(pieces) => pieces.first.len(),
             // Blocks of the pool, or none.
             Self::Download(_) => 0,
+            Self::Counted { body, .. } => body.held(),
         }
     }
 
@@ -212,6 +216,11 @@ impl Body {
             (Self::List(pieces), room) => Self::List(Pieces { room, ..pieces }),
             (other, _) => other,
         }
+    }
+
+    /// The same, counted as this.
+    pub(super) fn counted(self, shares: UnderWay) -> Self {
+        Self::Counted { body: Box::new(self), _shares: shares }
     }
 
     /// The same, known to the connection's watch while it is sent.
@@ -232,11 +241,15 @@ impl http_body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
+        if let Self::Counted { body, .. } = this {
+            return Pin::new(&mut **body).poll_frame(cx);
+        }
         let next = match this {
             Self::Whole(bytes) if bytes.is_empty() => None,
             Self::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Self::Download(download) => ready!(download.poll_next(cx)),
             Self::List(pieces) => ready!(pieces.poll_next(cx)),
+            Self::Counted { .. } => None,
         };
         if let Some(Err(error)) = &next {
             // The head is out, so cutting the connection is the only way left to tell the peer.
@@ -254,6 +267,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Download(download) => matches!(download.state, State::Ended) && !download.tells_timing,
             Self::List(pieces) => pieces.first.is_empty() && pieces.turn.is_none(),
+            Self::Counted { body, .. } => body.is_end_stream(),
         }
     }
 
@@ -262,6 +276,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             // The length of a download is in the head; that of a list nobody knows before its last piece.
             Self::Download(_) | Self::List(_) => SizeHint::default(),
+            Self::Counted { body, .. } => body.size_hint(),
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, Patience};
-use super::admission::{Place, Standing};
+use super::admission::Place;
 use super::body::Body;
 use super::framing::FramingGuard;
 use super::handle::{self, Connection};
@@ -70,7 +70,7 @@ pub(super) async fn serve(
         biased;
         () = kill.cancelled() => None,
         () = place.evicted() => Some(Err(EVICTED.into())),
-        ended = Box::pin(speak(&server, socket, place.standing(), &stop, &kill)) => Some(ended),
+        ended = Box::pin(speak(&server, socket, &place, &stop, &kill)) => Some(ended),
     };
     if let Some(Err(error)) = ended {
         // Peers break off all the time; the transfer's own line says what was lost.
@@ -114,17 +114,26 @@ type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 async fn speak(
     server: &Arc<Server>,
     socket: Socket,
-    standing: Arc<Standing>,
+    place: &Place,
     stop: &CancellationToken,
     kill: &CancellationToken,
 ) -> Ended {
     let Socket { mut stream, peer, side, bound } = socket;
     let beginning = HANDSHAKE.min(server.limits.head);
     let told = tokio::time::timeout(beginning, server.proxies.peer_of(&mut stream, peer));
+    let standing = place.standing();
+    let proxy = peer;
     let peer = tokio::select! {
         peer = told => peer??,
         () = after(stop, GOODBYE) => return Err(STOPPING.into()),
     };
+    if peer != proxy
+        && !server.proxies.is_trusted(peer.ip())
+        && let Err(taken) = place.is_of(peer.ip())
+    {
+        server.refuse(&stream, peer, side);
+        return Err(taken.into());
+    }
     let places = server.places(stream.local_addr()?, bound, side);
     let written = Arc::new(Moved::default());
     let interim = Arc::new(Interim::default());

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::Server;
 use super::activity::Activity;
-use super::admission::Standing;
+use super::admission::{Standing, holder};
 use super::answers::{self, Room};
 use super::body::{Body, Download, Pieces};
 use super::framing::Framing;
@@ -27,6 +27,7 @@ use super::list::{Asked, List};
 use super::moved::Moved;
 use super::origin;
 use super::regions::FileRegions;
+use super::shares::Share;
 use super::tap::Tap;
 use super::timing::{self, SERVER_TIMING};
 use crate::auth::{Signed, is_digest_of};
@@ -37,7 +38,7 @@ use crate::dialect::{
 };
 use crate::domain::{
     Command, Fault, FaultKind, HpcLogin, HpcOutcome, IdentityCommand, Intent, Outcome, Principal, SendPlan, Sha256,
-    UnixTime, Volume,
+    TenantId, UnixTime, Volume,
 };
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport};
@@ -97,8 +98,16 @@ pub(super) async fn answer(
     let tapped = connection.tap.as_ref().and_then(|tap| tap.offer(index, is_last(&parts)));
     let body = Payload::new(body, tapped);
     let is_late = server.control.is_draining();
-    let mut exchange =
-        Exchange { server: &server, connection: &connection, client, parts: &parts, route: "none", started, is_late };
+    let mut exchange = Exchange {
+        server: &server,
+        connection: &connection,
+        client,
+        parts: &parts,
+        route: "none",
+        started,
+        is_late,
+        shares: UnderWay::default(),
+    };
     let mut response = exchange.run(index, body).instrument(span.clone()).await;
     if let Ok(id) = HeaderValue::try_from(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -112,7 +121,15 @@ pub(super) async fn answer(
     server.metrics.request_answered(route, status.as_u16(), started.elapsed().as_secs_f64());
     // The route's pattern and not the path, which may hold a ticket (I10).
     tracing::debug!(parent: &span, method = %parts.method, route, status = status.as_u16(), "answered");
-    response.map(|body| body.watched_by(&connection.activity))
+    let shares = std::mem::take(&mut exchange.shares);
+    response.map(|body| body.watched_by(&connection.activity).counted(shares))
+}
+
+/// What a request counts as, until its answer was sent.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    tenant: OnceLock<Share<TenantId>>,
+    address: Option<Share<IpAddr>>,
 }
 
 /// Who makes a request.
@@ -135,6 +152,7 @@ struct Exchange<'a> {
     started: Instant,
     /// It came after the server was told to stop.
     is_late: bool,
+    shares: UnderWay,
 }
 
 impl Exchange<'_> {
@@ -152,6 +170,13 @@ impl Exchange<'_> {
         }
         if let Some(response) = self.operational(path).await {
             return response;
+        }
+        if self.client != self.connection.peer.ip() {
+            self.shares.address = self.server.addresses.take(holder(self.client));
+            if self.shares.address.is_none() {
+                let told = "as many requests of this address are under way as may be; try again";
+                return self.reject(Dialect::of_path(path), &Fault::new(FaultKind::Unavailable, told), body);
+            }
         }
         // What began before is finished, and this was not begun: whoever made it can make it again elsewhere.
         if self.is_late {
@@ -182,8 +207,11 @@ impl Exchange<'_> {
             Ok(caller) => caller,
             Err(fault) => return self.reject(endpoint.dialect(), &fault, body),
         };
-        if caller.principal.is_some() {
+        if let Some(principal) = &caller.principal {
             self.connection.standing.know();
+            if let Err(fault) = self.count(principal.tenant) {
+                return self.reject(endpoint.dialect(), &fault, body);
+            }
         }
         let (length, mut body) = (body.length(), body);
         let (bytes, body) = match endpoint.body {
@@ -267,6 +295,15 @@ impl Exchange<'_> {
         self.server.answers.room(Some(principal.tenant), most, self.server.limits.head).await.map(Some)
     }
 
+    /// Counts the request among those of this tenant.
+    fn count(&self, tenant: TenantId) -> Result<(), Fault> {
+        let told = "as many requests of this tenant are under way as may be; try again";
+        let share = self.server.tenants.take(tenant).ok_or_else(|| Fault::new(FaultKind::Unavailable, told))?;
+        // A request is counted once, before anything is done for it.
+        let _ = self.shares.tenant.set(share);
+        Ok(())
+    }
+
     async fn identify(&self, caller: Option<&Principal>, command: IdentityCommand) -> Result<Outcome, Fault> {
         let is_login = matches!(command, IdentityCommand::Issue { .. });
         let peer = self.client;
@@ -327,6 +364,12 @@ impl Exchange<'_> {
             Err(fault) => return self.refuse(Dialect::Direct, &fault),
         };
         self.connection.standing.know();
+        let tenant = match &opened {
+            Opened::Drive { drive: volume, .. } | Opened::Tree(volume, _) => volume.tenant,
+        };
+        if let Err(fault) = self.count(tenant) {
+            return self.refuse(Dialect::Direct, &fault);
+        }
         let (volume, image, checked) = match opened {
             Opened::Drive { drive, image, checked } => (drive, image, checked),
             Opened::Tree(tree, packable) => return self.send_tree(call, plan, &tree, packable),

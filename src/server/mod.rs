@@ -23,23 +23,25 @@ pub mod tls;
 pub mod watched;
 mod windows;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rustix::net::SendFlags;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{AccessTokens, Basic, Identity, Keys};
 use crate::control::Control;
 use crate::dialect::{self, Places, Side};
+use crate::domain::TenantId;
 use crate::metrics::Metrics;
 use activity::Patience;
 use admission::Admission;
 use answers::Answers;
+use shares::Shares;
 use tls::SideTls;
 use windows::Windows;
 
@@ -77,6 +79,9 @@ pub struct Server {
     answers: Arc<Answers>,
     /// What may arrive over HTTP/2.
     windows: Windows,
+    /// Requests under way: of each tenant, and of each address that a proxy has told of one by one.
+    tenants: Arc<Shares<TenantId>>,
+    addresses: Arc<Shares<IpAddr>>,
     /// A lack of descriptors is told of once.
     has_told_of_files: AtomicBool,
     router: matchit::Router<&'static dialect::Route>,
@@ -128,6 +133,12 @@ struct Bound {
     control: SocketAddr,
 }
 
+/// What one tenant may have under way: three quarters, as of other things.
+const fn share_of(total: usize) -> usize {
+    let share = total / 4 * 3;
+    if share == 0 { 1 } else { share }
+}
+
 impl Server {
     /// A server over these parts.
     pub fn new(
@@ -152,6 +163,8 @@ impl Server {
             connections: TaskTracker::new(),
             answers: Answers::new(),
             windows: Windows::new(),
+            tenants: Shares::new(share_of(limits.connections)),
+            addresses: Shares::new(limits.connections_per_address),
             has_told_of_files: AtomicBool::new(false),
             router: dialect::router(),
         })
@@ -202,20 +215,24 @@ impl Server {
         self.connections.wait().await;
     }
 
-    /// Addresses of proxies have no share: many people may be behind one.
+    /// Addresses of proxies have no share: many people may be behind one, each of whom has one as soon as the proxy has
+    /// told of them.
     fn connection_places(self: &Arc<Self>, admission: Arc<Admission>, side: Option<Side>) -> listener::Places {
         let (server, refusing) = (self.clone(), self.clone());
         listener::Places {
             admission,
             is_exempt: Arc::new(move |address| server.proxies.is_trusted(address)),
-            refuse: Arc::new(move |stream, peer| {
-                refusing.metrics.connections_refused.inc();
-                tracing::debug!(%peer, "refused: its address has all the connections that one may have");
-                if refusing.tls.of(side).is_none() {
-                    // Nothing is in its buffer, so that this waits for nobody.
-                    let _ = rustix::net::send(&stream, BUSY, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-                }
-            }),
+            refuse: Arc::new(move |stream, peer| refusing.refuse(&stream, peer, side)),
+        }
+    }
+
+    /// Tells a connection to which nothing was sent yet that it is not served.
+    fn refuse(&self, stream: &TcpStream, peer: SocketAddr, side: Option<Side>) {
+        self.metrics.connections_refused.inc();
+        tracing::debug!(%peer, "refused: its address has all the connections that one may have");
+        if self.tls.of(side).is_none() {
+            // Nothing is in its buffer, so that this waits for nobody.
+            let _ = rustix::net::send(stream, BUSY, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         }
     }
 

@@ -280,6 +280,41 @@ fn one_address_has_its_share_of_the_connections_and_is_told_so() {
     assert!(again >= 1.0);
 }
 
+/// From many addresses, each with few connections.
+#[test]
+fn one_tenant_has_its_share_of_what_is_under_way_and_is_told_so() {
+    let setup = Setup::default().config("limits.connections = 8").config("limits.connections_per_address = 2");
+    let server = setup.start();
+    let body = serde_json::json!({"name": "d", "size": 256 << 20, "media": "disk"});
+    let made = server.curl("/api/2.0/drives/").json("POST", &body).run();
+    let uuid = made.json()["objects"][0]["uuid"].as_str().expect("an id").to_owned();
+    let path = server.capability(&uuid);
+    let download = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let other = server.add_user("ann");
+    let ask = |source, credentials: &str| {
+        let mut stream = peer::from_address(source, server.authority());
+        let login = basic(credentials);
+        write!(stream, "GET /api/2.0/drives/ HTTP/1.1\r\nHost: x\r\n{login}\r\nConnection: close\r\n\r\n").unwrap();
+        peer::read_head(&mut stream)
+    };
+    let mut held: Vec<_> = (0..6)
+        .map(|n| {
+            let mut stream = peer::from_address([127, 0, 0, 10 + n], server.authority());
+            stream.write_all(download.as_bytes()).unwrap();
+            assert_eq!(peer::read_head(&mut stream).status, 200);
+            stream
+        })
+        .collect();
+    let refused = ask([127, 0, 0, 20], &server.credentials());
+    assert_eq!((refused.status, refused.field("retry-after")), (503, "5"));
+    assert!(refused.field("content-type").starts_with("application/json"));
+    assert_eq!(ask([127, 0, 0, 20], &other).status, 200);
+    held.pop();
+    crate::harness::wait_for("the place of the one that left", || {
+        (ask([127, 0, 0, 20], &server.credentials()).status == 200).then_some(())
+    });
+}
+
 #[test]
 fn connections_without_a_login_keep_nobody_out_who_has_one() {
     let server = Setup::default().config("limits.connections = 8").config("limits.head_seconds = 600").start();

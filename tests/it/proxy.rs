@@ -102,6 +102,42 @@ fn a_proxy_header_tells_who_connects_with_and_without_tls() {
 }
 
 #[test]
+fn who_is_behind_a_proxy_has_the_share_of_one_address_and_the_proxy_has_none() {
+    let setup = Setup::default().config("proxy.trusted = [\"127.0.0.1\"]").config("proxy.protocol = true");
+    let server = setup.config("limits.connections_per_address = 2").start();
+    let header = |last: u8| format!("PROXY TCP4 203.0.113.{last} 127.0.0.1 4711 80\r\n");
+    let ask = |last| {
+        let mut stream = connected(server.authority(), header(last).as_bytes());
+        let _ = write!(stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        (peer::read_head(&mut stream).status, stream)
+    };
+    let held = [ask(7), ask(7), ask(8), ask(8), ask(9)];
+    assert!(held.iter().all(|(status, _)| *status == 200));
+    assert_eq!([ask(7).0, ask(8).0, ask(9).0], [503, 503, 200]);
+    drop(held);
+    crate::harness::wait_for("the places of those that left", || (ask(7).0 == 200).then_some(()));
+}
+
+#[test]
+fn requests_of_who_is_behind_a_proxy_have_the_share_of_one_address() {
+    let setup = Setup::default().config("proxy.trusted = [\"127.0.0.1\"]").config("limits.connections_per_address = 2");
+    let server = setup.start();
+    let body = serde_json::json!({"name": "d", "size": 256 << 20, "media": "disk"});
+    let made = server.curl("/api/2.0/drives/").json("POST", &body).run();
+    let path = server.capability(made.json()["objects"][0]["uuid"].as_str().expect("an id"));
+    let ask = |path: &str, last: u8| {
+        let mut stream = connected(server.authority(), b"");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.{last}\r\n\r\n").unwrap();
+        (peer::read_head(&mut stream).status, stream)
+    };
+    let held = [ask(&path, 7), ask(&path, 7), ask(&path, 8)];
+    assert!(held.iter().all(|(status, _)| *status == 200));
+    assert_eq!([ask(&path, 7).0, ask(&path, 8).0, ask("/healthz", 7).0], [503, 200, 200]);
+    drop(held);
+    crate::harness::wait_for("the shares of those that left", || (ask(&path, 7).0 == 200).then_some(()));
+}
+
+#[test]
 fn a_proxy_without_its_header_is_cut_and_others_need_none() {
     let server = behind(true);
     for wrong in [&b""[..], b"PROXY TCP4 203.0.113.7\r\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\0"] {
