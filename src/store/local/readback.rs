@@ -97,6 +97,7 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
 
     use super::*;
+    use crate::skipped::skipped;
     use crate::store::PieceDigester;
 
     fn readback(file: File, stored: &[u8], size: u64) -> ReadBack {
@@ -129,7 +130,7 @@ mod tests {
         let stored = content(2);
         let file = file_of(&stored);
         if rustix::fs::fstatfs(&file).unwrap().f_type == 0x0102_1994 {
-            return println!("SKIPPED: a file of tmpfs is nowhere but in the cache");
+            return skipped("this file system of the temporary files keeps them in memory");
         }
         let mut readback = readback(file.try_clone().unwrap(), &stored, stored.len() as u64);
         file.read_exact_at(&mut vec![0; stored.len()], 0).unwrap();
