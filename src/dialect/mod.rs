@@ -211,8 +211,9 @@ impl Endpoint {
             Op::CloudSigma(op) => cloudsigma::parameters(op),
             Op::Hyper(op) => hyper_sh::parameters(op),
             Op::Identity(op) => identity::parameters(op),
+            Op::Native(op) => native::parameters(op),
             Op::OpenStack(op) => openstack::parameters(op),
-            Op::HpcAi(_) | Op::Native(_) | Op::Direct => &[],
+            Op::HpcAi(_) | Op::Direct => &[],
         }
     }
 

@@ -41,6 +41,14 @@ const fn call(method: Method, op: Op, summary: &'static str) -> Endpoint {
     Endpoint { method, guard, body, side, summary, op: AnyOp::Native(op) }
 }
 
+/// What the query of each endpoint may hold.
+pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
+    match op {
+        Op::Sessions => &["limit", "marker"],
+        Op::Session | Op::Cancel => &[],
+    }
+}
+
 pub(super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
     let no_such = |_| Fault::new(FaultKind::NotFound, "there is no such session");
     let id = || call.param("session").parse().map_err(no_such);
