@@ -48,6 +48,17 @@ pub fn free_space(dir: &Path) -> io::Result<ByteCount> {
     Ok(ByteCount::new(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(ByteCount::MAX))
 }
 
+/// The most inodes that images leave to what removes, and to the files of the database, without which there is no start;
+/// a 64th of all on small file systems. Archives leave twice as many, so that they keep no images out.
+const KEPT_INODES: u64 = 4096;
+
+/// Whether the file system of `dir` has more inodes than are kept.
+pub fn has_inodes(dir: &Path) -> io::Result<bool> {
+    let stat = rustix::fs::statvfs(dir)?;
+    // Some file systems make inodes as they need them, and tell of none.
+    Ok(stat.f_files == 0 || stat.f_favail >= KEPT_INODES.min(stat.f_files / 64))
+}
+
 /// Removes what probes of `dir` left there when their process was killed.
 pub fn clear(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {

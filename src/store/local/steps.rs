@@ -165,6 +165,9 @@ impl Steps {
 
     /// An empty image in `incoming/`. What an earlier attempt left there is removed.
     fn begin(&self, id: VolumeId, form: Form, flags: OFlags) -> io::Result<File> {
+        if !probe::has_inodes(&self.incoming)? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let place = place(&self.incoming, id);
         let make = || match form {
             Form::File => create_file(&place, flags),
