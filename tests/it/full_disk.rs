@@ -112,32 +112,6 @@ fn of_two_uploads_that_fit_only_alone_one_is_admitted() {
     stored::wait_until_nothing_is_left(&server);
 }
 
-/// Bytes that may never come are set aside for one tenant, and not all that there is.
-#[test]
-fn the_claims_of_one_tenant_leave_room_for_the_uploads_of_another() {
-    let Some((_disk, server)) = small() else { return };
-    let other = server.add_user("other");
-    let mut claims = Vec::new();
-    let mut length = 64 << 20;
-    while length > 4096 {
-        let (mut client, response) = ask(&server, length);
-        if response.status == 100 {
-            client.send(&[1; 4096]);
-            claims.push(client);
-        } else {
-            assert_full(&response);
-            length /= 2;
-        }
-    }
-    assert!(!claims.is_empty());
-    let image = server.scratch().join("disk.img");
-    image::random(&image, 2_000_000, 91);
-    let response = server.curl_as(&other, UPLOAD).upload("POST", &image).run();
-    assert_eq!(response.status, 201, "{response:?}");
-    drop(claims);
-    wait_for("the room of the claims to be free", || (ask(&server, 64 << 20).1.status == 100).then_some(()));
-}
-
 #[test]
 fn a_stream_that_meets_the_end_of_the_disk_is_507_and_leaves_nothing() {
     let Some((_disk, server)) = small() else { return };

@@ -4,13 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use serde_json::{Value, json};
-
 use crate::harness::raw::basic;
-use crate::harness::{Server, Setup, wait_for};
+use crate::harness::{Cloud, Server, Setup, wait_for};
 
 /// Connections that guess, one guess after the other, until this is dropped.
-struct Guessers {
+pub(crate) struct Guessers {
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
@@ -18,7 +16,7 @@ struct Guessers {
 
 impl Guessers {
     /// One connection for each of these names. Waits until they are slowed down.
-    fn at(server: &Server, names: &[&str]) -> Self {
+    pub(crate) fn at(server: &Server, names: &[&str]) -> Self {
         let guessers = Self { stop: Arc::default(), refused: Arc::default(), threads: Vec::new() };
         let threads = names.iter().enumerate().map(|(number, name)| {
             let (stop, refused) = (guessers.stop.clone(), guessers.refused.clone());
@@ -43,7 +41,7 @@ impl Guessers {
     }
 
     /// Ends them; none may have been refused for another reason.
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
             thread.join().expect("every guess was refused as one");
@@ -54,12 +52,8 @@ impl Guessers {
 /// By every way that takes a password.
 #[track_caller]
 fn assert_is_let_in(server: &Server, credentials: &str) {
-    let (name, password) = credentials.split_once(':').expect("credentials have a colon");
     assert_eq!(server.curl_as(credentials, "/api/2.0/drives/").run().status, 200);
-    let user = json!({"name": name, "domain": {"id": "default"}, "password": password});
-    let wish = json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}});
-    let answer = server.anonymous_curl("/v3/auth/tokens").json("POST", &wish).run();
-    assert_eq!((answer.status, &answer.json()["token"]["user"]["name"]), (201, &Value::from(name)));
+    Cloud::log_in(server, credentials);
 }
 
 /// No password is remembered, so that each login stands in line.

@@ -4,6 +4,7 @@ mod harness;
 mod skipped;
 
 mod block;
+mod bounds;
 mod cancel;
 mod connections;
 mod control;

@@ -4,6 +4,16 @@ use serde_json::{Value, json};
 
 use super::{Curl, Response, Server, wait_for};
 
+/// Where tokens are had.
+pub(crate) const TOKENS: &str = "/v3/auth/tokens";
+
+/// What asks for a token by a password.
+pub(crate) fn login_body(credentials: &str) -> Value {
+    let (user, password) = credentials.split_once(':').expect("user:password");
+    let user = json!({"name": user, "domain": {"id": "default"}, "password": password});
+    json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}})
+}
+
 /// Somebody who has logged in.
 #[derive(Clone, Debug)]
 pub(crate) struct Cloud {
@@ -22,13 +32,13 @@ impl Cloud {
     /// As this user, in the project of their own.
     #[track_caller]
     pub(crate) fn log_in(server: &Server, credentials: &str) -> Self {
-        let (user, password) = credentials.split_once(':').expect("user:password");
-        let identity = json!({
-            "methods": ["password"],
-            "password": {"user": {"name": user, "domain": {"id": "default"}, "password": password}},
-        });
-        let body = json!({"auth": {"identity": identity}});
-        let response = server.anonymous_curl("/v3/auth/tokens").json("POST", &body).run();
+        Self::log_in_by(server, credentials, server.anonymous_curl(TOKENS))
+    }
+
+    /// The same, by this curl for [`TOKENS`].
+    #[track_caller]
+    pub(crate) fn log_in_by(server: &Server, credentials: &str, curl: Curl) -> Self {
+        let response = curl.json("POST", &login_body(credentials)).run();
         assert_eq!(response.status, 201, "{response:?}");
         let project = response.json()["token"]["project"]["id"].as_str().expect("a project").to_owned();
         let token = response.field("x-subject-token").to_owned();

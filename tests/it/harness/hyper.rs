@@ -25,8 +25,7 @@ pub(crate) fn local(names: &[&str]) -> Value {
 
 /// As the server answers to this body.
 pub(crate) fn ask(server: &Server, body: &Value) -> Response {
-    let curl = server.curl("/volumes/initialize").method("POST").header("Content-Type: application/json");
-    curl.arg("--data-binary").arg(body.to_string()).run()
+    server.curl("/volumes/initialize").json("POST", body).run()
 }
 
 /// Begins a session.

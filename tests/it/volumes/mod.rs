@@ -5,6 +5,6 @@ mod client;
 mod crash;
 mod life;
 mod model;
-mod remote;
+pub(crate) mod remote;
 mod rot;
 mod sessions;

@@ -18,13 +18,13 @@ use crate::remote::served::{Served, git};
 use crate::skipped::skipped;
 
 /// A server elsewhere: `/file` and `/x.tar.gz` have what is given, `/stall` never ends, `/absent` is not there.
-struct Elsewhere {
-    port: u16,
+pub(crate) struct Elsewhere {
+    pub(crate) port: u16,
     is_hung_up: Arc<AtomicBool>,
 }
 
 impl Elsewhere {
-    fn new(content: impl Fn(&str) -> Option<Vec<u8>> + Send + 'static) -> Self {
+    pub(crate) fn new(content: impl Fn(&str) -> Option<Vec<u8>> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a port").port();
         let is_hung_up = Arc::new(AtomicBool::new(false));
@@ -53,7 +53,7 @@ impl Elsewhere {
         Self { port, is_hung_up }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 

@@ -102,42 +102,6 @@ fn two_archives_for_one_volume_at_the_same_time_are_one_too_many() {
     assert_eq!(finish(&server, &session.token).status, 200);
 }
 
-#[test]
-fn archives_of_one_tenant_never_keep_another_from_its_turn() {
-    let server = Setup::default().config("trees.streams = 4").config("limits.head_seconds = 5").start();
-    let bob = server.add_user("bob");
-    let tar = archive(server.scratch(), "a");
-    let names = ["a", "b", "c", "d", "e", "f"];
-    let session = begin(&server, &local(&names));
-    let start = fs::read(&tar).unwrap()[..600].to_vec();
-    let trickling: Vec<_> = names
-        .iter()
-        .map(|name| {
-            let mut raw = server.raw();
-            let lines = ["Content-Type: application/x-tar", "Content-Length: 100000000"];
-            raw.send_head(&format!("POST {}", session.path(name)), &lines);
-            raw.send(&start);
-            raw
-        })
-        .collect();
-    let receiving = || {
-        let told = server.curl("/api/v1/sessions").run().json();
-        let uploads = told["sessions"][0]["uploads"].as_array().unwrap();
-        uploads.iter().filter(|upload| upload["state"] == json!("receiving")).count()
-    };
-    wait_for("the share of one tenant", || (receiving() >= 3).then_some(()));
-    let body = local(&["vol"]).to_string();
-    let as_bob = |path: &str| server.curl_as(&bob, path);
-    let ask = as_bob("/volumes/initialize").method("POST").header("Content-Type: application/json");
-    let his = crate::harness::hyper::Session::of(&ask.arg("--data-binary").arg(body).run());
-    assert_eq!(his.upload("vol", &tar).run().status, 200);
-    assert_eq!(as_bob(&format!("/volumes/uploadfinish?session={}", his.token)).method("PUT").run().status, 200);
-    let back = as_bob("/volumes/vol/download").arg("--location").output(&server.scratch().join("his.tar")).run();
-    assert_eq!(back.status, 200);
-    assert!(receiving() <= 3, "a tenant has no more than its share");
-    drop(trickling);
-}
-
 /// What is sent, and a word of what is said of it.
 fn broken() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let whole = || Tarball::new().dir(".").file("first", "1").file("second", [b'x'; 2000]);
