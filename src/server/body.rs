@@ -11,11 +11,11 @@ use http_body::{Frame, SizeHint};
 
 use super::activity::{Activity, Busy};
 use super::answers::Room;
-use super::handle::UnderWay;
 use super::incoming::Payload;
 use super::list::{List, Piece};
 use super::regions::FileRegions;
 use super::timing::{self, SERVER_TIMING};
+use super::under_way::UnderWay;
 use crate::control::Account;
 use crate::transfer::{Chunk, Sending};
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -27,9 +27,9 @@ use super::list::{Asked, List};
 use super::moved::Moved;
 use super::origin;
 use super::regions::FileRegions;
-use super::shares::Share;
 use super::tap::Tap;
 use super::timing::{self, SERVER_TIMING};
+use super::under_way::UnderWay;
 use crate::auth::{Signed, is_digest_of};
 use crate::control::{Account, Opened, Packable};
 use crate::dialect::direct::{self, Chunk};
@@ -123,13 +123,6 @@ pub(super) async fn answer(
     tracing::debug!(parent: &span, method = %parts.method, route, status = status.as_u16(), "answered");
     let shares = std::mem::take(&mut exchange.shares);
     response.map(|body| body.watched_by(&connection.activity).counted(shares))
-}
-
-/// What a request counts as, until its answer was sent.
-#[derive(Debug, Default)]
-pub(super) struct UnderWay {
-    tenant: OnceLock<Share<TenantId>>,
-    address: Option<Share<IpAddr>>,
 }
 
 /// Who makes a request.

@@ -20,6 +20,7 @@ mod shares;
 mod tap;
 mod timing;
 pub mod tls;
+mod under_way;
 pub mod watched;
 mod windows;
 

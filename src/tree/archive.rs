@@ -29,9 +29,10 @@ use super::error::{Budget, Flaw, Place, Rule, UnpackCause, UnpackError};
 use super::header::{Head, OldSparse, old_extents};
 use super::name::{LONGEST, TreePath};
 use super::pax::{Extended, Time};
-use super::sparse::{Announced, Extent, MapReader, checked};
+use super::sparse::{Announced, MapReader, checked};
 use super::stream::{BLOCK, Stream};
 use super::{Attribute, Limits};
+use crate::domain::Extent;
 
 /// Zeros after the end marker: GNU tar fills records of 10 KiB, and `--blocking-factor` goes far beyond.
 const MOST_PADDING: u64 = 8 << 20;

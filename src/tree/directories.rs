@@ -14,10 +14,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::account::Account;
 use super::error::{Budget, Rule, UnpackCause};
 use super::name::TreePath;
 use super::pax::Time;
-use super::unpack::Account;
 use super::{ACL_DEFAULT, Attribute, Limits};
 
 /// Descriptors that are kept. Deeper than nearly all trees, and few beside what one process may have open.

@@ -6,10 +6,11 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{Mode, OFlags, openat2};
 
+use super::account::Account;
 use super::digests::{Digest, DigestLog, FileDigester};
 use super::directories::BENEATH;
 use super::error::{Budget, Place, Rule, UnpackCause, UnpackError};
-use super::unpack::{Account, Unpacked};
+use super::unpack::Unpacked;
 use super::{Limits, name};
 
 /// What is read at once.

@@ -4,8 +4,8 @@
 use tar::{EntryType, GnuSparseHeader, Header};
 
 use super::error::{Flaw, UnpackCause};
-use super::sparse::Extent;
 use super::stream::BLOCK;
+use crate::domain::Extent;
 
 /// The fields of a header that mean something here. Names of users and groups do not: the volume's users are not ours.
 #[derive(Debug)]

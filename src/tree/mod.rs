@@ -18,6 +18,7 @@
 //! # Crash
 //! Nothing is durable before [`sync`] has succeeded.
 
+mod account;
 mod archive;
 mod digests;
 mod directories;
@@ -46,7 +47,6 @@ pub use self::name::TreePath;
 pub use self::pack::{PackCause, PackError, PackLimits, Packed, check, pack};
 pub use self::pax::Time;
 pub use self::remove::remove;
-pub use self::sparse::Extent;
 pub use self::unpack::{Unpacked, unpack, unpack_digested};
 
 /// Name and value of an extended attribute.

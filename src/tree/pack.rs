@@ -34,7 +34,8 @@ use super::digests::{Digest, Digests, DigestsError, FileDigester};
 use super::directories::BENEATH;
 use super::error::shown;
 use super::pax::Time;
-use super::sparse::{Extent, write_map};
+use super::sparse::write_map;
+use crate::domain::Extent;
 
 /// Directories whose descriptors are kept open; those above are opened again on the way back.
 const KEPT: usize = 32;

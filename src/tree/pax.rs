@@ -4,7 +4,7 @@
 
 use super::Attribute;
 use super::error::{Flaw, UnpackCause};
-use super::sparse::Extent;
+use crate::domain::Extent;
 
 /// A point in time, as a file system keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

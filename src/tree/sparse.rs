@@ -7,15 +7,7 @@
 use super::error::{Budget, Flaw, UnpackCause};
 use super::pax::{SparseRecords, decimal, size};
 use super::stream::BLOCK;
-
-/// A run of bytes of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// Its first byte.
-    pub offset: u64,
-    /// Their number.
-    pub len: u64,
-}
+use crate::domain::Extent;
 
 /// What the extended header of a member says of its map.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use tar::{EntryType, Header};
 
 use super::super::Attribute;
 use super::super::pax::{Time, write_attribute, write_record};
-use super::super::sparse::Extent;
 use super::super::stream::BLOCK;
 use super::{PackCause, mtime};
+use crate::domain::Extent;
 
 /// What is collected before it is written.
 const BUFFER: usize = 256 << 10;
