@@ -138,11 +138,15 @@ impl Control {
             old = self.parts.meta.tree(principal.tenant, &name).await?;
         }
         if let Some(tree) = &old {
-            if tree.state != VolumeState::Available {
-                return conflict("is in use");
-            }
-            if tree.content.is_some() && !reload {
-                return conflict("is initialised already; with Reload its content would be replaced");
+            match tree.state {
+                VolumeState::Available if tree.content.is_some() && !reload => {
+                    return conflict("is initialised already; with Reload its content would be replaced");
+                }
+                VolumeState::Unavailable if !reload => {
+                    return conflict("is damaged; with Reload its content would be replaced");
+                }
+                VolumeState::Available | VolumeState::Unavailable => {}
+                _ => return conflict("is in use"),
             }
         }
         let source = match (&wish.source, old.as_ref().and_then(|tree| tree.source.as_deref())) {

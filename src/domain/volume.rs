@@ -118,6 +118,8 @@ pub enum VolumeState {
 pub enum VolumeEvent {
     /// Its bytes are all here and durable: after an upload, a blank creation, or a copy.
     Completed,
+    /// It has new content in place of what it held, good or damaged.
+    Refilled,
     /// A clone of it begins.
     CloneStarted,
     /// A clone of it has ended, well or not.
@@ -193,6 +195,7 @@ impl VolumeState {
         use VolumeState as S;
         Ok(match (self, event) {
             (S::Uploading | S::Creating | S::CloningTarget | S::Downloading, E::Completed) => S::Available,
+            (S::Available | S::Unavailable, E::Refilled) => S::Available,
             (S::Available, E::CloneStarted) => S::CloningSource { clones: 1 },
             (S::CloningSource { clones }, E::CloneStarted) => S::CloningSource { clones: clones + 1 },
             (S::CloningSource { clones: 0 | 1 }, E::CloneEnded) => S::Available,
@@ -311,9 +314,9 @@ impl Volume {
 
     /// Gives a tree new content, which makes it whole.
     pub fn fill(&mut self, content: ContentId, source: &str, now: UnixTime) -> Result<(), IllegalStep> {
-        if self.state != VolumeState::Available {
-            self.step(VolumeEvent::Completed)?;
-        }
+        let is_first = self.state == VolumeState::Uploading;
+        self.step(if is_first { VolumeEvent::Completed } else { VolumeEvent::Refilled })?;
+        self.reason = None;
         self.content = Some(content);
         self.source = Some(source.to_owned());
         self.generation += 1;
@@ -362,8 +365,9 @@ mod tests {
         S::ErrorRestoring,
         S::Deleting,
     ];
-    const EVENTS: [E; 18] = [
+    const EVENTS: [E; 19] = [
         E::Completed,
+        E::Refilled,
         E::CloneStarted,
         E::CloneEnded,
         E::ResizeStarted,
@@ -394,6 +398,7 @@ mod tests {
             (S::Creating, E::DeleteStarted, S::Deleting),
             (S::Available, E::CloneStarted, S::CloningSource { clones: 1 }),
             (S::Available, E::ResizeStarted, S::Resizing),
+            (S::Available, E::Refilled, S::Available),
             (S::Available, E::Spoiled, S::Unavailable),
             (S::Available, E::DeleteStarted, S::Deleting),
             (S::CloningSource { clones: 1 }, E::CloneStarted, S::CloningSource { clones: 2 }),
@@ -441,6 +446,7 @@ mod tests {
             (S::ErrorDetaching, E::DeleteStarted, S::Deleting),
             (S::ErrorRestoring, E::RestoreStarted, S::Restoring),
             (S::ErrorRestoring, E::DeleteStarted, S::Deleting),
+            (S::Unavailable, E::Refilled, S::Available),
             (S::Unavailable, E::CloneEnded, S::Unavailable),
             (S::Unavailable, E::BackupEnded, S::Unavailable),
             (S::Unavailable, E::Spoiled, S::Unavailable),

@@ -225,7 +225,10 @@ fn one_flipped_bit_in_an_image_is_found_by_the_seal() {
 fn a_drive_whose_digest_is_known_is_read_again_when_that_is_wanted() {
     let server = Server::start();
     let (uuid, ticket) = stored_drive(&server, 9_000_000);
-    sealed_digest(&server, &uuid);
+    // One that is wanted again begins another look, which the flip must not meet.
+    head(&server, &uuid, &[WANT]);
+    let seals = || server.metric("longshore_jobs_total{kind=\"seal\",ending=\"complete\"}");
+    wait_for("the drive to be sealed", || (seals() == Some(1.0)).then_some(()));
     flip(&image_of(&server, &uuid), 5_000_000);
     assert_eq!(head(&server, &uuid, &[]).status, 200, "nobody has looked again");
     head(&server, &uuid, &[WANT]);

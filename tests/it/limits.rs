@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use crate::harness::peer::{self, Running};
 use crate::harness::raw::basic;
+use crate::harness::stored;
 use crate::harness::{PATIENCE, Server, Setup, image, wait_for};
 
 const UPLOAD: &str = "/api/2.0/drives/upload/";
@@ -394,10 +395,12 @@ fn uploads_that_have_no_room_among_the_open_files_wait_and_all_are_taken() {
     let log = server.wait_for_line("fewer connections are served");
     assert_eq!(log.matches("fewer connections are served").count(), 1);
     server.wait_for_line("limits.connections");
-    let head = [&basic(&server.credentials()), OCTETS, "Content-Length: 20000"];
+    // Of several tenants, none of which may have all connections.
+    let tenants = ["one", "two", "three"].map(|name| server.add_user(name));
     let mut clients: Vec<_> = (0..UPLOADS)
-        .map(|_| {
+        .map(|n| {
             let mut client = server.raw();
+            let head = [&basic(&tenants[n % tenants.len()]), OCTETS, "Content-Length: 20000"];
             client.send_head(&format!("POST {UPLOAD}"), &head);
             client.send(&image::bytes(79, 10_000));
             client
@@ -411,5 +414,6 @@ fn uploads_that_have_no_room_among_the_open_files_wait_and_all_are_taken() {
         let response = client.response();
         assert_eq!(response.status, 201, "{response:?}");
     }
-    assert_eq!(server.drives().len(), UPLOADS);
+    let made = tenants.map(|tenant| stored::details(&server, &tenant).len());
+    assert_eq!(made.iter().sum::<usize>(), UPLOADS);
 }

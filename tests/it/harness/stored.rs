@@ -71,7 +71,7 @@ pub(crate) fn assert_clean(server: &Server) {
     assert_eq!(entries(server, "drives"), ids, "a file or folder for each drive");
     assert_eq!(entries(server, "incoming"), BTreeSet::new(), "no drafts");
     assert_eq!(entries(server, "trash"), BTreeSet::new(), "no trash");
-    let folders = ["trees", "tree-records"].map(str::to_owned);
+    let folders = ["trees", "tree-records", "tree-digests"].map(str::to_owned);
     assert_eq!(entries(server, "lost"), BTreeSet::from(folders), "nothing was set aside");
     wait_for("what jobs held to be given up", || entries(server, "held").is_empty().then_some(()));
     let bytes = drives.iter().map(|drive| drive["size"].as_u64().expect("a size")).sum();

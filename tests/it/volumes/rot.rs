@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::harness::hyper::{archive, begin, contents, fetch, fill, finish, local, sample, show, untar};
+use crate::harness::hyper::{archive, ask, begin, contents, fetch, fill, finish, local, sample, show, untar};
 use crate::harness::rsync::assert_same_trees;
 use crate::harness::{Scratch, Server, image, stored, wait_for};
 
@@ -83,6 +83,30 @@ fn digests_that_are_damaged_are_damage_and_such_a_tree_can_be_removed() {
     assert_eq!(server.curl("/volumes/vol").method("DELETE").run().status, 204);
     assert_eq!(show(&server, "vol").status, 404);
     assert!(stored::entries(&server, "tree-digests").is_empty());
+}
+
+#[test]
+fn a_damaged_tree_is_loaded_anew_with_reload_only() {
+    let server = Server::start();
+    let home = Scratch::new();
+    let tar = archive(&home, "a");
+    fill(&server, "vol", &tar);
+    let (_, digests) = stored_at(&server);
+    flip(&digests, fs::metadata(&digests).expect("a file").len() - 1);
+    assert_told(&server, "its digests are damaged");
+    let refused = ask(&server, &local(&["vol"]));
+    assert_eq!(refused.status, 409);
+    assert!(refused.text().contains("Reload"), "{refused:?}");
+    let mut body = local(&["vol"]);
+    body["Reload"] = true.into();
+    let session = begin(&server, &body);
+    assert_eq!(session.upload("vol", &tar).run().status, 200);
+    assert_eq!(finish(&server, &session.token).status, 200);
+    let (back, dir) = (home.join("back.tar"), home.join("back"));
+    fetch(&server, "vol", &back);
+    untar(&back, &dir);
+    assert_same_trees(&sample(&home, "a"), &dir);
+    assert_eq!(contents(&server).len(), 1, "the damaged content is gone");
 }
 
 #[test]
