@@ -11,7 +11,7 @@ use crate::meta::{Batch, JobKind, MetaError, NewJob, Vacancy};
 use crate::store::DraftOptions;
 use crate::transfer::Stop;
 
-/// How many volumes of a list are held at once: a page of CloudSigma's clients that do not say.
+/// How many volumes of a list that is not told whole are held at once.
 pub const PIECE: usize = 20;
 
 impl Control {
@@ -42,8 +42,7 @@ impl Control {
 
     async fn list(&self, principal: &Principal, filter: &DriveFilter, page: Page) -> Result<Outcome, Fault> {
         let meta = &self.parts.meta;
-        if page.limit.is_some_and(|limit| limit as usize <= PIECE) {
-            let (drives, total) = meta.list(principal.tenant, filter, page).await?;
+        if let Some((drives, total)) = meta.list(principal.tenant, filter, page).await? {
             return Ok(Outcome::Listing(Listing { drives, rest: Vec::new(), page, total }));
         }
         let (ids, total) = meta.list_ids(principal.tenant, filter, page).await?;

@@ -637,8 +637,12 @@ mod tests {
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(_) | Err(MetaError::Duplicate))));
         assert_eq!(used(&scene).await, (2, 2));
         // It is free again as soon as the removal of what had it has begun; and it is another tenant's own.
-        let (all, _) =
-            scene.meta.list(scene.tenant, &DriveFilter::default(), Page { limit: None, offset: 0 }).await.unwrap();
+        let (all, _) = scene
+            .meta
+            .list(scene.tenant, &DriveFilter::default(), Page { limit: None, offset: 0 })
+            .await
+            .unwrap()
+            .unwrap();
         let taken = all.into_iter().find(|volume| HpcFields::of(&volume.attributes).is_some()).unwrap();
         scene.meta.update(Volume { state: VolumeState::Deleting, ..taken }).await.unwrap();
         scene.meta.apply(wish(named(true))).await.unwrap();
@@ -720,7 +724,8 @@ mod tests {
 
     async fn take(scene: &Scene, step: Step, quota_now: &mut (u64, u64)) -> Result<(), MetaError> {
         let meta = &scene.meta;
-        let (there, _) = meta.list(scene.tenant, &DriveFilter::default(), Page { limit: None, offset: 0 }).await?;
+        let (there, _) =
+            meta.list(scene.tenant, &DriveFilter::default(), Page { limit: None, offset: 0 }).await?.unwrap();
         let uploading = |bytes| Volume { state: VolumeState::Uploading, ..drive(scene.tenant, bytes) };
         match step {
             Step::Insert(sizes) => meta.insert_volumes(sizes.into_iter().map(uploading).collect(), vec![]).await,

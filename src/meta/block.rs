@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::order::{Of, word};
-use super::volumes::{SELECT_VOLUMES, bytes_from, from_row, push_states};
+use super::volumes::{MOST_TEXTS, SELECT_VOLUMES, bytes_from, from_row, push_states};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
     AttachedServer, Attachment, Backup, BackupId, BackupRef, BackupState, BlockFields, BlockQuery, BlockVolume,
@@ -267,9 +267,6 @@ impl Owner {
 /// for all of them, since rows cost more than what is in them. A query within another that ends in LIMIT keeps its
 /// order.
 const IDS_AND_REVISIONS: &str = "SELECT group_concat(hex(id) || revision, ' ') FROM (SELECT id, revision FROM volumes ";
-
-/// How long the texts of a page's rows are, about. Of volumes as they are made, a thousand have half of it (I12).
-const MOST_TEXTS: usize = 2 << 20;
 
 /// How many of these lengths come to no more than `most`, and one at least.
 fn within(most: usize, lengths: impl Iterator<Item = usize>) -> usize {

@@ -332,7 +332,7 @@ mod tests {
         let scene = scene().await;
         for round in 1..=20 {
             scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await.unwrap();
-            let (drives, total) = scene.meta.list(scene.tenant, &DriveFilter::default(), ALL).await.unwrap();
+            let (drives, total) = scene.meta.list(scene.tenant, &DriveFilter::default(), ALL).await.unwrap().unwrap();
             assert_eq!((drives.len() as u64, total), (round, round));
         }
     }

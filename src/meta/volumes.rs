@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::order::{Of, word};
 use super::{Meta, MetaError, id_bytes};
@@ -27,6 +27,12 @@ pub(super) use select_volumes;
 
 /// The same, with nothing after it.
 pub(super) const SELECT_VOLUMES: &str = select_volumes!("");
+
+/// The most drives of a page that is held whole: what clients ask for that page through their drives.
+const MOST_WHOLE: u64 = 100;
+
+/// How long the texts of a page's rows are, about. Of volumes as they are made, a thousand have half of it (I12).
+pub(super) const MOST_TEXTS: usize = 2 << 20;
 
 impl Meta {
     /// A volume of this tenant. Another's is not found, and neither is one whose removal has begun.
@@ -57,9 +63,7 @@ impl Meta {
 
     /// The volume of a row, which will be known when it is asked for again.
     pub(super) fn remembered(&self, row: &SqliteRow) -> Result<Arc<Seen>, MetaError> {
-        let texts = ["name", "reason", "meta", "attributes", "source"];
-        let lengths = texts.map(|column| row.try_get::<Option<&str>, _>(column).map(|text| text.map_or(0, str::len)));
-        let length = lengths.into_iter().sum::<Result<usize, _>>()?;
+        let length = texts_of(row)?;
         let volume = Seen::of_row(from_row(row)?, length);
         self.recent.put(Arc::clone(&volume), length);
         Ok(volume)
@@ -117,28 +121,37 @@ impl Meta {
     }
 
     /// One page of a tenant's drives in the order of the filter, and how many match in all. Leaves out what is being
-    /// removed.
+    /// removed. `None` for a page that is too long to be held: [`MOST_WHOLE`] drives, or [`MOST_TEXTS`].
     pub async fn list(
         &self,
         tenant: TenantId,
         filter: &DriveFilter,
         page: Page,
-    ) -> Result<(Vec<Volume>, u64), MetaError> {
+    ) -> Result<Option<(Vec<Volume>, u64)>, MetaError> {
         // One transaction, so that count and page agree.
         let mut tx = self.readers.begin().await?;
-        let mut counting = QueryBuilder::new("SELECT COUNT(*) FROM volumes ");
-        push_conditions(&mut counting, tenant, filter);
-        let total: i64 = counting.build_query_scalar().fetch_one(&mut *tx).await?;
-
+        let total = count_of(&mut tx, tenant, filter).await?;
+        let rest = total.saturating_sub(page.offset);
+        if page.limit.map_or(rest, |limit| rest.min(limit.into())) > MOST_WHOLE {
+            return Ok(None);
+        }
         let mut paging = QueryBuilder::new(SELECT_VOLUMES);
         push_conditions(&mut paging, tenant, filter);
         push_page(&mut paging, filter, page);
-        let rows = paging.build().fetch_all(&mut *tx).await?;
-        let volumes = rows.iter().map(from_row).collect::<Result<_, _>>()?;
-        Ok((volumes, total.cast_unsigned()))
+        let mut rows = paging.build().fetch(&mut *tx);
+        let (mut volumes, mut texts) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await? {
+            texts += texts_of(&row)?;
+            if texts > MOST_TEXTS {
+                return Ok(None);
+            }
+            volumes.push(from_row(&row)?);
+        }
+        drop(rows);
+        Ok(Some((volumes, total)))
     }
 
-    /// The same as [`Self::list`], by their ids.
+    /// The same as [`Self::list`] by their ids, however many there are.
     pub async fn list_ids(
         &self,
         tenant: TenantId,
@@ -147,15 +160,12 @@ impl Meta {
     ) -> Result<(Vec<VolumeId>, u64), MetaError> {
         // One transaction, so that count and page agree.
         let mut tx = self.readers.begin().await?;
-        let mut counting = QueryBuilder::new("SELECT COUNT(*) FROM volumes ");
-        push_conditions(&mut counting, tenant, filter);
-        let total: i64 = counting.build_query_scalar().fetch_one(&mut *tx).await?;
-
+        let total = count_of(&mut tx, tenant, filter).await?;
         let mut paging = QueryBuilder::new("SELECT id FROM volumes ");
         push_conditions(&mut paging, tenant, filter);
         push_page(&mut paging, filter, page);
         let ids: Vec<Vec<u8>> = paging.build_query_scalar().fetch_all(&mut *tx).await?;
-        Ok((volume_ids(&ids)?, total.cast_unsigned()))
+        Ok((volume_ids(&ids)?, total))
     }
 
     /// The ids of a tenant's trees, by name.
@@ -200,6 +210,21 @@ impl Meta {
         let ids: Vec<Vec<u8>> = sqlx::query_scalar("SELECT id FROM volumes").fetch_all(&self.readers).await?;
         volume_ids(&ids)
     }
+}
+
+/// How long the texts of a volume's row are.
+fn texts_of(row: &SqliteRow) -> Result<usize, MetaError> {
+    let texts = ["name", "reason", "meta", "attributes", "source"];
+    let lengths = texts.map(|column| row.try_get::<Option<&str>, _>(column).map(|text| text.map_or(0, str::len)));
+    Ok(lengths.into_iter().sum::<Result<usize, _>>()?)
+}
+
+/// How many of a tenant's drives match a filter.
+async fn count_of(connection: &mut SqliteConnection, tenant: TenantId, filter: &DriveFilter) -> Result<u64, MetaError> {
+    let mut counting = QueryBuilder::new("SELECT COUNT(*) FROM volumes ");
+    push_conditions(&mut counting, tenant, filter);
+    let total: i64 = counting.build_query_scalar().fetch_one(connection).await?;
+    Ok(total.cast_unsigned())
 }
 
 fn volume_ids(ids: &[Vec<u8>]) -> Result<Vec<VolumeId>, MetaError> {
@@ -395,7 +420,7 @@ mod tests {
 
     async fn names(scene: &Scene, names: Vec<NameMatch>) -> Vec<String> {
         let filter = DriveFilter { names, ..DriveFilter::default() };
-        let (drives, total) = scene.meta.list(scene.tenant, &filter, ALL).await.unwrap();
+        let (drives, total) = scene.meta.list(scene.tenant, &filter, ALL).await.unwrap().unwrap();
         assert_eq!(total, drives.len() as u64);
         drives.into_iter().map(|drive| drive.name).collect()
     }
@@ -438,10 +463,10 @@ mod tests {
         assert_eq!(scene.meta.volume(scene.tenant, theirs.id).await.unwrap(), None);
         assert_eq!(scene.meta.volume(other, mine.id).await.unwrap(), None);
         let everything = DriveFilter::default();
-        assert_eq!(scene.meta.list(scene.tenant, &everything, ALL).await.unwrap(), (vec![mine.clone()], 1));
-        assert_eq!(scene.meta.list(other, &everything, ALL).await.unwrap(), (vec![theirs.clone()], 1));
+        assert_eq!(scene.meta.list(scene.tenant, &everything, ALL).await.unwrap().unwrap(), (vec![mine.clone()], 1));
+        assert_eq!(scene.meta.list(other, &everything, ALL).await.unwrap().unwrap(), (vec![theirs.clone()], 1));
         let by_name = DriveFilter { names: vec![NameMatch::Is(theirs.name)], ..DriveFilter::default() };
-        assert_eq!(scene.meta.list(scene.tenant, &by_name, ALL).await.unwrap(), (vec![], 0));
+        assert_eq!(scene.meta.list(scene.tenant, &by_name, ALL).await.unwrap().unwrap(), (vec![], 0));
         assert_eq!(scene.meta.usage(other).await.unwrap().1.bytes, count(2));
     }
 
@@ -451,9 +476,9 @@ mod tests {
         let gone = Volume { state: VolumeState::Deleting, ..drive(scene.tenant, 1) };
         scene.meta.insert_volumes(vec![gone.clone()], vec![]).await.unwrap();
         assert_eq!(scene.meta.volume(scene.tenant, gone.id).await.unwrap(), None);
-        assert_eq!(scene.meta.list(scene.tenant, &DriveFilter::default(), ALL).await.unwrap(), (vec![], 0));
+        assert_eq!(scene.meta.list(scene.tenant, &DriveFilter::default(), ALL).await.unwrap().unwrap(), (vec![], 0));
         let asked = DriveFilter { states: vec![VolumeState::Deleting], ..DriveFilter::default() };
-        assert_eq!(scene.meta.list(scene.tenant, &asked, ALL).await.unwrap(), (vec![], 0));
+        assert_eq!(scene.meta.list(scene.tenant, &asked, ALL).await.unwrap().unwrap(), (vec![], 0));
         assert_eq!(scene.meta.volumes_in(&[VolumeState::Deleting]).await.unwrap(), std::slice::from_ref(&gone));
         assert_eq!(scene.meta.volumes_in(&[]).await.unwrap(), []);
         assert_eq!(scene.meta.all_volume_ids().await.unwrap(), [gone.id]);
@@ -469,7 +494,7 @@ mod tests {
         let expected = [made[1].id, made[2].id, made[3].id, made[0].id];
         let page = async |limit, offset| {
             let page = Page { limit, offset };
-            let (drives, total) = scene.meta.list(scene.tenant, &DriveFilter::default(), page).await.unwrap();
+            let (drives, total) = scene.meta.list(scene.tenant, &DriveFilter::default(), page).await.unwrap().unwrap();
             assert_eq!(total, 4);
             drives.into_iter().map(|drive| drive.id).collect::<Vec<_>>()
         };
@@ -533,9 +558,9 @@ mod tests {
         let disc = Volume { media: Media::Cdrom, ..drive(scene.tenant, 1) };
         scene.meta.insert_volumes(vec![source.clone(), disc.clone()], vec![]).await.unwrap();
         let filter = DriveFilter { states: vec![VolumeState::CloningSource { clones: 1 }], ..DriveFilter::default() };
-        assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap(), (vec![source], 1));
+        assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap().unwrap(), (vec![source], 1));
         let filter = DriveFilter { media: Some(Media::Cdrom), ..DriveFilter::default() };
-        assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap(), (vec![disc], 1));
+        assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap().unwrap(), (vec![disc], 1));
     }
 
     #[tokio::test]
@@ -555,7 +580,7 @@ mod tests {
             (vec![(SortKey::Size, Direction::Ascending)], [1, 2, 0]),
         ] {
             let filter = DriveFilter { order, ..DriveFilter::default() };
-            let (drives, _) = scene.meta.list(scene.tenant, &filter, ALL).await.unwrap();
+            let (drives, _) = scene.meta.list(scene.tenant, &filter, ALL).await.unwrap().unwrap();
             let ids: Vec<_> = drives.iter().map(|drive| drive.id).collect();
             assert_eq!(ids, expected.map(|at| made[at].id), "{filter:?}");
         }
