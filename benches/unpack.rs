@@ -1,10 +1,10 @@
 //! Unpacking beside GNU tar, and beside our own without digests: all read the same archive from a pipe, into fresh
-//! directories, in turns; durable on all sides (`syncfs` after the last byte). Packing is beside it, into a pipe that is
-//! thrown away.
+//! directories, in turns; durable on all sides (`syncfs` after the last byte). Packing is beside it, into a pipe that
+//! is thrown away.
 //!
 //! `cargo bench --bench unpack`, or with some of `small`, `large`, `disk`, `memory`. The disk is that of the build's
-//! target directory, memory is `/dev/shm`. Each figure is a median of five with the least and the most; the first run of
-//! each row is thrown away. CPU is that of the unpacking thread or of tar, not of the kernel's flushing.
+//! target directory, memory is `/dev/shm`. Each figure is a median of five with the least and the most; the first run
+//! of each row is thrown away. CPU is that of the unpacking thread or of tar, not of the kernel's flushing.
 
 #[path = "peers/archive.rs"]
 mod archive;

@@ -196,13 +196,13 @@ pub struct Digests {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scrub {
-    /// Everything is checked once in so long; 0 turns it off. A month: disks that rot do so slowly, and copies elsewhere
-    /// are kept for longer than that. Raised: rot is found later, when copies elsewhere may be gone. Lowered: the disk
-    /// reads more.
+    /// Everything is checked once in so long; 0 turns it off. A month: disks that rot do so slowly, and copies
+    /// elsewhere are kept for longer than that. Raised: rot is found later, when copies elsewhere may be gone. Lowered:
+    /// the disk reads more.
     pub period_seconds: u64,
     /// Bytes per second that are read for it at most. 20 MiB, a tenth of what a disk reads that turns, are 49 TiB in a
-    /// month. Raised: others wait longer for the disk. Lowered: less can be checked within the period, and what is stored
-    /// beyond that is checked later.
+    /// month. Raised: others wait longer for the disk. Lowered: less can be checked within the period, and what is
+    /// stored beyond that is checked later.
     pub rate: Size,
 }
 

@@ -24,12 +24,14 @@
 //! environment and flags into typed settings; `metrics` names every metric. These are passed in, never global.
 //!
 //! # Routes
-//! *Bytes up*: large bodies over plain HTTP/1.1 go from the socket into an aligned block of the pool, past hyper; others
-//! by way of hyper's frames, which are copied. (Waiting for a block is the back-pressure.) Digested while hot, written
-//! with several writes in flight, flushed, committed, answered. Uploads that end together share flushes and commits.
+//! *Bytes up*: large bodies over plain HTTP/1.1 go from the socket into an aligned block of the pool, past hyper;
+//! others by way of hyper's frames, which are copied. (Waiting for a block is the back-pressure.) Digested while hot,
+//! written with several writes in flight, flushed, committed, answered. Uploads that end together share flushes and
+//! commits.
 //!
 //! *An archive up*: from the socket into blocks of the pool, which one blocking thread unpacks into a directory of its
-//! own, digesting each file. One flush of the file system makes it durable; the end of its session makes it visible, in one transaction.
+//! own, digesting each file. One flush of the file system makes it durable; the end of its session makes it visible, in
+//! one transaction.
 //!
 //! *Bytes down*: on plain HTTP/1.1 the kernel copies from file to socket and no byte enters user space; over TLS or
 //! HTTP/2, blocks are read ahead and written out.
@@ -49,9 +51,9 @@
 //! - I3 A task waits for a pool block while holding none that is not submitted.
 //! - I4 From submit to completion the engine owns buffer and file; dropping a future drops only the answer.
 //! - I5 A failed flush is never retried: its draft is lost.
-//! - I6 Create: row first, bytes second. Delete: bytes first, row second. What a tree holds is referred to only once it is
-//!   durable, and removed only when nothing refers to it. What is whole and has no row is set aside, since the row may
-//!   have been lost.
+//! - I6 Create: row first, bytes second. Delete: bytes first, row second. What a tree holds is referred to only once it
+//!   is durable, and removed only when nothing refers to it. What is whole and has no row is set aside, since the row
+//!   may have been lost.
 //! - I7 Job steps may run twice and are fenced by a lease.
 //! - I9 A partial upload is invisible, and leaves nothing behind.
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
@@ -59,8 +61,8 @@
 //! - I12 Memory is the block budget, two password digests of 19 MiB, 40 MiB of volumes that were asked for lately, and
 //!   a bounded constant per connection, per archive and backup (of which few are worked on at once), per drive that is
 //!   read back (one, and those that are sealed) and per fetch from elsewhere, whatever clients do. A connection without
-//!   a login holds tens of KiB, with HTTP/2 some 200, and 64 of those at a time 2 MiB. Answers that are made or not taken
-//!   yet have 64 MiB together; a list is held in pieces, and by the ids of what it is still to tell.
+//!   a login holds tens of KiB, with HTTP/2 some 200, and 64 of those at a time 2 MiB. Answers that are made or not
+//!   taken yet have 64 MiB together; a list is held in pieces, and by the ids of what it is still to tell.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
 // The macros that print panic when nobody can read it, and whatever was under way ends with them.

@@ -4,9 +4,9 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-/// What is at least this large is mapped by itself, and unmapped when it is freed. Left alone, glibc raises its limit to
-/// the largest that was ever freed, so that the 19 MiB of a password's digest would stay, once for each of its arenas
-/// (mallopt(3), `M_MMAP_THRESHOLD`).
+/// What is at least this large is mapped by itself, and unmapped when it is freed. Left alone, glibc raises its limit
+/// to the largest that was ever freed, so that the 19 MiB of a password's digest would stay, once for each of its
+/// arenas (mallopt(3), `M_MMAP_THRESHOLD`).
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 1 << 20;
 
@@ -25,8 +25,8 @@ pub(super) fn give_back_large_memory() {
     }
 }
 
-/// Gives back what was freed since, whenever the process is larger than it was. Left alone, glibc keeps what lies beneath
-/// anything that is still used: after many connections nearly all that they took (`malloc_trim(3)`).
+/// Gives back what was freed since, whenever the process is larger than it was. Left alone, glibc keeps what lies
+/// beneath anything that is still used: after many connections nearly all that they took (`malloc_trim(3)`).
 pub(super) async fn give_back_freed_memory() -> Infallible {
     let mut least = u64::MAX;
     loop {

@@ -118,8 +118,8 @@ impl Control {
         let mut checked = None;
         if plan.wants_sha256 {
             checked = self.parts.meta.last_checked(volume.id, volume.generation).await?;
-            // Also when it is known: whoever wants the digest wants to know what the disk has now. A volume has one such
-            // job at most. Nobody is told of it, so that it need not outlive a power cut.
+            // Also when it is known: whoever wants the digest wants to know what the disk has now. A volume has one
+            // such job at most. Nobody is told of it, so that it need not outlive a power cut.
             let seal = NewJob::new(JobKind::Seal, volume.id, self.parts.clock.now());
             self.parts.meta.apply(Batch { enqueue: vec![seal], is_provisional: true, ..Batch::default() }).await?;
             self.wake_jobs.notify_waiters();

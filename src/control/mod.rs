@@ -1,4 +1,5 @@
-//! The use cases: commands on volumes, uploads, sessions, downloads, jobs, the sweeper, the scrub. Knows no wire format.
+//! The use cases: commands on volumes, uploads, sessions, downloads, jobs, the sweeper, the scrub. Knows no wire
+//! format.
 //!
 //! # Order of things
 //! Making a volume writes its row first and its bytes second, removing one removes bytes first and row second (I6), so

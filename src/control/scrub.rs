@@ -1,8 +1,8 @@
-//! Reads what is stored back, all of it once in a period, and compares it with what was stored: rot is found while there
-//! still is a copy to be had, and not when somebody needs the bytes.
+//! Reads what is stored back, all of it once in a period, and compares it with what was stored: rot is found while
+//! there still is a copy to be had, and not when somebody needs the bytes.
 //!
-//! One volume at a time, the one that was checked longest ago first, at a bounded rate and at idle priority. A change of
-//! the volume meanwhile is no damage: what is found is true of one generation of it.
+//! One volume at a time, the one that was checked longest ago first, at a bounded rate and at idle priority. A change
+//! of the volume meanwhile is no damage: what is found is true of one generation of it.
 //!
 //! # Crash
 //! A check goes on where it was, or a little before; that of a tree begins again.

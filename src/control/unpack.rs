@@ -77,8 +77,8 @@ impl Control {
         Ok(AdmittedTree { undo, shape, tree, account, turn })
     }
 
-    /// Removes what an attempt has made, and lets another begin. What fails is left to the sweeper, or to the next start
-    /// where nothing can be written.
+    /// Removes what an attempt has made, and lets another begin. What fails is left to the sweeper, or to the next
+    /// start where nothing can be written.
     pub(super) async fn end_attempt(&self, attempt: Unended) {
         if !self.parts.meta.is_writable() {
             return;

@@ -48,8 +48,8 @@ pub fn free_space(dir: &Path) -> io::Result<ByteCount> {
     Ok(ByteCount::new(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(ByteCount::MAX))
 }
 
-/// The most inodes that images leave to what removes, and to the files of the database, without which there is no start;
-/// a 64th of all on small file systems. Archives leave twice as many, so that they keep no images out.
+/// The most inodes that images leave to what removes, and to the files of the database, without which there is no
+/// start; a 64th of all on small file systems. Archives leave twice as many, so that they keep no images out.
 const KEPT_INODES: u64 = 4096;
 
 /// Whether the file system of `dir` has more inodes than are kept.

@@ -1,7 +1,7 @@
 //! When each volume was last checked, and which is next.
 //!
-//! What is known here is of one generation of a volume; its next one was never checked. Nothing here is flushed by itself:
-//! what a power cut takes is checked once more.
+//! What is known here is of one generation of a volume; its next one was never checked. Nothing here is flushed by
+//! itself: what a power cut takes is checked once more.
 
 use sqlx::Row as _;
 
@@ -36,8 +36,8 @@ pub struct Check {
 }
 
 impl Meta {
-    /// Notes volumes, and new generations of volumes, that were not noted before: these are to be checked. In steps, by id:
-    /// after `after`, to where the answer says that the next step begins.
+    /// Notes volumes, and new generations of volumes, that were not noted before: these are to be checked. In steps, by
+    /// id: after `after`, to where the answer says that the next step begins.
     pub async fn note_unchecked(&self, after: Option<VolumeId>) -> Result<Option<VolumeId>, MetaError> {
         let after = after.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
         let rows = sqlx::query(STEP).bind(after).bind(PAGE).fetch_all(&self.readers).await?;
@@ -72,8 +72,8 @@ impl Meta {
         Ok(last.filter(|_| rows.len() as i64 == PAGE))
     }
 
-    /// The check that has been due for longest: of what was last checked before one time, or was stored before the other
-    /// and never checked.
+    /// The check that has been due for longest: of what was last checked before one time, or was stored before the
+    /// other and never checked.
     pub async fn next_check(
         &self,
         checked_before: UnixTime,

@@ -62,7 +62,8 @@ impl Lane {
         }
     }
 
-    /// How many of them are one tenant's at most: the last worker is left to others, who need not wait for a large disk.
+    /// How many of them are one tenant's at most: the last worker is left to others, who need not wait for a large
+    /// disk.
     const fn share(self) -> usize {
         self.workers() - 1
     }
@@ -143,9 +144,9 @@ impl Payload {
 }
 
 impl Meta {
-    /// Claims a job of a lane that nobody holds, if there is one, until `lease_seconds` from now: of the tenant that has
-    /// the fewest running there, and among those of the one that was served longest ago, the oldest. A tenant that has
-    /// its share running has none.
+    /// Claims a job of a lane that nobody holds, if there is one, until `lease_seconds` from now: of the tenant that
+    /// has the fewest running there, and among those of the one that was served longest ago, the oldest. A tenant that
+    /// has its share running has none.
     pub async fn claim(
         &self,
         owner: &str,

@@ -1,9 +1,9 @@
 //! Which connections are served: how many in all, how many of one address, and who makes room when there are too many.
 //!
 //! A connection is a stranger's until one of its requests has shown who is asking. When all places are taken, a new
-//! connection takes the place of a stranger that has been silent for [`GRACE`]. So whoever fills the places with silence
-//! keeps nobody out. A new connection waits while all places are held by known callers or by requests that are worked
-//! on, each of which ends or is cut in its time.
+//! connection takes the place of a stranger that has been silent for [`GRACE`]. So whoever fills the places with
+//! silence keeps nobody out. A new connection waits while all places are held by known callers or by requests that are
+//! worked on, each of which ends or is cut in its time.
 //!
 //! # Invariants
 //! - No more places are held than there are, and none but those of `is_exempt` addresses has more than its share.

@@ -33,7 +33,8 @@ use crate::dialect::Side;
 use crate::metrics::Metrics;
 use crate::transfer::Transport;
 
-/// A PROXY header is one packet and a handshake a few; a peer that needs longer, or longer than for a head, is stalling.
+/// A PROXY header is one packet and a handshake a few; a peer that needs longer, or longer than for a head, is
+/// stalling.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The most bytes of a request's head, on HTTP/1.1 with its first line; more is answered with 431. As large as the

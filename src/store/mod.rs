@@ -47,8 +47,8 @@ pub trait BlockStore: Send + Sync {
     /// Looks at the free space of this moment less all reservations and the configured reserve.
     fn reserve(&self, bytes: ByteCount) -> Result<Reservation, StoreError>;
 
-    /// As [`BlockStore::reserve`], for bytes that a tenant says will come: they are left seven eighths of what is free and
-    /// not set aside by others.
+    /// As [`BlockStore::reserve`], for bytes that a tenant says will come: they are left seven eighths of what is free
+    /// and not set aside by others.
     fn reserve_for(&self, tenant: TenantId, bytes: ByteCount) -> Result<Reservation, StoreError>;
 
     /// Begins an image that nobody can see. A draft left by an earlier attempt under this id is replaced.
@@ -72,8 +72,8 @@ pub trait BlockStore: Send + Sync {
     fn sweep_held(&self, keep: Arc<dyn Fn(JobId) -> bool + Send + Sync>) -> Boxed<'_, Result<usize, StoreError>>;
 
     /// Publishes a copy of the first bytes of `source`, and zeros behind its end, as an image of this size under the id
-    /// `target`: shared extents where the file system can, else a copy that keeps holes, of which each piece is compared
-    /// with its digest ([`StoreError::Damaged`]). Durable when it returns. May be run again after a crash.
+    /// `target`: shared extents where the file system can, else a copy that keeps holes, of which each piece is
+    /// compared with its digest ([`StoreError::Damaged`]). Durable when it returns. May be run again after a crash.
     fn clone_image(
         &self,
         source: Content,

@@ -34,8 +34,8 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// Starts to pack. What else is to be kept until the end is `held`; `damaged` is called, on the thread, with what is
-    /// wrong with the tree.
+    /// Starts to pack. What else is to be kept until the end is `held`; `damaged` is called, on the thread, with what
+    /// is wrong with the tree.
     pub fn start(
         tree: OpenTree,
         encoding: Encoding,

@@ -93,8 +93,8 @@ pub struct Feeder {
     fed: u64,
 }
 
-/// Starts a thread that unpacks a stream into what `make` opens, and then runs `finish`. The space that the stream takes
-/// comes from `space`, which is extended as it grows.
+/// Starts a thread that unpacks a stream into what `make` opens, and then runs `finish`. The space that the stream
+/// takes comes from `space`, which is extended as it grows.
 pub fn start_unpack(
     make: impl FnOnce() -> io::Result<NewTree> + Send + 'static,
     options: UnpackOptions,

@@ -1,8 +1,9 @@
-//! The directories of a tree that is being unpacked: opened beneath the root, through no link, and kept open for a while.
+//! The directories of a tree that is being unpacked: opened beneath the root, through no link, and kept open for a
+//! while.
 //!
 //! What an archive says of a directory (mode, time, access list) takes effect when its descriptor is given up, since
-//! making things in it needs other permissions and changes its time. A directory that is opened again is put back to how
-//! it was when it is given up again. So nothing has to be remembered beyond the descriptors.
+//! making things in it needs other permissions and changes its time. A directory that is opened again is put back to
+//! how it was when it is given up again. So nothing has to be remembered beyond the descriptors.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

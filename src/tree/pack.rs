@@ -1,8 +1,8 @@
 //! Packs a tree into a tar stream: pax format, the same bytes for the same tree.
 //!
 //! A directory comes before what is in it, and that in the order of the bytes of the names. The root is `./`. Kept are
-//! modes, owners (numbers), times of change to the nanosecond, extended attributes of files and directories, hard links,
-//! symbolic links, pipes, devices, and holes (GNU's PAX format 1.0). Sockets are left out, and counted.
+//! modes, owners (numbers), times of change to the nanosecond, extended attributes of files and directories, hard
+//! links, symbolic links, pipes, devices, and holes (GNU's PAX format 1.0). Sockets are left out, and counted.
 //!
 //! # Invariants
 //! - The tree does not change meanwhile. If a file does, that is an error, and the stream ends without its end marker,

@@ -5,9 +5,9 @@
 //!   directory; a directory over a directory keeps what is in it. Over a directory with something in it, only a
 //!   directory goes. So GNU tar does it, but that no link is ever followed: a directory over a link replaces the link,
 //!   and a name that goes through a link is refused.
-//! - A hard link is to what is there by then and is no directory. Since the root was empty, this archive made it; one to
-//!   a symbolic link is another name of the link, and leads nowhere. What the link's member says beside that (mode, time,
-//!   attributes) is not looked at; a link to itself is nothing.
+//! - A hard link is to what is there by then and is no directory. Since the root was empty, this archive made it; one
+//!   to a symbolic link is another name of the link, and leads nowhere. What the link's member says beside that (mode,
+//!   time, attributes) is not looked at; a link to itself is nothing.
 //! - Directories that no member describes are made with mode 755.
 //! - Attributes are kept on files and directories only.
 

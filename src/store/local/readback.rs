@@ -1,5 +1,5 @@
-//! Reads an image back piece by piece, and compares it with what was stored. From the disk: the page cache may hold what
-//! the disk does not, and would show it for as long as somebody reads there. All of it blocks.
+//! Reads an image back piece by piece, and compares it with what was stored. From the disk: the page cache may hold
+//! what the disk does not, and would show it for as long as somebody reads there. All of it blocks.
 //!
 //! An image was flushed before it was published. What the cache has of it and the disk has not, since somebody wrote to
 //! the file, stays there.
@@ -51,7 +51,8 @@ impl ReadBack {
         Pieces::spanned_by(self.size)
     }
 
-    /// Whether nothing but this holds the file any more: a removed drive would keep its disk until the last byte was read.
+    /// Whether nothing but this holds the file any more: a removed drive would keep its disk until the last byte was
+    /// read.
     pub fn is_removed(&self) -> bool {
         self.file.metadata().is_ok_and(|file| file.nlink() == 0)
     }

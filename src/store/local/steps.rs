@@ -401,8 +401,8 @@ impl Steps {
         self.discard(&[&self.incoming], id)
     }
 
-    /// Unlinks what is in the trash; what fails keeps nothing else from going, and the last failure is told. What another
-    /// step unlinks meanwhile is not missed.
+    /// Unlinks what is in the trash; what fails keeps nothing else from going, and the last failure is told. What
+    /// another step unlinks meanwhile is not missed.
     pub(super) fn empty_trash(&self) -> Result<(), StoreError> {
         let mut emptied = Ok(());
         for entry in fs::read_dir(&self.trash)? {
