@@ -1,7 +1,6 @@
 //! What is stored is what came, and what is no longer what came is not served.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -10,6 +9,7 @@ use longshore::meta::{Batch, JobKind, Meta, NewJob};
 use serde_json::json;
 use sha2::Digest as _;
 
+use crate::harness::image::flip;
 use crate::harness::raw::basic;
 use crate::harness::server::uuid_of;
 use crate::harness::stored::{self, image_of, pieces_of};
@@ -78,13 +78,6 @@ fn stored_drive(server: &Server, size: u64) -> (String, String) {
     let uuid = server.upload(&disk);
     let ticket = server.capability(&uuid);
     (uuid, ticket)
-}
-
-fn flip(path: &Path, at: u64) {
-    let file = File::options().read(true).write(true).open(path).expect("the file can be opened");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).expect("the file is longer");
-    file.write_all_at(&[byte[0] ^ 1], at).expect("the file can be written");
 }
 
 #[test]

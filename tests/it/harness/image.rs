@@ -112,3 +112,12 @@ pub(crate) fn part(path: &Path, offset: u64, len: usize) -> Vec<u8> {
 pub(crate) fn size_of(path: &Path) -> u64 {
     path.metadata().unwrap_or_else(|e| panic!("{}: {e}", path.display())).len()
 }
+
+/// Flips a bit of the byte at `at`, behind the server's back.
+#[track_caller]
+pub(crate) fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).expect("the file can be opened");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("the file is longer");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("the file can be written");
+}

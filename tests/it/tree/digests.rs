@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use longshore::tree::{
     DigestLog, Digests, Limits, PackCause, PackError, PackLimits, Policy, check, pack, unpack, unpack_digested,
 };
 
+use crate::harness::image::flip;
 use crate::tree::scratch::{Scratch, stored};
 use crate::tree::tarball::{GNU, Head, Tarball};
 
@@ -52,13 +53,6 @@ fn unpacked(scratch: &Scratch) -> (std::path::PathBuf, File, Digests) {
     let limits = Limits::of_volume(1 << 30);
     unpack_digested(&*archive(), &root, &limits, &Policy::default(), &mut log).expect("it is unpacked");
     (path, root, stored(log))
-}
-
-fn flip(path: &Path, at: u64) {
-    let file = File::options().read(true).write(true).open(path).expect("a file");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).expect("a byte");
-    file.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
 }
 
 /// Fails if the archive is whole, or holds the whole of what is wrong.

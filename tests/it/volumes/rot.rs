@@ -1,10 +1,10 @@
 //! A tree whose files are not those that were stored is not served.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::harness::hyper::{archive, ask, begin, contents, fetch, fill, finish, local, sample, show, untar};
+use crate::harness::image::flip;
 use crate::harness::rsync::assert_same_trees;
 use crate::harness::{Scratch, Server, image, stored, wait_for};
 
@@ -15,13 +15,6 @@ type Change = (&'static str, fn(&Path));
 fn stored_at(server: &Server) -> (PathBuf, PathBuf) {
     let content = contents(server).pop().expect("a content");
     (server.data().join("trees").join(&content), server.data().join("tree-digests").join(&content))
-}
-
-fn flip(path: &Path, at: u64) {
-    let file = File::options().read(true).write(true).open(path).expect("a file");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).expect("a byte");
-    file.write_all_at(&[byte[0] ^ 1], at).expect("a byte");
 }
 
 /// Fails if the volume is served, or is not told as damaged.
