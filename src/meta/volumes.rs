@@ -121,7 +121,7 @@ impl Meta {
     }
 
     /// One page of a tenant's drives in the order of the filter, and how many match in all. Leaves out what is being
-    /// removed. `None` for a page that is too long to be held: [`MOST_WHOLE`] drives, or [`MOST_TEXTS`].
+    /// removed. `None` for a page that is too long to be held: a hundred drives, or 2 MiB of texts.
     pub async fn list(
         &self,
         tenant: TenantId,
