@@ -5,10 +5,11 @@
 //! of the volume meanwhile is no damage: what is found is true of one generation of it.
 //!
 //! # Crash
-//! A check goes on where it was, or a little before; that of a tree begins again.
+//! A check goes on where it was, or a little before: an image at a piece, a tree at a file.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -35,8 +36,8 @@ const LOOK: Duration = Duration::from_mins(1);
 /// What a volume is counted as at least: opening it, and its record, cost that however small it is.
 const LEAST: u64 = 1 << 20;
 
-/// How far a check has come is noted after so many pieces: 64 MiB.
-const NOTED: u32 = 16;
+/// How far a check has come is noted after so many bytes.
+const NOTED: u64 = 64 << 20;
 
 /// How it is gone about.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +142,7 @@ impl Scrub {
         }
         let found = match volume.kind {
             VolumeKind::Drive | VolumeKind::Snapshot => self.read_back(&volume, check).await,
-            VolumeKind::Tree => self.read_tree(&volume).await,
+            VolumeKind::Tree => self.read_tree(&volume, check).await,
         };
         let metrics = self.control.metrics();
         match found {
@@ -193,24 +194,21 @@ impl Scrub {
                     self.control.metrics().scrubbed_bytes.inc_by(read);
                     self.pace.spend(read);
                     at = next;
-                    unnoted += 1;
+                    unnoted += read;
                 }
                 Step::Differs { piece } => return Ok(Found::Damaged(differs(piece))),
                 Step::Removed => return Ok(Found::Gone),
                 Step::End => return Ok(Found::Whole),
             }
-            if unnoted == NOTED {
+            if unnoted >= NOTED {
                 unnoted = 0;
-                if let Err(error) = self.control.parts.meta.note_position(check, at).await {
-                    tracing::warn!(%error, "how far a check has come is not noted");
-                }
-                let _ = self.tell_age().await;
+                self.note_position(check, at).await;
             }
         }
     }
 
-    /// Reads a tree from its start to its end.
-    async fn read_tree(&mut self, volume: &Volume) -> Result<Found, StoreError> {
+    /// Reads a tree from where its check is to its end.
+    async fn read_tree(&mut self, volume: &Volume, check: &Check) -> Result<Found, StoreError> {
         let Some(content) = volume.content else { return Ok(Found::Unknown) };
         let (trees, thread) = (self.control.parts.trees.clone(), IdleThread::start("scrub")?);
         let tree = match thread.run(move |_| trees.read(content)).await? {
@@ -221,11 +219,14 @@ impl Scrub {
         };
         // The thread waits when what it has read is not yet paid for.
         let (sender, mut reads) = mpsc::channel(1);
+        let compared = Arc::new(AtomicU64::new(check.position));
+        let position = compared.clone();
         let work = thread.run(move |_| match tree.digests() {
-            Some(digests) => check_tree(&tree, digests, &sender).map(Some),
+            Some(digests) => check_tree(&tree, digests, &compared, &sender).map(Some),
             None => Ok(None),
         });
         tokio::pin!(work);
+        let mut unnoted = 0;
         loop {
             self.pace.ready().await;
             tokio::select! {
@@ -233,13 +234,25 @@ impl Scrub {
                 Some(read) = reads.recv() => {
                     self.control.metrics().scrubbed_bytes.inc_by(read);
                     self.pace.spend(read);
+                    unnoted += read;
                 }
                 found = &mut work => return match found? {
                     Ok(found) => Ok(found.unwrap_or(Found::Unknown)),
                     Err(error) => error.damage().map(Found::Damaged).ok_or_else(|| io::Error::other(error).into()),
                 },
             }
+            if unnoted >= NOTED {
+                unnoted = 0;
+                self.note_position(check, position.load(Ordering::Relaxed)).await;
+            }
         }
+    }
+
+    async fn note_position(&self, check: &Check, position: u64) {
+        if let Err(error) = self.control.parts.meta.note_position(check, position).await {
+            tracing::warn!(%error, "how far a check has come is not noted");
+        }
+        let _ = self.tell_age().await;
     }
 
     async fn put_off(&self, check: &Check, since: UnixTime) -> Result<(), Fault> {
@@ -269,14 +282,19 @@ impl Scrub {
 }
 
 /// Compares a tree, and tells of the bytes that it reads.
-fn check_tree(tree: &OpenTree, digests: &Digests, reads: &mpsc::Sender<u64>) -> Result<Found, PackError> {
+fn check_tree(
+    tree: &OpenTree,
+    digests: &Digests,
+    compared: &AtomicU64,
+    reads: &mpsc::Sender<u64>,
+) -> Result<Found, PackError> {
     let pace = |read| {
         if tree.is_removed() {
             return Err(io::ErrorKind::NotFound.into());
         }
         reads.blocking_send(read).map_err(|_| io::ErrorKind::BrokenPipe.into())
     };
-    match check(tree.root(), digests, &PackLimits::default(), pace) {
+    match check(tree.root(), digests, &PackLimits::default(), compared, pace) {
         Ok(_) => Ok(Found::Whole),
         Err(PackError { cause: PackCause::Sink(_), .. }) => Ok(Found::Gone),
         Err(error) => Err(error),

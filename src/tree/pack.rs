@@ -21,6 +21,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
     Advice, AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, fstat, major, minor, openat2, readlinkat,
@@ -145,18 +146,22 @@ pub fn pack(
     writer: impl Write,
     limits: &PackLimits,
 ) -> Result<Packed, PackError> {
-    pack_from(root.as_fd(), digests, writer, limits, false)
+    pack_from(root.as_fd(), digests.map(|digests| Checks::new(digests, None)), writer, limits)
 }
 
 /// Compares all that is beneath `root` with its digests, as [`pack`] does, but with what the disk has and not the page
 /// cache. `pace` is told of the bytes that were read, at least once for each MiB; its error ends the work.
+///
+/// `compared` has how many files and links an earlier check has compared, and is counted up here. Of those, it is only
+/// seen that they are there.
 pub fn check(
     root: impl AsFd,
     digests: &Digests,
     limits: &PackLimits,
+    compared: &AtomicU64,
     pace: impl FnMut(u64) -> io::Result<()>,
 ) -> Result<Packed, PackError> {
-    pack_from(root.as_fd(), Some(digests), Paced(pace), limits, true)
+    pack_from(root.as_fd(), Some(Checks::new(digests, Some(compared))), Paced(pace), limits)
 }
 
 /// Takes an archive that nobody wants.
@@ -176,15 +181,13 @@ impl<P: FnMut(u64) -> io::Result<()>> Write for Paced<P> {
 
 fn pack_from(
     root: BorrowedFd<'_>,
-    digests: Option<&Digests>,
+    checks: Option<Checks<'_>>,
     writer: impl Write,
     limits: &PackLimits,
-    past_cache: bool,
 ) -> Result<Packed, PackError> {
     let mut packer = Packer {
         root,
-        checks: digests.map(|digests| Checks { digests, found: 0 }),
-        past_cache,
+        checks,
         limits: *limits,
         output: Output::new(writer),
         levels: Vec::new(),
@@ -200,11 +203,32 @@ fn pack_from(
 /// What a tree is compared with.
 struct Checks<'a> {
     digests: &'a Digests,
-    /// Paths that were found with their digest.
+    /// Paths that were found.
     found: u64,
+    /// Paths that an earlier check has compared; the order of a tree is always the same.
+    before: u64,
+    /// For who checks and does not pack: see [`check`].
+    compared: Option<&'a AtomicU64>,
 }
 
-impl Checks<'_> {
+impl<'a> Checks<'a> {
+    fn new(digests: &'a Digests, compared: Option<&'a AtomicU64>) -> Self {
+        let before = compared.map_or(0, |compared| compared.load(Ordering::Relaxed));
+        Self { digests, found: 0, before, compared }
+    }
+
+    /// Whether the path that was found last, and what lies between it and the next, was compared before.
+    fn is_behind(&self) -> bool {
+        0 < self.before && self.found <= self.before
+    }
+
+    /// The path that was found last has what it was stored with.
+    fn note_compared(&self) {
+        if let Some(compared) = self.compared {
+            compared.fetch_max(self.found, Ordering::Relaxed);
+        }
+    }
+
     /// The digest that a path must have.
     fn expect(&mut self, path: &[u8]) -> Result<Digest, PackCause> {
         let found = self.digests.find(path)?.ok_or(PackCause::Damaged("it was not stored"))?;
@@ -214,7 +238,11 @@ impl Checks<'_> {
 
     /// That a link has the target that it was stored with.
     fn link(&mut self, path: &[u8], target: &[u8]) -> Result<(), PackCause> {
-        if self.expect(path)? == Digest::of_link(target) { Ok(()) } else { Err(DIFFERS) }
+        if self.expect(path)? != Digest::of_link(target) {
+            return Err(DIFFERS);
+        }
+        self.note_compared();
+        Ok(())
     }
 
     /// That nothing is missing.
@@ -249,8 +277,6 @@ struct Link {
 struct Packer<'a, W> {
     root: BorrowedFd<'a>,
     checks: Option<Checks<'a>>,
-    /// Whether files are read from the disk even if the page cache has them.
-    past_cache: bool,
     limits: PackLimits,
     output: Output<W>,
     levels: Vec<Level>,
@@ -351,7 +377,10 @@ impl<W: Write> Packer<'_, W> {
         if expected.is_some_and(|expected| expected.size != size) {
             return Err(PackCause::Damaged("its size is not the one that was stored"));
         }
-        if self.past_cache {
+        if self.is_behind() {
+            return Ok(());
+        }
+        if self.is_checking() {
             // Bytes that are cached tell nothing of the disk. What is left there is read as it is.
             let _ = fadvise(&file, 0, None, Advice::DontNeed);
         }
@@ -390,7 +419,10 @@ impl<W: Write> Packer<'_, W> {
         if digest != expected {
             return Err(DIFFERS);
         }
-        if self.past_cache {
+        if let Some(checks) = &self.checks {
+            checks.note_compared();
+        }
+        if self.is_checking() {
             // Nobody else has asked for them.
             let _ = fadvise(&file, 0, None, Advice::DontNeed);
         }
@@ -410,10 +442,11 @@ impl<W: Write> Packer<'_, W> {
             self.links.insert(key, Link { above, name: name.into(), left: stat.st_nlink - 1, digest });
             return Ok(false);
         };
-        if let Some(checks) = &mut self.checks
-            && link.digest != Some(checks.expect(path)?)
-        {
-            return Err(DIFFERS);
+        if let Some(checks) = &mut self.checks {
+            if link.digest != Some(checks.expect(path)?) {
+                return Err(DIFFERS);
+            }
+            checks.note_compared();
         }
         let target = if link.above.is_empty() { link.name.to_vec() } else { [&*link.above, &link.name].join(&b'/') };
         self.member(&Written { link: &target, ..Written::new(EntryType::Link, path, stat) })?;
@@ -440,7 +473,18 @@ impl<W: Write> Packer<'_, W> {
 
     fn member(&mut self, member: &Written<'_>) -> Result<(), PackCause> {
         self.done.members += 1;
+        if self.is_behind() {
+            return Ok(());
+        }
         self.output.member(member)
+    }
+
+    fn is_checking(&self) -> bool {
+        self.checks.as_ref().is_some_and(|checks| checks.compared.is_some())
+    }
+
+    fn is_behind(&self) -> bool {
+        self.checks.as_ref().is_some_and(Checks::is_behind)
     }
 
     fn hold(&mut self, name: usize) -> Result<(), PackCause> {

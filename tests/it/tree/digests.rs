@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use longshore::tree::{
     DigestLog, Digests, Limits, PackCause, PackError, PackLimits, Policy, check, pack, unpack, unpack_digested,
@@ -65,7 +66,8 @@ fn assert_refused(scratch: &Scratch, root: &File, digests: &Digests, words: &str
     let (again, target) = scratch.root("outside/again");
     unpack(&*stream, &target, &Limits::of_volume(1 << 30), &Policy::default()).expect_err("nobody takes it for whole");
     fs::remove_dir_all(again).expect("it is removed");
-    let checked = check(root, digests, &PackLimits::default(), |_| Ok(())).expect_err("it is not as it was");
+    let checked = check(root, digests, &PackLimits::default(), &AtomicU64::new(0), |_| Ok(()));
+    let checked = checked.expect_err("it is not as it was");
     assert_eq!(checked.damage().as_deref(), Some(&*told));
 }
 
@@ -75,13 +77,42 @@ fn the_last_content_of_each_name_is_what_is_compared() {
     let (_, root, digests) = unpacked(&scratch);
     assert_eq!(digests.count(), 10);
     pack(&root, Some(&digests), io::sink(), &PackLimits::default()).expect("it is as it was");
-    let mut read = 0;
+    let (read, compared) = checked_from(0, &root, &digests);
+    assert!((800_000..2_000_000).contains(&read), "{read}");
+    assert_eq!(compared, 10);
+}
+
+/// The bytes that a check reads which goes on after so many paths, and how many are compared at its end.
+fn checked_from(position: u64, root: &File, digests: &Digests) -> (u64, u64) {
+    let (mut read, compared) = (0, AtomicU64::new(position));
     let pace = |bytes| {
         read += bytes;
         Ok(())
     };
-    check(&root, &digests, &PackLimits::default(), pace).expect("it is as it was");
-    assert!((800_000..2_000_000).contains(&read), "{read}");
+    check(root, digests, &PackLimits::default(), &compared, pace).expect("what it reads is as it was");
+    (read, compared.into_inner())
+}
+
+#[test]
+fn a_check_goes_on_behind_what_was_compared() {
+    let scratch = Scratch::new();
+    let (path, root, digests) = unpacked(&scratch);
+    let whole = checked_from(0, &root, &digests).0;
+    for position in 0..=10 {
+        let (read, compared) = checked_from(position, &root, &digests);
+        assert_eq!(compared, 10);
+        assert!(read <= whole, "{position}: {read}");
+        // The large file is the sixth of them: see the order of the names.
+        assert_eq!(read > 700_000, position < 6, "{position}: {read}");
+    }
+    // What is behind is not read again, but must be there.
+    flip(&path.join("sub/large"), 5);
+    checked_from(6, &root, &digests);
+    let checked = |position| check(&root, &digests, &PackLimits::default(), &AtomicU64::new(position), |_| Ok(()));
+    checked(5).expect_err("it is read");
+    fs::remove_file(path.join("of the first")).unwrap();
+    let missing = checked(6).expect_err("one is missing");
+    assert!(missing.damage().is_some_and(|told| told.contains("missing")), "{missing}");
 }
 
 #[test]
@@ -143,6 +174,7 @@ fn a_check_ends_when_its_pace_says_so() {
     let scratch = Scratch::new();
     let (_, root, digests) = unpacked(&scratch);
     let stop = |_| Err(io::ErrorKind::Interrupted.into());
-    let PackError { cause, .. } = check(&root, &digests, &PackLimits::default(), stop).expect_err("it was stopped");
+    let checked = check(&root, &digests, &PackLimits::default(), &AtomicU64::new(0), stop);
+    let PackError { cause, .. } = checked.expect_err("it was stopped");
     assert!(matches!(cause, PackCause::Sink(_)), "{cause}");
 }
