@@ -16,7 +16,7 @@ use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::archive::{Archive, ArchiveSettings, Bucket, Container, Storage};
+use crate::archive::{Archive, ArchiveSettings, Bucket, Storage};
 use crate::auth::{
     AccessTokens, Basic, BasicSettings, Identity, IdentitySettings, Keys, Keystone, Passwords, ServiceUser, Tickets,
     TokenNames, load_or_create_key, random_password,
@@ -88,7 +88,7 @@ impl App {
             meta: meta.clone(),
             store: Arc::new(store),
             trees,
-            remote: remote(&config)?,
+            remote: remote(&config),
             pool: pool.clone(),
             tickets,
             clock: clock.clone(),
@@ -97,8 +97,8 @@ impl App {
             tracker: tracker.clone(),
             crash,
             settings: settings(&config),
-            block: block(&config)?,
-            glance: glance(&config)?,
+            block: block(&config),
+            glance: glance(&config),
             archive: open_archive(&config, pool.clone(), tracker.clone())?,
             archive_space,
             hpc: config.hpc_catalogue(),
@@ -126,7 +126,7 @@ impl App {
             requests_per_second: config.auth.requests_per_second,
         };
         let tokens = open_tokens(&config, &meta, clock.clone())?;
-        let identity = Identity::new(meta.clone(), basic.clone(), settings, keystone(&config, &meta)?, clock);
+        let identity = Identity::new(meta.clone(), basic.clone(), settings, keystone(&config, &meta), clock);
         let connections = fit_connections(&config);
         let limits = ServerLimits {
             head: config.limits.head,
@@ -138,7 +138,7 @@ impl App {
         let public = PublicUrls {
             direct: config.direct.public_url.clone(),
             control: config.control.public_url.clone(),
-            identity: config.keystone.as_ref().map(|elsewhere| elsewhere.url.trim_end_matches('/').to_owned()),
+            identity: config.keystone.as_ref().map(|elsewhere| elsewhere.url.to_string()),
         };
         let proxies = Proxies { trusted: config.proxy.trusted.clone(), protocol: config.proxy.protocol };
         let server =
@@ -270,11 +270,6 @@ fn archive_space(config: &Config, store: &LocalStore) -> anyhow::Result<Option<A
 
 fn backup_directory(config: &Config) -> PathBuf {
     config.backups.directory.clone().unwrap_or_else(|| config.data_dir.join("backups"))
-}
-
-/// The container of backups for which none is named.
-pub fn backup_container(config: &Config) -> anyhow::Result<Container> {
-    config.backups.container.parse().context("backups.container")
 }
 
 /// The access keys of a data directory.
@@ -442,41 +437,34 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn block(config: &Config) -> anyhow::Result<BlockSettings> {
-    let container = backup_container(config)?;
-    let config = &config.block;
-    ensure!(!config.zones.is_empty(), "block.zones: there must be one");
-    if let Some(name) = &config.default_type {
-        ensure!(config.types.contains(name), "block.default_type: {name} is none of block.types");
-    }
-    let types = config.types.iter().map(|name| VolumeType { id: type_id(name), name: name.clone(), description: None });
-    Ok(BlockSettings {
-        zones: config.zones.clone(),
+fn block(config: &Config) -> BlockSettings {
+    let block = &config.block;
+    let types = block.types.iter().map(|name| VolumeType { id: type_id(name), name: name.clone(), description: None });
+    BlockSettings {
+        zones: block.zones.clone(),
         types: types.collect(),
-        default_type: config.default_type.clone(),
-        container,
-    })
+        default_type: block.default_type.clone(),
+        container: config.backups.container.clone(),
+    }
 }
 
-fn keystone(config: &Config, meta: &Meta) -> anyhow::Result<Option<Keystone>> {
+fn keystone(config: &Config, meta: &Meta) -> Option<Keystone> {
     /// A login of a client waits for it.
     const TIME: Duration = Duration::from_secs(10);
-    let Some(settings) = &config.keystone else { return Ok(None) };
-    let service = Service::new(&settings.url, TIME).context("keystone.url")?;
+    let settings = config.keystone.as_ref()?;
     let user = ServiceUser {
         name: settings.user.clone(),
         password: settings.password.clone(),
         domain: settings.domain.clone(),
         project: settings.project.clone(),
     };
-    Ok(Some(Keystone::new(service, user, meta.clone(), config.default_quota())))
+    Some(Keystone::new(Service::new(&settings.url, TIME), user, meta.clone(), config.default_quota()))
 }
 
-fn glance(config: &Config) -> anyhow::Result<Option<Service>> {
+fn glance(config: &Config) -> Option<Service> {
     /// For the description of an image; its bytes have their own time.
     const TIME: Duration = Duration::from_secs(30);
-    let url = config.block.glance_url.as_deref();
-    url.map(|url| Service::new(url, TIME).context("block.glance_url")).transpose()
+    config.block.glance_url.as_ref().map(|url| Service::new(url, TIME))
 }
 
 /// A type's id: made of its name, so that it is the same after every start (UUID version 8, RFC 9562).
@@ -487,19 +475,17 @@ fn type_id(name: &str) -> String {
     uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
 }
 
-fn remote(config: &Config) -> anyhow::Result<Remote> {
+fn remote(config: &Config) -> Remote {
     let config = &config.remote;
-    let networks = config.networks.iter().map(|text| text.parse().with_context(|| format!("remote.networks: {text}")));
-    let schemes = config.schemes.iter().map(|text| text.parse().with_context(|| format!("remote.schemes: {text}")));
-    Ok(Remote::new(RemotePolicy {
-        schemes: schemes.collect::<anyhow::Result<_>>()?,
+    Remote::new(RemotePolicy {
+        schemes: config.schemes.clone(),
         ports: config.ports.clone(),
-        networks: networks.collect::<anyhow::Result<_>>()?,
+        networks: config.networks.clone(),
         max_bytes: config.max_bytes.0.get(),
         time: config.time,
         stall: config.stall,
         redirects: config.redirects,
-    }))
+    })
 }
 
 fn policy(config: &Config) -> Policy {

@@ -7,19 +7,23 @@
 mod cloud;
 mod environment;
 mod listeners;
+mod values;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 pub use cloud::{Auth, BackupStorage, Backups, Block, DEFAULT_REGION, HpcAi, KeystoneSettings, Region};
 pub use listeners::{Endpoint, EndpointTls, TlsFiles};
+pub use values::{LogFilter, Size};
 
+use self::values::{seconds, text, texts};
+use crate::archive::LEVELS;
 use crate::domain::{ByteCount, FILESYSTEM, HpcCatalogue, HpcRegion, Limits, Network, Quota};
+use crate::remote::Scheme;
 
 /// The checked configuration. Each field says what gets worse when it is raised.
 #[derive(Clone, Debug, Deserialize)]
@@ -85,7 +89,7 @@ pub struct ProxySettings {
     /// The networks of the proxies whose word on who asks is taken: by `Forwarded` or `X-Forwarded-For`. A list, or a
     /// text with commas between. None, because anybody could write these fields. More: whoever is there can pretend to
     /// be at any address.
-    #[serde(deserialize_with = "networks")]
+    #[serde(deserialize_with = "texts")]
     pub trusted: Vec<Network>,
     /// Whether they begin every connection by a header of the PROXY protocol, version 1 or 2. On: a connection of
     /// theirs without one is closed.
@@ -272,11 +276,13 @@ pub struct Trees {
 #[serde(default, deny_unknown_fields)]
 pub struct RemoteSources {
     /// `http`, `https`, `git`; none turns it off. Plain HTTP and git can be changed on their way.
-    pub schemes: Vec<String>,
+    #[serde(deserialize_with = "texts")]
+    pub schemes: Vec<Scheme>,
     /// The ports. More: more services that can be probed from here.
     pub ports: Vec<u16>,
     /// Networks, as in `10.1.0.0/16`, that are allowed although they are not public. More: what is there can be read.
-    pub networks: Vec<String>,
+    #[serde(deserialize_with = "texts")]
+    pub networks: Vec<Network>,
     /// The most bytes of a source, beside the volume's size. Raised: more disk and time for one source.
     pub max_bytes: Size,
     /// How long a source may take in all. Raised: slow sources hold a turn for longer.
@@ -328,8 +334,9 @@ pub struct QuotaSettings {
 pub struct Log {
     /// Text for people, JSON for machines; always on standard error.
     pub format: LogFormat,
-    /// A filter in the syntax of `tracing-subscriber`: `info`, `longshore=debug`.
-    pub level: String,
+    /// Which lines are logged.
+    #[serde(deserialize_with = "text")]
+    pub level: LogFilter,
 }
 
 /// The form of a log line.
@@ -436,7 +443,7 @@ impl Default for Trees {
 impl Default for RemoteSources {
     fn default() -> Self {
         Self {
-            schemes: ["http", "https", "git"].map(str::to_owned).to_vec(),
+            schemes: vec![Scheme::Http, Scheme::Https, Scheme::Git],
             ports: vec![80, 443, 9418],
             networks: Vec::new(),
             max_bytes: Size(ByteCount::mib(100 << 10)),
@@ -451,7 +458,7 @@ impl Default for RemoteSources {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self { format: LogFormat::Text, level: LogFilter::default() }
     }
 }
 
@@ -552,6 +559,15 @@ impl Config {
         if !self.hpc_ai.regions.iter().all(|region| is_word(&region.id)) {
             return wrong("hpc_ai.regions", "must have ids of 1 to 255 characters");
         }
+        if self.block.zones.is_empty() {
+            return wrong("block.zones", "must have one or more");
+        }
+        if self.block.default_type.as_ref().is_some_and(|name| !self.block.types.contains(name)) {
+            return wrong("block.default_type", "is none of block.types");
+        }
+        if !LEVELS.contains(&self.backups.level) {
+            return wrong("backups.level", "must be 1 to 19");
+        }
         if self.backups.storage == BackupStorage::S3 && self.backups.bucket.is_none() {
             return wrong("backups.bucket", "is where backups in s3 are stored");
         }
@@ -600,71 +616,6 @@ impl Config {
 /// Whether a client can name something so.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().count() <= 255 && !text.chars().any(char::is_control)
-}
-
-/// A byte count as people write it: a number of bytes, or a number with `KiB`, `MiB`, `GiB` or `TiB`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub ByteCount);
-
-impl Size {
-    fn parse(text: &str) -> Option<ByteCount> {
-        let text = text.trim();
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let shift = match text[digits..].trim() {
-            "" | "B" => 0,
-            "KiB" => 10,
-            "MiB" => 20,
-            "GiB" => 30,
-            "TiB" => 40,
-            _ => return None,
-        };
-        text[..digits].parse::<u64>().ok()?.checked_mul(1 << shift).and_then(ByteCount::new)
-    }
-}
-
-impl FromStr for Size {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        Self::parse(text).map(Self).ok_or("not a size; write bytes, or 512MiB, 4GiB, 1TiB")
-    }
-}
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Spelling {
-            Bytes(u64),
-            Text(String),
-        }
-        match Spelling::deserialize(from)? {
-            Spelling::Bytes(bytes) => bytes.to_string().parse(),
-            Spelling::Text(text) => text.parse(),
-        }
-        .map_err(de::Error::custom)
-    }
-}
-
-fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let seconds = f64::deserialize(from)?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| de::Error::custom("not a number of seconds"))
-}
-
-fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Network>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Spelling {
-        Text(String),
-        List(Vec<String>),
-    }
-    let texts = match Spelling::deserialize(from)? {
-        Spelling::Text(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
-        Spelling::List(texts) => texts,
-    };
-    let network =
-        |text: &String| text.parse().map_err(|why| de::Error::custom(format!("{text:?} is no network: {why}")));
-    texts.iter().filter(|text| !text.is_empty()).map(network).collect()
 }
 
 #[cfg(test)]
@@ -743,6 +694,14 @@ mod tests {
         assert_eq!((scrub.period_seconds, scrub.rate.0), (2_592_000, ByteCount::mib(20)));
         assert_eq!(load("scrub = {period_seconds = 0}", &[]).unwrap().scrub.period_seconds, 0);
         assert!(load("scrub = {rate = 0}", &[]).is_err());
+    }
+
+    #[test]
+    fn sources_are_schemes_and_networks_in_a_list_or_a_text() {
+        let remote =
+            load("[remote]\nschemes = ['git']\n", &[("LONGSHORE_REMOTE__NETWORKS", "10.0.0.0/8,::1")]).unwrap();
+        assert_eq!((remote.remote.schemes, remote.remote.networks.len()), (vec![Scheme::Git], 2));
+        assert!(load("remote = {schemes = []}", &[]).unwrap().remote.schemes.is_empty());
     }
 
     #[test]

@@ -52,7 +52,10 @@ mod tests;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -73,14 +76,14 @@ use crate::io::{Block, Pool, SharedBlock};
 pub const PIECE_SIZE: u64 = 52_428_800;
 
 /// The levels of zstd that can be asked for. Those above need more memory to decompress than is given.
-const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
+pub const LEVELS: RangeInclusive<i32> = 1..=19;
 
 /// How backups are stored.
 #[derive(Clone, Debug)]
 pub struct ArchiveSettings {
     /// The storage that holds the objects.
     pub storage: Storage,
-    /// The level of zstd, 1 to 19. Raised: smaller objects, and many times the CPU.
+    /// The level of zstd, one of [`LEVELS`]. Raised: smaller objects, and many times the CPU.
     pub level: i32,
 }
 
@@ -99,8 +102,8 @@ pub enum Storage {
 pub struct Bucket {
     /// Its name.
     pub name: String,
-    /// The URL of the storage; that of AWS for the region when absent. Plain HTTP is taken of this machine only.
-    pub endpoint: Option<String>,
+    /// The URL of the storage; that of AWS for the region when absent.
+    pub endpoint: Option<StorageUrl>,
     /// Its region. Others than AWS mostly take any.
     pub region: String,
     /// Who we are. With the secret absent too, the credentials of the machine or container at AWS are used.
@@ -133,6 +136,42 @@ impl Bucket {
             bulk_delete: true,
             checksum: true,
         }
+    }
+}
+
+/// The URL of a storage that speaks the protocol of S3: HTTPS, or plain HTTP to this machine. Anyone on the path of plain
+/// HTTP to another machine could read and change every backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageUrl {
+    text: String,
+    is_plain: bool,
+}
+
+/// A text that is not the URL of a storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAStorageUrl {
+    /// No URL, or one of another scheme.
+    #[error("the storage of backups is at an http or https URL")]
+    Syntax,
+    /// Plain HTTP to another machine.
+    #[error("plain http is for a storage on this machine only")]
+    Plain,
+}
+
+impl FromStr for StorageUrl {
+    type Err = NotAStorageUrl;
+
+    fn from_str(text: &str) -> Result<Self, NotAStorageUrl> {
+        let uri: http::Uri = text.parse().map_err(|_| NotAStorageUrl::Syntax)?;
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        let is_plain = match uri.scheme_str() {
+            Some("https") => false,
+            Some("http") if is_here => true,
+            Some("http") => return Err(NotAStorageUrl::Plain),
+            _ => return Err(NotAStorageUrl::Syntax),
+        };
+        Ok(Self { text: text.to_owned(), is_plain })
     }
 }
 

@@ -307,7 +307,7 @@ fn s3(bucket: &Bucket) -> Result<Arc<dyn ObjectStore>, ArchiveError> {
         builder = builder.with_checksum_algorithm(Checksum::CRC64NVME).with_unsigned_payload(true);
     }
     if let Some(endpoint) = &bucket.endpoint {
-        builder = builder.with_endpoint(endpoint).with_allow_http(is_plain_loopback(endpoint)?);
+        builder = builder.with_endpoint(&endpoint.text).with_allow_http(endpoint.is_plain);
     }
     match (&bucket.access_key_id, &bucket.secret_access_key) {
         (Some(id), Some(secret)) => {
@@ -317,20 +317,6 @@ fn s3(bucket: &Bucket) -> Result<Arc<dyn ObjectStore>, ArchiveError> {
         _ => return Err(ArchiveError::Settings("access key id and secret go together")),
     }
     builder.build().map(|store| Arc::new(store) as _).map_err(|error| ArchiveError::Refused(error.into()))
-}
-
-/// Whether this is a plain HTTP endpoint of this very machine. Elsewhere only HTTPS is taken: whoever is on the way
-/// could read and change every backup.
-fn is_plain_loopback(endpoint: &str) -> Result<bool, ArchiveError> {
-    let uri: http::Uri = endpoint.parse().map_err(|_| ArchiveError::Settings("the endpoint is no URL"))?;
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    match uri.scheme_str() {
-        Some("https") => Ok(false),
-        Some("http") if is_here => Ok(true),
-        Some("http") => Err(ArchiveError::Settings("plain http is for an endpoint on this machine only")),
-        _ => Err(ArchiveError::Settings("the endpoint is an http or https URL")),
-    }
 }
 
 #[cfg(test)]
@@ -361,24 +347,6 @@ mod tests {
             busy.await.unwrap().unwrap();
             drop(objects.gate.read().await);
         });
-    }
-
-    #[test]
-    fn plain_http_is_for_this_machine_only() {
-        for (endpoint, plain) in [
-            ("http://127.0.0.1:9000", true),
-            ("http://[::1]:9000", true),
-            ("http://localhost", true),
-            ("https://s3.example.com", false),
-            ("https://127.0.0.1", false),
-        ] {
-            assert_eq!(is_plain_loopback(endpoint).unwrap(), plain, "{endpoint}");
-        }
-        for endpoint in
-            ["http://s3.example.com", "http://10.0.0.1", "http://127.0.0.1.example.com", "s3", "ftp://x", ""]
-        {
-            assert!(matches!(is_plain_loopback(endpoint), Err(ArchiveError::Settings(_))), "{endpoint}");
-        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use tokio_util::task::TaskTracker;
 
 use super::testing::{MemorySource, PIECE, head_of, noise, restore, within_polls};
-use super::{Archive, ArchiveError, ArchiveSettings, BackupHead, Bucket, Storage};
+use super::{Archive, ArchiveError, ArchiveSettings, BackupHead, Bucket, Storage, StorageUrl};
 use crate::domain::{BackupId, ByteCount, Secret};
 use crate::io::Pool;
 use crate::skipped::skipped;
@@ -38,8 +38,8 @@ impl Moto {
         Some(Self { process, port: line.trim().parse().unwrap() })
     }
 
-    fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+    fn endpoint(&self) -> StorageUrl {
+        format!("http://127.0.0.1:{}", self.port).parse().unwrap()
     }
 
     fn make_bucket(&self, name: &str) {
@@ -170,7 +170,7 @@ async fn a_server_that_is_not_there_is_worth_another_try() {
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let bucket = Bucket {
-        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        endpoint: Some(format!("http://127.0.0.1:{port}").parse().unwrap()),
         access_key_id: Some("id".to_owned()),
         secret_access_key: Some(Secret::new("secret")),
         ..Bucket::new("b")

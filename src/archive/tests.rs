@@ -6,7 +6,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::testing::{MemorySink, MemorySource, PIECE, has_files, head_of, noise, scene, within_polls};
-use super::{Archive, ArchiveError, ArchiveSettings, BackupHead, PIECE_SIZE, Progress, Storage, Written};
+use super::{
+    Archive, ArchiveError, ArchiveSettings, BackupHead, NotAStorageUrl, PIECE_SIZE, Progress, Storage, StorageUrl,
+    Written,
+};
 use crate::domain::{BackupId, ByteCount, TenantId};
 use crate::io::Pool;
 
@@ -314,6 +317,25 @@ async fn futures_can_be_sent_to_another_thread() {
     let mut list = scene.archive.list();
     assert!(sent(list.next()).await.is_some());
     sent(scene.archive.delete(&head)).await.unwrap();
+}
+
+#[test]
+fn plain_http_is_for_this_machine_only() {
+    for (url, is_plain) in [
+        ("http://127.0.0.1:9000", true),
+        ("http://[::1]:9000", true),
+        ("http://localhost", true),
+        ("https://s3.example.com", false),
+        ("https://127.0.0.1", false),
+    ] {
+        assert_eq!(url.parse::<StorageUrl>().unwrap().is_plain, is_plain, "{url}");
+    }
+    for url in ["http://s3.example.com", "http://10.0.0.1", "http://127.0.0.1.example.com"] {
+        assert_eq!(url.parse::<StorageUrl>(), Err(NotAStorageUrl::Plain), "{url}");
+    }
+    for url in ["s3", "ftp://x", ""] {
+        assert_eq!(url.parse::<StorageUrl>(), Err(NotAStorageUrl::Syntax), "{url}");
+    }
 }
 
 #[test]

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::format::debug_fn;
 
@@ -34,7 +33,7 @@ pub(super) fn start(config: &Config, dropped: DroppedLines) -> anyhow::Result<()
     let sink = Arc::new(Mutex::new(Sink::new(File::from(out), dropped)));
     // The subscriber tells of lines that it could not write on standard error itself, and panics when that fails too.
     let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&config.log.level))
+        .with_env_filter(config.log.level.build())
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     match config.log.format {

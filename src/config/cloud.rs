@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
 
+use super::values::{optional_text, text};
+use crate::archive::{Container, StorageUrl};
 use crate::domain::Secret;
+use crate::remote::ServiceUrl;
 
 /// What HPC-AI's API says and offers. None of it changes where bytes are kept.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,7 +59,8 @@ pub struct Block {
     pub default_type: Option<String>,
     /// The image service (Glance), as in `http://image.example.com:9292`, which is asked with the callers' own tokens.
     /// Absent: images are drives here.
-    pub glance_url: Option<String>,
+    #[serde(deserialize_with = "optional_text")]
+    pub glance_url: Option<ServiceUrl>,
 }
 
 impl Default for Block {
@@ -70,7 +74,8 @@ impl Default for Block {
 #[serde(deny_unknown_fields)]
 pub struct KeystoneSettings {
     /// Its URL, without the version, as in `http://identity.example.com:5000`.
-    pub url: String,
+    #[serde(deserialize_with = "text")]
+    pub url: ServiceUrl,
     /// The name of a user who may validate tokens.
     pub user: String,
     /// Their password.
@@ -103,13 +108,15 @@ pub struct Backups {
     /// The directory; `backups` in the data directory when absent. Elsewhere: they outlive the disk of the drives.
     pub directory: Option<PathBuf>,
     /// The container of backups for which none is named: a first directory, or first part of the keys, of all of them.
-    pub container: String,
+    #[serde(deserialize_with = "text")]
+    pub container: Container,
     /// The level of zstd, 1 to 19. Raised: smaller objects, and many times the CPU.
     pub level: i32,
     /// The bucket of S3, which must be there.
     pub bucket: Option<String>,
     /// The URL of the storage; that of AWS for the region when absent. Plain HTTP is taken of this machine only.
-    pub endpoint: Option<String>,
+    #[serde(deserialize_with = "optional_text")]
+    pub endpoint: Option<StorageUrl>,
     /// The region.
     pub region: String,
     /// The access key. Without it and the secret, the credentials of the machine or container at AWS are used.
@@ -133,7 +140,7 @@ impl Default for Backups {
         Self {
             storage: BackupStorage::Directory,
             directory: None,
-            container: "volumebackups".to_owned(),
+            container: Container::default(),
             level: 1,
             bucket: None,
             endpoint: None,

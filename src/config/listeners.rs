@@ -94,10 +94,11 @@ impl Config {
         if !self.is_split() && self.tls_of(&self.direct) != self.tls_of(&self.control) {
             return wrong("direct.tls", "must be that of control, since both listen at one address");
         }
-        for url in [&self.direct.public_url, &self.control.public_url].into_iter().flatten() {
+        for (key, endpoint) in [("direct.public_url", &self.direct), ("control.public_url", &self.control)] {
+            let Some(url) = &endpoint.public_url else { continue };
             let plain = url.bytes().all(|b| b.is_ascii_graphic() && !b"\"'<>\\?#".contains(&b));
             if !(url.starts_with("http://") || url.starts_with("https://")) || url.ends_with('/') || !plain {
-                return wrong("public_url", "must be an http or https URL without query or trailing slash");
+                return wrong(key, "must be an http or https URL without query or trailing slash");
             }
         }
         Ok(())

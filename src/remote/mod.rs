@@ -45,7 +45,7 @@ use self::dial::{Dialer, SystemResolver, system_roots};
 pub use self::error::{BadUrl, Flaw, Refusal, RemoteError, Surplus};
 pub use self::file::RemoteFile;
 pub use self::location::{FileUrl, Location, Repository};
-pub use self::service::{Download, Said, Service};
+pub use self::service::{Download, NotAServiceUrl, Said, Service, ServiceUrl};
 use crate::domain::Network;
 
 /// How a source is reached.

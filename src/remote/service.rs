@@ -4,6 +4,8 @@
 //! They are trusted with credentials and reached wherever they are; so nothing that a user says decides where a request
 //! goes, and no redirect is followed.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +20,43 @@ use crate::domain::Network;
 
 /// The most bytes of an answer that is read whole.
 const MOST: u64 = 4 << 20;
+
+/// The base URL of a service, as in `http://identity.example.com:5000`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceUrl {
+    /// Its path ends in a slash, so that other paths can be joined to it.
+    base: Url,
+    scheme: Scheme,
+    port: u16,
+}
+
+/// A text that is not the URL of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a service is at an http or https URL without user name and password")]
+pub struct NotAServiceUrl;
+
+impl FromStr for ServiceUrl {
+    type Err = NotAServiceUrl;
+
+    fn from_str(text: &str) -> Result<Self, NotAServiceUrl> {
+        let mut base = Url::parse(text).map_err(|_| NotAServiceUrl)?;
+        let (scheme, _, port) = location::parts(&base).map_err(|_| NotAServiceUrl)?;
+        if scheme == Scheme::Git || !base.username().is_empty() || base.password().is_some() {
+            return Err(NotAServiceUrl);
+        }
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        Ok(Self { base, scheme, port })
+    }
+}
+
+/// Without the slash at its end.
+impl fmt::Display for ServiceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.base.as_str().trim_end_matches('/'))
+    }
+}
 
 /// A service at a base URL. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -43,19 +82,9 @@ pub struct Download {
 }
 
 impl Service {
-    /// The service at this URL, as in `http://identity.example.com:5000`. A request to it may take this long.
-    pub fn new(base: &str, time: Duration) -> Result<Self, RemoteError> {
-        let mut base = Url::parse(base).map_err(|_| BadUrl::Syntax)?;
-        if !base.username().is_empty() || base.password().is_some() {
-            return Err(BadUrl::Credentials.into());
-        }
-        let (scheme, _, port) = location::parts(&base)?;
-        if scheme == Scheme::Git {
-            return Err(BadUrl::Scheme.into());
-        }
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
+    /// The service at this URL. A request to it may take this long.
+    pub fn new(url: &ServiceUrl, time: Duration) -> Self {
+        let ServiceUrl { base, scheme, port } = url.clone();
         let policy = Policy {
             schemes: vec![scheme],
             ports: vec![port],
@@ -65,7 +94,7 @@ impl Service {
             redirects: 0,
             ..Policy::default()
         };
-        Ok(Self { remote: Remote::new(policy), base })
+        Self { remote: Remote::new(policy), base }
     }
 
     /// Sends a request; the answer is read whole.
@@ -129,7 +158,7 @@ mod tests {
     use super::*;
 
     fn service(base: &str) -> Service {
-        Service::new(base, Duration::from_secs(1)).unwrap()
+        Service::new(&base.parse().unwrap(), Duration::from_secs(1))
     }
 
     #[test]
@@ -144,9 +173,16 @@ mod tests {
     }
 
     #[test]
+    fn a_service_is_named_without_the_slash_at_its_end() {
+        for (given, named) in [("http://h:5000", "http://h:5000"), ("https://h/identity/", "https://h/identity")] {
+            assert_eq!(given.parse::<ServiceUrl>().unwrap().to_string(), named);
+        }
+    }
+
+    #[test]
     fn what_is_no_service_is_refused() {
         for base in ["", "h:5000", "git://h/", "ftp://h/", "http://user:secret@h/", "file:///etc"] {
-            assert!(Service::new(base, Duration::from_secs(1)).is_err(), "{base}");
+            assert_eq!(base.parse::<ServiceUrl>(), Err(NotAServiceUrl), "{base}");
         }
     }
 }

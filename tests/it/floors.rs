@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("metrics", &["transfer"]),
     ("control", &["archive", "auth", "domain", "io", "meta", "metrics", "remote", "store", "transfer", "tree"]),
     ("server", &["auth", "control", "dialect", "domain", "io", "metrics", "transfer"]),
-    ("config", &["domain"]),
+    ("config", &["archive", "domain", "remote"]),
     (
         "app",
         &[

@@ -33,6 +33,7 @@ mod ranges;
 mod readme;
 mod remote;
 mod scrub;
+mod settings;
 mod tenants;
 mod tls;
 mod tree;

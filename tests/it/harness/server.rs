@@ -105,11 +105,24 @@ impl Setup {
         child.wait_with_output().expect("what it says can be read")
     }
 
-    fn command(&self, dir: &Scratch, data: &Path) -> Command {
+    /// Runs another command than `serve` with this configuration, and returns what it says.
+    pub(crate) fn command_refused(self, args: &[&str]) -> Output {
+        let dir = Scratch::new();
+        let mut command = Command::new(LONGSHORE);
+        command.args(args).arg("--config").arg(self.write_config(&dir)).arg("--data-dir").arg(dir.join("data"));
+        command.stdin(Stdio::null()).output().expect("longshore runs")
+    }
+
+    fn write_config(&self, dir: &Scratch) -> PathBuf {
         let config = dir.join("longshore.toml");
         let base = if self.defaults { "" } else { BASE_CONFIG };
         fs::write(&config, format!("{base}{}", self.config)).expect("a configuration can be written");
         fs::set_permissions(&config, PermissionsExt::from_mode(0o600)).expect("it is ours");
+        config
+    }
+
+    fn command(&self, dir: &Scratch, data: &Path) -> Command {
+        let config = self.write_config(dir);
         // The kernel ends the server when this test dies without having dropped it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
