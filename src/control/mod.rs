@@ -12,7 +12,6 @@ mod download;
 mod fetch;
 mod held;
 mod hpc;
-mod idle;
 mod jobs;
 mod scrub;
 mod seal;

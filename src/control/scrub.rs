@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Control;
 use super::download::MISSING;
-use super::idle::IdleThread;
 use super::seal::differs;
 use crate::domain::{Fault, FaultKind, UnixTime, Volume, VolumeKind, VolumeState};
+use crate::io::IdleThread;
 use crate::meta::{Check, MetaError};
 use crate::metrics::Scrubbed;
 use crate::store::{OpenTree, ReadBack, StoreError, TreeReadError};

@@ -4,8 +4,8 @@
 use std::io;
 
 use super::Control;
-use super::idle::IdleThread;
 use crate::domain::{Fault, FaultKind, PIECE, Sha256, Volume};
+use crate::io::IdleThread;
 use crate::meta::Job;
 use crate::store::{ReadBack, StoreError};
 use crate::transfer::Sha256State;

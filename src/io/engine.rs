@@ -26,7 +26,8 @@ use super::ring::{self, Ring};
 use super::threads::{self, Threads};
 
 /// Moves blocks to and from files. Clones share its threads, which end after the last clone and the last
-/// [`EngineFile`] are gone and what was submitted is done.
+/// [`EngineFile`] are gone and what was submitted is done. They are not joined, since the last clone may be dropped by a
+/// task, which must not block.
 #[derive(Clone, Debug)]
 pub enum IoEngine {
     /// By `io_uring`.

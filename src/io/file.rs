@@ -7,9 +7,13 @@
 use std::fs::File;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::runtime::Handle;
+
+/// The length of [`SharedFile::hole`].
+pub const HOLE: u64 = 1 << 30;
 
 /// An open file. Clones share it.
 #[derive(Clone, Debug)]
@@ -22,6 +26,19 @@ struct Held(Option<File>);
 impl From<File> for SharedFile {
     fn from(file: File) -> Self {
         Self(Arc::new(Held(Some(file))))
+    }
+}
+
+impl SharedFile {
+    /// A file of [`HOLE`] zeros in memory that takes up none: the kernel sends its one page of zeros for all of it. It
+    /// is the same file for all callers, and nobody writes to it. `None` on a system that has no such files.
+    pub fn hole() -> Option<Self> {
+        static FILE: LazyLock<Option<SharedFile>> = LazyLock::new(|| {
+            let file = File::from(memfd_create("hole", MemfdFlags::CLOEXEC).ok()?);
+            file.set_len(HOLE).ok()?;
+            Some(file.into())
+        });
+        FILE.clone()
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod descriptors;
 mod engine;
 mod file;
+mod idle;
 mod operation;
 mod pool;
 pub mod probe;
@@ -12,7 +13,8 @@ mod ring;
 mod threads;
 
 pub use engine::{EngineFile, IoEngine, Submitted};
-pub use file::SharedFile;
+pub use file::{HOLE, SharedFile};
+pub use idle::IdleThread;
 pub use pool::{ALIGN, BLOCK, Block, Pool, SharedBlock};
 pub use ring::Ring;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! One task watches them all ([`Transfers::watch`]) and stops those whose peer is too slow.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -306,7 +306,7 @@ impl Pace {
 
 /// All running transfers of the node.
 #[derive(Clone, Default)]
-pub struct Transfers(Arc<Mutex<HashMap<u64, Watched>>>);
+pub struct Transfers(Arc<Mutex<BTreeMap<u64, Watched>>>);
 
 struct Watched {
     progress: Arc<Progress>,
@@ -319,15 +319,16 @@ struct Watched {
 impl Transfers {
     /// Adds a transfer; it is running until the guard is dropped.
     pub fn start(&self, progress: Arc<Progress>) -> Running {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let key = NEXT.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let watched = Watched {
             moved: (progress.bytes(), now),
             window: (now, progress.bytes(), progress.phases().peer),
             progress: progress.clone(),
         };
-        self.lock().insert(key, watched);
+        let mut running = self.lock();
+        let key = running.last_key_value().map_or(0, |(last, _)| last + 1);
+        running.insert(key, watched);
+        drop(running);
         Running { transfers: self.clone(), key, progress }
     }
 
@@ -380,7 +381,7 @@ impl Transfers {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Watched>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Watched>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,19 +9,17 @@
 //! Dropping an `Outgoing` is safe at any await: a read that was submitted ends by itself.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::MemfdFlags;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::pack::Packing;
 use super::progress::{Phase, Progress};
 use crate::domain::Extent;
-use crate::io::{BLOCK, Block, Pool, SharedFile};
+use crate::io::{BLOCK, Block, HOLE, Pool, SharedFile};
 use crate::store::{Image, Run};
 
 /// What is sent, in order.
@@ -112,8 +110,8 @@ impl Outgoing {
             Err(error) => return Some(Err(error)),
         };
         if run.hole {
-            if let (Route::Kernel(_), Some(hole)) = (&self.route, hole()) {
-                let len = run.extent.len.min(KERNEL_CHUNK);
+            if let (Route::Kernel(_), Some(hole)) = (&self.route, SharedFile::hole()) {
+                let len = run.extent.len.min(HOLE);
                 self.put_back(run, len);
                 return Some(Ok(Chunk::File(hole, Extent { offset: 0, len })));
             }
@@ -219,15 +217,4 @@ enum Item {
 fn zeros(len: usize) -> Bytes {
     static ZEROS: [u8; BLOCK] = [0; BLOCK];
     Bytes::from_static(&ZEROS).slice(..len)
-}
-
-/// A file of [`KERNEL_CHUNK`] zeros in memory that takes up none: the kernel sends its one page of zeros for all of it.
-/// None on a system that has no such files.
-fn hole() -> Option<SharedFile> {
-    static HOLE: LazyLock<Option<SharedFile>> = LazyLock::new(|| {
-        let file = File::from(rustix::fs::memfd_create("hole", MemfdFlags::CLOEXEC).ok()?);
-        file.set_len(KERNEL_CHUNK).ok()?;
-        Some(file.into())
-    });
-    HOLE.clone()
 }

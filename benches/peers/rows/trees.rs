@@ -6,12 +6,12 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::client::Client;
 use crate::http::{Connection, Target};
@@ -46,8 +46,7 @@ struct Archive {
 
 impl Archive {
     fn write(dir: &Path, files: usize) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let path = dir.join(format!("{}.tar", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let path = dir.join(format!("{}.tar", Uuid::new_v4()));
         fs::write(&path, archive::make(files))?;
         Ok(Self { path, files })
     }
@@ -145,11 +144,10 @@ struct Volumes<'a> {
 
 impl<'a> Volumes<'a> {
     fn begin(server: &'a Longshore, count: usize) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let mut connection = Connection::open(server.root())?;
         let mut begun = Vec::new();
         for _ in 0..count {
-            let name = format!("volume-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+            let name = format!("volume-{}", Uuid::new_v4());
             let body = json!({"Volume": [{"Name": name, "Source": "/x"}]}).to_string();
             let answer: Value = serde_json::from_str(&connection.send("POST", "/volumes/initialize", &body)?)?;
             let text = |value: &Value| value.as_str().map(str::to_owned).context("an answer without its texts");

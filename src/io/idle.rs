@@ -7,12 +7,13 @@ use tokio::sync::oneshot;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// It ends when this is dropped and what it does has ended.
-pub(super) struct IdleThread(mpsc::SyncSender<Work>);
+/// It ends when this is dropped and its present work has ended. It is not joined: that would hold up a task, and its work
+/// only reads.
+pub struct IdleThread(mpsc::SyncSender<Work>);
 
 impl IdleThread {
     /// Starts one: a thread's priority cannot be raised again without privilege, so that no other can be lent.
-    pub(super) fn start(name: &str) -> io::Result<Self> {
+    pub fn start(name: &str) -> io::Result<Self> {
         // Who gives it work waits for the end of that.
         let (sender, works) = mpsc::sync_channel::<Work>(1);
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -26,7 +27,7 @@ impl IdleThread {
     }
 
     /// Has it do something, which can ask whether nobody waits for it any more.
-    pub(super) async fn run<T: Send + 'static>(
+    pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,
     ) -> io::Result<T> {
