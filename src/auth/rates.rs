@@ -1,4 +1,7 @@
 //! How many requests a tenant may make: a bucket for each, that is filled evenly and holds what a second brings.
+//!
+//! `governor` counts the same way, but its map of keys has no bound, and to give it our clock takes as many lines as
+//! the counting.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -311,7 +311,7 @@ fn step(image: &mut ReadBack, at: u64) -> std::io::Result<Step> {
     Ok(if piece.is_whole { Step::Read { next: index + 1, read: piece.read } } else { Step::Differs { piece: index } })
 }
 
-/// Keeps to a rate. What was not spent is not saved up.
+/// Keeps to a rate. What was not spent is not saved up, as `governor` and other token buckets do.
 struct Pace {
     rate: u64,
     next: Instant,

@@ -3,48 +3,47 @@
 //! # Invariants
 //! - What is found here is as the database has it: whoever looks has just read the row's revision there, and every
 //!   change of a row makes another one.
-//! - Memory: two generations, of rows of [`MOST`] bytes each, which take some five times that when they are read, with
-//!   the answer that was made of each.
+//! - Memory: rows of [`MOST`] bytes, which take some five times that when they are read, with the answer that was made
+//!   of each.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
 
 use crate::domain::{Seen, VolumeId};
 
-/// The bytes of the rows of a generation; about 8,000 volumes.
-const MOST: usize = 4 << 20;
+/// The bytes of the rows; about 16,000 volumes.
+const MOST: usize = 8 << 20;
 /// What a row has beside its texts.
 const LEAST_ROW: usize = 400;
 
-/// Such volumes. Those that were not asked for while a generation grew up are forgotten with the one before.
-#[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<Generations>);
+/// Such volumes. Those that were asked for the longest ago are forgotten first.
+#[derive(Debug)]
+pub(super) struct Recent(Mutex<Rows>);
 
-#[derive(Debug, Default)]
-struct Generations {
-    young: HashMap<VolumeId, Known>,
-    old: HashMap<VolumeId, Known>,
-    /// Of the rows of the young one.
+#[derive(Debug)]
+struct Rows {
+    known: LruCache<VolumeId, Known>,
+    /// Of all of them.
     bytes: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Known {
     volume: Arc<Seen>,
     bytes: usize,
 }
 
+impl Default for Recent {
+    fn default() -> Self {
+        Self(Mutex::new(Rows { known: LruCache::unbounded(), bytes: 0 }))
+    }
+}
+
 impl Recent {
     /// The volume, if it is known, whatever its revision.
     pub(super) fn any(&self, id: VolumeId) -> Option<Arc<Seen>> {
-        let mut generations = self.generations();
-        if let Some(known) = generations.young.get(&id) {
-            return Some(Arc::clone(&known.volume));
-        }
-        let known = generations.old.remove(&id)?;
-        let volume = Arc::clone(&known.volume);
-        generations.add(known);
-        Some(volume)
+        self.rows().known.get(&id).map(|known| Arc::clone(&known.volume))
     }
 
     /// The volume, if it is known as it was at this revision.
@@ -54,25 +53,22 @@ impl Recent {
 
     /// Remembers what was read from a row whose texts have this length.
     pub(super) fn put(&self, volume: Arc<Seen>, texts: usize) {
-        self.generations().add(Known { volume, bytes: LEAST_ROW + texts });
+        let bytes = LEAST_ROW + texts;
+        let mut rows = self.rows();
+        rows.bytes += bytes;
+        if let Some(before) = rows.known.put(volume.id, Known { volume, bytes }) {
+            rows.bytes -= before.bytes;
+        }
+        while rows.bytes > MOST
+            && let Some((_, oldest)) = rows.known.pop_lru()
+        {
+            rows.bytes -= oldest.bytes;
+        }
     }
 
-    fn generations(&self) -> MutexGuard<'_, Generations> {
-        // Maps of copies stay usable whatever panicked beside them.
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        // A map of copies stays usable whatever panicked beside it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Generations {
-    fn add(&mut self, known: Known) {
-        if self.bytes + known.bytes > MOST {
-            self.old = std::mem::take(&mut self.young);
-            self.bytes = 0;
-        }
-        self.bytes += known.bytes;
-        if let Some(before) = self.young.insert(known.volume.id, known) {
-            self.bytes -= before.bytes;
-        }
     }
 }
 
@@ -103,12 +99,13 @@ mod tests {
         recent.put(Arc::clone(&asked), 0);
         recent.put(Arc::clone(&other), 0);
         for _ in 0..40 {
-            recent.put(volume(), MOST / 4);
+            let large = volume();
+            recent.put(Arc::clone(&large), MOST / 8);
+            recent.put(large, MOST / 4);
             assert!(recent.any(asked.id).is_some());
-            let generations = recent.generations();
-            let bytes = |known: &HashMap<VolumeId, Known>| known.values().map(|known| known.bytes).sum::<usize>();
-            assert!(bytes(&generations.young) <= MOST && bytes(&generations.old) <= MOST);
-            assert_eq!(bytes(&generations.young), generations.bytes);
+            let rows = recent.rows();
+            assert_eq!(rows.known.iter().map(|(_, known)| known.bytes).sum::<usize>(), rows.bytes);
+            assert!(rows.bytes <= MOST);
         }
         assert!(recent.any(other.id).is_none());
     }

@@ -3,6 +3,9 @@
 //!
 //! They are trusted with credentials and reached wherever they are; so nothing that a user says decides where a request
 //! goes, and no redirect is followed.
+//!
+//! The client is that of sources (`exchange`). `reqwest`, which `object_store` uses, would be a second one whose limits
+//! and errors have to be made the same, in more lines than are here.
 
 use std::fmt;
 use std::str::FromStr;
