@@ -37,7 +37,7 @@ use crate::tree::{DESCRIPTORS_PER_STREAM, ForeignAttributes, LargeWrites, Owners
 pub use exposure::{exposed, forbid_core_dumps};
 pub use loss::{Found, Recovered, Recovery, backup_database, recover};
 
-/// After the drain time, what was told to end gets this long to undo itself.
+/// The time that transfers and tasks get to undo their work after they were cut.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A running server.
@@ -48,12 +48,12 @@ pub struct App {
     meta: Meta,
     tls: SideTls,
     tracker: TaskTracker,
-    /// Accept nothing more.
+    /// Tells the listeners and background tasks to begin nothing more.
     stop: CancellationToken,
-    /// End everything.
+    /// Tells all connections and tasks to end.
     kill: CancellationToken,
     direct_url: String,
-    /// Held for as long as the data directory is ours.
+    /// The lock on the data directory.
     _lock: File,
 }
 
@@ -154,7 +154,7 @@ impl App {
         Ok(Self { config, control, server, meta, tls, tracker, stop, kill, direct_url, _lock: lock })
     }
 
-    /// Reads the certificates again; a bad one leaves the old in use.
+    /// Reads the certificates again; an invalid one leaves the old one in use.
     pub fn reload(&self) {
         let SideTls { direct, control } = &self.tls;
         let other =
@@ -172,14 +172,14 @@ impl App {
         }
     }
 
-    /// Drains and stops: nothing new is begun, what runs gets the configured time, and is cut then.
+    /// Drains and stops: begins nothing new, gives running transfers the configured time, and then cuts them.
     pub async fn stop(self) {
         let _ = std::fs::remove_file(self.config.data_dir.join("endpoint"));
         self.control.start_draining();
         self.stop.cancel();
         self.tracker.close();
         let transfers = self.control.transfers();
-        // Some have no connection. The watch for slow peers goes on, so the tracker is not what to wait for.
+        // Some transfers have no connection. The tracker does not become empty, since the watch for slow peers goes on.
         let settled = async || {
             let mut look = tokio::time::interval(Duration::from_millis(20));
             while transfers.count() > 0 {
@@ -197,7 +197,7 @@ impl App {
         }
         self.kill.cancel();
         let ended = async {
-            // What a connection leaves undone is undone by tasks of the tracker.
+            // Tasks of the tracker clean up after connections that were cut.
             self.server.ended().await;
             self.tracker.wait().await;
         };
@@ -208,12 +208,12 @@ impl App {
         tracing::info!("stopped");
     }
 
-    /// The URL that clients reach the data plane by.
+    /// Returns the URL that clients reach the data plane by.
     pub fn direct_url(&self) -> &str {
         &self.direct_url
     }
 
-    /// Where the first user's name and password are.
+    /// Returns the path of the first user's name and password.
     pub fn credentials_path(&self) -> PathBuf {
         credentials_path(&self.config)
     }
@@ -233,7 +233,7 @@ fn database(config: &Config) -> PathBuf {
     config.data_dir.join("meta.sqlite")
 }
 
-/// The place for backups. Makes its directory if it is not there.
+/// Opens the storage of backups. Makes its directory if it does not exist.
 pub fn open_archive(config: &Config, pool: Pool, tracker: TaskTracker) -> anyhow::Result<Archive> {
     let backups = &config.backups;
     let storage = match backups.storage {
@@ -254,7 +254,7 @@ pub fn open_archive(config: &Config, pool: Pool, tracker: TaskTracker) -> anyhow
     Archive::open(&settings, pool, tracker).context("cannot use the storage of backups")
 }
 
-/// The account of the file system of a directory of backups, which is that of the drives if they share one.
+/// Returns the ledger of the file system of a directory of backups, which is that of the drives if they share it.
 fn archive_space(config: &Config, store: &LocalStore) -> anyhow::Result<Option<Arc<Ledger>>> {
     if config.backups.storage != BackupStorage::Directory {
         return Ok(None);
@@ -272,13 +272,13 @@ fn backup_directory(config: &Config) -> PathBuf {
     config.backups.directory.clone().unwrap_or_else(|| config.data_dir.join("backups"))
 }
 
-/// The access keys of a data directory.
+/// Opens the access keys of a data directory.
 pub fn open_keys(config: &Config, meta: &Meta, clock: Arc<dyn Clock>) -> anyhow::Result<Keys> {
     let master = load_or_create_key(&config.data_dir.join("access.key")).context("cannot use access.key")?;
     Ok(Keys::new(meta.clone(), clock, master))
 }
 
-/// The signed tokens of a data directory.
+/// Opens the signed tokens of a data directory.
 fn open_tokens(config: &Config, meta: &Meta, clock: Arc<dyn Clock>) -> anyhow::Result<AccessTokens> {
     let names = TokenNames { issuer: config.hpc_ai.issuer.clone(), audience: config.hpc_ai.audience.clone() };
     AccessTokens::open(meta.clone(), clock, names, config.data_dir.join("hpc-ai.key")).context("cannot use hpc-ai.key")
@@ -295,11 +295,11 @@ pub async fn init(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
     made
 }
 
-/// Whether the data directory has a database. Nothing else than `serve` and `init` makes one.
+/// Whether the data directory has a database. Only `serve` and `init` make one.
 pub fn has_installation(config: &Config) -> anyhow::Result<bool> {
     let path = database(config);
     match std::fs::metadata(&path) {
-        // An empty one is what is left of a start that was cut.
+        // A start that was cut leaves an empty file.
         Ok(found) => Ok(found.len() > 0),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).with_context(|| format!("cannot look for {}", path.display())),
@@ -317,7 +317,7 @@ pub fn require_installation(config: &Config) -> anyhow::Result<()> {
     exposure::refuse_links(&config.data_dir)
 }
 
-/// Makes the data directory, for its owner alone.
+/// Makes the data directory, accessible to its owner only.
 fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -326,7 +326,7 @@ fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the data directory {}", dir.display()))
 }
 
-/// Two processes on one directory would remove each other's drafts.
+/// Makes and locks the data directory: two processes on one directory would remove each other's drafts.
 fn claim_data_dir(dir: &Path) -> anyhow::Result<File> {
     make_data_dir(dir)?;
     exposure::refuse_links(dir)?;
@@ -344,14 +344,14 @@ fn claim_data_dir(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Makes the first user, an administrator, when there is none, and writes how to log in.
+/// Makes the first user, an administrator, when there is no user, and writes the credentials.
 async fn ensure_admin(meta: &Meta, config: &Config, clock: &dyn Clock) -> anyhow::Result<()> {
     if !meta.users().await?.is_empty() {
         return Ok(());
     }
     let password = random_password();
     let hash = Passwords::default().hash(password.clone()).await?;
-    // The file first: a user without a known password could never log in.
+    // The file is written first: a user without a known password could never log in.
     write_credentials(config, "admin", &password)?;
     meta.add_administrator("admin", &hash, "admin", Some(config.default_quota()), clock.now()).await?;
     Ok(())
@@ -362,9 +362,9 @@ pub fn write_credentials(config: &Config, user: &str, password: &str) -> anyhow:
     write_atomically(&credentials_path(config), format!("{user}:{password}\n").as_bytes(), 0o600)
 }
 
-/// The connections that are served at once: those of the configuration, or what the limit on open files has room for.
+/// Returns the most connections at once: those of the configuration, or fewer if the limit on open files is low.
 fn fit_connections(config: &Config) -> usize {
-    /// For the database, the rings, the listeners, the log, jobs and fetches, with room to spare.
+    /// Descriptors for the database, the rings, the listeners, the log, jobs and fetches, with room to spare.
     const OURSELVES: u64 = 128;
     let limit = descriptors::raise_limit();
     let elsewhere = OURSELVES + DESCRIPTORS_PER_STREAM * config.trees.streams as u64;
@@ -449,7 +449,7 @@ fn block(config: &Config) -> BlockSettings {
 }
 
 fn keystone(config: &Config, meta: &Meta) -> Option<Keystone> {
-    /// A login of a client waits for it.
+    /// The longest time for a request, since a client's login waits for it.
     const TIME: Duration = Duration::from_secs(10);
     let settings = config.keystone.as_ref()?;
     let user = ServiceUser {
@@ -462,12 +462,12 @@ fn keystone(config: &Config, meta: &Meta) -> Option<Keystone> {
 }
 
 fn glance(config: &Config) -> Option<Service> {
-    /// For the description of an image; its bytes have their own time.
+    /// The longest time for the description of an image; its bytes have their own limit.
     const TIME: Duration = Duration::from_secs(30);
     config.block.glance_url.as_ref().map(|url| Service::new(url, TIME))
 }
 
-/// A type's id: made of its name, so that it is the same after every start (UUID version 8, RFC 9562).
+/// Returns a type's id, made of its name, so that it is the same after every start (UUID version 8, RFC 9562).
 fn type_id(name: &str) -> String {
     let digest = sha2::Sha256::digest(name);
     let mut bytes = [0; 16];
@@ -505,7 +505,7 @@ fn policy(config: &Config) -> Policy {
     }
 }
 
-/// The certificates of both sides, one where both have the same files.
+/// Loads the certificates of both endpoints, once where both have the same files.
 fn load_tls(config: &Config) -> Result<SideTls, TlsError> {
     let load =
         |files: Option<(&Path, &Path)>| files.map(|(certificate, key)| Tls::load(certificate, key).map(Arc::new));
@@ -515,7 +515,7 @@ fn load_tls(config: &Config) -> Result<SideTls, TlsError> {
     Ok(SideTls { direct, control })
 }
 
-/// Binds the listeners; their URLs, the direct one first.
+/// Binds the listeners; returns their URLs too, the direct one first.
 fn bind(config: &Config) -> anyhow::Result<(Listeners, Vec<String>)> {
     let scheme = |side| if config.tls_of(side).is_some() { "https" } else { "http" };
     let open = |address| listener::bind(address).with_context(|| format!("cannot listen on {address}"));
@@ -531,8 +531,8 @@ fn bind(config: &Config) -> anyhow::Result<(Listeners, Vec<String>)> {
     Ok((Listeners::Split { direct, control }, urls))
 }
 
-/// Replaces a file in one step, durably, so that no reader sees half of it. It is flushed before it has its name; when
-/// that fails, the draft is made anew by the next start, and the name has what it had.
+/// Replaces a file atomically and durably. It is flushed before it gets its name; when that fails, the old file stays,
+/// and the next start makes the draft anew.
 fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         let draft = path.with_extension("tmp");

@@ -1,4 +1,4 @@
-//! Settings as people write them, and the checked configuration that the program runs by.
+//! The configuration: typed and checked once, when it is loaded, so that every command refuses what `serve` refuses.
 //!
 //! A value comes from the first of: a flag, the environment, the TOML file, the default. Every key of the file has an
 //! environment variable: `LONGSHORE_` and the key in capitals, `__` between section and key
@@ -29,9 +29,9 @@ use crate::remote::Scheme;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Everything the server keeps: images, database, keys. One process at a time uses it.
+    /// The directory of everything that the server keeps: images, database, keys. One process at a time uses it.
     pub data_dir: PathBuf,
-    /// Where every route is served, unless `direct` or `control` has its own. Port 0 lets the system pick.
+    /// The address of every route, unless `direct` or `control` has its own. Port 0 lets the system pick.
     pub listen: SocketAddr,
     /// The data plane: uploads, downloads.
     pub direct: Endpoint,
@@ -41,25 +41,25 @@ pub struct Config {
     pub tls: TlsFiles,
     /// Proxies in front of this server.
     pub proxy: ProxySettings,
-    /// What is taken, and how long is waited.
+    /// Limits on sizes, times and connections.
     pub limits: LimitSettings,
     /// Memory for data.
     pub memory: Memory,
-    /// How files are read and written.
+    /// Settings for reading and writing files.
     pub io: Io,
     /// Digests of drives.
     pub digest: Digests,
-    /// Checks of what is stored.
+    /// The scrub of stored volumes.
     pub scrub: Scrub,
-    /// What the disk holds and the database does not know.
+    /// Data on the disk that the database does not know.
     pub recovery: RecoverySettings,
-    /// Volumes that are directories.
+    /// Settings for tree volumes.
     pub trees: Trees,
-    /// What volumes may be filled with from elsewhere.
+    /// Sources elsewhere that volumes may be filled from.
     pub remote: RemoteSources,
     /// Block storage.
     pub block: Block,
-    /// An identity service elsewhere.
+    /// Another identity service.
     pub keystone: Option<KeystoneSettings>,
     /// Backups of drives.
     pub backups: Backups,
@@ -67,28 +67,28 @@ pub struct Config {
     pub hpc_ai: HpcAi,
     /// Logins.
     pub auth: Auth,
-    /// The quota of a tenant that `longshore user add` makes; none by default.
+    /// The quota of tenants that `longshore user add` makes; unlimited by default.
     pub quota: QuotaSettings,
-    /// What is logged, and in which form.
+    /// The filter and the form of the log.
     pub log: Log,
-    /// The file that it was read from.
+    /// The file that the configuration was read from.
     #[serde(skip)]
     pub file: Option<PathBuf>,
-    /// For the tests of crash safety; see [`crate::domain::CrashPoints`]. Ignored by a release build.
+    /// A crash point, for the tests of crash safety; see [`crate::domain::CrashPoints`]. Ignored by a release build.
     pub crash_after: Option<u64>,
-    /// Variables of the environment that have our prefix and name no setting. Kubernetes makes some for a service of
-    /// our name.
+    /// Variables of the environment that have this program's prefix and name no setting. Kubernetes makes some for a
+    /// service of this name.
     #[serde(skip)]
     pub unknown_variables: Vec<String>,
 }
 
-/// Proxies in front of this server. What they say decides whose logins are slowed down, and which address is logged.
+/// Proxies in front of this server. They tell the addresses of clients, by which logins are slowed down and logged.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxySettings {
-    /// The networks of the proxies whose word on who asks is taken: by `Forwarded` or `X-Forwarded-For`. A list, or a
-    /// text with commas between. None, because anybody could write these fields. More: whoever is there can pretend to
-    /// be at any address.
+    /// The networks of the proxies that are believed when they tell a client's address, by `Forwarded` or
+    /// `X-Forwarded-For`. A list, or a text with commas between. None by default, because anybody can write these
+    /// fields. More: every host there can pretend to be at any address.
     #[serde(deserialize_with = "texts")]
     pub trusted: Vec<Network>,
     /// Whether they begin every connection by a header of the PROXY protocol, version 1 or 2. On: a connection of
@@ -96,13 +96,13 @@ pub struct ProxySettings {
     pub protocol: bool,
 }
 
-/// What is taken, and how long is waited.
+/// Limits on sizes, times and connections.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
     /// A smaller upload is resized up to this on completion.
     pub min_drive: Size,
-    /// Nothing larger is taken. Raised: one upload can claim more of the disk.
+    /// The largest drive. Raised: one upload can claim more of the disk.
     pub max_drive: Size,
     /// A transfer whose peer moves nothing for this long is cut. Raised: stalled peers hold memory longer.
     #[serde(rename = "idle_seconds", deserialize_with = "seconds")]
@@ -110,11 +110,11 @@ pub struct LimitSettings {
     /// A transfer slower than this, in bytes per second over 30 seconds spent waiting for its peer, is cut.
     /// 0 turns it off. Raised: honest slow links are cut.
     pub min_rate: Size,
-    /// A request head must be here after this long, an idle keep-alive connection is closed after it. Raised: silent
+    /// The longest time for a request head to arrive, and for a keep-alive connection to be idle. Raised: silent
     /// connections are held longer.
     #[serde(rename = "head_seconds", deserialize_with = "seconds")]
     pub head: Duration,
-    /// On SIGTERM, running transfers get this long. Raised: a stop takes longer.
+    /// The time that running transfers get on SIGTERM. Raised: a stop takes longer.
     #[serde(rename = "drain_seconds", deserialize_with = "seconds")]
     pub drain: Duration,
     /// Connections at once; further ones wait in the kernel's queue. Raised: more file descriptors and memory.
@@ -123,7 +123,7 @@ pub struct LimitSettings {
     /// ones are refused. Addresses of `proxy.trusted` are not bound. Raised: one peer can take the place of more
     /// others.
     pub connections_per_address: Option<usize>,
-    /// How long a download URL may be started. Raised: a leaked URL is useful for longer.
+    /// Seconds within which a download by a URL must begin. Raised: a leaked URL is useful for longer.
     pub ticket_seconds: u32,
 }
 
@@ -136,11 +136,11 @@ pub struct Memory {
     pub budget: Size,
 }
 
-/// How files are read and written.
+/// Settings for reading and writing files.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Io {
-    /// Which engine: `auto` takes the ring where the kernel allows it.
+    /// The engine: `auto` takes the ring where the kernel allows it.
     pub engine: EngineChoice,
     /// Threads of the engine. One ring thread saturates a disk; raised: more switching.
     pub threads: usize,
@@ -191,31 +191,31 @@ pub struct Digests {
     /// `asked`: SHA-256 only when the client asserts or wants it. `always`: of every upload, which holds a stream to
     /// the speed of one core's SHA-256.
     pub sha256: When,
-    /// When a finished drive is read back, checked against its pieces, and its SHA-256 recorded: on first demand
-    /// (`asked`) or after every upload (`always`, which reads everything once more).
+    /// When a finished drive is read back, compared with the digests of its pieces, and its SHA-256 recorded: on first
+    /// demand (`asked`) or after every upload (`always`, which reads everything once more).
     pub seal: When,
 }
 
-/// Checks of what is stored: it is read back, at idle priority, and compared with what came.
+/// The scrub, which reads stored volumes back at idle priority and compares them with their digests.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scrub {
-    /// Everything is checked once in so long; 0 turns it off. A month: disks that rot do so slowly, and copies
-    /// elsewhere are kept for longer than that. Raised: rot is found later, when copies elsewhere may be gone. Lowered:
-    /// the disk reads more.
+    /// Seconds within which everything is checked once; 0 turns it off. A month: disks that rot do so slowly, and
+    /// copies elsewhere are kept for longer than that. Raised: rot is found later, when copies elsewhere may be gone.
+    /// Lowered: the disk reads more.
     pub period_seconds: u64,
-    /// Bytes per second that are read for it at most. 20 MiB, a tenth of what a disk reads that turns, are 49 TiB in a
-    /// month. Raised: others wait longer for the disk. Lowered: less can be checked within the period, and what is
-    /// stored beyond that is checked later.
+    /// The most bytes per second that it reads. 20 MiB, a tenth of the rate of a spinning disk, are 49 TiB in a month.
+    /// Raised: others wait longer for the disk. Lowered: less can be checked within the period, and the rest is checked
+    /// later.
     pub rate: Size,
 }
 
-/// What the disk holds and the database does not know.
+/// Data on the disk that the database does not know.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecoverySettings {
-    /// How long it is kept in `lost/`; 0 keeps it until `longshore recover --remove`. A month: time to notice, and to
-    /// put a backup of the database back. Raised: it takes disk, which nobody is charged for, for longer.
+    /// Seconds for which it is kept in `lost/`; 0 keeps it until `longshore recover --remove`. A month: time to notice,
+    /// and to restore a backup of the database. Raised: it takes disk, which nobody is charged for, for longer.
     pub keep_seconds: u64,
 }
 
@@ -231,7 +231,7 @@ impl Default for RecoverySettings {
     }
 }
 
-/// When something is done.
+/// When an optional step is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum When {
@@ -241,18 +241,18 @@ pub enum When {
     Always,
 }
 
-/// Volumes that are directories.
+/// Settings for tree volumes.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Trees {
-    /// The size of a volume for which none is asked.
+    /// The size of a volume for which the client asks none.
     pub default_size: Size,
-    /// Nothing larger is made. Raised: one volume can claim more of the disk.
+    /// The largest size of a volume. Raised: one volume can claim more of the disk.
     pub max_size: Size,
-    /// How long after its beginning the uploads of a session may start. Raised: a leaked cookie is useful for longer,
-    /// and a volume whose client died is locked for longer.
+    /// Seconds from the beginning of a session within which its uploads may start. Raised: a leaked cookie is useful
+    /// for longer, and a volume whose client died is locked for longer.
     pub session_seconds: u32,
-    /// How long after that uploads that run may go on, and the session may be finished. The same.
+    /// Seconds after that within which running uploads may go on, and the session may be finished. Raised: the same.
     pub grace_seconds: u32,
     /// Archives that are unpacked or packed at once; others wait. Each has a thread, another one for large files, and
     /// up to 64 MiB of memory in the worst case. One tenant has three quarters of them at most. Raised: more of both.
@@ -260,18 +260,21 @@ pub struct Trees {
     /// Bytes per second that an archive must move while others wait for its turn; slower ones are cut. Less than slow
     /// lines have. Raised: peers on slow lines are cut when many come; lowered: trickling archives keep others waiting.
     pub min_rate: u64,
-    /// Whose the files become: `keep` takes the numbers of the archive, which needs root; `ignore` gives them to
-    /// whoever runs the server; `auto` keeps them where that is root.
+    /// The owners of the files: `keep` takes the numbers of the archive, which needs root; `ignore` takes the user who
+    /// runs the server; `auto` keeps them where that user is root.
     pub owners: OwnersChoice,
-    /// Whether set-user-ID and set-group-ID are kept. Kept: whoever runs a program of a volume gets its owner's rights.
+    /// Whether set-user-ID and set-group-ID are kept. Kept: a user who runs a program of a volume gets its owner's
+    /// rights.
     pub set_id: bool,
-    /// Whether device nodes are taken, which needs root. Taken: whoever can open one reaches the machine's devices.
+    /// Whether device nodes are accepted, which needs root. Accepted: a user who can open one reaches the machine's
+    /// devices.
     pub devices: bool,
     /// Whether file capabilities are kept, which needs root. Kept: as with `set_id`.
     pub capabilities: bool,
 }
 
-/// What volumes may be filled with from elsewhere. Whoever may initialise a volume has this server connect for them.
+/// Sources elsewhere that volumes may be filled from. A user who may initialise a volume makes this server connect to
+/// them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RemoteSources {
@@ -285,13 +288,13 @@ pub struct RemoteSources {
     pub networks: Vec<Network>,
     /// The most bytes of a source, beside the volume's size. Raised: more disk and time for one source.
     pub max_bytes: Size,
-    /// How long a source may take in all. Raised: slow sources hold a turn for longer.
+    /// The longest time for a whole source. Raised: slow sources hold a turn for longer.
     #[serde(rename = "seconds", deserialize_with = "seconds")]
     pub time: Duration,
-    /// How long a source may be silent.
+    /// The longest time for which a source may be silent.
     #[serde(rename = "stall_seconds", deserialize_with = "seconds")]
     pub stall: Duration,
-    /// How many redirects are followed.
+    /// The most redirects that are followed.
     pub redirects: u32,
     /// Sources that are fetched at once; others wait. A repository of a million objects takes some 250 MiB of memory
     /// while it is fetched, and up to three times its bytes of the disk. Raised: more of both.
@@ -301,15 +304,15 @@ pub struct RemoteSources {
     pub unpack: bool,
 }
 
-/// Whose the files of a volume become.
+/// The owners of the files of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OwnersChoice {
-    /// Kept if the server runs as root.
+    /// Keep them if the server runs as root.
     Auto,
-    /// Kept.
+    /// Keep them.
     Keep,
-    /// Not kept.
+    /// Replace them.
     Ignore,
 }
 
@@ -462,7 +465,7 @@ impl Default for Log {
     }
 }
 
-/// What flags say; each wins over environment and file.
+/// Values of flags; each wins over environment and file.
 #[derive(Debug, Default)]
 pub struct Overrides {
     /// `--data-dir`.
@@ -471,16 +474,16 @@ pub struct Overrides {
     pub listen: Option<SocketAddr>,
 }
 
-/// Why there is no configuration.
+/// A failure to load the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] std::io::Error),
-    /// The file or the environment is not what it should be.
+    /// The file or the environment has a wrong syntax, key or value.
     #[error("{0} is not valid")]
     Parse(String, #[source] Box<toml::de::Error>),
-    /// A value makes no sense.
+    /// A value is out of range, or does not fit another one.
     #[error("{key}: {problem}")]
     Value {
         /// The key of the setting.
@@ -586,12 +589,12 @@ impl Config {
         Ok(())
     }
 
-    /// The limits that clients are told.
+    /// Returns the limits that clients are told.
     pub fn drive_limits(&self) -> Limits {
         Limits { min_drive: self.limits.min_drive.0, max_drive: self.limits.max_drive.0 }
     }
 
-    /// What HPC-AI's API offers.
+    /// Returns what HPC-AI's API offers.
     pub fn hpc_catalogue(&self) -> HpcCatalogue {
         let region = |region: &Region| HpcRegion { id: region.id.clone(), name: region.name.clone() };
         let mut regions: Vec<HpcRegion> = self.hpc_ai.regions.iter().map(region).collect();
@@ -601,7 +604,7 @@ impl Config {
         HpcCatalogue { regions, drive_types: self.hpc_ai.volume_types.clone() }
     }
 
-    /// The quota of new tenants.
+    /// Returns the quota of new tenants.
     pub fn default_quota(&self) -> Quota {
         let quota = &self.quota;
         Quota {
@@ -613,7 +616,7 @@ impl Config {
     }
 }
 
-/// Whether a client can name something so.
+/// Whether a client can use this text as a name.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().count() <= 255 && !text.chars().any(char::is_control)
 }

@@ -1,4 +1,4 @@
-//! What other users of the machine could read, or could have us write through.
+//! Files that other users of the machine could read, and links by which they could redirect what we write.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 
 use crate::config::Config;
 
-/// What is found by its name in the data directory.
+/// The names of files and directories in the data directory.
 const NAMES: [&str; 20] = [
     "access.key",
     "admin.credentials",
@@ -34,7 +34,7 @@ const NAMES: [&str; 20] = [
     "tree-records.new",
 ];
 
-/// Files that others can read though they hold secrets or what tenants have stored; one sentence for each.
+/// Returns a sentence for each file that others can read though it holds secrets or data of tenants.
 pub fn exposed(config: &Config) -> Vec<String> {
     let mut all = vec![
         (Some(&*config.data_dir), 0o077, "the data directory", "0700"),
@@ -48,7 +48,7 @@ pub fn exposed(config: &Config) -> Vec<String> {
     all.extend(keys.into_iter().map(|key| (Some(key), 0o044, "the private key of TLS", "0600")));
     let told = |(path, open, what, better): (Option<&Path>, u32, &str, &str)| {
         let path = path?;
-        // What is not there yet is made for its owner alone.
+        // A missing file will be made for its owner only.
         let mode = fs::metadata(path).ok()?.permissions().mode();
         let is_open = mode & open != 0;
         is_open.then(|| format!("{what} {} is open to other users: chmod {better} {0}", path.display()))
@@ -56,8 +56,8 @@ pub fn exposed(config: &Config) -> Vec<String> {
     all.into_iter().filter_map(told).collect()
 }
 
-/// Refuses links in the place of what we keep in the data directory: whoever can plant one there would have us read or
-/// write what it names. The directory itself may be one.
+/// Refuses links in place of our files in the data directory: an attacker who can plant one would make us read or write
+/// its target. The directory itself may be a link.
 pub(super) fn refuse_links(data_dir: &Path) -> anyhow::Result<()> {
     for name in NAMES {
         let path = data_dir.join(name);
@@ -74,8 +74,8 @@ pub(super) fn refuse_links(data_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From now on this process leaves no core dump, which would have keys and what tenants send in it: neither a file nor
-/// what a program is given that the kernel runs instead, to which no limit applies (core(5)).
+/// Forbids core dumps of this process, which would hold keys and data of tenants: both the file and the pipe to a
+/// program that the kernel runs instead, to which no limit applies (core(5)).
 pub fn forbid_core_dumps() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let outcome = setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));

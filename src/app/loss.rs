@@ -1,4 +1,4 @@
-//! What the disk holds and the database does not know: whether to serve then, and how it comes back.
+//! Data on the disk that the database does not know: whether to serve nevertheless, and its recovery.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -20,15 +20,15 @@ use crate::store::{BlockStore as _, LocalStore, LostImage, LostTree, Record, Tre
 /// Fewer unknown images are no reason to refuse: a power cut may leave as many uploads whole that were never answered.
 const MANY: usize = 10;
 
-/// What is unknown and so much newer than the database's last use says that it is a copy of an earlier day. Above the
-/// ten minutes after which a server notes that it uses it.
+/// Milliseconds by which unknown data must be newer than the last use of the database to show that this is an older copy.
+/// Above the ten minutes after which a server records the use.
 const MUCH_NEWER: i64 = 60 * 60 * 1_000;
 
 const ADVICE: &str = "Nothing was changed. Put a backup of the database in its place, as the README says; or start with \
                       --accept-loss, which sets aside in lost/ what the database does not know, from where `longshore \
                       recover` brings it back";
 
-/// Refuses to make a database where images are and the database is gone.
+/// Refuses to make a database where there are images but no database.
 pub(super) fn check_presence(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
     if accept_loss || has_installation(config)? {
         return Ok(());
@@ -39,7 +39,7 @@ pub(super) fn check_presence(config: &Config, accept_loss: bool) -> anyhow::Resu
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             entries => entries.with_context(|| format!("cannot read {name}/"))?,
         };
-        // As drives and trees are named.
+        // Drives and trees are named by UUIDs.
         let is_id =
             |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.parse::<VolumeId>().is_ok());
         count += entries.flatten().filter(is_id).count();
@@ -48,7 +48,7 @@ pub(super) fn check_presence(config: &Config, accept_loss: bool) -> anyhow::Resu
     Ok(())
 }
 
-/// Refuses a database that does not know most of what is there, or is older than that.
+/// Refuses a database that does not know most of the stored data, or is older than it.
 pub(super) async fn check_rows(
     meta: &Meta,
     store: &LocalStore,
@@ -83,21 +83,21 @@ pub(super) async fn check_rows(
     Ok(())
 }
 
-/// What to do with what is lost.
+/// The action on data that the database does not know.
 #[derive(Clone, Debug)]
 pub enum Recovery {
-    /// Nothing.
+    /// List it.
     List,
     /// Remove it.
     Remove,
     /// Make volumes of it again.
     TakeBack {
-        /// Whose they become; whose they were, when absent.
+        /// The tenant that gets all of it; each item's former owner when absent.
         tenant: Option<String>,
     },
 }
 
-/// Something that nobody knew.
+/// A drive or a tree that no row of the database knows.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The id of the drive, or of the tree's content.
@@ -106,7 +106,7 @@ pub struct Found {
     pub kind: &'static str,
     /// The size of the volume.
     pub size: ByteCount,
-    /// Whose it is, as far as that is known.
+    /// The name of its tenant, as far as it is known.
     pub tenant: Option<String>,
     /// Its name.
     pub name: String,
@@ -114,20 +114,20 @@ pub struct Found {
     pub outcome: Recovered,
 }
 
-/// What came of something that nobody knew.
+/// The outcome for such a drive or tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recovered {
-    /// Nothing was to be done.
+    /// It was listed only.
     Listed,
     /// It is a volume again.
     Back,
-    /// It is gone.
+    /// It was removed.
     Removed,
-    /// It is where it was.
+    /// It was left in place, for this reason.
     Left(String),
 }
 
-/// Goes through all that no row knows. The server must not run.
+/// Handles all data that no row of the database knows. The server must not run.
 pub async fn recover(config: &Config, what: &Recovery) -> anyhow::Result<Vec<Found>> {
     let _lock = claim_data_dir(&config.data_dir)?;
     let meta = open_meta(config).await?;
@@ -159,7 +159,7 @@ async fn recover_all(config: &Config, meta: &Meta, what: &Recovery) -> anyhow::R
     Ok(found)
 }
 
-/// What a server would set aside when it starts.
+/// Sets aside what a server would set aside at its start.
 async fn set_aside(meta: &Meta, store: &LocalStore, trees: &TreeStore) -> anyhow::Result<()> {
     let known: HashSet<VolumeId> = meta.all_volume_ids().await?.into_iter().collect();
     let never = UnixTime(i64::MIN);
@@ -170,7 +170,7 @@ async fn set_aside(meta: &Meta, store: &LocalStore, trees: &TreeStore) -> anyhow
             unknown.insert(id);
         }
     }
-    // What is not whole is left to the server.
+    // Incomplete trees are left to the server.
     trees.sweep(&|id| !unknown.contains(&id), never)?;
     Ok(())
 }
@@ -255,7 +255,7 @@ fn unknown_owner() -> Recovered {
     Recovered::Left("nothing says whose it is; give it to somebody with --tenant".to_owned())
 }
 
-/// What a tenant is called that is made again: nothing says what it was called.
+/// Returns the name of a tenant that is made again, since its former name is unknown.
 fn name_of(tenant: TenantId) -> String {
     format!("recovered-{tenant}")
 }

@@ -30,7 +30,7 @@ use super::throttle::{Throttle, ThrottleSettings, Turn, network_of};
 use crate::domain::{Clock, Fault, FaultKind, Principal, UnixTime};
 use crate::meta::{Meta, UserRecord};
 
-/// Long enough for any name and password; what is longer is refused before it is decoded.
+/// The longest header value that is decoded: enough for any name and password.
 const LONGEST_HEADER: usize = 1_024;
 const LONGEST_USER: usize = 128;
 
@@ -40,15 +40,15 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// How logins are checked.
+/// Settings for checking logins.
 #[derive(Clone, Debug)]
 pub struct BasicSettings {
-    /// A password that was right is not digested again until it was not used for so many seconds. Each digest is tens
-    /// of milliseconds of a core, so a client with many requests wants some; longer than minutes gains nothing more.
+    /// Seconds since its last use for which a right password is remembered and not digested again. A digest takes tens
+    /// of milliseconds of a core, which a client pays per request without this; more than minutes gains nothing.
     pub remember_seconds: u32,
-    /// How many such passwords are remembered, about 200 bytes each.
+    /// The most passwords that are remembered, about 200 bytes each.
     pub remembered: usize,
-    /// How guesses are slowed down.
+    /// Settings for slowing down guesses.
     pub throttle: ThrottleSettings,
 }
 
@@ -64,10 +64,10 @@ pub struct Basic {
     clock: Arc<dyn Clock>,
     passwords: Passwords,
     throttle: Throttle,
-    /// The key of [`Basic::mark`]: of this process only.
+    /// The key of [`Basic::mark`], random for each process.
     key: Zeroizing<[u8; 32]>,
     remember_seconds: u32,
-    /// From the mark of credentials to the stored digest that they were right for.
+    /// The mark of credentials, and the stored digest that they matched.
     remembered: Mutex<Recent<Mark, String>>,
     #[cfg(test)]
     comparisons: std::sync::atomic::AtomicU32,
@@ -94,7 +94,7 @@ impl Basic {
         }
     }
 
-    /// Who sent this `Authorization` header from this address.
+    /// Returns the caller who sent this `Authorization` header from this address.
     pub async fn authenticate(&self, authorization: Option<&str>, peer: IpAddr) -> Result<Principal, Fault> {
         let credentials = authorization.and_then(Credentials::parse).ok_or_else(unauthenticated)?;
         self.check(&credentials, peer).await.map(|record| record.principal())
@@ -115,13 +115,13 @@ impl Basic {
             return Ok(record);
         }
         let turn = self.throttle.turn(&caller).await?;
-        // While this one waited, the same credentials may have been found right: then once is enough.
+        // The same credentials may have been verified while this caller waited.
         if let Some(record) = self.recall(&mark, credentials).await? {
             return Ok(record);
         }
-        // No address has more than two who wait for this.
+        // At most two callers of an address wait for this.
         let permit = self.throttle.bounded(self.passwords.permit()).await?;
-        // Read here, so that a change during the wait counts.
+        // Read after the wait, so that a change meanwhile is seen.
         let record = self.meta.user(&credentials.user).await?;
         let digest = record.as_ref().map(|record| record.password_hash.clone());
         #[cfg(test)]
@@ -131,16 +131,16 @@ impl Basic {
         self.settle(turn, mark, record.filter(|_| right))
     }
 
-    /// Draws the consequences of a comparison; `record` is the user's, if the password was right.
+    /// Applies the result of a comparison; `record` is the user's, if the password was right.
     fn settle(&self, turn: Turn<'_>, mark: Mark, record: Option<UserRecord>) -> Result<UserRecord, Fault> {
         let record = record.ok_or_else(unauthenticated)?;
-        // First remembered, then the next one's turn: they may have come with the same password.
+        // Remember before the turn ends: the next caller in line may have the same password.
         self.remembered().put(mark, self.clock.now(), record.password_hash.clone());
         turn.succeeded();
         Ok(record)
     }
 
-    /// The user of credentials that were found right a short time ago, if nothing has changed since.
+    /// Returns the user of credentials that are remembered, if the user's record has not changed since.
     async fn recall(&self, mark: &Mark, credentials: &Credentials) -> Result<Option<UserRecord>, Fault> {
         let since = UnixTime(self.clock.now().0.saturating_sub(i64::from(self.remember_seconds) * 1_000 - 1));
         let Some(digest) = self.remembered().get(mark, since).cloned() else { return Ok(None) };
@@ -192,12 +192,12 @@ pub fn check_user_name(name: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// One answer for all reasons, so that it tells nothing about users.
+/// Returns the one refusal for all reasons, which discloses nothing about users.
 fn unauthenticated() -> Fault {
     Fault::new(FaultKind::Unauthenticated, "a valid user name and password are needed")
 }
 
-/// What the header holds.
+/// The credentials that a header holds.
 struct Credentials {
     user: String,
     password: Zeroizing<String>,
@@ -278,7 +278,7 @@ mod tests {
             self.basic.comparisons.load(Ordering::SeqCst)
         }
 
-        /// How long `alice` is held up at an address.
+        /// Returns how long a login of `alice` takes at an address.
         fn pause(&self, last: u8) -> Duration {
             self.basic.throttle.pause_of(&self.basic.throttle.caller(address(last), "alice"))
         }

@@ -1,7 +1,7 @@
-//! The identity service: who gets a token, and what it tells of users and projects.
+//! The identity service: issues tokens, and describes users and projects.
 //!
 //! # Invariants
-//! - A password is looked at in the one way that [`Basic`] has, with its throttle.
+//! - Passwords are checked by [`Basic`] only, with its throttle.
 //! - A token that is given for another ends with that one, by its time or before: nobody stays logged in without their
 //!   password.
 //! - Users see themselves and their projects; administrators see all. What somebody may not see is told like what is
@@ -27,14 +27,14 @@ use crate::meta::Meta;
 /// As in OpenStack's Identity API.
 const LONGEST_PROJECT: usize = 64;
 
-/// How the identity service is run.
+/// Settings for the identity service.
 #[derive(Clone, Debug)]
 pub struct IdentitySettings {
-    /// How long a token is good. Longer: one that leaks is of use for longer.
+    /// Seconds for which a token is valid. Raised: one that leaks is of use for longer.
     pub token_seconds: u32,
-    /// The name of the region that the services are told to be in.
+    /// The region that the catalogue of services names.
     pub region: String,
-    /// How many requests a second a tenant may make with its tokens. Raised: one tenant can take more of the server.
+    /// Requests per second that a tenant may make with its tokens. Raised: one tenant can take more of the server.
     pub requests_per_second: u32,
 }
 
@@ -67,14 +67,14 @@ impl Identity {
         Self { meta, basic, tokens, rates, settings, clock }
     }
 
-    /// For whom the text of an `X-Auth-Token` field stands, if their tenant may make a request now.
+    /// Returns the caller whose token the text of an `X-Auth-Token` field is, if the tenant may make a request now.
     pub async fn authenticate(&self, token: Option<&str>) -> Result<Principal, Fault> {
         let principal = self.tokens.authenticate(token).await?;
         self.rates.take(principal.tenant, self.clock.now())?;
         Ok(principal)
     }
 
-    /// Executes one command that came from this address. Only what tells who asks needs no caller.
+    /// Executes one command that came from this address. Only commands that themselves identify the caller need none.
     pub async fn execute(
         &self,
         caller: Option<&Principal>,
@@ -248,7 +248,7 @@ mod tests {
             }
         }
 
-        /// A token of a user, and who has it.
+        /// Returns a token of a user, and the user.
         async fn login(&self, user: &str) -> (Secret, Principal) {
             let (secret, _) = self.issue(password(user, "sesame"), None).await.unwrap();
             let principal = self.identity.authenticate(Some(secret.reveal())).await.unwrap();

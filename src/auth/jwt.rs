@@ -33,19 +33,19 @@ use keys::{Key, KeyRing};
 
 pub use keys::KeyError;
 
-/// For how many seconds a token is good: the vendor's are for a day.
+/// Seconds for which a token is valid: a day, as the vendor's.
 const LIFETIME: u32 = 24 * 60 * 60;
-/// How many seconds a token may be ahead of our clock, which may have been set back since it was signed.
+/// The most seconds by which a token may be ahead of this clock, which may have been set back since it was signed.
 const AHEAD: i64 = 60;
 /// The most bytes of a token; ours have under 900.
 const LONGEST: usize = 8 << 10;
-/// The most tokens of one request that are looked at: a browser sends every cookie of the name that fits the path, and
+/// The most tokens of one request that are verified: a browser sends every cookie of the name that fits the path, and
 /// each costs an operation of public-key cryptography.
 const MOST: usize = 4;
 /// The cookie that holds a token.
 const COOKIE: &[u8] = b"AccessToken";
 
-/// Who signs tokens for whom, as the tokens say.
+/// The issuer and the audience that tokens name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenNames {
     /// The claim `iss`.
@@ -54,7 +54,7 @@ pub struct TokenNames {
     pub audience: String,
 }
 
-/// What a token says, in the order of the vendor's.
+/// The claims of a token, in the order of the vendor's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Claims {
     aud: Vec<String>,
@@ -90,7 +90,7 @@ impl AccessTokens {
         Ok(Self { meta, clock, names, validation, keys: Arc::new(KeyRing::open(path)?) })
     }
 
-    /// A new token for a user, and for how many seconds it is good.
+    /// Returns a new token for a user, and the seconds for which it is valid.
     pub async fn issue(&self, user: &UserRecord) -> Result<(Secret, u32), Fault> {
         let now = self.clock.now();
         let key = self.keys.current(now).await?;
@@ -113,8 +113,8 @@ impl AccessTokens {
         }
     }
 
-    /// Who sent a request with these fields: the bearer of a token in `Authorization: Bearer` (RFC 6750) or in the
-    /// cookie `AccessToken`. Of several tokens the first that is good counts.
+    /// Returns the caller of a request with these fields: the bearer of a token in `Authorization: Bearer` (RFC 6750)
+    /// or in the cookie `AccessToken`. Of several tokens the first valid one counts.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Fault> {
         for token in tokens_of(headers).take(MOST) {
             if let Some(user) = self.bearer_of(token).await? {
@@ -124,7 +124,7 @@ impl AccessTokens {
         Err(Fault::new(FaultKind::Unauthenticated, "a valid access token is needed; log in to get one"))
     }
 
-    /// Whose token this is, when it is good now.
+    /// Returns the user of a token, if it is valid now.
     async fn bearer_of(&self, token: &str) -> Result<Option<UserRecord>, Fault> {
         let Some((claims, key)) = self.verified(token, self.clock.now()) else { return Ok(None) };
         let Ok(id) = claims.sub.parse::<UserId>() else { return Ok(None) };
@@ -132,7 +132,7 @@ impl AccessTokens {
         Ok(user.filter(|user| mark(user, &key).as_bytes().ct_eq(claims.pwd.as_bytes()).into()))
     }
 
-    /// What a token says, and the key that it is signed by.
+    /// Returns the claims of a token, and the key that signed it.
     fn verified(&self, token: &str, now: UnixTime) -> Option<(Claims, Arc<Key>)> {
         if token.len() > LONGEST {
             return None;
@@ -154,15 +154,15 @@ const fn seconds(time: UnixTime) -> i64 {
     time.0.div_euclid(1_000)
 }
 
-/// A digest of the record of a user's password, under the key that signs: whoever reads a token can neither guess the
-/// password from it nor see that two users or two days have the same.
+/// Returns a digest of the record of a user's password, under the key that signs: a reader of a token can neither guess
+/// the password from it nor see that two users or two days have the same.
 fn mark(user: &UserRecord, key: &Key) -> String {
     let mac = hmac_sha256(key.secret()).chain_update(user.id.as_bytes()).chain_update(&user.password_hash);
-    // 128 bits: there is nothing to try it against but this server.
+    // 128 bits are enough: a guess can be tried at this server only.
     URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()[..16])
 }
 
-/// The tokens that a request brings.
+/// Returns the tokens in the fields of a request.
 fn tokens_of(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, token) = value.to_str().ok()?.split_once(' ')?;

@@ -1,7 +1,7 @@
-//! Tokens of an identity service elsewhere (OpenStack Keystone): it is asked for each, with a service user of ours.
+//! Validates tokens at another identity service (OpenStack Keystone), as a service user of this server.
 //!
-//! A project that a token is for becomes a tenant when it is first seen. An administrator is who has the role `admin`
-//! in the project of the token.
+//! The project of a token becomes a tenant when it is first seen. A user with the role `admin` in the project of the
+//! token is an administrator.
 //!
 //! # Cancellation
 //! Dropping `token` is safe at any await.
@@ -26,7 +26,7 @@ const SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 /// The role of administrators.
 const ADMIN: &str = "admin";
 
-/// Who we are to the identity service.
+/// The login of this server at the identity service.
 #[derive(Clone, Debug)]
 pub struct ServiceUser {
     /// The name of a user who may validate tokens.
@@ -44,9 +44,9 @@ pub struct Keystone {
     service: Service,
     user: ServiceUser,
     meta: Meta,
-    /// Of projects that are seen for the first time.
+    /// The quota of projects that are seen for the first time.
     quota: Quota,
-    /// Our own token, while it is good.
+    /// The token of the service user, while it is valid.
     own: std::sync::Mutex<Option<Secret>>,
 }
 
@@ -55,7 +55,7 @@ struct Answer {
     token: Told,
 }
 
-/// What is told of a token.
+/// The service's description of a token.
 #[derive(Deserialize)]
 struct Told {
     user: Named,
@@ -78,17 +78,17 @@ struct Role {
 }
 
 impl Keystone {
-    /// The service at this place.
+    /// Uses the service with this login; projects that are seen for the first time get this quota.
     pub fn new(service: Service, user: ServiceUser, meta: Meta, quota: Quota) -> Self {
         Self { service, user, meta, quota, own: std::sync::Mutex::default() }
     }
 
-    /// What a token stands for, if the service says that it is good.
+    /// Returns what a token stands for, if the service says that it is valid.
     pub(super) async fn token(&self, token: &Secret) -> Result<Option<Token>, Fault> {
-        // A token that the service cannot have made.
+        // The service cannot have made a token that no header field can hold.
         let Ok(mut subject) = HeaderValue::try_from(token.reveal()) else { return Ok(None) };
         subject.set_sensitive(true);
-        // Once more with a new token of ours: the old one may have expired, or been revoked.
+        // The second attempt uses a new token of the service user: the old one may have expired or been revoked.
         for is_last in [false, true] {
             let own = self.own_token(is_last).await?;
             let mut headers = HeaderMap::from_iter([(SUBJECT_TOKEN, subject.clone())]);
@@ -106,7 +106,7 @@ impl Keystone {
 
     async fn understood(&self, body: &[u8]) -> Result<Option<Token>, Fault> {
         let Answer { token } = serde_json::from_slice(body).map_err(unusable)?;
-        // One that is for no project is good for nothing here.
+        // A token without a project grants nothing here.
         let Some(project) = token.project else { return Ok(None) };
         let id = TenantId::from_plain(&project.id).ok_or_else(|| unusable("the id of a project is none"))?;
         self.meta.adopt_project(id, &project.name, self.quota).await?;
@@ -166,8 +166,8 @@ fn sensitive(token: &Secret) -> Result<HeaderValue, Fault> {
     Ok(value)
 }
 
-/// Ids of users are 32 hex digits where the service keeps them itself; of others, such as those of a directory, we make
-/// one that is always the same (UUID version 8, RFC 9562).
+/// Returns the id of a user: 32 hex digits where the service keeps the user itself. Other ids, such as those of a
+/// directory, are mapped to one that is always the same (UUID version 8, RFC 9562).
 fn user_id(id: &str) -> UserId {
     UserId::from_plain(id).unwrap_or_else(|| {
         let digest = super::digest_of(&Secret::new(id));
@@ -177,7 +177,8 @@ fn user_id(id: &str) -> UserId {
     })
 }
 
-/// OpenStack's services answer so too when their identity service is down: nobody can be known then.
+/// Returns the fault of a service that cannot be used: the one that OpenStack's services give, too, when their identity
+/// service is down.
 fn unusable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
     let cause = cause.into();
     tracing::error!(%cause, "the identity service cannot be used");

@@ -1,8 +1,8 @@
-//! Lines of those who wait for the same thing, of whom one has it at a time: by turns who waits longest, and who came
-//! last. So nobody waits for ever, and who comes alone does not wait for all that somebody else has waiting.
+//! Queues for resources that one waiter holds at a time. The next holder is by turns the waiter who came first and the
+//! one who came last: nobody waits for ever, and a single waiter does not wait for all requests of another client.
 //!
 //! # Cancellation
-//! Who goes away leaves their line, and who is at its head lets the next one in.
+//! A waiter who is dropped leaves its line; a head that is dropped lets the next waiter in.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
@@ -11,16 +11,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// The lines that somebody is in; others take no memory.
+/// The lines that have a waiter; others take no memory.
 pub(super) struct Lanes<K: Copy + Eq + Hash> {
     lines: Mutex<HashMap<K, Line>>,
 }
 
-/// Those who wait behind a head.
+/// The waiters behind a head.
 #[derive(Default)]
 struct Line {
     waiting: VecDeque<(u64, oneshot::Sender<()>)>,
-    /// How many have come.
+    /// Waiters that have joined so far.
     comers: u64,
     is_newest_next: bool,
 }
@@ -31,11 +31,11 @@ pub(super) struct Head<'a, K: Copy + Eq + Hash> {
     key: K,
 }
 
-/// Somebody in a line.
+/// A waiter in a line.
 struct Waiting<'a, K: Copy + Eq + Hash> {
     lanes: &'a Lanes<K>,
     key: K,
-    /// None once they are its head.
+    /// `None` once the waiter is the head.
     number: Option<u64>,
 }
 
@@ -44,7 +44,7 @@ impl<K: Copy + Eq + Hash> Lanes<K> {
         Self { lines: Mutex::default() }
     }
 
-    /// Waits to be the head of a line.
+    /// Joins a line and waits to be its head.
     pub(super) async fn head_of(&self, key: K) -> Head<'_, K> {
         let (sender, chosen) = oneshot::channel();
         let number = match self.lines().entry(key) {
@@ -56,14 +56,14 @@ impl<K: Copy + Eq + Hash> Lanes<K> {
         };
         if number.is_some() {
             let mut waiting = Waiting { lanes: self, key, number };
-            // Nobody drops the other half of it without being asked to.
+            // The sender is dropped only after it was used.
             let _ = chosen.await;
             waiting.number = None;
         }
         Head { lanes: self, key }
     }
 
-    /// Lets the next one be the head.
+    /// Makes the next waiter the head.
     fn let_in(&self, key: K) {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(&key) else { return };
@@ -80,7 +80,7 @@ impl<K: Copy + Eq + Hash> Lanes<K> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many there are in all lines, their heads included.
+    /// Returns the number of waiters in all lines, heads included.
     #[cfg(test)]
     pub(super) fn members(&self) -> usize {
         self.lines().values().map(|line| 1 + line.waiting.len()).sum()
@@ -100,9 +100,9 @@ impl Line {
         next.map(|(_, sender)| sender)
     }
 
-    /// Whether somebody was still in the line, who now is not.
+    /// Removes a waiter; returns whether it was still in the line.
     fn leave(&mut self, number: u64) -> bool {
-        // In the order of their numbers.
+        // The waiters are in the order of their numbers.
         let found = self.waiting.binary_search_by_key(&number, |(number, _)| *number);
         found.is_ok_and(|at| self.waiting.remove(at).is_some())
     }
@@ -119,7 +119,7 @@ impl<K: Copy + Eq + Hash> Drop for Waiting<'_, K> {
         let Some(number) = self.number else { return };
         let has_left = self.lanes.lines().get_mut(&self.key).is_some_and(|line| line.leave(number));
         if !has_left {
-            // Let in, and gone before they knew.
+            // It was let in, and dropped before it was polled.
             self.lanes.let_in(self.key);
         }
     }
@@ -134,7 +134,7 @@ mod tests {
 
     type Waiter<'a> = Pin<Box<dyn Future<Output = Head<'a, u8>> + 'a>>;
 
-    /// What a future says to one poll.
+    /// Polls a future once.
     fn once<'a>(waiter: &mut Waiter<'a>) -> Option<Head<'a, u8>> {
         match waiter.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(head) => Some(head),
@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    /// So many who wait behind a head.
+    /// Adds this many waiters behind a head.
     fn waiters(lanes: &Lanes<u8>, count: usize) -> Vec<Waiter<'_>> {
         let mut waiters: Vec<Waiter<'_>> = (0..count).map(|_| Box::pin(lanes.head_of(1)) as Waiter<'_>).collect();
         assert!(waiters.iter_mut().all(|waiter| once(waiter).is_none()));
@@ -177,7 +177,7 @@ mod tests {
         drop(waiters.remove(1));
         assert_eq!(lanes.members(), 4);
         drop(head);
-        // The first is let in now, and goes before it knows.
+        // The first waiter is let in now, and dropped before it is polled.
         drop(waiters.remove(0));
         assert_eq!(lanes.members(), 2);
         let head = once(&mut waiters[1]).unwrap();

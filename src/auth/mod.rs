@@ -1,7 +1,7 @@
-//! Who is calling: users with their passwords, tokens and access keys, the slowing down of guesses, and tickets and
+//! Authentication: users with their passwords, tokens and access keys, the slowing down of guesses, and tickets and
 //! secrets for single transfers.
 //!
-//! It says who somebody is, not what they may do.
+//! It identifies callers; what they may do is decided elsewhere.
 //!
 //! # Invariants
 //! - No password is kept, in memory or on disk: only slow salted digests, and digests under a key that dies with the

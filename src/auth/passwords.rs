@@ -23,7 +23,7 @@ const AT_ONCE: usize = 2;
 /// Letters and digits that are not taken for one another when read aloud or copied by hand (Crockford's base 32).
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// The digest of no password, at the cost of a real one: what an unknown user's password is compared with.
+/// The digest of no password, at the cost of a real one: the password of an unknown user is compared with it.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlzIQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -37,7 +37,7 @@ pub struct Passwords {
 /// The right to run one digest.
 pub(super) type Permit = OwnedSemaphorePermit;
 
-/// Why a password could not be digested or compared.
+/// A failure to digest or compare a password.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
     /// The stored text is not such a digest, or the machine has no randomness.
@@ -61,20 +61,20 @@ impl Default for Passwords {
 }
 
 impl Passwords {
-    /// The digest of a password with a new salt, as text to be stored (PHC string format).
+    /// Returns the digest of a password with a new salt, as text to be stored (PHC string format).
     pub async fn hash(&self, password: Zeroizing<String>) -> Result<String, PasswordError> {
         let permit = self.permit().await;
         let digest = move || Argon2::default().hash_password(password.as_bytes()).map(|digest| digest.to_string());
         run(permit, digest).await
     }
 
-    /// Whether a password is the one of this digest. Without a digest it takes as long, and the answer is no.
+    /// Whether a password matches this digest. Without a digest it takes as long, and returns false.
     pub async fn verify(&self, password: Zeroizing<String>, digest: Option<String>) -> Result<bool, PasswordError> {
         let permit = self.permit().await;
         Self::verify_with(permit, password, digest).await
     }
 
-    /// As [`Passwords::verify`], for who waited for the permit already.
+    /// Does the same as [`Passwords::verify`] with a permit that was acquired before.
     pub(super) async fn verify_with(
         permit: Permit,
         password: Zeroizing<String>,
@@ -115,7 +115,7 @@ async fn run<T: Send + 'static>(
     tokio::task::spawn_blocking(digest).await.map_err(PasswordError::Interrupted)?.map_err(PasswordError::Digest)
 }
 
-/// A random password of 150 bits, in groups, that needs no quoting in a shell or a URL.
+/// Returns a random password of 150 bits, in groups, that needs no quoting in a shell or a URL.
 pub fn random_password() -> Zeroizing<String> {
     let mut random = Zeroizing::new([0; 30]);
     rand::rng().fill_bytes(&mut *random);
@@ -177,7 +177,7 @@ mod tests {
         third.await.unwrap();
     }
 
-    /// What a future says to one poll.
+    /// Polls a future once.
     async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         std::future::poll_fn(|context| {
             std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {

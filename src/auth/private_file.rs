@@ -11,7 +11,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Opens a file, unless others may read it: what is in it may be known then.
+/// Opens a file, unless others may read it, since its secrets may be known then.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
@@ -23,10 +23,11 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Makes or replaces a file, whole or not at all; it is durable when this returns. One at a time for one path.
+/// Makes or replaces a file, whole or not at all; it is durable when this returns. Must not run twice at a time for one
+/// path.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
-    // Left by a crash: what is in it was never used.
+    // A crash may have left a draft, whose content was never used.
     match std::fs::remove_file(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}

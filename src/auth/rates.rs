@@ -1,4 +1,4 @@
-//! How many requests a tenant may make: a bucket for each, that is filled evenly and holds what a second brings.
+//! Limits the requests of each tenant: by a token bucket that is filled evenly and holds what a second brings.
 //!
 //! `governor` counts the same way, but its map of keys has no bound, and to give it our clock takes as many lines as
 //! the counting.
@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::recent::Recent;
 use crate::domain::{Fault, FaultKind, TenantId, UnixTime};
 
-/// Tenants that are remembered; one that is forgotten begins with a full bucket.
+/// The most tenants that are remembered; one that is forgotten begins with a full bucket.
 const REMEMBERED: usize = 16_384;
 
 /// The rates of all tenants.
@@ -25,12 +25,12 @@ struct Bucket {
 }
 
 impl Rates {
-    /// So many requests a second for each tenant, and as many at once.
+    /// Allows each tenant this many requests per second, and as many at once.
     pub(super) fn new(per_second: u32) -> Self {
         Self { per_second: f64::from(per_second.max(1)), buckets: Mutex::new(Recent::new(REMEMBERED)) }
     }
 
-    /// Counts a request; refuses it when the tenant has made too many.
+    /// Counts a request; refuses it when the bucket is empty.
     pub(super) fn take(&self, tenant: TenantId, now: UnixTime) -> Result<(), Fault> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let full = Bucket { left: self.per_second, at: now };

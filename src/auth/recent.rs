@@ -1,4 +1,4 @@
-//! A map of bounded size that forgets what was put the longest ago.
+//! A map of bounded size that forgets the entry that was put the longest ago.
 
 use std::hash::Hash;
 use std::num::NonZeroUsize;

@@ -13,7 +13,7 @@ pub fn random_secret() -> Secret {
     Secret::new(format!("{:?}", Sha256(bytes)))
 }
 
-/// What is kept of a secret. A fast digest does: there is nothing to guess in 256 random bits.
+/// Returns the digest of a secret, which is all that is kept. A fast digest is enough for 256 random bits.
 pub fn digest_of(secret: &Secret) -> Sha256 {
     Sha256(Hasher::digest(secret.reveal().as_bytes()).into())
 }

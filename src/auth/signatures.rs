@@ -25,10 +25,10 @@ const SCHEME: &str = "HYPER-HMAC-SHA256";
 const DATE: &str = "x-hyper-date";
 const BODY: &str = "x-hyper-content-sha256";
 
-/// The most that the clocks of client and server may differ, in milliseconds.
+/// The largest difference between the clocks of client and server, in milliseconds.
 const WINDOW: i64 = 5 * 60 * 1000;
 
-/// The most bytes of what is read of a request to check it.
+/// The most bytes of a request that are read to check its signature.
 const LONGEST: usize = 4096;
 
 /// A request as it is signed.
@@ -61,12 +61,12 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Keys whose secrets are derived from this one.
+    /// Uses keys whose secrets are derived from this one.
     pub fn new(meta: Meta, clock: Arc<dyn Clock>, master: Zeroizing<[u8; 32]>) -> Self {
         Self { meta, clock, master }
     }
 
-    /// A new key for a user: its name, and its secret.
+    /// Makes a key for a user; returns its name and its secret.
     pub async fn add(&self, user: &str) -> Result<(String, Secret), Fault> {
         /// Letters and digits that are not taken for one another.
         const LETTERS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -83,7 +83,7 @@ impl Keys {
         Secret::new(format!("{:?}", Sha256(mac.finalize().into_bytes().into())))
     }
 
-    /// Who signed a request, and the digest that its body must have.
+    /// Returns the signer of a request, and the digest that its body must have.
     pub async fn authenticate(&self, request: &Signed<'_>) -> Result<(Principal, Sha256), Fault> {
         let authorization = field(request.headers, "authorization").ok_or_else(refused)?;
         let claim = Claim::parse(authorization).ok_or_else(refused)?;
@@ -100,7 +100,7 @@ impl Keys {
     }
 }
 
-/// One answer for all reasons.
+/// Returns the one refusal for all reasons.
 fn refused() -> Fault {
     Fault::new(FaultKind::Unauthenticated, "the signature is not valid")
 }
@@ -118,12 +118,12 @@ fn is_signed(request: &Signed<'_>, claim: &Claim<'_>, date: &str, secret: &Secre
     key.and_then(|key| mac(&key, &text)).is_some_and(|mac| mac.verify_slice(&claim.signature.0).is_ok())
 }
 
-/// Some: HMAC takes keys of any length.
+/// Returns `Some` always: HMAC takes keys of any length.
 fn mac(key: &[u8], text: &str) -> Option<Hmac<Hasher>> {
     Some(Hmac::<Hasher>::new_from_slice(key).ok()?.chain_update(text.as_bytes()))
 }
 
-/// What an `Authorization` field says.
+/// The content of an `Authorization` field.
 struct Claim<'a> {
     key: &'a str,
     date: &'a str,
@@ -165,7 +165,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// The request as both sides write it down. It must say for which host, when, and with which body.
+/// Returns the canonical form of a request. It must name its host, its time and the digest of its body.
 fn canonical(request: &Signed<'_>, signed: &str) -> Option<String> {
     let names: Vec<&str> = signed.split(';').collect();
     if !["host", DATE, BODY].iter().all(|name| names.contains(name)) {
@@ -189,7 +189,7 @@ fn without_usual_port(host: &str) -> &str {
     host.strip_suffix(":80").or_else(|| host.strip_suffix(":443")).unwrap_or(host)
 }
 
-/// The query, ordered by names and escaped anew.
+/// Returns the query, ordered by names and escaped anew.
 fn query(query: &str) -> String {
     let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = query
         .split('&')
@@ -203,7 +203,7 @@ fn query(query: &str) -> String {
     pairs.join("&")
 }
 
-/// Percent-encoding undone; in a query a plus sign is a space.
+/// Undoes percent-encoding; in a query a plus sign is a space.
 fn unescaped(text: &str, plus: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -222,7 +222,7 @@ fn unescaped(text: &str, plus: bool) -> Vec<u8> {
     bytes
 }
 
-/// All but the unreserved characters of RFC 3986 section 2.3 percent-encoded.
+/// Percent-encodes all but the unreserved characters of RFC 3986 section 2.3.
 fn escaped(bytes: impl AsRef<[u8]>) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
@@ -236,7 +236,7 @@ fn escaped(bytes: impl AsRef<[u8]>) -> String {
     text
 }
 
-/// The value of a field that stands once.
+/// Returns the value of a field that occurs once.
 fn field<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.to_str().ok()?;

@@ -1,4 +1,4 @@
-//! Slows down who guesses passwords.
+//! Slows down callers who guess passwords.
 //!
 //! Failures are counted per address and per user, and give the pace at which further passwords are looked at. Nobody is
 //! locked out: whoever comes waits for their turn, and a turn comes. The turns of an address go round the users who are
@@ -6,12 +6,12 @@
 //! their own: so only who names the same user at the same address stands in line with a guesser, and there too every
 //! other turn is that of who came last ([`super::lanes`]).
 //!
-//! The price: who guesses where others wait can tell by the order which users have logged in lately.
+//! The price: from the order of the turns, a guesser who waits beside others can tell which users logged in lately.
 //!
 //! # Invariants
 //! - A password that is looked at is counted as wrong until it was found right, also if its caller goes away.
-//! - Who waits is refused only after [`ThrottleSettings::longest_wait`], or when their address or user has more waiting
-//!   than there are places left.
+//! - A waiting caller is refused only after [`ThrottleSettings::longest_wait`], or when their address or user has more
+//!   waiting than there are places left.
 //!
 //! # Cancellation
 //! A caller who goes away while waiting has learned nothing, and leaves the line.
@@ -32,7 +32,7 @@ use crate::domain::{Clock, Fault, FaultKind, UnixTime};
 /// looked at: what a remembered password is recognised by takes microseconds.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// How guesses are slowed down.
+/// Settings for slowing down guesses.
 #[derive(Clone, Debug)]
 pub struct ThrottleSettings {
     /// Failures that cost nothing: people mistype. More give a guesser more free guesses.
@@ -48,7 +48,7 @@ pub struct ThrottleSettings {
     /// The longest pause between two turns of a user, wherever they are named. Longer slows down guesses at one user
     /// from many addresses, and that user at a new address.
     pub longest_pause_of_user: Duration,
-    /// How long somebody waits for their turn before they are refused. Longer than clients wait, it is of no use.
+    /// The longest wait for a turn before a caller is refused. Waits longer than those of clients are of no use.
     pub longest_wait: Duration,
     /// Requests that may wait in all, those of users who have logged in before counted apart. Each holds a connection
     /// and a kilobyte.
@@ -73,7 +73,7 @@ impl Default for ThrottleSettings {
     }
 }
 
-/// Who tries to log in, as the throttle counts them.
+/// A login attempt, as the throttle counts it.
 #[derive(Clone, Copy)]
 pub(super) struct Caller {
     address: IpAddr,
@@ -85,7 +85,7 @@ pub(super) struct Caller {
     is_at_home: bool,
 }
 
-/// What has failures, and whose turns are in line.
+/// A key that failures are counted for and that turns are given to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     /// An address; apart for users who have logged in before.
@@ -97,7 +97,7 @@ enum Key {
     Glance(IpAddr, u64),
 }
 
-/// Who has logged in.
+/// A successful login.
 #[derive(PartialEq, Eq, Hash)]
 enum Success {
     User(u64),
@@ -115,7 +115,7 @@ pub(super) struct Throttle {
 struct State {
     failures: Recent<Key, Failures>,
     successes: Recent<Success, ()>,
-    /// How many wait: of each share, and in all, for users who have not logged in before and for those who have.
+    /// Waiting requests: of each share, and in total, for users who have not logged in before and for those who have.
     waiting: HashMap<Share, u32>,
     waiting_in_all: [u32; 2],
 }
@@ -123,11 +123,11 @@ struct State {
 #[derive(Clone, Copy)]
 struct Failures {
     count: u32,
-    /// When the last turn was.
+    /// The time of the last turn.
     turn: Instant,
 }
 
-/// Whom a waiting request is counted for: an address, or a user who has logged in before at an address.
+/// The share that a waiting request is counted in: an address, or a user who has logged in before at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Share {
     Address(IpAddr),
@@ -153,7 +153,7 @@ impl Throttle {
         Caller { address, user, is_known: has(Success::User(user)), is_at_home: has(Success::At(address, user)) }
     }
 
-    /// Waits until it may be looked at whether a password is one that was right a short time ago.
+    /// Waits until a password of this caller may be compared with those that are remembered.
     pub(super) async fn glance(&self, caller: &Caller) {
         let Caller { address, user, .. } = *caller;
         if self.pause(&Key::Both(address, user)).is_zero() {
@@ -163,21 +163,20 @@ impl Throttle {
         tokio::time::sleep(GLANCE).await;
     }
 
-    /// Waits until a password of this caller may be looked at.
+    /// Waits until a password of this caller may be digested and compared.
     pub(super) async fn turn<'a>(&'a self, caller: &Caller) -> Result<Turn<'a>, Fault> {
         let place = self.take_place(caller)?;
         let heads = self.bounded(self.line_up(caller)).await?;
         Ok(Turn { throttle: self, caller: *caller, _heads: heads, _place: place })
     }
 
-    /// Waits for something else, which who has a turn needs, no longer than for a turn.
+    /// Waits for another resource that a turn needs, for no longer than for the turn.
     pub(super) async fn bounded<T>(&self, wait: impl Future<Output = T>) -> Result<T, Fault> {
         let waited = tokio::time::timeout(self.settings.longest_wait, wait).await;
         waited.map_err(|_| too_many(self.settings.longest_pause))
     }
 
-    /// Nobody holds a line for which another waits who is ahead of them in a second one: a user's line is left at once,
-    /// and the others are always entered in this order.
+    /// No deadlock: a user's line is left at once, and the other lines are always entered in this order.
     async fn line_up(&self, caller: &Caller) -> [Head<'_, Key>; 2] {
         let Caller { address, user, is_known, is_at_home } = *caller;
         let pair = self.lanes.head_of(Key::Both(address, user)).await;
@@ -209,7 +208,7 @@ impl Throttle {
         }
     }
 
-    /// How long the pause between two turns is now.
+    /// The present pause between two turns.
     fn pause(&self, key: &Key) -> Duration {
         let count = self.state().count(key, self.since());
         let Some(doublings) = count.checked_sub(self.settings.free_failures) else { return Duration::ZERO };
@@ -221,14 +220,14 @@ impl Throttle {
         self.settings.first_pause.saturating_mul(factor).min(longest)
     }
 
-    /// The longest pause of those that a caller is held to.
+    /// The longest of the pauses that apply to a caller.
     #[cfg(test)]
     pub(super) fn pause_of(&self, caller: &Caller) -> Duration {
         let [at_address, user, _] = caller.keys();
         self.pause(&at_address).max(if caller.is_at_home { Duration::ZERO } else { self.pause(&user) })
     }
 
-    /// A password was wrong.
+    /// Records that a password was wrong.
     fn failed(&self, caller: &Caller) {
         let (now, since) = (self.clock.now(), self.since());
         let mut state = self.state();
@@ -238,8 +237,9 @@ impl Throttle {
         }
     }
 
-    /// A password was right: the user's failures are forgiven, and the address its failures with this user. Not those
-    /// with others, or a guesser with one account could guess at all others without delay.
+    /// Records that a password was right: forgets the failures of the user, and those of the address with this user.
+    /// The failures of the address with other users stay, or a guesser with an account could guess at theirs without
+    /// delay.
     fn succeeded(&self, caller: &Caller) {
         let (now, since) = (self.clock.now(), self.since());
         let Caller { address, user, .. } = *caller;
@@ -256,7 +256,8 @@ impl Throttle {
         state.successes.put(Success::At(address, user), now, ());
     }
 
-    /// No share may have more waiting than there are places left, so that there is always one for others.
+    /// Whether a share may have one more waiting: it may have at most as many as there are places left, so that other
+    /// shares always have one.
     fn take_place(&self, caller: &Caller) -> Result<Place<'_>, Fault> {
         let Caller { address, user, is_known, .. } = *caller;
         let share = if is_known { Share::User(address, user) } else { Share::Address(address) };
@@ -271,7 +272,7 @@ impl Throttle {
         Ok(Place { throttle: self, share, is_known })
     }
 
-    /// Failures before this moment are forgotten.
+    /// The time before which failures are forgotten.
     fn since(&self) -> UnixTime {
         let window = i64::from(self.settings.window_seconds) * 1_000;
         UnixTime(self.clock.now().0.saturating_sub(window))
@@ -284,7 +285,7 @@ impl Throttle {
 }
 
 impl Caller {
-    /// What a failure of theirs counts for.
+    /// The keys that a failure of this attempt counts for.
     fn keys(&self) -> [Key; 3] {
         let Self { address, user, is_known, .. } = *self;
         [Key::Address(address, is_known), Key::User(user), Key::Both(address, user)]
@@ -297,7 +298,7 @@ impl State {
     }
 }
 
-/// A turn to have a password looked at. While it lasts, no other of the same address and lane has one.
+/// The right to have a password compared. While it lasts, no other request of the same address and lane has one.
 pub(super) struct Turn<'a> {
     throttle: &'a Throttle,
     caller: Caller,
@@ -311,13 +312,13 @@ impl Turn<'_> {
         self.throttle.failed(&self.caller);
     }
 
-    /// The password was right.
+    /// Records that the password was right.
     pub(super) fn succeeded(self) {
         self.throttle.succeeded(&self.caller);
     }
 }
 
-/// A place among those who wait.
+/// A place among the waiting requests.
 struct Place<'a> {
     throttle: &'a Throttle,
     share: Share,
@@ -339,13 +340,14 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The refusal of a caller who should come back after this time.
+/// Returns the refusal of a caller who should retry after this time.
 fn too_many(wait: Duration) -> Fault {
     let retry_after = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1);
     Fault::new(FaultKind::Throttled { retry_after }, "too many logins at once; wait, then try again")
 }
 
-/// What counts as one address. A network of 64 bits is one subscriber's, who may use any address of it (RFC 6177).
+/// Returns what counts as one address: of IPv6 the network of 64 bits, since a subscriber may use any address of it
+/// (RFC 6177).
 pub(super) fn network_of(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -375,7 +377,7 @@ mod tests {
         }
     }
 
-    /// Guesses at these names from an address for ever, from as many connections; how many were looked at is counted.
+    /// Guesses at these names from an address without end, with a connection for each; counts the guesses.
     fn guess(
         throttle: &Arc<Throttle>,
         last: u8,
@@ -399,7 +401,7 @@ mod tests {
         (guessers, looked_at)
     }
 
-    /// How many seconds the right password takes, at a moment when guesses go on.
+    /// Returns the seconds that the right password takes while guesses go on.
     async fn seconds_until_in(throttle: &Throttle, last: u8, name: &str) -> f64 {
         tokio::time::sleep(Duration::from_secs(20)).await;
         let begin = Instant::now();

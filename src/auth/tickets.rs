@@ -23,7 +23,7 @@ const VERSION: u8 = 2;
 const FIELDS: usize = 1 + 1 + 16 + 16 + 8 + 16 + MARK + 16;
 /// The bytes of a keyed digest of the record of a password.
 const MARK: usize = 20;
-/// In place of a user, where there is none.
+/// Stands for a user where there is none.
 const NOBODY: [u8; 16] = [0; 16];
 const WHOLE: usize = FIELDS + 32;
 /// A multiple of three bytes has one spelling only in base64, so that changing the text always changes the bytes.
@@ -36,12 +36,12 @@ pub struct Tickets {
 }
 
 impl Tickets {
-    /// Tickets under this key; those of another key are refused.
+    /// Issues and checks tickets under this key; those of another key are refused.
     pub fn new(key: [u8; 32]) -> Self {
         Self { key: Zeroizing::new(key) }
     }
 
-    /// The text of a ticket, for its user as they are now. No two are alike.
+    /// Returns the text of a new ticket, bound to its user's present password. No two are alike.
     pub fn issue(&self, ticket: &Ticket, user: Option<&UserRecord>) -> Secret {
         let mut random = [0; 16];
         rand::rng().fill_bytes(&mut random);
@@ -59,7 +59,7 @@ impl Tickets {
         Secret::new(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The ticket of this text, when we issued it and `now` is before its expiry.
+    /// Returns the ticket of this text, if this server issued it and `now` is before its expiry.
     pub fn verify(&self, text: &str, now: UnixTime) -> Result<Ticket, Fault> {
         let (ticket, _) = self.read(text).ok_or_else(|| refused("this ticket is not valid"))?;
         if now >= ticket.expires {
@@ -68,7 +68,7 @@ impl Tickets {
         Ok(ticket)
     }
 
-    /// Whether a ticket that was found good was issued for this user, and no new password came since.
+    /// Whether a valid ticket was issued for this user, whose password has not changed since.
     pub fn is_of(&self, text: &str, user: &UserRecord) -> bool {
         let known = self.read(text).filter(|(ticket, _)| ticket.user == Some(user.id));
         known.is_some_and(|(_, mark)| mark.ct_eq(&self.mark(Some(user))).into())
@@ -83,7 +83,7 @@ impl Tickets {
         mark
     }
 
-    /// The ticket, and the mark of its user's password, if its HMAC is ours.
+    /// Returns the ticket and the mark of its user's password, if the HMAC is right.
     fn read(&self, text: &str) -> Option<(Ticket, [u8; MARK])> {
         if text.len() != TEXT {
             return None;
@@ -130,7 +130,8 @@ const fn verb_from(byte: u8) -> Option<Verb> {
     }
 }
 
-/// The key in this file, or a new random one that is durable in it when this returns. Blocks; for the start only.
+/// Reads the key from this file, or writes a new random one, which is durable when this returns. Blocks; for the start
+/// only.
 ///
 /// A file that others may read is refused: the key may be known, and whoever knows it can download every volume.
 pub fn load_or_create_key(path: &Path) -> io::Result<Zeroizing<[u8; 32]>> {

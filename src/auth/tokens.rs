@@ -18,11 +18,11 @@ use super::secrets::{digest_of, random_secret};
 use crate::domain::{Clock, Fault, FaultKind, Principal, Project, Secret, Token, TokenId, UnixTime, User};
 use crate::meta::{Meta, MetaError};
 
-/// For so many milliseconds a token that was good is not looked for again: a client's calls come in bursts.
+/// Milliseconds for which a valid token is not looked up again: a client's calls come in bursts.
 const REMEMBERED_FOR: i64 = 5_000;
-/// How many are remembered, about 400 bytes each.
+/// The most tokens that are remembered, about 400 bytes each.
 const REMEMBERED: usize = 4_096;
-/// Longer than any token, those with data of their own included; what is longer is refused before it is digested.
+/// The longest text that is digested: longer than any token, those with data of their own included.
 const LONGEST: usize = 4096;
 
 /// Issues tokens and checks them.
@@ -32,19 +32,19 @@ pub struct Tokens {
     known: Mutex<Known>,
 }
 
-/// Who says whether a token is good.
+/// The service that issues and validates tokens.
 #[derive(Debug)]
 enum Source {
-    /// We do, who issued it.
+    /// This server.
     Own(Meta),
-    /// An identity service elsewhere, which issues them.
+    /// An identity service elsewhere.
     Elsewhere(Box<Keystone>),
 }
 
-/// The tokens that were good a short time ago.
+/// The tokens that were valid a short time ago.
 struct Known {
     tokens: Recent<[u8; 32], Token>,
-    /// How often one was revoked: whoever has read a token before that must not remember it after.
+    /// Revocations so far: a token that was read before one must not be remembered after it.
     revocations: u64,
 }
 
@@ -61,14 +61,14 @@ impl Tokens {
         Self { source: Source::Elsewhere(Box::new(keystone)), clock, known: Mutex::new(known) }
     }
 
-    /// For whom this text of an `X-Auth-Token` field stands.
+    /// Returns the caller whose token this text of an `X-Auth-Token` field is.
     pub async fn authenticate(&self, token: Option<&str>) -> Result<Principal, Fault> {
         let token = Secret::new(token.ok_or_else(refused)?);
         let Token { user, project, .. } = self.check(&token).await?.ok_or_else(refused)?;
         Ok(Principal { user: user.name, user_id: user.id, tenant: project.id, is_admin: user.is_admin })
     }
 
-    /// What a token stands for, if it is good.
+    /// Returns what a token stands for, if it is valid.
     pub(super) async fn check(&self, token: &Secret) -> Result<Option<Token>, Fault> {
         if token.reveal().is_empty() || token.reveal().len() > LONGEST {
             return Ok(None);
@@ -94,8 +94,8 @@ impl Tokens {
         Ok(found)
     }
 
-    /// Makes a token: the secret, and what it stands for. If it is given for another: for which, and the first of the
-    /// chain.
+    /// Issues a token: the secret, and what it stands for. For a token that is given for another one: that one, and the
+    /// first of the chain.
     pub(super) async fn issue(
         &self,
         user: User,
@@ -146,7 +146,7 @@ fn elsewhere() -> Fault {
     )
 }
 
-/// One answer for all reasons.
+/// Returns the one refusal for all reasons.
 pub(super) fn refused() -> Fault {
     Fault::new(FaultKind::Unauthenticated, "a valid token is needed")
 }

@@ -1,22 +1,23 @@
 #![expect(unsafe_code, reason = "glibc's allocator is set, and asked, by calls that have no safe wrapper")]
-//! Has the allocator give memory back to the system.
+//! Makes the allocator return memory to the system.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
-/// What is at least this large is mapped by itself, and unmapped when it is freed. Left alone, glibc raises its limit
-/// to the largest that was ever freed, so that the 19 MiB of a password's digest would stay, once for each of its
-/// arenas (mallopt(3), `M_MMAP_THRESHOLD`).
+/// Allocations of at least this size are mapped separately, and unmapped when they are freed. By default, glibc raises
+/// this limit to the largest allocation that was freed, so that the 19 MiB of a password's digest would stay, once for
+/// each of its arenas (mallopt(3), `M_MMAP_THRESHOLD`).
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 1 << 20;
 
-/// How often it is looked whether there is something to give back.
+/// The time between two looks at the memory of the process.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// What is worth it: giving back walks through all that is free, and what is needed again must be had again.
+/// The least growth that is returned: it takes a walk through all free memory, and what is needed again must be mapped
+/// again.
 const WORTH: u64 = 16 << 20;
 
-/// To be called before there are other threads.
+/// Sets the limit of separate mappings. Must be called before there are other threads.
 pub(super) fn give_back_large_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it sets a number of the allocator, and no other thread uses that yet.
@@ -25,8 +26,8 @@ pub(super) fn give_back_large_memory() {
     }
 }
 
-/// Gives back what was freed since, whenever the process is larger than it was. Left alone, glibc keeps what lies
-/// beneath anything that is still used: after many connections nearly all that they took (`malloc_trim(3)`).
+/// Returns freed memory whenever the process has grown. By default, glibc keeps all that lies beneath anything that is
+/// still used: after many connections nearly all that they took (`malloc_trim(3)`).
 pub(super) async fn give_back_freed_memory() -> Infallible {
     let mut least = u64::MAX;
     loop {
@@ -50,7 +51,7 @@ fn trim() {
     }
 }
 
-/// The bytes of memory that the process has; none where the kernel does not tell.
+/// Returns the resident bytes of the process; 0 where the kernel does not report them.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

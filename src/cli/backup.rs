@@ -54,7 +54,7 @@ async fn execute(meta: &Meta, config: &Config, command: BackupCommand) -> anyhow
     Ok(())
 }
 
-/// Whether it was not known.
+/// Takes over one backup; returns whether it was unknown before.
 async fn take_over(meta: &Meta, tenant: TenantId, manifest: &Manifest) -> anyhow::Result<bool> {
     let head = &manifest.head;
     if meta.backup(Owner::Anyone, BackupRef::Id(head.backup)).await?.is_some() {

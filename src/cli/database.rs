@@ -1,4 +1,4 @@
-//! `longshore database`: a copy of the database, to be put back when it is lost.
+//! `longshore database`: copies the database, for the day when it is lost.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

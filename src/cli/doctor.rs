@@ -1,4 +1,4 @@
-//! `longshore doctor`: what this machine offers, and what each finding means.
+//! `longshore doctor`: checks what this machine offers, and says what each finding means.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -21,7 +21,7 @@ const BORN: UnixTime = UnixTime(1_767_225_600_000);
 
 pub(super) fn run(config: &Config) -> ExitCode {
     let installation = installation(config);
-    // What there is not yet would be on the same disk as what is above it.
+    // A directory that does not exist yet will be on the file system of its parent.
     let existing = config.data_dir.ancestors().find(|dir| !dir.as_os_str().is_empty() && dir.is_dir());
     let dir = existing.unwrap_or(Path::new("."));
     let findings = [
@@ -44,7 +44,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
                 ("BAD ", text)
             }
         };
-        // Whoever reads no further misses no failure by the exit code.
+        // A reader who has gone away still gets the exit code.
         let _ = writeln!(std::io::stdout(), "{mark}  {what}: {text}");
     }
     code

@@ -1,7 +1,7 @@
-//! `longshore image`: the drives that volumes are made of as of images. Changes hold at once for a server that runs.
+//! `longshore image`: manages the drives that serve as images of volumes. Changes apply to a running server at once.
 //!
-//! The owner of a drive makes it an image of their own tenant by its label; that it is one for everybody, an operator
-//! says here.
+//! The owner of a drive makes it an image of their own tenant by its label; an operator makes it one for all tenants
+//! here.
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,5 +1,4 @@
-//! `longshore key`: the access keys that stand for users in signed requests. Changes hold at once for a server that
-//! runs.
+//! `longshore key`: manages the access keys of users, which sign requests. Changes apply to a running server at once.
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -20,18 +20,18 @@ use tracing_subscriber::fmt::format::debug_fn;
 use crate::config::{Config, LogFormat};
 use crate::metrics::DroppedLines;
 
-/// How long a reader that takes nothing is waited for, once; after that, lines are dropped until it takes again. Long
-/// enough for one that is only behind, short enough for requests to notice little.
+/// The longest wait, once, for a reader that takes nothing; after that, lines are dropped until it reads again. Long
+/// enough for a reader that is only behind, short enough to delay requests little.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a pipe takes without making us wait once it is said to be ready (pipe(7): `PIPE_BUF`, a page).
+/// The bytes that a pipe takes without blocking once it is reported as ready (pipe(7): `PIPE_BUF`, a page).
 const AT_ONCE: usize = 4096;
 
-/// Begins to log as the configuration says. Panics are logged too.
+/// Starts the log as the configuration says. Panics are logged too.
 pub(super) fn start(config: &Config, dropped: DroppedLines) -> anyhow::Result<()> {
     let out = io::stderr().as_fd().try_clone_to_owned().context("cannot use standard error")?;
     let sink = Arc::new(Mutex::new(Sink::new(File::from(out), dropped)));
-    // The subscriber tells of lines that it could not write on standard error itself, and panics when that fails too.
+    // The subscriber reports lines that it could not write on standard error, and panics when that fails too.
     let log = tracing_subscriber::fmt()
         .with_env_filter(config.log.level.build())
         .log_internal_errors(false)
@@ -42,7 +42,7 @@ pub(super) fn start(config: &Config, dropped: DroppedLines) -> anyhow::Result<()
                 let mut escaped = Escaped(writer);
                 match field.name() {
                     "message" => write!(escaped, "{value:?}"),
-                    // Where a line of the `log` crate comes from.
+                    // The origin of a line of the `log` crate is left out.
                     name if name.starts_with("log.") => Ok(()),
                     name => write!(escaped, "{name}={value:?}"),
                 }
@@ -63,10 +63,10 @@ pub(super) fn start(config: &Config, dropped: DroppedLines) -> anyhow::Result<()
     Ok(())
 }
 
-/// Takes one event. Never fails.
+/// Writes one event. Never fails.
 struct Line {
     sink: Arc<Mutex<Sink>>,
-    /// The fields were not escaped yet, but for what JSON wants to be.
+    /// Whether only JSON's own escapes have been applied yet.
     is_json: bool,
 }
 
@@ -92,12 +92,12 @@ impl Write for Line {
 
 impl Line {
     fn sink(&self) -> MutexGuard<'_, Sink> {
-        // Its flags are right or cost one newline.
+        // After a panic, its flags are right or cost one newline.
         self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where the lines go.
+/// The destination of the lines.
 struct Sink {
     out: File,
     dropped: DroppedLines,
@@ -138,7 +138,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Waits until a write waits no more, and would succeed or fail.
+    /// Waits until a write would succeed or fail without blocking.
     fn wait(&self, until: Instant) -> io::Result<()> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -153,7 +153,7 @@ impl Sink {
     }
 }
 
-/// Escapes as JSON and Rust both do what could end a line, or speak to a terminal.
+/// Escapes characters that could end a line or control a terminal, as JSON and Rust both do.
 struct Escaped<'a>(&'a mut dyn fmt::Write);
 
 impl fmt::Write for Escaped<'_> {
@@ -172,7 +172,8 @@ impl fmt::Write for Escaped<'_> {
     }
 }
 
-/// Control characters (C0, DEL, C1), and what Unicode has for ending lines and for turning their direction.
+/// Whether a character is a control character (C0, DEL, C1), a line separator of Unicode, or changes the direction of
+/// text.
 const fn is_dangerous(c: char) -> bool {
     c.is_ascii_control() || matches!(c, '\u{80}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -185,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    /// A sink into a pipe, and the end that is read.
+    /// Returns a sink into a pipe, and the reading end.
     fn piped() -> (Sink, File, DroppedLines) {
         let (reader, writer) = io::pipe().unwrap();
         let dropped = DroppedLines::default();

@@ -85,7 +85,7 @@ enum Command {
     Doctor,
 }
 
-/// It may be a mistyped one, or one that is not meant for us.
+/// Not an error: the variable may be mistyped, or not be meant for this program.
 const UNKNOWN_VARIABLE: &str = "this variable of the environment names no setting and is passed over";
 
 /// Runs the command that the arguments name.
@@ -158,7 +158,7 @@ fn with_meta(config: &Config, command: impl AsyncFnOnce(&Meta) -> anyhow::Result
     })
 }
 
-/// The runtime of every command that waits for anything.
+/// Builds the runtime for commands that do I/O.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("longshore").build()
 }

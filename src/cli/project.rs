@@ -1,5 +1,5 @@
-//! `longshore project`: the projects, which are the tenants, and who may work in them beside the users whose own they
-//! are. Changes hold for a server that runs: for new tokens at once, for old ones within five seconds.
+//! `longshore project`: manages the projects, which are the tenants, and the users who may work in them beside their
+//! own. Changes apply to a running server: to new tokens at once, to old ones within five seconds.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -100,7 +100,7 @@ async fn execute(meta: &Meta, config: &Config, command: ProjectCommand) -> anyho
     Ok(())
 }
 
-/// The project of this name, or of this id when none has the name.
+/// Returns the project of this name, or else of this id.
 async fn find(meta: &Meta, text: &str) -> anyhow::Result<Project> {
     if let Some(project) = meta.project(&Named::Name(text.to_owned())).await? {
         return Ok(project);

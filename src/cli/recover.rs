@@ -1,4 +1,4 @@
-//! `longshore recover`: volumes of what was set aside, or was never known.
+//! `longshore recover`: makes volumes of data that was set aside or that no row of the database knows.
 
 use std::io::Write;
 use std::process::ExitCode;

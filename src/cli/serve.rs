@@ -38,12 +38,12 @@ pub(super) fn run(config: Config, accept_loss: bool, dropped_lines: DroppedLines
             _ = interrupt.recv() => Ok(ExitCode::FAILURE),
         }
     });
-    // A job on a blocking thread is cut here; it is begun again at the next start.
+    // This ends jobs on blocking threads, which the next start repeats.
     runtime.shutdown_background();
     code
 }
 
-/// Tells a new user what to paste.
+/// Prints commands for a new user to paste.
 fn print_usage(app: &App) -> std::io::Result<()> {
     use std::io::Write;
     let credentials = app.credentials_path().canonicalize().unwrap_or_else(|_| app.credentials_path());

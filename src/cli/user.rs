@@ -1,5 +1,5 @@
-//! `longshore user`: the users who may log in. Changes hold for a server that runs: for passwords at once, for tokens
-//! within five seconds.
+//! `longshore user`: manages the users who may log in. Changes apply to a running server: to passwords at once, to
+//! tokens within five seconds.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -56,7 +56,7 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
     match command {
         UserCommand::Add { name, tenant, max_drives, max_bytes, admin } => {
             check_user_name(&name)?;
-            // A tenant that others made keeps its quota unless this call names one.
+            // An existing tenant keeps its quota unless this call names one.
             let sets_quota = tenant.is_none() || max_drives.is_some() || max_bytes.is_some();
             let default = config.default_quota();
             let quota = Quota {
@@ -98,13 +98,13 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
             let hash = Passwords::default().hash(password.clone()).await?;
             let keys = meta.set_password(&name, &hash).await.with_context(|| format!("no change for {name}"))?;
             if keys > 0 {
-                // The new password is to be printed, whoever reads this.
+                // Print the new password all the same.
                 let _ = writeln!(
                     std::io::stderr(),
                     "{keys} access keys of {name} ended with the old password; `longshore key add` makes new ones"
                 );
             }
-            // The file that the curl lines read must not go stale.
+            // The printed curl lines read the password from this file.
             let known = std::fs::read_to_string(app::credentials_path(config)).unwrap_or_default();
             if known.split(':').next() == Some(&name) {
                 app::write_credentials(config, &name, &password)?;

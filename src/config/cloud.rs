@@ -1,4 +1,4 @@
-//! The settings of the control API: what its dialects offer, who may log in, and where backups go.
+//! Settings for the control API: what its dialects offer, logins, and the storage of backups.
 
 use std::path::PathBuf;
 
@@ -9,15 +9,15 @@ use crate::archive::{Container, StorageUrl};
 use crate::domain::Secret;
 use crate::remote::ServiceUrl;
 
-/// What HPC-AI's API says and offers. None of it changes where bytes are kept.
+/// Settings for HPC-AI's API. None of them changes where bytes are kept.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HpcAi {
-    /// Who signs access tokens, as they say. Changed: the tokens of before are refused.
+    /// The issuer that access tokens name. Changed: older tokens are refused.
     pub issuer: String,
-    /// For whom. The same.
+    /// The audience that access tokens name. Changed: the same.
     pub audience: String,
-    /// The regions that volumes are made in, the first for those of other APIs. None: one, [`DEFAULT_REGION`].
+    /// The regions of volumes, the first for those of other APIs. Without any there is one, [`DEFAULT_REGION`].
     pub regions: Vec<Region>,
     /// The types of drives, the first for those of other APIs. Beside them there is `filesystem`, for trees.
     pub volume_types: Vec<String>,
@@ -38,16 +38,16 @@ impl Default for HpcAi {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Region {
-    /// What clients name it by.
+    /// The name that clients use.
     pub id: String,
-    /// What people call it.
+    /// The name that people read.
     pub name: String,
 }
 
-/// The id of the region that there is when none is configured.
+/// The id of the region if none is configured.
 pub const DEFAULT_REGION: &str = "6f7c1a52-3b0d-4e7f-9c15-8a2d40e6b913";
 
-/// What block storage offers. None of it changes where bytes are kept: they are what clients ask for and are shown.
+/// Settings for block storage. None of them changes where bytes are kept: clients ask for them and are shown them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Block {
@@ -55,10 +55,10 @@ pub struct Block {
     pub zones: Vec<String>,
     /// The names of the types of volumes.
     pub types: Vec<String>,
-    /// The type of volumes for which none is asked: one of `types`. Absent: none.
+    /// The type of volumes for which the client asks none: one of `types`. Absent: none.
     pub default_type: Option<String>,
-    /// The image service (Glance), as in `http://image.example.com:9292`, which is asked with the callers' own tokens.
-    /// Absent: images are drives here.
+    /// The image service (Glance), as in `http://image.example.com:9292`, which is called with the callers' own tokens.
+    /// Absent: images are drives of this server.
     #[serde(deserialize_with = "optional_text")]
     pub glance_url: Option<ServiceUrl>,
 }
@@ -80,7 +80,7 @@ pub struct KeystoneSettings {
     pub user: String,
     /// Their password.
     pub password: Secret,
-    /// A project in which they may.
+    /// A project in which that user may.
     #[serde(default = "KeystoneSettings::project")]
     pub project: String,
     /// The domain of user and project.
@@ -103,16 +103,16 @@ impl KeystoneSettings {
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that a storage does or does not")]
 pub struct Backups {
-    /// Where they are stored.
+    /// The kind of storage.
     pub storage: BackupStorage,
-    /// The directory; `backups` in the data directory when absent. Elsewhere: they outlive the disk of the drives.
+    /// The directory; `backups` in the data directory when absent. Elsewhere, they outlive the disk of the drives.
     pub directory: Option<PathBuf>,
     /// The container of backups for which none is named: a first directory, or first part of the keys, of all of them.
     #[serde(deserialize_with = "text")]
     pub container: Container,
     /// The level of zstd, 1 to 19. Raised: smaller objects, and many times the CPU.
     pub level: i32,
-    /// The bucket of S3, which must be there.
+    /// The bucket of S3, which must exist.
     pub bucket: Option<String>,
     /// The URL of the storage; that of AWS for the region when absent. Plain HTTP is taken of this machine only.
     #[serde(deserialize_with = "optional_text")]
@@ -126,10 +126,10 @@ pub struct Backups {
     pub secret_access_key: Option<Secret>,
     /// Whether the bucket is part of the host name; the endpoint then names it too.
     pub virtual_host: bool,
-    /// Whether the storage heeds `If-None-Match: *`. Off: two installations that share a bucket are not kept from
+    /// Whether the storage supports `If-None-Match: *`. Off: two installations that share a bucket are not kept from
     /// writing one manifest at the same moment.
     pub conditional_put: bool,
-    /// Whether the storage removes many objects at once. Off: removing takes a request for each.
+    /// Whether the storage removes many objects at once. Off: a removal takes a request for each.
     pub bulk_delete: bool,
     /// Whether the storage compares a CRC-64/NVME of each object. Off: it compares a SHA-256, which costs more here.
     pub checksum: bool,
@@ -155,29 +155,29 @@ impl Default for Backups {
     }
 }
 
-/// Where backups are stored.
+/// The kind of storage of backups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackupStorage {
-    /// In a directory.
+    /// A directory.
     Directory,
-    /// In a bucket of S3, or of what speaks its protocol.
+    /// A bucket of S3, or of a storage that speaks its protocol.
     S3,
 }
 
-/// Logins.
+/// Settings for logins.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// How long a verified password is remembered after its last use, so that its cost is paid once. A changed password
-    /// is refused at once all the same. Raised: more memory for many users.
+    /// Seconds after its last use for which a verified password is remembered, so that its cost is paid once. A changed
+    /// password is refused at once all the same. Raised: more memory for many users.
     pub remember_seconds: u32,
-    /// How long a token of the identity service is good. Raised: one that leaks is of use for longer.
+    /// Seconds for which a token of the identity service is valid. Raised: one that leaks is of use for longer.
     pub token_seconds: u32,
-    /// The name of the region that the identity service tells its clients the services are in. Clients that are told a
-    /// region look for this one.
+    /// The region of the services in the catalogue of the identity service. Clients that are configured with a region
+    /// look for this one.
     pub region: String,
-    /// How many requests a second a tenant may make with its tokens. Raised: one tenant can take more of the server.
+    /// Requests per second that a tenant may make with its tokens. Raised: one tenant can take more of the server.
     pub requests_per_second: u32,
 }
 

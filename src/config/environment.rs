@@ -1,4 +1,4 @@
-//! Settings by way of the environment.
+//! Settings from the environment.
 
 use std::ffi::OsString;
 
@@ -7,16 +7,16 @@ use toml::{Table, Value};
 
 use super::Config;
 
-/// The prefix of our variables.
+/// The prefix of this program's variables.
 const PREFIX: &str = "LONGSHORE_";
 
-/// Read by the command line.
+/// The variable that the command line reads.
 const CONFIG: &str = "config";
 
 /// Puts every `LONGSHORE_SECTION__KEY` over the table. A value that reads as a number or a truth value is one.
 ///
-/// Returns the names that mean nothing here. Others give out our prefix too: Kubernetes does for every service of our
-/// name (`LONGSHORE_PORT`, `LONGSHORE_SERVICE_HOST`), in every container beside it.
+/// Returns the names that are no settings. Others use this prefix too: Kubernetes does for every service of this name
+/// (`LONGSHORE_PORT`, `LONGSHORE_SERVICE_HOST`), in every container beside it.
 pub(super) fn overlay(table: &mut Table, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<String> {
     let mut unknown = Vec::new();
     for (name, value) in environment {
@@ -40,7 +40,7 @@ pub(super) fn overlay(table: &mut Table, environment: impl IntoIterator<Item = (
     unknown
 }
 
-/// Whether there is such a setting, whatever is wrong with the value: asked of the settings themselves, alone.
+/// Whether there is such a setting, even if its value is wrong: found by reading this key alone.
 fn is_known(key: &str, value: &Value) -> bool {
     let mut alone = Table::new();
     insert(&mut alone, key, value.clone());

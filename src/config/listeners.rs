@@ -1,4 +1,4 @@
-//! Where is listened, with which certificate, and by which URLs it is reached.
+//! Settings for the listeners: their addresses, certificates and public URLs.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ pub struct Endpoint {
     /// The URL that clients reach it by, without a trailing slash. Absent: redirects are relative, and absolute URLs
     /// name the socket's own address. The request's `Host` is never used.
     pub public_url: Option<String>,
-    /// Its own certificate, or `false` for none where something in front speaks TLS; that of `tls` when absent.
+    /// Its own certificate, or `false` for none where a proxy in front speaks TLS; that of `tls` when absent.
     pub tls: EndpointTls,
 }
 
 /// The certificate of one endpoint.
 #[derive(Clone, Debug, Default)]
 pub enum EndpointTls {
-    /// That of all.
+    /// The certificate of `tls`.
     #[default]
     Common,
-    /// None: plain HTTP.
+    /// No certificate: plain HTTP.
     Off,
-    /// Its own.
+    /// A certificate of its own.
     Own(TlsFiles),
 }
 
@@ -55,14 +55,14 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Certificate and key, when there is TLS.
+    /// Returns certificate and key, if both are set.
     pub fn pair(&self) -> Option<(&Path, &Path)> {
         self.certificate.as_deref().zip(self.key.as_deref())
     }
 }
 
 impl Config {
-    /// The files of an endpoint that has TLS.
+    /// Returns the files of an endpoint that has TLS.
     pub fn tls_of<'a>(&'a self, endpoint: &'a Endpoint) -> Option<(&'a Path, &'a Path)> {
         match &endpoint.tls {
             EndpointTls::Common => self.tls.pair(),

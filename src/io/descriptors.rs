@@ -15,7 +15,7 @@ pub fn raise_limit() -> u64 {
     .unwrap_or(u64::MAX)
 }
 
-/// How many connections can be served of those that are `wanted`, when `limit` files may be open and `elsewhere` of
+/// Returns the connections, of those `wanted`, that can be served when `limit` files may be open and `elsewhere` of
 /// them are needed for other things.
 ///
 /// A connection has its socket and the file that it fills or reads, and now and then a third beside it. Where there is

@@ -1,12 +1,12 @@
-//! The engine: moves blocks between memory and files without stopping the caller.
+//! The I/O engine: moves blocks between memory and files without blocking the caller.
 //!
-//! One of two kinds, picked at start: `io_uring` on its own threads, or a pool of threads that call `pwrite` and
-//! `pread`.
+//! There are two kinds, of which one is picked at start: `io_uring` on its own threads, or a pool of threads that call
+//! `pwrite` and `pread`.
 //!
 //! # Invariants
 //! - An operation is submitted at the call, not at the first poll, and from then to its completion the engine owns its
 //!   buffer and file (I4).
-//! - When an operation's future resolves, the engine has let go of that buffer and file.
+//! - When an operation's future resolves, the engine has released the buffer and the file.
 //!
 //! # Cancellation
 //! Dropping a [`Submitted`] drops the answer; the operation goes on. A read block then goes back to its pool.
@@ -25,9 +25,9 @@ use super::pool::{Block, SharedBlock};
 use super::ring::{self, Ring};
 use super::threads::{self, Threads};
 
-/// Moves blocks to and from files. Clones share its threads, which end after the last clone and the last
-/// [`EngineFile`] are gone and what was submitted is done. They are not joined, since the last clone may be dropped by a
-/// task, which must not block.
+/// Moves blocks to and from files. Clones share its threads, which end after the last clone and the last [`EngineFile`]
+/// are gone and what was submitted is done. They are not joined, since the last clone may be dropped by a task, which
+/// must not block.
 #[derive(Clone, Debug)]
 pub enum IoEngine {
     /// By `io_uring`.
@@ -37,13 +37,14 @@ pub enum IoEngine {
 }
 
 impl IoEngine {
-    /// An `io_uring` engine with this many rings, each on its thread. Fails where `io_uring` is missing, forbidden or
-    /// does not work: each ring moves real bytes before this returns.
+    /// Starts an `io_uring` engine with this many rings, each on its thread. Fails where `io_uring` is missing,
+    /// forbidden or does not work: each ring moves real bytes before this returns.
     pub fn ring(threads: usize) -> io::Result<Self> {
         Ring::start(threads).map(Self::Ring)
     }
 
-    /// An engine of this many threads with blocking calls, or of as many as it takes so that no file has all of them.
+    /// Starts an engine of this many threads with blocking calls, or of as many as it takes so that no file can occupy
+    /// all of them.
     ///
     /// # Panics
     /// When the system refuses a thread, as [`std::thread::spawn`] does.
@@ -51,7 +52,7 @@ impl IoEngine {
         Self::Threads(Threads::start(threads))
     }
 
-    /// The `io_uring` engine, or else the thread engine and why.
+    /// Starts the `io_uring` engine, or as a fallback the thread engine; then also returns the reason.
     pub fn best(threads: usize) -> (Self, Option<io::Error>) {
         match Self::ring(threads) {
             Ok(engine) => (engine, None),
@@ -59,7 +60,7 @@ impl IoEngine {
         }
     }
 
-    /// Its name in logs and metrics.
+    /// Returns its name in logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Ring(_) => "io_uring",
@@ -67,7 +68,7 @@ impl IoEngine {
         }
     }
 
-    /// Whether its threads run. A ring ends with its thread; what was asked of it then fails.
+    /// Whether its threads run. A ring ends with its thread; its operations then fail.
     pub fn is_alive(&self) -> bool {
         match self {
             Self::Ring(ring) => ring.is_alive(),
@@ -104,7 +105,7 @@ impl EngineFile {
     pub fn write_at(&self, data: SharedBlock, range: Range<usize>, offset: u64) -> Submitted<io::Result<()>> {
         let (done, answer) = oneshot::channel();
         if range.start > range.end || range.end > data.len() {
-            // Nobody is gone yet: `answer` is still here.
+            // The receiver is still alive: it is `answer`.
             let _ = done.send(Err(io::ErrorKind::InvalidInput.into()));
         } else {
             self.submit(Operation::Write { file: self.file.clone(), data, range, offset, done });
@@ -112,8 +113,8 @@ impl EngineFile {
         Submitted { answer }
     }
 
-    /// Fills `block[..len]` from `offset`, stopping short only at the end of the file; answers how many bytes came.
-    /// The block always comes back, from a dead engine too.
+    /// Fills `block[..len]` from `offset`, stopping short only at the end of the file; returns the number of bytes. The
+    /// block is always returned, by a dead engine too.
     pub fn read_at(&self, block: Block, len: usize, offset: u64) -> Submitted<(Block, io::Result<usize>)> {
         let (done, answer) = oneshot::channel();
         let room = block.len();
@@ -127,7 +128,7 @@ impl EngineFile {
     }
 
     fn submit(&self, operation: Operation) {
-        // What a dead engine does not take is dropped, and dropping an operation answers it.
+        // An operation that a dead engine does not take is dropped, which answers it with an error.
         match &self.queue {
             Queue::Ring(queue) => drop(queue.send(operation)),
             Queue::Threads(queue) => queue.send(operation),
@@ -135,7 +136,7 @@ impl EngineFile {
     }
 }
 
-/// The answer to an operation that is under way. Dropping it does not stop the operation.
+/// The pending result of an operation. Dropping it does not stop the operation.
 #[derive(Debug)]
 #[must_use = "an operation's failure is known only to who awaits it"]
 pub struct Submitted<T> {
@@ -169,7 +170,7 @@ mod tests {
     use crate::io::{BLOCK, Pool};
     use crate::skipped::skipped;
 
-    /// Every engine of this machine; the test names what it skips.
+    /// Returns every engine that works on this machine; reports the others as skipped.
     fn engines() -> Vec<IoEngine> {
         let mut engines = vec![IoEngine::threads(2)];
         match IoEngine::ring(2) {
@@ -232,7 +233,7 @@ mod tests {
             for n in 0..8u64 {
                 drop(adopted.write_at(filled(&pool, 9).await, 0..BLOCK, n * BLOCK as u64));
             }
-            // All blocks are home once all writes are done.
+            // All blocks are back in the pool once all writes are done.
             let mut blocks = Vec::new();
             for _ in 0..8 {
                 blocks.push(pool.take().await);

@@ -1,8 +1,8 @@
-//! An open file that many work on, and that stops no one when it is closed.
+//! An open file with many users, which blocks none of them when it is closed.
 //!
-//! Closing the last descriptor of a file that was removed frees its inode and blocks, and that waits for the file
-//! system: for a tenth of a second when the disk is busy. So such a file is closed on a blocking thread. Any other is
-//! closed where its last clone is dropped.
+//! Closing the last descriptor of a removed file frees its inode and blocks, and waits for the file system: for a tenth
+//! of a second when the disk is busy. So such a file is closed on a blocking thread. Any other file is closed where its
+//! last clone is dropped.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -19,7 +19,7 @@ pub const HOLE: u64 = 1 << 30;
 #[derive(Clone, Debug)]
 pub struct SharedFile(Arc<Held>);
 
-/// `None` only while it is dropped.
+/// The file; `None` only while it is dropped.
 #[derive(Debug)]
 struct Held(Option<File>);
 
@@ -44,7 +44,7 @@ impl SharedFile {
 
 #[cfg(test)]
 impl SharedFile {
-    /// How many clones there are.
+    /// Returns the number of clones.
     pub(super) fn holders(&self) -> usize {
         Arc::strong_count(&self.0)
     }
@@ -63,7 +63,7 @@ impl Drop for Held {
         let Some(file) = self.0.take() else { return };
         let is_removed = file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
         if is_removed && let Ok(runtime) = Handle::try_current() {
-            // A runtime that ends drops the work, and with it the file, here.
+            // A runtime that is shutting down drops the closure, and with it the file, here.
             runtime.spawn_blocking(move || drop(file));
         }
     }
@@ -77,12 +77,12 @@ mod tests {
 
     use super::*;
 
-    /// Where this descriptor leads, if it is open.
+    /// Returns the path behind a descriptor, if it is open.
     fn target(descriptor: i32) -> Option<PathBuf> {
         std::fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()
     }
 
-    /// Nothing else opens files here: each test has a process of its own.
+    /// Descriptor numbers are not reused meanwhile: each test has a process of its own.
     #[test]
     fn a_removed_file_is_closed_by_a_blocking_thread_and_any_other_at_once() {
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();

@@ -1,4 +1,4 @@
-//! A thread of the lowest priority, for reading what nobody waits for.
+//! A thread of the lowest priority, for reads that nobody waits for.
 
 use std::io;
 use std::sync::mpsc;
@@ -7,14 +7,14 @@ use tokio::sync::oneshot;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// It ends when this is dropped and its present work has ended. It is not joined: that would hold up a task, and its work
-/// only reads.
+/// A thread of the lowest priority. It ends when this is dropped and its present work has ended. It is not joined: that
+/// would block a task, and its work only reads.
 pub struct IdleThread(mpsc::SyncSender<Work>);
 
 impl IdleThread {
-    /// Starts one: a thread's priority cannot be raised again without privilege, so that no other can be lent.
+    /// Starts a thread. None can be borrowed: its priority could not be raised again without privilege.
     pub fn start(name: &str) -> io::Result<Self> {
-        // Who gives it work waits for the end of that.
+        // One place is enough: the caller waits for its work to end.
         let (sender, works) = mpsc::sync_channel::<Work>(1);
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             // The I/O priority follows the niceness (ioprio_set(2)). Failing to be nice is no reason not to work.
@@ -26,7 +26,7 @@ impl IdleThread {
         Ok(Self(sender))
     }
 
-    /// Has it do something, which can ask whether nobody waits for it any more.
+    /// Runs `work` on the thread. The work can ask whether its caller has gone.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn Fn() -> bool) -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! What the engines are asked to do, and the block that is lent to a read.
+//! The operations of the engines, and the block that is lent to a read.
 
 use std::io;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::pool::{Block, SharedBlock};
 
 pub(super) type Filled = (Block, io::Result<usize>);
 
-/// What the engines are asked to do. Each drops buffer and file before it answers.
+/// An operation of an engine, which drops buffer and file before it answers.
 #[derive(Debug)]
 pub(super) enum Operation {
     Write {
@@ -28,7 +28,7 @@ pub(super) enum Operation {
     },
 }
 
-/// A block that a read fills. It goes back to who lent it, even when the engine dies with it.
+/// A block that a read fills. It is returned to its lender, even when the engine dies with it.
 #[derive(Debug)]
 pub(super) struct Loan {
     /// `None` once settled.
@@ -46,14 +46,14 @@ impl Loan {
         Self { held: Some((block, done)) }
     }
 
-    /// Gives the block back with the outcome.
+    /// Returns the block with the outcome.
     pub(super) fn settle(mut self, outcome: io::Result<usize>) {
         self.give_back(outcome);
     }
 
     fn give_back(&mut self, outcome: io::Result<usize>) {
         if let Some((block, done)) = self.held.take() {
-            // With nobody waiting, the block goes home from here.
+            // Without a receiver, the block is dropped here and returns to its pool.
             let _ = done.send((block, outcome));
         }
     }

@@ -5,7 +5,7 @@
 //! # Invariants
 //! - Mapped memory never exceeds the budget: a block joins the idle ones before its permit is given back, and a new one
 //!   is mapped only when none is idle.
-//! - A task waits here while holding no block that is not submitted (I3); this is its duty, not the pool's.
+//! - A task waits here while holding no block that is not submitted (I3). The callers ensure this, not the pool.
 //!
 //! # Cancellation
 //! Dropping [`Pool::take`] gives up the place in the queue and nothing else.
@@ -27,7 +27,7 @@ pub const BLOCK: usize = 2 << 20;
 /// The size of the blocks of a [`Pool::small`]: about what a socket takes at once.
 const SMALL: usize = 64 << 10;
 
-/// What buffers, offsets and lengths of direct I/O are multiples of. Enough for every common file system and disk.
+/// The alignment of buffers, offsets and lengths of direct I/O. Enough for every common file system and disk.
 pub const ALIGN: usize = 4096;
 
 /// Blocks kept mapped while no block is out: the next two transfers with four blocks in flight run without a page
@@ -43,7 +43,7 @@ pub struct Pool {
 
 struct Shared {
     budget: usize,
-    /// Of each block.
+    /// The bytes of each block.
     size: usize,
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -51,14 +51,14 @@ struct Shared {
 }
 
 impl Pool {
-    /// A pool of as many whole blocks as `budget` holds, and at least one.
+    /// Makes a pool of as many whole blocks as `budget` holds, and at least one.
     pub fn new(budget: ByteCount) -> Self {
         let blocks = usize::try_from(budget.get() / BLOCK as u64).unwrap_or(usize::MAX);
         Self::of(blocks.clamp(1, Semaphore::MAX_PERMITS), BLOCK)
     }
 
-    /// A pool of two blocks of 64 KiB, one to be filled while the other is sent. For one transfer: what it
-    /// makes do with when [`Pool::try_take_spare`] gives it nothing, so that it need not wait for the peers of others.
+    /// Makes a pool of two blocks of 64 KiB, one to be filled while the other is sent. It is the fallback of one
+    /// transfer when [`Pool::try_take_spare`] returns nothing, so that it need not wait for the peers of others.
     pub fn small() -> Self {
         Self::of(2, SMALL)
     }
@@ -74,7 +74,7 @@ impl Pool {
         Self { shared: Arc::new(shared) }
     }
 
-    /// A block, as soon as the budget has one; first come, first served.
+    /// Waits for a block of the budget; first come, first served.
     ///
     /// Its bytes are arbitrary: what an earlier use left, or zeros.
     pub async fn take(&self) -> Block {
@@ -87,30 +87,30 @@ impl Pool {
         self.block(permit)
     }
 
-    /// A block, if the budget has one now.
+    /// Returns a block, if the budget has one now.
     pub fn try_take(&self) -> Option<Block> {
         let permit = Arc::clone(&self.shared.permits).try_acquire_owned().ok()?;
         Some(self.block(permit))
     }
 
-    /// A block for a holder that cannot say when it comes back, such as a peer that takes its bytes. There is one only
-    /// while more than half of the budget is free; the rest is for holders that depend on nobody, so peers that stall
+    /// Returns a block for a holder that may keep it for an unknown time, such as a peer that takes its bytes, but only
+    /// while more than half of the budget is free. The rest is for holders that depend on nobody, so peers that stall
     /// cannot stop them.
     pub fn try_take_spare(&self) -> Option<Block> {
         if self.shared.permits.available_permits() > self.shared.budget / 2 { self.try_take() } else { None }
     }
 
-    /// Whether somebody waits for a block.
+    /// Whether a task waits for a block.
     pub fn is_pressed(&self) -> bool {
         self.shared.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Blocks that are out.
+    /// Returns the number of blocks in use.
     pub fn in_use(&self) -> usize {
         self.shared.budget - self.shared.permits.available_permits()
     }
 
-    /// Blocks that can be out together.
+    /// Returns the most blocks that can be in use together.
     pub fn budget_blocks(&self) -> usize {
         self.shared.budget
     }
@@ -134,10 +134,10 @@ impl Shared {
     }
 }
 
-/// A fresh mapping: page-aligned, and not touched yet, so that it costs memory only when it is used.
+/// Returns a fresh mapping: page-aligned, and not touched yet, so that it costs memory only when it is used.
 fn map_block(size: usize) -> MmapMut {
     let memory = MmapMut::map_anon(size).unwrap_or_else(|_| {
-        // As for every other allocation that fails.
+        // Fail as every other allocation does.
         let layout = std::alloc::Layout::new::<[u8; BLOCK]>();
         std::alloc::handle_alloc_error(layout)
     });
@@ -205,7 +205,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         let mut idle = self.home.idle();
         idle.extend(self.memory.take());
-        // This one still counts as out.
+        // This block still counts as in use.
         if self.home.budget - self.home.permits.available_permits() == 1 {
             idle.truncate(IDLE_BLOCKS);
         }
@@ -218,7 +218,7 @@ impl fmt::Debug for Block {
     }
 }
 
-/// A block that many may read. Goes back to its pool when the last clone is dropped.
+/// A block that can be shared for reading. Returns to its pool when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct SharedBlock(Arc<Block>);
 

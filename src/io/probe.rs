@@ -1,4 +1,4 @@
-//! What this machine and a directory can do: asked at start-up and by `longshore doctor`.
+//! Probes of what this machine and a directory can do, for the start and for `longshore doctor`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,15 +11,15 @@ use super::pool::{ALIGN, Pool};
 use super::ring::Ring;
 use crate::domain::ByteCount;
 
-/// What the names of the files of probes start with.
+/// The prefix of the names of the files of probes.
 const SCRATCH: &str = ".probe-";
 
-/// Whether `io_uring` moves bytes here; else why not. Container runtimes often forbid it.
+/// Checks that `io_uring` moves bytes here; else returns the reason. Container runtimes often forbid it.
 pub fn io_uring() -> io::Result<()> {
     Ring::start(1).map(drop)
 }
 
-/// Whether files in `dir` can be written past the page cache (`O_DIRECT`); else why not.
+/// Checks that files in `dir` can be written past the page cache (`O_DIRECT`); else returns the reason.
 pub fn direct_io(dir: &Path) -> io::Result<()> {
     let file = scratch(dir, OFlags::DIRECT)?;
     let mut block = Pool::new(ByteCount::mib(1)).try_take().ok_or(io::ErrorKind::OutOfMemory)?;
@@ -27,7 +27,7 @@ pub fn direct_io(dir: &Path) -> io::Result<()> {
     file.write_all_at(&block[..ALIGN], 0)
 }
 
-/// Whether files in `dir` can share extents (`FICLONE`), so that a clone costs no copy; else why not.
+/// Checks that files in `dir` can share extents (`FICLONE`), so that a clone costs no copy; else returns the reason.
 pub fn reflink(dir: &Path) -> io::Result<()> {
     let source = scratch(dir, OFlags::empty())?;
     source.write_all_at(&[1; ALIGN], 0)?;
@@ -35,31 +35,31 @@ pub fn reflink(dir: &Path) -> io::Result<()> {
     Ok(rustix::fs::ioctl_ficlone(&target, &source)?)
 }
 
-/// Whether files in `dir` can carry attributes of users (xattr(7)); else why not.
+/// Checks that files in `dir` can carry attributes of users (xattr(7)); else returns the reason.
 pub fn attributes(dir: &Path) -> io::Result<()> {
     let file = scratch(dir, OFlags::empty())?;
     Ok(rustix::fs::fsetxattr(&file, "user.probe", &[1; 64], rustix::fs::XattrFlags::empty())?)
 }
 
-/// The bytes that an unprivileged process may still write to the file system of `dir`.
+/// Returns the bytes that an unprivileged process may still write to the file system of `dir`.
 pub fn free_space(dir: &Path) -> io::Result<ByteCount> {
     let stat = rustix::fs::statvfs(dir)?;
     // A network file system may report more than a file can hold.
     Ok(ByteCount::new(stat.f_bavail.saturating_mul(stat.f_frsize)).unwrap_or(ByteCount::MAX))
 }
 
-/// The most inodes that images leave to what removes, and to the files of the database, without which there is no
-/// start; a 64th of all on small file systems. Archives leave twice as many, so that they keep no images out.
+/// The inodes that images leave free: for removals, and for the files of the database, without which there is no start.
+/// On small file systems a 64th of all. Archives leave twice as many, so that they keep no images out.
 const KEPT_INODES: u64 = 4096;
 
 /// Whether the file system of `dir` has more inodes than are kept.
 pub fn has_inodes(dir: &Path) -> io::Result<bool> {
     let stat = rustix::fs::statvfs(dir)?;
-    // Some file systems make inodes as they need them, and tell of none.
+    // Some file systems make inodes as they need them, and report none.
     Ok(stat.f_files == 0 || stat.f_favail >= KEPT_INODES.min(stat.f_files / 64))
 }
 
-/// Removes what probes of `dir` left there when their process was killed.
+/// Removes the files that probes left in `dir` when their process was killed.
 pub fn clear(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -70,7 +70,7 @@ pub fn clear(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A file without a name, gone when it is closed.
+/// Opens a file without a name, which is gone when it is closed.
 fn scratch(dir: &Path, flags: OFlags) -> io::Result<File> {
     let path: PathBuf = dir.join(format!("{SCRATCH}{}", uuid::Uuid::new_v4()));
     let mut options = OpenOptions::new();
@@ -81,7 +81,7 @@ fn scratch(dir: &Path, flags: OFlags) -> io::Result<File> {
     file
 }
 
-/// A start may clear the files of a probe that runs beside it.
+/// The files of a probe are removed by a start that runs beside it, which must not fail the probe.
 fn ignore_missing(removed: io::Result<()>) -> io::Result<()> {
     removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }

@@ -31,10 +31,10 @@ use super::pool::{ALIGN, Block, Pool, SharedBlock};
 /// Slots of one ring's submission queue. More in flight than this costs a system call per overflow, no failure.
 const ENTRIES: u32 = 256;
 
-/// How long a new ring may take over its first bytes. A sandbox that accepts and never answers must not hang the start.
+/// The longest time for the first bytes of a new ring. A sandbox that accepts and never answers must not hang the start.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What leads to one ring. Unbounded, because the block budget bounds what can be queued.
+/// The queue of one ring. Unbounded, because the block budget bounds its length.
 pub(super) type Queue = mpsc::UnboundedSender<Operation>;
 
 /// The rings behind [`super::IoEngine::Ring`].
@@ -54,7 +54,7 @@ impl Ring {
         !self.queues.iter().any(Queue::is_closed)
     }
 
-    /// The queue for the next file: files take turns among the rings.
+    /// Returns the queue for the next file: the rings are assigned in turn.
     pub(super) fn queue(&self) -> Queue {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
         self.queues[turn].clone()
@@ -119,7 +119,7 @@ async fn serve(mut operations: mpsc::UnboundedReceiver<Operation>) {
 }
 
 async fn perform(operation: Operation) {
-    // The answers may have nobody waiting: that is what dropping a future means.
+    // A send fails when the future of the operation was dropped.
     match operation {
         Operation::Write { file, data, range, offset, done } => {
             let outcome = write_all(&file, &data, range, offset).await;
@@ -180,7 +180,7 @@ where
     (buffer, Ok(filled))
 }
 
-/// Whether the same transfer may work when it is tried again.
+/// Whether the same operation may succeed when it is repeated.
 fn passes(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
@@ -211,7 +211,7 @@ unsafe fn submit<B: StayPut>(
     UnsubmittedOneshot::new((file, buffer), Finish(PhantomData), entry).submit()
 }
 
-/// Turns a completion into its outcome and the buffer.
+/// Maps a completion to its outcome and the buffer.
 struct Finish<B>(PhantomData<B>);
 
 impl<B> OneshotOutputTransform for Finish<B> {

@@ -1,10 +1,10 @@
-//! The thread engine: blocking calls on a few threads of its own. Works on every kernel.
+//! The thread engine: blocking calls on threads of its own. Works on every kernel.
 //!
 //! # Invariants
-//! - A file gets one more thread only while it has fewer than are free. One whose calls hang, on a bad sector or a
-//!   network file system, has half of the threads, a second one a quarter, and so on: each holds up its own other
-//!   calls, and several together do not hold up all other files.
-//! - Files that have something to do take turns.
+//! - A file gets one more thread only while it has fewer than are free. A file whose calls hang, on a bad sector or a
+//!   network file system, has half of the threads, a second one a quarter, and so on: each delays its own other calls,
+//!   and several together do not delay all other files.
+//! - Files with pending operations take turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -26,21 +26,21 @@ pub struct Threads {
     users: Arc<Users>,
 }
 
-/// What leads to the threads for one file. Unbounded, because the block budget bounds what can be queued.
+/// The queue of one file. Unbounded, because the block budget bounds its length.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     users: Arc<Users>,
     file: u64,
 }
 
-/// Dropped when nobody is left who could submit anything.
+/// Ends the threads when it is dropped: no handle is left that could submit an operation.
 #[derive(Debug)]
 struct Users(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Rung for one thread when there may be a turn more, and for all at the end.
+    /// Notifies one thread when another turn may be possible, and all threads at the end.
     work: Condvar,
     threads: usize,
 }
@@ -48,9 +48,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     next_file: u64,
-    /// The files of which something waits or runs.
+    /// The files with pending or running operations.
     lanes: HashMap<u64, Lane>,
-    /// The files of which something waits, each once, in the order of their turns.
+    /// The files with pending operations, each once, in the order of their turns.
     turns: VecDeque<u64>,
     running: usize,
     ended: bool,
@@ -67,7 +67,7 @@ impl Threads {
         start(threads.max(LEAST), perform)
     }
 
-    /// An engine whose operations fail as `faults` says.
+    /// Starts an engine whose operations fail as `faults` says.
     #[cfg(test)]
     pub(crate) fn faulty(threads: usize, faults: &Arc<Faults>) -> Self {
         let faults = Arc::clone(faults);
@@ -77,7 +77,7 @@ impl Threads {
         })
     }
 
-    /// The queue of another file.
+    /// Returns the queue of another file.
     pub(super) fn queue(&self) -> Queue {
         let mut state = self.users.0.state();
         state.next_file += 1;
@@ -115,19 +115,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Performs operations until nobody can submit any and all are done.
+    /// Performs operations until none can be submitted any more and all are done.
     fn serve(&self, work: impl Fn(Operation)) {
         let mut state = self.state();
         loop {
             let Some((file, operation)) = state.take(self.threads) else {
-                // What waits now is of files whose other operations run, and those threads go on with it.
+                // The pending operations are of files that have threads, which go on with them.
                 if state.ended {
                     return;
                 }
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            // There may be one more, for another thread.
+            // Another thread may take a further operation.
             if state.next(self.threads).is_some() {
                 self.work.notify_one();
             }
@@ -141,7 +141,7 @@ impl Shared {
 }
 
 impl State {
-    /// Where the first file stands in the turns that may have one thread more.
+    /// Returns the position in `turns` of the first file that may have one more thread.
     fn next(&self, threads: usize) -> Option<usize> {
         let free = threads.saturating_sub(self.running);
         self.turns.iter().position(|file| self.lanes.get(file).is_some_and(|lane| lane.running < free))
@@ -181,7 +181,7 @@ fn start(threads: usize, work: impl Fn(Operation) + Clone + Send + 'static) -> T
 }
 
 fn perform(operation: Operation) {
-    // The answers may have nobody waiting: that is what dropping a future means.
+    // A send fails when the future of the operation was dropped.
     match operation {
         Operation::Write { file, data, range, offset, done } => {
             let outcome = file.write_all_at(&data[range], offset);
@@ -210,11 +210,11 @@ fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// What a test makes fail: the error number, or 0 for none.
+/// The failures that a test asks for, as error numbers; 0 for none.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    /// Of every write.
+    /// The error of every write.
     pub(crate) write: std::sync::atomic::AtomicI32,
 }
 
@@ -272,7 +272,7 @@ mod tests {
                 if is_slow {
                     *gate.lock().unwrap() += 1;
                     let _ = tell.send(());
-                    // Until the other end is dropped.
+                    // Blocks until the other end is dropped.
                     let _ = hangs.lock().unwrap().recv();
                 }
                 perform(operation);

@@ -28,16 +28,16 @@ use crate::auth::private_file;
 use crate::domain::{Fault, Sha256, UnixTime};
 
 const DAY: i64 = 24 * 60 * 60 * 1_000;
-/// For how long a key signs.
+/// The time for which a key signs.
 const SIGNS: i64 = 30 * DAY;
-/// For how long what it has signed is taken.
+/// The time for which what a key has signed is accepted, from when the key was made.
 const CHECKS: i64 = SIGNS + DAY;
-/// How many keys are kept.
+/// The most keys that are kept.
 const KEPT: usize = 2;
-/// The most bytes of the file: far above those of so many keys.
+/// The most bytes of the file: far above those of [`KEPT`] keys.
 const LARGEST: u64 = 64 << 10;
 
-/// Why there is no key, or no signature.
+/// A failure to make, keep or use a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read or written.
@@ -65,7 +65,7 @@ impl From<KeyError> for Fault {
 
 /// One key.
 pub(super) struct Key {
-    /// What a token names it by: the beginning of the digest of its public half.
+    /// The name that tokens give it: the beginning of the digest of its public half.
     id: String,
     made: UnixTime,
     private: Zeroizing<Vec<u8>>,
@@ -75,7 +75,7 @@ pub(super) struct Key {
     checking: DecodingKey,
 }
 
-/// A key as the file has it.
+/// A key as it stands in the file.
 #[derive(Serialize, Deserialize)]
 struct StoredKey {
     /// When it was made, in milliseconds since 1970.
@@ -115,22 +115,22 @@ impl Key {
         StoredKey { made: self.made.0, private: Zeroizing::new(STANDARD.encode(&*self.private)) }
     }
 
-    /// Milliseconds since it was made; negative when the clock was set back.
+    /// Returns the milliseconds since it was made; negative when the clock was set back.
     fn age(&self, now: UnixTime) -> i64 {
         now.0.saturating_sub(self.made.0)
     }
 
-    /// Whether it is to sign now. One that seems to come from the future would sign for too long.
+    /// Whether it signs now. A key that seems to come from the future would sign for too long.
     fn signs(&self, now: UnixTime) -> bool {
         (-DAY..SIGNS).contains(&self.age(now))
     }
 
-    /// Whether what it has signed is taken now.
+    /// Whether what it has signed is accepted now.
     fn checks(&self, now: UnixTime) -> bool {
         self.age(now) < CHECKS
     }
 
-    /// The token of these claims.
+    /// Signs a token with these claims.
     pub(super) fn sign(&self, claims: &impl Serialize) -> Result<String, KeyError> {
         let mut header = Header::new(Algorithm::RS256);
         header.kid = Some(self.id.clone());
@@ -152,16 +152,16 @@ impl Key {
     }
 }
 
-/// The keys that there are, oldest first, and the file that they are in.
+/// The keys, oldest first, and their file.
 pub(super) struct KeyRing {
     path: PathBuf,
     keys: ArcSwap<Vec<Arc<Key>>>,
-    /// The turn to make a key.
+    /// Held by the task that makes a key.
     turn: Arc<Semaphore>,
 }
 
 impl KeyRing {
-    /// The keys of this file; none while there is no such file.
+    /// Reads the keys of this file; a missing file has none.
     pub(super) fn open(path: PathBuf) -> Result<Self, KeyError> {
         let stored = read(&path)?;
         let keys = stored.iter().map(|stored| Key::read(stored).map(Arc::new).ok_or(KeyError::Damaged));
@@ -169,7 +169,7 @@ impl KeyRing {
         Ok(Self { path, keys: ArcSwap::from_pointee(keys), turn: Arc::new(Semaphore::new(1)) })
     }
 
-    /// The key that signs now, which is made if need be.
+    /// Returns the key that signs now, and makes one if need be.
     pub(super) async fn current(self: &Arc<Self>, now: UnixTime) -> Result<Arc<Key>, KeyError> {
         loop {
             if let Some(key) = self.signing(now) {
@@ -188,7 +188,7 @@ impl KeyRing {
         }
     }
 
-    /// The key of this id, if what it has signed is taken now.
+    /// Returns the key of this id, if what it has signed is accepted now.
     pub(super) fn known(&self, id: &str, now: UnixTime) -> Option<Arc<Key>> {
         self.keys.load().iter().find(|key| key.id == id && key.checks(now)).cloned()
     }
