@@ -46,7 +46,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{IFlags, OFlags, ioctl_getflags, ioctl_setflags};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, SqlSafeStr, Sqlite, Transaction};
@@ -101,7 +101,7 @@ impl Meta {
     }
 
     async fn open_as(path: &Path, begins_anew: bool, ballast: Ballast) -> Result<Self, MetaError> {
-        make_private(path).map_err(|error| MetaError::File(Arc::new(error)))?;
+        make_private(path).and_then(|()| share_in_place(path)).map_err(|error| MetaError::File(Arc::new(error)))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -243,6 +243,21 @@ fn make_private(path: &Path) -> io::Result<()> {
     options.create(true).truncate(false).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let file = options.open(path)?;
     file.set_permissions(std::fs::Permissions::from_mode(0o600))
+}
+
+/// Has the memory that the connections share written to its file in place. Btrfs writes what is changed elsewhere, and
+/// where there is no room for that, the change of a page ends the process (SIGBUS): a full disk would. A file that is
+/// not empty stays as it is; other file systems write in place anyway, or know no such flag.
+fn share_in_place(database: &Path) -> io::Result<()> {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-shm");
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let file = options.open(name)?;
+    if let Ok(flags) = ioctl_getflags(&file) {
+        let _ = ioctl_setflags(&file, flags | IFlags::NOCOW);
+    }
+    Ok(())
 }
 
 /// A pool whose connections stay: a file on our own disk goes away with the process, not before.

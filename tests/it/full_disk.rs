@@ -275,6 +275,41 @@ fn a_disk_without_a_free_byte_is_emptied_by_the_api_and_says_so() {
     assert_works(&server, &image);
 }
 
+/// A page of memory that is shared through a file needs room there when it is changed, and where that is refused, the
+/// process ends.
+#[test]
+fn a_full_btrfs_does_not_end_the_server() {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux says so");
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) < (Some(6), Some(18)) {
+        return skipped("this machine has a kernel that refuses to write in place on a full Btrfs");
+    }
+    let Some(disk) = Disk::mount(&["mkfs.btrfs", "-q"], 256) else { return };
+    let mut server = Setup::default().data(&disk.path().join("data")).config("io.ballast = \"2 MiB\"").start();
+    let image = server.scratch().join("disk.img");
+    image::random(&image, 2 << 20, 91);
+    let drives: Vec<String> = (0..3).map(|_| server.upload(&image)).collect();
+    let fill = |part: usize| {
+        let path = disk.path().join(format!("filler-{part}"));
+        let mut file = File::create(&path).expect("a file can be made");
+        while file.write_all(&vec![1; part]).and_then(|()| file.sync_data()).is_ok() {}
+        path
+    };
+    let fillers = [fill(1 << 20), fill(4096)];
+    let spec = json!({"name": "blank", "media": "disk", "size": 3_000_000});
+    for _ in 0..20 {
+        assert_full(&server.curl(DRIVES).json("POST", &spec).run());
+    }
+    for drive in &drives {
+        assert_eq!(server.curl(&format!("{DRIVES}{drive}/")).method("DELETE").run().status, 204);
+    }
+    for filler in fillers {
+        fs::remove_file(filler).unwrap();
+    }
+    assert_works(&server, &image);
+    assert_eq!(server.terminate().code(), Some(0));
+}
+
 /// The draft cannot be moved while its folder may not be changed; a cancelled upload has nobody left to tell.
 #[test]
 fn what_could_not_be_removed_is_removed_once_it_can() {
