@@ -271,12 +271,20 @@ fn what_is_sent_ahead_over_http2_takes_a_bounded_part_of_memory() {
 trait Stalled: std::io::Read + std::io::Write {}
 impl<T: std::io::Read + std::io::Write> Stalled for T {}
 
+/// Nobody is cut for being slow, nor is a link too old, however long this takes.
+fn patient(setup: Setup) -> Server {
+    setup
+        .config(&format!("memory.budget = \"{BUDGET} MiB\""))
+        .config("limits.idle_seconds = 3600\nlimits.min_rate = 0\nlimits.ticket_seconds = 3600")
+        .start()
+}
+
 #[test]
 fn peers_that_stall_take_neither_memory_nor_progress_from_others() {
-    crowd(&Setup::default().config(&format!("memory.budget = \"{BUDGET} MiB\"")).start());
+    crowd(&patient(Setup::default()));
 }
 
 #[test]
 fn peers_that_stall_over_tls_take_neither_memory_nor_progress_from_others() {
-    crowd(&peer::tls_setup().config(&format!("memory.budget = \"{BUDGET} MiB\"")).start());
+    crowd(&patient(peer::tls_setup()));
 }
