@@ -47,6 +47,7 @@ impl Packable {
     /// Starts to pack it.
     pub fn pack(self, encoding: Encoding, progress: Arc<Progress>) -> Packing {
         progress.hold(self.wanted);
+        progress.watch_removal(self.tree.removal());
         let Self { control, volume, tree, turn, .. } = self;
         let runtime = Handle::current();
         let damaged = move |why: String| {

@@ -41,7 +41,7 @@ use crate::domain::{
     TenantId, UnixTime, Volume,
 };
 use crate::metrics::Direction;
-use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport};
+use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport, removal_of};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -402,6 +402,7 @@ impl Exchange<'_> {
             _ => (Route::Blocks(control.pool().clone(), control.tracker().clone()), None),
         };
         let (account, progress) = self.account_of_download(&volume);
+        progress.watch_removal(removal_of(&*image));
         let outgoing = Outgoing::new(image, parts, route, progress);
         let sending = Sending::Image(Box::new(outgoing));
         self.download(Response::from_parts(head, ()), sending, regions, account.whole_at(whole))

@@ -519,7 +519,13 @@ impl OpenTree {
 
     /// Whether it was removed meanwhile, and takes its space only as long as it is read.
     pub fn is_removed(&self) -> bool {
-        !self.store.place(self.id).exists()
+        self.removal()()
+    }
+
+    /// Tells [`OpenTree::is_removed`], also when it is not open any more.
+    pub fn removal(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let place = self.store.place(self.id);
+        move || !place.exists()
     }
 
     /// What its files were stored with; `None` of a content that an earlier version has stored.

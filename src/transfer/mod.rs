@@ -12,5 +12,5 @@ pub use digest::{Sha256Lane, Sha256State};
 pub use pack::Packing;
 pub use progress::{Pace, Phase, Phases, Progress, Running, Stop, Transfers, Transport, Wanted};
 pub use receive::{Allowance, Broken, ReceiveError, ReceiveOptions, Received, Source, receive};
-pub use send::{Chunk, Outgoing, Part, Route, Sending};
+pub use send::{Chunk, Outgoing, Part, Route, Sending, removal_of};
 pub use unpack::{FeedError, Feeder, Shape, UnpackOptions, start_unpack};

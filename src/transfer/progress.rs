@@ -1,6 +1,7 @@
 //! What the running transfers are doing: bytes, phases, and the way to stop them from outside.
 //!
-//! One task watches them all ([`Transfers::watch`]) and stops those whose peer is too slow.
+//! One task watches them all ([`Transfers::watch`]) and stops those whose peer is too slow, and those of bytes that were
+//! removed.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -56,6 +57,8 @@ pub enum Stop {
     PeerTooSlow,
     /// Its volume is being deleted.
     Deleted,
+    /// What it sends was removed, or replaced, a while ago.
+    Removed,
     /// The session that it belongs to has ended.
     SessionEnded,
     /// The server stops.
@@ -78,6 +81,8 @@ pub struct Progress {
     token: CancellationToken,
     /// What it holds of which there is only so much.
     holds: OnceLock<Arc<Wanted>>,
+    /// Whether what it sends takes its space only as long as it is sent.
+    is_removed: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 /// Whether others wait for what a transfer holds, and how fast it must be then.
@@ -145,12 +150,18 @@ impl Progress {
             stop: OnceLock::new(),
             token: CancellationToken::new(),
             holds: OnceLock::new(),
+            is_removed: OnceLock::new(),
         }
     }
 
     /// It holds this from now on.
     pub fn hold(&self, what: Arc<Wanted>) {
         let _ = self.holds.set(what);
+    }
+
+    /// What it sends may be removed meanwhile, which this tells without waiting for a disk.
+    pub fn watch_removal(&self, is_removed: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.is_removed.set(Box::new(is_removed));
     }
 
     /// The same, with so many bytes to come.
@@ -314,6 +325,8 @@ struct Watched {
     moved: (u64, Instant),
     /// The start of the present rate window: when, bytes then, time waited for the peer by then.
     window: (Instant, u64, Duration),
+    /// Since when what it sends is seen to be removed.
+    removed: Option<Instant>,
 }
 
 impl Transfers {
@@ -323,6 +336,7 @@ impl Transfers {
         let watched = Watched {
             moved: (progress.bytes(), now),
             window: (now, progress.bytes(), progress.phases().peer),
+            removed: None,
             progress: progress.clone(),
         };
         let mut running = self.lock();
@@ -364,7 +378,11 @@ impl Transfers {
         }
     }
 
-    /// Watches for ever, and stops the transfers whose peer is slower than `pace`.
+    /// The disk that a download takes of bytes that were removed or replaced is charged to nobody, and nobody needs
+    /// them. So its peer has this long to take the rest of them.
+    const GRACE: Duration = Duration::from_secs(30);
+
+    /// Watches for ever, and stops the transfers whose peer is slower than `pace`, or has had its grace.
     pub async fn watch(&self, pace: Pace) {
         let mut tick = tokio::time::interval((pace.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(1)));
         loop {
@@ -377,6 +395,8 @@ impl Transfers {
         for watched in self.lock().values_mut() {
             if watched.is_too_slow(pace, now) {
                 watched.progress.stop(Stop::PeerTooSlow);
+            } else if watched.removed_for(now) > Some(Self::GRACE) {
+                watched.progress.stop(Stop::Removed);
             }
         }
     }
@@ -407,6 +427,13 @@ impl Watched {
         }
         idle || crawls
     }
+
+    fn removed_for(&mut self, now: Instant) -> Option<Duration> {
+        if self.removed.is_none() && self.progress.is_removed.get().is_some_and(|is_removed| is_removed()) {
+            self.removed = Some(now);
+        }
+        self.removed.map(|since| now.duration_since(since))
+    }
 }
 
 /// A transfer among the running ones, until dropped.
@@ -425,6 +452,8 @@ impl Drop for Running {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     const PACE: Pace = Pace { idle: Duration::from_secs(5), min_rate: 1000 };
@@ -491,6 +520,28 @@ mod tests {
             transfers.check(PACE, start + Duration::from_secs(second));
         }
         assert_eq!(running.progress.stopped(), Some(Stop::PeerTooSlow));
+    }
+
+    #[test]
+    fn what_was_removed_is_sent_for_a_while_however_fast_its_peer_is() {
+        let (transfers, running) = running();
+        let removed = Arc::new(AtomicBool::new(false));
+        let is_removed = removed.clone();
+        running.progress.watch_removal(move || is_removed.load(Ordering::Relaxed));
+        let (start, mut at) = (Instant::now(), 0);
+        let mut pass = |seconds: u64| {
+            for second in at..at + seconds {
+                running.progress.add_bytes(1 << 30);
+                transfers.check(PACE, start + Duration::from_secs(second));
+            }
+            at += seconds;
+            running.progress.stopped()
+        };
+        assert_eq!(pass(1000), None);
+        removed.store(true, Ordering::Relaxed);
+        let grace = Transfers::GRACE.as_secs();
+        assert_eq!(pass(grace), None);
+        assert_eq!(pass(2), Some(Stop::Removed));
     }
 
     #[test]

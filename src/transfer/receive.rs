@@ -104,7 +104,7 @@ impl From<Stop> for Fault {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::PeerTooSlow => Self::new(FaultKind::PeerTooSlow, "too little data for too long"),
-            Stop::Deleted => Self::new(FaultKind::Cancelled, "it was deleted during the transfer"),
+            Stop::Deleted | Stop::Removed => Self::new(FaultKind::Cancelled, "it was deleted during the transfer"),
             Stop::SessionEnded => Self::new(FaultKind::Gone, "the session has ended"),
             Stop::Draining => Self::new(FaultKind::Unavailable, "the server is stopping"),
         }

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -71,6 +72,12 @@ impl Sending {
             Self::Tree(packing) => packing.next().await.map(|chunk| chunk.map(Chunk::Bytes)),
         }
     }
+}
+
+/// Tells whether this image is nobody's any more but of those who have it open.
+pub fn removal_of(image: &dyn Image) -> impl Fn() -> bool + Send + Sync + 'static {
+    let file = image.file();
+    move || file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|file| file.nlink() == 0))
 }
 
 /// A download of a drive that is under way.

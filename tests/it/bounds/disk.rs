@@ -193,6 +193,51 @@ fn volumes_that_are_removed_while_they_are_read_are_held_by_a_share_of_the_turns
 }
 
 #[test]
+fn what_was_removed_or_replaced_is_read_for_half_a_minute_at_most() {
+    let scene = Scene::start(Setup::default(), &[]);
+    let cloud = scene.cloud();
+    let read = |place: &str| {
+        let place = scene.curl(place).run().field("location").to_owned();
+        let path = place.strip_prefix(scene.server.endpoint()).unwrap_or(&place).to_owned();
+        let mut reader = peer::narrow(scene.server.authority());
+        write!(reader, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert_eq!(peer::read_head(&mut reader).status, 200);
+        reader
+    };
+    let drive = crate::harness::server::uuid_of(&scene.upload(24 << 20));
+    let backup = cloud.post("backups", &json!({"backup": {"volume_id": drive}})).json()["backup"]["id"].clone();
+    let backup = backup.as_str().expect("an id");
+    cloud.wait("backups", backup, "available");
+    let mut readers = Vec::new();
+    for _ in 0..3 {
+        readers.push(read(&format!("{}{drive}/download/", super::DRIVES)));
+        let target = json!({"restore": {"volume_id": drive}});
+        assert_eq!(cloud.post(&format!("backups/{backup}/restore"), &target).status, 202);
+        cloud.wait("volumes", &drive, "available");
+    }
+    let tar = tar_of(&scene, Tarball::new().dir(".").file("f", vec![b'x'; 24 << 20]));
+    let session = scene.begin(&["tree"]);
+    assert_eq!(session.upload("tree", &tar).run().status, 200);
+    assert_eq!(scene.finish(&session).status, 200);
+    readers.push(read("/volumes/tree/download"));
+    assert_eq!(scene.curl("/volumes/tree").method("DELETE").run().status, 204);
+    let current = read(&format!("{}{drive}/download/", super::DRIVES));
+    let held = || {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", scene.server.pid())).expect("the server runs");
+        let open = descriptors.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        let is_replaced = |path: &str| path.contains(&drive) && path.ends_with("(deleted)");
+        let replaced = open.filter(|path| is_replaced(&path.to_string_lossy())).count();
+        (replaced, files(&scene.server.data().join("tree-trash")).len())
+    };
+    assert_eq!(held(), (3, 1));
+    scene.others_are_served();
+    wait_for("what nobody has any more to be gone", || (held() == (0, 0)).then_some(()));
+    assert_eq!(scene.server.metric("longshore_transfers_running{direction=\"download\"}"), Some(1.0));
+    drop((readers, current));
+    scene.everything_goes();
+}
+
+#[test]
 fn what_copies_hold_of_removed_drives_goes_with_the_copies() {
     let scene = Scene::start(Setup::default(), &[]);
     let cloud = scene.cloud();

@@ -41,8 +41,11 @@ const ROWS: &[(&str, &[&str])] = &[
     ("logins at once", &["a_tenant_that_guesses_passwords_keeps_nobody_from_logging_in"]),
     ("what copies hold of removed drives (`held`)", &["what_copies_hold_of_removed_drives_goes_with_the_copies"]),
     (
-        "volumes that are removed or replaced while they are read",
-        &["volumes_that_are_removed_while_they_are_read_are_held_by_a_share_of_the_turns"],
+        "drives and volumes that are removed or replaced while they are read",
+        &[
+            "volumes_that_are_removed_while_they_are_read_are_held_by_a_share_of_the_turns",
+            "what_was_removed_or_replaced_is_read_for_half_a_minute_at_most",
+        ],
     ),
     ("what the database does not know (`lost`)", &["what_is_lost_is_removed_by_command_or_in_time"]),
 ];
