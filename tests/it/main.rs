@@ -37,6 +37,7 @@ mod settings;
 mod tenants;
 mod tls;
 mod tree;
+mod upgrade;
 mod upload;
 mod users;
 mod volumes;
