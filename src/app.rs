@@ -77,6 +77,7 @@ impl App {
         let crash = config.crash_after.map_or_else(CrashPoints::none, CrashPoints::after);
         let store = LocalStore::open(&config.data_dir, engine.clone(), local_settings(&config, crash.clone()))?;
         let trees = TreeStore::open(&config.data_dir, crash.clone()).context("cannot use the data directory")?;
+        loss::take_over(&meta, &store).await?;
         loss::check_rows(&meta, &store, &trees, accept_loss).await?;
         let pool = Pool::new(config.memory.budget.0);
         let metrics = Arc::new(Metrics::new(engine.name(), pool.budget_blocks(), &dropped_lines));

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Map;
@@ -11,8 +12,8 @@ use serde_json::Map;
 use super::{claim_data_dir, has_installation, local_settings, open_meta, pick_engine};
 use crate::config::Config;
 use crate::domain::{
-    ByteCount, Clock, CrashPoints, DriveSpec, Media, Named, SystemClock, TenantId, TreeSpec, UnixTime, Volume,
-    VolumeId, VolumeState,
+    ByteCount, Clock, ContentId, CrashPoints, DriveSpec, Media, Named, SystemClock, TenantId, TreeSpec, UnixTime,
+    Volume, VolumeId, VolumeState,
 };
 use crate::meta::{Meta, MetaError};
 use crate::store::{BlockStore as _, LocalStore, LostImage, LostTree, Record, TreeStore};
@@ -48,6 +49,12 @@ pub(super) fn check_presence(config: &Config, accept_loss: bool) -> anyhow::Resu
     Ok(())
 }
 
+/// Makes contents of what a version before contents had its jobs hold.
+pub(super) async fn take_over(meta: &Meta, store: &LocalStore) -> anyhow::Result<()> {
+    let known = meta.contents().await?;
+    store.take_over_held(move |id| known.contains(&id)).await.context("cannot take over held/")
+}
+
 /// Refuses a database that does not know most of the stored data, or is older than it.
 pub(super) async fn check_rows(
     meta: &Meta,
@@ -55,18 +62,15 @@ pub(super) async fn check_rows(
     trees: &TreeStore,
     accept_loss: bool,
 ) -> anyhow::Result<()> {
-    let known: HashSet<VolumeId> = meta.all_volume_ids().await?.into_iter().collect();
+    let known = meta.contents().await?;
     let images = store.images().await?;
     let contents = trees.contents().context("cannot read trees/")?;
     let total = images.len() + contents.len();
-    let mut unknown = 0;
+    let mut unknown = contents.iter().filter(|id| !known.contains(*id)).count();
     let mut newest = UnixTime(0);
     for id in images.into_iter().filter(|id| !known.contains(id)) {
         unknown += 1;
         newest = newest.max(store.changed(id).await?);
-    }
-    for id in contents {
-        unknown += usize::from(!meta.owns_content(id).await?);
     }
     let seen = meta.last_seen().await?;
     let why = if unknown >= MANY && unknown > total - unknown {
@@ -161,15 +165,11 @@ async fn recover_all(config: &Config, meta: &Meta, what: &Recovery) -> anyhow::R
 
 /// Sets aside what a server would set aside at its start.
 async fn set_aside(meta: &Meta, store: &LocalStore, trees: &TreeStore) -> anyhow::Result<()> {
-    let known: HashSet<VolumeId> = meta.all_volume_ids().await?.into_iter().collect();
-    let never = UnixTime(i64::MIN);
-    store.sweep(std::sync::Arc::new(move |id| known.contains(&id)), std::sync::Arc::new(|_| true), never).await?;
-    let mut unknown = HashSet::new();
-    for id in trees.contents()?.into_iter().chain(trees.lost()?.into_iter().map(|lost| lost.id)) {
-        if !meta.owns_content(id).await? {
-            unknown.insert(id);
-        }
-    }
+    let known = Arc::new(meta.contents().await?);
+    let (never, keep) = (UnixTime(i64::MIN), known.clone());
+    store.sweep(Arc::new(move |id| keep.contains(&id)), Arc::new(|_| true), never).await?;
+    let whole = trees.contents()?.into_iter().chain(trees.lost()?.into_iter().map(|lost| lost.id));
+    let unknown: HashSet<ContentId> = whole.filter(|id| !known.contains(id)).collect();
     // Incomplete trees are left to the server.
     trees.sweep(&|id| !unknown.contains(&id), never)?;
     Ok(())
@@ -184,7 +184,7 @@ async fn recover_image(
 ) -> anyhow::Result<Found> {
     let LostImage { id, size, record } = lost;
     let name = record.as_ref().map_or_else(|| id.to_string(), |Record { name, .. }| name.clone());
-    let tenant = all_to.or(record.map(|record| record.tenant));
+    let tenant = all_to.or(record.as_ref().map(|record| record.tenant));
     let outcome = match (what, tenant) {
         (Recovery::List, _) => Recovered::Listed,
         (Recovery::Remove, _) => {
@@ -195,20 +195,45 @@ async fn recover_image(
         (Recovery::TakeBack { .. }, Some(tenant)) => {
             let spec =
                 DriveSpec { name: name.clone(), size, media: Media::Disk, meta: Map::new(), attributes: Map::new() };
-            let volume =
-                Volume { id, generation: 1, ..Volume::begun(tenant, spec, VolumeState::Available, SystemClock.now()) };
+            let volume = Volume {
+                id: record.map_or(VolumeId::from_bytes(*id.as_bytes()), |record| record.volume),
+                content: Some(id),
+                generation: 1,
+                ..Volume::begun(tenant, spec, VolumeState::Available, SystemClock.now())
+            };
             // Its bytes first: a row without them would be damage, and an image without its row is set aside again.
             match store.bring_back(id).await {
-                Ok(()) => {
-                    meta.take_back(&volume, &name_of(tenant)).await?;
-                    Recovered::Back
-                }
+                Ok(()) => take_back(meta, store, volume).await?,
                 Err(error) => Recovered::Left(format!("{:#}", anyhow::Error::from(error))),
             }
         }
     };
     let tenant = told_tenant(meta, tenant).await?;
     Ok(Found { id: id.to_string(), kind: "drive", size, tenant, name, outcome })
+}
+
+/// Makes a row for a drive whose bytes are back. Where the drive is known by now, that is an earlier or a later content
+/// of it: it becomes that of the drive if the one that it has is gone, else a drive of its own.
+async fn take_back(meta: &Meta, store: &LocalStore, volume: Volume) -> anyhow::Result<Recovered> {
+    let told = name_of(volume.tenant);
+    match meta.take_back(&volume, &told).await {
+        Err(MetaError::Duplicate) => {}
+        outcome => return outcome.map(|()| Recovered::Back).map_err(Into::into),
+    }
+    let there = meta.volume_any(volume.id).await?.context("a volume is there and is not found")?;
+    let is_missing = there.tenant == volume.tenant && store.open(there.image()).await.is_err();
+    if is_missing && matches!(there.state, VolumeState::Available | VolumeState::Unavailable) {
+        let (size, generation) = (volume.size, there.generation + 1);
+        let state = VolumeState::Available;
+        let whole = Volume { content: volume.content, size, charged: size, state, generation, ..there };
+        let whole = Volume { sha256: None, reason: None, updated: SystemClock.now(), ..whole };
+        return match meta.update(whole).await {
+            Err(error @ MetaError::QuotaExceeded) => Ok(Recovered::Left(format!("{error}"))),
+            outcome => outcome.map(|_| Recovered::Back).map_err(Into::into),
+        };
+    }
+    meta.take_back(&Volume { id: VolumeId::random(), ..volume }, &told).await?;
+    Ok(Recovered::Back)
 }
 
 async fn recover_tree(

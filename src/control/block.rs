@@ -282,11 +282,11 @@ impl Control {
         make: impl Fn(&Volume, UnixTime) -> Volume + Send + Sync,
     ) -> Result<BlockOutcome, Fault> {
         let mut copy = None;
-        self.begin_copy(tenant, id, VolumeEvent::CloneStarted, |source, job, held, batch| {
+        self.begin_copy(tenant, id, VolumeEvent::CloneStarted, |source, batch| {
             let now = self.parts.clock.now();
             let target = make(source, now);
-            let kind = JobKind::Clone { source: source.id, held };
-            batch.enqueue.push(NewJob { id: job, kind, volume: target.id, created: now });
+            let kind = JobKind::Clone { source: source.id, content: source.image(), size: source.size };
+            batch.enqueue.push(NewJob::new(kind, target.id, now));
             batch.insert.push(target.clone());
             copy = Some(target);
             Ok(())

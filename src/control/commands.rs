@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Control, ROUNDS, busy, no_such_drive};
 use crate::domain::{
-    ByteCount, CloneSpec, Command, DriveFilter, DriveSpec, Fault, FaultKind, Listing, Outcome, Page, Patch, Pieces,
-    Principal, TenantId, Volume, VolumeEvent, VolumeId, VolumeState,
+    ByteCount, CloneSpec, Command, ContentId, DriveFilter, DriveSpec, Fault, FaultKind, Listing, Outcome, Page, Patch,
+    Pieces, Principal, TenantId, Volume, VolumeEvent, VolumeId, VolumeState,
 };
 use crate::meta::{Batch, JobKind, MetaError, NewJob, Vacancy};
 use crate::store::DraftOptions;
@@ -106,7 +106,7 @@ impl Control {
         // A blank drive takes no space until someone writes to it.
         let reservation = self.parts.store.reserve(ByteCount::ZERO)?;
         let options = DraftOptions { expected: Some(ByteCount::ZERO), reservation, record: drive.into() };
-        self.parts.store.draft(drive.id, options).await?.publish(drive.size, Pieces::default()).await?;
+        self.parts.store.draft(drive.image(), options).await?.publish(drive.size, Pieces::default()).await?;
         self.parts.crash.hit("create: published");
         Ok(())
     }
@@ -192,7 +192,7 @@ impl Control {
     async fn start_clone(&self, principal: &Principal, id: VolumeId, spec: CloneSpec) -> Result<Outcome, Fault> {
         self.find(principal.tenant, id).await?;
         let target = VolumeId::random();
-        self.begin_copy(principal.tenant, id, VolumeEvent::CloneStarted, |source, job, held, batch| {
+        self.begin_copy(principal.tenant, id, VolumeEvent::CloneStarted, |source, batch| {
             let spec = spec.clone();
             let size = spec.size.unwrap_or(source.size);
             if size < source.size {
@@ -218,12 +218,13 @@ impl Control {
                 revision: 0,
                 created: now,
                 updated: now,
+                content: Some(ContentId::first_of(target)),
                 meta: spec.meta.unwrap_or_else(|| source.meta.clone()),
                 attributes,
                 ..source.clone()
             });
-            let kind = JobKind::Clone { source: source.id, held };
-            batch.enqueue.push(NewJob { id: job, kind, volume: target, created: now });
+            let kind = JobKind::Clone { source: source.id, content: source.image(), size: source.size };
+            batch.enqueue.push(NewJob::new(kind, target, now));
             Ok(())
         })
         .await?;

@@ -162,9 +162,9 @@ impl Control {
 
     /// Opens the image of a drive; damaged when it is not there or has another size than the record says.
     pub(super) async fn open_as_recorded(&self, volume: &Volume) -> Result<Arc<dyn Image>, StoreError> {
-        match self.parts.store.open(volume.id).await {
+        match self.parts.store.open(volume.image()).await {
             Ok(image) if image.size() == volume.size => Ok(image),
-            Ok(_) => Err(StoreError::Damaged(volume.id, WRONG_SIZE)),
+            Ok(_) => Err(StoreError::Damaged(volume.image(), WRONG_SIZE)),
             Err(StoreError::Missing(id)) => Err(StoreError::Damaged(id, MISSING)),
             Err(error) => Err(error),
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::download::{MISSING, WRONG_SIZE};
 use super::supervise::caught;
 use super::{Control, busy};
-use crate::domain::{ByteCount, Fault, Volume, VolumeEvent, VolumeId, VolumeState};
+use crate::domain::{ByteCount, ContentId, Fault, Volume, VolumeEvent, VolumeId, VolumeState};
 use crate::meta::{Batch, Job, JobKind, Lane, MetaError};
 use crate::metrics::Ending;
 use crate::store::StoreError;
@@ -78,10 +78,10 @@ impl Control {
         };
         let work = async {
             match job.kind {
-                JobKind::Clone { source, held } => self.run_clone(&job, source, held).await,
+                JobKind::Clone { source, content, size } => self.run_clone(&job, source, (content, size)).await,
                 JobKind::Resize { size } => self.run_resize(&job, size).await,
-                JobKind::Backup { backup, held } => Box::pin(self.run_backup(&job, backup, held)).await,
-                JobKind::Restore { backup } => Box::pin(self.run_restore(&job, backup)).await,
+                JobKind::Backup { backup, content } => Box::pin(self.run_backup(&job, backup, content)).await,
+                JobKind::Restore { backup, content } => Box::pin(self.run_restore(&job, backup, content)).await,
                 JobKind::Seal => self.run_seal(&job).await,
             }
         };
@@ -139,36 +139,31 @@ impl Control {
         }
     }
 
-    async fn run_clone(&self, job: &Job, source: VolumeId, held: Option<u64>) -> Result<(), Fault> {
-        let damage = match (held, self.parts.meta.volume_any(source).await?) {
-            (None, Some(volume)) => self.open_as_recorded(&volume).await.err(),
-            _ => None,
+    async fn run_clone(
+        &self,
+        job: &Job,
+        source: VolumeId,
+        (content, read): (ContentId, ByteCount),
+    ) -> Result<(), Fault> {
+        let Some(target) = self.parts.meta.volume_any(job.volume).await? else {
+            return self.finish(job, &[], |_| Ok(())).await;
         };
-        let copied = match damage {
-            Some(error) => Err(error),
-            None => self.copy(job, source, held).await?,
+        let copied = match self.open_content(content, read).await {
+            Ok(_) => self.parts.store.clone_image(content, target.image(), target.size, (&target).into()).await,
+            Err(error) => Err(error),
         };
         let (failure, damage) = match copied {
             Ok(()) => (None, None),
             Err(StoreError::NoSpace) => (Some("the storage had no room for the clone"), None),
             Err(StoreError::Damaged(_, why)) => (Some("its source is damaged"), Some(why)),
-            Err(StoreError::Missing(_)) if held.is_some() => (Some("what it was to be a clone of is gone"), None),
             Err(error) if job.attempts() < ATTEMPTS => return Err(error.into()),
             Err(_) => (Some("the clone could not be made"), None),
         };
         self.parts.crash.hit("clone: copied");
-        if let (Some(why), Some(generation)) = (damage, held) {
-            self.mark_held(source, generation, why).await?;
+        if let Some(why) = damage {
+            self.mark_read(source, content, why).await?;
         }
-        let ids = [job.volume, source];
-        self.finish(job, if held.is_some() { &ids[..1] } else { &ids }, |volume| {
-            if volume.id == source {
-                volume.step(VolumeEvent::CloneEnded).map_err(busy)?;
-                return match damage {
-                    Some(why) if volume.state.is_readable() => spoil(volume, why),
-                    _ => Ok(()),
-                };
-            }
+        self.finish(job, &[job.volume], |volume| {
             volume.generation += 1;
             match failure {
                 Some(why) => spoil(volume, why),
@@ -176,36 +171,21 @@ impl Control {
             }
         })
         .await?;
-        match (held, damage) {
-            (Some(_), _) => self.release(job.id()).await,
-            (None, Some(why)) => self.tell_spoiled(source, why),
-            (None, None) => {}
-        }
+        self.remove_dropped().await;
         Ok(())
-    }
-
-    /// Copies what a clone is made of, in the size of its volume. The outer error is of the database.
-    async fn copy(&self, job: &Job, source: VolumeId, held: Option<u64>) -> Result<Result<(), StoreError>, Fault> {
-        let Some(target) = self.parts.meta.volume_any(job.volume).await? else {
-            return Ok(Err(StoreError::Missing(job.volume)));
-        };
-        let content = match self.content_for(job, source, held).await {
-            Ok(content) => content,
-            Err(error) => return Ok(Err(error)),
-        };
-        Ok(self.parts.store.clone_image(content, target.id, target.size, (&target).into()).await)
     }
 
     async fn run_resize(&self, job: &Job, size: ByteCount) -> Result<(), Fault> {
         let Some(volume) = self.parts.meta.volume_any(job.volume).await? else {
             return self.finish(job, &[], |_| Ok(())).await;
         };
-        let grown = match self.parts.store.open(job.volume).await {
+        let content = volume.image();
+        let grown = match self.parts.store.open(content).await {
             // An earlier run may have grown it. Growing one that lost its end would put zeros there, unnoticed.
             Ok(image) if image.size() != volume.size && image.size() != size => {
-                Err(StoreError::Damaged(job.volume, WRONG_SIZE))
+                Err(StoreError::Damaged(content, WRONG_SIZE))
             }
-            Ok(_) => self.parts.store.grow(job.volume, size).await,
+            Ok(_) => self.parts.store.grow(content, size).await,
             Err(StoreError::Missing(id)) => Err(StoreError::Damaged(id, MISSING)),
             Err(error) => Err(error),
         };
@@ -215,9 +195,7 @@ impl Control {
             Err(StoreError::Damaged(_, why)) => Err(why),
             Err(error) if job.attempts() < ATTEMPTS => return Err(error.into()),
             // It keeps the size it has.
-            Err(_) => {
-                self.parts.store.open(job.volume).await.map(|image| image.size()).map_err(|_| "it cannot be opened")
-            }
+            Err(_) => self.parts.store.open(content).await.map(|image| image.size()).map_err(|_| "it cannot be opened"),
         };
         self.finish(job, &[job.volume], |volume| {
             let size = match ended {

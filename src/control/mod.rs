@@ -2,15 +2,17 @@
 //! format.
 //!
 //! # Order of things
-//! Making a volume writes its row first and its bytes second, removing one removes bytes first and row second (I6), so
-//! that after a crash there is garbage, which the sweeper finds, and never a ready row without its bytes.
+//! A row names a content before there is any of it, and says that it is whole once it is durable: that is its
+//! publication, also where it takes the place of another (I6). Bytes are removed when no row refers to them but one that
+//! says that they are to go. So after a crash there is garbage, which is found by its row, and never a ready row without
+//! its bytes.
 
 mod account;
 mod block;
 mod commands;
+mod contents;
 mod download;
 mod fetch;
-mod held;
 mod hpc;
 mod jobs;
 mod scrub;
@@ -23,7 +25,6 @@ mod turns;
 mod unpack;
 mod upload;
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -161,8 +162,6 @@ pub struct Control {
     leftovers: Mutex<Vec<VolumeId>>,
     /// Attempts that were not undone when they should have been; the same.
     unended: Mutex<Vec<Unended>>,
-    /// Jobs that are being given what they hold, and have no row yet.
-    holding: Mutex<HashSet<JobId>>,
     /// Turns to work on trees.
     slots: Turns,
     /// Turns to fetch.
@@ -190,7 +189,6 @@ impl Control {
             draining: AtomicBool::new(false),
             leftovers: Mutex::default(),
             unended: Mutex::default(),
-            holding: Mutex::default(),
         })
     }
 

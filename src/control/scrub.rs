@@ -189,7 +189,7 @@ impl Scrub {
             };
             let (again, outcome) = thread.run(read).await?;
             image = again;
-            match outcome.map_err(|error| StoreError::of_read(volume.id, error))? {
+            match outcome.map_err(|error| StoreError::of_read(volume.image(), error))? {
                 Step::Read { next, read } => {
                     self.control.metrics().scrubbed_bytes.inc_by(read);
                     self.pace.spend(read);
@@ -213,8 +213,8 @@ impl Scrub {
         let (trees, thread) = (self.control.parts.trees.clone(), IdleThread::start("scrub")?);
         let tree = match thread.run(move |_| trees.read(content)).await? {
             Ok(tree) => tree,
-            Err(TreeReadError::Missing) => return Err(StoreError::Damaged(volume.id, MISSING)),
-            Err(TreeReadError::Damaged(why)) => return Err(StoreError::Damaged(volume.id, why)),
+            Err(TreeReadError::Missing) => return Err(StoreError::Damaged(content, MISSING)),
+            Err(TreeReadError::Damaged(why)) => return Err(StoreError::Damaged(content, why)),
             Err(TreeReadError::Io(error)) => return Err(error.into()),
         };
         // The thread waits when what it has read is not yet paid for.

@@ -59,7 +59,7 @@ impl Control {
             let image = self.open_as_recorded(volume).await?;
             let image = ReadBack::new(&*image).await?;
             let read = IdleThread::start("seal")?.run(move |unwanted| check(image, unwanted)).await?;
-            read.map_err(|error| StoreError::of_read(volume.id, error))
+            read.map_err(|error| StoreError::of_read(volume.image(), error))
         }
         .await;
         match verdict {

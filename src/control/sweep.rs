@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Control;
 use super::download::MISSING;
 use super::jobs::spoil;
-use crate::domain::{ContentId, Fault, FaultKind, UnixTime, Volume, VolumeId, VolumeState};
+use crate::domain::{ContentId, Fault, FaultKind, UnixTime, VolumeState};
 use crate::store::TreeRecord;
 
 const EVERY: Duration = Duration::from_hours(1);
@@ -77,10 +77,10 @@ impl Control {
 
     /// Forgets the rows of what was being made and is there whole, so that it is set aside and not removed.
     async fn doubt_unfinished(&self) -> Result<(), Fault> {
-        let there: HashSet<VolumeId> = self.parts.store.images().await?.into_iter().collect();
+        let there: HashSet<ContentId> = self.parts.store.images().await?.into_iter().collect();
         let unfinished = [VolumeState::Uploading, VolumeState::Creating, VolumeState::Downloading];
         for volume in self.parts.meta.volumes_in(&unfinished).await? {
-            if there.contains(&volume.id) && !self.parts.meta.has_jobs(volume.id).await? {
+            if there.contains(&volume.image()) && !self.parts.meta.has_jobs(volume.id).await? {
                 self.parts.meta.remove_volume(volume.id).await?;
             }
         }
@@ -89,10 +89,10 @@ impl Control {
 
     /// Marks the drives whose images are not there: of a database that is older than they are, it may be.
     async fn find_missing(&self) -> Result<(), Fault> {
-        let there: HashSet<VolumeId> = self.parts.store.images().await?.into_iter().collect();
+        let there: HashSet<ContentId> = self.parts.store.images().await?.into_iter().collect();
         let mut count = 0;
-        for id in self.parts.meta.image_ids().await? {
-            if there.contains(&id) {
+        for (id, content) in self.parts.meta.image_contents().await? {
+            if there.contains(&content) {
                 continue;
             }
             let Some(volume) = self.parts.meta.volume_any(id).await? else { continue };
@@ -181,6 +181,7 @@ impl Control {
                         for attempt in unended {
                             control.end_attempt(attempt).await;
                         }
+                        control.remove_dropped().await;
                         let has_failed = !control.leftovers().is_empty() || !control.unended().is_empty();
                         retry = Instant::now() + pause.after(!has_failed);
                     }
@@ -217,24 +218,17 @@ impl Control {
                 self.discard(volume.id).await;
             }
         }
-        let is_owned = self.ask_rows(|_| true);
-        let is_filled = self.ask_rows(|volume| {
-            matches!(
-                volume.state,
-                VolumeState::Uploading
-                    | VolumeState::Creating
-                    | VolumeState::CloningTarget
-                    | VolumeState::Downloading
-                    | VolumeState::Restoring
-            )
-        });
+        self.remove_dropped().await;
+        let (meta, runtime) = (self.parts.meta.clone(), Handle::current());
+        // A database that does not answer keeps everything.
+        let is_filled = move |id| runtime.block_on(meta.fills_content(id)).unwrap_or(true);
+        let (is_owned, is_filled) = (Arc::new(self.ask_contents()), Arc::new(is_filled));
         let swept = self.parts.store.sweep(is_owned, is_filled, self.forget_before()).await?;
         if !swept.removed.is_empty() {
             tracing::info!(count = swept.removed.len(), "removed leftovers from the store");
         }
         self.tell_lost("drives", (swept.set_aside.len(), swept.bytes), swept.returned, swept.forgotten);
-        self.forget_lost_trees().await?;
-        self.sweep_held().await
+        self.forget_lost_trees().await
     }
 
     async fn forget_lost_trees(&self) -> Result<(), Fault> {
@@ -248,23 +242,11 @@ impl Control {
         Ok(())
     }
 
-    /// Whether a tree holds a content, asked from a blocking thread. A database that does not answer keeps everything.
-    fn ask_contents(&self) -> impl Fn(ContentId) -> bool + Send + use<> {
+    /// Whether anybody has a content, asked from a blocking thread: of what is made after the sweep began that was
+    /// written down before there was any of it. A database that does not answer keeps everything.
+    fn ask_contents(&self) -> impl Fn(ContentId) -> bool + Send + Sync + use<> {
         let (meta, runtime) = (self.parts.meta.clone(), Handle::current());
         move |id| runtime.block_on(meta.owns_content(id)).unwrap_or(true)
-    }
-
-    /// A question about a volume's row as it is when the store asks, from a blocking thread: a volume made after the
-    /// sweep began has its row before its bytes. A database that does not answer keeps everything.
-    fn ask_rows(
-        &self,
-        question: impl Fn(&Volume) -> bool + Send + Sync + 'static,
-    ) -> Arc<dyn Fn(VolumeId) -> bool + Send + Sync> {
-        let (meta, runtime) = (self.parts.meta.clone(), Handle::current());
-        Arc::new(move |id| match runtime.block_on(meta.volume_any(id)) {
-            Ok(row) => row.is_some_and(|volume| question(&volume)),
-            Err(_) => true,
-        })
     }
 }
 

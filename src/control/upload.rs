@@ -81,10 +81,11 @@ impl Control {
         let is_provisional = failure == Failure::Remove;
         self.parts.meta.apply(Batch { insert: vec![volume.clone()], is_provisional, ..Batch::default() }).await?;
         self.parts.crash.hit("upload: row");
-        let options = DraftOptions { expected: plan.length, reservation, record: (&volume).into() };
+        let (content, record) = (volume.image(), (&volume).into());
+        let options = DraftOptions { expected: plan.length, reservation, record };
         let control = self.clone();
         undo.making = Some(self.parts.tracker.spawn(async move {
-            let draft = control.parts.store.draft(id, options).await;
+            let draft = control.parts.store.draft(content, options).await;
             control.parts.crash.hit("upload: draft");
             draft
         }));
@@ -315,8 +316,14 @@ impl Drop for Undo {
 impl Control {
     /// Marks a volume that never became complete, and removes what there is of its bytes.
     pub(super) async fn spoil_unfilled(&self, id: VolumeId, why: &str) {
-        if let Err(error) = self.parts.store.remove(id).await {
-            tracing::error!(volume = %id, cause = ?error, "cannot remove what a volume was to be filled with");
+        let removed = async {
+            match self.parts.meta.volume_any(id).await? {
+                Some(volume) => Ok(self.parts.store.remove(volume.image()).await?),
+                None => Ok::<(), Fault>(()),
+            }
+        };
+        if let Err(fault) = removed.await {
+            tracing::error!(volume = %id, cause = ?fault.cause, "cannot remove what a volume was to be filled with");
         }
         let spoiled = self.change(id, |volume, _| spoil(volume, why)).await;
         match spoiled {
@@ -329,37 +336,42 @@ impl Control {
         }
     }
 
-    /// Removes a volume that never became complete, or is being deleted: bytes, then row and quota. What fails is left
-    /// to the sweeper, and a row that comes back after a power failure too: it says that the volume is to go.
+    /// Removes a volume that never became complete, or is being deleted: bytes, then row and quota; the row alone where
+    /// a job still reads the bytes. What fails is left to the sweeper, and a row that comes back after a power failure
+    /// too: it says that the volume is to go.
     pub(super) async fn discard(&self, id: VolumeId) {
         if !self.parts.meta.is_writable() {
             // Its row may say that it is complete, and nobody can change that now (I6). The next start will tell.
             return;
         }
-        // Its backup is of what a job holds, and needs the record.
+        // Its backup is written by a job, which needs the record.
         if self.parts.meta.is_backed_up(id).await.unwrap_or(false) {
             return self.leftovers().push(id);
         }
-        let removed = match self.parts.meta.volume_any(id).await {
-            Ok(Some(tree)) if tree.is_tree() => {
-                if let Some(content) = tree.content {
-                    self.remove_content(content).await;
+        let removed = async {
+            let mut drop = Vec::new();
+            match self.parts.meta.volume_any(id).await? {
+                None => return Ok(()),
+                Some(tree) if tree.is_tree() => {
+                    if let Some(content) = tree.content {
+                        self.remove_content(content).await;
+                    }
                 }
-                Ok(())
+                Some(drive) if self.parts.meta.reads_content(drive.image()).await? => drop.push(drive.image()),
+                Some(drive) => self.parts.store.remove(drive.image()).await?,
             }
-            Ok(_) => self.parts.store.remove(id).await.map_err(Fault::from),
-            Err(error) => Err(error.into()),
-        };
-        let result = match removed {
-            Ok(()) => {
-                // Provisional: who was told that the volume goes, was so after a flush of the row that says it; who was
-                // told that an upload failed may find the drive uploading until the next start has removed it.
-                let batch = Batch { remove: vec![id], is_provisional: true, ..Batch::default() };
-                self.parts.meta.apply(batch).await.map(drop).map_err(Fault::from)
+            // Provisional: who was told that the volume goes, was so after a flush of the row that says it; who was
+            // told that an upload failed may find the drive uploading until the next start has removed it.
+            let is_read = !drop.is_empty();
+            let batch = Batch { remove: vec![id], drop, is_provisional: true, ..Batch::default() };
+            self.parts.meta.apply(batch).await?;
+            if is_read {
+                // The job may have ended meanwhile.
+                self.remove_dropped().await;
             }
-            Err(fault) => Err(fault),
+            Ok::<(), Fault>(())
         };
-        if let Err(fault) = result {
+        if let Err(fault) = removed.await {
             tracing::error!(volume = %id, cause = ?fault.cause, "cannot remove; the sweeper will try again");
             self.leftovers().push(id);
         }

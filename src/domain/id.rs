@@ -75,9 +75,18 @@ id!(
     JobId
 );
 id!(
-    /// What a tree holds at one time. New content has a new id, so readers of the old one are not disturbed.
+    /// What a volume holds at one time: the bytes of a drive, but for zeros that are added behind them, or the files of
+    /// a tree. New content has a new id, so readers of the old one are not disturbed.
     ContentId
 );
+impl ContentId {
+    /// The first content of a drive, which has the id of its drive; those that take its place have ids of their own.
+    /// So it need not be kept beside the bytes whose they were.
+    pub const fn first_of(drive: VolumeId) -> Self {
+        Self(drive.0)
+    }
+}
+
 id!(
     /// One initialisation of trees.
     SessionId

@@ -55,7 +55,7 @@ pub struct Volume {
     pub updated: UnixTime,
     /// The digest of all its bytes in this generation, once known. Of a drive.
     pub sha256: Option<Sha256>,
-    /// What a tree holds; none as long as it was never filled.
+    /// What it holds, or is being filled with for the first time; of a tree none as long as it was never filled.
     pub content: Option<ContentId>,
     /// Where the content of a tree came from, as its owner named it.
     pub source: Option<String>,
@@ -278,8 +278,9 @@ impl Volume {
 
     /// A new drive of a tenant, charged for its size, that has no content yet.
     pub fn begun(tenant: TenantId, spec: DriveSpec, state: VolumeState, now: UnixTime) -> Self {
+        let id = VolumeId::random();
         Self {
-            id: VolumeId::random(),
+            id,
             tenant,
             kind: VolumeKind::Drive,
             name: spec.name,
@@ -293,7 +294,7 @@ impl Volume {
             created: now,
             updated: now,
             sha256: None,
-            content: None,
+            content: Some(ContentId::first_of(id)),
             source: None,
             meta: spec.meta,
             attributes: spec.attributes,
@@ -309,7 +310,12 @@ impl Volume {
             meta: spec.labels,
             attributes: Map::new(),
         };
-        Self { kind: VolumeKind::Tree, ..Self::begun(tenant, drive, state, now) }
+        Self { kind: VolumeKind::Tree, content: None, ..Self::begun(tenant, drive, state, now) }
+    }
+
+    /// The content of a drive or snapshot.
+    pub fn image(&self) -> ContentId {
+        self.content.unwrap_or(ContentId::first_of(self.id))
     }
 
     /// Gives a tree new content, which makes it whole.

@@ -6,11 +6,12 @@ use serde_json::{Map, Value};
 use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 
 use super::block::{attach, detach, insert_backup, remove_backup, update_backup};
+use super::contents::drop_content;
 use super::jobs::{enqueue, finish};
 use super::volumes::{bytes_from, kind_from, kind_text, media_text, state_columns, state_from};
 use super::{Lease, Meta, MetaError, NewJob, id_bytes};
 use crate::domain::{
-    Attachment, Backup, BackupId, BackupState, ByteCount, HpcFields, TenantId, Volume, VolumeId, VolumeKind,
+    Attachment, Backup, BackupId, BackupState, ByteCount, ContentId, HpcFields, TenantId, Volume, VolumeId, VolumeKind,
     VolumeState,
 };
 
@@ -45,7 +46,9 @@ pub struct Batch {
     pub update_backups: Vec<(Backup, BackupState)>,
     /// Backups whose records go.
     pub remove_backups: Vec<BackupId>,
-    /// New jobs. A seal for a volume that waits for one already is passed over.
+    /// Contents that no volume has from now on, to be removed once no job reads them.
+    pub drop: Vec<ContentId>,
+    /// New jobs; [`MetaError::Conflict`] when what one of them is to read is no volume's any more. A seal for a volume that waits for one already is passed over.
     pub enqueue: Vec<NewJob>,
     /// Whether all of this may be forgotten when the machine loses power before a later write. For records that are
     /// only of use while this process runs, and of which no client is told before a later write that is flushed: the
@@ -182,6 +185,9 @@ pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch)
     }
     for (backup, from) in &batch.update_backups {
         update_backup(tx, backup, *from).await?;
+    }
+    for content in &batch.drop {
+        drop_content(tx, *content).await?;
     }
     for job in &batch.enqueue {
         enqueue(tx, job).await?;
@@ -465,7 +471,7 @@ mod tests {
 
         source.step(VolumeEvent::CloneStarted).unwrap();
         let mut target = Volume { state: VolumeState::CloningTarget, ..drive(scene.tenant, 10) };
-        let kind = JobKind::Clone { source: source.id, held: None };
+        let kind = JobKind::Clone { source: source.id, content: source.image(), size: source.size };
         let begin = Batch {
             update: vec![source],
             insert: vec![target.clone()],

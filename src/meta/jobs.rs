@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
+use super::contents::check_held;
 use super::{Meta, MetaError, id_bytes};
-use crate::domain::{BackupId, ByteCount, JobId, UnixTime, VolumeId};
+use crate::domain::{BackupId, ByteCount, ContentId, JobId, UnixTime, VolumeId};
 
 /// What is to be done to a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +18,10 @@ pub enum JobKind {
     Clone {
         /// The other.
         source: VolumeId,
-        /// Its generation, when the job holds what it was then; else the other is being cloned until this ends.
-        held: Option<u64>,
+        /// Its content when this was asked for, which is kept until this ends.
+        content: ContentId,
+        /// Of which so many bytes are read.
+        size: ByteCount,
     },
     /// Grow it.
     Resize {
@@ -29,14 +32,15 @@ pub enum JobKind {
     Backup {
         /// The backup.
         backup: BackupId,
-        /// The generation of the volume, when the job holds what it was then; else the volume is being backed up until
-        /// this ends.
-        held: Option<u64>,
+        /// Its content when this was asked for, which is kept until this ends.
+        content: ContentId,
     },
     /// Fill it from a backup.
     Restore {
         /// The backup.
         backup: BackupId,
+        /// What is made of it, to become the content of the volume.
+        content: ContentId,
     },
     /// Read it back, compare it with its pieces, and record its digest. A volume has at most one such job.
     Seal,
@@ -101,11 +105,6 @@ pub struct Job {
 }
 
 impl Job {
-    /// Its id, under which the store holds what it reads.
-    pub const fn id(&self) -> JobId {
-        self.lease.job
-    }
-
     /// How many times it has been claimed, this one included.
     pub const fn attempts(&self) -> u32 {
         self.lease.attempt
@@ -129,8 +128,6 @@ struct Payload {
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backup: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    held: Option<u64>,
 }
 
 impl Payload {
@@ -163,7 +160,7 @@ impl Meta {
              (SELECT l.id FROM lane l JOIN tenants t ON t.id = l.tenant LEFT JOIN running r ON r.tenant = l.tenant \
              WHERE (l.lease_until IS NULL OR l.lease_until <= $3) AND COALESCE(r.jobs, 0) < $5 \
              ORDER BY COALESCE(r.jobs, 0), t.served, l.created, l.id LIMIT 1) \
-             RETURNING id, kind, volume, source, payload, attempts",
+             RETURNING id, kind, volume, source, payload, attempts, content",
         )
         .bind(owner)
         .bind(now.plus_seconds(lease_seconds).0)
@@ -264,17 +261,21 @@ impl Meta {
 
 /// Adds a job; passes over a second seal of a volume.
 pub(super) async fn enqueue(connection: &mut SqliteConnection, job: &NewJob) -> Result<(), MetaError> {
-    let (kind, source, payload) = match job.kind {
-        JobKind::Clone { source, held } => ("clone", Some(source), Payload { held, ..Payload::default() }),
-        JobKind::Resize { size } => ("resize", None, Payload { size: Some(size.get()), ..Payload::default() }),
-        JobKind::Backup { backup, held } => ("backup", None, Payload { held, ..Payload::of(backup) }),
-        JobKind::Restore { backup } => ("restore", None, Payload::of(backup)),
-        JobKind::Seal => ("seal", None, Payload::default()),
+    let sized = |size: ByteCount| Payload { size: Some(size.get()), ..Payload::default() };
+    let (kind, source, content, payload) = match job.kind {
+        JobKind::Clone { source, content, size } => ("clone", Some(source), Some(content), sized(size)),
+        JobKind::Resize { size } => ("resize", None, None, sized(size)),
+        JobKind::Backup { backup, content } => ("backup", None, Some(content), Payload::of(backup)),
+        JobKind::Restore { backup, content } => ("restore", None, Some(content), Payload::of(backup)),
+        JobKind::Seal => ("seal", None, None, Payload::default()),
     };
+    if let JobKind::Clone { content, .. } | JobKind::Backup { content, .. } = job.kind {
+        check_held(connection, content).await?;
+    }
     let payload = serde_json::to_string(&payload).map_err(|_| MetaError::Damaged("payload"))?;
     sqlx::query(
-        "INSERT INTO jobs (id, kind, volume, source, payload, created, attempts) VALUES ($1, $2, $3, $4, $5, $6, 0) \
-         ON CONFLICT (volume) WHERE kind = 'seal' DO NOTHING",
+        "INSERT INTO jobs (id, kind, volume, source, payload, created, attempts, content) \
+         VALUES ($1, $2, $3, $4, $5, $6, 0, $7) ON CONFLICT (volume) WHERE kind = 'seal' DO NOTHING",
     )
     .bind(job.id.as_bytes().as_slice())
     .bind(kind)
@@ -282,6 +283,7 @@ pub(super) async fn enqueue(connection: &mut SqliteConnection, job: &NewJob) -> 
     .bind(source.as_ref().map(|id| id.as_bytes().as_slice()))
     .bind(payload)
     .bind(job.created.0)
+    .bind(content.as_ref().map(|id| id.as_bytes().as_slice()))
     .execute(connection)
     .await?;
     Ok(())
@@ -304,17 +306,23 @@ fn still_held(rows: u64) -> Result<(), MetaError> {
 
 fn job_from(row: &SqliteRow, owner: &str) -> Result<Job, MetaError> {
     let payload: Payload = serde_json::from_str(row.try_get("payload")?).map_err(|_| MetaError::Damaged("payload"))?;
+    let size = payload.size.and_then(ByteCount::new);
+    let content = || {
+        let content: Option<&[u8]> = row.try_get("content")?;
+        let content = content.ok_or(MetaError::Damaged("content"))?;
+        Ok::<_, MetaError>(ContentId::from_bytes(id_bytes(content, "content")?))
+    };
     let kind = match row.try_get("kind")? {
         "clone" => {
             let source: Option<&[u8]> = row.try_get("source")?;
             let source = source.ok_or(MetaError::Damaged("source"))?;
-            JobKind::Clone { source: VolumeId::from_bytes(id_bytes(source, "source")?), held: payload.held }
+            let source = VolumeId::from_bytes(id_bytes(source, "source")?);
+            // Earlier versions have not written how much is read.
+            JobKind::Clone { source, content: content()?, size: size.unwrap_or_default() }
         }
-        "resize" => {
-            JobKind::Resize { size: payload.size.and_then(ByteCount::new).ok_or(MetaError::Damaged("payload"))? }
-        }
-        "backup" => JobKind::Backup { backup: payload.backup()?, held: payload.held },
-        "restore" => JobKind::Restore { backup: payload.backup()? },
+        "resize" => JobKind::Resize { size: size.ok_or(MetaError::Damaged("payload"))? },
+        "backup" => JobKind::Backup { backup: payload.backup()?, content: content()? },
+        "restore" => JobKind::Restore { backup: payload.backup()?, content: content()? },
         "seal" => JobKind::Seal,
         _ => return Err(MetaError::Damaged("kind")),
     };
@@ -356,11 +364,8 @@ mod tests {
     async fn jobs_of_a_lane_come_oldest_first_with_their_payload() {
         let (scene, volume, clock) = with_job(JobKind::Seal).await;
         let source = VolumeId::random();
-        let kinds = [
-            JobKind::Resize { size: count(77) },
-            JobKind::Clone { source, held: None },
-            JobKind::Clone { source, held: Some(3) },
-        ];
+        let kinds =
+            [JobKind::Resize { size: count(77) }, JobKind::Clone { source, content: volume.image(), size: count(3) }];
         for kind in kinds {
             clock.advance_seconds(1);
             let job = NewJob::new(kind, volume.id, clock.now());

@@ -22,6 +22,7 @@ mod ballast;
 mod batch;
 mod block;
 mod checks;
+mod contents;
 mod error;
 mod group;
 mod identity;
@@ -287,6 +288,7 @@ fn migrations() -> Migrator {
         ("backups", include_str!("migrations/0007_backups.sql")),
         ("job_turns", include_str!("migrations/0008_job_turns.sql")),
         ("checks", include_str!("migrations/0009_checks.sql")),
+        ("contents", include_str!("migrations/0010_contents.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -6,8 +6,8 @@ use sqlx::Row as _;
 
 use super::batch::{Bill, counted, insert};
 use super::volumes::{from_row, select_volumes};
-use super::{Meta, MetaError, id_bytes};
-use crate::domain::{TenantId, UnixTime, Volume, VolumeId};
+use super::{Meta, MetaError};
+use crate::domain::{TenantId, UnixTime, Volume};
 
 impl Meta {
     /// When this database was last known to be in use; `None` before it ever was.
@@ -24,13 +24,6 @@ impl Meta {
             .execute(&mut *tx)
             .await?;
         self.commit_unflushed(tx).await
-    }
-
-    /// The ids of all that has an image: drives and snapshots.
-    pub async fn image_ids(&self) -> Result<Vec<VolumeId>, MetaError> {
-        let ids = sqlx::query_scalar::<_, Vec<u8>>("SELECT id FROM volumes WHERE kind <> 'tree'");
-        let ids = ids.fetch_all(&self.readers).await?;
-        ids.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "id")?))).collect()
     }
 
     /// All trees that have a content.

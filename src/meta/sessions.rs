@@ -237,18 +237,6 @@ impl Meta {
         self.commit(tx).await
     }
 
-    /// Whether a tree holds this content, or an open session has it.
-    pub async fn owns_content(&self, id: ContentId) -> Result<bool, MetaError> {
-        let owned: i64 = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM volumes WHERE content = $1) \
-             OR EXISTS (SELECT 1 FROM uploads WHERE content = $1 AND is_open = 1)",
-        )
-        .bind(id.as_bytes().as_slice())
-        .fetch_one(&self.readers)
-        .await?;
-        Ok(owned != 0)
-    }
-
     async fn session_where(&self, condition: &'static str, value: &[u8]) -> Result<Option<Session>, MetaError> {
         let mut tx = self.readers.begin().await?;
         let query = format!("SELECT {COLUMNS} FROM sessions WHERE {condition}");

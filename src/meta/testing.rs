@@ -6,8 +6,8 @@ use serde_json::Map;
 
 use super::Meta;
 use crate::domain::{
-    Backup, BackupId, BackupState, ByteCount, Media, Quota, TenantId, UnixTime, Volume, VolumeId, VolumeKind,
-    VolumeState,
+    Backup, BackupId, BackupState, ByteCount, ContentId, Media, Quota, TenantId, UnixTime, Volume, VolumeId,
+    VolumeKind, VolumeState,
 };
 
 /// A database in a directory of its own, and the tenant of its user `alice`.
@@ -82,7 +82,7 @@ pub(super) fn drive(tenant: TenantId, size: u64) -> Volume {
         created: UnixTime(1_000),
         updated: UnixTime(1_000),
         sha256: None,
-        content: None,
+        content: Some(ContentId::first_of(id)),
         source: None,
         meta: Map::new(),
         attributes: Map::new(),

@@ -205,8 +205,9 @@ impl Meta {
         rows.iter().map(from_row).collect()
     }
 
-    /// The ids of all volumes of all tenants, in no order: what the sweeper must keep.
-    pub async fn all_volume_ids(&self) -> Result<Vec<VolumeId>, MetaError> {
+    /// The ids of all volumes of all tenants, in no order.
+    #[cfg(test)]
+    pub(super) async fn all_volume_ids(&self) -> Result<Vec<VolumeId>, MetaError> {
         let ids: Vec<Vec<u8>> = sqlx::query_scalar("SELECT id FROM volumes").fetch_all(&self.readers).await?;
         volume_ids(&ids)
     }

@@ -14,13 +14,13 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Mutex;
 
 use super::{CHANGED, Image, Run, StoreError, piece_digest, stored_digest, zero_piece};
-use crate::domain::{ByteCount, Extent, PIECE, Pieces, VolumeId};
+use crate::domain::{ByteCount, ContentId, Extent, PIECE, Pieces};
 use crate::io::{Block, SharedFile};
 
 /// See the module.
 pub struct CheckedImage {
     image: Arc<dyn Image>,
-    id: VolumeId,
+    id: ContentId,
     file: SharedFile,
     size: ByteCount,
     pieces: Arc<Pieces>,
@@ -37,7 +37,7 @@ struct Held {
 
 impl CheckedImage {
     /// The first `size` bytes of an image, which has them.
-    pub async fn new(image: Arc<dyn Image>, id: VolumeId, size: ByteCount) -> Result<Self, StoreError> {
+    pub async fn new(image: Arc<dyn Image>, id: ContentId, size: ByteCount) -> Result<Self, StoreError> {
         let pieces = Arc::new(image.pieces().await?);
         let Some(file) = image.file().filter(|_| image.size() >= size) else {
             return Err(StoreError::Io(io::ErrorKind::InvalidInput.into()));

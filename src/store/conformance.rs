@@ -35,7 +35,8 @@ struct Subject {
 
 /// What is kept beside every image here.
 fn record() -> Record {
-    Record { tenant: TenantId::from_bytes([7; 16]), name: "disk".to_owned() }
+    let volume = VolumeId::from_bytes([8; 16]);
+    Record { volume, tenant: TenantId::from_bytes([7; 16]), name: "disk".to_owned() }
 }
 
 impl Subject {
@@ -52,7 +53,7 @@ impl Subject {
         Self { _dir: Some(dir), ..Self::new(name, root, engine, direct) }
     }
 
-    async fn draft(&self, id: VolumeId, size: usize) -> Arc<dyn Draft> {
+    async fn draft(&self, id: ContentId, size: usize) -> Arc<dyn Draft> {
         let reservation = self.store.reserve(bytes(size)).unwrap();
         self.store.draft(id, DraftOptions { expected: Some(bytes(size)), reservation, record: record() }).await.unwrap()
     }
@@ -73,8 +74,8 @@ impl Subject {
         }
     }
 
-    async fn publish(&self, content: &[u8]) -> VolumeId {
-        let id = VolumeId::random();
+    async fn publish(&self, content: &[u8]) -> ContentId {
+        let id = ContentId::random();
         let draft = self.draft(id, content.len()).await;
         self.fill(&*draft, content).await;
         draft.publish(bytes(content.len()), pieces_of(content)).await.unwrap();
@@ -82,12 +83,12 @@ impl Subject {
     }
 
     /// Clones an image in the size that it has.
-    async fn copy(&self, source: VolumeId, target: VolumeId) -> Result<(), StoreError> {
+    async fn copy(&self, source: ContentId, target: ContentId) -> Result<(), StoreError> {
         let size = self.store.open(source).await?.size();
-        self.store.clone_image(Content::Published(source), target, size, record()).await
+        self.store.clone_image(source, target, size, record()).await
     }
 
-    async fn read(&self, id: VolumeId) -> Vec<u8> {
+    async fn read(&self, id: ContentId) -> Vec<u8> {
         let image = self.store.open(id).await.unwrap();
         let mut content = Vec::new();
         while (content.len() as u64) < image.size().get() {
@@ -99,23 +100,23 @@ impl Subject {
         content
     }
 
-    async fn is_missing(&self, id: VolumeId) -> bool {
+    async fn is_missing(&self, id: ContentId) -> bool {
         matches!(self.store.open(id).await, Err(StoreError::Missing(missing)) if missing == id)
     }
 
-    fn drive(&self, id: VolumeId) -> PathBuf {
+    fn drive(&self, id: ContentId) -> PathBuf {
         self.root.join("drives").join(id.to_string())
     }
 
     /// The file with a drive's bytes.
-    fn image(&self, id: VolumeId) -> PathBuf {
+    fn image(&self, id: ContentId) -> PathBuf {
         let drive = self.drive(id);
         if drive.is_dir() { drive.join("image") } else { drive }
     }
 
     /// The names in all of the store's directories.
     fn left(&self) -> Vec<String> {
-        let entries = ["drives", "held", "incoming", "trash"].map(|dir| fs::read_dir(self.root.join(dir)).unwrap());
+        let entries = ["drives", "incoming", "trash"].map(|dir| fs::read_dir(self.root.join(dir)).unwrap());
         entries.into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 }

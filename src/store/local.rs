@@ -1,13 +1,12 @@
-//! Drives as sparse files on a local file system.
+//! Contents of drives as sparse files on a local file system.
 //!
 //! ```text
-//! root/drives/<id>/image     the bytes; holes where they are zero
-//! root/drives/<id>/pieces    their piece digests, see `sidecar`
-//! root/drives/<id>           a drive that was uploaded in one piece: the bytes, the digest in an attribute
-//! root/held/<job>            links to what a job reads, see `steps::hold`
-//! root/incoming/<id>         a draft or an unfinished clone, in either form
-//! root/trash/<id>-<random>   removed, and being unlinked
-//! root/lost/<id>             a drive that nobody knows, set aside
+//! root/drives/<content>/image     the bytes; holes where they are zero
+//! root/drives/<content>/pieces    their piece digests, see `sidecar`
+//! root/drives/<content>           what was uploaded in one piece: the bytes, the digest in an attribute
+//! root/incoming/<content>         a draft or an unfinished clone, in either form
+//! root/trash/<content>-<random>   removed, and being unlinked
+//! root/lost/<content>             what nobody knows, set aside
 //! ```
 //! A copy of these directories must keep extended attributes and holes (`cp --archive`, `rsync --archive --xattrs
 //! --sparse`).
@@ -17,8 +16,8 @@
 //! `drives/`, and a draft whose flush failed never gets one; names are in the file system's journal, which stops at a
 //! write that fails, so that a later flush of them does not lie.
 //!
-//! A drive enters `drives/` by one rename, after everything in it was flushed, and leaves by one rename. So after
-//! a crash `drives/` holds whole drives only, and what the other two hold is leftovers.
+//! A content enters `drives/` by one rename, after everything in it was flushed, and leaves by one rename. So after
+//! a crash `drives/` holds whole contents only, and what the other two hold is leftovers.
 //!
 //! # Cancellation
 //! When a future is dropped, its step on disk goes on if it has begun, and never begins if it has not. Steps on one id
@@ -44,10 +43,10 @@ use tokio_util::task::AbortOnDropHandle;
 use self::files::length;
 use self::steps::{Begun, Form, Opened, Steps};
 use super::{
-    BlockStore, Boxed, Content, Draft, DraftOptions, Image, Ledger, Record, Reservation, Run, StoreError, Swept,
-    data_runs, is_zero,
+    BlockStore, Boxed, Draft, DraftOptions, Image, Ledger, Record, Reservation, Run, StoreError, Swept, data_runs,
+    is_zero,
 };
-use crate::domain::{ByteCount, CrashPoints, Extent, JobId, Pieces, TenantId, UnixTime, VolumeId};
+use crate::domain::{ByteCount, ContentId, CrashPoints, Extent, Pieces, TenantId, UnixTime};
 use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
 
 pub use lost::LostImage;
@@ -95,17 +94,26 @@ impl LocalStore {
     }
 
     /// Shows an image that was set aside.
-    pub async fn bring_back(&self, id: VolumeId) -> Result<(), StoreError> {
+    pub async fn bring_back(&self, id: ContentId) -> Result<(), StoreError> {
         self.step(move |steps| steps.bring_back(id)).await
     }
 
     /// Unlinks an image that was set aside.
-    pub async fn forget(&self, id: VolumeId) -> Result<(), StoreError> {
+    pub async fn forget(&self, id: ContentId) -> Result<(), StoreError> {
         self.step(move |steps| steps.forget(id)).await
     }
 
+    /// Takes over what a version before contents had jobs hold, as far as it is that of jobs that are still to be done;
+    /// removes the rest.
+    pub async fn take_over_held(
+        &self,
+        is_wanted: impl Fn(ContentId) -> bool + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.step(move |steps| steps.take_over_held(&is_wanted)).await
+    }
+
     /// When an image was stored.
-    pub async fn changed(&self, id: VolumeId) -> Result<UnixTime, StoreError> {
+    pub async fn changed(&self, id: ContentId) -> Result<UnixTime, StoreError> {
         self.step(move |steps| steps.changed(id)).await
     }
 
@@ -119,16 +127,6 @@ impl LocalStore {
     #[cfg(test)]
     pub(super) fn fail_next_flush(&self, number: i32) {
         self.steps.flush_fault.store(number, Ordering::SeqCst);
-    }
-
-    fn open_content(&self, content: Content) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>> {
-        Box::pin(async move {
-            let opened = self.step(move |steps| steps.open_content(content)).await?;
-            let size = length(&opened.file)?;
-            let engine_file = self.engine.adopt(opened.file.clone());
-            let id = content.image();
-            Ok(Arc::new(LocalImage { id, size, opened: Arc::new(opened), engine_file }) as Arc<dyn Image>)
-        })
     }
 
     /// Runs a step on the disk where it may block.
@@ -160,7 +158,7 @@ impl BlockStore for LocalStore {
         self.steps.ledger.reserve_for(tenant, bytes)
     }
 
-    fn draft(&self, id: VolumeId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>> {
+    fn draft(&self, id: ContentId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>> {
         Box::pin(async move {
             let DraftOptions { expected, reservation, record } = options;
             let Begun { file, direct, form } = self.step(move |steps| steps.begin_draft(id, expected)).await?;
@@ -181,30 +179,19 @@ impl BlockStore for LocalStore {
         })
     }
 
-    fn open(&self, id: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>> {
-        self.open_content(Content::Published(id))
-    }
-
-    fn hold(&self, id: VolumeId, job: JobId) -> Boxed<'_, Result<Option<ByteCount>, StoreError>> {
-        self.step(move |steps| steps.hold(id, job))
-    }
-
-    fn open_held(&self, job: JobId, of: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>> {
-        self.open_content(Content::Held { job, of })
-    }
-
-    fn release(&self, job: JobId) -> Boxed<'_, Result<(), StoreError>> {
-        self.step(move |steps| steps.release(job))
-    }
-
-    fn sweep_held(&self, keep: Arc<dyn Fn(JobId) -> bool + Send + Sync>) -> Boxed<'_, Result<usize, StoreError>> {
-        self.step(move |steps| steps.sweep_held(&*keep))
+    fn open(&self, id: ContentId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>> {
+        Box::pin(async move {
+            let opened = self.step(move |steps| steps.open_image(id, false)).await?;
+            let size = length(&opened.file)?;
+            let engine_file = self.engine.adopt(opened.file.clone());
+            Ok(Arc::new(LocalImage { id, size, opened: Arc::new(opened), engine_file }) as Arc<dyn Image>)
+        })
     }
 
     fn clone_image(
         &self,
-        source: Content,
-        target: VolumeId,
+        source: ContentId,
+        target: ContentId,
         size: ByteCount,
         record: Record,
     ) -> Boxed<'_, Result<(), StoreError>> {
@@ -224,16 +211,12 @@ impl BlockStore for LocalStore {
         })
     }
 
-    fn grow(&self, id: VolumeId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>> {
+    fn grow(&self, id: ContentId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>> {
         self.step(move |steps| steps.grow(id, size))
     }
 
-    fn remove(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>> {
+    fn remove(&self, id: ContentId) -> Boxed<'_, Result<(), StoreError>> {
         self.step(move |steps| steps.remove(id))
-    }
-
-    fn discard(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>> {
-        self.step(move |steps| steps.discard_draft(id))
     }
 
     fn empty_trash(&self) -> Boxed<'_, Result<(), StoreError>> {
@@ -242,21 +225,21 @@ impl BlockStore for LocalStore {
 
     fn sweep(
         &self,
-        keep: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
-        is_running: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
+        keep: Arc<dyn Fn(ContentId) -> bool + Send + Sync>,
+        is_running: Arc<dyn Fn(ContentId) -> bool + Send + Sync>,
         forget_before: UnixTime,
     ) -> Boxed<'_, Result<Swept, StoreError>> {
         self.step(move |steps| steps.sweep(&*keep, &*is_running, forget_before))
     }
 
-    fn images(&self) -> Boxed<'_, Result<Vec<VolumeId>, StoreError>> {
+    fn images(&self) -> Boxed<'_, Result<Vec<ContentId>, StoreError>> {
         self.step(|steps| Ok(steps::ids_in(&steps.drives)?))
     }
 }
 
 struct LocalDraft {
     store: LocalStore,
-    id: VolumeId,
+    id: ContentId,
     file: SharedFile,
     form: Form,
     engine_file: EngineFile,
@@ -328,7 +311,7 @@ impl Draft for LocalDraft {
 
 #[derive(Debug)]
 struct LocalImage {
-    id: VolumeId,
+    id: ContentId,
     size: ByteCount,
     opened: Arc<Opened>,
     engine_file: EngineFile,

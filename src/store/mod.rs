@@ -1,7 +1,9 @@
-//! Volumes on a backend: what a store promises, and the stores that keep the promise. Drives here; trees in `trees`.
+//! Contents on a backend: what a store promises, and the stores that keep the promise. Those of drives here, each an
+//! *image*; those of trees in `trees`.
 //!
-//! A drive's bytes are first a *draft*, invisible to every reader, then published whole. A store holds bytes and
-//! their piece digests; it knows no names or states, and of tenants only what space is set aside for them.
+//! The bytes of an image are first a *draft*, which nobody can open, then published whole, once. Of which volume it is
+//! the content, if of any, is not known here: a store holds bytes and their piece digests; it knows no names or states,
+//! and of tenants only what space is set aside for them.
 //!
 //! # Crash
 //! After a crash a store holds published images, each complete, and leftovers that [`BlockStore::sweep`] removes.
@@ -22,7 +24,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::domain::{ByteCount, Extent, Fault, FaultKind, JobId, Pieces, TenantId, UnixTime, Volume, VolumeId};
+use crate::domain::{ByteCount, ContentId, Extent, Fault, FaultKind, Pieces, TenantId, UnixTime, Volume, VolumeId};
 use crate::io::{Block, SharedBlock, SharedFile};
 
 pub use checked::CheckedImage;
@@ -35,7 +37,7 @@ pub use zero::{GRANULE, data_runs, is_zero};
 /// What the methods of the traits return: one box per call, which is noise beside a block of 2 MiB.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A backend that holds block volumes.
+/// A backend that holds the contents of drives.
 pub trait BlockStore: Send + Sync {
     /// Whether it can still read and write at all.
     fn is_alive(&self) -> bool {
@@ -51,45 +53,28 @@ pub trait BlockStore: Send + Sync {
     /// and not set aside by others.
     fn reserve_for(&self, tenant: TenantId, bytes: ByteCount) -> Result<Reservation, StoreError>;
 
-    /// Begins an image that nobody can see. A draft left by an earlier attempt under this id is replaced.
-    fn draft(&self, id: VolumeId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>>;
+    /// Begins an image that nobody can open. A draft left by an earlier attempt under this id is replaced.
+    fn draft(&self, id: ContentId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>>;
 
     /// Opens a published image.
-    fn open(&self, id: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>>;
-
-    /// Keeps what an image holds now for a job to read, whatever becomes of the image: from then on it may be grown,
-    /// replaced or removed. Durable when it returns. What this job held before is given up. Answers the size of the
-    /// image; `None` where the file system cannot do it.
-    fn hold(&self, id: VolumeId, job: JobId) -> Boxed<'_, Result<Option<ByteCount>, StoreError>>;
-
-    /// Opens what a job holds of this image. It may have been grown since.
-    fn open_held(&self, job: JobId, of: VolumeId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>>;
-
-    /// Gives up what a job holds. Giving up what it does not hold succeeds.
-    fn release(&self, job: JobId) -> Boxed<'_, Result<(), StoreError>>;
-
-    /// Gives up what is held for jobs that `keep` refuses. Returns how many there were.
-    fn sweep_held(&self, keep: Arc<dyn Fn(JobId) -> bool + Send + Sync>) -> Boxed<'_, Result<usize, StoreError>>;
+    fn open(&self, id: ContentId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>>;
 
     /// Publishes a copy of the first bytes of `source`, and zeros behind its end, as an image of this size under the id
     /// `target`: shared extents where the file system can, else a copy that keeps holes, of which each piece is
     /// compared with its digest ([`StoreError::Damaged`]). Durable when it returns. May be run again after a crash.
     fn clone_image(
         &self,
-        source: Content,
-        target: VolumeId,
+        source: ContentId,
+        target: ContentId,
         size: ByteCount,
         record: Record,
     ) -> Boxed<'_, Result<(), StoreError>>;
 
     /// Grows a published image; what is added reads as zero. Durable when it returns. May be run again.
-    fn grow(&self, id: VolumeId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>>;
+    fn grow(&self, id: ContentId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>>;
 
     /// Removes an image or draft; durable when it returns. Removing what is not there succeeds.
-    fn remove(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>>;
-
-    /// Removes a draft, and leaves what was published under its id. Removing what is not there succeeds.
-    fn discard(&self, id: VolumeId) -> Boxed<'_, Result<(), StoreError>>;
+    fn remove(&self, id: ContentId) -> Boxed<'_, Result<(), StoreError>>;
 
     /// Goes on with removals that a failure has cut short.
     fn empty_trash(&self) -> Boxed<'_, Result<(), StoreError>>;
@@ -99,19 +84,21 @@ pub trait BlockStore: Send + Sync {
     /// before `forget_before` is removed.
     fn sweep(
         &self,
-        keep: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
-        is_running: Arc<dyn Fn(VolumeId) -> bool + Send + Sync>,
+        keep: Arc<dyn Fn(ContentId) -> bool + Send + Sync>,
+        is_running: Arc<dyn Fn(ContentId) -> bool + Send + Sync>,
         forget_before: UnixTime,
     ) -> Boxed<'_, Result<Swept, StoreError>>;
 
     /// The ids of all published images.
-    fn images(&self) -> Boxed<'_, Result<Vec<VolumeId>, StoreError>>;
+    fn images(&self) -> Boxed<'_, Result<Vec<ContentId>, StoreError>>;
 }
 
 /// What is kept beside an image, durable with it, so that a volume can be made of it again when nobody knows it any
 /// more. It is as the volume was when its bytes were stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
+    /// The volume that it was stored for.
+    pub volume: VolumeId,
     /// The tenant that owned it.
     pub tenant: TenantId,
     /// Its name.
@@ -120,7 +107,7 @@ pub struct Record {
 
 impl From<&Volume> for Record {
     fn from(volume: &Volume) -> Self {
-        Self { tenant: volume.tenant, name: volume.name.clone() }
+        Self { volume: volume.id, tenant: volume.tenant, name: volume.name.clone() }
     }
 }
 
@@ -128,38 +115,15 @@ impl From<&Volume> for Record {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Drafts that were removed.
-    pub removed: Vec<VolumeId>,
+    pub removed: Vec<ContentId>,
     /// Images that were set aside.
-    pub set_aside: Vec<VolumeId>,
+    pub set_aside: Vec<ContentId>,
     /// What these take on the disk.
     pub bytes: u64,
     /// Images that were set aside earlier and are back.
     pub returned: usize,
     /// Images that were set aside earlier and are removed now.
     pub forgotten: usize,
-}
-
-/// Bytes that are copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// What a published image holds when the copy begins.
-    Published(VolumeId),
-    /// The content that a job keeps.
-    Held {
-        /// The job.
-        job: JobId,
-        /// The image that it was held of.
-        of: VolumeId,
-    },
-}
-
-impl Content {
-    /// The image that it is, or was, of.
-    pub const fn image(self) -> VolumeId {
-        match self {
-            Self::Published(id) | Self::Held { of: id, .. } => id,
-        }
-    }
 }
 
 /// How a draft will be filled.
@@ -188,10 +152,9 @@ pub trait Draft: Send + Sync {
     fn reserve_more(&self, bytes: ByteCount) -> Result<(), StoreError>;
 
     /// Flushes the bytes, fixes the size, stores the pieces and makes the image visible to [`BlockStore::open`], in an
-    /// order that survives a crash at any point. An image that was published under this id before is replaced in one
-    /// step, and who has it open reads the old one to its end. Durable when it returns. All writes must have been
-    /// awaited and have succeeded before: else, and after a failure of this itself, the draft is lost and every attempt
-    /// is refused (I5).
+    /// order that survives a crash at any point. Refused where an image was published under this id before. Durable when
+    /// it returns. All writes must have been awaited and have succeeded before: else, and after a failure of this
+    /// itself, the draft is lost and every attempt is refused (I5), and what there is of it is to be removed.
     fn publish(&self, size: ByteCount, pieces: Pieces) -> Boxed<'_, Result<(), StoreError>>;
 }
 
@@ -234,10 +197,10 @@ pub enum StoreError {
     TooLarge,
     /// No image has this id.
     #[error("no image {0}")]
-    Missing(VolumeId),
+    Missing(ContentId),
     /// The image or its pieces are not as they were stored.
     #[error("image {0} is damaged: {1}")]
-    Damaged(VolumeId, &'static str),
+    Damaged(ContentId, &'static str),
     /// The backend failed.
     #[error("the store failed")]
     Io(#[source] io::Error),
@@ -250,7 +213,7 @@ pub const UNREADABLE: &str = "the disk cannot read all of its bytes";
 
 impl StoreError {
     /// What a failure to read an image means.
-    pub fn of_read(id: VolumeId, error: io::Error) -> Self {
+    pub fn of_read(id: ContentId, error: io::Error) -> Self {
         if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
             // A block that the disk cannot read any more is lost, and trying again tells nothing new.
             Self::Damaged(id, UNREADABLE)

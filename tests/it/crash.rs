@@ -1,6 +1,7 @@
 //! The process ends at every point where it can, and at random ones; what was acknowledged is whole, and nothing else
 //! is left. No step of repair lies between the end and the checks: the server is only started again.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -18,7 +19,7 @@ use sha2::Digest as _;
 
 use crate::harness::disk::Disk;
 use crate::harness::stored::{self, Doomed, image_of};
-use crate::harness::{Response, Scratch, Server, Setup, image, wait_for};
+use crate::harness::{Cloud, Response, Scratch, Server, Setup, image, wait_for};
 
 const DRIVES: &str = "/api/2.0/drives/";
 const UPLOAD: &str = "/api/2.0/drives/upload/";
@@ -47,6 +48,8 @@ struct Known {
     maybe_made: Vec<Content>,
     /// Drives whose removal was asked for and not acknowledged.
     maybe_gone: Vec<String>,
+    /// Drives that were to get other content, which was not acknowledged.
+    maybe_replaced: BTreeMap<String, Content>,
 }
 
 impl Known {
@@ -86,6 +89,10 @@ impl Known {
             let size = drive["size"].as_u64().expect("a size");
             let file = image_of(server, &uuid);
             if let Some(content) = self.kept.get_mut(&uuid) {
+                let is_this = |other: &Content| image::part(&other.image, 0, 512) == image::part(&file, 0, 512);
+                if let Some(other) = self.maybe_replaced.remove(&uuid).filter(is_this) {
+                    *content = other;
+                }
                 assert!(content.sizes.contains(&size), "{drive} should have one of {:?}", content.sizes);
                 content.sizes = vec![size];
                 image::assert_same_then_zeros(&content.image, &file, size);
@@ -237,6 +244,40 @@ fn a_clone_is_made_though_the_process_crashes_at_any_point() {
     crash_everywhere(upload_one, |server, home, source, known| {
         let curl = server.curl(&format!("{DRIVES}{source}/action/?do=clone")).json("POST", &json!({}));
         known.made(&send(curl), Content::of(&home.join("base.img")), stored::started);
+    });
+}
+
+#[test]
+fn a_backup_is_written_over_a_drive_though_the_process_crashes_at_any_point() {
+    let backup = RefCell::new(String::new());
+    let with_backup = |server: &Server, home: &Path, known: &mut Known| {
+        if backup.borrow().is_empty() {
+            // Of a drive that is a folder, to be written over one that is a file.
+            let disk = home.join("backed-up.img");
+            image::sparse(&disk, 5_000_001, 75);
+            let source = known.made(&send(server.curl(UPLOAD).upload("POST", &disk)), Content::of(&disk), uploaded);
+            let cloud = Cloud::of(server);
+            let made = cloud.post("backups", &json!({"backup": {"volume_id": source}}));
+            *backup.borrow_mut() = made.json()["backup"]["id"].as_str().expect("an id").to_owned();
+            cloud.wait("backups", &backup.borrow(), "available");
+        }
+        let drive = upload_one(server, home, known);
+        let grow = server.curl(&format!("{DRIVES}{drive}/action/?do=resize")).json("POST", &json!({"size": 5_000_001}));
+        assert!(send(grow).acknowledged().is_some());
+        stored::assert_clean(server);
+        known.kept.get_mut(&drive).expect("it was made").sizes = vec![5_000_001];
+        drive
+    };
+    crash_everywhere(with_backup, |server, home, drive, known| {
+        let cloud = Cloud::of(server);
+        let path = format!("backups/{}/restore", backup.borrow());
+        let answer = send(cloud.curl("v3", &path).json("POST", &json!({"restore": {"volume_id": drive}})));
+        let content = Content::of(&home.join("backed-up.img"));
+        // Once it was accepted it is done, crash or not.
+        match answer.acknowledged() {
+            Some(_) => drop(known.kept.insert(drive.to_owned(), content)),
+            None => drop(known.maybe_replaced.insert(drive.to_owned(), content)),
+        }
     });
 }
 

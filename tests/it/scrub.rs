@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
 use longshore::domain::UnixTime;
-use longshore::meta::{Check, Meta};
+use longshore::meta::Check;
 use serde_json::json;
 
-use crate::harness::stored::{self, image_of};
+use crate::harness::stored::{self, image_of, with_meta};
 use crate::harness::{Cloud, Response, Server, Setup, hyper, image, wait_for};
 
 const DRIVES: &str = "/api/2.0/drives/";
@@ -57,17 +57,6 @@ fn head(server: &Server, uuid: &str, fields: &[&str]) -> Response {
     let response = curl.run();
     assert_eq!(response.status, 200, "{response:?}");
     response
-}
-
-/// Does something with the database of a server, which may run.
-fn with_meta<T>(server: &Server, work: impl AsyncFnOnce(&Meta) -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    runtime.block_on(async {
-        let meta = Meta::open(&server.data().join("meta.sqlite")).await.expect("the database opens");
-        let done = work(&meta).await;
-        meta.close().await;
-        done
-    })
 }
 
 /// The check that is to be made next, whenever that is.

@@ -1,8 +1,8 @@
 //! Backups: copies of drives in the object storage, and their way back.
 //!
 //! # Invariants
-//! - A drive does not change while it is backed up, and a backup that cannot be verified to its last byte never becomes
-//!   the content of a drive: a restore writes a draft beside it, and replaces it in one step.
+//! - A backup is of one content, and a backup that cannot be verified to its last byte never becomes the content of a
+//!   drive: a restore makes a content of its own, which takes the place of the other in the transaction that ends it.
 //!
 //! # Crash
 //! Writing and restoring are jobs: they begin again after a restart, and a write goes on at the first object that is
@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use super::{only_administrators, owner_of};
 use crate::archive::{BackupHead, BackupSink, BackupSource, Container, PIECE_SIZE};
-use crate::control::jobs::{ATTEMPTS, spoil};
+use crate::control::jobs::ATTEMPTS;
 use crate::control::supervise::caught;
 use crate::control::{Control, ROUNDS, busy, no_such_drive};
 use crate::domain::{
-    Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, DriveSpec,
-    Extent, Fault, FaultKind, Media, NewBackup, Principal, Seen, Volume, VolumeEvent, VolumeId, VolumeState,
+    Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, ContentId,
+    DriveSpec, Extent, Fault, FaultKind, Media, NewBackup, Principal, Seen, Volume, VolumeEvent, VolumeId, VolumeState,
 };
 use crate::io::{Block, SharedBlock};
 use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
@@ -81,10 +81,10 @@ impl Control {
             created: now,
             updated: now,
         };
-        let plan = |volume: &Volume, job, held, batch: &mut Batch| {
+        let plan = |volume: &Volume, batch: &mut Batch| {
             batch.insert_backups.push(Backup { size: volume.size, ..backup.clone() });
-            let kind = JobKind::Backup { backup: backup.id, held };
-            batch.enqueue.push(NewJob { id: job, kind, volume: volume.id, created: now });
+            let kind = JobKind::Backup { backup: backup.id, content: volume.image() };
+            batch.enqueue.push(NewJob::new(kind, volume.id, now));
             Ok(())
         };
         self.begin_copy(from.tenant, from.id, VolumeEvent::BackupStarted, plan).await?;
@@ -159,6 +159,7 @@ impl Control {
         let now = self.parts.clock.now();
         let restoring = Backup { state: BackupState::Restoring, updated: now, ..backup.clone() };
         let update_backups = vec![(restoring.clone(), BackupState::Available)];
+        let kind = JobKind::Restore { backup: backup.id, content: ContentId::random() };
         let volume = if let Some(id) = volume {
             let drive = self.find(principal.tenant, id).await?;
             if drive.size < backup.size {
@@ -168,7 +169,7 @@ impl Control {
             self.change(id, |volume, batch| {
                 volume.step(VolumeEvent::RestoreStarted).map_err(busy)?;
                 batch.update_backups.clone_from(&update_backups);
-                batch.enqueue.push(NewJob::new(JobKind::Restore { backup: backup.id }, id, now));
+                batch.enqueue.push(NewJob::new(kind, id, now));
                 Ok(())
             })
             .await?
@@ -176,7 +177,7 @@ impl Control {
             self.check_size(backup.size)?;
             let volume =
                 Volume::begun(principal.tenant, restored(principal, &backup, name), VolumeState::Restoring, now);
-            let enqueue = vec![NewJob::new(JobKind::Restore { backup: backup.id }, volume.id, now)];
+            let enqueue = vec![NewJob::new(kind, volume.id, now)];
             let insert = vec![volume.clone()];
             self.parts.meta.apply(Batch { insert, update_backups, enqueue, ..Batch::default() }).await?;
             volume
@@ -186,8 +187,13 @@ impl Control {
         Ok(BlockOutcome::Restoring { backup: Box::new(restoring), volume: Box::new(volume) })
     }
 
-    pub(in crate::control) async fn run_backup(&self, job: &Job, id: BackupId, held: Option<u64>) -> Result<(), Fault> {
-        let ended = match self.write_backup(job, id, held).await {
+    pub(in crate::control) async fn run_backup(
+        &self,
+        job: &Job,
+        id: BackupId,
+        content: ContentId,
+    ) -> Result<(), Fault> {
+        let ended = match self.write_backup(id, content).await {
             Err(Unwritten { fault, damage: None }) if is_transient(&fault) && job.attempts() < ATTEMPTS => {
                 return Err(fault);
             }
@@ -202,49 +208,37 @@ impl Control {
             Ok(objects) => (Some(*objects), None, None),
             Err(unwritten) => (None, Some(unwritten.fault.told.clone()), unwritten.damage),
         };
-        if let (Some(damage), Some(generation)) = (damage, held) {
-            self.mark_held(job.volume, generation, damage).await?;
+        if let Some(damage) = damage {
+            self.mark_read(job.volume, content, damage).await?;
         }
-        self.end_backup_job(job, id, BackupState::Creating, |backup, volume| {
+        self.end_backup_job(job, id, BackupState::Creating, |backup, _| {
             if let Some(backup) = backup {
                 backup.state = if why.is_none() { BackupState::Available } else { BackupState::Error };
                 backup.objects = objects;
                 backup.reason.clone_from(&why);
             }
-            match (held, damage) {
-                (Some(_), _) => Ok(false),
-                (None, Some(why)) if volume.state.is_readable() => spoil(volume, why).map(|()| true),
-                (None, _) => volume.step(VolumeEvent::BackupEnded).map(|()| true).map_err(busy),
-            }
+            Ok(Ending::default())
         })
         .await?;
-        if held.is_some() {
-            self.release(job.id()).await;
-            // It may have been deleted meanwhile, and its record have waited for this.
-            let volume = self.parts.meta.volume_any(job.volume).await?;
-            if volume.is_some_and(|volume| volume.state == VolumeState::Deleting) {
-                self.discard(job.volume).await;
-            }
-        } else if let Some(damage) = damage {
-            self.tell_spoiled(job.volume, damage);
+        // It may have been deleted meanwhile, and its record have waited for this.
+        let volume = self.parts.meta.volume_any(job.volume).await?;
+        if volume.is_some_and(|volume| volume.state == VolumeState::Deleting) {
+            self.discard(job.volume).await;
         }
+        self.remove_dropped().await;
         if let Err(Unwritten { fault, .. }) = ended {
             tracing::error!(backup = %id, fault = %fault, cause = ?fault.cause, "a backup failed");
         }
         Ok(())
     }
 
-    async fn write_backup(&self, job: &Job, id: BackupId, held: Option<u64>) -> Result<u64, Unwritten> {
+    async fn write_backup(&self, id: BackupId, content: ContentId) -> Result<u64, Unwritten> {
         let backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
         let backup = backup.ok_or_else(|| Fault::new(FaultKind::NotFound, "the backup is gone"))?;
-        if held.is_none() {
-            let volume = self.parts.meta.volume_any(job.volume).await?.ok_or_else(|| no_such_drive(job.volume))?;
-            self.open_as_recorded(&volume).await?;
-        }
-        let content = self.content_for(job, job.volume, held).await?;
-        let image = CheckedImage::new(self.open_content(content).await?, job.volume, backup.size).await?;
+        let image = self.open_content(content, backup.size).await?;
+        let image = CheckedImage::new(image, content, backup.size).await?;
         let failed = |image: &CheckedImage, fault: Fault| match image.damage() {
-            Some(why) => StoreError::Damaged(job.volume, why).into(),
+            Some(why) => StoreError::Damaged(content, why).into(),
             None => Unwritten::from(fault),
         };
         let space = match self.space_for(&image, &backup).await {
@@ -282,12 +276,17 @@ impl Control {
         }
     }
 
-    pub(in crate::control) async fn run_restore(&self, job: &Job, id: BackupId) -> Result<(), Fault> {
-        let written = self.write_back(job, id).await;
+    pub(in crate::control) async fn run_restore(
+        &self,
+        job: &Job,
+        id: BackupId,
+        content: ContentId,
+    ) -> Result<(), Fault> {
+        let written = self.write_back(job, id, content).await;
         if written.is_err()
-            && let Err(error) = self.parts.store.discard(job.volume).await
+            && let Err(error) = self.parts.store.remove(content).await
         {
-            tracing::error!(volume = %job.volume, cause = ?error, "the draft of a failed restore goes at the next sweep");
+            tracing::error!(volume = %job.volume, cause = ?error, "what a failed restore has made goes later");
         }
         let ended = match written {
             Err(fault) if is_transient(&fault) && job.attempts() < ATTEMPTS => return Err(fault),
@@ -298,28 +297,37 @@ impl Control {
             if let Some(backup) = backup {
                 backup.state = BackupState::Available;
             }
-            let event = match &ended {
+            let (event, drop) = match &ended {
                 Ok(()) => {
+                    let old = volume.image();
+                    volume.content = Some(content);
                     volume.generation += 1;
                     volume.sha256 = None;
                     volume.reason = None;
-                    VolumeEvent::RestoreEnded
+                    (VolumeEvent::RestoreEnded, old)
                 }
                 Err(fault) => {
                     volume.reason = Some(fault.told.clone());
-                    VolumeEvent::RestoreFailed
+                    (VolumeEvent::RestoreFailed, content)
                 }
             };
-            volume.step(event).map(|()| true).map_err(busy)
+            volume.step(event).map_err(busy)?;
+            Ok(Ending { changes: true, drop: Some(drop) })
         })
         .await?;
+        self.parts.crash.hit("restore: committed");
+        self.remove_dropped().await;
         if let Err(fault) = ended {
             tracing::error!(backup = %id, volume = %job.volume, fault = %fault, cause = ?fault.cause, "a restore failed");
         }
         Ok(())
     }
 
-    async fn write_back(&self, job: &Job, id: BackupId) -> Result<(), Fault> {
+    async fn write_back(&self, job: &Job, id: BackupId, content: ContentId) -> Result<(), Fault> {
+        if job.attempts() > 1 {
+            // An earlier attempt may have come to its end before its process did.
+            self.parts.store.remove(content).await?;
+        }
         let backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
         let backup = backup.ok_or_else(|| Fault::new(FaultKind::NotFound, "the backup is gone"))?;
         let volume = self.parts.meta.volume_any(job.volume).await?.ok_or_else(|| no_such_drive(job.volume))?;
@@ -330,7 +338,7 @@ impl Control {
         let most = ByteCount::new(most).unwrap_or(ByteCount::MAX);
         let reservation = self.parts.store.reserve_for(volume.tenant, most)?;
         let options = DraftOptions { expected: Some(backup.size), reservation, record: (&volume).into() };
-        let draft = self.parts.store.draft(volume.id, options).await?;
+        let draft = self.parts.store.draft(content, options).await?;
         let mut sink = Writing { draft, digester: PieceDigester::default(), pending: None };
         let restored = self.parts.archive.restore(&head, &mut sink, |_| {}).await;
         let written = sink.settle().await;
@@ -342,24 +350,26 @@ impl Control {
         Ok(())
     }
 
-    /// Ends a job together with the changes of its backup and its volume, as far as they are there. `change` answers
-    /// whether there are any of the volume.
+    /// Ends a job together with the changes of its backup and its volume, as far as they are there. `change` makes
+    /// them.
     async fn end_backup_job(
         &self,
         job: &Job,
         id: BackupId,
         from: BackupState,
-        change: impl Fn(Option<&mut Backup>, &mut Volume) -> Result<bool, Fault>,
+        change: impl Fn(Option<&mut Backup>, &mut Volume) -> Result<Ending, Fault>,
     ) -> Result<(), Fault> {
         for _ in 0..ROUNDS {
             let mut backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
             backup = backup.filter(|backup| backup.state == from);
             let mut batch = Batch { finish: Some(job.lease.clone()), ..Batch::default() };
-            if let Some(mut volume) = self.parts.meta.volume_any(job.volume).await?
-                && change(backup.as_mut(), &mut volume)?
-            {
-                volume.updated = self.parts.clock.now();
-                batch.update.push(volume);
+            if let Some(mut volume) = self.parts.meta.volume_any(job.volume).await? {
+                let Ending { changes, drop } = change(backup.as_mut(), &mut volume)?;
+                batch.drop.extend(drop);
+                if changes {
+                    volume.updated = self.parts.clock.now();
+                    batch.update.push(volume);
+                }
             }
             if let Some(mut backup) = backup {
                 backup.updated = self.parts.clock.now();
@@ -403,6 +413,15 @@ impl Control {
         self.change_backup(Backup { state, updated: self.parts.clock.now(), ..backup }, from).await?;
         Ok(BlockOutcome::Done)
     }
+}
+
+/// What the end of a job makes of its volume.
+#[derive(Default)]
+struct Ending {
+    /// Whether its record changes.
+    changes: bool,
+    /// The content that nobody has any more.
+    drop: Option<ContentId>,
 }
 
 /// The drive that a backup is restored to, where none is named.
@@ -458,10 +477,9 @@ impl From<StoreError> for Unwritten {
             StoreError::Damaged(_, why) => Some(why),
             _ => None,
         };
-        let fault = match (&error, damage) {
-            (StoreError::Missing(_), _) => Fault::new(FaultKind::Conflict, "what it was to be a backup of is gone"),
-            (_, Some(why)) => Fault::new(FaultKind::Corrupt, format!("the volume is damaged: {why}")),
-            _ => error.into(),
+        let fault = match damage {
+            Some(why) => Fault::new(FaultKind::Corrupt, format!("the volume is damaged: {why}")),
+            None => error.into(),
         };
         Self { fault, damage }
     }

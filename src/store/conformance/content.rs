@@ -55,7 +55,7 @@ proptest! {
             writes.swap(n, other);
         }
         on_every_store(async |subject| {
-            let id = VolumeId::random();
+            let id = ContentId::random();
             let draft = subject.draft(id, content.len()).await;
             let mut running = Vec::new();
             for write in &writes {
@@ -110,13 +110,13 @@ fn runs_of_zeros_take_no_disk_and_are_told_as_holes() {
 #[test]
 fn bytes_never_written_read_as_zero() {
     on_every_store(async |subject| {
-        let id = VolumeId::random();
+        let id = ContentId::random();
         let draft = subject.draft(id, 100).await;
         subject.fill(&*draft, &noise(100, 5)).await;
         draft.publish(bytes(3 * BLOCK), Pieces::default()).await.unwrap();
         assert!(is_zero(&subject.read(id).await[100..]));
 
-        let blank = VolumeId::random();
+        let blank = ContentId::random();
         subject.draft(blank, 0).await.publish(bytes(BLOCK), Pieces::default()).await.unwrap();
         assert!(is_zero(&subject.read(blank).await));
     });

@@ -1,4 +1,4 @@
-//! Clones, what jobs hold, and drives that grow.
+//! Clones, what an earlier version held for them, and drives that grow.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn a_clone_is_equal_and_independent_and_may_be_run_again() {
         content[..BLOCK].copy_from_slice(&noise(BLOCK, 1));
         content[3 * BLOCK..4 * BLOCK + 5].copy_from_slice(&noise(BLOCK + 5, 2));
         let source = subject.publish(&content).await;
-        let target = VolumeId::random();
+        let target = ContentId::random();
         // An earlier run was cut short.
         subject.fill(&*subject.draft(target, 3 * BLOCK).await, &noise(3 * BLOCK, 3)).await;
         for _ in 0..2 {
@@ -26,57 +26,65 @@ fn a_clone_is_equal_and_independent_and_may_be_run_again() {
         assert!(subject.read(target).await == content);
         let image = subject.store.open(target).await.unwrap();
         assert_eq!(image.pieces().await.unwrap(), pieces_of(&content));
-        let missing = subject.copy(source, VolumeId::random()).await.unwrap_err();
+        let missing = subject.copy(source, ContentId::random()).await.unwrap_err();
         assert!(matches!(missing, StoreError::Missing(id) if id == source));
         assert_eq!(subject.left(), [target.to_string()]);
     });
 }
 
 #[test]
-fn what_a_job_holds_stays_as_it_was_when_its_image_is_grown_replaced_and_removed() {
+fn a_copy_of_an_image_that_was_grown_has_its_first_bytes_and_zeros_behind_them() {
     on_every_store(async |subject| {
         for size in [BLOCK + 33, 3 * BLOCK + 5] {
             let content = noise(size, 1);
             let id = subject.publish(&content).await;
-            let job = JobId::random();
-            if subject.store.hold(id, job).await.unwrap().is_none() {
-                return println!("skipped: this file system has no hard links");
-            }
-            assert_eq!(subject.store.hold(id, job).await.unwrap(), Some(bytes(size)), "again is no more");
             subject.store.grow(id, bytes(9 * BLOCK)).await.unwrap();
-            let other = noise(10, 2);
-            let draft = subject.draft(id, other.len()).await;
-            subject.fill(&*draft, &other).await;
-            draft.publish(bytes(other.len()), pieces_of(&other)).await.unwrap();
-            assert!(subject.read(id).await == other);
-            subject.store.remove(id).await.unwrap();
-
-            let held = Content::Held { job, of: id };
-            assert_eq!(subject.store.open_held(job, id).await.unwrap().pieces().await.unwrap(), pieces_of(&content));
             for larger in [0, 3 * BLOCK] {
-                let copy = VolumeId::random();
-                subject.store.clone_image(held, copy, bytes(size + larger), record()).await.unwrap();
+                let copy = ContentId::random();
+                subject.store.clone_image(id, copy, bytes(size + larger), record()).await.unwrap();
                 let read = subject.read(copy).await;
                 assert_eq!(read.len(), size + larger);
                 assert!(read[..size] == content && is_zero(&read[size..]));
+                assert_eq!(subject.store.open(copy).await.unwrap().pieces().await.unwrap(), pieces_of(&content));
                 subject.store.remove(copy).await.unwrap();
             }
-            assert_eq!(subject.store.sweep_held(Arc::new(move |kept| kept == job)).await.unwrap(), 0);
-            assert_eq!(subject.left(), [job.to_string()]);
-            if size > 2 * BLOCK {
-                assert_eq!(subject.store.sweep_held(Arc::new(|_| false)).await.unwrap(), 1);
-            } else {
-                for _ in 0..2 {
-                    subject.store.release(job).await.unwrap();
-                }
-            }
-            assert!(
-                matches!(subject.store.open_held(job, id).await, Err(StoreError::Missing(missing)) if missing == id)
-            );
+            subject.store.remove(id).await.unwrap();
             assert_eq!(subject.left(), [""; 0]);
         }
-        let missing = subject.store.hold(VolumeId::random(), JobId::random()).await;
-        assert!(matches!(missing, Err(StoreError::Missing(_))));
+    });
+}
+
+/// What an earlier version had linked for its jobs.
+#[test]
+fn what_was_held_for_a_job_is_a_content_of_its_own_and_what_no_job_wants_goes() {
+    on_every_store(async |subject| {
+        let held = subject.root.join("held");
+        fs::create_dir(&held).unwrap();
+        let [small, large] = [noise(10, 1), noise(3 * BLOCK, 2)];
+        let of = [subject.publish(&small).await, subject.publish(&large).await, subject.publish(&small).await];
+        let jobs = of.map(|_| ContentId::random());
+        for (job, image) in jobs.iter().zip(of) {
+            let (from, to) = (subject.drive(image), held.join(job.to_string()));
+            if from.is_dir() {
+                fs::create_dir(&to).unwrap();
+                for name in ["image", "pieces"] {
+                    fs::hard_link(from.join(name), to.join(name)).unwrap();
+                }
+            } else {
+                fs::hard_link(from, to).unwrap();
+            }
+        }
+        for _ in 0..2 {
+            subject.store.take_over_held(move |id| id != jobs[2]).await.unwrap();
+        }
+        for id in of {
+            subject.store.remove(id).await.unwrap();
+        }
+        assert!(!held.exists() && subject.is_missing(jobs[2]).await);
+        for (id, content) in jobs.into_iter().zip([small, large]) {
+            assert!(subject.read(id).await == content);
+            assert_eq!(subject.store.open(id).await.unwrap().pieces().await.unwrap(), pieces_of(&content));
+        }
     });
 }
 
@@ -94,7 +102,7 @@ fn a_grown_drive_keeps_its_bytes_and_pieces_and_reads_zero_behind_them() {
         let image = subject.store.open(id).await.unwrap();
         assert_eq!(image.pieces().await.unwrap(), pieces_of(&content));
         assert!(subject.store.grow(id, bytes(1)).await.is_err());
-        assert!(matches!(subject.store.grow(VolumeId::random(), bytes(1)).await, Err(StoreError::Missing(_))));
+        assert!(matches!(subject.store.grow(ContentId::random(), bytes(1)).await, Err(StoreError::Missing(_))));
     });
 }
 
@@ -114,7 +122,7 @@ async fn a_clone_shares_its_extents_where_the_file_system_can() {
     let content = noise(64 * BLOCK, 1);
     let source = subject.publish(&content).await;
     let before = probe::free_space(disk.path()).unwrap().get();
-    let target = VolumeId::random();
+    let target = ContentId::random();
     subject.copy(source, target).await.unwrap();
     let taken = before - probe::free_space(disk.path()).unwrap().get();
     assert!(taken < 8 << 20, "{taken} B were copied");

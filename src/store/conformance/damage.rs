@@ -66,7 +66,7 @@ fn damaged_or_missing_pieces_are_told_and_are_not_cloned() {
             fs::write(&sidecar, bad).unwrap();
             assert!(matches!(image.pieces().await, Err(StoreError::Damaged(damaged, _)) if damaged == id));
         }
-        let target = VolumeId::random();
+        let target = ContentId::random();
         assert!(matches!(subject.copy(id, target).await, Err(StoreError::Damaged(..))));
         assert!(subject.is_missing(target).await);
         fs::remove_file(&sidecar).unwrap();
@@ -83,7 +83,7 @@ fn a_drive_of_one_piece_is_one_file_and_keeps_its_digest_through_clone_and_growt
         let content = noise(2 * BLOCK, 1);
         let source = subject.publish(&content).await;
         let large = subject.publish(&noise(2 * BLOCK + 1, 1)).await;
-        let target = VolumeId::random();
+        let target = ContentId::random();
         subject.copy(source, target).await.unwrap();
         subject.store.grow(target, bytes(7 * BLOCK)).await.unwrap();
         assert!(subject.drive(source).is_file() && subject.drive(target).is_file() && subject.drive(large).is_dir());
@@ -118,7 +118,7 @@ fn a_damaged_or_missing_attribute_is_told_and_is_not_cloned() {
         }
         rustix::fs::removexattr(&path, name).unwrap();
         assert!(matches!(image.pieces().await, Err(StoreError::Damaged(..))));
-        let target = VolumeId::random();
+        let target = ContentId::random();
         assert!(matches!(subject.copy(id, target).await, Err(StoreError::Damaged(..))));
         assert!(subject.is_missing(target).await);
     });

@@ -6,7 +6,7 @@ use super::*;
 #[tokio::test]
 async fn a_failed_flush_loses_the_draft_for_good() {
     let subject = Subject::temporary(IoEngine::threads(1), Direct::Never);
-    let id = VolumeId::random();
+    let id = ContentId::random();
     let draft = subject.draft(id, BLOCK).await;
     subject.fill(&*draft, &noise(BLOCK, 1)).await;
     subject.store.fail_next_flush(Errno::IO.raw_os_error());
@@ -20,7 +20,7 @@ async fn a_failed_flush_loses_the_draft_for_good() {
 #[tokio::test]
 async fn a_flush_that_finds_the_disk_full_is_no_space() {
     let subject = Subject::temporary(IoEngine::threads(1), Direct::Never);
-    let draft = subject.draft(VolumeId::random(), 1).await;
+    let draft = subject.draft(ContentId::random(), 1).await;
     subject.store.fail_next_flush(Errno::NOSPC.raw_os_error());
     assert!(matches!(draft.publish(bytes(1), Pieces::default()).await, Err(StoreError::NoSpace)));
 }
@@ -29,7 +29,7 @@ async fn a_flush_that_finds_the_disk_full_is_no_space() {
 async fn a_failed_write_is_told_and_loses_the_draft() {
     let faults = Arc::new(Faults::default());
     let subject = Subject::temporary(IoEngine::Threads(Threads::faulty(1, &faults)), Direct::Never);
-    let id = VolumeId::random();
+    let id = ContentId::random();
     let draft = subject.draft(id, BLOCK).await;
     faults.write.store(Errno::IO.raw_os_error(), Ordering::SeqCst);
     let data = subject.block(&noise(BLOCK, 1)).await;

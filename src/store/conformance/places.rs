@@ -42,7 +42,7 @@ async fn a_full_disk_is_no_space_and_leaves_nothing() {
         let before = probe::free_space(disk.path()).unwrap();
 
         // More is written than was set aside, as no caller should.
-        let id = VolumeId::random();
+        let id = ContentId::random();
         let draft = subject.draft(id, BLOCK).await;
         let mut outcome = Ok(());
         for n in 0..10 {
@@ -58,7 +58,7 @@ async fn a_full_disk_is_no_space_and_leaves_nothing() {
 
         // A copy asks before it writes.
         let source = subject.publish(&noise(5 * BLOCK, 1)).await;
-        let target = VolumeId::random();
+        let target = ContentId::random();
         assert!(matches!(subject.copy(source, target).await, Err(StoreError::NoSpace)));
         assert!(subject.is_missing(target).await);
         subject.store.remove(target).await.unwrap();

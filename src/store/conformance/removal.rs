@@ -31,7 +31,7 @@ fn a_sweep_sets_aside_what_nobody_keeps_and_removes_drafts_that_nobody_fills() {
     on_every_store(async |subject| {
         let kept = subject.publish(&noise(10, 1)).await;
         let unknown = subject.publish(&noise(10, 2)).await;
-        let [running, stale] = [VolumeId::random(), VolumeId::random()];
+        let [running, stale] = [ContentId::random(), ContentId::random()];
         let draft = subject.draft(running, 10).await;
         drop(subject.draft(stale, 10).await);
         fs::create_dir(subject.root.join("trash/old")).unwrap();

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use crate::domain::{ByteCount, Extent, PIECE, Pieces, VolumeId};
+use crate::domain::{ByteCount, ContentId, Extent, PIECE, Pieces};
 use crate::store::{CHANGED, Run, StoreError, piece_digest, stored_digest, zero_piece};
 
 /// The runs of data and holes of `within`, which lies inside the file.
@@ -53,7 +53,7 @@ pub(super) fn share(from: &File, to: &File) -> io::Result<bool> {
 ///
 /// The kernel's own copy (`copy_file_range`) would save a copy in memory, and what it copied could not be known.
 pub(super) fn copy_checked(
-    (from, id): (&File, VolumeId),
+    (from, id): (&File, ContentId),
     to: &File,
     size: ByteCount,
     pieces: &Pieces,
@@ -136,7 +136,7 @@ mod tests {
         let (from, to) = (sparse(), tempfile::tempfile().unwrap());
         let mut copied = 0;
         let pieces = pieces_of(&from);
-        let ended = copy_checked((&from, VolumeId::random()), &to, ByteCount::mib(1), &pieces, &mut |part| {
+        let ended = copy_checked((&from, ContentId::random()), &to, ByteCount::mib(1), &pieces, &mut |part| {
             copied += part.get();
             Err(io::ErrorKind::Interrupted.into())
         });
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_copy_takes_no_piece_that_is_not_as_it_was_stored_and_no_hole_where_data_was() {
-        let id = VolumeId::random();
+        let id = ContentId::random();
         let content: Vec<u8> = (0..3 * PIECE + 5000).map(|at| (at % 251) as u8).collect();
         let size = ByteCount::new(content.len() as u64).unwrap();
         let damages: [fn(&File); 4] = [

@@ -14,14 +14,14 @@ use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use super::files::{length, sync_dir};
 use super::sidecar;
 use super::steps::{Steps, ids_in, place, unlink};
-use crate::domain::{ByteCount, UnixTime, VolumeId};
+use crate::domain::{ByteCount, ContentId, UnixTime};
 use crate::store::{Record, StoreError, Swept};
 
 /// An image that nobody knows.
 #[derive(Clone, Debug)]
 pub struct LostImage {
     /// Its id.
-    pub id: VolumeId,
+    pub id: ContentId,
     /// Its size.
     pub size: ByteCount,
     /// Whose it was; `None` when nothing that can be read is kept beside it.
@@ -30,7 +30,7 @@ pub struct LostImage {
 
 impl Steps {
     /// Takes an image out of sight, and keeps it; what it takes on the disk. `None` when it was removed meanwhile.
-    pub(super) fn set_aside(&self, id: VolumeId) -> Result<Option<u64>, StoreError> {
+    pub(super) fn set_aside(&self, id: ContentId) -> Result<Option<u64>, StoreError> {
         let _claim = self.busy.claim(id);
         let moved = on_disk(&place(&self.drives, id))
             .and_then(|bytes| move_image(&self.drives, &self.lost, id).map(|()| bytes));
@@ -41,7 +41,7 @@ impl Steps {
     }
 
     /// Shows an image that was set aside.
-    pub(super) fn bring_back(&self, id: VolumeId) -> Result<(), StoreError> {
+    pub(super) fn bring_back(&self, id: ContentId) -> Result<(), StoreError> {
         let _claim = self.busy.claim(id);
         move_image(&self.lost, &self.drives, id)?;
         sync_dir(&self.lost)?;
@@ -53,16 +53,16 @@ impl Steps {
         ids_in(&self.lost)?.into_iter().map(|id| self.lost_image(id)).collect()
     }
 
-    fn lost_image(&self, id: VolumeId) -> Result<LostImage, StoreError> {
+    fn lost_image(&self, id: ContentId) -> Result<LostImage, StoreError> {
         let path = place(&self.lost, id);
         let path = if path.symlink_metadata()?.is_dir() { path.join("image") } else { path };
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let image = File::options().read(true).custom_flags(flags).open(path)?;
-        Ok(LostImage { id, size: length(&image)?, record: sidecar::record(&image) })
+        Ok(LostImage { id, size: length(&image)?, record: sidecar::record(&image, id) })
     }
 
     /// Unlinks an image that was set aside.
-    pub(super) fn forget(&self, id: VolumeId) -> Result<(), StoreError> {
+    pub(super) fn forget(&self, id: ContentId) -> Result<(), StoreError> {
         let _claim = self.busy.claim(id);
         unlink(&place(&self.lost, id))?;
         Ok(sync_dir(&self.lost)?)
@@ -71,14 +71,14 @@ impl Steps {
     /// Brings back what is known again, and forgets what was set aside before a time.
     pub(super) fn sweep_lost(
         &self,
-        keep: &dyn Fn(VolumeId) -> bool,
+        keep: &dyn Fn(ContentId) -> bool,
         forget_before: UnixTime,
         swept: &mut Swept,
     ) -> Result<(), StoreError> {
         for id in ids_in(&self.lost)? {
             if keep(id) {
                 match self.bring_back(id) {
-                    // Its place was taken meanwhile, by a backup that was written over it perhaps.
+                    // Somebody has put a copy of it there meanwhile.
                     Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
                     outcome => {
                         outcome?;
@@ -95,13 +95,27 @@ impl Steps {
         Ok(())
     }
 
+    /// What a version before contents had jobs hold is a content by now, with the id of its job.
+    pub(super) fn take_over_held(&self, is_wanted: &dyn Fn(ContentId) -> bool) -> Result<(), StoreError> {
+        let held = self.drives.with_file_name("held");
+        let ids = match ids_in(&held) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            ids => ids?,
+        };
+        for id in ids.into_iter().filter(|id| is_wanted(*id)) {
+            move_image(&held, &self.drives, id)?;
+        }
+        self.flush_places()?;
+        Ok(fs::remove_dir_all(held)?)
+    }
+
     /// When an image was stored, or moved.
-    pub(super) fn changed(&self, id: VolumeId) -> Result<UnixTime, StoreError> {
+    pub(super) fn changed(&self, id: ContentId) -> Result<UnixTime, StoreError> {
         Ok(changed(&place(&self.drives, id))?)
     }
 }
 
-fn move_image(from: &Path, to: &Path, id: VolumeId) -> io::Result<()> {
+fn move_image(from: &Path, to: &Path, id: ContentId) -> io::Result<()> {
     Ok(renameat_with(CWD, place(from, id), CWD, place(to, id), RenameFlags::NOREPLACE)?)
 }
 

@@ -11,10 +11,11 @@
 //! ```
 //! The record is in an attribute of the image, and so are the digests of a drive that is one file:
 //! ```text
-//! 4 bytes   "LSP2"
+//! 4 bytes   "LSP2", or "LSP3"
 //! u32       number of pieces
 //! u128 ...  the XXH3-128 of each
 //! 16 bytes  the tenant's id
+//! 16 bytes  the volume's id; in "LSP3", else it is that of the content
 //! ...       the name, in UTF-8
 //! u64       the lower half of the XXH3-128 of all of the above
 //! ```
@@ -33,7 +34,7 @@ use rustix::io::Errno;
 use twox_hash::XxHash3_128;
 
 use super::files::create_file;
-use crate::domain::{ByteCount, Pieces, TenantId, VolumeId};
+use crate::domain::{ByteCount, ContentId, Pieces, TenantId, VolumeId};
 use crate::store::{Record, StoreError};
 
 const MAGIC: &[u8; 8] = b"LSPIECES";
@@ -46,8 +47,10 @@ const ATTRIBUTE: &str = "user.pieces";
 /// Where the record is of an image whose digests are a file.
 const RECORD: &str = "user.record";
 const ATTACHED_MAGIC: &[u8; 4] = b"LSP2";
+/// With the id of a volume.
+const OF_VOLUME: &[u8; 4] = b"LSP3";
 const ATTACHED_HEAD: usize = 8;
-const TENANT: usize = 16;
+const ID: usize = 16;
 /// The longest name that a record has; what is longer is cut.
 const LONGEST_NAME: usize = 1_024;
 pub(super) const MISSING: &str = "its piece digests are missing";
@@ -65,13 +68,13 @@ pub(super) fn write(path: &Path, pieces: &Pieces) -> io::Result<()> {
 
 /// Attaches the digests and the record to an image. They are durable when its file was flushed, attributes included:
 /// `fsync`, not `fdatasync`.
-pub(super) fn attach(image: &File, pieces: &Pieces, record: &Record) -> io::Result<()> {
-    Ok(fsetxattr(image, ATTRIBUTE, &encode_attached(pieces, record), XattrFlags::empty())?)
+pub(super) fn attach(image: &File, pieces: &Pieces, record: &Record, id: ContentId) -> io::Result<()> {
+    Ok(fsetxattr(image, ATTRIBUTE, &encode_attached(pieces, record, id), XattrFlags::empty())?)
 }
 
 /// Attaches the record alone, where the file system has attributes; durable as [`attach`] is.
-pub(super) fn attach_record(image: &File, record: &Record) -> io::Result<()> {
-    match fsetxattr(image, RECORD, &encode_attached(&Pieces::default(), record), XattrFlags::empty()) {
+pub(super) fn attach_record(image: &File, record: &Record, id: ContentId) -> io::Result<()> {
+    match fsetxattr(image, RECORD, &encode_attached(&Pieces::default(), record, id), XattrFlags::empty()) {
         // Without one, whoever has lost the database must say whose drive it was.
         Err(Errno::OPNOTSUPP) => Ok(()),
         outcome => Ok(outcome?),
@@ -79,15 +82,15 @@ pub(super) fn attach_record(image: &File, record: &Record) -> io::Result<()> {
 }
 
 /// The record that is attached to an image, if there is one and every byte of it is as it was written.
-pub(super) fn record(image: &File) -> Option<Record> {
+pub(super) fn record(image: &File, id: ContentId) -> Option<Record> {
     let mut bytes = vec![0; usize::try_from(MOST_ATTACHED).ok()?];
     let len = fgetxattr(image, RECORD, &mut bytes[..]).or_else(|_| fgetxattr(image, ATTRIBUTE, &mut bytes[..])).ok()?;
-    decode_attached(&bytes[..len]).map(|(_, record)| record)
+    decode_attached(&bytes[..len], id).map(|(_, record)| record)
 }
 
 /// Reads what is attached to the image of a drive of this size; damaged unless every byte of it is as it was written.
-pub(super) fn attached(image: &File, id: VolumeId, size: ByteCount) -> Result<Pieces, StoreError> {
-    let most = most(size) + (TENANT + LONGEST_NAME) as u64;
+pub(super) fn attached(image: &File, id: ContentId, size: ByteCount) -> Result<Pieces, StoreError> {
+    let most = most(size) + (2 * ID + LONGEST_NAME) as u64;
     let mut bytes = vec![0; usize::try_from(most.min(MOST_ATTACHED)).unwrap_or(usize::MAX)];
     let len = match fgetxattr(image, ATTRIBUTE, &mut bytes[..]) {
         Err(Errno::NODATA) => return Err(StoreError::Damaged(id, MISSING)),
@@ -95,7 +98,7 @@ pub(super) fn attached(image: &File, id: VolumeId, size: ByteCount) -> Result<Pi
         outcome => outcome.map_err(io::Error::from)?,
     };
     let bytes = &bytes[..len];
-    let pieces = decode_attached(bytes).map(|(pieces, _)| pieces).or_else(|| decode(bytes));
+    let pieces = decode_attached(bytes, id).map(|(pieces, _)| pieces).or_else(|| decode(bytes));
     let pieces = pieces.ok_or(StoreError::Damaged(id, DAMAGED))?;
     if pieces.0.len() as u64 > Pieces::spanned_by(size) {
         return Err(StoreError::Damaged(id, TOO_MANY));
@@ -109,7 +112,7 @@ fn most(size: ByteCount) -> u64 {
 }
 
 /// Reads the sidecar of a drive of this size; damaged unless every byte of it is as it was written.
-pub(super) fn read(path: &Path, id: VolumeId, size: ByteCount) -> Result<Pieces, StoreError> {
+pub(super) fn read(path: &Path, id: ContentId, size: ByteCount) -> Result<Pieces, StoreError> {
     let damaged = |why| StoreError::Damaged(id, why);
     let no_link = OFlags::NOFOLLOW.bits().cast_signed();
     let file = match File::options().read(true).custom_flags(no_link).open(path) {
@@ -153,28 +156,36 @@ fn decode(bytes: &[u8]) -> Option<Pieces> {
     (encode(&pieces)[..HEAD] == content[..HEAD]).then_some(pieces)
 }
 
-fn encode_attached(Pieces(digests): &Pieces, record: &Record) -> Vec<u8> {
-    let mut bytes = ATTACHED_MAGIC.to_vec();
+fn encode_attached(Pieces(digests): &Pieces, record: &Record, id: ContentId) -> Vec<u8> {
+    let is_first = ContentId::first_of(record.volume) == id;
+    let mut bytes = if is_first { ATTACHED_MAGIC.to_vec() } else { OF_VOLUME.to_vec() };
     // As many as a drive has pieces of 4 MiB.
     bytes.extend_from_slice(&u32::try_from(digests.len()).unwrap_or(u32::MAX).to_le_bytes());
     for digest in digests {
         bytes.extend_from_slice(&digest.to_le_bytes());
     }
     bytes.extend_from_slice(record.tenant.as_bytes());
+    if !is_first {
+        bytes.extend_from_slice(record.volume.as_bytes());
+    }
     bytes.extend_from_slice(&record.name.as_bytes()[..record.name.floor_char_boundary(LONGEST_NAME)]);
     bytes.extend_from_slice(&short_digest(&bytes).to_le_bytes());
     bytes
 }
 
-fn decode_attached(bytes: &[u8]) -> Option<(Pieces, Record)> {
+fn decode_attached(bytes: &[u8], id: ContentId) -> Option<(Pieces, Record)> {
     let (content, checksum) = bytes.split_last_chunk::<8>()?;
-    if u64::from_le_bytes(*checksum) != short_digest(content) || !content.starts_with(ATTACHED_MAGIC) {
+    let is_of_volume = content.starts_with(OF_VOLUME);
+    if u64::from_le_bytes(*checksum) != short_digest(content) || !(is_of_volume || content.starts_with(ATTACHED_MAGIC))
+    {
         return None;
     }
     let count = u32::from_le_bytes(*content.get(4..)?.first_chunk()?) as usize;
     let (digests, rest) = content.get(ATTACHED_HEAD..)?.split_at_checked(count.checked_mul(DIGEST)?)?;
-    let (tenant, name) = rest.split_first_chunk::<TENANT>()?;
-    let record = Record { tenant: TenantId::from_bytes(*tenant), name: std::str::from_utf8(name).ok()?.to_owned() };
+    let (tenant, rest) = rest.split_first_chunk::<ID>()?;
+    let (volume, name) = if is_of_volume { rest.split_first_chunk::<ID>()? } else { (id.as_bytes(), rest) };
+    let (volume, tenant) = (VolumeId::from_bytes(*volume), TenantId::from_bytes(*tenant));
+    let record = Record { volume, tenant, name: std::str::from_utf8(name).ok()?.to_owned() };
     let digests = digests.as_chunks::<DIGEST>().0.iter().map(|digest| u128::from_le_bytes(*digest));
     Some((Pieces(digests.collect()), record))
 }
@@ -190,30 +201,34 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_of_what_is_attached_is_damage() {
-        for (count, name) in [(0, ""), (1, "disk.img"), (3, "a name of some length")] {
+        for (count, name, is_first) in [(0, "", true), (1, "disk.img", false), (3, "a name of some length", true)] {
             let pieces = Pieces((0..count).map(|n| u128::MAX / (n + 3)).collect());
-            let record = Record { tenant: TenantId::random(), name: name.to_owned() };
-            let good = encode_attached(&pieces, &record);
-            assert_eq!(decode_attached(&good), Some((pieces, record)));
+            let volume = VolumeId::random();
+            let id = if is_first { ContentId::first_of(volume) } else { ContentId::random() };
+            let record = Record { volume, tenant: TenantId::random(), name: name.to_owned() };
+            let good = encode_attached(&pieces, &record, id);
+            assert_eq!(decode_attached(&good, id), Some((pieces, record)));
             assert_eq!(decode(&good), None);
             for bit in 0..good.len() * 8 {
                 let mut bad = good.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);
-                assert!(decode_attached(&bad).is_none() && decode(&bad).is_none(), "bit {bit}");
+                assert!(decode_attached(&bad, id).is_none() && decode(&bad).is_none(), "bit {bit}");
             }
             for len in 0..good.len() {
-                assert_eq!(decode_attached(&good[..len]), None, "{len} bytes");
+                assert_eq!(decode_attached(&good[..len], id), None, "{len} bytes");
             }
         }
     }
 
     #[test]
     fn one_piece_and_a_short_name_fit_into_an_inode() {
-        let record = Record { tenant: TenantId::random(), name: "x".repeat(16) };
+        let volume = VolumeId::random();
+        let id = ContentId::first_of(volume);
+        let record = Record { volume, tenant: TenantId::random(), name: "x".repeat(16) };
         // The header of all, of this one with its name, and the end (ext4(5): 4, 16 and 8, 4).
-        assert!(encode_attached(&Pieces(vec![1]), &record).len() + 32 <= 96);
+        assert!(encode_attached(&Pieces(vec![1]), &record, id).len() + 32 <= 96);
         let long = Record { name: "\u{e9}".repeat(2_000), ..record };
-        let (_, cut) = decode_attached(&encode_attached(&Pieces::default(), &long)).unwrap();
+        let (_, cut) = decode_attached(&encode_attached(&Pieces::default(), &long, id), id).unwrap();
         assert_eq!(cut.name.len(), LONGEST_NAME);
     }
 

@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use super::files::{create_file, length, sync_dir};
 use super::flush::SharedFlush;
 use super::{Direct, LocalSettings, holes, sidecar};
-use crate::domain::{ByteCount, CrashPoints, JobId, PIECE, Pieces, UnixTime, VolumeId};
+use crate::domain::{ByteCount, ContentId, CrashPoints, PIECE, Pieces, UnixTime};
 use crate::io::{SharedFile, probe};
-use crate::store::{Content, Ledger, Record, StoreError, Swept};
+use crate::store::{Ledger, Record, StoreError, Swept};
 
 /// Drafts smaller than this are written through the page cache: direct writes gain little there, and their first reader
 /// finds them in the cache. At 1 MiB, eight durable uploads at once take 0.7 of the time and of the CPU when direct.
@@ -59,7 +59,7 @@ pub(super) struct Opened {
 
 impl Opened {
     /// The piece digests of a drive of this size.
-    pub(super) fn pieces(&self, id: VolumeId, size: ByteCount) -> Result<Pieces, StoreError> {
+    pub(super) fn pieces(&self, id: ContentId, size: ByteCount) -> Result<Pieces, StoreError> {
         match self.form {
             Form::File => sidecar::attached(&self.file, id, size),
             Form::Folder => sidecar::read(&self.place.join("pieces"), id, size),
@@ -70,12 +70,10 @@ impl Opened {
 /// What the clones of a store share.
 pub(super) struct Steps {
     pub(super) drives: PathBuf,
-    held: PathBuf,
     incoming: PathBuf,
     trash: PathBuf,
     pub(super) lost: PathBuf,
     flush_drives: SharedFlush,
-    flush_held: SharedFlush,
     flush_incoming: SharedFlush,
     direct: Direct,
     can_direct: bool,
@@ -91,9 +89,8 @@ pub(super) struct Steps {
 impl Steps {
     /// Opens the store in `root`, which is made if it is missing.
     pub(super) fn open(root: &Path, settings: LocalSettings) -> Result<Self, StoreError> {
-        let [drives, held, incoming, trash, lost] =
-            ["drives", "held", "incoming", "trash", "lost"].map(|name| root.join(name));
-        for dir in [&drives, &held, &incoming, &trash, &lost] {
+        let [drives, incoming, trash, lost] = ["drives", "incoming", "trash", "lost"].map(|name| root.join(name));
+        for dir in [&drives, &incoming, &trash, &lost] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         sync_dir(root)?;
@@ -110,18 +107,15 @@ impl Steps {
         let asked = incoming.clone();
         let ledger = Ledger::new(move || probe::free_space(&asked), reserve);
         // Open from before the first change: a failure to write one back is told to these.
-        let [flush_drives, flush_held, flush_incoming] =
-            [File::open(&drives)?, File::open(&held)?, File::open(&incoming)?]
-                .map(|opened| SharedFlush::new(move || opened.sync_all()));
+        let [flush_drives, flush_incoming] =
+            [File::open(&drives)?, File::open(&incoming)?].map(|opened| SharedFlush::new(move || opened.sync_all()));
         let can_attach = probe::attributes(&incoming).is_ok();
         Ok(Self {
             drives,
-            held,
             incoming,
             trash,
             lost,
             flush_drives,
-            flush_held,
             flush_incoming,
             direct,
             can_direct,
@@ -135,7 +129,7 @@ impl Steps {
     }
 
     /// Makes an empty draft.
-    pub(super) fn begin_draft(&self, id: VolumeId, expected: Option<ByteCount>) -> Result<Begun, StoreError> {
+    pub(super) fn begin_draft(&self, id: ContentId, expected: Option<ByteCount>) -> Result<Begun, StoreError> {
         let _claim = self.busy.claim(id);
         let is_small = expected.is_some_and(|bytes| bytes.get() <= PIECE);
         let form = if is_small && self.can_attach { Form::File } else { Form::Folder };
@@ -164,7 +158,7 @@ impl Steps {
     }
 
     /// An empty image in `incoming/`. What an earlier attempt left there is removed.
-    fn begin(&self, id: VolumeId, form: Form, flags: OFlags) -> io::Result<File> {
+    fn begin(&self, id: ContentId, form: Form, flags: OFlags) -> io::Result<File> {
         if !probe::has_inodes(&self.incoming)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -190,7 +184,7 @@ impl Steps {
     /// Gives a draft its size, flushes it and makes it visible.
     pub(super) fn publish_draft(
         &self,
-        id: VolumeId,
+        id: ContentId,
         form: Form,
         image: &File,
         size: ByteCount,
@@ -216,7 +210,7 @@ impl Steps {
     /// Flushes what `incoming/` holds under this id and makes it visible.
     fn publish(
         &self,
-        id: VolumeId,
+        id: ContentId,
         form: Form,
         image: &File,
         (pieces, record): (&Pieces, &Record),
@@ -224,13 +218,13 @@ impl Steps {
         let (from, to) = (place(&self.incoming, id), place(&self.drives, id));
         match form {
             Form::File => {
-                sidecar::attach(image, pieces, record)?;
+                sidecar::attach(image, pieces, record, id)?;
                 self.crash.hit("publish: pieces attached");
                 self.sync_image(image)?;
                 self.crash.hit("publish: file flushed");
             }
             Form::Folder => {
-                sidecar::attach_record(image, record)?;
+                sidecar::attach_record(image, record, id)?;
                 self.sync_image(image)?;
                 self.crash.hit("publish: image flushed");
                 sidecar::write(&from.join("pieces"), pieces)?;
@@ -239,27 +233,16 @@ impl Steps {
                 self.crash.hit("publish: draft directory flushed");
             }
         }
-        let replaces = to.try_exists()?;
-        show(&from, &to, replaces)?;
+        renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE).map_err(io::Error::from)?;
         self.crash.hit("publish: renamed");
-        let flushed = match form {
-            _ if replaces => self.flush_places(),
+        match form {
             // Where a rename is not one step of a journal, a power cut may leave the file under its old name too. That
             // name is a leftover for the sweeper, and the file lives on under the other.
-            Form::File => self.flush_drives.flush(),
+            Form::File => self.flush_drives.flush()?,
             // A folder in two places would be damage to the file system.
-            Form::Folder => self.flush_places(),
-        };
-        if let Err(error) = flushed {
-            // Seen by everyone and perhaps gone tomorrow: better not seen.
-            let _ = show(&to, &from, replaces);
-            return Err(error.into());
+            Form::Folder => self.flush_places()?,
         }
         self.crash.hit("publish: visible");
-        if replaces {
-            // What was replaced is where the draft was: a leftover for the sweeper, if this fails.
-            let _ = self.discard(&[&self.incoming], id);
-        }
         Ok(())
     }
 
@@ -268,69 +251,14 @@ impl Steps {
         self.flush_incoming.flush()
     }
 
-    pub(super) fn open_image(&self, id: VolumeId, write: bool) -> Result<Opened, StoreError> {
+    pub(super) fn open_image(&self, id: ContentId, write: bool) -> Result<Opened, StoreError> {
         open_at(place(&self.drives, id), id, write)
-    }
-
-    pub(super) fn open_content(&self, content: Content) -> Result<Opened, StoreError> {
-        match content {
-            Content::Published(id) => self.open_image(id, false),
-            Content::Held { job, of } => open_at(self.held.join(job.to_string()), of, false),
-        }
-    }
-
-    /// Links the files of an image under the name of a job. None of them is ever written but to be made longer: what
-    /// replaces an image has files of its own, and removing one unlinks its names only.
-    pub(super) fn hold(&self, id: VolumeId, job: JobId) -> Result<Option<ByteCount>, StoreError> {
-        // So that no other takes the image's place between its files.
-        let _claim = self.busy.claim(id);
-        let opened = self.open_image(id, false)?;
-        let size = length(&opened.file)?;
-        let to = self.held.join(job.to_string());
-        unlink(&to)?;
-        let linked = match opened.form {
-            Form::File => fs::hard_link(&opened.place, &to),
-            Form::Folder => link_folder(&opened.place, &to),
-        };
-        match linked {
-            Ok(()) => {}
-            Err(error) => {
-                unlink(&to)?;
-                let number = error.raw_os_error().map(Errno::from_raw_os_error);
-                return match number {
-                    Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => Ok(None),
-                    Some(Errno::NOENT) => Err(StoreError::Damaged(id, sidecar::MISSING)),
-                    _ => Err(error.into()),
-                };
-            }
-        }
-        self.crash.hit("hold: linked");
-        self.flush_held.flush()?;
-        self.crash.hit("hold: flushed");
-        Ok(Some(size))
-    }
-
-    pub(super) fn release(&self, job: JobId) -> Result<(), StoreError> {
-        // Not flushed: what comes back after a power cut belongs to no job, and is swept.
-        Ok(unlink(&self.held.join(job.to_string()))?)
-    }
-
-    pub(super) fn sweep_held(&self, keep: &dyn Fn(JobId) -> bool) -> Result<usize, StoreError> {
-        let mut removed = 0;
-        for entry in fs::read_dir(&self.held)? {
-            let name = entry?.file_name();
-            if let Some(job) = name.to_str().and_then(|name| name.parse().ok()).filter(|job| !keep(*job)) {
-                self.release(job)?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
     }
 
     pub(super) fn clone_image(
         &self,
-        source: Content,
-        (target, size): (VolumeId, ByteCount),
+        source: ContentId,
+        (target, size): (ContentId, ByteCount),
         record: &Record,
         go_on: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), StoreError> {
@@ -352,33 +280,33 @@ impl Steps {
     /// Copies, flushes and publishes. Leaves a draft when it fails.
     fn copy_image(
         &self,
-        source: Content,
-        (target, size): (VolumeId, ByteCount),
+        source: ContentId,
+        (target, size): (ContentId, ByteCount),
         record: &Record,
         go_on: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), StoreError> {
-        let opened = self.open_content(source)?;
+        let opened = self.open_image(source, false)?;
         let (form, from) = (opened.form, &opened.file);
         let length = length(from)?;
-        let pieces = opened.pieces(source.image(), length)?;
+        let pieces = opened.pieces(source, length)?;
         let to = self.begin(target, form, OFlags::empty())?;
         self.crash.hit("clone: begun");
         if !holes::share(from, &to)? {
             let allocated = ByteCount::new(from.metadata()?.blocks().saturating_mul(512)).unwrap_or(ByteCount::MAX);
             let reservation = self.ledger.reserve(allocated)?;
             to.set_len(size.get())?;
-            holes::copy_checked((from, source.image()), &to, length.min(size), &pieces, &mut |copied| {
+            holes::copy_checked((from, source), &to, length.min(size), &pieces, &mut |copied| {
                 reservation.settle(copied);
                 go_on()
             })?;
         }
-        // A source that is held may have been grown.
+        // The source may have been grown since.
         to.set_len(size.get())?;
         self.crash.hit("clone: copied");
         self.publish(target, form, &to, (&pieces, record))
     }
 
-    pub(super) fn grow(&self, id: VolumeId, size: ByteCount) -> Result<(), StoreError> {
+    pub(super) fn grow(&self, id: ContentId, size: ByteCount) -> Result<(), StoreError> {
         let _claim = self.busy.claim(id);
         let image = self.open_image(id, true)?.file;
         if length(&image)? > size {
@@ -391,14 +319,9 @@ impl Steps {
         Ok(())
     }
 
-    pub(super) fn remove(&self, id: VolumeId) -> Result<(), StoreError> {
+    pub(super) fn remove(&self, id: ContentId) -> Result<(), StoreError> {
         let _claim = self.busy.claim(id);
         self.discard(&[&self.drives, &self.incoming], id)
-    }
-
-    pub(super) fn discard_draft(&self, id: VolumeId) -> Result<(), StoreError> {
-        let _claim = self.busy.claim(id);
-        self.discard(&[&self.incoming], id)
     }
 
     /// Unlinks what is in the trash; what fails keeps nothing else from going, and the last failure is told. What
@@ -414,7 +337,7 @@ impl Steps {
     }
 
     /// Removes what these directories hold under this id, first from sight, durably, and then from the disk.
-    fn discard(&self, dirs: &[&Path], id: VolumeId) -> Result<(), StoreError> {
+    fn discard(&self, dirs: &[&Path], id: ContentId) -> Result<(), StoreError> {
         let hidden = dirs.iter().map(|dir| self.hide(dir, id)).collect::<io::Result<Vec<_>>>()?;
         self.crash.hit("remove: renamed");
         // Also when nothing was there: an earlier run may have ended between its rename and this.
@@ -428,7 +351,7 @@ impl Steps {
     }
 
     /// Moves what one directory holds under this id to the trash; answers where it is then.
-    fn hide(&self, dir: &Path, id: VolumeId) -> io::Result<Option<PathBuf>> {
+    fn hide(&self, dir: &Path, id: ContentId) -> io::Result<Option<PathBuf>> {
         // A random name: the trash may still hold the last thing that had this id.
         let hidden = self.trash.join(format!("{id}-{}", uuid::Uuid::new_v4()));
         match fs::rename(place(dir, id), &hidden) {
@@ -440,14 +363,14 @@ impl Steps {
 
     pub(super) fn sweep(
         &self,
-        keep: &dyn Fn(VolumeId) -> bool,
-        is_running: &dyn Fn(VolumeId) -> bool,
+        keep: &dyn Fn(ContentId) -> bool,
+        is_running: &dyn Fn(ContentId) -> bool,
         forget_before: UnixTime,
     ) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
         self.sweep_lost(keep, forget_before, &mut swept)?;
-        // A row is written before its bytes and these are listed before the rows are asked, so what is listed and has
-        // no row now will never have one. That is not to say that it never had: rows may have been lost.
+        // A content is written down before there is any of it, and contents are listed before anybody is asked, so what
+        // is listed and unknown now will never be known. That is not to say that it never was: rows may have been lost.
         for id in ids_in(&self.drives)? {
             if !keep(id)
                 && let Some(bytes) = self.set_aside(id)?
@@ -462,7 +385,8 @@ impl Steps {
         }
         for id in ids_in(&self.incoming)? {
             if !keep(id) || !is_running(id) {
-                self.discard_draft(id)?;
+                let _claim = self.busy.claim(id);
+                self.discard(&[&self.incoming], id)?;
                 swept.removed.push(id);
             }
         }
@@ -477,12 +401,12 @@ impl Steps {
 /// The ids on which a step is under way. Steps on one id wait for each other, on threads that may block.
 #[derive(Debug, Default)]
 pub(super) struct Busy {
-    ids: Mutex<HashSet<VolumeId>>,
+    ids: Mutex<HashSet<ContentId>>,
     freed: Condvar,
 }
 
 impl Busy {
-    pub(super) fn claim(&self, id: VolumeId) -> Claim<'_> {
+    pub(super) fn claim(&self, id: ContentId) -> Claim<'_> {
         let mut ids = self.ids();
         while !ids.insert(id) {
             ids = self.freed.wait(ids).unwrap_or_else(PoisonError::into_inner);
@@ -490,14 +414,14 @@ impl Busy {
         Claim { busy: self, id }
     }
 
-    fn ids(&self) -> MutexGuard<'_, HashSet<VolumeId>> {
+    fn ids(&self) -> MutexGuard<'_, HashSet<ContentId>> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 pub(super) struct Claim<'a> {
     busy: &'a Busy,
-    id: VolumeId,
+    id: ContentId,
 }
 
 impl Drop for Claim<'_> {
@@ -508,7 +432,7 @@ impl Drop for Claim<'_> {
 }
 
 /// Opens the image at this place.
-fn open_at(place: PathBuf, id: VolumeId, write: bool) -> Result<Opened, StoreError> {
+fn open_at(place: PathBuf, id: ContentId, write: bool) -> Result<Opened, StoreError> {
     let open_with = |form: Form, flags: OFlags| {
         let flags = (flags | OFlags::NOFOLLOW).bits().cast_signed();
         OpenOptions::new().read(true).write(write).custom_flags(flags).open(form.image(&place))
@@ -529,34 +453,17 @@ fn open_at(place: PathBuf, id: VolumeId, write: bool) -> Result<Opened, StoreErr
     }
 }
 
-/// A folder with other names for the files of a drive, flushed but for its own name.
-fn link_folder(from: &Path, to: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(to)?;
-    for name in ["image", "pieces"] {
-        fs::hard_link(from.join(name), to.join(name))?;
-    }
-    sync_dir(to)
-}
-
-pub(super) fn place(dir: &Path, id: VolumeId) -> PathBuf {
+pub(super) fn place(dir: &Path, id: ContentId) -> PathBuf {
     dir.join(id.to_string())
 }
 
-pub(super) fn ids_in(dir: &Path) -> io::Result<Vec<VolumeId>> {
+pub(super) fn ids_in(dir: &Path) -> io::Result<Vec<ContentId>> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(dir)? {
         // What is not named by an id is not ours to remove.
-        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<VolumeId>().ok()));
+        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<ContentId>().ok()));
     }
     Ok(ids)
-}
-
-/// Gives a draft the place of an image. What has that place gets the draft's, in the same step.
-fn show(from: &Path, to: &Path, replaces: bool) -> io::Result<()> {
-    if replaces {
-        return Ok(renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)?);
-    }
-    fs::rename(from, to)
 }
 
 /// Unlinks a file, or a folder with all in it; or finds it gone.

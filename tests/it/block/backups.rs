@@ -1,12 +1,13 @@
 //! Backups, and their way back.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::harness::disk::Disk;
-use crate::harness::{Cloud, Server, Setup, image, stored};
+use crate::harness::{Cloud, Server, Setup, image, peer, stored, wait_for};
 
 /// The objects of the backups of a server.
 pub(super) fn objects(server: &Server) -> Vec<PathBuf> {
@@ -67,9 +68,7 @@ fn a_backup_outlives_its_volume_and_comes_back_as_it_was() {
 
     cloud.wait("backups", &backup, "available");
     assert_eq!(cloud.delete(&format!("backups/{backup}")).status, 202);
-    crate::harness::wait_for("the backup to be gone", || {
-        (cloud.get(&format!("backups/{backup}")).status == 404).then_some(())
-    });
+    wait_for("the backup to be gone", || (cloud.get(&format!("backups/{backup}")).status == 404).then_some(()));
     assert_eq!(objects(&server), Vec::<PathBuf>::new());
 }
 
@@ -105,7 +104,7 @@ fn backups_are_charged_and_told_in_the_quota_set_and_the_limits() {
     let told = cloud.get(&format!("{quota}?usage=true")).json();
     assert_eq!(told["quota_set"]["backups"], json!({"limit": 1, "in_use": 1, "reserved": 0}));
     assert_eq!(cloud.delete(&format!("backups/{backup}")).status, 202);
-    crate::harness::wait_for("the backup to be refunded", || (used()[0] == json!(0)).then_some(()));
+    wait_for("the backup to be refunded", || (used()[0] == json!(0)).then_some(()));
     back_up(&cloud, &volume);
 }
 
@@ -162,6 +161,33 @@ fn a_damaged_backup_changes_nothing_and_is_told() {
     image::assert_same(&two, &back);
 }
 
+#[test]
+fn who_reads_a_volume_reads_what_it_held_though_a_backup_is_written_over_it() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let [old, new, back] = ["old.img", "new.img", "back.img"].map(|name| server.scratch().join(name));
+    image::random(&old, 24 << 20, 91);
+    image::random(&new, 9 << 20, 92);
+    let volume = server.upload(&old);
+    let source = server.upload(&new);
+    let backup = back_up(&cloud, &source);
+    let mut reader = peer::narrow(server.authority());
+    write!(reader, "GET {} HTTP/1.1\r\nHost: x\r\n\r\n", server.capability(&volume)).unwrap();
+    let head = peer::read_head(&mut reader);
+    assert_eq!(head.status, 200, "{head:?}");
+
+    restore(&cloud, &backup, &json!(volume));
+    cloud.wait("volumes", &volume, "available");
+    let mut read = vec![0; 24 << 20];
+    reader.read_exact(&mut read).unwrap();
+    assert!(read == fs::read(&old).unwrap());
+    server.download(&volume, &back);
+    image::assert_same_then_zeros(&new, &back, 24 << 20);
+    // It has no name any more.
+    wait_for("what was replaced to be gone", || (stored::entries(&server, "drives").len() == 2).then_some(()));
+    assert!(!stored::entries(&server, "drives").contains(&volume));
+}
+
 fn restore_when_available(cloud: &Cloud, backup: &str) -> String {
     cloud.wait("backups", backup, "available");
     restore(cloud, backup, &Value::Null)
@@ -176,7 +202,7 @@ fn a_backup_that_a_kill_cut_off_is_gone_on_with() {
     let volume = server.upload(&disk);
     let response = cloud.post("backups", &json!({"backup": {"volume_id": volume}}));
     let backup = response.json()["backup"]["id"].as_str().expect("an id").to_owned();
-    crate::harness::wait_for("some objects", || (objects(&server).len() > 2).then_some(()));
+    wait_for("some objects", || (objects(&server).len() > 2).then_some(()));
     server.kill9();
     server.restart();
     let cloud = Cloud::of(&server);

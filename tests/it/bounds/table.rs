@@ -39,7 +39,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ("copies and resizes, backups and restores at once", &["what_copies_hold_of_removed_drives_goes_with_the_copies"]),
     ("digests that downloads want", &["a_digest_of_one_tenant_that_takes_long_keeps_no_other_from_theirs"]),
     ("logins at once", &["a_tenant_that_guesses_passwords_keeps_nobody_from_logging_in"]),
-    ("what copies hold of removed drives (`held`)", &["what_copies_hold_of_removed_drives_goes_with_the_copies"]),
+    ("what copies hold of removed and replaced drives", &["what_copies_hold_of_removed_drives_goes_with_the_copies"]),
     (
         "drives and volumes that are removed or replaced while they are read",
         &[

@@ -6,19 +6,49 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use longshore::meta::Meta;
 use serde_json::Value;
 
 use super::{Response, Scratch, Server, machine, wait_for};
 
 /// The file with a drive's bytes.
 pub(crate) fn image_of(server: &Server, uuid: &str) -> PathBuf {
-    let drive = server.data().join("drives").join(uuid);
-    if drive.is_file() { drive } else { drive.join("image") }
+    let place = place_of(server, uuid);
+    if place.is_file() { place } else { place.join("image") }
 }
 
 /// The file with the piece digests of a drive of more than one piece.
 pub(crate) fn pieces_of(server: &Server, uuid: &str) -> PathBuf {
-    server.data().join("drives").join(uuid).join("pieces")
+    place_of(server, uuid).join("pieces")
+}
+
+/// Where the content of a drive is: under the drive's own id, as long as it is its first.
+fn place_of(server: &Server, uuid: &str) -> PathBuf {
+    let drives = server.data().join("drives");
+    if drives.join(uuid).exists() {
+        return drives.join(uuid);
+    }
+    // One that is gone has none.
+    let content = contents(server, &BTreeSet::from([uuid.to_owned()])).pop_first();
+    drives.join(content.unwrap_or_else(|| uuid.to_owned()))
+}
+
+/// The contents of these drives, as the database has them.
+pub(crate) fn contents(server: &Server, drives: &BTreeSet<String>) -> BTreeSet<String> {
+    let known = with_meta(server, async |meta| meta.image_contents().await.expect("the database answers"));
+    let of = known.into_iter().filter(|(id, _)| drives.contains(&id.to_string()));
+    of.map(|(_, content)| content.to_string()).collect()
+}
+
+/// Does something with the database of a server, which may run.
+pub(crate) fn with_meta<T>(server: &Server, work: impl AsyncFnOnce(&Meta) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    runtime.block_on(async {
+        let meta = Meta::open(&server.data().join("meta.sqlite")).await.expect("the database opens");
+        let done = work(&meta).await;
+        meta.close().await;
+        done
+    })
 }
 
 /// The bytes of disk that drives, drafts and removed drives take: no database, no keys.
@@ -68,12 +98,15 @@ pub(crate) fn assert_clean(server: &Server) {
     wait_until_settled(server);
     let drives = details(server, &server.credentials());
     let ids: BTreeSet<String> = drives.iter().map(uuid).collect();
-    assert_eq!(entries(server, "drives"), ids, "a file or folder for each drive");
+    // What a drive had before goes after the drive has its new content.
+    wait_for("a file or folder for each drive", || {
+        let there = entries(server, "drives");
+        (there == ids || there == contents(server, &ids)).then_some(())
+    });
     assert_eq!(entries(server, "incoming"), BTreeSet::new(), "no drafts");
     assert_eq!(entries(server, "trash"), BTreeSet::new(), "no trash");
     let folders = ["trees", "tree-records", "tree-digests"].map(str::to_owned);
     assert_eq!(entries(server, "lost"), BTreeSet::from(folders), "nothing was set aside");
-    wait_for("what jobs held to be given up", || entries(server, "held").is_empty().then_some(()));
     let bytes = drives.iter().map(|drive| drive["size"].as_u64().expect("a size")).sum();
     assert_eq!(used(server, "admin"), (ids.len() as u64, bytes), "the quota is charged for the drives");
 }
@@ -83,7 +116,7 @@ pub(crate) fn assert_clean(server: &Server) {
 pub(crate) fn wait_until_nothing_is_left(server: &Server) {
     wait_until_idle(server);
     wait_for("drives, disk and quota to be free", || {
-        let is_empty = ["drives", "held", "incoming", "trash"].iter().all(|folder| entries(server, folder).is_empty());
+        let is_empty = ["drives", "incoming", "trash"].iter().all(|folder| entries(server, folder).is_empty());
         (is_empty && server.drives().is_empty() && used(server, "admin") == (0, 0)).then_some(())
     });
 }

@@ -1,0 +1,82 @@
+//! What copies are made of, and what becomes of contents that volumes have no more.
+//!
+//! A copy is of the content that its volume has when it is asked for. Its job refers to that, and so the volume need not
+//! wait: it can be deleted, extended, restored and copied again meanwhile.
+//!
+//! # Crash
+//! That a content is no volume's any more is noted with what makes it so; its bytes go after that, and when the last job
+//! that reads them has ended. What a crash leaves of this is gone on with at the next start.
+
+use std::sync::Arc;
+
+use super::download::{MISSING, WRONG_SIZE};
+use super::{Control, ROUNDS, busy, no_such_drive};
+use crate::domain::{ByteCount, ContentId, Fault, FaultKind, IllegalStep, TenantId, Volume, VolumeEvent, VolumeId};
+use crate::meta::{Batch, MetaError};
+use crate::store::{Image, StoreError};
+
+impl Control {
+    /// Begins a job that reads a volume of this tenant, which `plan` adds to the batch that makes it.
+    pub(super) async fn begin_copy(
+        &self,
+        tenant: TenantId,
+        id: VolumeId,
+        event: VolumeEvent,
+        mut plan: impl FnMut(&Volume, &mut Batch) -> Result<(), Fault> + Send,
+    ) -> Result<(), Fault> {
+        for _ in 0..ROUNDS {
+            let source = self.parts.meta.volume(tenant, id).await?.ok_or_else(|| no_such_drive(id))?;
+            if !source.state.is_readable() {
+                return Err(busy(IllegalStep { state: source.state, event }));
+            }
+            let mut batch = Batch::default();
+            plan(&source, &mut batch)?;
+            match self.parts.meta.apply(batch).await {
+                // It has other content by now, or none.
+                Err(MetaError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Ok(()),
+            }
+        }
+        Err(Fault::new(FaultKind::Conflict, "the drive is being changed by others; try again"))
+    }
+
+    /// Opens a content that a job reads, of which there are so many bytes or more.
+    pub(super) async fn open_content(&self, id: ContentId, size: ByteCount) -> Result<Arc<dyn Image>, StoreError> {
+        match self.parts.store.open(id).await {
+            Ok(image) if image.size() >= size => Ok(image),
+            Ok(_) => Err(StoreError::Damaged(id, WRONG_SIZE)),
+            Err(StoreError::Missing(id)) => Err(StoreError::Damaged(id, MISSING)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Marks a volume whose content a job has found to be damaged, unless it has other content by now.
+    pub(super) async fn mark_read(&self, of: VolumeId, content: ContentId, why: &str) -> Result<(), Fault> {
+        match self.parts.meta.volume_any(of).await? {
+            Some(volume) if volume.image() == content => match self.mark_spoiled(&volume, why).await {
+                Err(fault) if !matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict) => Err(fault),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the contents that no volume has any more and no job reads. What fails is tried again by the sweeper.
+    pub(super) async fn remove_dropped(&self) {
+        let removed = async {
+            let dropped = self.parts.meta.dropped_contents().await?;
+            for content in &dropped {
+                self.parts.store.remove(*content).await?;
+                self.parts.crash.hit("dropped: removed");
+            }
+            if !dropped.is_empty() {
+                self.parts.meta.forget_dropped(&dropped).await?;
+            }
+            Ok::<(), Fault>(())
+        };
+        if let Err(fault) = removed.await {
+            tracing::error!(cause = ?fault.cause, "what no volume has any more is not removed; it is tried again");
+        }
+    }
+}
