@@ -24,6 +24,9 @@
 //! environment and flags into typed settings; `metrics` names every metric. These are passed in, never global.
 //!
 //! # Routes
+//! Whatever fills a drive hands its bytes to one writer (`transfer::DraftWriter`), which knows of each piece of 4 MiB
+//! whether it is whole, mixed or missing (`store::PieceMap`).
+//!
 //! *Bytes up*: large bodies over plain HTTP/1.1 go from the socket into an aligned block of the pool, past hyper;
 //! others by way of hyper's frames, which are copied. (Waiting for a block is the back-pressure.) Digested while hot,
 //! written with several writes in flight, flushed, committed, answered. Uploads that end together share flushes and

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Control;
 use crate::domain::{ContentId, Encoding, Fault, Upload};
 use crate::remote::{Location, Remote, RemoteError, RemoteFile, Repository};
-use crate::transfer::{Broken, Progress, Shape, Source};
+use crate::transfer::{Broken, ChunkSource, Chunks, Progress, Shape};
 
 /// For how long a source waits for its turn: as long as one may take by default.
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
@@ -39,16 +39,16 @@ impl Control {
         let remote = self.parts.remote.at_most(tree.size.get());
         match Location::parse(&part.source)? {
             Location::File(url) => {
-                let mut file = FileSource { file: remote.open(&url).await?, chunk: Bytes::new() };
-                let shape = self.shape_of(file.file.name());
+                let file = remote.open(&url).await?;
+                let shape = self.shape_of(file.name());
                 let admitted = self.attempt((*part).clone(), shape, Progress::fetching).await?;
-                Box::pin(admitted.receive(&mut file)).await?;
+                Box::pin(admitted.receive(&mut ChunkSource::from(file))).await?;
             }
             Location::Git(repository) => {
                 let shape = Shape::Archive(Encoding::Plain);
                 let admitted = self.attempt((*part).clone(), shape, Progress::fetching).await?;
-                let mut tree = self.clone_tree(remote, repository, part.content);
-                Box::pin(admitted.receive(&mut tree)).await?;
+                let tree = self.clone_tree(remote, repository, part.content);
+                Box::pin(admitted.receive(&mut ChunkSource::from(tree))).await?;
             }
         }
         Ok(())
@@ -70,7 +70,7 @@ impl Control {
         }
     }
 
-    fn clone_tree(&self, remote: Remote, repository: Repository, content: ContentId) -> GitSource {
+    fn clone_tree(&self, remote: Remote, repository: Repository, content: ContentId) -> GitChunks {
         let (sender, pieces) = mpsc::channel(AHEAD);
         let is_wanted = Arc::new(AtomicBool::new(true));
         let (trees, wanted) = (self.parts.trees.clone(), is_wanted.clone());
@@ -79,73 +79,41 @@ impl Control {
             let stop = || !wanted.load(Ordering::Relaxed);
             remote.git_as_tar(&repository, scratch.path(), Pieces(sender), &stop)
         };
-        GitSource { pieces, work: Some(self.parts.tracker.spawn_blocking(work)), is_wanted, chunk: Bytes::new() }
+        GitChunks { pieces, work: Some(self.parts.tracker.spawn_blocking(work)), is_wanted }
     }
 }
 
-/// A file that is being fetched.
-struct FileSource {
-    file: RemoteFile,
-    chunk: Bytes,
-}
-
-impl Source for FileSource {
-    async fn ready(&mut self) -> Result<bool, Broken> {
-        while self.chunk.is_empty() {
-            match self.file.next().await? {
-                Some(chunk) => self.chunk = chunk,
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
-        Ok(take(&mut self.chunk, into))
+impl Chunks for RemoteFile {
+    async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        Ok(Self::next(self).await?)
     }
 }
 
 /// A tree that comes from a thread that fetches it. Dropped, it ends that thread soon.
-struct GitSource {
+struct GitChunks {
     pieces: mpsc::Receiver<Bytes>,
     work: Option<JoinHandle<Result<(), RemoteError>>>,
     is_wanted: Arc<AtomicBool>,
-    chunk: Bytes,
 }
 
-impl Source for GitSource {
-    async fn ready(&mut self) -> Result<bool, Broken> {
-        while self.chunk.is_empty() {
-            if let Some(chunk) = self.pieces.recv().await {
-                self.chunk = chunk;
-                continue;
-            }
-            let Some(work) = &mut self.work else { return Ok(false) };
+impl Chunks for GitChunks {
+    async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        if let Some(chunk) = self.pieces.recv().await {
+            return Ok(Some(chunk));
+        }
+        if let Some(work) = &mut self.work {
             let ended = work.await;
             self.work = None;
-            return match ended? {
-                Ok(()) => Ok(false),
-                Err(error) => Err(error.into()),
-            };
+            ended??;
         }
-        Ok(true)
-    }
-
-    fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
-        Ok(take(&mut self.chunk, into))
+        Ok(None)
     }
 }
 
-impl Drop for GitSource {
+impl Drop for GitChunks {
     fn drop(&mut self) {
         self.is_wanted.store(false, Ordering::Relaxed);
     }
-}
-
-fn take(chunk: &mut Bytes, into: &mut [u8]) -> usize {
-    let taken = chunk.len().min(into.len());
-    chunk.copy_to_slice(&mut into[..taken]);
-    taken
 }
 
 /// Gives what is written to whoever unpacks it.

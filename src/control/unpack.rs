@@ -20,7 +20,7 @@ use crate::meta::{Attempt, MetaError};
 use crate::metrics::Direction;
 use crate::remote::RemoteError;
 use crate::store::TreeRecord;
-use crate::transfer::{FeedError, Progress, Shape, Source, UnpackOptions, start_unpack};
+use crate::transfer::{Progress, ReceiveError, Shape, Source, UnpackOptions, start_unpack};
 use crate::tree::{Limits, UnpackError, Unpacked};
 
 /// An archive that may come. Dropping it undoes the attempt.
@@ -152,15 +152,15 @@ impl AdmittedTree {
         control.parts.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
     }
 
-    async fn finish(mut self, fed: Result<(), FeedError>) -> Result<Outcome, Fault> {
+    async fn finish(mut self, fed: Result<(), ReceiveError>) -> Result<Outcome, Fault> {
         let control = self.undo.control.clone();
         let progress = self.account.progress().clone();
         let worked = progress.during(crate::transfer::Phase::Disk, self.undo.end()).await;
         let unpacked = match (fed, worked) {
             // What stopped it is why the thread found its stream broken.
-            (Err(FeedError::Stopped(stop)), _) => Err(stop.into()),
-            (Err(FeedError::Refused(fault)), _) => Err(fault),
-            (Err(FeedError::Source(error)), _) if error.is::<RemoteError>() => {
+            (Err(ReceiveError::Stopped(stop)), _) => Err(stop.into()),
+            (Err(ReceiveError::Refused(fault)), _) => Err(fault),
+            (Err(ReceiveError::Source(error)), _) if error.is::<RemoteError>() => {
                 Err(error.downcast::<RemoteError>().map_or_else(Fault::internal, |error| (*error).into()))
             }
             (_, Some(Ok(Ok(unpacked)))) => Ok(unpacked),

@@ -21,7 +21,9 @@ use crate::domain::{
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::metrics::Direction;
 use crate::store::{Draft, DraftOptions, Reservation, StoreError};
-use crate::transfer::{Allowance, Phase, Progress, ReceiveError, ReceiveOptions, Received, Source, Stop, receive};
+use crate::transfer::{
+    Allowance, DraftWriter, Phase, Progress, ReceiveError, Source, Stop, WriteOptions, Written, receive,
+};
 
 /// How much quota and space an upload of unknown length takes at a time: few trips to the database, little taken that
 /// another could have had.
@@ -125,7 +127,7 @@ impl Admitted {
             Ok(draft) => draft,
             Err(fault) => return Err(self.fail(&control, fault).await),
         };
-        let options = ReceiveOptions {
+        let options = WriteOptions {
             depth: control.parts.settings.depth,
             sha256: control.parts.settings.always_sha256 || self.plan.wants_sha256 || self.plan.expected.is_some(),
         };
@@ -138,12 +140,12 @@ impl Admitted {
             room,
             charged: self.volume.charged,
         };
-        let result = receive(source, &draft, control.pool(), room, &mut growth, options, &progress).await;
-        let received = match result {
-            Ok(received) => received,
+        let writer = DraftWriter::new(&draft, control.pool(), options, &progress);
+        let written = match receive(source, writer, room, &mut growth, &progress).await {
+            Ok(written) => written,
             Err(error) => return Err(self.fail(&control, error.into()).await),
         };
-        let finish = self.finish(control.clone(), draft, received);
+        let finish = self.finish(control.clone(), draft, written);
         control.parts.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
     }
 
@@ -162,10 +164,10 @@ impl Admitted {
         mut self,
         control: Arc<Control>,
         draft: Arc<dyn Draft>,
-        received: Received,
+        written: Written,
     ) -> Result<Outcome, Fault> {
         let progress = self.account.progress().clone();
-        match progress.during(Phase::Disk, self.commit(&control, &*draft, received)).await {
+        match progress.during(Phase::Disk, self.commit(&control, &*draft, written)).await {
             Ok(sha256) => {
                 self.undo.armed = false;
                 self.account.complete();
@@ -175,8 +177,8 @@ impl Admitted {
         }
     }
 
-    async fn commit(&self, control: &Control, draft: &dyn Draft, received: Received) -> Result<Option<Sha256>, Fault> {
-        let Some(bytes) = ByteCount::new(received.bytes) else {
+    async fn commit(&self, control: &Control, draft: &dyn Draft, written: Written) -> Result<Option<Sha256>, Fault> {
+        let Some(bytes) = ByteCount::new(written.end) else {
             return Err(Fault::new(FaultKind::TooLarge, "too many bytes"));
         };
         if bytes == ByteCount::ZERO {
@@ -185,14 +187,14 @@ impl Admitted {
         if self.plan.length.is_some_and(|length| length != bytes) {
             return Err(Fault::new(FaultKind::BodyIncomplete, "the body ended before it was complete"));
         }
-        if let (Some(expected), Some(actual)) = (self.plan.expected, received.sha256)
+        if let (Some(expected), Some(actual)) = (self.plan.expected, written.sha256)
             && expected != actual
         {
             return Err(Fault::new(FaultKind::DigestMismatch, "the bytes received do not have the asserted SHA-256"));
         }
         let size = bytes.max(control.limits().min_drive).max(self.volume.size);
         control.parts.crash.hit("upload: received");
-        draft.publish(size, received.pieces).await?;
+        draft.publish(size, written.map.finish(bytes).map_err(Fault::internal)?).await?;
         control.parts.crash.hit("upload: published");
         control
             .change_known(self.undo.id, Some(self.volume.clone()), |volume, batch| {
@@ -201,7 +203,7 @@ impl Admitted {
                 volume.charged = size;
                 volume.generation += 1;
                 // Of the whole drive only if no zeros were added after the bytes that were digested.
-                volume.sha256 = received.sha256.filter(|_| size == bytes);
+                volume.sha256 = written.sha256.filter(|_| size == bytes);
                 if control.parts.settings.always_seal {
                     batch.enqueue.push(NewJob::new(JobKind::Seal, volume.id, volume.created));
                 }
@@ -212,7 +214,7 @@ impl Admitted {
         if control.parts.settings.always_seal {
             control.wake_jobs.notify_waiters();
         }
-        Ok(received.sha256)
+        Ok(written.sha256)
     }
 }
 

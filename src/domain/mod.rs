@@ -9,6 +9,7 @@ mod command;
 mod crash;
 mod digest;
 mod extent;
+mod extents;
 mod fault;
 mod hpc;
 mod id;
@@ -33,6 +34,7 @@ pub use command::{
 pub use crash::CrashPoints;
 pub use digest::{Pieces, Sha256};
 pub use extent::{ByteCount, Extent, PIECE};
+pub use extents::Extents;
 pub use fault::{Blame, Fault, FaultKind};
 pub use hpc::{FILESYSTEM, HpcCatalogue, HpcCommand, HpcFields, HpcLogin, HpcOutcome, HpcRegion, HpcSpec, HpcVolume};
 pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, UploadId, UserId, VolumeId};

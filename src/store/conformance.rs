@@ -20,6 +20,7 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 use tempfile::TempDir;
 
+use super::pieces::pieces_of;
 use super::*;
 use crate::domain::PIECE;
 use crate::io::{ALIGN, BLOCK, Faults, IoEngine, Pool, Threads, probe};
@@ -147,13 +148,6 @@ fn on_every_store(behaviour: impl AsyncFn(&Subject)) {
 
 fn bytes(n: usize) -> ByteCount {
     ByteCount::new(n as u64).unwrap()
-}
-
-/// The digests of this content.
-fn pieces_of(content: &[u8]) -> Pieces {
-    let mut digester = PieceDigester::default();
-    digester.update(content);
-    digester.finish()
 }
 
 /// Bytes of which none is zero and no two neighbours at a multiple of the alignment are alike.

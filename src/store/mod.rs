@@ -10,6 +10,7 @@
 
 mod checked;
 mod local;
+mod piece_map;
 mod pieces;
 mod reservation;
 mod trees;
@@ -29,7 +30,8 @@ use crate::io::{Block, SharedBlock, SharedFile};
 
 pub use checked::CheckedImage;
 pub use local::{Direct, LocalSettings, LocalStore, LostImage, PieceRead, ReadBack};
-pub use pieces::{PieceDigester, piece_digest, stored_digest, zero_piece};
+pub use piece_map::{MOST_EXTENTS, Piece, PieceMap, Scattered, Unfinished};
+pub use pieces::{piece_digest, stored_digest, zero_piece};
 pub use reservation::{Ledger, Reservation};
 pub use trees::{LostTree, NewTree, OpenTree, SweptTrees, TreeReadError, TreeRecord, TreeStore};
 pub use zero::{GRANULE, data_runs, is_zero};

@@ -43,7 +43,7 @@ impl Sha256State {
 ///
 /// # Cancellation
 /// Dropping the lane lets the blocks that were pushed be digested, then frees them.
-pub struct Sha256Lane {
+pub(super) struct Sha256Lane {
     shared: Arc<Mutex<Lane>>,
     room: Arc<Semaphore>,
 }
@@ -67,7 +67,7 @@ impl Default for Sha256Lane {
 
 impl Sha256Lane {
     /// Adds the next bytes of the stream; waits while the lane is full.
-    pub async fn push(&self, block: SharedBlock, range: Range<usize>) {
+    pub(super) async fn push(&self, block: SharedBlock, range: Range<usize>) {
         let Ok(permit) = self.room.clone().acquire_owned().await else { return };
         let mut lane = lock(&self.shared);
         lane.waiting.push_back((block, range, permit));
@@ -80,7 +80,7 @@ impl Sha256Lane {
     }
 
     /// Waits for all that was pushed; the digest.
-    pub async fn finish(self) -> Sha256 {
+    pub(super) async fn finish(self) -> Sha256 {
         let idle = {
             let mut lane = lock(&self.shared);
             lane.busy.then(|| {

@@ -2,15 +2,21 @@
 //! tenants.
 
 mod digest;
+mod error;
+mod feed;
 mod pack;
 mod progress;
 mod receive;
 mod send;
 mod unpack;
+mod writer;
 
-pub use digest::{Sha256Lane, Sha256State};
+pub use digest::Sha256State;
+pub use error::{Broken, ReceiveError};
+pub use feed::{ChunkSource, Chunks, Source};
 pub use pack::Packing;
 pub use progress::{Pace, Phase, Phases, Progress, Running, Stop, Transfers, Transport, Wanted};
-pub use receive::{Allowance, Broken, ReceiveError, ReceiveOptions, Received, Source, receive};
+pub use receive::{Allowance, receive};
 pub use send::{Chunk, Outgoing, Part, Route, Sending, removal_of};
-pub use unpack::{FeedError, Feeder, Shape, UnpackOptions, start_unpack};
+pub use unpack::{Feeder, Shape, UnpackOptions, start_unpack};
+pub use writer::{DraftWriter, WriteOptions, Written};

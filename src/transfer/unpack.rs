@@ -12,16 +12,16 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::progress::{Phase, Progress, Stop};
-use super::receive::{Broken, Source};
-use crate::domain::{ByteCount, Encoding, Fault};
+use super::error::ReceiveError;
+use super::feed::{Sink, Source, feed};
+use super::progress::{Phase, Progress};
+use crate::domain::{ByteCount, Encoding};
 use crate::io::{BLOCK, Block, Pool};
-use crate::store::{NewTree, Reservation};
+use crate::store::{NewTree, Reservation, StoreError};
 use crate::tree::{
     Decoder, DecoderLimits, Limits, Place, Policy, UnpackCause, UnpackError, Unpacked, put_file, unpack_digested,
 };
@@ -31,12 +31,6 @@ const AHEAD: usize = 2;
 
 /// A block with less than this is handed over only when the peer pauses.
 const LEAST: usize = 256 << 10;
-
-/// A pause of the peer after which its block is handed over as it is.
-const PARK: Duration = Duration::from_millis(250);
-
-/// The most that is received before other tasks of the thread get a turn.
-const TURN: usize = 1 << 20;
 
 /// Disk space that is set aside at a time.
 const STEP: ByteCount = ByteCount::mib(64);
@@ -59,23 +53,6 @@ pub struct UnpackOptions {
     pub limits: Limits,
     /// What is taken over.
     pub policy: Policy,
-}
-
-/// Why an archive was not fed to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum FeedError {
-    /// The peer broke off.
-    #[error("the peer broke off")]
-    Source(#[source] Broken),
-    /// It was stopped from outside.
-    #[error("stopped: {0:?}")]
-    Stopped(Stop),
-    /// There is no room for more.
-    #[error("refused: {0}")]
-    Refused(Fault),
-    /// The thread has ended; its handle tells why.
-    #[error("the archive is not taken any more")]
-    Ended,
 }
 
 enum Fed {
@@ -124,95 +101,88 @@ pub fn start_unpack(
 
 impl Feeder {
     /// Feeds all that comes from the source.
-    pub async fn feed(mut self, source: &mut impl Source, pool: &Pool, progress: &Progress) -> Result<(), FeedError> {
-        let mut filling: Option<(Block, usize)> = None;
-        let mut turn = 0;
-        loop {
-            if turn >= TURN {
-                turn = 0;
-                tokio::task::yield_now().await;
-            }
-            let wait = progress.during(Phase::Peer, async {
-                tokio::select! {
-                    biased;
-                    stop = progress.until_stopped() => Wait::Stopped(stop),
-                    () = self.sender.closed() => Wait::Ended,
-                    ready = source.ready() => Wait::Ready(ready),
-                    () = tokio::time::sleep(PARK), if filling.is_some() => Wait::Paused,
-                }
-            });
-            match wait.await {
-                Wait::Ready(Ok(true)) => {}
-                Wait::Ready(Ok(false)) => {
-                    if let Some((block, filled)) = filling {
-                        self.hand_over(Fed::Bytes(block, filled), progress).await?;
-                    }
-                    return self.hand_over(Fed::End, progress).await;
-                }
-                Wait::Ready(Err(error)) => return Err(FeedError::Source(error)),
-                Wait::Stopped(stop) => return Err(FeedError::Stopped(stop)),
-                Wait::Ended => return Err(FeedError::Ended),
-                Wait::Paused => {
-                    if let Some((block, filled)) = filling.take() {
-                        self.hand_over(Fed::Bytes(block, filled), progress).await?;
-                    }
-                    continue;
-                }
-            }
-            let (mut block, mut filled) = match filling.take() {
-                Some(filling) => filling,
-                None => (self.block(pool, progress).await?, 0),
-            };
-            let most = (BLOCK - filled).min(TURN);
-            let taken = source.take(&mut block[filled..filled + most]).map_err(FeedError::Source)?;
-            filled += taken;
-            turn += taken;
-            self.fed += taken as u64;
-            progress.add_bytes(taken as u64);
-            self.make_room()?;
-            let is_wanted = filled >= LEAST && self.sender.capacity() == AHEAD;
-            if filled == BLOCK || is_wanted {
-                self.hand_over(Fed::Bytes(block, filled), progress).await?;
-            } else {
-                filling = Some((block, filled));
-            }
-        }
+    pub async fn feed(self, source: &mut impl Source, pool: &Pool, progress: &Progress) -> Result<(), ReceiveError> {
+        let mut filler = Filler { feeder: self, filling: None, pool, progress };
+        feed(source, &mut filler, progress).await?;
+        filler.park().await?;
+        filler.hand_over(Fed::End).await
     }
 
-    async fn block(&self, pool: &Pool, progress: &Progress) -> Result<Block, FeedError> {
-        tokio::select! {
-            biased;
-            block = progress.during(Phase::Memory, pool.take()) => Ok(block),
-            stop = progress.until_stopped() => Err(FeedError::Stopped(stop)),
-        }
-    }
-
-    async fn hand_over(&self, fed: Fed, progress: &Progress) -> Result<(), FeedError> {
-        tokio::select! {
-            biased;
-            sent = progress.during(Phase::Disk, self.sender.send(fed)) => sent.map_err(|_| FeedError::Ended),
-            stop = progress.until_stopped() => Err(FeedError::Stopped(stop)),
-        }
-    }
-
-    fn make_room(&mut self) -> Result<(), FeedError> {
+    fn make_room(&mut self) -> Result<(), ReceiveError> {
         let Some(missing) = self.fed.checked_sub(self.room).filter(|bytes| *bytes > 0) else { return Ok(()) };
         let missing = ByteCount::new(missing).unwrap_or(ByteCount::MAX);
+        let refused = |error: StoreError| ReceiveError::Refused(error.into());
         let taken = match self.space.extend(missing.max(STEP)) {
             Ok(()) => missing.max(STEP),
             // The last of the disk.
-            Err(_) => self.space.extend(missing).map(|()| missing).map_err(|error| FeedError::Refused(error.into()))?,
+            Err(_) => self.space.extend(missing).map(|()| missing).map_err(refused)?,
         };
         self.room += taken.get();
         Ok(())
     }
 }
 
-enum Wait {
-    Ready(Result<bool, Broken>),
-    Stopped(Stop),
-    Ended,
-    Paused,
+/// Fills blocks for the thread.
+struct Filler<'a> {
+    feeder: Feeder,
+    filling: Option<(Block, usize)>,
+    pool: &'a Pool,
+    progress: &'a Progress,
+}
+
+impl Filler<'_> {
+    async fn next_block(&self) -> Result<Block, ReceiveError> {
+        tokio::select! {
+            biased;
+            block = self.progress.during(Phase::Memory, self.pool.take()) => Ok(block),
+            stop = self.progress.until_stopped() => Err(ReceiveError::Stopped(stop)),
+        }
+    }
+
+    async fn hand_over(&self, fed: Fed) -> Result<(), ReceiveError> {
+        let sent = self.progress.during(Phase::Disk, self.feeder.sender.send(fed));
+        tokio::select! {
+            biased;
+            sent = sent => sent.map_err(|_| ReceiveError::Ended),
+            stop = self.progress.until_stopped() => Err(ReceiveError::Stopped(stop)),
+        }
+    }
+}
+
+impl Sink for Filler<'_> {
+    fn is_filling(&self) -> bool {
+        self.filling.is_some()
+    }
+
+    async fn ended(&mut self) {
+        self.feeder.sender.closed().await;
+    }
+
+    async fn space(&mut self) -> Result<&mut [u8], ReceiveError> {
+        let filling = match self.filling.take() {
+            Some(filling) => filling,
+            None => (self.next_block().await?, 0),
+        };
+        let (block, filled) = self.filling.insert(filling);
+        Ok(&mut block[*filled..])
+    }
+
+    async fn advance(&mut self, taken: usize) -> Result<(), ReceiveError> {
+        self.feeder.fed += taken as u64;
+        self.progress.add_bytes(taken as u64);
+        self.feeder.make_room()?;
+        let Some((_, filled)) = &mut self.filling else { return Ok(()) };
+        *filled += taken;
+        let is_wanted = *filled >= LEAST && self.feeder.sender.capacity() == AHEAD;
+        if *filled == BLOCK || is_wanted { self.park().await } else { Ok(()) }
+    }
+
+    async fn park(&mut self) -> Result<(), ReceiveError> {
+        match self.filling.take() {
+            Some((block, filled)) => self.hand_over(Fed::Bytes(block, filled)).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// The end of the stream that is read, on the thread.

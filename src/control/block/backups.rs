@@ -21,7 +21,8 @@ use crate::domain::{
 };
 use crate::io::{Block, SharedBlock};
 use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
-use crate::store::{CheckedImage, Draft, DraftOptions, PieceDigester, Reservation, StoreError};
+use crate::store::{CheckedImage, DraftOptions, Reservation, StoreError};
+use crate::transfer::{DraftWriter, Progress, ReceiveError, WriteOptions};
 
 impl Control {
     pub(super) async fn list_backups(&self, principal: &Principal, query: &BlockQuery) -> Result<BlockOutcome, Fault> {
@@ -339,14 +340,14 @@ impl Control {
         let reservation = self.parts.store.reserve_for(volume.tenant, most)?;
         let options = DraftOptions { expected: Some(backup.size), reservation, record: (&volume).into() };
         let draft = self.parts.store.draft(content, options).await?;
-        let mut sink = Writing { draft, digester: PieceDigester::default(), pending: None };
+        let progress = Progress::fetching(volume.id);
+        let writer = DraftWriter::new(&draft, self.pool(), IN_TURNS, &progress);
+        let mut sink = Writing(writer);
         let restored = self.parts.archive.restore(&head, &mut sink, |_| {}).await;
-        let written = sink.settle().await;
+        let written = sink.0.finish().await;
         restored?;
-        written.map_err(StoreError::from)?;
-        let Writing { draft, mut digester, .. } = sink;
-        digester.update_zeros(volume.size.get() - backup.size.get());
-        draft.publish(volume.size, digester.finish()).await?;
+        let pieces = written?.map.finish(backup.size).map_err(Fault::internal)?;
+        draft.publish(volume.size, pieces).await?;
         Ok(())
     }
 
@@ -520,32 +521,25 @@ impl BackupSource for Reading {
     }
 }
 
-/// A draft as the archive writes it: one write under way while the next block is decompressed.
-struct Writing {
-    draft: Arc<dyn Draft>,
-    digester: PieceDigester,
-    pending: Option<crate::store::Boxed<'static, std::io::Result<()>>>,
-}
+/// One write is under way while the next block is decompressed.
+const IN_TURNS: WriteOptions = WriteOptions { depth: 2, sha256: false };
 
-impl Writing {
-    async fn settle(&mut self) -> std::io::Result<()> {
-        match self.pending.take() {
-            Some(write) => write.await,
-            None => Ok(()),
-        }
-    }
-}
+/// A draft as the archive writes it.
+struct Writing<'a>(DraftWriter<'a>);
 
-impl BackupSink for Writing {
+impl BackupSink for Writing<'_> {
     async fn write(&mut self, offset: u64, block: SharedBlock, len: usize) -> std::io::Result<()> {
-        self.digester.update(&block[..len]);
-        self.settle().await?;
-        self.pending = Some(self.draft.write_at(block, 0..len, offset));
-        Ok(())
+        self.0.write(offset, block, len).await.map_err(unwritten)
     }
 
     async fn zeros(&mut self, extent: Extent) -> std::io::Result<()> {
-        self.digester.update_zeros(extent.len);
-        Ok(())
+        self.0.skip(extent.offset, extent.len).map_err(unwritten)
+    }
+}
+
+fn unwritten(error: ReceiveError) -> std::io::Error {
+    match error {
+        ReceiveError::Write(error) => error,
+        error => std::io::Error::other(error),
     }
 }

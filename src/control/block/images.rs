@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use md5::Md5;
@@ -25,7 +25,7 @@ use crate::domain::{
     ReceivePlan, Secret, Seen, Volume, VolumeId, VolumeState,
 };
 use crate::remote::{Download, RemoteError, Service};
-use crate::transfer::{Broken, Source};
+use crate::transfer::{Broken, ChunkSource, Chunks};
 
 /// How long a whole image may take.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -91,9 +91,9 @@ impl Control {
         self.parts.tracker.spawn(async move {
             let path = format!("v2/images/{id}/file");
             let opened = glance.download(&path, &headers, length.get(), LONGEST).await;
-            let mut source = ImageSource { opened: Some(opened), chunk: Bytes::new(), left: length.get(), digest };
+            let image = ImageChunks { opened: Some(opened), left: length.get(), digest };
             // What fails is told by the volume's state and reason, and in the log.
-            let _ = Box::pin(admitted.receive(&mut source)).await;
+            let _ = Box::pin(admitted.receive(&mut ChunkSource::from(image))).await;
         });
         Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Seen::new(volume), attachment: None })))
     }
@@ -212,47 +212,37 @@ impl Expected {
 }
 
 /// An image that is being fetched, and digested on its way.
-struct ImageSource {
+struct ImageChunks {
     opened: Option<Result<Download, RemoteError>>,
-    chunk: Bytes,
     left: u64,
     digest: Option<Expected>,
 }
 
-impl Source for ImageSource {
-    async fn ready(&mut self) -> Result<bool, Broken> {
-        while self.chunk.is_empty() {
-            let download = match &mut self.opened {
-                Some(Ok(download)) => download,
-                Some(Err(_)) => match self.opened.take() {
-                    Some(Err(error)) => return Err(error.into()),
-                    _ => return Ok(false),
-                },
-                None => return Ok(false),
-            };
-            let Some(chunk) = download.next().await? else {
-                self.opened = None;
-                if self.left > 0 {
-                    return Err("the image is shorter than it should be".into());
-                }
-                if self.digest.take().is_some_and(|digest| !digest.meets()) {
-                    return Err("the image has another digest than it should have".into());
-                }
-                return Ok(false);
-            };
-            self.left = self.left.saturating_sub(chunk.len() as u64);
-            if let Some(digest) = &mut self.digest {
-                digest.update(&chunk);
+impl Chunks for ImageChunks {
+    async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        let download = match &mut self.opened {
+            Some(Ok(download)) => download,
+            Some(Err(_)) => match self.opened.take() {
+                Some(Err(error)) => return Err(error.into()),
+                _ => return Ok(None),
+            },
+            None => return Ok(None),
+        };
+        let Some(chunk) = download.next().await? else {
+            self.opened = None;
+            if self.left > 0 {
+                return Err("the image is shorter than it should be".into());
             }
-            self.chunk = chunk;
+            if self.digest.take().is_some_and(|digest| !digest.meets()) {
+                return Err("the image has another digest than it should have".into());
+            }
+            return Ok(None);
+        };
+        self.left = self.left.saturating_sub(chunk.len() as u64);
+        if let Some(digest) = &mut self.digest {
+            digest.update(&chunk);
         }
-        Ok(true)
-    }
-
-    fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
-        let taken = self.chunk.len().min(into.len());
-        self.chunk.copy_to_slice(&mut into[..taken]);
-        Ok(taken)
+        Ok(Some(chunk))
     }
 }
 

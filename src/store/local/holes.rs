@@ -95,7 +95,7 @@ pub(super) fn read_piece(file: &File, piece: Extent, buffer: &mut [u8]) -> io::R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::PieceDigester;
+    use crate::store::pieces;
 
     fn sparse() -> File {
         let file = tempfile::tempfile().unwrap();
@@ -122,9 +122,7 @@ mod tests {
     fn pieces_of(file: &File) -> Pieces {
         let mut content = vec![0; length(file)];
         file.read_exact_at(&mut content, 0).unwrap();
-        let mut digester = PieceDigester::default();
-        digester.update(&content);
-        digester.finish()
+        pieces::pieces_of(&content)
     }
 
     fn length(file: &File) -> usize {

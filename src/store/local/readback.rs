@@ -99,13 +99,11 @@ mod tests {
 
     use super::*;
     use crate::skipped::skipped;
-    use crate::store::PieceDigester;
+    use crate::store::pieces::pieces_of;
 
     fn readback(file: File, stored: &[u8], size: u64) -> ReadBack {
-        let mut digester = PieceDigester::default();
-        digester.update(stored);
         let size = ByteCount::new(size).unwrap();
-        ReadBack { file: file.into(), size, pieces: digester.finish(), buffer: vec![0; PIECE as usize] }
+        ReadBack { file: file.into(), size, pieces: pieces_of(stored), buffer: vec![0; PIECE as usize] }
     }
 
     fn file_of(bytes: &[u8]) -> File {
