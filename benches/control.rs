@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, header};
-use longshore::dialect::{Call, Endpoint, Places, percent_decoded, routed, router};
+use longshore::dialect::{Call, Endpoint, Places, resolve};
 use longshore::domain::{
     BlockOutcome, BlockQuery, BlockVolume, ByteCount, Direction, DriveSpec, Media, Outcome, Paged, Principal, Seen,
     SortKey, TenantId, UnixTime, UserId, Volume, VolumeId, VolumeKind, VolumeState,
@@ -55,34 +55,17 @@ impl Request {
     }
 
     fn with<T>(&self, then: impl FnOnce(&'static Endpoint, &Call) -> T) -> T {
-        let router = router();
-        let matched = router.at(routed(&self.path)).expect("a route");
-        let decoded = |(name, value)| (name, percent_decoded(value).into_owned());
-        let params: Vec<(&str, String)> = matched.params.iter().map(decoded).collect();
-        let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let principal = Principal {
-            user: "alice".to_owned(),
-            user_id: UserId::from_bytes([1; 16]),
-            tenant: tenant(),
-            is_admin: false,
-        };
-        let call = Call {
-            method: &self.method,
-            path: &self.path,
-            params: &params,
-            query: self.query,
-            headers: &self.headers,
-            length: Some(self.body.len() as u64),
-            body: self.body.as_bytes(),
-            principal: Some(&principal),
-        };
-        then(matched.value.endpoint(&self.method).expect("an endpoint"), &call)
+        let length = Some(self.body.len() as u64);
+        let resolved = resolve(&self.method, &self.path, self.query, &self.headers, length);
+        then(resolved.endpoint.expect("an endpoint"), &resolved.call)
     }
 }
 
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     let base = |version: &str| format!("/{version}/{TENANT}");
+    let caller =
+        Principal { user: "alice".to_owned(), user_id: UserId::from_bytes([1; 16]), tenant: tenant(), is_admin: false };
     for (name, request) in [
         (
             "create, JSON",
@@ -117,8 +100,9 @@ fn decode(criterion: &mut Criterion) {
         ),
     ] {
         request.with(|endpoint, call| {
-            assert!(endpoint.decode(call).is_ok(), "{name}");
-            group.bench_function(name, |bencher| bencher.iter(|| black_box(endpoint.decode(black_box(call)))));
+            let decode = || endpoint.decode(black_box(call), &caller, request.body.as_bytes());
+            assert!(decode().is_ok(), "{name}");
+            group.bench_function(name, |bencher| bencher.iter(|| black_box(decode())));
         });
     }
     group.finish();
@@ -150,10 +134,11 @@ fn encode(criterion: &mut Criterion) {
     ] {
         Request::new(Method::GET, &format!("/{version}/{TENANT}/{path}"), "limit=100", media, "").with(
             |endpoint, call| {
-                let length = endpoint.encode(call, outcome, &places).body().len();
+                let answer = endpoint.answer();
+                let length = answer.encode(call, outcome, &places).body().len();
                 group.throughput(Throughput::Bytes(length as u64));
                 group.bench_function(name, |bencher| {
-                    bencher.iter(|| black_box(endpoint.encode(call, black_box(outcome), &places)));
+                    bencher.iter(|| black_box(answer.encode(call, black_box(outcome), &places)));
                 });
             },
         );

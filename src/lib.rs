@@ -43,9 +43,9 @@
 //! one before is stored; the manifest last. A restore is a draft like any upload, published when every piece had its
 //! digest, and takes the place of what its drive held in one transaction.
 //!
-//! *A control request*: matched, body capped and buffered, authenticated, decoded by its dialect into a command,
-//! executed in one transaction, encoded. What takes long is a job. Commands of the identity service are executed by
-//! `auth`, others by `control`.
+//! *A control request*: resolved to an endpoint by its head (`dialect::resolve`, the one way to it), authenticated, body
+//! capped and buffered, decoded by its dialect into a command with its caller, executed in one transaction, encoded.
+//! What takes long is a job. Commands of the identity service are executed by `auth`, others by `control`.
 //!
 //! # Invariants
 //! Numbered, because code and tests refer to them.

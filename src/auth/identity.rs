@@ -8,7 +8,7 @@
 //!   not there.
 //!
 //! # Cancellation
-//! Dropping `execute` is safe at any await; see [`Tokens`] and [`Basic`].
+//! Dropping what executes is safe at any await; see [`Tokens`] and [`Basic`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,8 +19,8 @@ use super::keystone::Keystone;
 use super::rates::Rates;
 use super::tokens::{Tokens, refused};
 use crate::domain::{
-    Clock, Fault, FaultKind, IdentityCommand, IdentityOutcome, Named, Principal, Proof, Secret, TenantId, Token, User,
-    UserId,
+    AnonymousCommand, Clock, Fault, FaultKind, IdentityCommand, IdentityOutcome, Named, Principal, Proof, Secret,
+    TenantId, Token, User, UserId,
 };
 use crate::meta::Meta;
 
@@ -74,39 +74,38 @@ impl Identity {
         Ok(principal)
     }
 
-    /// Executes one command that came from this address. Only commands that themselves identify the caller need none.
-    pub async fn execute(
-        &self,
-        caller: Option<&Principal>,
-        peer: IpAddr,
-        command: IdentityCommand,
-    ) -> Result<IdentityOutcome, Fault> {
-        let caller = || caller.ok_or_else(|| Fault::internal("a route of the identity service without a caller"));
+    /// Executes one command that is open to anyone, and came from this address.
+    pub async fn execute_anonymous(&self, peer: IpAddr, command: AnonymousCommand) -> Result<IdentityOutcome, Fault> {
+        match command {
+            AnonymousCommand::Describe => Ok(IdentityOutcome::Described),
+            AnonymousCommand::Issue { proof, scope } => self.issue(proof, scope, peer).await,
+        }
+    }
+
+    /// Executes one command of this caller.
+    pub async fn execute(&self, caller: &Principal, command: IdentityCommand) -> Result<IdentityOutcome, Fault> {
         let region = || self.settings.region.clone();
         Ok(match command {
-            IdentityCommand::Describe => IdentityOutcome::Described,
-            IdentityCommand::Issue { proof, scope } => self.issue(proof, scope, peer).await?,
             IdentityCommand::ShowToken(token) => {
-                let token = Box::new(self.visible_token(caller()?, &token).await?);
+                let token = Box::new(self.visible_token(caller, &token).await?);
                 IdentityOutcome::Token { token, region: region() }
             }
             IdentityCommand::Revoke(token) => {
-                self.visible_token(caller()?, &token).await?;
+                self.visible_token(caller, &token).await?;
                 self.tokens.revoke(&token).await?;
                 IdentityOutcome::Revoked
             }
-            IdentityCommand::Catalog => IdentityOutcome::Catalog { project: caller()?.tenant, region: region() },
-            IdentityCommand::OwnProjects { name } => self.projects_of(&caller()?.user, name.as_deref()).await?,
+            IdentityCommand::Catalog => IdentityOutcome::Catalog { project: caller.tenant, region: region() },
+            IdentityCommand::OwnProjects { name } => self.projects_of(&caller.user, name.as_deref()).await?,
             IdentityCommand::ProjectsOf { user, name } => {
-                let user = self.visible_user(caller()?, user).await?;
+                let user = self.visible_user(caller, user).await?;
                 self.projects_of(&user.name, name.as_deref()).await?
             }
             IdentityCommand::Project(id) => {
-                let project = self.meta.project_of(&caller()?.user, &Named::Id(id)).await?;
+                let project = self.meta.project_of(&caller.user, &Named::Id(id)).await?;
                 IdentityOutcome::Project(project.ok_or_else(|| no_such("project"))?)
             }
             IdentityCommand::Users { name } => {
-                let caller = caller()?;
                 let mut users = if caller.is_admin {
                     self.meta.accounts().await?
                 } else {
@@ -115,7 +114,7 @@ impl Identity {
                 users.retain(|user| name.as_deref().is_none_or(|name| user.name == name));
                 IdentityOutcome::Users(users)
             }
-            IdentityCommand::User(id) => IdentityOutcome::User(self.visible_user(caller()?, id).await?),
+            IdentityCommand::User(id) => IdentityOutcome::User(self.visible_user(caller, id).await?),
         })
     }
 
@@ -241,8 +240,8 @@ mod tests {
 
     impl Scene {
         async fn issue(&self, proof: Proof, scope: Option<Named<TenantId>>) -> Result<(Secret, Token), FaultKind> {
-            let wish = IdentityCommand::Issue { proof, scope };
-            match self.identity.execute(None, PEER, wish).await.map_err(|fault| fault.kind)? {
+            let wish = AnonymousCommand::Issue { proof, scope };
+            match self.identity.execute_anonymous(PEER, wish).await.map_err(|fault| fault.kind)? {
                 IdentityOutcome::Issued { token, secret, .. } => Ok((secret, *token)),
                 other => panic!("{other:?}"),
             }
@@ -256,7 +255,7 @@ mod tests {
         }
 
         async fn execute(&self, caller: &Principal, command: IdentityCommand) -> Result<IdentityOutcome, FaultKind> {
-            self.identity.execute(Some(caller), PEER, command).await.map_err(|fault| fault.kind)
+            self.identity.execute(caller, command).await.map_err(|fault| fault.kind)
         }
 
         async fn names(&self, caller: &Principal, command: IdentityCommand) -> Vec<String> {
@@ -400,13 +399,6 @@ mod tests {
         assert_eq!(scene.names(&root, users(Some("bob"))).await, ["bob"]);
         assert_eq!(scene.execute(&alice, IdentityCommand::User(bob.user_id)).await, Err(FaultKind::NotFound));
         assert!(scene.execute(&root, IdentityCommand::User(bob.user_id)).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn what_needs_a_caller_is_not_done_without_one() {
-        let scene = scene().await;
-        let fault = scene.identity.execute(None, PEER, IdentityCommand::Catalog).await.unwrap_err();
-        assert_eq!(fault.kind, FaultKind::Internal);
     }
 
     #[test]

@@ -9,22 +9,43 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use super::conditional::{self, Selection, Validators};
 use super::ranges::{Multipart, content_range};
 use super::{
-    BodyRule, Call, Endpoint, Guard, Op, Places, Reply, Route, Side, advise, bare, codings, digest_fields, reply,
+    ByHead, Call, Dialect, Endpoint, Entry, Operation, Places, Reply, Route, Side, advise, bare, basic, codings,
+    digest_fields, reply,
 };
-use crate::domain::{Encoding, Extent, Fault, FaultKind, Intent, Secret, SendPlan, UnixTime, Volume, VolumeId};
+use crate::domain::{Encoding, Extent, Fault, FaultKind, Outcome, Secret, SendPlan, UnixTime, Volume, VolumeId};
 
-pub(super) static ROUTES: &[Route] = &[Route {
+/// Of the capability URLs, and of every path that belongs to no API.
+pub(super) static DIALECT: Dialect =
+    Dialect { name: "direct", routes: ROUTES, has_path: |_| true, fault, challenge: basic, request_id_fields: |_| &[] };
+
+static ROUTES: &[Route] = &[Route {
     pattern: "/t/{token}/{uuid}",
     allow: "GET, HEAD",
     endpoints: &[Endpoint {
         method: Method::GET,
-        guard: Guard::Ticket,
-        body: BodyRule::None,
         side: Side::Direct,
         summary: "the bytes of a drive, whole or by range, or a tree as an archive",
-        op: Op::Direct,
+        entry: Entry::Send(ByHead { op: &Download, decode }),
     }],
 }];
+
+/// A download. It is answered with bytes, by [`answer`] or [`archive`].
+#[derive(Debug)]
+struct Download;
+
+impl Operation for Download {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn encode(&self, _: &Call, _: &Outcome, _: &Places) -> Option<Reply> {
+        None
+    }
+}
 
 /// When the bytes of a drive were last read back whole, and were those that were stored.
 const CHECKED: HeaderName = HeaderName::from_static("longshore-checked");
@@ -45,14 +66,13 @@ pub(super) fn redirect(id: VolumeId, token: &Secret, places: &Places) -> Option<
     Some(reply)
 }
 
-pub(super) fn decode(call: &Call) -> Result<Intent, Fault> {
-    let token = Secret::new(call.param("token"));
-    Ok(Intent::Send(SendPlan {
-        token,
+fn decode(call: &Call) -> Result<SendPlan, Fault> {
+    Ok(SendPlan {
+        token: Secret::new(call.param("token")),
         id: call.volume_id()?,
         wants_sha256: digest_fields::wanted(call.headers),
         encoding: codings::accepted(call.headers),
-    }))
+    })
 }
 
 /// A stretch of the body of a download.
@@ -103,7 +123,7 @@ pub fn answer(
         Selection::Unsatisfiable => {
             let told = format!("the drive has {size} bytes; the range lies outside");
             let kind = FaultKind::RangeNotSatisfiable { size };
-            let mut reply = fault(&Fault::new(kind, told));
+            let mut reply = fault(call, &Fault::new(kind, told));
             advise(kind, reply.headers_mut());
             return framed(reply);
         }
@@ -172,7 +192,7 @@ fn whole_seconds(time: UnixTime) -> SystemTime {
 }
 
 /// A fault as a line of text: whoever follows a redirect has curl, not an API client.
-pub(super) fn fault(fault: &Fault) -> Reply {
+pub(super) fn fault(_: &Call, fault: &Fault) -> Reply {
     line(status(fault.kind), &fault.told)
 }
 

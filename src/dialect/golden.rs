@@ -1,9 +1,13 @@
 //! Golden files: `fixtures/<dialect>/<case>.request` and what comes of it, word for word.
 //!
-//! `.command` is the decoded intent or fault, `.response` the reply to a fixed outcome of it. A request may begin with
-//! lines that set the scene: `# then: <fault>` has the execution fail, `# places: public` configures public URLs,
-//! `# as: admin` has an administrator call, `# as: nobody` one who is not known.
+//! A request is resolved and decoded as by the server. `.command` is the decoded intent or fault, `.response` the reply
+//! to a fixed outcome of it. A request may begin with lines that set the scene: `# then: <fault>` has the execution
+//! fail, `# places: public` configures public URLs, `# as: admin` has an administrator call, `# as: nobody` one who is
+//! not known.
 //! `LONGSHORE_GOLDEN=write cargo nextest run --lib golden` writes the files anew; read the difference.
+//!
+//! The comparison is ours: `insta` would put a header of its own before each text and its name behind each file's, and
+//! what it saves is the one function [`compared`].
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,22 +18,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::json;
 
 use super::direct::{self, Chunk};
+use super::resolve::{DIALECTS, routes};
 use super::{
-    BodyRule, Call, Dialect, Endpoint, Places, Reply, no_route, openstack, percent_decoded, routed, router, routes,
+    Anonymous, Answer, Call, Dialect, Entry, Guard, Intent, Places, Probe, Reply, Report, Resolved, Work, openstack,
+    resolve,
 };
 use crate::domain::{
-    Began, ByteCount, Command, Fault, FaultKind, HpcCommand, HpcFields, HpcOutcome, HpcVolume, IdentityCommand,
-    IdentityOutcome, Intent, Limits, Listing, Media, Named, Outcome, Page, Paged, Patch, Project, Proof, Secret,
-    Session, SessionCommand, SessionState, Sha256, Source, TenantId, Token, TreeCommand, TreeSource, UnixTime, Upload,
-    UploadState, User, Volume, VolumeId, VolumeKind, VolumeState,
+    AnonymousCommand, Began, ByteCount, Command, Fault, FaultKind, HpcCommand, HpcFields, HpcOutcome, HpcVolume,
+    IdentityCommand, IdentityOutcome, Limits, Listing, Media, Named, Outcome, Page, Paged, Patch, Project, Proof,
+    Secret, Session, SessionCommand, SessionState, Sha256, Source, TenantId, Token, TreeCommand, TreeSource, UnixTime,
+    Upload, UploadState, User, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
 const ID: &str = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
 const OTHER_ID: &str = "01938c2e-8f00-7c11-8d3e-6b1a2f4c9e05";
 const TENANT: &str = "01938c2e-0000-7000-8000-000000000001";
-
-/// The folders of [`Dialect::ALL`].
-const DIALECTS: [&str; 7] = ["cloudsigma", "hyper", "hpc_ai", "identity", "native", "openstack", "direct"];
 
 /// Every kind of fault; the compiler makes the tables whole, and this list is read beside them.
 const FAULTS: [FaultKind; 24] = [
@@ -71,7 +74,7 @@ fn every_fixture_decodes_and_encodes_as_it_is_written() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-    for route in routes() {
+    for (_, route) in routes() {
         for endpoint in route.endpoints {
             for succeeds in [true, false] {
                 let wanted = (unversioned(route.pattern), endpoint.method.to_string(), succeeds);
@@ -84,23 +87,14 @@ fn every_fixture_decodes_and_encodes_as_it_is_written() {
 #[test]
 fn every_fault_is_told_as_the_table_of_its_dialect_says() {
     let (headers, mut wrong) = (HeaderMap::new(), String::new());
-    let call = Call {
-        method: &Method::GET,
-        path: "/",
-        params: &[],
-        query: "",
-        headers: &headers,
-        length: Some(0),
-        body: b"",
-        principal: None,
-    };
-    for (dialect, name) in Dialect::ALL.into_iter().zip(DIALECTS) {
+    let call = resolve(&Method::GET, "/", "", &headers, Some(0)).call;
+    for dialect in DIALECTS {
         let told = |kind: &FaultKind| {
             let reply = dialect.fault(&call, &Fault::new(*kind, "the reason"), &relative_places());
             format!("# {kind:?}\n{}\n", printed(&reply))
         };
         let text: String = FAULTS.iter().map(told).collect();
-        wrong += &compared(&fixtures().join(name).join("every-fault.txt"), &text);
+        wrong += &compared(&fixtures().join(dialect.name).join("every-fault.txt"), &text);
     }
     assert!(wrong.is_empty(), "{wrong}");
 }
@@ -128,7 +122,8 @@ fn fixtures() -> PathBuf {
 }
 
 fn files() -> Vec<PathBuf> {
-    let within = |dialect: &str| fs::read_dir(fixtures().join(dialect)).unwrap().map(|entry| entry.unwrap().path());
+    let within =
+        |dialect: &Dialect| fs::read_dir(fixtures().join(dialect.name)).unwrap().map(|entry| entry.unwrap().path());
     DIALECTS.into_iter().flat_map(within).collect()
 }
 
@@ -173,67 +168,69 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
     let (path, query) = start.next().map(|target| target.split_once('?').unwrap_or((target, ""))).unwrap();
     let headers: HeaderMap = head.map(|line| line.split_once(": ").unwrap()).map(field).collect();
 
-    let router = router();
-    let matched = router.at(routed(path)).ok();
-    let params: Vec<(String, String)> = matched
-        .iter()
-        .flat_map(|matched| matched.params.iter())
-        .map(|(name, value)| (name.to_owned(), percent_decoded(value).into_owned()))
-        .collect();
-    let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let length = match headers.get(http::header::CONTENT_LENGTH) {
         Some(length) => Some(length.to_str().unwrap().parse().unwrap()),
         None if headers.contains_key(http::header::TRANSFER_ENCODING) => None,
         None => Some(body.len() as u64),
     };
-    let mut call = Call {
-        method: &method,
-        path,
-        params: &params,
-        query,
-        headers: &headers,
-        length,
-        body: b"",
-        principal: principal.as_ref(),
-    };
-
-    let endpoint = match &matched {
-        Some(matched) => matched.value.endpoint(&method),
-        None => Err(no_route()),
-    };
+    let Resolved { call, dialect, route, endpoint } = resolve(&method, path, query, &headers, length);
     let endpoint = match endpoint {
         Ok(endpoint) => endpoint,
-        Err(fault) => return (told(&fault), printed(&Dialect::of_path(path).fault(&call, &fault, &places)), None),
+        Err(fault) => return (told(&fault), printed(&dialect.fault(&call, &fault, &places)), None),
     };
-    if let BodyRule::Buffered { max } = endpoint.body {
-        assert!(body.len() <= max);
-        call.body = body.as_bytes();
-    }
-    let decoded = endpoint.decode(&call);
+    let decoded = match &principal {
+        Some(principal) => endpoint.decode(&call, principal, body.as_bytes()),
+        None => Err(unknown_caller(&endpoint.entry)),
+    };
     let succeeds = decoded.is_ok() && then.is_none();
-    let coverage = (unversioned(matched.unwrap().value.pattern), endpoint.method.to_string(), succeeds);
+    let coverage = (unversioned(route), endpoint.method.to_string(), succeeds);
     let command = match &decoded {
-        Ok(intent) => format!("{intent:#?}\n"),
+        Ok((intent, _)) => format!("{intent:#?}\n"),
         Err(fault) => told(fault),
     };
     let response = match (decoded, then) {
-        (Err(fault), _) | (Ok(_), Some(fault)) => printed(&endpoint.fault(&call, &fault, &places)),
-        (Ok(intent), None) => answered(endpoint, &call, &intent, &places),
+        (Err(fault), _) | (Ok(_), Some(fault)) => printed(&dialect.fault(&call, &fault, &places)),
+        (Ok((intent, answer)), None) => answered(answer, &call, &intent, &places),
     };
     (command, response, Some(coverage))
 }
 
-fn answered(endpoint: &Endpoint, call: &Call, intent: &Intent, places: &Places) -> String {
-    if let Intent::Send(_) = intent {
-        let (head, chunks) = direct::answer(call, &drive(), (drive().created, None), "0123456789abcdef").into_parts();
-        let length: usize = chunks.iter().map(chunk_len).sum();
-        if let (Some(told), true) = (head.headers.get(http::header::CONTENT_LENGTH), !chunks.is_empty()) {
-            assert_eq!(told.to_str().unwrap(), length.to_string(), "the length that is told is that of the chunks");
+/// What the server says to who has no token.
+fn unknown_caller(entry: &Entry) -> Fault {
+    let Entry::Known(known) = entry else { panic!("it needs no caller") };
+    assert_eq!(known.guard, Guard::Token);
+    Fault::new(FaultKind::Unauthenticated, "a valid token is needed")
+}
+
+fn answered(answer: Answer, call: &Call, intent: &Intent<()>, places: &Places) -> String {
+    match intent {
+        Intent::Send(_) => {
+            let answer = direct::answer(call, &drive(), (drive().created, None), "0123456789abcdef");
+            let (head, chunks) = answer.into_parts();
+            let length: usize = chunks.iter().map(chunk_len).sum();
+            if let (Some(told), true) = (head.headers.get(http::header::CONTENT_LENGTH), !chunks.is_empty()) {
+                assert_eq!(told.to_str().unwrap(), length.to_string(), "the length that is told is that of the chunks");
+            }
+            let body: String = chunks.iter().map(printed_chunk).collect();
+            printed(&Reply::from_parts(head, body.into()))
         }
-        let body: String = chunks.iter().map(printed_chunk).collect();
-        return printed(&Reply::from_parts(head, body.into()));
+        Intent::Probe(probe) => printed(&report(*probe).reply()),
+        Intent::Anonymous(anonymous) => printed(&answer.encode(call, &anonymous_outcome(anonymous), places)),
+        Intent::Work(_, work) => printed(&answer.encode(call, &work_outcome(work), places)),
+        Intent::Receive(_, plan, ()) => {
+            let sha256 = if plan.wants_sha256 { Some(Sha256([0xab; 32])) } else { plan.expected };
+            printed(&answer.encode(call, &Outcome::Uploaded { id: drive().id, sha256 }, places))
+        }
+        Intent::Unpack(_, ()) => printed(&answer.encode(call, &Outcome::Unpacked, places)),
     }
-    printed(&endpoint.encode(call, &outcome(intent), places))
+}
+
+fn report(probe: Probe) -> Report {
+    match probe {
+        Probe::Health => Report::Alive,
+        Probe::Ready => Report::Ready(true),
+        Probe::Metrics => Report::Metrics("# EOF\n".to_owned()),
+    }
 }
 
 fn chunk_len(chunk: &Chunk) -> usize {
@@ -282,57 +279,65 @@ fn fault_named(name: &str) -> Fault {
     Fault::new(*FAULTS.iter().find(named).unwrap(), "the reason, in a sentence")
 }
 
-/// What the rest of the server would make of an intent, on a day that never changes.
-fn outcome(intent: &Intent) -> Outcome {
-    match intent {
-        Intent::Receive(plan) => {
-            let sha256 = if plan.wants_sha256 { Some(Sha256([0xab; 32])) } else { plan.expected };
-            Outcome::Uploaded { id: drive().id, sha256 }
-        }
-        Intent::Send(_) => panic!("bytes are no outcome"),
-        Intent::Unpack(_) => Outcome::Unpacked,
-        Intent::Login(_) => {
+fn anonymous_outcome(anonymous: &Anonymous) -> Outcome {
+    match anonymous {
+        Anonymous::Login(_) => {
             Outcome::Hpc(HpcOutcome::LoggedIn { token: Secret::new("header.claims.signature"), seconds: 86_400 })
         }
-        Intent::Identity(command) => Outcome::Identity(identity_outcome(command)),
-        Intent::Discover => Outcome::Discovered,
-        Intent::Control(command) => match command {
-            Command::List { page, .. } => {
-                let drives = vec![drive(), lost_drive()];
-                Outcome::Listing(Listing { drives, rest: Vec::new(), page: *page, total: 2 })
-            }
-            Command::Show(_) => Outcome::Drive(drive().into()),
-            Command::Create(specs) => Outcome::Created(
-                specs
-                    .iter()
-                    .map(|spec| Volume {
-                        name: spec.name.clone(),
-                        size: spec.size,
-                        media: spec.media,
-                        meta: spec.meta.clone(),
-                        attributes: spec.attributes.clone(),
-                        state: VolumeState::Creating,
-                        ..drive()
-                    })
-                    .collect(),
-            ),
-            Command::Update { patch, .. } => Outcome::Drive(patched(patch).into()),
-            Command::Delete(_) => Outcome::Deleted,
-            Command::Clone { spec, .. } => Outcome::Started(Box::new(Volume {
-                id: OTHER_ID.parse().unwrap(),
-                name: spec.name.clone().unwrap_or(drive().name),
-                media: spec.media.unwrap_or(drive().media),
-                state: VolumeState::CloningTarget,
-                ..drive()
-            })),
-            Command::OpenDownload(id) => Outcome::Download { id: *id, token: Secret::new("dGlja2V0") },
-            Command::Describe => Outcome::Described(limits()),
-            Command::Tree(command) => tree_outcome(command),
-            Command::Session(command) => session_outcome(command),
-            Command::Hpc(command) => Outcome::Hpc(hpc_outcome(command)),
-            Command::Block(command) => Outcome::Block(openstack::fixture_outcome(command)),
-            Command::In { command, .. } => outcome(&Intent::Control((**command).clone())),
-        },
+        Anonymous::Identity(AnonymousCommand::Describe) => Outcome::Identity(IdentityOutcome::Described),
+        Anonymous::Identity(AnonymousCommand::Issue { proof, scope }) => {
+            Outcome::Identity(issued(proof, scope.as_ref()))
+        }
+        Anonymous::Discover => Outcome::Discovered,
+    }
+}
+
+fn work_outcome(work: &Work) -> Outcome {
+    match work {
+        Work::Control(command) => outcome(command),
+        Work::Identity(command) => Outcome::Identity(identity_outcome(command)),
+        Work::Discover => Outcome::Discovered,
+    }
+}
+
+/// What the rest of the server would make of a command, on a day that never changes.
+fn outcome(command: &Command) -> Outcome {
+    match command {
+        Command::List { page, .. } => {
+            let drives = vec![drive(), lost_drive()];
+            Outcome::Listing(Listing { drives, rest: Vec::new(), page: *page, total: 2 })
+        }
+        Command::Show(_) => Outcome::Drive(drive().into()),
+        Command::Create(specs) => Outcome::Created(
+            specs
+                .iter()
+                .map(|spec| Volume {
+                    name: spec.name.clone(),
+                    size: spec.size,
+                    media: spec.media,
+                    meta: spec.meta.clone(),
+                    attributes: spec.attributes.clone(),
+                    state: VolumeState::Creating,
+                    ..drive()
+                })
+                .collect(),
+        ),
+        Command::Update { patch, .. } => Outcome::Drive(patched(patch).into()),
+        Command::Delete(_) => Outcome::Deleted,
+        Command::Clone { spec, .. } => Outcome::Started(Box::new(Volume {
+            id: OTHER_ID.parse().unwrap(),
+            name: spec.name.clone().unwrap_or(drive().name),
+            media: spec.media.unwrap_or(drive().media),
+            state: VolumeState::CloningTarget,
+            ..drive()
+        })),
+        Command::OpenDownload(id) => Outcome::Download { id: *id, token: Secret::new("dGlja2V0") },
+        Command::Describe => Outcome::Described(limits()),
+        Command::Tree(command) => tree_outcome(command),
+        Command::Session(command) => session_outcome(command),
+        Command::Hpc(command) => Outcome::Hpc(hpc_outcome(command)),
+        Command::Block(command) => Outcome::Block(openstack::fixture_outcome(command)),
+        Command::In { command, .. } => outcome(command),
     }
 }
 
@@ -397,23 +402,27 @@ fn session_outcome(command: &SessionCommand) -> Outcome {
     }
 }
 
+fn issued(proof: &Proof, scope: Option<&Named<TenantId>>) -> IdentityOutcome {
+    let mut token = token();
+    if let Proof::Password { user: Named::Name(name), .. } = proof {
+        token.user.name.clone_from(name);
+    }
+    token.chain = matches!(proof, Proof::Token(_)).then(|| ID.parse().unwrap());
+    match scope {
+        None => {}
+        Some(Named::Id(id)) => token.project.id = *id,
+        Some(Named::Name(name)) => token.project.name.clone_from(name),
+    }
+    IdentityOutcome::Issued {
+        token: Box::new(token),
+        secret: Secret::new("5e".repeat(32)),
+        region: "RegionOne".to_owned(),
+    }
+}
+
 fn identity_outcome(command: &IdentityCommand) -> IdentityOutcome {
     let region = "RegionOne".to_owned();
     match command {
-        IdentityCommand::Describe => IdentityOutcome::Described,
-        IdentityCommand::Issue { proof, scope } => {
-            let mut token = token();
-            if let Proof::Password { user: Named::Name(name), .. } = proof {
-                token.user.name.clone_from(name);
-            }
-            token.chain = matches!(proof, Proof::Token(_)).then(|| ID.parse().unwrap());
-            match scope {
-                None => {}
-                Some(Named::Id(id)) => token.project.id = *id,
-                Some(Named::Name(name)) => token.project.name.clone_from(name),
-            }
-            IdentityOutcome::Issued { token: Box::new(token), secret: Secret::new("5e".repeat(32)), region }
-        }
         IdentityCommand::ShowToken(_) => {
             let mut token = token();
             token.user.is_admin = true;

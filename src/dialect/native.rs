@@ -4,59 +4,83 @@ use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{BodyRule, Call, Endpoint, Guard, Op as AnyOp, Reply, Route, Side, bare, direct, query, reply};
+use super::{
+    Answer, Call, Dialect, Endpoint, Entry, ForKnown, Guard, KnownOperation, Operation, Places, Reply, Route, Side,
+    Work, bare, basic, direct, lies_in, query, reply,
+};
 use crate::domain::{
-    Command, Fault, FaultKind, Intent, Outcome, Session, SessionCommand, SessionState, UnixTime, Upload, UploadState,
+    Command, Fault, FaultKind, Outcome, Principal, Session, SessionCommand, SessionState, UnixTime, Upload, UploadState,
 };
 
-/// What every path begins with.
-pub(super) const BASE: &str = "/api/v1";
+pub(super) static DIALECT: Dialect = Dialect {
+    name: "native",
+    routes: ROUTES,
+    has_path: |path| lies_in(path, "/api/v1"),
+    fault,
+    challenge: basic,
+    request_id_fields: |_| &[],
+};
 
 /// What an endpoint does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Op {
+enum Op {
     Sessions,
     Session,
     Cancel,
 }
 
-pub(super) static ROUTES: &[Route] = &[
+static ROUTES: &[Route] = &[
     Route {
         pattern: "/api/v1/sessions",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::Sessions, "a page of the sessions, newest first: `limit`, `marker`")],
+        endpoints: &[call(Method::GET, &Op::Sessions, "a page of the sessions, newest first: `limit`, `marker`")],
     },
     Route {
         pattern: "/api/v1/sessions/{session}",
         allow: "GET, HEAD, DELETE",
         endpoints: &[
-            call(Method::GET, Op::Session, "one session"),
-            call(Method::DELETE, Op::Cancel, "ends a session, and drops what was uploaded"),
+            call(Method::GET, &Op::Session, "one session"),
+            call(Method::DELETE, &Op::Cancel, "ends a session, and drops what was uploaded"),
         ],
     },
 ];
 
-const fn call(method: Method, op: Op, summary: &'static str) -> Endpoint {
-    let (guard, body, side) = (Guard::Basic, BodyRule::None, Side::Control);
-    Endpoint { method, guard, body, side, summary, op: AnyOp::Native(op) }
+const fn call(method: Method, op: &'static Op, summary: &'static str) -> Endpoint {
+    let entry = Entry::Known(ForKnown { guard: Guard::Basic, body: None, op });
+    Endpoint { method, side: Side::Control, summary, entry }
 }
 
-/// What the query of each endpoint may hold.
-pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
-    match op {
-        Op::Sessions => &["limit", "marker"],
-        Op::Session | Op::Cancel => &[],
+impl Operation for Op {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        match self {
+            Self::Sessions => &["limit", "marker"],
+            Self::Session | Self::Cancel => &[],
+        }
+    }
+
+    fn encode(&self, call: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
+        encode(*self, call, outcome)
     }
 }
 
-pub(super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
+impl KnownOperation for Op {
+    fn decode(&'static self, call: &Call, _: &Principal, _: &[u8]) -> Result<(Work, Answer), Fault> {
+        Ok((Work::Control(Command::Session(decode(*self, call)?)), Answer(self)))
+    }
+}
+
+fn decode(op: Op, call: &Call) -> Result<SessionCommand, Fault> {
     let no_such = |_| Fault::new(FaultKind::NotFound, "there is no such session");
     let id = || call.param("session").parse().map_err(no_such);
-    Ok(Intent::Control(Command::Session(match op {
+    Ok(match op {
         Op::Sessions => page(call)?,
         Op::Session => SessionCommand::Show(id()?),
         Op::Cancel => SessionCommand::Cancel(id()?),
-    })))
+    })
 }
 
 /// How many sessions a page has, unless fewer are asked for, and at most.
@@ -81,7 +105,7 @@ fn page(call: &Call) -> Result<SessionCommand, Fault> {
 }
 
 /// `None` when the endpoint cannot have this outcome.
-pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome) -> Option<Reply> {
+fn encode(op: Op, call: &Call, outcome: &Outcome) -> Option<Reply> {
     Some(match (op, outcome) {
         (Op::Sessions, Outcome::Sessions(sessions)) => {
             let last = sessions.items.last().filter(|_| sessions.has_more);
@@ -97,7 +121,7 @@ pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome) -> Option<Reply> {
 }
 
 /// `{"error": {"message": ..., "field": ...}}`, with the same status numbers as the direct side has.
-pub(super) fn fault(fault: &Fault) -> Reply {
+fn fault(_: &Call, fault: &Fault) -> Reply {
     let error = json!({"error": {"message": fault.told, "field": fault.point}});
     json_reply(direct::status(fault.kind), &error)
 }

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use crate::domain::Fault;
 
 /// A path segment with its percent-encoding undone; as it was sent when the result is not UTF-8.
-pub fn percent_decoded(text: &str) -> Cow<'_, str> {
+pub(super) fn percent_decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8().unwrap_or(Cow::Borrowed(text))
 }
 

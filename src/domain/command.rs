@@ -3,29 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Began, BlockCommand, BlockOutcome, ByteCount, Direction, Encoding, HpcCommand, HpcLogin, HpcOutcome,
-    IdentityCommand, IdentityOutcome, Media, Paged, Secret, Session, SessionCommand, Sha256, SortKey, TenantId,
-    TreeCommand, UnpackPlan, Volume, VolumeId, VolumeState,
+    Began, BlockCommand, BlockOutcome, ByteCount, Direction, Encoding, HpcCommand, HpcOutcome, IdentityOutcome, Media,
+    Paged, Secret, Session, SessionCommand, Sha256, SortKey, TenantId, TreeCommand, Volume, VolumeId, VolumeState,
 };
-
-/// What a decoded request asks for.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Intent {
-    /// Metadata work: executed, then answered.
-    Control(Command),
-    /// Work of the identity service.
-    Identity(IdentityCommand),
-    /// Bytes of a drive come in.
-    Receive(ReceivePlan),
-    /// The archive of a tree comes in.
-    Unpack(UnpackPlan),
-    /// Bytes go out.
-    Send(SendPlan),
-    /// A token is wanted for a name and password.
-    Login(HpcLogin),
-    /// What is served here; anyone may ask.
-    Discover,
-}
 
 /// Metadata work on the caller's own volumes.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,11 +103,11 @@ pub enum Outcome {
     Session(Box<Session>),
     /// Of [`Command::Block`].
     Block(BlockOutcome),
-    /// Of [`Command::Hpc`] and [`Intent::Login`].
+    /// Of [`Command::Hpc`] and [`HpcLogin`](super::HpcLogin).
     Hpc(HpcOutcome),
-    /// Of [`Intent::Identity`].
+    /// Of an [`IdentityCommand`](super::IdentityCommand) or an [`AnonymousCommand`](super::AnonymousCommand).
     Identity(IdentityOutcome),
-    /// Of [`Intent::Discover`]: the dialect knows it.
+    /// What is served here, which the dialect knows.
     Discovered,
 }
 

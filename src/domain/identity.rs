@@ -53,9 +53,9 @@ pub struct Token {
     pub expires: UnixTime,
 }
 
-/// Work of the identity service.
+/// Work of the identity service that is open to anyone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IdentityCommand {
+pub enum AnonymousCommand {
     /// Which version is served here.
     Describe,
     /// Makes a token.
@@ -65,6 +65,11 @@ pub enum IdentityCommand {
         /// For which project; the user's own when absent.
         scope: Option<Named<TenantId>>,
     },
+}
+
+/// Work of the identity service for a known caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityCommand {
     /// What a token stands for: one of the caller's own, or any for administrators.
     ShowToken(Secret),
     /// Ends a token; the same.
@@ -108,12 +113,12 @@ pub enum Proof {
     Token(Secret),
 }
 
-/// What came of an [`IdentityCommand`].
+/// What came of an [`AnonymousCommand`] or an [`IdentityCommand`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentityOutcome {
-    /// Of [`IdentityCommand::Describe`].
+    /// Of [`AnonymousCommand::Describe`].
     Described,
-    /// Of [`IdentityCommand::Issue`].
+    /// Of [`AnonymousCommand::Issue`].
     Issued {
         /// What it stands for.
         token: Box<Token>,

@@ -28,8 +28,7 @@ pub use block::{
 };
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{
-    CloneSpec, Command, DriveFilter, DriveSpec, Intent, Limits, Listing, NameMatch, Outcome, Page, Patch, ReceivePlan,
-    SendPlan,
+    CloneSpec, Command, DriveFilter, DriveSpec, Limits, Listing, NameMatch, Outcome, Page, Patch, ReceivePlan, SendPlan,
 };
 pub use crash::CrashPoints;
 pub use digest::{Pieces, Sha256};
@@ -38,7 +37,7 @@ pub use extents::Extents;
 pub use fault::{Blame, Fault, FaultKind};
 pub use hpc::{FILESYSTEM, HpcCatalogue, HpcCommand, HpcFields, HpcLogin, HpcOutcome, HpcRegion, HpcSpec, HpcVolume};
 pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, UploadId, UserId, VolumeId};
-pub use identity::{IdentityCommand, IdentityOutcome, Named, Project, Proof, Token, User};
+pub use identity::{AnonymousCommand, IdentityCommand, IdentityOutcome, Named, Project, Proof, Token, User};
 pub use network::{Network, NotANetwork};
 pub use principal::{Principal, Quota, Usage};
 pub use session::{

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -34,11 +34,12 @@ use crate::auth::{Signed, is_digest_of};
 use crate::control::{Account, Opened, Packable};
 use crate::dialect::direct::{self, Chunk};
 use crate::dialect::{
-    BodyRule, Call, Dialect, Endpoint, Guard, Places, Reply, Side, percent_decoded, request_id_fields, routed,
+    Anonymous, Answer, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, Intent, Places, Probe, Reply,
+    Report, Resolved, Side, Work, resolve,
 };
 use crate::domain::{
-    Command, Fault, FaultKind, HpcLogin, HpcOutcome, IdentityCommand, Intent, Outcome, Principal, SendPlan, Sha256,
-    TenantId, UnixTime, Volume,
+    AnonymousCommand, Command, Fault, FaultKind, HpcLogin, HpcOutcome, Outcome, Principal, ReceivePlan, SendPlan,
+    Sha256, TenantId, UnixTime, UnpackPlan, Volume,
 };
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport, removal_of};
@@ -98,26 +99,30 @@ pub(super) async fn answer(
     let tapped = connection.tap.as_ref().and_then(|tap| tap.offer(index, is_last(&parts)));
     let body = Payload::new(body, tapped);
     let is_late = server.control.is_draining();
+    let Resolved { call, dialect, route, endpoint } = resolved(&parts, body.length());
     let mut exchange = Exchange {
         server: &server,
         connection: &connection,
         client,
         parts: &parts,
-        route: "none",
+        call,
+        dialect,
+        route,
+        caller: None,
         started,
         is_late,
         shares: UnderWay::default(),
     };
-    let mut response = exchange.run(index, body).instrument(span.clone()).await;
+    let mut response = exchange.run(index, endpoint, body).instrument(span.clone()).await;
     if let Ok(id) = HeaderValue::try_from(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    for name in request_id_fields(parts.uri.path()) {
+    for name in dialect.request_id_fields(parts.uri.path()) {
         if let Ok(id) = HeaderValue::try_from(format!("req-{id}")) {
             response.headers_mut().insert(HeaderName::from_static(name), id);
         }
     }
-    let (route, status) = (exchange.route, response.status());
+    let status = response.status();
     server.metrics.request_answered(route, status.as_u16(), started.elapsed().as_secs_f64());
     // The route's pattern and not the path, which may hold a ticket (I10).
     tracing::debug!(parent: &span, method = %parts.method, route, status = status.as_u16(), "answered");
@@ -125,11 +130,16 @@ pub(super) async fn answer(
     response.map(|body| body.watched_by(&connection.activity).counted(shares))
 }
 
+/// What a request is for.
+pub(super) fn resolved(parts: &Parts, length: Option<u64>) -> Resolved<'_> {
+    let query = parts.uri.query().unwrap_or_default();
+    resolve(&parts.method, parts.uri.path(), query, &parts.headers, length)
+}
+
 /// Who makes a request.
-#[derive(Default)]
 struct Caller {
-    /// The user, where the route wants one.
-    principal: Option<Principal>,
+    /// The user.
+    principal: Principal,
     /// What the body must be, where that was signed.
     body: Option<Sha256>,
 }
@@ -140,8 +150,12 @@ struct Exchange<'a> {
     /// Where the request comes from: the address of the peer, or who is behind it if that is a proxy of ours.
     client: IpAddr,
     parts: &'a Parts,
+    call: Call<'a>,
+    dialect: &'static Dialect,
     /// The pattern that matched.
     route: &'static str,
+    /// Whose caller it is, once that is known.
+    caller: Option<TenantId>,
     started: Instant,
     /// It came after the server was told to stop.
     is_late: bool,
@@ -149,137 +163,176 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run(&mut self, index: u64, body: Payload) -> Response<Body> {
-        let path = self.parts.uri.path();
+    async fn run(&mut self, index: u64, endpoint: Result<&'static Endpoint, Fault>, body: Payload) -> Response<Body> {
         let framing = self.connection.framing.as_ref().and_then(|seen| seen.violation_of(index));
         if let Some(violation) = framing.or_else(|| origin::host_violation(self.parts)) {
             let fault = Fault::new(FaultKind::BadFraming, format!("the request is ambiguous: {violation}"));
-            let mut response = self.refuse(Dialect::of_path(path), &fault);
+            let mut response = self.refuse(&fault);
             // What follows on this connection may have been smuggled in.
             if self.parts.version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             return response;
         }
-        if let Some(response) = self.operational(path).await {
-            return response;
-        }
-        if self.client != self.connection.peer.ip() {
-            self.shares.address = self.server.addresses.take(holder(self.client));
-            if self.shares.address.is_none() {
-                let told = "as many requests of this address are under way as may be; try again";
-                return self.reject(Dialect::of_path(path), &Fault::new(FaultKind::Unavailable, told), body);
-            }
-        }
-        // What began before is finished, and this was not begun: whoever made it can make it again elsewhere.
-        if self.is_late {
-            let fault = Fault::new(FaultKind::Unavailable, "the server is stopping and begins nothing new");
-            return self.reject(Dialect::of_path(path), &fault, body);
-        }
-        let Ok(matched) = self.server.router.at(routed(path)) else {
-            return self.reject(Dialect::of_path(path), &Fault::new(FaultKind::NotFound, "no such path"), body);
+        let endpoint = match self.admit(endpoint) {
+            Ok(endpoint) => endpoint,
+            Err(fault) => return self.reject(&fault, body),
         };
-        self.route = matched.value.pattern;
-        let params: Vec<(&str, std::borrow::Cow<'_, str>)> =
-            matched.params.iter().map(|(key, value)| (key, percent_decoded(value))).collect();
-        let params: Vec<(&str, &str)> = params.iter().map(|(key, value)| (*key, &**value)).collect();
-        let endpoint = match matched.value.endpoint(&self.parts.method) {
-            Ok(endpoint) if self.is_served(endpoint) => endpoint,
-            Ok(endpoint) => {
-                let told = "this path is served on the other endpoint";
-                return self.reject(endpoint.dialect(), &Fault::new(FaultKind::NotFound, told), body);
-            }
-            Err(fault) => return self.reject(Dialect::of_path(path), &fault, body),
-        };
-        let ours = [&self.server.public.direct, &self.server.public.control].map(Option::as_deref);
-        if origin::is_from_elsewhere(self.parts, ours) {
-            let fault = Fault::new(FaultKind::Forbidden, "pages of other sites may not change anything here");
-            return self.reject(endpoint.dialect(), &fault, body);
+        match self.decode(endpoint, body).await {
+            // To drop what nobody reads before the answer is there would end the connection with it.
+            Ok((intent, answer, _unread)) => self.perform(intent, answer).await,
+            Err((fault, body)) => self.reject(&fault, body),
         }
-        let caller = match self.authenticate(endpoint.guard).await {
-            Ok(caller) => caller,
-            Err(fault) => return self.reject(endpoint.dialect(), &fault, body),
-        };
-        if let Some(principal) = &caller.principal {
-            self.connection.standing.know();
-            if let Err(fault) = self.count(principal.tenant) {
-                return self.reject(endpoint.dialect(), &fault, body);
-            }
-        }
-        let (length, mut body) = (body.length(), body);
-        let (bytes, body) = match endpoint.body {
-            BodyRule::Buffered { max } => match body.buffer(max, self.server.limits.head).await {
-                Ok(bytes) => (bytes, None),
-                Err(fault) => return self.reject(endpoint.dialect(), &fault, body),
-            },
-            BodyRule::None | BodyRule::Streamed => (Bytes::new(), Some(body)),
-        };
-        if caller.body.is_some_and(|signed| !is_digest_of(&signed, &bytes)) {
-            let fault = Fault::new(FaultKind::Unauthenticated, "the body is not the one that was signed");
-            return self.reject_with(endpoint.dialect(), &fault, body);
-        }
-        let call = Call {
-            method: &self.parts.method,
-            path,
-            params: &params,
-            query: self.parts.uri.query().unwrap_or_default(),
-            headers: &self.parts.headers,
-            length,
-            body: &bytes,
-            principal: caller.principal.as_ref(),
-        };
-        self.perform(endpoint, &call, body).await
     }
 
-    async fn perform(&self, endpoint: &'static Endpoint, call: &Call<'_>, body: Option<Payload>) -> Response<Body> {
-        let control = &self.server.control;
-        let intent = match endpoint.decode(call) {
-            Ok(intent) => intent,
-            Err(fault) => return self.reject_with(endpoint.dialect(), &fault, body),
+    /// Whether the request may be looked at further.
+    fn admit(&mut self, endpoint: Result<&'static Endpoint, Fault>) -> Result<&'static Endpoint, Fault> {
+        if !endpoint.as_ref().is_ok_and(|endpoint| endpoint.is_probe()) {
+            if self.client != self.connection.peer.ip() {
+                let told = "as many requests of this address are under way as may be; try again";
+                let share = self.server.addresses.take(holder(self.client));
+                self.shares.address = Some(share.ok_or_else(|| Fault::new(FaultKind::Unavailable, told))?);
+            }
+            // What began before is finished, and this was not begun: whoever made it can make it again elsewhere.
+            if self.is_late {
+                return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and begins nothing new"));
+            }
+        }
+        let endpoint = endpoint?;
+        if !self.is_served(endpoint) {
+            return Err(Fault::new(FaultKind::NotFound, "this path is served on the other endpoint"));
+        }
+        let ours = [&self.server.public.direct, &self.server.public.control].map(Option::as_deref);
+        if origin::is_from_elsewhere(self.parts, ours) {
+            return Err(Fault::new(FaultKind::Forbidden, "pages of other sites may not change anything here"));
+        }
+        Ok(endpoint)
+    }
+
+    /// Gets what the endpoint needs, and has it read what is asked for. The body comes back where it is not a part of
+    /// that.
+    async fn decode(
+        &mut self,
+        endpoint: &'static Endpoint,
+        mut body: Payload,
+    ) -> Result<(Intent<Payload>, Answer, Option<Payload>), (Fault, Payload)> {
+        let answer = endpoint.answer();
+        let decoded = match &endpoint.entry {
+            Entry::Anonymous(open) => {
+                self.decode_anonymous(open, &mut body).await.map(|open| (Intent::Anonymous(open), answer))
+            }
+            Entry::Known(known) => self.decode_known(known, &mut body).await,
+            Entry::Receive(guard, upload) => match self.known(*guard).await {
+                Ok(Caller { principal, .. }) => match upload.decode(&self.call) {
+                    Ok(plan) => return Ok((Intent::Receive(principal, plan, body), answer, None)),
+                    Err(fault) => Err(fault),
+                },
+                Err(fault) => Err(fault),
+            },
+            Entry::Unpack(upload) => match upload.decode(&self.call) {
+                Ok(plan) => return Ok((Intent::Unpack(plan, body), answer, None)),
+                Err(fault) => Err(fault),
+            },
+            Entry::Send(download) => download.decode(&self.call).map(|plan| (Intent::Send(plan), answer)),
+            Entry::Probe(probe) => Ok((Intent::Probe(*probe), answer)),
         };
+        match decoded {
+            Ok((intent, answer)) => Ok((intent, answer, Some(body))),
+            Err(fault) => Err((fault, body)),
+        }
+    }
+
+    async fn decode_anonymous(&self, open: &ForAnyone, body: &mut Payload) -> Result<Anonymous, Fault> {
+        let bytes = self.buffer(open.body, body).await?;
+        open.decode(&self.call, &bytes)
+    }
+
+    async fn decode_known(&mut self, known: &ForKnown, body: &mut Payload) -> Result<(Intent<Payload>, Answer), Fault> {
+        let Caller { principal, body: signed } = self.known(known.guard).await?;
+        let bytes = self.buffer(known.body, body).await?;
+        if signed.is_some_and(|signed| !is_digest_of(&signed, &bytes)) {
+            return Err(Fault::new(FaultKind::Unauthenticated, "the body is not the one that was signed"));
+        }
+        let (work, answer) = known.decode(&self.call, &principal, &bytes)?;
+        Ok((Intent::Work(principal, work), answer))
+    }
+
+    /// Who makes the request, which counts among those of their tenant from now on.
+    async fn known(&mut self, guard: Guard) -> Result<Caller, Fault> {
+        let caller = self.authenticate(guard).await?;
+        self.connection.standing.know();
+        self.count(caller.principal.tenant)?;
+        self.caller = Some(caller.principal.tenant);
+        Ok(caller)
+    }
+
+    /// A body that is read whole, or nothing where a body means nothing.
+    async fn buffer(&self, most: Option<usize>, body: &mut Payload) -> Result<Bytes, Fault> {
+        match most {
+            Some(most) => body.buffer(most, self.server.limits.head).await,
+            None => Ok(Bytes::new()),
+        }
+    }
+
+    async fn perform(&self, intent: Intent<Payload>, answer: Answer) -> Response<Body> {
         let mut room = None;
-        let outcome = match (intent, call.principal, body) {
-            (Intent::Send(plan), ..) => return self.send(call, &plan).await,
-            (Intent::Login(login), ..) => self.log_in(&login).await.inspect(|_| self.connection.standing.know()),
-            (Intent::Discover, ..) => Ok(Outcome::Discovered),
-            (Intent::Control(command), Some(principal), _) => {
-                room = match self.room_for(principal, &command).await {
-                    Ok(room) => room,
-                    Err(fault) => return self.refuse(endpoint.dialect(), &fault),
-                };
-                control.execute(principal, command).await
+        let outcome = match intent {
+            Intent::Probe(probe) => return self.report(probe).await,
+            Intent::Send(plan) => return self.send(&plan).await,
+            Intent::Receive(caller, plan, body) => return self.receive(answer, &caller, plan, body).await,
+            Intent::Unpack(plan, body) => return self.unpack(answer, &plan, body).await,
+            Intent::Anonymous(Anonymous::Login(login)) => {
+                self.log_in(&login).await.inspect(|_| self.connection.standing.know())
             }
-            (Intent::Identity(command), caller, _) => self.identify(caller, command).await,
-            (Intent::Receive(plan), Some(principal), Some(mut body)) => match control.admit(principal, plan).await {
-                Ok(admitted) => {
-                    let progress = admitted.progress();
-                    let _wide = self.connection.moved.widen();
-                    let outcome = Box::pin(admitted.receive(&mut body)).await;
-                    return self.received(endpoint, call, outcome, &progress, body);
-                }
-                Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),
-            },
-            (Intent::Unpack(plan), _, Some(mut body)) => match control.admit_tree(&plan).await {
-                Ok(admitted) => {
-                    self.connection.standing.know();
-                    let progress = admitted.progress();
-                    let _wide = self.connection.moved.widen();
-                    let outcome = Box::pin(admitted.receive(&mut body)).await;
-                    return self.received(endpoint, call, outcome, &progress, body);
-                }
-                Err(fault) => return self.reject_with(endpoint.dialect(), &fault, Some(body)),
-            },
-            (Intent::Control(_) | Intent::Receive(_) | Intent::Unpack(_), ..) => {
-                Err(Fault::internal("a route without a caller or a body"))
+            Intent::Anonymous(Anonymous::Identity(command)) => self.identify(command).await,
+            Intent::Anonymous(Anonymous::Discover) | Intent::Work(_, Work::Discover) => Ok(Outcome::Discovered),
+            Intent::Work(caller, Work::Identity(command)) => {
+                self.server.identity.execute(&caller, command).await.map(Outcome::Identity)
+            }
+            Intent::Work(caller, Work::Control(command)) => {
+                room = match self.room_for(&caller, &command).await {
+                    Ok(room) => room,
+                    Err(fault) => return self.refuse(&fault),
+                };
+                self.server.control.execute(&caller, command).await
             }
         };
-        let response = self.encode(endpoint, call, outcome);
+        let response = self.encode(answer, outcome);
         let length = response.body().held();
         let room = match room {
             Some(room) => room.fit(length),
-            None => self.server.answers.room_of(call.principal.map(|principal| principal.tenant), length).await,
+            None => self.server.answers.room_of(self.caller, length).await,
         };
         response.map(|body| body.within(room))
+    }
+
+    async fn receive(
+        &self,
+        answer: Answer,
+        caller: &Principal,
+        plan: ReceivePlan,
+        mut body: Payload,
+    ) -> Response<Body> {
+        let admitted = match self.server.control.admit(caller, plan).await {
+            Ok(admitted) => admitted,
+            Err(fault) => return self.reject(&fault, body),
+        };
+        let progress = admitted.progress();
+        let _wide = self.connection.moved.widen();
+        let outcome = Box::pin(admitted.receive(&mut body)).await;
+        self.received(answer, outcome, &progress, body)
+    }
+
+    async fn unpack(&self, answer: Answer, plan: &UnpackPlan, mut body: Payload) -> Response<Body> {
+        let admitted = match self.server.control.admit_tree(plan).await {
+            Ok(admitted) => admitted,
+            Err(fault) => return self.reject(&fault, body),
+        };
+        self.connection.standing.know();
+        let progress = admitted.progress();
+        let _wide = self.connection.moved.widen();
+        let outcome = Box::pin(admitted.receive(&mut body)).await;
+        self.received(answer, outcome, &progress, body)
     }
 
     /// Room for what a command is answered with, where that can be known before.
@@ -297,10 +350,9 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    async fn identify(&self, caller: Option<&Principal>, command: IdentityCommand) -> Result<Outcome, Fault> {
-        let is_login = matches!(command, IdentityCommand::Issue { .. });
-        let peer = self.client;
-        let outcome = self.server.identity.execute(caller, peer, command).await;
+    async fn identify(&self, command: AnonymousCommand) -> Result<Outcome, Fault> {
+        let is_login = matches!(command, AnonymousCommand::Issue { .. });
+        let outcome = self.server.identity.execute_anonymous(self.client, command).await;
         if is_login && outcome.is_err() {
             self.server.metrics.login_failures.inc();
         }
@@ -310,14 +362,13 @@ impl Exchange<'_> {
     /// Answers an upload whose body was read, to its end or not.
     fn received(
         &self,
-        endpoint: &'static Endpoint,
-        call: &Call<'_>,
+        answer: Answer,
         outcome: Result<Outcome, Fault>,
         progress: &Progress,
         body: Payload,
     ) -> Response<Body> {
         let is_done = outcome.is_ok();
-        let mut response = self.encode(endpoint, call, outcome);
+        let mut response = self.encode(answer, outcome);
         response.headers_mut().insert(SERVER_TIMING, timing::of(progress));
         if !is_done {
             self.linger(body);
@@ -327,52 +378,45 @@ impl Exchange<'_> {
         response
     }
 
-    fn encode(&self, endpoint: &'static Endpoint, call: &Call<'_>, outcome: Result<Outcome, Fault>) -> Response<Body> {
+    fn encode(&self, answer: Answer, outcome: Result<Outcome, Fault>) -> Response<Body> {
         let mut outcome = match outcome {
             Ok(outcome) => outcome,
-            Err(fault) => return self.refuse(endpoint.dialect(), &fault),
+            Err(fault) => return self.refuse(&fault),
         };
         let rest = outcome.listing_mut().map(|listing| std::mem::take(&mut listing.rest)).unwrap_or_default();
-        let reply = endpoint.encode(call, &outcome, &self.connection.places);
+        let reply = answer.encode(&self.call, &outcome, &self.connection.places);
         if rest.is_empty() {
             return whole(reply);
         }
-        let params = call.params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let asked = Asked {
-            endpoint,
-            parts: self.parts.clone(),
-            params,
-            places: self.connection.places.clone(),
-            tenant: call.principal.map(|principal| principal.tenant),
-        };
-        let list = List::new(self.server, asked, outcome, rest);
+        let (parts, places) = (self.parts.clone(), self.connection.places.clone());
+        let list = List::new(self.server, Asked { answer, parts, places, tenant: self.caller }, outcome, rest);
         let answering = self.connection.activity.answer();
         reply.map(|first| Body::List(Pieces::new(list, &first, answering)))
     }
 
-    async fn send(&self, call: &Call<'_>, plan: &SendPlan) -> Response<Body> {
+    async fn send(&self, plan: &SendPlan) -> Response<Body> {
         let control = &self.server.control;
         let opened = match control.open_download(plan).await {
             Ok(opened) => opened,
-            Err(fault) => return self.refuse(Dialect::Direct, &fault),
+            Err(fault) => return self.refuse(&fault),
         };
         self.connection.standing.know();
         let tenant = match &opened {
             Opened::Drive { drive: volume, .. } | Opened::Tree(volume, _) => volume.tenant,
         };
         if let Err(fault) = self.count(tenant) {
-            return self.refuse(Dialect::Direct, &fault);
+            return self.refuse(&fault);
         }
         let (volume, image, checked) = match opened {
             Opened::Drive { drive, image, checked } => (drive, image, checked),
-            Opened::Tree(tree, packable) => return self.send_tree(call, plan, &tree, packable),
+            Opened::Tree(tree, packable) => return self.send_tree(plan, &tree, packable),
         };
         // Unpredictable, so that no image can hold it (RFC 2046 section 5.1.1).
         let boundary = Uuid::new_v4().simple().to_string();
         // The row changes with more than the bytes. What a clock ahead of ours has written is not in the future.
         let written = image.file().and_then(|file| file.metadata().ok()?.modified().ok()).map(UnixTime::from);
         let modified = written.unwrap_or(volume.updated).min(control.now());
-        let (mut head, chunks) = direct::answer(call, &volume, (modified, checked), &boundary).into_parts();
+        let (mut head, chunks) = direct::answer(&self.call, &volume, (modified, checked), &boundary).into_parts();
         head.headers.insert(SERVER_TIMING, timing::until_first_byte(self.started.elapsed()));
         let is_data = |chunk: &Chunk| matches!(chunk, Chunk::Extent(_));
         if !chunks.iter().any(is_data) {
@@ -408,8 +452,9 @@ impl Exchange<'_> {
         self.download(Response::from_parts(head, ()), sending, regions, account.whole_at(whole))
     }
 
-    fn send_tree(&self, call: &Call<'_>, plan: &SendPlan, tree: &Volume, packable: Packable) -> Response<Body> {
-        let (head, has_body) = direct::archive(call, tree, tree.updated.min(self.server.control.now()), plan.encoding);
+    fn send_tree(&self, plan: &SendPlan, tree: &Volume, packable: Packable) -> Response<Body> {
+        let modified = tree.updated.min(self.server.control.now());
+        let (head, has_body) = direct::archive(&self.call, tree, modified, plan.encoding);
         if !has_body {
             let bytes = |chunk| match chunk {
                 Chunk::Framing(bytes) => Some(bytes),
@@ -463,8 +508,8 @@ impl Exchange<'_> {
         let has_token = authorization.is_none() && self.parts.headers.contains_key(AUTH_TOKEN);
         let takes_token = matches!(guard, Guard::Basic | Guard::Signature | Guard::Cookie);
         let guard = if has_token && takes_token { Guard::Token } else { guard };
+        let plain = |principal| Caller { principal, body: None };
         let result = match guard {
-            Guard::Open | Guard::Ticket => return Ok(Caller::default()),
             Guard::Signature if authorization.is_some_and(Signed::is_scheme) => {
                 let uri = &self.parts.uri;
                 let host = field(header::HOST);
@@ -476,25 +521,18 @@ impl Exchange<'_> {
                     headers: &self.parts.headers,
                 };
                 let caller = self.server.keys.authenticate(&signed).await;
-                caller.map(|(principal, body)| Caller { principal: Some(principal), body: Some(body) })
+                caller.map(|(principal, body)| Caller { principal, body: Some(body) })
             }
             Guard::Basic | Guard::Signature => {
-                let principal = self.server.basic.authenticate(authorization, self.client).await;
-                principal.map(|principal| Caller { principal: Some(principal), body: None })
+                self.server.basic.authenticate(authorization, self.client).await.map(plain)
             }
-            Guard::Cookie => {
-                let principal = self.server.tokens.authenticate(&self.parts.headers).await;
-                principal.map(|principal| Caller { principal: Some(principal), body: None })
-            }
-            Guard::Token => {
-                let principal = self.server.identity.authenticate(field(AUTH_TOKEN)).await;
-                principal.map(|principal| Caller { principal: Some(principal), body: None })
-            }
+            Guard::Cookie => self.server.tokens.authenticate(&self.parts.headers).await.map(plain),
+            Guard::Token => self.server.identity.authenticate(field(AUTH_TOKEN)).await.map(plain),
         };
         let shown = match guard {
             Guard::Token => AUTH_TOKEN,
             Guard::Cookie if authorization.is_none() => header::COOKIE,
-            Guard::Open | Guard::Basic | Guard::Signature | Guard::Cookie | Guard::Ticket => header::AUTHORIZATION,
+            Guard::Basic | Guard::Signature | Guard::Cookie => header::AUTHORIZATION,
         };
         if result.is_err() && self.parts.headers.contains_key(shown) {
             self.server.metrics.login_failures.inc();
@@ -502,52 +540,24 @@ impl Exchange<'_> {
         result
     }
 
-    /// The paths for whoever runs the server.
-    async fn operational(&mut self, path: &str) -> Option<Response<Body>> {
-        let (route, status, text) = match path {
-            "/healthz" => ("/healthz", StatusCode::OK, "ok\n".to_owned()),
-            "/readyz" if self.server.control.is_ready().await => ("/readyz", StatusCode::OK, "ready\n".to_owned()),
-            "/readyz" => ("/readyz", StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
-            "/metrics" => {
-                let text = self.server.metrics.render(self.server.control.pool().in_use());
-                ("/metrics", StatusCode::OK, text)
-            }
-            _ => return None,
+    async fn report(&self, probe: Probe) -> Response<Body> {
+        let control = &self.server.control;
+        let report = match probe {
+            Probe::Health => Report::Alive,
+            Probe::Ready => Report::Ready(control.is_ready().await),
+            Probe::Metrics => Report::Metrics(self.server.metrics.render(control.pool().in_use())),
         };
-        if self.connection.side == Some(Side::Direct) && route == "/metrics" {
-            return None;
-        }
-        self.route = route;
-        if self.parts.method != Method::GET && self.parts.method != Method::HEAD {
-            let fault = Fault::new(FaultKind::MethodNotAllowed { allow: "GET, HEAD" }, "this path takes GET and HEAD");
-            return Some(self.refuse(Dialect::Direct, &fault));
-        }
-        let mut response = Response::new(Body::Whole(text.into()));
-        *response.status_mut() = status;
-        let kind = if route == "/metrics" {
-            "application/openmetrics-text; version=1.0.0; charset=utf-8"
-        } else {
-            "text/plain; charset=utf-8"
-        };
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        Some(response)
+        whole(report.reply())
     }
 
     fn is_served(&self, endpoint: &Endpoint) -> bool {
         self.connection.side.is_none_or(|side| endpoint.side == Side::Either || endpoint.side == side)
     }
 
-    /// Refuses a request whose body was not read.
-    fn reject(&self, dialect: Dialect, fault: &Fault, body: Payload) -> Response<Body> {
+    /// Refuses a request whose body may be left to read.
+    fn reject(&self, fault: &Fault, body: Payload) -> Response<Body> {
         self.linger(body);
-        self.refuse(dialect, fault)
-    }
-
-    fn reject_with(&self, dialect: Dialect, fault: &Fault, body: Option<Payload>) -> Response<Body> {
-        match body {
-            Some(body) => self.reject(dialect, fault, body),
-            None => self.refuse(dialect, fault),
-        }
+        self.refuse(fault)
     }
 
     /// A peer that still waits for 100 (Continue) has sent nothing that must be read.
@@ -557,7 +567,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn refuse(&self, dialect: Dialect, fault: &Fault) -> Response<Body> {
+    fn refuse(&self, fault: &Fault) -> Response<Body> {
         if fault.is_of_open_files() && !self.server.has_told_of_files.swap(true, Ordering::Relaxed) {
             let told = "too many files are open; requests are refused until some are closed. Raise the limit on them";
             tracing::warn!(cause = ?fault.cause, "{told}");
@@ -567,17 +577,7 @@ impl Exchange<'_> {
         } else {
             tracing::info!(route = self.route, kind = ?fault.kind, told = %fault.told, cause = ?fault.cause, "refused");
         }
-        let call = Call {
-            method: &self.parts.method,
-            path: self.parts.uri.path(),
-            params: &[],
-            query: "",
-            headers: &self.parts.headers,
-            length: None,
-            body: &[],
-            principal: None,
-        };
-        whole(dialect.fault(&call, fault, &self.connection.places))
+        whole(self.dialect.fault(&self.call, fault, &self.connection.places))
     }
 }
 

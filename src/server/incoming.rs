@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 use super::tap::Tapped;
+use crate::dialect::too_large;
 use crate::domain::{Fault, FaultKind};
 use crate::transfer::{Broken, Source};
 
@@ -34,11 +35,13 @@ pub(super) struct Payload {
     given: u64,
     /// hyper was told that its body is wanted.
     is_asked_for: bool,
+    /// It was read whole.
+    is_read: bool,
 }
 
 impl Payload {
     pub(super) fn new(incoming: Incoming, tapped: Option<Tapped>) -> Self {
-        Self { incoming, frame: Bytes::new(), tapped, given: 0, is_asked_for: false }
+        Self { incoming, frame: Bytes::new(), tapped, given: 0, is_asked_for: false, is_read: false }
     }
 
     /// Its length, when the peer has told it.
@@ -48,7 +51,7 @@ impl Payload {
 
     /// Whether there is nothing to read.
     pub(super) fn is_empty(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.is_read || self.incoming.is_end_stream()
     }
 
     /// Whether it came past hyper.
@@ -65,9 +68,8 @@ impl Payload {
     ///
     /// When it fails, what was not read is [`Self::linger`]'s.
     pub(super) async fn buffer(&mut self, max: usize, within: Duration) -> Result<Bytes, Fault> {
-        let too_large = || Fault::new(FaultKind::TooLarge, format!("the body has more than {max} bytes"));
         if self.length().is_some_and(|length| length > max as u64) {
-            return Err(too_large());
+            return Err(too_large(max));
         }
         // Smaller than what is tapped.
         self.tapped = None;
@@ -78,7 +80,7 @@ impl Payload {
             })? {
                 let frame = std::mem::take(&mut self.frame);
                 if whole.len() + frame.len() > max {
-                    return Err(too_large());
+                    return Err(too_large(max));
                 }
                 if whole.is_empty() && self.is_empty() {
                     return Ok(frame);
@@ -88,7 +90,9 @@ impl Payload {
             Ok(whole.freeze())
         };
         let late = |_| Fault::new(FaultKind::PeerTooSlow, "the body did not arrive in time");
-        tokio::time::timeout(within, read).await.map_err(late)?
+        let whole = tokio::time::timeout(within, read).await.map_err(late)??;
+        self.is_read = true;
+        Ok(whole)
     }
 
     /// Goes on reading a body that was refused, for a while: closing a socket with unread bytes resets it, and the peer

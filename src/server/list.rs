@@ -15,15 +15,15 @@ use http::request::Parts;
 
 use super::Server;
 use super::answers::{PAGE, Room};
+use super::handle::resolved;
 use crate::control::PIECE;
-use crate::dialect::{Call, Endpoint, Places};
+use crate::dialect::{Answer, Places};
 use crate::domain::{Outcome, TenantId, VolumeId};
 
 /// The request that asked for a list.
 pub(super) struct Asked {
-    pub(super) endpoint: &'static Endpoint,
+    pub(super) answer: Answer,
     pub(super) parts: Parts,
-    pub(super) params: Vec<(String, String)>,
     pub(super) places: Places,
     pub(super) tenant: Option<TenantId>,
 }
@@ -116,18 +116,8 @@ impl List {
 
     /// The list of the volumes that are held now.
     fn encoded(&self) -> Bytes {
-        let Asked { endpoint, parts, params, places, .. } = &self.asked;
-        let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (&**name, &**value)).collect();
-        let call = Call {
-            method: &parts.method,
-            path: parts.uri.path(),
-            params: &params,
-            query: parts.uri.query().unwrap_or_default(),
-            headers: &parts.headers,
-            length: None,
-            body: &[],
-            principal: None,
-        };
-        endpoint.encode(&call, &self.outcome, places).into_body()
+        let Asked { answer, parts, places, .. } = &self.asked;
+        // What is told of a list depends on no body.
+        answer.encode(&resolved(parts, None).call, &self.outcome, places).into_body()
     }
 }

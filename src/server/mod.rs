@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{AccessTokens, Basic, Identity, Keys};
 use crate::control::Control;
-use crate::dialect::{self, Places, Side};
+use crate::dialect::{Places, Side};
 use crate::domain::TenantId;
 use crate::metrics::Metrics;
 use activity::Patience;
@@ -85,7 +85,6 @@ pub struct Server {
     addresses: Arc<Shares<IpAddr>>,
     /// A lack of descriptors is told of once.
     has_told_of_files: AtomicBool,
-    router: matchit::Router<&'static dialect::Route>,
 }
 
 /// How long is waited, how many are served, and how.
@@ -167,7 +166,6 @@ impl Server {
             tenants: Shares::new(share_of(limits.connections)),
             addresses: Shares::new(limits.connections_per_address),
             has_told_of_files: AtomicBool::new(false),
-            router: dialect::router(),
         })
     }
 

@@ -5,33 +5,29 @@ use http::header;
 use super::super::{Call, digest_fields, query};
 use super::fields::{self, Fields};
 use super::{Op, listing};
-use crate::domain::{
-    ByteCount, CloneSpec, Command, DriveSpec, Fault, FaultKind, Intent, Media, Patch, ReceivePlan, VolumeId,
-};
+use crate::domain::{ByteCount, CloneSpec, Command, DriveSpec, Fault, FaultKind, Media, Patch, ReceivePlan, VolumeId};
 
-pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
-    let command = match op {
-        Op::Upload => return upload(call).map(Intent::Receive),
+pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<Command, Fault> {
+    Ok(match op {
         Op::Download => Command::OpenDownload(call.volume_id()?),
         Op::List | Op::ListDetail => listing::decode(call.query)?,
         Op::Show => {
             listing::page(call.query)?;
             Command::Show(call.volume_id()?)
         }
-        Op::Create => create(call.body)?,
-        Op::Update => Command::Update { id: call.volume_id()?, patch: patch(&fields::one(call.body)?)? },
+        Op::Create => create(body)?,
+        Op::Update => Command::Update { id: call.volume_id()?, patch: patch(&fields::one(body)?)? },
         Op::Delete => Command::Delete(vec![call.volume_id()?]),
-        Op::DeleteMany => delete_many(call.body)?,
-        Op::Act => act(call)?,
+        Op::DeleteMany => delete_many(body)?,
+        Op::Act => act(call, body)?,
         Op::Capabilities | Op::Locations => {
             listing::page(call.query)?;
             Command::Describe
         }
-    };
-    Ok(Intent::Control(command))
+    })
 }
 
-fn upload(call: &Call) -> Result<ReceivePlan, Fault> {
+pub(super) fn upload(call: &Call) -> Result<ReceivePlan, Fault> {
     check_media_type(call)?;
     if call.headers.contains_key(header::CONTENT_RANGE) {
         // RFC 9110 section 14.5: to take a part for the whole would make a drive of the wrong bytes.
@@ -113,14 +109,14 @@ fn delete_many(body: &[u8]) -> Result<Command, Fault> {
     Ok(Command::Delete(ids))
 }
 
-fn act(call: &Call) -> Result<Command, Fault> {
+fn act(call: &Call, body: &[u8]) -> Result<Command, Fault> {
     let id = call.volume_id()?;
     let action = query::pairs(call.query).find(|(name, _)| name == "do").map(|(_, action)| action);
     match action.as_deref() {
-        Some("clone") => Ok(Command::Clone { id, spec: clone_spec(call.body)? }),
+        Some("clone") => Ok(Command::Clone { id, spec: clone_spec(body)? }),
         Some("resize") => {
             // The vendor has a whole drive in the body, as for a change.
-            let object = fields::one(call.body)?;
+            let object = fields::one(body)?;
             object.size()?.ok_or_else(|| object.missing("size"))?;
             Ok(Command::Update { id, patch: patch(&object)? })
         }

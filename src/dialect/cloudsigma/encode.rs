@@ -6,12 +6,11 @@ use serde_json::{Value, json};
 
 use super::super::{Call, Places, Reply, bare, digest_fields, direct, reply};
 use super::{BASE, Op, drive, listing};
-use crate::domain::{Fault, FaultKind, Limits, Listing, Outcome, Sha256, Volume, VolumeId, VolumeState};
+use crate::domain::{Fault, FaultKind, Limits, Listing, Outcome, Volume, VolumeState};
 
 /// `None` when the endpoint cannot have this outcome.
-pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
     Some(match (op, outcome) {
-        (Op::Upload, Outcome::Uploaded { id, sha256 }) => uploaded(*id, sha256.as_ref(), places),
         (Op::Download, Outcome::Download { id, token }) => direct::redirect(*id, token, places)?,
         (Op::List | Op::ListDetail, Outcome::Listing(listing)) => listed(op, call, listing),
         (Op::Show, Outcome::Drive(drive)) => {
@@ -33,7 +32,7 @@ pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &
 }
 
 /// A list of one error, as the vendor's clients read them.
-pub(in super::super) fn fault(fault: &Fault) -> Reply {
+pub(super) fn fault(_: &Call, fault: &Fault) -> Reply {
     let (status, error_type) = spelling(fault.kind);
     let error = json!({"error_message": fault.told, "error_point": fault.point, "error_type": error_type});
     json_reply(status, &json!([error]))
@@ -73,14 +72,15 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
 }
 
 /// The UUID and a newline, as text: scripts take the whole body for the UUID, and a terminal shows it on a line.
-fn uploaded(id: VolumeId, sha256: Option<&Sha256>, places: &Places) -> Reply {
+pub(super) fn uploaded(outcome: &Outcome, places: &Places) -> Option<Reply> {
+    let Outcome::Uploaded { id, sha256 } = outcome else { return None };
     let mut reply = reply(StatusCode::CREATED, "text/plain; charset=utf-8", format!("{id}\n"));
-    set(&mut reply, header::LOCATION, &places.control_location(&drive::resource_uri(id)));
+    set(&mut reply, header::LOCATION, &places.control_location(&drive::resource_uri(*id)));
     if let Some(sha256) = sha256 {
         // RFC 9530 section 3.1: in the answer to a change it may speak of the resource that the answer refers to.
         reply.headers_mut().insert(digest_fields::REPR_DIGEST, digest_fields::repr_digest(sha256));
     }
-    reply
+    Some(reply)
 }
 
 fn listed(op: Op, call: &Call, listing: &Listing) -> Reply {

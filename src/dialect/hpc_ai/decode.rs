@@ -13,8 +13,7 @@ use serde_json::error::Category;
 use super::super::{Call, hyper_sh};
 use super::Op;
 use crate::domain::{
-    ByteCount, Command, Fault, FaultKind, HpcCommand, HpcLogin, HpcSpec, Intent, LONGEST_NAME, Secret, VolumeId,
-    is_tree_name,
+    ByteCount, Fault, FaultKind, HpcCommand, HpcLogin, HpcSpec, LONGEST_NAME, Secret, VolumeId, is_tree_name,
 };
 
 /// The most characters in a name, a type or a region.
@@ -24,15 +23,18 @@ const PAGE_SIZE: u64 = 10;
 /// The most that a page can have: its records are in memory at once.
 const MAX_PAGE_SIZE: u64 = 1000;
 
-pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
+pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<HpcCommand, Fault> {
     check_media_type(call)?;
-    let command = match op {
-        Op::Login => return login(call.body).map(Intent::Login),
-        Op::Create => create(call.body)?,
-        Op::List => list(call.body)?,
-        Op::Delete => delete(call.body)?,
-    };
-    Ok(Intent::Control(Command::Hpc(command)))
+    match op {
+        Op::Create => create(body),
+        Op::List => list(body),
+        Op::Delete => delete(body),
+    }
+}
+
+pub(super) fn login(call: &Call, body: &[u8]) -> Result<HpcLogin, Fault> {
+    check_media_type(call)?;
+    credentials(body)
 }
 
 /// Also a body that names no type is refused: a page of another site can send one, with the cookie.
@@ -96,7 +98,7 @@ struct DeleteBody {
     id: Option<Value>,
 }
 
-fn login(body: &[u8]) -> Result<HpcLogin, Fault> {
+fn credentials(body: &[u8]) -> Result<HpcLogin, Fault> {
     let LoginBody { username, password } = read(body)?;
     let (Some(Value::String(user)), Some(Value::String(password))) = (username, password) else {
         return Err(Fault::invalid("username", "username and password must be there, both as text"));
@@ -326,11 +328,11 @@ mod tests {
             format!("{{\"username\": \"a\", \"password\": \"{secret}\", \"password\": \"{secret}\"}}"),
             format!("{{\"username\": \"a\", \"password\": {secret}"),
         ] {
-            let fault = login(body.as_bytes()).unwrap_err();
+            let fault = credentials(body.as_bytes()).unwrap_err();
             assert_eq!(fault.kind, FaultKind::Invalid);
             assert!(!format!("{fault:?}").contains(secret), "{fault:?}");
         }
-        let login = login(br#"{"username": "a", "password": "hunter2"}"#).unwrap();
+        let login = credentials(br#"{"username": "a", "password": "hunter2"}"#).unwrap();
         assert!(!format!("{login:?}").contains(secret));
         assert_eq!((&*login.user, login.password.reveal()), ("a", secret));
     }
@@ -364,7 +366,7 @@ mod tests {
         #[test]
         fn no_body_panics(body: Vec<u8>, member in "\\{\"(pager|name|sizeGB|volumeId)\": ?.{0,24}\\}") {
             for body in [&body[..], member.as_bytes()] {
-                let _ = (login(body).is_ok(), create(body).is_ok(), list(body).is_ok(), delete(body).is_ok());
+                let _ = (credentials(body).is_ok(), create(body).is_ok(), list(body).is_ok(), delete(body).is_ok());
             }
         }
 

@@ -3,15 +3,13 @@
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::super::{Places, Reply, direct, reply};
+use super::super::{Call, Places, Reply, direct, reply};
 use super::{COOKIE, Op};
-use crate::domain::{ByteCount, Fault, HpcOutcome, HpcVolume, Outcome, Secret, VolumeState};
+use crate::domain::{ByteCount, Fault, HpcOutcome, HpcVolume, Secret, VolumeState};
 
 /// `None` when the endpoint cannot have this outcome.
-pub(in super::super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Option<Reply> {
-    let Outcome::Hpc(outcome) = outcome else { return None };
+pub(super) fn encode(op: Op, outcome: &HpcOutcome) -> Option<Reply> {
     Some(match (op, outcome) {
-        (Op::Login, HpcOutcome::LoggedIn { token, seconds }) => logged_in(token, *seconds, places)?,
         // The vendor's answer to a creation tells it as pending; the first listing tells more.
         (Op::Create, HpcOutcome::Made(made)) => ok(&json!({"volume": volume(made, PENDING)})),
         (Op::List, HpcOutcome::Listed { volumes, page, size, total }) => {
@@ -27,13 +25,13 @@ pub(in super::super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Op
 }
 
 /// `{"message": ...}`, as the vendor has it, with the same status numbers as the direct side.
-pub(in super::super) fn fault(fault: &Fault) -> Reply {
+pub(super) fn fault(_: &Call, fault: &Fault) -> Reply {
     json_reply(direct::status(fault.kind), &json!({"message": fault.told}))
 }
 
 /// The token in the body and as a cookie that no script reads, that other sites' forms do not carry (`SameSite`) and
 /// that, where this server is reached by https, no other connection carries (RFC 6265 section 4.1.2).
-fn logged_in(token: &Secret, seconds: u32, places: &Places) -> Option<Reply> {
+pub(super) fn logged_in(token: &Secret, seconds: u32, places: &Places) -> Option<Reply> {
     let mut reply = ok(&json!({"accessToken": token.reveal()}));
     let is_secure = places.control.starts_with("https://");
     let secure = if is_secure { "; Secure" } else { "" };
@@ -105,9 +103,8 @@ mod tests {
 
     #[test]
     fn the_cookie_is_secure_where_clients_come_by_https() {
-        let outcome = Outcome::Hpc(HpcOutcome::LoggedIn { token: Secret::new("a.b.c"), seconds: 86_400 });
         let cookie = |places: &Places| {
-            let reply = encode(Op::Login, &outcome, places).unwrap();
+            let reply = logged_in(&Secret::new("a.b.c"), 86_400, places).unwrap();
             reply.headers()[header::SET_COOKIE].to_str().unwrap().to_owned()
         };
         let plain = "AccessToken=a.b.c; HttpOnly; SameSite=Lax; Path=/; Max-Age=86400";

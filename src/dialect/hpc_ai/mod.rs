@@ -9,55 +9,113 @@
 mod decode;
 mod encode;
 
-use http::Method;
+use http::{HeaderValue, Method};
 
-use super::{BodyRule, Endpoint, Guard, Op as AnyOp, Route, Side};
+use super::{
+    Anonymous, Answer, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, KnownOperation, OpenOperation,
+    Operation, Places, Reply, Route, Side, Work, lies_in,
+};
+use crate::domain::{Command, Fault, HpcOutcome, Outcome, Principal};
 
-pub(super) use decode::decode;
-pub(super) use encode::{encode, fault};
+pub(super) static DIALECT: Dialect = Dialect {
+    name: "hpc_ai",
+    routes: ROUTES,
+    has_path: |path| BASES.into_iter().any(|base| lies_in(path, base)),
+    fault: encode::fault,
+    // A browser that is asked for Basic would ask its user for a password, which is of no use there.
+    challenge: |_| Some(HeaderValue::from_static("Bearer realm=\"longshore\"")),
+    request_id_fields: |_| &[],
+};
 
-/// What an endpoint does.
+/// What an endpoint of known callers does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Op {
-    Login,
+enum Op {
     Create,
     List,
     Delete,
+}
+
+impl Operation for Op {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn encode(&self, _: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
+        let Outcome::Hpc(outcome) = outcome else { return None };
+        encode::encode(*self, outcome)
+    }
+}
+
+impl KnownOperation for Op {
+    fn decode(&'static self, call: &Call, _: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
+        Ok((Work::Control(Command::Hpc(decode::decode(*self, call, body)?)), Answer(self)))
+    }
+}
+
+/// The login.
+#[derive(Debug)]
+struct Login;
+
+impl Operation for Login {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn encode(&self, _: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        let Outcome::Hpc(HpcOutcome::LoggedIn { token, seconds }) = outcome else { return None };
+        encode::logged_in(token, *seconds, places)
+    }
+}
+
+impl OpenOperation for Login {
+    fn decode(&self, call: &Call, body: &[u8]) -> Result<Anonymous, Fault> {
+        decode::login(call, body).map(Anonymous::Login)
+    }
 }
 
 /// The most bytes of a body; no call needs a hundredth of it.
 const MAX_JSON: usize = 64 << 10;
 
 /// What paths of this API begin with.
-pub(super) const BASES: [&str; 2] = ["/api/storage", "/api/user"];
+const BASES: [&str; 2] = ["/api/storage", "/api/user"];
 
 /// The cookie that holds the token.
 const COOKIE: &str = "AccessToken";
 
-pub(super) static ROUTES: &[Route] = &[
-    Route {
-        pattern: "/api/user/login",
-        allow: "POST",
-        endpoints: &[call(Guard::Open, Op::Login, "signs a token for a user name and password")],
-    },
+static ROUTES: &[Route] = &[
+    Route { pattern: "/api/user/login", allow: "POST", endpoints: &[login()] },
     Route {
         pattern: "/api/storage/volume/create",
         allow: "POST",
-        endpoints: &[call(Guard::Cookie, Op::Create, "makes a blank drive or an empty tree")],
+        endpoints: &[call(&Op::Create, "makes a blank drive or an empty tree")],
     },
     Route {
         pattern: "/api/storage/volume/list",
         allow: "POST",
-        endpoints: &[call(Guard::Cookie, Op::List, "the drives and trees, in order of making")],
+        endpoints: &[call(&Op::List, "the drives and trees, in order of making")],
     },
     Route {
         pattern: "/api/storage/volume/delete",
         allow: "POST",
-        endpoints: &[call(Guard::Cookie, Op::Delete, "removes a drive or a tree")],
+        endpoints: &[call(&Op::Delete, "removes a drive or a tree")],
     },
 ];
 
-const fn call(guard: Guard, op: Op, summary: &'static str) -> Endpoint {
-    let (body, side) = (BodyRule::Buffered { max: MAX_JSON }, Side::Control);
-    Endpoint { method: Method::POST, guard, body, side, summary, op: AnyOp::HpcAi(op) }
+const fn login() -> Endpoint {
+    let summary = "signs a token for a user name and password";
+    let entry = Entry::Anonymous(ForAnyone { body: Some(MAX_JSON), op: &Login });
+    Endpoint { method: Method::POST, side: Side::Control, summary, entry }
+}
+
+const fn call(op: &'static Op, summary: &'static str) -> Endpoint {
+    let entry = Entry::Known(ForKnown { guard: Guard::Cookie, body: Some(MAX_JSON), op });
+    Endpoint { method: Method::POST, side: Side::Control, summary, entry }
 }

@@ -6,27 +6,25 @@ use serde_json::{Map, Value};
 use super::super::{Call, codings, query};
 use super::{DRIVER, Op, RESERVED, SIZE};
 use crate::domain::{
-    ByteCount, Command, Fault, FaultKind, Initialization, Intent, LONGEST_NAME, Secret, SessionCommand, Source,
-    TreeCommand, TreeFilter, TreeSource, UnpackPlan, is_tree_name,
+    ByteCount, Command, Fault, FaultKind, Initialization, LONGEST_NAME, Secret, SessionCommand, Source, TreeCommand,
+    TreeFilter, TreeSource, UnpackPlan, is_tree_name,
 };
 
-pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
+pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<Command, Fault> {
     let name = || call.param("name").to_owned();
-    let command = match op {
+    Ok(match op {
         Op::List => Command::Tree(TreeCommand::List(filter(call)?)),
-        Op::Create => Command::Tree(create(call.body)?),
+        Op::Create => Command::Tree(create(body)?),
         Op::Show => Command::Tree(TreeCommand::Show(name())),
         Op::Delete => Command::Tree(TreeCommand::Delete { name: name(), force: is_set(call, "force")? }),
         Op::Download => Command::Tree(TreeCommand::OpenDownload(name())),
-        Op::Initialize => Command::Session(SessionCommand::Initialize(initialization(call.body)?)),
+        Op::Initialize => Command::Session(SessionCommand::Initialize(initialization(body)?)),
         Op::Finish => {
             let token =
                 parameter(call, "session").ok_or_else(|| Fault::invalid("session", "the query names no session"))?;
             Command::Session(SessionCommand::Finish(Secret::new(token)))
         }
-        Op::Upload => return upload(call).map(Intent::Unpack),
-    };
-    Ok(Intent::Control(command))
+    })
 }
 
 fn parameter(call: &Call, name: &str) -> Option<String> {
@@ -101,7 +99,7 @@ fn filter(call: &Call) -> Result<TreeFilter, Fault> {
     Ok(filter)
 }
 
-fn upload(call: &Call) -> Result<UnpackPlan, Fault> {
+pub(super) fn upload(call: &Call) -> Result<UnpackPlan, Fault> {
     let no_such = |_| Fault::new(FaultKind::NotFound, "there is no such uploader");
     let upload = call.param("upload").parse().map_err(no_such)?;
     let unsupported = |told: &str| Fault::new(FaultKind::UnsupportedMediaType, told);
@@ -288,12 +286,10 @@ mod tests {
             let call = Call {
                 method: &method,
                 path: "/volumes",
-                params: &[],
+                params: Vec::new(),
                 query: &query,
                 headers: &headers,
                 length: None,
-                body: b"",
-                principal: None,
             };
             filter(&call)
         };

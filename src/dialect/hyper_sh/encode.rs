@@ -5,12 +5,12 @@ use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::super::{Places, Reply, bare, direct, reply};
+use super::super::{Call, Places, Reply, bare, direct, reply};
 use super::{DRIVER, Op, SIZE, upload_path};
 use crate::domain::{Began, ByteCount, Fault, Outcome, UnixTime, Volume};
 
 /// `None` when the endpoint cannot have this outcome.
-pub(in super::super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Option<Reply> {
+pub(super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Option<Reply> {
     Some(match (op, outcome) {
         (Op::List, Outcome::Trees(trees)) => {
             let volumes: Vec<Value> = trees.drives.iter().map(volume).collect();
@@ -26,14 +26,18 @@ pub(in super::super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Op
             reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             reply
         }
-        // Of an upload the client takes 200 alone.
-        (Op::Finish, Outcome::Finished) | (Op::Upload, Outcome::Unpacked) => bare(StatusCode::OK),
+        (Op::Finish, Outcome::Finished) => bare(StatusCode::OK),
         _ => return None,
     })
 }
 
+/// Of an upload the client takes 200 alone.
+pub(super) fn uploaded(outcome: &Outcome) -> Option<Reply> {
+    matches!(outcome, Outcome::Unpacked).then(|| bare(StatusCode::OK))
+}
+
 /// A line of text: the vendor's client shows the body as it is. The status numbers are those of the direct side.
-pub(in super::super) fn fault(fault: &Fault) -> Reply {
+pub(super) fn fault(_: &Call, fault: &Fault) -> Reply {
     reply(direct::status(fault.kind), "text/plain; charset=utf-8", format!("{}\n", fault.told))
 }
 

@@ -10,14 +10,24 @@ mod encode;
 
 use http::Method;
 
-use super::{BodyRule, Endpoint, Guard, Op as AnyOp, Route, Side};
+use super::{
+    Answer, ByHead, Call, Dialect, Endpoint, Entry, ForKnown, Guard, KnownOperation, Operation, Places, Reply, Route,
+    Side, Work, basic,
+};
+use crate::domain::{Fault, Outcome, Principal};
 
-pub(super) use decode::decode;
-pub(super) use encode::{encode, fault};
+pub(super) static DIALECT: Dialect = Dialect {
+    name: "hyper",
+    routes: ROUTES,
+    has_path,
+    fault: encode::fault,
+    challenge: basic,
+    request_id_fields: |_| &[],
+};
 
 /// What an endpoint does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Op {
+enum Op {
     List,
     Create,
     Show,
@@ -25,7 +35,6 @@ pub(super) enum Op {
     Download,
     Initialize,
     Finish,
-    Upload,
 }
 
 /// The most bytes of a JSON body: 64 volumes with long sources.
@@ -40,19 +49,50 @@ const SIZE: &str = "size";
 /// Names that are paths of this API.
 pub(super) const RESERVED: [&str; 3] = ["create", "initialize", "uploadfinish"];
 
-/// What the query of each endpoint may hold.
-pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
-    match op {
-        Op::List => &["filters"],
-        Op::Delete => &["force"],
-        Op::Finish => &["session"],
-        Op::Upload => &["cookie"],
-        Op::Create | Op::Show | Op::Download | Op::Initialize => &[],
+impl Operation for Op {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        match self {
+            Self::List => &["filters"],
+            Self::Delete => &["force"],
+            Self::Finish => &["session"],
+            Self::Create | Self::Show | Self::Download | Self::Initialize => &[],
+        }
+    }
+
+    fn encode(&self, _: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        encode::encode(*self, outcome, places)
     }
 }
 
-/// Whether an unknown path is answered as this API does.
-pub(super) fn has_path(path: &str) -> bool {
+impl KnownOperation for Op {
+    fn decode(&'static self, call: &Call, _: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
+        Ok((Work::Control(decode::decode(*self, call, body)?), Answer(self)))
+    }
+}
+
+/// An upload, which is an archive.
+#[derive(Debug)]
+struct Upload;
+
+impl Operation for Upload {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        &["cookie"]
+    }
+
+    fn encode(&self, _: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
+        encode::uploaded(outcome)
+    }
+}
+
+fn has_path(path: &str) -> bool {
     let path = match path.strip_prefix("/v1.") {
         Some(rest) => rest.trim_start_matches(|digit: char| digit.is_ascii_digit()),
         None => path,
@@ -76,33 +116,33 @@ macro_rules! routes {
     };
 }
 
-pub(super) static ROUTES: &[Route] = routes! {
-    "/volumes", "GET, HEAD", [call(Method::GET, Op::List, "the trees")];
-    "/volumes/create", "POST", [call(Method::POST, Op::Create, "makes an empty tree")];
-    "/volumes/initialize", "POST", [call(Method::POST, Op::Initialize, "begins a session that fills trees")];
-    "/volumes/uploadfinish", "PUT", [call(Method::PUT, Op::Finish, "ends a session, and shows what it has filled")];
+static ROUTES: &[Route] = routes! {
+    "/volumes", "GET, HEAD", [call(Method::GET, &Op::List, "the trees")];
+    "/volumes/create", "POST", [call(Method::POST, &Op::Create, "makes an empty tree")];
+    "/volumes/initialize", "POST", [call(Method::POST, &Op::Initialize, "begins a session that fills trees")];
+    "/volumes/uploadfinish", "PUT", [call(Method::PUT, &Op::Finish, "ends a session, and shows what it has filled")];
     "/volumes/{name}", "GET, HEAD, DELETE", [
-        call(Method::GET, Op::Show, "one tree"),
-        call(Method::DELETE, Op::Delete, "removes a tree")
+        call(Method::GET, &Op::Show, "one tree"),
+        call(Method::DELETE, &Op::Delete, "removes a tree")
     ];
     "/volumes/{name}/download", "GET, HEAD", [
-        call(Method::GET, Op::Download, "redirects to a URL that serves the tree as an archive")
+        call(Method::GET, &Op::Download, "redirects to a URL that serves the tree as an archive")
     ];
 };
 
 /// Where an archive is uploaded to.
-pub(super) fn upload_path(id: crate::domain::UploadId) -> String {
+fn upload_path(id: crate::domain::UploadId) -> String {
     format!("/u/{id}")
 }
 
-const fn call(method: Method, op: Op, summary: &'static str) -> Endpoint {
+const fn call(method: Method, op: &'static Op, summary: &'static str) -> Endpoint {
     let side = if matches!(op, Op::Download) { Side::Either } else { Side::Control };
-    let body = BodyRule::Buffered { max: MAX_JSON };
-    Endpoint { method, guard: Guard::Signature, body, side, summary, op: AnyOp::Hyper(op) }
+    let entry = Entry::Known(ForKnown { guard: Guard::Signature, body: Some(MAX_JSON), op });
+    Endpoint { method, side, summary, entry }
 }
 
 const fn upload(method: Method) -> Endpoint {
     let summary = "fills a tree from the archive in the body";
-    let (body, side) = (BodyRule::Streamed, Side::Direct);
-    Endpoint { method, guard: Guard::Ticket, body, side, summary, op: AnyOp::Hyper(Op::Upload) }
+    let entry = Entry::Unpack(ByHead { op: &Upload, decode: decode::upload });
+    Endpoint { method, side: Side::Direct, summary, entry }
 }

@@ -3,12 +3,11 @@
 use serde_json::Value;
 
 use super::super::{Call, query};
-use super::{DOMAIN_ID, DOMAIN_NAME, Op, SUBJECT};
-use crate::domain::{Fault, FaultKind, IdentityCommand, Intent, Named, Proof, Secret, TenantId, UserId};
+use super::{DOMAIN_ID, DOMAIN_NAME, Op, OpenOp, SUBJECT};
+use crate::domain::{AnonymousCommand, Fault, FaultKind, IdentityCommand, Named, Proof, Secret, TenantId, UserId};
 
-pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
-    Ok(Intent::Identity(match op {
-        Op::Issue => issue(call.body)?,
+pub(super) fn decode(op: Op, call: &Call) -> Result<IdentityCommand, Fault> {
+    Ok(match op {
         Op::ShowToken => IdentityCommand::ShowToken(subject(call)?),
         Op::Revoke => IdentityCommand::Revoke(subject(call)?),
         Op::Catalog => IdentityCommand::Catalog,
@@ -20,9 +19,15 @@ pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
         }
         Op::Users => IdentityCommand::Users { name: wanted_name(call)? },
         Op::User => IdentityCommand::User(user_in_path(call)?),
-        Op::OldVersion => IdentityCommand::Describe,
-        Op::OldIssue => issue_by_old_version(call.body)?,
-    }))
+    })
+}
+
+pub(super) fn decode_open(op: OpenOp, body: &[u8]) -> Result<AnonymousCommand, Fault> {
+    match op {
+        OpenOp::Issue => issue(body),
+        OpenOp::OldVersion => Ok(AnonymousCommand::Describe),
+        OpenOp::OldIssue => issue_by_old_version(body),
+    }
 }
 
 /// The name that a list is narrowed to. All that is listed is in the one domain, enabled, and itself no domain; where
@@ -61,7 +66,7 @@ fn subject(call: &Call) -> Result<Secret, Fault> {
     token.map(Secret::new).ok_or_else(|| Fault::invalid("X-Subject-Token", "the X-Subject-Token field is missing"))
 }
 
-fn issue(body: &[u8]) -> Result<IdentityCommand, Fault> {
+fn issue(body: &[u8]) -> Result<AnonymousCommand, Fault> {
     let mut auth = auth(body)?;
     let mut identity = take_object(&mut auth, "identity")?;
     let proof = match &take(&mut identity, "methods") {
@@ -103,10 +108,10 @@ fn issue(body: &[u8]) -> Result<IdentityCommand, Fault> {
         _ => return Err(Fault::invalid("scope", "scope must be an object")),
     };
     nothing_left(&auth, "auth")?;
-    Ok(IdentityCommand::Issue { proof, scope })
+    Ok(AnonymousCommand::Issue { proof, scope })
 }
 
-fn issue_by_old_version(body: &[u8]) -> Result<IdentityCommand, Fault> {
+fn issue_by_old_version(body: &[u8]) -> Result<AnonymousCommand, Fault> {
     let mut auth = auth(body)?;
     let proof = match take(&mut auth, "passwordCredentials") {
         Value::Null => token(take_object(&mut auth, "token")?)?,
@@ -130,7 +135,7 @@ fn issue_by_old_version(body: &[u8]) -> Result<IdentityCommand, Fault> {
         (None, None) => None,
     };
     nothing_left(&auth, "auth")?;
-    Ok(IdentityCommand::Issue { proof, scope })
+    Ok(AnonymousCommand::Issue { proof, scope })
 }
 
 /// As a wrong password is told: what looks like no id is told from one that nobody has by nothing.
@@ -269,8 +274,8 @@ mod tests {
 
     fn asked(body: &Value) -> Result<(Proof, Option<Named<TenantId>>), FaultKind> {
         match issue(body.to_string().as_bytes()).map_err(|fault| fault.kind)? {
-            IdentityCommand::Issue { proof, scope } => Ok((proof, scope)),
-            other => panic!("{other:?}"),
+            AnonymousCommand::Issue { proof, scope } => Ok((proof, scope)),
+            AnonymousCommand::Describe => panic!("it asks for a token"),
         }
     }
 
@@ -397,12 +402,12 @@ mod tests {
                 Some(Named::Id(TenantId::from_plain(ID).unwrap())),
             ),
         ] {
-            assert_eq!(read(auth).unwrap(), IdentityCommand::Issue { proof: proof(), scope });
+            assert_eq!(read(auth).unwrap(), AnonymousCommand::Issue { proof: proof(), scope });
         }
-        let token = IdentityCommand::Issue { proof: Proof::Token(Secret::new("t")), scope: None };
+        let token = AnonymousCommand::Issue { proof: Proof::Token(Secret::new("t")), scope: None };
         assert_eq!(read(json!({"token": {"id": "t"}})).unwrap(), token);
         let nothing = json!({"passwordCredentials": password(), "trust_id": null});
-        assert_eq!(read(nothing).unwrap(), IdentityCommand::Issue { proof: proof(), scope: None });
+        assert_eq!(read(nothing).unwrap(), AnonymousCommand::Issue { proof: proof(), scope: None });
         for wrong in [
             json!({}),
             json!({"passwordCredentials": {"password": "x"}}),
@@ -422,17 +427,8 @@ mod tests {
     fn a_list_is_narrowed_by_every_parameter_that_it_takes() {
         let (method, headers) = (http::Method::GET, http::HeaderMap::new());
         let wanted = |query: &str| {
-            let (length, body) = (None, &b""[..]);
-            let call = Call {
-                method: &method,
-                path: "/v3/projects",
-                params: &[],
-                query,
-                headers: &headers,
-                length,
-                body,
-                principal: None,
-            };
+            let params = Vec::new();
+            let call = Call { method: &method, path: "/v3/projects", params, query, headers: &headers, length: None };
             wanted_name(&call).ok()
         };
         let none = Some(Some(String::new()));

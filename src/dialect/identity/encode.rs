@@ -7,10 +7,10 @@ use http::{HeaderName, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::super::{Call, Places, Reply, bare, direct, query, reply};
+use super::super::{Call, Reply, bare, direct, query, reply};
 use super::catalog::{catalog, old_catalog};
-use super::{DOMAIN_ID, DOMAIN_NAME, Op, SUBJECT};
-use crate::domain::{Fault, IdentityOutcome, Outcome, Project, Token, UnixTime, User};
+use super::{DOMAIN_ID, DOMAIN_NAME, Op, OpenOp, SUBJECT};
+use crate::domain::{Fault, IdentityOutcome, Project, Token, UnixTime, User};
 
 /// The roles, with ids that are the same in every run.
 const ADMIN: (&str, &str) = ("00000000000000000000000000000a01", "admin");
@@ -18,14 +18,8 @@ const MEMBER: (&str, &str) = ("00000000000000000000000000000a02", "member");
 const READER: (&str, &str) = ("00000000000000000000000000000a03", "reader");
 
 /// `None` when the endpoint cannot have this outcome.
-pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
-    let Outcome::Identity(outcome) = outcome else { return None };
-    let base = places.control.as_str();
+pub(super) fn encode(op: Op, call: &Call, outcome: &IdentityOutcome, base: &str) -> Option<Reply> {
     Some(match (op, outcome) {
-        (Op::Issue, IdentityOutcome::Issued { token, secret, region }) => {
-            let body = json!({"token": token_of_version_3(call, token, base, region)});
-            with_subject(json_reply(StatusCode::CREATED, &body), HeaderValue::try_from(secret.reveal()).ok()?)
-        }
         (Op::ShowToken, IdentityOutcome::Token { token, region }) => {
             let body = json!({"token": token_of_version_3(call, token, base, region)});
             with_subject(json_reply(StatusCode::OK, &body), call.headers.get(SUBJECT)?.clone())
@@ -46,12 +40,6 @@ pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &
             list("users", users.iter().map(|user| account(user, base)).collect(), call, base)
         }
         (Op::User, IdentityOutcome::User(user)) => json_reply(StatusCode::OK, &json!({"user": account(user, base)})),
-        (Op::OldVersion, IdentityOutcome::Described) => json_reply(StatusCode::OK, &old_version(base)),
-        (Op::OldIssue, IdentityOutcome::Issued { token, secret, region }) => {
-            let mut reply = json_reply(StatusCode::OK, &access(token, secret.reveal(), base, region));
-            reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            reply
-        }
         (Op::OldProjects, IdentityOutcome::Projects(projects)) => {
             let tenants: Vec<Value> = projects.iter().map(tenant).collect();
             json_reply(StatusCode::OK, &json!({"tenants": tenants, "tenants_links": []}))
@@ -60,8 +48,25 @@ pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &
     })
 }
 
+/// The same, where the operation is open to anyone.
+pub(super) fn encode_open(op: OpenOp, call: &Call, outcome: &IdentityOutcome, base: &str) -> Option<Reply> {
+    Some(match (op, outcome) {
+        (OpenOp::Issue, IdentityOutcome::Issued { token, secret, region }) => {
+            let body = json!({"token": token_of_version_3(call, token, base, region)});
+            with_subject(json_reply(StatusCode::CREATED, &body), HeaderValue::try_from(secret.reveal()).ok()?)
+        }
+        (OpenOp::OldVersion, IdentityOutcome::Described) => json_reply(StatusCode::OK, &old_version(base)),
+        (OpenOp::OldIssue, IdentityOutcome::Issued { token, secret, region }) => {
+            let mut reply = json_reply(StatusCode::OK, &access(token, secret.reveal(), base, region));
+            reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            reply
+        }
+        _ => return None,
+    })
+}
+
 /// The status numbers are those of the direct side.
-pub(in super::super) fn fault(fault: &Fault) -> Reply {
+pub(super) fn fault(_: &Call, fault: &Fault) -> Reply {
     let status = direct::status(fault.kind);
     let title = status.canonical_reason().unwrap_or_default();
     json_reply(status, &json!({"error": {"code": status.as_u16(), "title": title, "message": fault.told}}))

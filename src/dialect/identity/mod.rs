@@ -11,10 +11,20 @@ mod encode;
 
 use http::Method;
 
-use super::{BodyRule, Endpoint, Guard, Op as AnyOp, Route, Side};
+use super::{
+    Anonymous, Answer, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, KnownOperation, OpenOperation,
+    Operation, Places, Reply, Route, Side, Work, keystone, lies_in,
+};
+use crate::domain::{Fault, Outcome, Principal};
 
-pub(super) use decode::decode;
-pub(super) use encode::{encode, fault};
+pub(super) static DIALECT: Dialect = Dialect {
+    name: "identity",
+    routes: ROUTES,
+    has_path,
+    fault: encode::fault,
+    challenge: keystone,
+    request_id_fields: |_| &[],
+};
 
 /// The one domain.
 const DOMAIN_ID: &str = "default";
@@ -26,10 +36,9 @@ const SUBJECT: &str = "x-subject-token";
 /// The most bytes of a request for a token.
 const MAX_JSON: usize = 16 << 10;
 
-/// What an endpoint does.
+/// What an endpoint of known callers does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Op {
-    Issue,
+enum Op {
     ShowToken,
     Revoke,
     Catalog,
@@ -38,100 +47,143 @@ pub(super) enum Op {
     Project,
     Users,
     User,
-    OldVersion,
-    OldIssue,
     OldProjects,
 }
 
-/// What the query of each endpoint may hold. With `allow_expired` a service asks for a token that has ended also; none
-/// is told of here, and the answer is that there is none.
-pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
-    match op {
-        Op::Issue => &["nocatalog"],
-        Op::ShowToken => &["allow_expired", "nocatalog"],
-        Op::OwnProjects | Op::ProjectsOf => &["domain_id", "enabled", "is_domain", "name", "parent_id"],
-        Op::OldProjects => &["name"],
-        Op::Users => &["domain_id", "enabled", "name"],
-        _ => &[],
+/// What an endpoint does that is open to anyone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OpenOp {
+    Issue,
+    OldVersion,
+    OldIssue,
+}
+
+impl Operation for Op {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    /// With `allow_expired` a service asks for a token that has ended also; none is told of here, and the answer is
+    /// that there is none.
+    fn parameters(&self) -> &'static [&'static str] {
+        match self {
+            Self::ShowToken => &["allow_expired", "nocatalog"],
+            Self::OwnProjects | Self::ProjectsOf => &["domain_id", "enabled", "is_domain", "name", "parent_id"],
+            Self::OldProjects => &["name"],
+            Self::Users => &["domain_id", "enabled", "name"],
+            Self::Revoke | Self::Catalog | Self::Project | Self::User => &[],
+        }
+    }
+
+    fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        let Outcome::Identity(outcome) = outcome else { return None };
+        encode::encode(*self, call, outcome, &places.control)
     }
 }
 
-/// Whether an unknown path is answered as this API does.
-pub(super) fn has_path(path: &str) -> bool {
-    ["/v2.0", "/v3/auth", "/v3/projects", "/v3/users"]
-        .iter()
-        .any(|base| path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+impl KnownOperation for Op {
+    fn decode(&'static self, call: &Call, _: &Principal, _: &[u8]) -> Result<(Work, Answer), Fault> {
+        Ok((Work::Identity(decode::decode(*self, call)?), Answer(self)))
+    }
 }
 
-pub(super) static ROUTES: &[Route] = &[
+impl Operation for OpenOp {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        match self {
+            Self::Issue => &["nocatalog"],
+            Self::OldVersion | Self::OldIssue => &[],
+        }
+    }
+
+    fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        let Outcome::Identity(outcome) = outcome else { return None };
+        encode::encode_open(*self, call, outcome, &places.control)
+    }
+}
+
+impl OpenOperation for OpenOp {
+    fn decode(&self, _: &Call, body: &[u8]) -> Result<Anonymous, Fault> {
+        decode::decode_open(*self, body).map(Anonymous::Identity)
+    }
+}
+
+fn has_path(path: &str) -> bool {
+    ["/v2.0", "/v3/auth", "/v3/projects", "/v3/users"].into_iter().any(|base| lies_in(path, base))
+}
+
+static ROUTES: &[Route] = &[
     Route {
         pattern: "/v3/auth/tokens",
         allow: "GET, HEAD, POST, DELETE",
         endpoints: &[
-            call(Method::GET, Op::ShowToken, "what a token stands for"),
-            open(Method::POST, Op::Issue, "a token for a password or another token"),
-            call(Method::DELETE, Op::Revoke, "ends a token"),
+            call(Method::GET, &Op::ShowToken, "what a token stands for"),
+            open(Method::POST, &OpenOp::Issue, "a token for a password or another token"),
+            call(Method::DELETE, &Op::Revoke, "ends a token"),
         ],
     },
     Route {
         pattern: "/v3/auth/catalog",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::Catalog, "where the services are")],
+        endpoints: &[call(Method::GET, &Op::Catalog, "where the services are")],
     },
     Route {
         pattern: "/v3/auth/projects",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::OwnProjects, "the caller's projects")],
+        endpoints: &[call(Method::GET, &Op::OwnProjects, "the caller's projects")],
     },
     Route {
         pattern: "/v3/projects",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::OwnProjects, "the projects that the caller may see")],
+        endpoints: &[call(Method::GET, &Op::OwnProjects, "the projects that the caller may see")],
     },
     Route {
         pattern: "/v3/projects/{project}",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::Project, "one project")],
+        endpoints: &[call(Method::GET, &Op::Project, "one project")],
     },
     Route {
         pattern: "/v3/users",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::Users, "the users that the caller may see")],
+        endpoints: &[call(Method::GET, &Op::Users, "the users that the caller may see")],
     },
-    Route { pattern: "/v3/users/{user}", allow: "GET, HEAD", endpoints: &[call(Method::GET, Op::User, "one user")] },
+    Route { pattern: "/v3/users/{user}", allow: "GET, HEAD", endpoints: &[call(Method::GET, &Op::User, "one user")] },
     Route {
         pattern: "/v3/users/{user}/projects",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::ProjectsOf, "the projects of a user")],
+        endpoints: &[call(Method::GET, &Op::ProjectsOf, "the projects of a user")],
     },
-    Route { pattern: "/v2.0", allow: "GET, HEAD", endpoints: &[open(Method::GET, Op::OldVersion, "version 2.0")] },
+    Route { pattern: "/v2.0", allow: "GET, HEAD", endpoints: &[open(Method::GET, &OpenOp::OldVersion, "version 2.0")] },
     Route {
         pattern: "/v2.0/tokens",
         allow: "POST",
-        endpoints: &[open(Method::POST, Op::OldIssue, "a token, by version 2.0")],
+        endpoints: &[open(Method::POST, &OpenOp::OldIssue, "a token, by version 2.0")],
     },
     // A client that is told nothing of domains takes the first version 2 that it finds, and that is the one of block
     // storage.
     Route {
         pattern: "/v2/tokens",
         allow: "POST",
-        endpoints: &[open(Method::POST, Op::OldIssue, "a token, by version 2.0, beside block storage")],
+        endpoints: &[open(Method::POST, &OpenOp::OldIssue, "a token, by version 2.0, beside block storage")],
     },
     Route {
         pattern: "/v2.0/tenants",
         allow: "GET, HEAD",
-        endpoints: &[call(Method::GET, Op::OldProjects, "the caller's projects, by version 2.0")],
+        endpoints: &[call(Method::GET, &Op::OldProjects, "the caller's projects, by version 2.0")],
     },
 ];
 
-const fn call(method: Method, op: Op, summary: &'static str) -> Endpoint {
-    let (guard, body, side) = (Guard::Token, BodyRule::None, Side::Control);
-    Endpoint { method, guard, body, side, summary, op: AnyOp::Identity(op) }
+const fn call(method: Method, op: &'static Op, summary: &'static str) -> Endpoint {
+    let entry = Entry::Known(ForKnown { guard: Guard::Token, body: None, op });
+    Endpoint { method, side: Side::Control, summary, entry }
 }
 
-const fn open(method: Method, op: Op, summary: &'static str) -> Endpoint {
-    let (guard, body, side) = (Guard::Open, BodyRule::Buffered { max: MAX_JSON }, Side::Control);
-    Endpoint { method, guard, body, side, summary, op: AnyOp::Identity(op) }
+const fn open(method: Method, op: &'static OpenOp, summary: &'static str) -> Endpoint {
+    let entry = Entry::Anonymous(ForAnyone { body: Some(MAX_JSON), op });
+    Endpoint { method, side: Side::Control, summary, entry }
 }
 
 #[cfg(test)]

@@ -2,56 +2,64 @@
 
 use serde_json::{Map, Value};
 
-use super::super::{Call, query};
+use super::super::{Call, Work, query};
 use super::body::{Body, Fields, digits, gib};
 use super::listing::Part;
-use super::{Kind, Op, Version, listing, status};
+use super::{Acted, Kind, Op, Version, listing, status};
 use crate::domain::{
-    BackupRef, BlockCommand, BlockPatch, Command, Fault, FaultKind, Intent, MetadataChange, NewBackup, NewVolume,
-    Principal, ResetStatus, Secret, TenantId, Thing, VolumeAction, VolumeId,
+    BackupRef, BlockCommand, BlockPatch, Command, Fault, FaultKind, MetadataChange, NewBackup, NewVolume, Principal,
+    ResetStatus, Secret, TenantId, Thing, VolumeAction, VolumeId,
 };
 
 /// The most characters of a server's id; the compute service has UUIDs.
 const MAX_SERVER: usize = 255;
 
-pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
-    if matches!(op, Op::Versions | Op::Version) {
-        return Ok(Intent::Discover);
-    }
-    let unknown = || Fault::new(FaultKind::Unauthenticated, "The request you have made requires authentication.");
-    let principal = call.principal.ok_or_else(unknown)?;
-    let tenant = tenant(call, principal)?;
+/// What is asked for; and how it is answered, where the body says that.
+pub(super) fn decode(
+    op: Op,
+    call: &Call,
+    caller: &Principal,
+    body: &[u8],
+) -> Result<(Work, Option<&'static Acted>), Fault> {
+    let tenant = tenant(call, caller)?;
+    let mut acted = None;
     let command = match op {
-        Op::Versions | Op::Version | Op::Extensions | Op::DefaultQuota => return Ok(Intent::Discover),
+        Op::Extensions | Op::DefaultQuota => return Ok((Work::Discover, None)),
         Op::Volumes | Op::VolumesDetail => BlockCommand::Volumes(Box::new(listing::decode(op, call)?)),
         Op::Volume => BlockCommand::Volume(id(call, Kind::Volume)?),
-        Op::CreateVolume => BlockCommand::CreateVolume(Box::new(new_volume(call)?)),
-        Op::UpdateVolume => BlockCommand::UpdateVolume { id: id(call, Kind::Volume)?, patch: patch(call, "volume")? },
+        Op::CreateVolume => BlockCommand::CreateVolume(Box::new(new_volume(call, body)?)),
+        Op::UpdateVolume => {
+            BlockCommand::UpdateVolume { id: id(call, Kind::Volume)?, patch: patch(call, body, "volume")? }
+        }
         Op::DeleteVolume => BlockCommand::DeleteVolume {
             id: id(call, Kind::Volume)?,
             cascade: is_set(call, "cascade")?,
             force: is_set(call, "force")?,
         },
-        Op::ActVolume => act_on_volume(call)?,
+        Op::ActVolume => {
+            let (command, how) = act_on_volume(call, body)?;
+            acted = Some(how);
+            command
+        }
         Op::Snapshots | Op::SnapshotsDetail => BlockCommand::Snapshots(Box::new(listing::decode(op, call)?)),
         Op::Snapshot => BlockCommand::Snapshot(id(call, Kind::Snapshot)?),
-        Op::CreateSnapshot => new_snapshot(call)?,
+        Op::CreateSnapshot => new_snapshot(call, body)?,
         Op::UpdateSnapshot => {
-            BlockCommand::UpdateSnapshot { id: id(call, Kind::Snapshot)?, patch: patch(call, "snapshot")? }
+            BlockCommand::UpdateSnapshot { id: id(call, Kind::Snapshot)?, patch: patch(call, body, "snapshot")? }
         }
         Op::DeleteSnapshot => BlockCommand::DeleteSnapshot { id: id(call, Kind::Snapshot)? },
-        Op::ActSnapshot => act_on_snapshot(call)?,
+        Op::ActSnapshot => act_on_snapshot(call, body)?,
         Op::Metadata(kind)
         | Op::MergeMetadata(kind)
         | Op::ReplaceMetadata(kind)
         | Op::MetadataKey(kind)
         | Op::SetMetadataKey(kind)
-        | Op::RemoveMetadataKey(kind) => metadata(op, kind, call)?,
+        | Op::RemoveMetadataKey(kind) => metadata(op, kind, call, body)?,
         Op::Backups | Op::BackupsDetail => BlockCommand::Backups(Box::new(listing::decode(op, call)?)),
         Op::Backup => BlockCommand::Backup(backup(call)?),
-        Op::CreateBackup => BlockCommand::CreateBackup(Box::new(new_backup(call)?)),
+        Op::CreateBackup => BlockCommand::CreateBackup(Box::new(new_backup(call, body)?)),
         Op::DeleteBackup => BlockCommand::DeleteBackup(backup(call)?),
-        Op::Restore => restore(call)?,
+        Op::Restore => restore(call, body)?,
         Op::Types => {
             listing::types(call)?;
             BlockCommand::Types
@@ -63,23 +71,20 @@ pub(in super::super) fn decode(op: Op, call: &Call) -> Result<Intent, Fault> {
             is_set(call, "usage")?;
             BlockCommand::Quota { tenant: target(call)? }
         }
-        Op::SetQuota => set_quota(call)?,
+        Op::SetQuota => set_quota(call, body)?,
         Op::Servers | Op::ServersDetail => BlockCommand::Servers(listing::servers(call)?),
         Op::Server => BlockCommand::Attachments { server: server(call)? },
         Op::Attachments => {
             Part::read(call)?;
             BlockCommand::Attachments { server: server(call)? }
         }
-        Op::Attach => attach(call)?,
+        Op::Attach => attach(call, body)?,
         Op::Attachment => BlockCommand::Attachment { server: server(call)?, volume: id(call, Kind::Volume)? },
         Op::Detach => BlockCommand::Detach { server: server(call)?, volume: id(call, Kind::Volume)? },
     };
     let command = Command::Block(command);
-    Ok(Intent::Control(if tenant == principal.tenant {
-        command
-    } else {
-        Command::In { tenant, command: Box::new(command) }
-    }))
+    let command = if tenant == caller.tenant { command } else { Command::In { tenant, command: Box::new(command) } };
+    Ok((Work::Control(command), acted))
 }
 
 /// The tenant that the path names. Another than the caller's is there for administrators only.
@@ -174,8 +179,8 @@ const OF_NEW_VOLUME: &[&str] = &[
     "user_id",
 ];
 
-fn new_volume(call: &Call) -> Result<NewVolume, Fault> {
-    let fields = Body::read(call)?.thing("volume")?;
+fn new_volume(call: &Call, body: &[u8]) -> Result<NewVolume, Fault> {
+    let fields = Body::read(call, body)?.thing("volume")?;
     fields.only(OF_NEW_VOLUME)?;
     fields.not(&["multiattach"])?;
     let (name, description) = label_and_description(call, &fields)?;
@@ -220,8 +225,8 @@ fn image(fields: &Fields) -> Result<Option<String>, Fault> {
     }
 }
 
-fn patch(call: &Call, thing: &str) -> Result<BlockPatch, Fault> {
-    let fields = Body::read(call)?.thing(thing)?;
+fn patch(call: &Call, body: &[u8], thing: &str) -> Result<BlockPatch, Fault> {
+    let fields = Body::read(call, body)?.thing(thing)?;
     fields.only(&["description", "display_description", "display_name", "metadata", "name"])?;
     let (name, description) = labels(call);
     let filled = |text: &String| !text.is_empty();
@@ -233,9 +238,9 @@ fn patch(call: &Call, thing: &str) -> Result<BlockPatch, Fault> {
     })
 }
 
-fn act_on_volume(call: &Call) -> Result<BlockCommand, Fault> {
+fn act_on_volume(call: &Call, body: &[u8]) -> Result<(BlockCommand, &'static Acted), Fault> {
     let id = id(call, Kind::Volume)?;
-    let (name, fields) = Body::read(call)?.action()?;
+    let (name, fields) = Body::read(call, body)?.action()?;
     let action = match name.as_str() {
         "os-extend" => VolumeAction::Extend(fields.gib("new_size")?.ok_or_else(|| Fields::missing("new_size"))?),
         "os-reserve" => VolumeAction::Reserve,
@@ -267,7 +272,7 @@ fn act_on_volume(call: &Call) -> Result<BlockCommand, Fault> {
         }
         "os-show_image_metadata" => {
             fields.only(&[])?;
-            return Ok(BlockCommand::Volume(id));
+            return Ok((BlockCommand::Volume(id), &Acted::Shown));
         }
         "os-reset_status" => reset_of_volume(&fields)?,
         "os-force_delete" => VolumeAction::ForceDelete,
@@ -284,7 +289,12 @@ fn act_on_volume(call: &Call) -> Result<BlockCommand, Fault> {
         "os-reset_status" => &["attach_status", "migration_status", "status"],
         _ => &[],
     })?;
-    Ok(BlockCommand::Act { id, action })
+    let acted = match action {
+        VolumeAction::SetImageMetadata(_) => &Acted::Shown,
+        VolumeAction::SetBootable(_) | VolumeAction::UnsetImageMetadata(_) => &Acted::Done,
+        _ => &Acted::Begun,
+    };
+    Ok((BlockCommand::Act { id, action }, acted))
 }
 
 fn attachment_of(fields: &Fields) -> Result<VolumeAction, Fault> {
@@ -302,9 +312,9 @@ fn attachment_of(fields: &Fields) -> Result<VolumeAction, Fault> {
     Ok(VolumeAction::Attach { server, host, device, read_only })
 }
 
-fn act_on_snapshot(call: &Call) -> Result<BlockCommand, Fault> {
+fn act_on_snapshot(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
     let id = id(call, Kind::Snapshot)?;
-    let (name, fields) = Body::read(call)?.action()?;
+    let (name, fields) = Body::read(call, body)?.action()?;
     match name.as_str() {
         "os-reset_status" => match fields.only(&["status"]).and_then(|()| reset(&fields))? {
             status @ (ResetStatus::Available | ResetStatus::Error) => Ok(BlockCommand::ResetSnapshot { id, status }),
@@ -343,8 +353,8 @@ fn no_such_action(name: &str) -> Fault {
     Fault::invalid("action", format!("There is no such action: {name}"))
 }
 
-fn new_snapshot(call: &Call) -> Result<BlockCommand, Fault> {
-    let fields = Body::read(call)?.thing("snapshot")?;
+fn new_snapshot(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
+    let fields = Body::read(call, body)?.thing("snapshot")?;
     let named = &["description", "display_description", "display_name", "force", "metadata", "name", "volume_id"];
     fields.only(named)?;
     let (name, description) = label_and_description(call, &fields)?;
@@ -357,16 +367,16 @@ fn new_snapshot(call: &Call) -> Result<BlockCommand, Fault> {
     })
 }
 
-fn metadata(op: Op, kind: Kind, call: &Call) -> Result<BlockCommand, Fault> {
+fn metadata(op: Op, kind: Kind, call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
     let id = id(call, kind)?;
     let of = match kind {
         Kind::Volume => Thing::Volume(id),
         Kind::Snapshot => Thing::Snapshot(id),
     };
     let change = match op {
-        Op::MergeMetadata(_) => MetadataChange::Merge(Body::read(call)?.pairs("metadata")?),
-        Op::ReplaceMetadata(_) => MetadataChange::Replace(Body::read(call)?.pairs("metadata")?),
-        Op::SetMetadataKey(_) => MetadataChange::Merge(one_pair(call)?),
+        Op::MergeMetadata(_) => MetadataChange::Merge(Body::read(call, body)?.pairs("metadata")?),
+        Op::ReplaceMetadata(_) => MetadataChange::Replace(Body::read(call, body)?.pairs("metadata")?),
+        Op::SetMetadataKey(_) => MetadataChange::Merge(one_pair(call, body)?),
         Op::RemoveMetadataKey(_) => MetadataChange::Remove(call.param("key").to_owned()),
         _ => MetadataChange::Read,
     };
@@ -374,16 +384,16 @@ fn metadata(op: Op, kind: Kind, call: &Call) -> Result<BlockCommand, Fault> {
 }
 
 /// The pair that is set by its key, which path and body must name alike.
-fn one_pair(call: &Call) -> Result<Map<String, Value>, Fault> {
-    let pairs = Body::read(call)?.pairs("meta")?;
+fn one_pair(call: &Call, body: &[u8]) -> Result<Map<String, Value>, Fault> {
+    let pairs = Body::read(call, body)?.pairs("meta")?;
     if pairs.len() == 1 && pairs.contains_key(call.param("key")) {
         return Ok(pairs);
     }
     Err(Fault::invalid("meta", "the body must have the one key that the path names"))
 }
 
-fn new_backup(call: &Call) -> Result<NewBackup, Fault> {
-    let fields = Body::read(call)?.thing("backup")?;
+fn new_backup(call: &Call, body: &[u8]) -> Result<NewBackup, Fault> {
+    let fields = Body::read(call, body)?.thing("backup")?;
     fields.only(&[
         "container",
         "description",
@@ -407,17 +417,17 @@ fn new_backup(call: &Call) -> Result<NewBackup, Fault> {
     })
 }
 
-fn restore(call: &Call) -> Result<BlockCommand, Fault> {
+fn restore(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
     let backup = backup(call)?;
-    let fields = Body::read(call)?.thing("restore")?;
+    let fields = Body::read(call, body)?.thing("restore")?;
     fields.only(&["display_name", "name", "volume_id"])?;
     let (name, _) = label_and_description(call, &fields)?;
     Ok(BlockCommand::Restore { backup, volume: fields.id("volume_id", no_such_volume)?, name })
 }
 
-fn set_quota(call: &Call) -> Result<BlockCommand, Fault> {
+fn set_quota(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
     let tenant = target(call)?;
-    let fields = Body::read(call)?.thing("quota_set")?;
+    let fields = Body::read(call, body)?.thing("quota_set")?;
     fields.only(&[
         "backup_gigabytes",
         "backups",
@@ -453,9 +463,9 @@ fn set_quota(call: &Call) -> Result<BlockCommand, Fault> {
     })
 }
 
-fn attach(call: &Call) -> Result<BlockCommand, Fault> {
+fn attach(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
     let server = server(call)?;
-    let fields = Body::read(call)?.thing("volumeAttachment")?;
+    let fields = Body::read(call, body)?.thing("volumeAttachment")?;
     fields.only(&["device", "volumeId", "volume_id"])?;
     let wrong = |text: &str| Fault::invalid("volumeId", format!("Invalid input for volumeId: {text:?} is not a UUID"));
     // The document's sample in XML has the other name.

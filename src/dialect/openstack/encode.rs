@@ -6,14 +6,15 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use super::super::{Call, Places, Reply, bare, query, reply};
-use super::body::{Body, flag_named};
+use super::body::flag_named;
+use super::fault::fault;
 use super::objects::{
     Scene, Shape, absolute_limits, backup_namespaces, quota_limits, quota_usage, snapshot_namespaces,
     volume_attachment, volume_namespaces, volume_type,
 };
 use super::view::{Document, Element, Namespace, joined, pairs_node, plain};
 use super::xml::Node;
-use super::{Format, Op, Version, discovery, fault, listing};
+use super::{Acted, Format, Op, OpenOp, Version, discovery, listing};
 use crate::domain::{
     AttachedServer, BlockFields, BlockOutcome, BlockVolume, Fault, FaultKind, Outcome, Paged, Quota, TenantId, Usage,
     VolumeType,
@@ -23,11 +24,9 @@ use crate::domain::{
 const API_VERSION: HeaderName = HeaderName::from_static("openstack-api-version");
 
 /// `None` when the endpoint cannot have this outcome.
-pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
     let scene = Scene { call, places, version: Version::of(call.path) };
-    let mut reply = match (op, outcome) {
-        (Op::Versions, Outcome::Discovered) => discovery::every(places),
-        (Op::Version, Outcome::Discovered) => discovery::one(scene.version, places),
+    let reply = match (op, outcome) {
         (Op::Extensions, Outcome::Discovered) => many("extensions", Vec::new(), Vec::new()).reply(call, StatusCode::OK),
         (Op::DefaultQuota, Outcome::Discovered) => {
             // Whoever adds a tenant may limit it; without that it has no limits.
@@ -36,12 +35,27 @@ pub(in super::super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &
         (op, Outcome::Block(outcome)) => block(op, &scene, outcome)?,
         _ => return None,
     };
-    if scene.version == Version::V3 && op != Op::Versions {
+    Some(versioned(scene.version, reply))
+}
+
+/// The same, where the operation is open to anyone.
+pub(super) fn encode_open(op: OpenOp, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+    let Outcome::Discovered = outcome else { return None };
+    let version = Version::of(call.path);
+    Some(match op {
+        OpenOp::Versions => discovery::every(places),
+        OpenOp::Version => versioned(version, discovery::one(version, places)),
+    })
+}
+
+/// A reply that tells which minor version is spoken, where there are any.
+fn versioned(version: Version, mut reply: Reply) -> Reply {
+    if version == Version::V3 {
         let headers = reply.headers_mut();
         headers.insert(API_VERSION, HeaderValue::from_static("volume 3.0"));
         headers.insert(header::VARY, HeaderValue::from(API_VERSION));
     }
-    Some(reply)
+    reply
 }
 
 fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
@@ -64,7 +78,6 @@ fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
         (Op::CreateSnapshot, BlockOutcome::Volume(snapshot)) => {
             Document::One(scene.snapshot(&snapshot.volume, Shape::Made)).reply(call, made(scene.version))
         }
-        (Op::ActVolume, BlockOutcome::Volume(_) | BlockOutcome::Done) => acted(scene, outcome),
         (
             Op::DeleteVolume | Op::DeleteSnapshot | Op::DeleteBackup | Op::Detach | Op::ActSnapshot,
             BlockOutcome::Done | BlockOutcome::Volume(_) | BlockOutcome::Backup(_),
@@ -180,16 +193,17 @@ fn many<'a>(name: &'static str, namespaces: Vec<Namespace>, items: Vec<Element<'
     Document::Many { name, namespaces, items, next: None }
 }
 
-/// What an action is answered with: image metadata where that was asked for or set, and else nothing.
-fn acted(scene: &Scene, outcome: &BlockOutcome) -> Reply {
-    let name = Body::read(scene.call).and_then(Body::action).map(|(name, _)| name).unwrap_or_default();
-    match (name.as_str(), outcome) {
-        ("os-show_image_metadata" | "os-set_image_metadata", BlockOutcome::Volume(told)) => {
-            metadata(&BlockFields::of(&told.volume).image).reply(scene.call, StatusCode::OK)
+/// What an action on a volume is answered with.
+pub(super) fn acted(acted: Acted, call: &Call, outcome: &BlockOutcome) -> Option<Reply> {
+    let reply = match (acted, outcome) {
+        (Acted::Shown, BlockOutcome::Volume(told)) => {
+            metadata(&BlockFields::of(&told.volume).image).reply(call, StatusCode::OK)
         }
-        ("os-set_bootable" | "os-set_image_metadata" | "os-unset_image_metadata", _) => bare(StatusCode::OK),
-        _ => bare(StatusCode::ACCEPTED),
-    }
+        (Acted::Done, BlockOutcome::Volume(_) | BlockOutcome::Done) => bare(StatusCode::OK),
+        (Acted::Begun, BlockOutcome::Volume(_) | BlockOutcome::Done) => bare(StatusCode::ACCEPTED),
+        _ => return None,
+    };
+    Some(versioned(Version::of(call.path), reply))
 }
 
 fn metadata(pairs: &Map<String, Value>) -> Document<'static> {

@@ -11,7 +11,7 @@ use super::{Version, without_suffix};
 use crate::domain::{Fault, FaultKind};
 
 /// `{"badRequest": {"code": 400, "message": ...}}`, or the element with that name.
-pub(in super::super) fn fault(call: &Call, fault: &Fault) -> Reply {
+pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
     let (status, name) = spelling(fault.kind);
     let message = message(call, fault);
     let mut fields = Map::from_iter([

@@ -413,16 +413,7 @@ mod tests {
 
     fn with_path<T>(path: &str, query: &str, then: impl FnOnce(&Call) -> T) -> T {
         let (method, headers) = (Method::GET, HeaderMap::new());
-        then(&Call {
-            method: &method,
-            path,
-            params: &[],
-            query,
-            headers: &headers,
-            length: None,
-            body: b"",
-            principal: None,
-        })
+        then(&Call { method: &method, path, params: Vec::new(), query, headers: &headers, length: None })
     }
 
     fn volumes(query: &str) -> BlockQuery {

@@ -25,13 +25,23 @@ mod xml;
 
 use http::{HeaderMap, Method, header};
 
-use super::{BodyRule, Call, Endpoint, Guard, Op as AnyOp, Route, Side};
+use super::{
+    Anonymous, Answer, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, KnownOperation, OpenOperation,
+    Operation, Places, Reply, Route, Side, Work, keystone, lies_in,
+};
+use crate::domain::{Fault, Outcome, Principal};
 
-pub(super) use decode::decode;
-pub(super) use encode::encode;
-pub(super) use fault::fault;
 #[cfg(test)]
 pub(super) use fixture::{outcome as fixture_outcome, principal as fixture_principal};
+
+pub(super) static DIALECT: Dialect = Dialect {
+    name: "openstack",
+    routes: ROUTES,
+    has_path,
+    fault: fault::fault,
+    challenge: keystone,
+    request_id_fields,
+};
 
 /// What every path begins with, beside the list of versions at `/`.
 const BASES: [&str; 4] = ["/v1", "/v2", "/v3", "/v2.1"];
@@ -39,11 +49,16 @@ const BASES: [&str; 4] = ["/v1", "/v2", "/v3", "/v2.1"];
 /// The most bytes of a body. It bounds what a caller can make us hold: parsed, JSON is up to a dozen times as large.
 const MAX_BODY: usize = 64 << 10;
 
-/// What an endpoint does.
+/// What an endpoint does that is open to anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Op {
+enum OpenOp {
     Versions,
     Version,
+}
+
+/// What an endpoint of known callers does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
     Extensions,
     Volumes,
     VolumesDetail,
@@ -87,27 +102,89 @@ pub(super) enum Op {
     Detach,
 }
 
-/// What the query of each endpoint may hold.
-pub(super) const fn parameters(op: Op) -> &'static [&'static str] {
-    match op {
-        Op::Volumes | Op::VolumesDetail => listing::VOLUMES,
-        Op::Snapshots | Op::SnapshotsDetail => listing::SNAPSHOTS,
-        Op::Backups | Op::BackupsDetail => listing::BACKUPS,
-        Op::DeleteVolume => &["cascade", "force"],
-        Op::Types => &["all_tenants", "is_public", "limit", "marker", "offset"],
-        Op::Limits => &["project_id", "reserved", "tenant_id"],
-        Op::Quota => &["usage"],
-        Op::Servers | Op::ServersDetail => {
-            &["all_projects", "all_tenants", "deleted", "limit", "marker", "project_id", "status", "tenant_id"]
+/// How an action on a volume is answered. The body names the action, and is read once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Acted {
+    /// With the image metadata.
+    Shown,
+    /// As done.
+    Done,
+    /// As begun.
+    Begun,
+}
+
+impl Operation for OpenOp {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        encode::encode_open(*self, call, outcome, places)
+    }
+}
+
+impl OpenOperation for OpenOp {
+    fn decode(&self, _: &Call, _: &[u8]) -> Result<Anonymous, Fault> {
+        Ok(Anonymous::Discover)
+    }
+}
+
+impl Operation for Op {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        match self {
+            Self::Volumes | Self::VolumesDetail => listing::VOLUMES,
+            Self::Snapshots | Self::SnapshotsDetail => listing::SNAPSHOTS,
+            Self::Backups | Self::BackupsDetail => listing::BACKUPS,
+            Self::DeleteVolume => &["cascade", "force"],
+            Self::Types => &["all_tenants", "is_public", "limit", "marker", "offset"],
+            Self::Limits => &["project_id", "reserved", "tenant_id"],
+            Self::Quota => &["usage"],
+            Self::Servers | Self::ServersDetail => {
+                &["all_projects", "all_tenants", "deleted", "limit", "marker", "project_id", "status", "tenant_id"]
+            }
+            Self::Attachments => &["limit", "offset"],
+            _ => &[],
         }
-        Op::Attachments => &["limit", "offset"],
-        _ => &[],
+    }
+
+    fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        encode::encode(*self, call, outcome, places)
+    }
+}
+
+impl KnownOperation for Op {
+    fn decode(&'static self, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
+        let (work, acted) = decode::decode(*self, call, caller, body)?;
+        Ok((work, acted.map_or(Answer(self), |acted| Answer(acted))))
+    }
+}
+
+impl Operation for Acted {
+    fn dialect(&self) -> &'static Dialect {
+        &DIALECT
+    }
+
+    fn parameters(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn encode(&self, call: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
+        let Outcome::Block(outcome) = outcome else { return None };
+        encode::acted(*self, call, outcome)
     }
 }
 
 /// What has metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+enum Kind {
     Volume,
     Snapshot,
 }
@@ -175,9 +252,8 @@ impl Format {
 }
 
 /// Whether an unknown path is answered as this API does.
-pub(super) fn has_path(path: &str) -> bool {
-    let lies_in = |base: &str| path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    BASES.iter().any(|base| lies_in(base))
+fn has_path(path: &str) -> bool {
+    BASES.into_iter().any(|base| lies_in(path, base))
 }
 
 /// A path without the suffix that names a format, and that format.
@@ -193,7 +269,7 @@ pub(super) fn without_suffix(path: &str) -> (&str, Option<Format>) {
 }
 
 /// The header fields in which a reply names its request, as clients of that version look for it.
-pub(super) fn request_id_fields(path: &str) -> &'static [&'static str] {
+fn request_id_fields(path: &str) -> &'static [&'static str] {
     match Version::of(path) {
         Version::V1 => &["x-compute-request-id"],
         Version::V2 | Version::V3 => &["x-compute-request-id", "x-openstack-request-id"],
@@ -210,12 +286,12 @@ macro_rules! routes {
             Route {
                 pattern: "/",
                 allow: "GET, HEAD",
-                endpoints: &[open(Op::Versions, "the versions of block storage that are spoken")],
+                endpoints: &[open(&OpenOp::Versions, "the versions of block storage that are spoken")],
             },
             $(Route {
                 pattern: $version,
                 allow: "GET, HEAD",
-                endpoints: &[open(Op::Version, "one version of block storage")],
+                endpoints: &[open(&OpenOp::Version, "one version of block storage")],
             },)+
             $(
                 Route { pattern: concat!("/v1/{tenant}", $path), allow: $allow, endpoints: &[$($endpoint),+] },
@@ -230,103 +306,105 @@ macro_rules! routes {
     };
 }
 
-pub(super) static ROUTES: &[Route] = routes! {
+static ROUTES: &[Route] = routes! {
     versions: ["/v1", "/v2", "/v3"];
     block: {
-        "/extensions", "GET, HEAD", [read(Op::Extensions, "the extensions of block storage: none")];
+        "/extensions", "GET, HEAD", [read(&Op::Extensions, "the extensions of block storage: none")];
         "/volumes", "GET, HEAD, POST", [
-            read(Op::Volumes, "the volumes, in short"),
-            write(Method::POST, Op::CreateVolume, "makes a volume, blank or from a snapshot, volume or image")
+            read(&Op::Volumes, "the volumes, in short"),
+            write(Method::POST, &Op::CreateVolume, "makes a volume, blank or from a snapshot, volume or image")
         ];
-        "/volumes/detail", "GET, HEAD", [read(Op::VolumesDetail, "the volumes, in full")];
+        "/volumes/detail", "GET, HEAD", [read(&Op::VolumesDetail, "the volumes, in full")];
         "/volumes/{id}", "GET, HEAD, PUT, DELETE", [
-            read(Op::Volume, "one volume"),
-            write(Method::PUT, Op::UpdateVolume, "changes a volume's name, description or metadata"),
-            remove(Op::DeleteVolume, "removes a volume")
+            read(&Op::Volume, "one volume"),
+            write(Method::PUT, &Op::UpdateVolume, "changes a volume's name, description or metadata"),
+            remove(&Op::DeleteVolume, "removes a volume")
         ];
-        "/volumes/{id}/action", "POST", [write(Method::POST, Op::ActVolume, "os-extend, os-reset_status, ...")];
+        "/volumes/{id}/action", "POST", [write(Method::POST, &Op::ActVolume, "os-extend, os-reset_status, ...")];
         "/volumes/{id}/metadata", "GET, HEAD, POST, PUT", [
-            read(Op::Metadata(Kind::Volume), "the metadata of a volume"),
-            write(Method::POST, Op::MergeMetadata(Kind::Volume), "adds to the metadata of a volume"),
-            write(Method::PUT, Op::ReplaceMetadata(Kind::Volume), "sets the metadata of a volume")
+            read(&Op::Metadata(Kind::Volume), "the metadata of a volume"),
+            write(Method::POST, &Op::MergeMetadata(Kind::Volume), "adds to the metadata of a volume"),
+            write(Method::PUT, &Op::ReplaceMetadata(Kind::Volume), "sets the metadata of a volume")
         ];
         "/volumes/{id}/metadata/{key}", "GET, HEAD, PUT, DELETE", [
-            read(Op::MetadataKey(Kind::Volume), "one value of a volume's metadata"),
-            write(Method::PUT, Op::SetMetadataKey(Kind::Volume), "sets one value of a volume's metadata"),
-            remove(Op::RemoveMetadataKey(Kind::Volume), "removes one value of a volume's metadata")
+            read(&Op::MetadataKey(Kind::Volume), "one value of a volume's metadata"),
+            write(Method::PUT, &Op::SetMetadataKey(Kind::Volume), "sets one value of a volume's metadata"),
+            remove(&Op::RemoveMetadataKey(Kind::Volume), "removes one value of a volume's metadata")
         ];
         "/snapshots", "GET, HEAD, POST", [
-            read(Op::Snapshots, "the snapshots, in short"),
-            write(Method::POST, Op::CreateSnapshot, "makes a snapshot of a volume")
+            read(&Op::Snapshots, "the snapshots, in short"),
+            write(Method::POST, &Op::CreateSnapshot, "makes a snapshot of a volume")
         ];
-        "/snapshots/detail", "GET, HEAD", [read(Op::SnapshotsDetail, "the snapshots, in full")];
+        "/snapshots/detail", "GET, HEAD", [read(&Op::SnapshotsDetail, "the snapshots, in full")];
         "/snapshots/{id}", "GET, HEAD, PUT, DELETE", [
-            read(Op::Snapshot, "one snapshot"),
-            write(Method::PUT, Op::UpdateSnapshot, "changes a snapshot's name or description"),
-            remove(Op::DeleteSnapshot, "removes a snapshot")
+            read(&Op::Snapshot, "one snapshot"),
+            write(Method::PUT, &Op::UpdateSnapshot, "changes a snapshot's name or description"),
+            remove(&Op::DeleteSnapshot, "removes a snapshot")
         ];
-        "/snapshots/{id}/action", "POST", [write(Method::POST, Op::ActSnapshot, "os-reset_status")];
+        "/snapshots/{id}/action", "POST", [write(Method::POST, &Op::ActSnapshot, "os-reset_status")];
         "/snapshots/{id}/metadata", "GET, HEAD, POST, PUT", [
-            read(Op::Metadata(Kind::Snapshot), "the metadata of a snapshot"),
-            write(Method::POST, Op::MergeMetadata(Kind::Snapshot), "adds to the metadata of a snapshot"),
-            write(Method::PUT, Op::ReplaceMetadata(Kind::Snapshot), "sets the metadata of a snapshot")
+            read(&Op::Metadata(Kind::Snapshot), "the metadata of a snapshot"),
+            write(Method::POST, &Op::MergeMetadata(Kind::Snapshot), "adds to the metadata of a snapshot"),
+            write(Method::PUT, &Op::ReplaceMetadata(Kind::Snapshot), "sets the metadata of a snapshot")
         ];
         "/snapshots/{id}/metadata/{key}", "GET, HEAD, PUT, DELETE", [
-            read(Op::MetadataKey(Kind::Snapshot), "one value of a snapshot's metadata"),
-            write(Method::PUT, Op::SetMetadataKey(Kind::Snapshot), "sets one value of a snapshot's metadata"),
-            remove(Op::RemoveMetadataKey(Kind::Snapshot), "removes one value of a snapshot's metadata")
+            read(&Op::MetadataKey(Kind::Snapshot), "one value of a snapshot's metadata"),
+            write(Method::PUT, &Op::SetMetadataKey(Kind::Snapshot), "sets one value of a snapshot's metadata"),
+            remove(&Op::RemoveMetadataKey(Kind::Snapshot), "removes one value of a snapshot's metadata")
         ];
         "/backups", "GET, HEAD, POST", [
-            read(Op::Backups, "the backups, in short"),
-            write(Method::POST, Op::CreateBackup, "makes a backup of a volume")
+            read(&Op::Backups, "the backups, in short"),
+            write(Method::POST, &Op::CreateBackup, "makes a backup of a volume")
         ];
-        "/backups/detail", "GET, HEAD", [read(Op::BackupsDetail, "the backups, in full")];
+        "/backups/detail", "GET, HEAD", [read(&Op::BackupsDetail, "the backups, in full")];
         "/backups/{id}", "GET, HEAD, DELETE", [
-            read(Op::Backup, "one backup"),
-            remove(Op::DeleteBackup, "removes a backup")
+            read(&Op::Backup, "one backup"),
+            remove(&Op::DeleteBackup, "removes a backup")
         ];
-        "/backups/{id}/restore", "POST", [write(Method::POST, Op::Restore, "writes a backup into a volume")];
-        "/types", "GET, HEAD", [read(Op::Types, "the types of volumes")];
-        "/types/{id}", "GET, HEAD", [read(Op::Type, "one type of volumes")];
-        "/os-availability-zone", "GET, HEAD", [read(Op::Zones, "the availability zones")];
-        "/limits", "GET, HEAD", [read(Op::Limits, "what the tenant may hold, and what it holds")];
+        "/backups/{id}/restore", "POST", [write(Method::POST, &Op::Restore, "writes a backup into a volume")];
+        "/types", "GET, HEAD", [read(&Op::Types, "the types of volumes")];
+        "/types/{id}", "GET, HEAD", [read(&Op::Type, "one type of volumes")];
+        "/os-availability-zone", "GET, HEAD", [read(&Op::Zones, "the availability zones")];
+        "/limits", "GET, HEAD", [read(&Op::Limits, "what the tenant may hold, and what it holds")];
         "/os-quota-sets/{target}", "GET, HEAD, PUT", [
-            read(Op::Quota, "what a tenant may hold"),
-            write(Method::PUT, Op::SetQuota, "sets what a tenant may hold")
+            read(&Op::Quota, "what a tenant may hold"),
+            write(Method::PUT, &Op::SetQuota, "sets what a tenant may hold")
         ];
-        "/os-quota-sets/{target}/defaults", "GET, HEAD", [read(Op::DefaultQuota, "what a new tenant may hold")];
+        "/os-quota-sets/{target}/defaults", "GET, HEAD", [read(&Op::DefaultQuota, "what a new tenant may hold")];
     }
     compute: {
-        "/servers", "GET, HEAD", [read(Op::Servers, "the servers that have volumes, in short")];
-        "/servers/detail", "GET, HEAD", [read(Op::ServersDetail, "the servers that have volumes, in full")];
-        "/servers/{server}", "GET, HEAD", [read(Op::Server, "a server, as far as its volumes go")];
+        "/servers", "GET, HEAD", [read(&Op::Servers, "the servers that have volumes, in short")];
+        "/servers/detail", "GET, HEAD", [read(&Op::ServersDetail, "the servers that have volumes, in full")];
+        "/servers/{server}", "GET, HEAD", [read(&Op::Server, "a server, as far as its volumes go")];
         "/servers/{server}/os-volume_attachments", "GET, HEAD, POST", [
-            read(Op::Attachments, "the volumes that are attached to a server"),
-            write(Method::POST, Op::Attach, "attaches a volume to a server")
+            read(&Op::Attachments, "the volumes that are attached to a server"),
+            write(Method::POST, &Op::Attach, "attaches a volume to a server")
         ];
         "/servers/{server}/os-volume_attachments/{id}", "GET, HEAD, DELETE", [
-            read(Op::Attachment, "one volume that is attached to a server"),
-            remove(Op::Detach, "detaches a volume from a server")
+            read(&Op::Attachment, "one volume that is attached to a server"),
+            remove(&Op::Detach, "detaches a volume from a server")
         ];
     }
 };
 
-const fn open(op: Op, summary: &'static str) -> Endpoint {
-    let (body, side) = (BodyRule::None, Side::Control);
-    Endpoint { method: Method::GET, guard: Guard::Open, body, side, summary, op: AnyOp::OpenStack(op) }
+const fn open(op: &'static OpenOp, summary: &'static str) -> Endpoint {
+    let entry = Entry::Anonymous(ForAnyone { body: None, op });
+    Endpoint { method: Method::GET, side: Side::Control, summary, entry }
 }
 
-const fn read(op: Op, summary: &'static str) -> Endpoint {
-    let (body, side) = (BodyRule::None, Side::Control);
-    Endpoint { method: Method::GET, guard: Guard::Token, body, side, summary, op: AnyOp::OpenStack(op) }
+const fn read(op: &'static Op, summary: &'static str) -> Endpoint {
+    known(Method::GET, op, None, summary)
 }
 
-const fn write(method: Method, op: Op, summary: &'static str) -> Endpoint {
-    let (body, side) = (BodyRule::Buffered { max: MAX_BODY }, Side::Control);
-    Endpoint { method, guard: Guard::Token, body, side, summary, op: AnyOp::OpenStack(op) }
+const fn write(method: Method, op: &'static Op, summary: &'static str) -> Endpoint {
+    known(method, op, Some(MAX_BODY), summary)
 }
 
-const fn remove(op: Op, summary: &'static str) -> Endpoint {
-    let (body, side) = (BodyRule::None, Side::Control);
-    Endpoint { method: Method::DELETE, guard: Guard::Token, body, side, summary, op: AnyOp::OpenStack(op) }
+const fn remove(op: &'static Op, summary: &'static str) -> Endpoint {
+    known(Method::DELETE, op, None, summary)
+}
+
+const fn known(method: Method, op: &'static Op, body: Option<usize>, summary: &'static str) -> Endpoint {
+    let entry = Entry::Known(ForKnown { guard: Guard::Token, body, op });
+    Endpoint { method, side: Side::Control, summary, entry }
 }

@@ -4,13 +4,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-use super::super::{Call, Endpoint, Reply, golden, percent_decoded};
+use super::super::{Answer, Call, Intent, Reply, Work, golden, resolve};
 use super::objects::{Scene, Shape};
 use super::view::Document;
 use super::xml::{self, Node};
-use super::{Format, Version, fixture, has_path, objects, request_id_fields, without_suffix};
+use super::{DIALECT, Format, Version, fixture, has_path, objects, request_id_fields, without_suffix};
 use crate::domain::{
-    BlockFields, BlockVolume, ByteCount, Command, Intent, Outcome, Seen, TenantId, UnixTime, Volume, VolumeState,
+    BlockFields, BlockVolume, ByteCount, Command, Fault, FaultKind, Outcome, Seen, TenantId, UnixTime, Volume,
+    VolumeState,
 };
 
 const TENANT: &str = "e56a97501ac64da4af7c7a6f4ecb7426";
@@ -31,35 +32,22 @@ impl Default for Sent<'_> {
 }
 
 impl Sent<'_> {
-    /// What is made of it by the endpoint that it reaches.
-    fn reach<T>(&self, then: impl FnOnce(&'static Endpoint, &Call) -> T) -> Option<T> {
-        let router = super::super::router();
+    /// What is made of it by the endpoint that it reaches, and of what it asks for there.
+    fn reach<T>(&self, then: impl FnOnce(&Call, Result<(Intent<()>, Answer), Fault>) -> T) -> Option<T> {
         let (path, query) = self.target.split_once('?').unwrap_or((self.target, ""));
-        let matched = router.at(without_suffix(path).0).ok()?;
-        let params: Vec<(String, String)> =
-            matched.params.iter().map(|(name, value)| (name.to_owned(), percent_decoded(value).into_owned())).collect();
-        let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let method: Method = self.method.parse().unwrap();
-        let endpoint = matched.value.endpoint(&method).ok()?;
         let fields = self.headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
         let headers: HeaderMap = fields.collect();
-        let principal = fixture::principal(self.is_admin);
-        let length = Some(self.body.len() as u64);
-        let call = Call {
-            method: &method,
-            path,
-            params: &params,
-            query,
-            headers: &headers,
-            length,
-            body: self.body,
-            principal: Some(&principal),
-        };
-        Some(then(endpoint, &call))
+        let resolved = resolve(&method, path, query, &headers, Some(self.body.len() as u64));
+        let decoded = resolved.endpoint.ok()?.decode(&resolved.call, &fixture::principal(self.is_admin), self.body);
+        Some(then(&resolved.call, decoded))
     }
 
-    fn intent(&self) -> Option<Intent> {
-        self.reach(|endpoint, call| endpoint.decode(call).ok()).flatten()
+    fn work(&self) -> Option<Work> {
+        self.reach(|_, decoded| match decoded {
+            Ok((Intent::Work(_, work), _)) => Some(work),
+            _ => None,
+        })?
     }
 }
 
@@ -67,23 +55,21 @@ impl Sent<'_> {
 fn a_tenant_is_the_callers_own_unless_they_administrate() {
     let other = "00000000000000000000000000000007";
     let target = |tenant: &str| format!("/v2/{tenant}/volumes");
-    let intent = |tenant: &str, is_admin| {
+    let work = |tenant: &str, is_admin| {
         let target = target(tenant);
-        Sent { target: &target, is_admin, ..Sent::default() }.intent()
+        Sent { target: &target, is_admin, ..Sent::default() }.work()
     };
-    assert!(matches!(intent(TENANT, false), Some(Intent::Control(Command::Block(_)))));
-    assert!(matches!(intent(TENANT, true), Some(Intent::Control(Command::Block(_)))));
-    assert_eq!(intent(other, false), None);
-    let Some(Intent::Control(Command::In { tenant, .. })) = intent(other, true) else { panic!("not in the other") };
+    assert!(matches!(work(TENANT, false), Some(Work::Control(Command::Block(_)))));
+    assert!(matches!(work(TENANT, true), Some(Work::Control(Command::Block(_)))));
+    assert_eq!(work(other, false), None);
+    let Some(Work::Control(Command::In { tenant, .. })) = work(other, true) else { panic!("not in the other") };
     assert_eq!(Some(tenant), TenantId::from_plain(other));
     for wrong in ["x", "E56A97501AC64DA4AF7C7A6F4ECB7426", "e56a9750-1ac6-4da4-af7c-7a6f4ecb7426"] {
-        assert_eq!(intent(wrong, true), None, "{wrong}");
+        assert_eq!(work(wrong, true), None, "{wrong}");
     }
     let target = target(other);
-    let status = Sent { target: &target, ..Sent::default() }.reach(|endpoint, call| {
-        endpoint.decode(call).map_err(|fault| endpoint.fault(call, &fault, &golden::relative_places()).status())
-    });
-    assert_eq!(status, Some(Err(StatusCode::NOT_FOUND)));
+    let fault = Sent { target: &target, ..Sent::default() }.reach(|_, decoded| decoded.unwrap_err().kind);
+    assert_eq!(fault, Some(FaultKind::NotFound));
 }
 
 #[test]
@@ -95,7 +81,7 @@ fn a_suffix_names_the_format_and_wins_over_what_is_accepted() {
     }
     let format = |target, accept| {
         let headers = [(header::ACCEPT, accept)];
-        Sent { target, headers: &headers, ..Sent::default() }.reach(|_, call| Format::of(call)).unwrap()
+        Sent { target, headers: &headers, ..Sent::default() }.reach(|call, _| Format::of(call)).unwrap()
     };
     let (path, json, xml) = ("/v1/t/volumes", "application/json", "application/xml");
     assert_eq!(format(path, "*/*"), Format::Json);
@@ -221,17 +207,8 @@ fn agrees(json: &Value, node: &Node) -> bool {
 /// A document in both formats.
 fn both(document: &Document, path: &str) -> (Value, Node) {
     let reply = |suffix: &str| -> Reply {
-        let (method, headers, path) = (Method::GET, HeaderMap::new(), format!("{path}{suffix}"));
-        let call = Call {
-            method: &method,
-            path: &path,
-            params: &[],
-            query: "",
-            headers: &headers,
-            length: None,
-            body: b"",
-            principal: None,
-        };
+        let (headers, path) = (HeaderMap::new(), format!("{path}{suffix}"));
+        let call = resolve(&Method::GET, &path, "", &headers, None).call;
         document.reply(&call, StatusCode::OK)
     };
     let json = serde_json::from_slice(reply(".json").body()).unwrap();
@@ -255,13 +232,13 @@ proptest! {
         let media_type = if is_xml { "application/xml" } else { "application/json" };
         let headers = [(header::CONTENT_TYPE, media_type)];
         let sent = Sent { method: &method, target: &target, headers: &headers, body: &body, is_admin };
-        let refusal = sent.reach(|endpoint, call| match endpoint.decode(call) {
-            Ok(Intent::Control(Command::Block(command))) => {
+        let refusal = sent.reach(|call, decoded| match decoded {
+            Ok((Intent::Work(_, Work::Control(Command::Block(command))), answer)) => {
                 let outcome = Outcome::Block(fixture::outcome(&command));
-                Some(endpoint.encode(call, &outcome, &golden::relative_places()).status())
+                Some(answer.encode(call, &outcome, &golden::relative_places()).status())
             }
             Ok(_) => None,
-            Err(fault) => Some(endpoint.fault(call, &fault, &golden::relative_places()).status()),
+            Err(fault) => Some(DIALECT.fault(call, &fault, &golden::relative_places()).status()),
         });
         prop_assert!(refusal.flatten().is_none_or(|status| !status.is_server_error()));
     }
@@ -271,18 +248,8 @@ proptest! {
         let version = [Version::V1, Version::V2, Version::V3][version];
         let shape = [Shape::Short, Shape::Full, Shape::Made][shape];
         let path = format!("/{}/{TENANT}/volumes", version.segment());
-        let (method, headers, places) = (Method::GET, HeaderMap::new(), golden::relative_places());
-        let params = [("tenant", TENANT)];
-        let call = Call {
-            method: &method,
-            path: &path,
-            params: &params,
-            query: "",
-            headers: &headers,
-            length: None,
-            body: b"",
-            principal: None,
-        };
+        let (headers, places) = (HeaderMap::new(), golden::relative_places());
+        let call = resolve(&Method::GET, &path, "", &headers, None).call;
         let scene = Scene { call: &call, places: &places, version };
         let backup = fixture::backup(2, "2013-01-31T12:44:32Z");
         let attachment = fixture::attachment(told.volume.id, &told.volume.name, &told.volume.name);

@@ -6,14 +6,10 @@
 
 #![no_main]
 
-use std::sync::LazyLock;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use libfuzzer_sys::fuzz_target;
-use longshore::dialect::{self, BodyRule, Call, Places, Route};
+use longshore::dialect::{Places, resolve};
 use longshore::domain::{Principal, TenantId, UserId};
-
-static ROUTER: LazyLock<matchit::Router<&Route>> = LazyLock::new(dialect::router);
 
 fuzz_target!(|data: &[u8]| {
     decode(data);
@@ -33,34 +29,15 @@ fn decode(data: &[u8]) -> Option<()> {
         let (name, value) = line.split_once(": ")?;
         headers.append(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
     }
-    let matched = ROUTER.at(dialect::routed(path)).ok()?;
-    let decoded = |(name, value)| (name, dialect::percent_decoded(value));
-    let params: Vec<_> = matched.params.iter().map(decoded).collect();
-    let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (*name, &**value)).collect();
-    let endpoint = matched.value.endpoint(&method).ok()?;
-    let body = match endpoint.body {
-        BodyRule::Buffered { max } if body.len() <= max => body,
-        BodyRule::Buffered { .. } => return None,
-        BodyRule::None | BodyRule::Streamed => b"",
-    };
     let principal = Principal {
         user: "alice".to_owned(),
         user_id: UserId::from_bytes([1; 16]),
         tenant: TenantId::from_bytes([2; 16]),
         is_admin: true,
     };
-    let length = Some(body.len() as u64);
-    let call = Call {
-        method: &method,
-        path,
-        params: &params,
-        query,
-        headers: &headers,
-        length,
-        body,
-        principal: Some(&principal),
-    };
-    if let Err(fault) = endpoint.decode(&call) {
+    let resolved = resolve(&method, path, query, &headers, Some(body.len() as u64));
+    let endpoint = resolved.endpoint.ok()?;
+    if let Err(fault) = endpoint.decode(&resolved.call, &principal, body) {
         let here = "http://127.0.0.1".to_owned();
         let places = Places {
             control: here.clone(),
@@ -69,7 +46,7 @@ fn decode(data: &[u8]) -> Option<()> {
             direct_relative: true,
             identity: here,
         };
-        let reply = endpoint.fault(&call, &fault, &places);
+        let reply = resolved.dialect.fault(&resolved.call, &fault, &places);
         assert!(reply.status().is_client_error(), "{} to {fault:?}", reply.status());
     }
     Some(())

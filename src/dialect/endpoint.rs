@@ -1,0 +1,234 @@
+//! What a path does for each method: what an endpoint needs of a request, and what reads and answers it.
+
+use std::fmt;
+
+use http::Method;
+
+use super::operational::Probe;
+use super::{Anonymous, Call, Dialect, Intent, Places, Reply, Work, query};
+use crate::domain::{Fault, FaultKind, Outcome, Principal, ReceivePlan, SendPlan, UnpackPlan};
+
+/// A path and what it does for each method.
+#[derive(Debug)]
+pub struct Route {
+    /// The path in `matchit` syntax, without a slash at its end.
+    pub pattern: &'static str,
+    /// The methods it takes, for an `Allow` field (RFC 9110 section 10.2.1).
+    pub allow: &'static str,
+    /// One entry per method; `HEAD` is served by the entry of `GET`.
+    pub endpoints: &'static [Endpoint],
+}
+
+impl Route {
+    /// The pattern without and with a slash at its end: real clients send both.
+    pub(super) fn spellings(&self) -> [String; 2] {
+        [self.pattern.to_owned(), format!("{}/", self.pattern)]
+    }
+
+    /// What this path does for a method.
+    pub(super) fn endpoint(&self, method: &Method) -> Result<&'static Endpoint, Fault> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.endpoints.iter().find(|endpoint| endpoint.method == *method).ok_or_else(|| {
+            let kind = FaultKind::MethodNotAllowed { allow: self.allow };
+            Fault::new(kind, format!("this path takes {} only", self.allow))
+        })
+    }
+}
+
+/// The two sides of the server, which may have a listener each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The data plane.
+    Direct,
+    /// The metadata side.
+    Control,
+    /// Of an endpoint: served by both.
+    Either,
+}
+
+/// How a caller proves who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// User name and password (RFC 7617), or a token as for [`Self::Token`].
+    Basic,
+    /// A signature under an access key, or as for [`Self::Basic`].
+    Signature,
+    /// A signed token in the cookie `AccessToken`, or after `Authorization: Bearer`.
+    Cookie,
+    /// A token of the identity service in X-Auth-Token.
+    Token,
+}
+
+/// One method of one path.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The method.
+    pub method: Method,
+    /// Where it is served, when the sides have listeners of their own.
+    pub side: Side,
+    /// What it does, in a few words.
+    pub summary: &'static str,
+    /// What it needs.
+    pub entry: Entry,
+}
+
+/// What an endpoint needs of a request, with the operation that takes exactly that. Whoever has not got it cannot call
+/// the operation.
+#[derive(Debug)]
+pub enum Entry {
+    /// Nobody's name.
+    Anonymous(ForAnyone),
+    /// A known caller.
+    Known(ForKnown),
+    /// A known caller, and the body, which is a drive: left on the socket until the transfer is admitted.
+    Receive(Guard, ByHead<ReceivePlan>),
+    /// The body, which is an archive: left on the socket likewise. Path and query are the capability for it.
+    Unpack(ByHead<UnpackPlan>),
+    /// Nothing: the path is the capability for bytes.
+    Send(ByHead<SendPlan>),
+    /// Nothing: it is for whoever runs the server, and answered also when nothing else is.
+    Probe(Probe),
+}
+
+/// An operation that is open to anyone.
+#[derive(Debug)]
+pub struct ForAnyone {
+    /// The most bytes of its body, which is read whole into memory; `None` where a body means nothing.
+    pub body: Option<usize>,
+    pub(super) op: &'static dyn OpenOperation,
+}
+
+impl ForAnyone {
+    /// What the request asks for.
+    pub fn decode(&self, call: &Call, body: &[u8]) -> Result<Anonymous, Fault> {
+        query::check(call.query, self.op.parameters())?;
+        self.op.decode(call, body)
+    }
+}
+
+/// An operation of known callers.
+#[derive(Debug)]
+pub struct ForKnown {
+    /// How the caller proves who they are.
+    pub guard: Guard,
+    /// As [`ForAnyone::body`].
+    pub body: Option<usize>,
+    pub(super) op: &'static dyn KnownOperation,
+}
+
+impl ForKnown {
+    /// What the request asks for, and what tells how that ended.
+    pub fn decode(&self, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
+        query::check(call.query, self.op.parameters())?;
+        self.op.decode(call, caller, body)
+    }
+}
+
+/// An operation that is known by the head of its request alone.
+#[derive(Debug)]
+pub struct ByHead<Plan> {
+    pub(super) op: &'static dyn Operation,
+    pub(super) decode: fn(&Call) -> Result<Plan, Fault>,
+}
+
+impl<Plan> ByHead<Plan> {
+    /// What the request asks for.
+    pub fn decode(&self, call: &Call) -> Result<Plan, Fault> {
+        query::check(call.query, self.op.parameters())?;
+        (self.decode)(call)
+    }
+}
+
+/// What an endpoint does, in its dialect's own terms.
+pub(super) trait Operation: fmt::Debug + Sync {
+    /// The dialect that it is of.
+    fn dialect(&self) -> &'static Dialect;
+
+    /// What its query may hold. It refuses everything else.
+    fn parameters(&self) -> &'static [&'static str];
+
+    /// The reply that tells the outcome; `None` when the operation cannot have it.
+    fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply>;
+}
+
+/// An operation that is open to anyone.
+pub(super) trait OpenOperation: Operation {
+    /// What the request asks for.
+    fn decode(&self, call: &Call, body: &[u8]) -> Result<Anonymous, Fault>;
+}
+
+/// An operation of known callers.
+pub(super) trait KnownOperation: Operation {
+    /// What the request asks for, and what tells how that ended: another operation than this where the body, and not
+    /// the path alone, says what is done.
+    fn decode(&'static self, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault>;
+}
+
+/// What tells how a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer(pub(super) &'static dyn Operation);
+
+impl Answer {
+    /// The reply that tells the outcome. An outcome that the operation cannot have is our fault, and told as that.
+    pub fn encode(self, call: &Call, outcome: &Outcome, places: &Places) -> Reply {
+        self.0.encode(call, outcome, places).unwrap_or_else(|| {
+            let fault = Fault::internal("an outcome that this endpoint cannot have");
+            self.0.dialect().fault(call, &fault, places)
+        })
+    }
+}
+
+impl Endpoint {
+    fn op(&self) -> &'static dyn Operation {
+        match &self.entry {
+            Entry::Anonymous(open) => open.op,
+            Entry::Known(known) => known.op,
+            Entry::Receive(_, upload) => upload.op,
+            Entry::Unpack(upload) => upload.op,
+            Entry::Send(download) => download.op,
+            Entry::Probe(probe) => probe.op(),
+        }
+    }
+
+    /// What tells how a request ended, where its path alone says what is done.
+    pub fn answer(&self) -> Answer {
+        Answer(self.op())
+    }
+
+    /// What its query may hold; `None` is anything.
+    #[cfg(test)]
+    pub(super) fn parameters(&self) -> Option<&'static [&'static str]> {
+        (!self.is_probe()).then(|| self.op().parameters())
+    }
+
+    /// Whether it is answered also when nothing else is.
+    pub const fn is_probe(&self) -> bool {
+        matches!(self.entry, Entry::Probe(_))
+    }
+
+    /// What the request asks for and what tells how that ended, where all that an endpoint may need is at hand.
+    pub fn decode(&self, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Intent<()>, Answer), Fault> {
+        let within = |most: Option<usize>| match most {
+            None => Ok(&[][..]),
+            Some(most) if body.len() > most => Err(too_large(most)),
+            Some(_) => Ok(body),
+        };
+        let intent = match &self.entry {
+            Entry::Anonymous(open) => Intent::Anonymous(open.decode(call, within(open.body)?)?),
+            Entry::Known(known) => {
+                let (work, answer) = known.decode(call, caller, within(known.body)?)?;
+                return Ok((Intent::Work(caller.clone(), work), answer));
+            }
+            Entry::Receive(_, upload) => Intent::Receive(caller.clone(), upload.decode(call)?, ()),
+            Entry::Unpack(upload) => Intent::Unpack(upload.decode(call)?, ()),
+            Entry::Send(download) => Intent::Send(download.decode(call)?),
+            Entry::Probe(probe) => Intent::Probe(*probe),
+        };
+        Ok((intent, self.answer()))
+    }
+}
+
+/// The fault of a body that is larger than its endpoint takes.
+pub fn too_large(most: usize) -> Fault {
+    Fault::new(FaultKind::TooLarge, format!("the body has more than {most} bytes"))
+}

@@ -1,0 +1,62 @@
+//! What requests ask for, each with what doing it takes.
+
+use std::fmt;
+
+use super::Probe;
+use crate::domain::{
+    AnonymousCommand, Command, HpcLogin, IdentityCommand, Principal, ReceivePlan, SendPlan, UnpackPlan,
+};
+
+/// What a decoded request asks for, with the caller where there must be one, and the body `B` where that is the
+/// transfer.
+#[derive(Clone, PartialEq)]
+pub enum Intent<B> {
+    /// Anyone may ask for it.
+    Anonymous(Anonymous),
+    /// It is done for this caller.
+    Work(Principal, Work),
+    /// Bytes of a drive come in.
+    Receive(Principal, ReceivePlan, B),
+    /// The archive of a tree comes in. The plan holds the capability for it.
+    Unpack(UnpackPlan, B),
+    /// Bytes go out. The plan holds the capability for them.
+    Send(SendPlan),
+    /// Somebody who runs the server asks how it does.
+    Probe(Probe),
+}
+
+/// What anyone may ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Anonymous {
+    /// A token, for a name and password.
+    Login(HpcLogin),
+    /// Work of the identity service.
+    Identity(AnonymousCommand),
+    /// What is served here.
+    Discover,
+}
+
+/// What is done for a known caller.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// Metadata work: executed, then answered.
+    Control(Command),
+    /// Work of the identity service.
+    Identity(IdentityCommand),
+    /// What is served here.
+    Discover,
+}
+
+/// What is asked for, without who asks and without the body.
+impl<B> fmt::Debug for Intent<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous(anonymous) => anonymous.fmt(f),
+            Self::Work(_, work) => work.fmt(f),
+            Self::Receive(_, plan, _) => f.debug_tuple("Receive").field(plan).finish(),
+            Self::Unpack(plan, _) => f.debug_tuple("Unpack").field(plan).finish(),
+            Self::Send(plan) => f.debug_tuple("Send").field(plan).finish(),
+            Self::Probe(probe) => f.debug_tuple("Probe").field(probe).finish(),
+        }
+    }
+}
