@@ -3,10 +3,10 @@
 //! There are no document types, no entities beside the five of XML itself, and no external anything: what would need
 //! them is refused before it is looked at. Prefixes of elements are passed over, as are declarations of namespaces.
 
-use std::fmt::Write as _;
+use std::io;
 
-use quick_xml::Reader;
-use quick_xml::events::{BytesStart, Event};
+use quick_xml::events::{BytesStart, BytesText, Event};
+use quick_xml::{Reader, Writer};
 
 /// How deep elements may be nested; the documents of this API have four levels.
 const MAX_DEPTH: usize = 16;
@@ -130,37 +130,31 @@ pub(super) fn read(body: &[u8]) -> Result<Node, XmlError> {
 
 /// Writes a document, one element a line.
 pub(super) fn written(node: &Node) -> String {
-    let mut out = "<?xml version='1.0' encoding='UTF-8'?>\n".to_owned();
-    write_node(node, 0, &mut out);
-    out
+    let mut writer = Writer::new_with_indent(b"<?xml version='1.0' encoding='UTF-8'?>\n".to_vec(), b' ', 2);
+    write_node(node, &mut writer).expect("memory takes all that is written to it");
+    let mut text = String::from_utf8(writer.into_inner()).expect("text was written");
+    text.push('\n');
+    text
 }
 
-fn write_node(node: &Node, depth: usize, out: &mut String) {
-    let indent = "  ".repeat(depth);
-    // A string takes all that is written to it.
-    let _ = write!(out, "{indent}<{}", node.name);
-    for (name, value) in &node.attributes {
-        let _ = write!(out, " {name}=\"");
-        escape(value, true, out);
-        out.push('"');
-    }
+fn write_node(node: &Node, writer: &mut Writer<Vec<u8>>) -> io::Result<()> {
+    let attributes: Vec<_> = node.attributes.iter().map(|(name, value)| (name, escaped(value, true))).collect();
+    let attributes = attributes.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    let element = writer.create_element(&*node.name).with_attributes(attributes);
     if !node.children.is_empty() {
-        out.push_str(">\n");
-        for child in &node.children {
-            write_node(child, depth + 1, out);
-        }
-        let _ = writeln!(out, "{indent}</{}>", node.name);
+        element.write_inner_content(|writer| node.children.iter().try_for_each(|child| write_node(child, writer)))?;
     } else if node.text.is_empty() {
-        out.push_str("/>\n");
+        element.write_empty()?;
     } else {
-        out.push('>');
-        escape(&node.text, false, out);
-        let _ = writeln!(out, "</{}>", node.name);
+        element.write_text_content(BytesText::from_escaped(escaped(&node.text, false)))?;
     }
+    Ok(())
 }
 
-/// Writes text so that it reads back the same. What XML cannot have becomes U+FFFD.
-fn escape(text: &str, is_attribute: bool, out: &mut String) {
+/// Text so that it reads back the same, which is more than XML's own five characters. What XML cannot have becomes
+/// U+FFFD.
+fn escaped(text: &str, is_attribute: bool) -> String {
+    let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
             '&' => out.push_str("&amp;"),
@@ -175,6 +169,7 @@ fn escape(text: &str, is_attribute: bool, out: &mut String) {
             _ => out.push(char::REPLACEMENT_CHARACTER),
         }
     }
+    out
 }
 
 /// Whether XML 1.0 can have it (section 2.2).
