@@ -135,7 +135,7 @@ fn encode(criterion: &mut Criterion) {
         Request::new(Method::GET, &format!("/{version}/{TENANT}/{path}"), "limit=100", media, "").with(
             |endpoint, call| {
                 let answer = endpoint.answer();
-                let length = answer.encode(call, outcome, &places).body().len();
+                let length = answer.encode(call, outcome, &places).expect("a reply").body().len();
                 group.throughput(Throughput::Bytes(length as u64));
                 group.bench_function(name, |bencher| {
                     bencher.iter(|| black_box(answer.encode(call, black_box(outcome), &places)));

@@ -34,14 +34,6 @@ static ROUTES: &[Route] = &[Route {
 struct Download;
 
 impl Operation for Download {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
-    fn parameters(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn encode(&self, _: &Call, _: &Outcome, _: &Places) -> Option<Reply> {
         None
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use http::Method;
 
 use super::operational::Probe;
-use super::{Anonymous, Call, Dialect, Intent, Places, Reply, Work, query};
+use super::{Anonymous, Call, Intent, Places, Reply, Work, query};
 use crate::domain::{Fault, FaultKind, Outcome, Principal, ReceivePlan, SendPlan, UnpackPlan};
 
 /// A path and what it does for each method.
@@ -141,11 +141,10 @@ impl<Plan> ByHead<Plan> {
 
 /// What an endpoint does, in its dialect's own terms.
 pub(super) trait Operation: fmt::Debug + Sync {
-    /// The dialect that it is of.
-    fn dialect(&self) -> &'static Dialect;
-
     /// What its query may hold. It refuses everything else.
-    fn parameters(&self) -> &'static [&'static str];
+    fn parameters(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// The reply that tells the outcome; `None` when the operation cannot have it.
     fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply>;
@@ -169,12 +168,10 @@ pub(super) trait KnownOperation: Operation {
 pub struct Answer(pub(super) &'static dyn Operation);
 
 impl Answer {
-    /// The reply that tells the outcome. An outcome that the operation cannot have is our fault, and told as that.
-    pub fn encode(self, call: &Call, outcome: &Outcome, places: &Places) -> Reply {
-        self.0.encode(call, outcome, places).unwrap_or_else(|| {
-            let fault = Fault::internal("an outcome that this endpoint cannot have");
-            self.0.dialect().fault(call, &fault, places)
-        })
+    /// The reply that tells the outcome. An outcome that the operation cannot have is our fault.
+    pub fn encode(self, call: &Call, outcome: &Outcome, places: &Places) -> Result<Reply, Fault> {
+        let reply = self.0.encode(call, outcome, places);
+        reply.ok_or_else(|| Fault::internal("an outcome that this endpoint cannot have"))
     }
 }
 

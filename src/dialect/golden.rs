@@ -203,6 +203,7 @@ fn unknown_caller(entry: &Entry) -> Fault {
 }
 
 fn answered(answer: Answer, call: &Call, intent: &Intent<()>, places: &Places) -> String {
+    let told = |outcome: &Outcome| printed(&answer.encode(call, outcome, places).unwrap());
     match intent {
         Intent::Send(_) => {
             let answer = direct::answer(call, &drive(), (drive().created, None), "0123456789abcdef");
@@ -215,13 +216,13 @@ fn answered(answer: Answer, call: &Call, intent: &Intent<()>, places: &Places) -
             printed(&Reply::from_parts(head, body.into()))
         }
         Intent::Probe(probe) => printed(&report(*probe).reply()),
-        Intent::Anonymous(anonymous) => printed(&answer.encode(call, &anonymous_outcome(anonymous), places)),
-        Intent::Work(_, work) => printed(&answer.encode(call, &work_outcome(work), places)),
+        Intent::Anonymous(anonymous) => told(&anonymous_outcome(anonymous)),
+        Intent::Work(_, work) => told(&work_outcome(work)),
         Intent::Receive(_, plan, ()) => {
             let sha256 = if plan.wants_sha256 { Some(Sha256([0xab; 32])) } else { plan.expected };
-            printed(&answer.encode(call, &Outcome::Uploaded { id: drive().id, sha256 }, places))
+            told(&Outcome::Uploaded { id: drive().id, sha256 })
         }
-        Intent::Unpack(_, ()) => printed(&answer.encode(call, &Outcome::Unpacked, places)),
+        Intent::Unpack(_, ()) => told(&Outcome::Unpacked),
     }
 }
 

@@ -51,10 +51,6 @@ const fn call(method: Method, op: &'static Op, summary: &'static str) -> Endpoin
 }
 
 impl Operation for Op {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
     fn parameters(&self) -> &'static [&'static str] {
         match self {
             Self::Sessions => &["limit", "marker"],

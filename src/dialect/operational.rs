@@ -73,14 +73,6 @@ impl Probe {
 
 /// It is answered by a [`Report`].
 impl Operation for Probe {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
-    fn parameters(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn encode(&self, _: &Call, _: &Outcome, _: &Places) -> Option<Reply> {
         None
     }

@@ -384,7 +384,10 @@ impl Exchange<'_> {
             Err(fault) => return self.refuse(&fault),
         };
         let rest = outcome.listing_mut().map(|listing| std::mem::take(&mut listing.rest)).unwrap_or_default();
-        let reply = answer.encode(&self.call, &outcome, &self.connection.places);
+        let reply = match answer.encode(&self.call, &outcome, &self.connection.places) {
+            Ok(reply) => reply,
+            Err(fault) => return self.refuse(&fault),
+        };
         if rest.is_empty() {
             return whole(reply);
         }

@@ -17,8 +17,8 @@ use super::Server;
 use super::answers::{PAGE, Room};
 use super::handle::resolved;
 use crate::control::PIECE;
-use crate::dialect::{Answer, Places};
-use crate::domain::{Outcome, TenantId, VolumeId};
+use crate::dialect::{Answer, Places, Reply};
+use crate::domain::{Fault, Outcome, TenantId, VolumeId};
 
 /// The request that asked for a list.
 pub(super) struct Asked {
@@ -60,7 +60,8 @@ impl List {
             has_items: !items.is_empty(),
             is_told: false,
         };
-        let envelope = list.encoded();
+        // Its beginning was encoded just now.
+        let envelope = list.encoded().unwrap_or_default();
         // No other array stands behind that of the items.
         list.before = envelope.windows(2).rposition(|pair| pair == b"[]").map_or(0, |at| at + 1);
         list.after = envelope.slice(list.before..);
@@ -102,7 +103,10 @@ impl List {
             if let Some(listing) = self.outcome.listing_mut() {
                 listing.drives = volumes;
             }
-            let whole = self.encoded();
+            let whole = match self.encoded() {
+                Ok(whole) => whole,
+                Err(fault) => return Some(Err(io::Error::other(fault))),
+            };
             let items = &whole[self.before..whole.len() - self.after.len()];
             let mut piece = BytesMut::with_capacity(items.len() + 1);
             if std::mem::replace(&mut self.has_items, true) {
@@ -115,9 +119,9 @@ impl List {
     }
 
     /// The list of the volumes that are held now.
-    fn encoded(&self) -> Bytes {
+    fn encoded(&self) -> Result<Bytes, Fault> {
         let Asked { answer, parts, places, .. } = &self.asked;
         // What is told of a list depends on no body.
-        answer.encode(&resolved(parts, None).call, &self.outcome, places).into_body()
+        answer.encode(&resolved(parts, None).call, &self.outcome, places).map(Reply::into_body)
     }
 }

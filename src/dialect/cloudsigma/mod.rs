@@ -50,10 +50,6 @@ enum Op {
 }
 
 impl Operation for Op {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
     /// The vendor's clients ask every list, and the capabilities with them, for `limit=0`; of the capabilities there is
     /// one, on every page.
     fn parameters(&self) -> &'static [&'static str] {
@@ -82,14 +78,6 @@ impl KnownOperation for Op {
 struct Upload;
 
 impl Operation for Upload {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
-    fn parameters(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn encode(&self, _: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
         encode::uploaded(outcome, places)
     }

@@ -36,14 +36,6 @@ enum Op {
 }
 
 impl Operation for Op {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
-    fn parameters(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn encode(&self, _: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
         let Outcome::Hpc(outcome) = outcome else { return None };
         encode::encode(*self, outcome)
@@ -61,14 +53,6 @@ impl KnownOperation for Op {
 struct Login;
 
 impl Operation for Login {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
-    fn parameters(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn encode(&self, _: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
         let Outcome::Hpc(HpcOutcome::LoggedIn { token, seconds }) = outcome else { return None };
         encode::logged_in(token, *seconds, places)

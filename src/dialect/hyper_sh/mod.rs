@@ -50,10 +50,6 @@ const SIZE: &str = "size";
 pub(super) const RESERVED: [&str; 3] = ["create", "initialize", "uploadfinish"];
 
 impl Operation for Op {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
     fn parameters(&self) -> &'static [&'static str] {
         match self {
             Self::List => &["filters"],
@@ -79,10 +75,6 @@ impl KnownOperation for Op {
 struct Upload;
 
 impl Operation for Upload {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
     fn parameters(&self) -> &'static [&'static str] {
         &["cookie"]
     }

@@ -59,10 +59,6 @@ enum OpenOp {
 }
 
 impl Operation for Op {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
     /// With `allow_expired` a service asks for a token that has ended also; none is told of here, and the answer is
     /// that there is none.
     fn parameters(&self) -> &'static [&'static str] {
@@ -88,10 +84,6 @@ impl KnownOperation for Op {
 }
 
 impl Operation for OpenOp {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
     fn parameters(&self) -> &'static [&'static str] {
         match self {
             Self::Issue => &["nocatalog"],

@@ -114,14 +114,6 @@ enum Acted {
 }
 
 impl Operation for OpenOp {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
-    fn parameters(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
         encode::encode_open(*self, call, outcome, places)
     }
@@ -134,10 +126,6 @@ impl OpenOperation for OpenOp {
 }
 
 impl Operation for Op {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
     fn parameters(&self) -> &'static [&'static str] {
         match self {
             Self::Volumes | Self::VolumesDetail => listing::VOLUMES,
@@ -168,14 +156,6 @@ impl KnownOperation for Op {
 }
 
 impl Operation for Acted {
-    fn dialect(&self) -> &'static Dialect {
-        &DIALECT
-    }
-
-    fn parameters(&self) -> &'static [&'static str] {
-        &[]
-    }
-
     fn encode(&self, call: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
         let Outcome::Block(outcome) = outcome else { return None };
         encode::acted(*self, call, outcome)

@@ -235,7 +235,7 @@ proptest! {
         let refusal = sent.reach(|call, decoded| match decoded {
             Ok((Intent::Work(_, Work::Control(Command::Block(command))), answer)) => {
                 let outcome = Outcome::Block(fixture::outcome(&command));
-                Some(answer.encode(call, &outcome, &golden::relative_places()).status())
+                Some(answer.encode(call, &outcome, &golden::relative_places()).unwrap().status())
             }
             Ok(_) => None,
             Err(fault) => Some(DIALECT.fault(call, &fault, &golden::relative_places()).status()),
