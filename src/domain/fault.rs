@@ -71,6 +71,17 @@ pub enum FaultKind {
     Internal,
 }
 
+/// Why a fault is one of its kind, where an API has a sentence of its own for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The tenant has as many volumes as its quota allows: this many.
+    TooManyVolumes(u64),
+    /// The tenant has as many backups as its quota allows: this many.
+    TooManyBackups(u64),
+    /// The tenant's quota has no room for so many bytes of backups.
+    BackupBytes,
+}
+
 /// Who must act so that it works next time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
@@ -91,6 +102,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// The sentence for the caller. Never holds a path, a secret or a lower error's text.
     pub told: String,
+    /// Why, where a dialect may say it in other words than `told`.
+    pub reason: Option<Reason>,
     /// The request's field at fault, if one is.
     pub point: Option<String>,
     /// For the log only.
@@ -100,7 +113,7 @@ pub struct Fault {
 impl Fault {
     /// A fault that the caller is told about in these words.
     pub fn new(kind: FaultKind, told: impl Into<String>) -> Self {
-        Self { kind, told: told.into(), point: None, cause: None }
+        Self { kind, told: told.into(), reason: None, point: None, cause: None }
     }
 
     /// A request that is not what its route takes, because of this field.

@@ -34,7 +34,7 @@ pub use crash::CrashPoints;
 pub use digest::{Pieces, Sha256};
 pub use extent::{ByteCount, Extent, PIECE};
 pub use extents::Extents;
-pub use fault::{Blame, Fault, FaultKind};
+pub use fault::{Blame, Fault, FaultKind, Reason};
 pub use hpc::{FILESYSTEM, HpcCatalogue, HpcCommand, HpcFields, HpcLogin, HpcOutcome, HpcRegion, HpcSpec, HpcVolume};
 pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, UploadId, UserId, VolumeId};
 pub use identity::{AnonymousCommand, IdentityCommand, IdentityOutcome, Named, Project, Proof, Token, User};

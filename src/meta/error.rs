@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::LONGEST_ROW;
-use crate::domain::{Fault, FaultKind};
+use crate::domain::{Fault, FaultKind, Reason};
 
 /// Why the metadata could not be read or changed. Clones share the cause: a commit that fails fails for several.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -98,16 +98,16 @@ impl From<MetaError> for Fault {
             MetaError::Conflict => Self::new(FaultKind::Conflict, "it is busy, or was changed meanwhile"),
             MetaError::QuotaExceeded => Self::new(FaultKind::QuotaExceeded, "the quota has no room for this"),
             MetaError::TooManyVolumes(most) => {
-                let told = format!("Maximum number of volumes allowed ({most}) exceeded for quota 'volumes'");
-                Self { point: Some("volumes".to_owned()), ..Self::new(FaultKind::QuotaExceeded, told) }
+                let told = format!("the quota allows {most} volumes, and there are as many");
+                Self { reason: Some(Reason::TooManyVolumes(most)), ..Self::new(FaultKind::QuotaExceeded, told) }
             }
             MetaError::TooManyBackups(most) => {
-                let told = format!("Maximum number of backups allowed ({most}) exceeded");
-                Self { point: Some("backups".to_owned()), ..Self::new(FaultKind::QuotaExceeded, told) }
+                let told = format!("the quota allows {most} backups, and there are as many");
+                Self { reason: Some(Reason::TooManyBackups(most)), ..Self::new(FaultKind::QuotaExceeded, told) }
             }
             MetaError::BackupsExceeded => {
-                let told = "Requested backup exceeds allowed Backup gigabytes quota";
-                Self { point: Some("backup_gigabytes".to_owned()), ..Self::new(FaultKind::QuotaExceeded, told) }
+                let told = "the quota has no room for so many bytes of backups";
+                Self { reason: Some(Reason::BackupBytes), ..Self::new(FaultKind::QuotaExceeded, told) }
             }
             MetaError::TooLong => {
                 let told =

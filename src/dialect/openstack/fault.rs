@@ -8,7 +8,7 @@ use super::objects::own_namespace;
 use super::view::Document;
 use super::xml::Node;
 use super::{Version, without_suffix};
-use crate::domain::{Fault, FaultKind};
+use crate::domain::{Fault, FaultKind, Reason};
 
 /// `{"badRequest": {"code": 400, "message": ...}}`, or the element with that name.
 pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
@@ -44,16 +44,24 @@ fn message(call: &Call, fault: &Fault) -> String {
             }
         }
         FaultKind::Throttled { .. } => "This request was rate-limited.".to_owned(),
-        // The field at fault is what there are too many of; its own sentence is for the number of volumes alone.
-        FaultKind::QuotaExceeded if fault.point.as_deref() == Some("volumes") => format!("VolumeLimitExceeded: {told}"),
-        FaultKind::QuotaExceeded if fault.point.as_deref() == Some("backups") => format!("BackupLimitExceeded: {told}"),
-        FaultKind::QuotaExceeded if fault.point.as_deref() == Some("backup_gigabytes") => {
-            format!("VolumeBackupSizeExceedsAvailableQuota: {told}")
-        }
-        FaultKind::QuotaExceeded => {
-            "VolumeSizeExceedsAvailableQuota: Requested volume exceeds allowed volume size quota".to_owned()
-        }
+        FaultKind::QuotaExceeded => over_quota(fault.reason),
         _ => told.clone(),
+    }
+}
+
+/// The sentences that clients of this API know for what there is too much of.
+fn over_quota(reason: Option<Reason>) -> String {
+    match reason {
+        Some(Reason::TooManyVolumes(most)) => {
+            format!("VolumeLimitExceeded: Maximum number of volumes allowed ({most}) exceeded for quota 'volumes'")
+        }
+        Some(Reason::TooManyBackups(most)) => {
+            format!("BackupLimitExceeded: Maximum number of backups allowed ({most}) exceeded")
+        }
+        Some(Reason::BackupBytes) => {
+            "VolumeBackupSizeExceedsAvailableQuota: Requested backup exceeds allowed Backup gigabytes quota".to_owned()
+        }
+        None => "VolumeSizeExceedsAvailableQuota: Requested volume exceeds allowed volume size quota".to_owned(),
     }
 }
 
