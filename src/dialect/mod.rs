@@ -155,6 +155,7 @@ fn lies_in(path: &str, base: &str) -> bool {
 }
 
 /// The challenge for a user name and password.
+#[expect(clippy::unnecessary_wraps, reason = "a challenge may name a place that no field can hold")]
 fn basic(_: &Places) -> Option<HeaderValue> {
     Some(HeaderValue::from_static("Basic realm=\"longshore\", charset=\"UTF-8\""))
 }

@@ -41,7 +41,7 @@ pub enum Report {
     Alive,
     /// Whether it is ready.
     Ready(bool),
-    /// Its metrics, in the text format of OpenMetrics.
+    /// Its metrics, as text.
     Metrics(String),
 }
 
