@@ -3,12 +3,12 @@
 //! Pure and synchronous. A dialect cannot await, holds no handle and knows no server: it sees a [`Call`], and golden
 //! files test it. What a fault looks like on the wire, status number included, stands in one table per dialect.
 //!
-//! [`resolve`] finds the [`Endpoint`] of a request's head. Its [`Entry`] says what must be had before it decodes: a
+//! [`resolve()`] finds the [`Endpoint`] of a request's head. Its [`Entry`] says what must be had before it decodes: a
 //! caller, a body in memory, a body on the socket. The operation takes exactly that, so that nothing can be decoded
 //! without. What is decoded is executed, and [`Answer::encode`] or [`Dialect::fault`] tells how it ended.
 //!
 //! A dialect is a folder with its [`Dialect`] and its routes, `decode`, `encode`, `fault` and fixtures, and one line
-//! in the list of [`resolve`].
+//! in the list in `resolve.rs`.
 
 #![expect(clippy::trivially_copy_pass_by_ref, reason = "the table of routes refers to operations of every dialect")]
 
