@@ -1,9 +1,13 @@
 //! One tree of a git repository, as a tar stream. Blocks.
 //!
 //! Spoken is what a server needs to give out one commit: protocol version 2, and 0 and 1 where a server has no newer
-//! one. Packet lines, object names and the forms of objects are read by gitoxide. Its transport and its pack indexer
-//! are not used: the one makes connections of its own, and the other holds in memory each base of a chain of deltas
-//! that has another delta on it, so that a pack of some kilobytes takes as much memory as it likes.
+//! one. Packet lines, object names and the forms of objects are read by gitoxide. Its transport is not used, since it
+//! makes connections of its own.
+//!
+//! Its pack indexer (gix-pack 0.77, `Bundle::write_to_directory` with one thread) is not used, since its memory depends
+//! on the pack. It holds every object whole: a blob of 512 MiB took 529 MB. It also holds each base of a chain of
+//! deltas that has another delta on it: a pack of 9 KB with 16 such bases of 8 MiB took 143 MB, with 4 of them 45 MB,
+//! although `alloc_limit_bytes` was 9 MiB, which bounds single allocations only.
 //!
 //! # Invariants
 //! - Every object has the name it was asked for by: what is written is the tree of the ref, or an error.
