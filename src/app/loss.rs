@@ -21,8 +21,8 @@ use crate::store::{BlockStore as _, LocalStore, LostImage, LostTree, Record, Tre
 /// Fewer unknown images are no reason to refuse: a power cut may leave as many uploads whole that were never answered.
 const MANY: usize = 10;
 
-/// Milliseconds by which unknown data must be newer than the last use of the database to show that this is an older copy.
-/// Above the ten minutes after which a server records the use.
+/// Milliseconds by which unknown data must be newer than the last use of the database to show that this is an older
+/// copy. Above the ten minutes after which a server records the use.
 const MUCH_NEWER: i64 = 60 * 60 * 1_000;
 
 const ADVICE: &str = "Nothing was changed. Put a backup of the database in its place, as the README says; or start with \
