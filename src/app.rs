@@ -3,6 +3,8 @@
 
 mod exposure;
 mod loss;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::Write;

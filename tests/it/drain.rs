@@ -63,6 +63,11 @@ fn what_does_not_end_in_time_is_cut_and_leaves_nothing() {
     assert!(idle.is_closed(), "a connection without a request does not delay the end");
     assert_eq!(server.wait().code(), Some(0));
     assert!(!server.data().join("endpoint").exists());
+    // What the connections that were cut have left was undone before the process ended.
+    for folder in ["incoming", "trash"] {
+        let left = std::fs::read_dir(server.data().join(folder)).unwrap().count();
+        assert_eq!(left, 0, "{folder}");
+    }
 
     server.restart();
     assert_eq!(server.drives().len(), 1);
