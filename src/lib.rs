@@ -63,10 +63,11 @@
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
 //! - I11 Bytes never written read as zero, for every tenant, always.
 //! - I12 Memory is the block budget, two password digests of 19 MiB, 40 MiB of volumes that were asked for lately, and
-//!   a bounded constant per connection, per archive and backup (of which few are worked on at once), per drive that is
-//!   read back (one, and those that are sealed) and per fetch from elsewhere, whatever clients do. A connection without
-//!   a login holds tens of KiB, with HTTP/2 some 200, and 64 of those at a time 2 MiB. Answers that are made or not
-//!   taken yet have 64 MiB together; a list is held in pieces, and by the ids of what it is still to tell.
+//!   a bounded constant per connection, per archive and backup (of which few are worked on at once) and per fetch from
+//!   elsewhere, and the digests of a drive's pieces, 4 MiB for each TiB up to its last byte that is not zero, while it
+//!   is received, copied or read back (by the scrub one, and those that are sealed). A connection without a login holds
+//!   tens of KiB, with HTTP/2 some 200, and 64 of those at a time 2 MiB. Answers that are made or not taken yet have 64
+//!   MiB together; a list is held in pieces, and by the ids of what it is still to tell.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
 
 // The macros that print panic when nobody can read it, and whatever was under way ends with them.
