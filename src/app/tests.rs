@@ -43,7 +43,7 @@ async fn a_server_of_which_a_task_has_panicked_or_ended_is_not_ready_until_it_ru
             async move {
                 assert!(is_mended || !panics, "a fault of the task");
                 if is_mended {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
         });
