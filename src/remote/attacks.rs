@@ -1,4 +1,4 @@
-//! What users and servers may try with files over HTTP, and that it does not work.
+//! Attacks by users and servers on fetches of files over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn flaw(result: Result<String, RemoteError>) -> Flaw {
     }
 }
 
-/// What one answer comes to.
+/// Fetches a file whose answer is given.
 async fn answered(answer: impl Into<Vec<u8>>) -> Result<String, RemoteError> {
     let answer = answer.into();
     let stub = Stub::start(|_| vec![Reply::Close(answer)]).await;
@@ -271,7 +271,7 @@ async fn too_large_a_file_is_refused_by_its_length_or_else_by_its_bytes() {
         fetch(&remote(stub.policy()).at_most(most), &stub.url("/")).await
     };
     let length = |length: u64| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes();
-    // Not a byte of the body comes, and none is waited for.
+    // The refusal does not wait for the body, which never comes.
     let result = most(10, Reply::Hold(length(11))).await;
     assert!(matches!(result, Err(RemoteError::TooLarge(Surplus::Bytes(10)))), "{result:?}");
     let result = most(10, Reply::Hold(length(u64::MAX - 1))).await;

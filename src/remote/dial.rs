@@ -1,7 +1,7 @@
-//! From a host to a connection: resolved, judged, connected, and for HTTPS with TLS on it.
+//! Connections to hosts: resolves, checks, connects, and starts TLS for HTTPS.
 //!
 //! # Invariants
-//! - A name is resolved once, and only addresses that were judged are connected to.
+//! - A name is resolved once, and only addresses that were checked are connected to.
 //! - Certificates are always verified, for the name in the URL.
 
 use std::io;
@@ -25,7 +25,7 @@ use super::error::{BadUrl, Refusal, RemoteError};
 use super::network::is_permitted;
 use super::{Policy, Scheme};
 
-/// Addresses of one host that are tried. More of them are not more likely to answer.
+/// The most addresses of one host that are tried. Further ones are not more likely to answer.
 const TRIED: usize = 4;
 
 /// A connection, with TLS or without.
@@ -35,12 +35,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 pub(super) type Resolving<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
 
-/// The addresses of a name.
+/// A resolver of names to addresses.
 pub(super) trait Resolve: Send + Sync {
     fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a>;
 }
 
-/// As the system is set up to.
+/// The system's resolver.
 pub(super) struct SystemResolver;
 
 impl Resolve for SystemResolver {
@@ -49,7 +49,7 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// The certificates that the system trusts. None is no error before they are needed.
+/// Returns the certificates that the system trusts. Having none is an error only when one is needed.
 pub(super) fn system_roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
@@ -81,7 +81,7 @@ impl Dialer {
         Self { resolver, tls: TlsConnector::from(Arc::new(config)) }
     }
 
-    /// A connection to a host, if the policy allows it.
+    /// Connects to a host, if the policy allows it.
     pub(super) async fn dial(
         &self,
         policy: &Policy,
@@ -105,7 +105,7 @@ impl Dialer {
         if addresses.is_empty() {
             return Err(RemoteError::Unresolved(None));
         }
-        // One that is not allowed beside one that is: whoever answers for the name tries something.
+        // An address that is not allowed beside one that is may be an attack by the owner of the name.
         if !addresses.iter().all(|address| is_permitted(*address, &policy.networks)) {
             return Err(Refusal::Address.into());
         }
@@ -120,7 +120,7 @@ impl Dialer {
         Err(RemoteError::Unreachable(last))
     }
 
-    /// TLS on a connection, with who it was meant for.
+    /// Starts TLS on a connection, and verifies that the other end is `host`.
     pub(super) async fn secure(
         &self,
         policy: &Policy,
@@ -140,7 +140,7 @@ impl Dialer {
     }
 }
 
-/// What does not come in this time has stalled.
+/// Waits for a future; returns `Stalled` after this time.
 pub(super) async fn within<F: Future>(stall: Duration, future: F) -> Result<F::Output, RemoteError> {
     timeout(stall, future).await.map_err(|_| RemoteError::Stalled(stall))
 }

@@ -1,4 +1,4 @@
-//! Why something was not fetched, and what of that its user is told.
+//! Errors of fetches, and their texts for users.
 
 use std::error::Error;
 use std::io;
@@ -10,10 +10,10 @@ use crate::domain::{Fault, FaultKind};
 
 type Cause = Box<dyn Error + Send + Sync>;
 
-/// Why nothing, or not all, was fetched. Its text may be told to whoever named the source; its source may not.
+/// An error of a fetch. Its text may be shown to the user who named the source; its `source` may not.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// The text names no source.
+    /// The text is not a source.
     #[error("the source is not a URL that is understood here: {0}")]
     Url(#[from] BadUrl),
     /// The policy forbids it.
@@ -25,19 +25,19 @@ pub enum RemoteError {
     /// No connection was made.
     #[error("the host of the source cannot be reached")]
     Unreachable(#[source] Option<io::Error>),
-    /// There is no secure connection to who it claims to be.
+    /// No TLS connection to a host that proves its name.
     #[error("the source does not prove who it is by TLS, or does not speak it")]
     Tls(#[source] io::Error),
     /// The other end did not answer in HTTP.
     #[error("the source did not answer in proper HTTP")]
     Http(#[source] hyper::Error),
-    /// It answered something else than what it was asked for.
+    /// The answer has another status than 200.
     #[error("the source answered {}", spelled(*.0))]
     Status(StatusCode),
-    /// It answered what cannot be used.
+    /// The answer cannot be used.
     #[error("the source cannot be used: {0}")]
     Flaw(#[from] Flaw),
-    /// The git server answered with an error. Its words are a stranger's, so they are kept from the user.
+    /// The git server answered with an error. Its text comes from a stranger, so it is not shown to the user.
     #[error("the git server does not give out this repository")]
     NoRepository,
     /// The repository has no such ref.
@@ -49,13 +49,13 @@ pub enum RemoteError {
     /// The stream ended too early.
     #[error("the source broke off before its end")]
     BrokeOff(#[source] Option<Cause>),
-    /// Not a byte came.
+    /// No byte came in time.
     #[error("the source was silent for {} seconds", .0.as_secs())]
     Stalled(Duration),
-    /// All of it took too long.
+    /// The whole fetch took too long.
     #[error("the source was not fetched within {} seconds", .0.as_secs())]
     TooSlow(Duration),
-    /// There is too much of it.
+    /// The source is too large.
     #[error("the source has {0}")]
     TooLarge(#[from] Surplus),
     /// The caller stopped it.
@@ -64,7 +64,7 @@ pub enum RemoteError {
     /// The scratch directory failed.
     #[error("the scratch space of the fetch failed")]
     Scratch(#[source] io::Error),
-    /// The writer that the caller gave failed; its other end knows why.
+    /// The caller's writer failed; its other end knows the reason.
     #[error("what was fetched was not taken")]
     Output(#[source] io::Error),
 }
@@ -72,13 +72,13 @@ pub enum RemoteError {
 /// What is wrong with a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
-    /// No scheme that is known.
+    /// No known scheme.
     #[error("it starts with http://, https:// or git://")]
     Scheme,
     /// No URL at all.
     #[error("its form is wrong")]
     Syntax,
-    /// No host, or none that can be one.
+    /// No host, or not a valid one.
     #[error("its host is wrong")]
     Host,
     /// A user name or a password.
@@ -87,7 +87,7 @@ pub enum BadUrl {
     /// No path to a repository.
     #[error("it has no path to a repository")]
     Path,
-    /// A branch name that git would not take.
+    /// A branch name that git refuses.
     #[error("the name of the branch is wrong")]
     Branch,
     /// Too long.
@@ -107,10 +107,10 @@ pub enum Refusal {
     /// See [`super::Policy::networks`].
     #[error("its host is in a private or reserved network")]
     Address,
-    /// From HTTPS to HTTP.
+    /// A redirect from HTTPS to HTTP.
     #[error("it redirects from https to http")]
     Downgrade,
-    /// A redirect to what is no URL of a file.
+    /// A redirect to something other than a URL of a file.
     #[error("it redirects to something that is not fetched here")]
     Redirect,
     /// See [`super::Policy::redirects`].
@@ -127,51 +127,51 @@ pub enum Flaw {
     /// A `Transfer-Encoding` that is not `chunked`, or one beside a `Content-Length`.
     #[error("its length is ambiguous")]
     Framing,
-    /// Its end is the end of the connection, which could as well have been cut.
+    /// The body ends with the connection, which could as well have been cut.
     #[error("it does not say how long it is")]
     Unbounded,
-    /// HTTP, but not of git.
+    /// An HTTP answer that is not from a git server.
     #[error("there is no git repository at this URL")]
     NotGit,
-    /// Words that are none of the protocol.
+    /// A line that is not in the protocol.
     #[error("the git server does not keep to the protocol")]
     Protocol,
-    /// Object names are SHA-256.
+    /// Object names that are SHA-256.
     #[error("the repository names its objects by SHA-256, which is not read here")]
     Sha256,
-    /// The pack, or an object in it, is not what it says.
+    /// A damaged pack, or a damaged object in it.
     #[error("the objects of the repository are damaged")]
     Pack,
     /// An object that the tree names was not sent.
     #[error("objects of the repository are missing")]
     Missing,
-    /// The ref is of something else than a commit.
+    /// A ref to something other than a commit.
     #[error("the branch or tag does not lead to a commit")]
     NotACommit,
-    /// A tree that is none.
+    /// A damaged tree.
     #[error("a directory of the repository is damaged")]
     Tree,
-    /// A name that no file has: empty, `.`, `..`, `.git`, or with a slash in it.
+    /// A name that is not allowed: empty, `.`, `..`, `.git`, or with a slash or a zero in it.
     #[error("a file of the repository has a name that is not allowed")]
     Name,
-    /// A link to nowhere.
+    /// A symbolic link whose target is empty, too long, or has a zero in it.
     #[error("a symbolic link of the repository is damaged")]
     Link,
 }
 
-/// What there is too much of.
+/// A bound that the source exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Surplus {
     /// See [`super::Policy::max_bytes`].
     #[error("more than {0} bytes")]
     Bytes(u64),
-    /// More objects than are held.
+    /// Too many objects to be held.
     #[error("too many objects")]
     Objects,
-    /// More files and directories than are written.
+    /// Too many files and directories to be written.
     #[error("too many files")]
     Entries,
-    /// Directories, commits or tags that are too large to be held.
+    /// Directories, commits or tags too large to be held.
     #[error("too large directories")]
     Trees,
     /// Names that are too long or directories too deep.
@@ -180,7 +180,7 @@ pub enum Surplus {
 }
 
 impl RemoteError {
-    /// What failed while a stream was read, which may have failed for a reason of ours.
+    /// Converts an error of reading a stream, which may hold a [`RemoteError`] of ours.
     pub(super) fn of_read(error: io::Error) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) => return own,
@@ -203,7 +203,7 @@ impl RemoteError {
             | Self::Flaw(Flaw::NotGit | Flaw::NotACommit | Flaw::Name | Flaw::Link | Flaw::Sha256) => {
                 FaultKind::Invalid
             }
-            // That nothing is there for us is the URL's doing; that there is too much to do is not.
+            // A missing or forbidden file is the fault of the URL; a busy server is not.
             Self::Status(status) if status.is_client_error() && !is_busy(*status) => FaultKind::Invalid,
             Self::TooLarge(_) => FaultKind::TooLarge,
             Self::Unresolved(_)
@@ -246,7 +246,7 @@ fn is_busy(status: StatusCode) -> bool {
     [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status)
 }
 
-/// The number, and the words that belong to it: those of the other end are not repeated.
+/// Returns the number and its standard reason phrase; the text of the other end is not repeated.
 fn spelled(status: StatusCode) -> String {
     match status.canonical_reason() {
         Some(reason) => format!("{} {reason}", status.as_u16()),

@@ -1,8 +1,8 @@
-//! One request and its answer: HTTP/1.1, a connection each.
+//! One request and its answer, over HTTP/1.1 on a connection of their own.
 //!
 //! # Invariants
-//! - Every hop of a redirect is judged as if it had been named by the user.
-//! - A body is counted against the policy, by its declared length before it is read.
+//! - Every hop of a redirect is checked as if the user had named it.
+//! - A body is counted against the policy, and its declared length is checked before it is read.
 //!
 //! # Cancellation
 //! The connection lives in the answer, and no task drives it: dropping the answer closes it.
@@ -29,26 +29,26 @@ use super::dial::{Stream, within};
 use super::error::{BadUrl, Flaw, Refusal, RemoteError, Surplus};
 use super::{Remote, Scheme, location};
 
-/// Of a head, and of what is read ahead of a body.
+/// The most bytes of a head, and of a body read ahead.
 const BUFFER: usize = 64 << 10;
 
-/// Header fields of an answer.
+/// The most header fields of an answer.
 const FIELDS: usize = 100;
 
 const AGENT: HeaderValue = HeaderValue::from_static("longshore");
 
 type Running = Pin<Box<Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>>>;
 
-/// What an exchange may take.
+/// The bounds of an exchange.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
-    /// Bytes of the body.
+    /// The most bytes of the body.
     pub(super) most: u64,
-    /// The end of the time for all of it.
+    /// The time at which the whole exchange must be done.
     pub(super) deadline: Instant,
 }
 
-/// The beginning of an answer, and the way to the rest.
+/// The head of an answer, and its body, which is read later.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -56,7 +56,7 @@ pub(super) struct Answer {
 }
 
 impl Remote {
-    /// Asks for a URL, or where it redirects to, which is returned with the answer. The answer is a 200.
+    /// Gets a URL, follows redirects, and returns the last URL with its answer, which is a 200.
     pub(super) async fn get(
         &self,
         mut url: Url,
@@ -73,7 +73,7 @@ impl Remote {
         Err(Refusal::Redirects.into())
     }
 
-    /// Sends a body to a URL. The answer is a 200 from there.
+    /// Posts a body to a URL without following redirects. The answer is a 200.
     pub(super) async fn post(
         &self,
         url: &Url,
@@ -85,7 +85,7 @@ impl Remote {
         if answer.status == StatusCode::OK { Ok(answer) } else { Err(RemoteError::Status(answer.status)) }
     }
 
-    /// Sends a request. The answer has whatever status.
+    /// Sends a request. The answer may have any status.
     pub(super) async fn ask(
         &self,
         method: &Method,
@@ -140,7 +140,7 @@ impl Remote {
 }
 
 impl Answer {
-    /// Where it redirects to.
+    /// Returns the target of a redirect.
     fn location(&self) -> Result<&str, RemoteError> {
         match self.status.as_u16() {
             301 | 302 | 303 | 307 | 308 => self
@@ -152,7 +152,7 @@ impl Answer {
         }
     }
 
-    /// Judges what the header says of the body.
+    /// Checks the header fields that describe the body.
     fn measure(&mut self) -> Result<(), RemoteError> {
         let is_identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
         if !self.headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
@@ -160,7 +160,7 @@ impl Answer {
         }
         let mut codings = self.headers.get_all(TRANSFER_ENCODING).iter();
         if let Some(coding) = codings.next() {
-            // hyper takes the body of an answer with another coding as it is, to the end of the connection.
+            // hyper reads the body of an answer with another coding as raw bytes to the end of the connection.
             let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
             if !is_chunked || self.headers.contains_key(CONTENT_LENGTH) {
                 return Err(Flaw::Framing.into());
@@ -174,13 +174,13 @@ impl Answer {
         }
     }
 
-    /// Whether the end of the body can be told from a connection that was cut.
+    /// Whether the end of the body differs from a cut connection.
     pub(super) fn is_bounded(&self) -> bool {
         self.body.length.is_some() || self.headers.contains_key(TRANSFER_ENCODING)
     }
 }
 
-/// A body, as it comes.
+/// A body that is being read.
 pub(super) struct Body {
     length: Option<u64>,
     seen: u64,
@@ -196,7 +196,7 @@ impl Body {
         self.length
     }
 
-    /// The next bytes, never none; `None` at the proper end. Dropping this future loses nothing.
+    /// Returns the next bytes, at least one; `None` at the proper end. Dropping this future loses nothing.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
         loop {
             let frame = poll_fn(|cx| {
@@ -214,7 +214,7 @@ impl Body {
                 };
             };
             let frame = frame.map_err(|error| RemoteError::BrokeOff(Some(error.into())))?;
-            // Trailers mean nothing here.
+            // Trailers are ignored.
             let Ok(bytes) = frame.into_data() else { continue };
             if bytes.is_empty() {
                 continue;
@@ -228,11 +228,11 @@ impl Body {
     }
 }
 
-/// A connection that moves only while someone waits for what comes of it.
+/// A connection that is polled only while the answer or its body is awaited.
 struct Driven(Option<Running>);
 
 impl Driven {
-    /// Its errors come out of the answer and of the body as well.
+    /// Polls the connection. Its errors are also returned by the answer and the body.
     fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(connection) = &mut self.0
             && let Poll::Ready(_) = connection.as_mut().poll(cx)

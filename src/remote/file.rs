@@ -15,7 +15,7 @@ pub struct RemoteFile {
 }
 
 impl Remote {
-    /// Asks for a file. Its bytes come by [`RemoteFile::next`], within the policy's time from now on.
+    /// Requests a file. Its bytes come by [`RemoteFile::next`], within the policy's time from now on.
     pub async fn open(&self, file: &FileUrl) -> Result<RemoteFile, RemoteError> {
         let bounds = Bounds { most: self.policy.max_bytes, deadline: Instant::now() + self.policy.time };
         let (_, answer) = self.get(file.url.clone(), &HeaderMap::new(), bounds).await?;
@@ -27,17 +27,17 @@ impl Remote {
 }
 
 impl RemoteFile {
-    /// What it may be called; see [`FileUrl::name`].
+    /// Returns a name for the file; see [`FileUrl::name`].
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many bytes it has, if that was said. It will have exactly as many.
+    /// Returns its declared length, if any. The file will have exactly as many bytes.
     pub const fn length(&self) -> Option<u64> {
         self.body.length()
     }
 
-    /// Its next bytes; `None` after the last one, and only if all came. Cancel-safe.
+    /// Returns the next bytes; `None` after the last one, and only if all came. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
         self.body.next().await
     }

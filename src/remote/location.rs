@@ -1,4 +1,4 @@
-//! What the text of a source means: a file, or a branch of a git repository.
+//! Parses the text of a source: a file, or a branch of a git repository.
 
 use std::fmt;
 
@@ -8,13 +8,13 @@ use url::{Host, Url};
 use super::Scheme;
 use super::error::{BadUrl, Refusal, RemoteError};
 
-/// Browsers and servers stop at about this.
+/// The longest text; browsers and servers have about the same limit.
 const LONGEST: usize = 8192;
 
 /// The longest name of a file on Linux.
 const LONGEST_NAME: usize = 255;
 
-/// Where bytes come from.
+/// A source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// One file.
@@ -24,14 +24,14 @@ pub enum Location {
 }
 
 impl Location {
-    /// Reads `http(s)://host/path` as a file; `http(s)://host/path.git[:branch]` and `git://host/path[:branch]` as a
-    /// repository. A branch follows `.git:`, or else the last colon after the last slash. Its scheme and port are the
-    /// policy's matter, and judged when it is fetched.
+    /// Parses `http(s)://host/path` as a file; `http(s)://host/path.git[:branch]` and `git://host/path[:branch]` as a
+    /// repository. A branch follows `.git:`, or else the last colon after the last slash. The policy checks the scheme
+    /// and the port when the source is fetched.
     pub fn parse(text: &str) -> Result<Self, RemoteError> {
         if text.len() > LONGEST {
             return Err(BadUrl::Length.into());
         }
-        // URL parsers leave out or turn around some of these, each in its own way.
+        // URL parsers drop or convert some of these, each in its own way.
         if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
             return Err(BadUrl::Syntax.into());
         }
@@ -63,7 +63,7 @@ pub struct FileUrl {
 }
 
 impl FileUrl {
-    /// What the file may be called: the last part of the URL's path, decoded and made harmless; else `index`.
+    /// Returns a name for the file: the last part of the URL's path, decoded and made safe; else `index`.
     pub fn name(&self) -> String {
         let last = self.url.path_segments().and_then(|segments| segments.rev().find(|segment| !segment.is_empty()));
         let decoded = percent_decode_str(last.unwrap_or_default()).decode_utf8_lossy();
@@ -74,18 +74,18 @@ impl FileUrl {
     }
 }
 
-/// Without the query, which may hold a secret.
+/// Omits the query, which may hold a secret.
 impl fmt::Debug for FileUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.url.origin().ascii_serialization(), self.url.path())
     }
 }
 
-/// A git repository, and what of it.
+/// A git repository, and a branch or tag of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
     pub(super) access: Access,
-    /// A branch or a tag; the default branch where there is none.
+    /// A branch or a tag; `None` for the default branch.
     pub(super) branch: Option<String>,
 }
 
@@ -102,13 +102,13 @@ pub(super) enum Access {
 pub(super) struct Daemon {
     pub(super) host: Host,
     pub(super) port: u16,
-    /// Decoded; starts with a slash.
+    /// The decoded path, which starts with a slash.
     pub(super) path: String,
-    /// As in the URL, which servers of several names go by.
+    /// The host and port in the URL, by which a server with several names chooses.
     pub(super) authority: String,
 }
 
-/// The scheme, host and port that a URL of the web leads to.
+/// Returns the scheme, host and port of a URL of the web.
 pub(super) fn parts(url: &Url) -> Result<(Scheme, Host, u16), RemoteError> {
     let scheme = url.scheme().parse().map_err(|_| Refusal::Scheme)?;
     let host = url.host().ok_or(BadUrl::Host)?.to_owned();
@@ -116,7 +116,7 @@ pub(super) fn parts(url: &Url) -> Result<(Scheme, Host, u16), RemoteError> {
     Ok((scheme, host, port))
 }
 
-/// Where a redirect leads.
+/// Returns the target of a redirect.
 pub(super) fn redirected(from: &Url, location: &str) -> Result<Url, RemoteError> {
     let mut to = from.join(location).map_err(|_| Refusal::Redirect)?;
     to.set_fragment(None);
@@ -129,14 +129,14 @@ pub(super) fn redirected(from: &Url, location: &str) -> Result<Url, RemoteError>
     Ok(to)
 }
 
-/// By the rules of the web, by which numbers in any base and of any number of parts are IPv4 addresses, and are judged
-/// as those.
+/// Parses a URL by the rules of the web, by which a host of numbers, in any base and number of parts, is an IPv4
+/// address and is checked as one.
 fn web_url(text: &str) -> Result<Url, RemoteError> {
     let mut url = Url::parse(text).map_err(|error| match error {
         url::ParseError::RelativeUrlWithoutBase | url::ParseError::RelativeUrlWithCannotBeABaseBase => BadUrl::Syntax,
         _ => BadUrl::Host,
     })?;
-    // The first slash after more slashes than two would start the host.
+    // After more than two slashes, the parser would take the next segment for the host.
     if url.host_str().is_none_or(str::is_empty) || text.split("://").nth(1).is_none_or(|rest| rest.starts_with('/')) {
         return Err(BadUrl::Host.into());
     }
@@ -146,7 +146,7 @@ fn web_url(text: &str) -> Result<Url, RemoteError> {
 
 fn daemon(authority: &str, path: &str) -> Result<Repository, RemoteError> {
     let (host, port) = match authority.rsplit_once(':') {
-        // The colons of an IPv6 address stand in brackets.
+        // The colons of an IPv6 address are in brackets.
         Some((host, port)) if !port.contains(']') => {
             let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
             (host, digits.then(|| port.parse().ok()).flatten().ok_or(BadUrl::Host)?)
@@ -155,7 +155,7 @@ fn daemon(authority: &str, path: &str) -> Result<Repository, RemoteError> {
     };
     let host = Host::parse(host).map_err(|_| BadUrl::Host)?;
     let (base, branch) = split_branch(path);
-    // Git decodes it too.
+    // Git decodes the path too.
     let path = percent_decode_str(base).decode_utf8().map_err(|_| BadUrl::Path)?.into_owned();
     if !path.starts_with('/') || path.trim_matches('/').is_empty() || path.chars().any(char::is_control) {
         return Err(BadUrl::Path.into());
@@ -165,7 +165,7 @@ fn daemon(authority: &str, path: &str) -> Result<Repository, RemoteError> {
     Ok(Repository { access: Access::Daemon(Daemon { host, port, path, authority }), branch })
 }
 
-/// Branches may hold slashes, so that `.git:` is taken for the mark where there is one.
+/// Splits off the branch. A branch may hold slashes, so `.git:` is the separator if there is one.
 fn split_branch(path: &str) -> (&str, Option<&str>) {
     if let Some(at) = path.find(".git:") {
         return (&path[..at + 4], Some(&path[at + 5..]));
@@ -177,7 +177,7 @@ fn split_branch(path: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The rules of `git check-ref-format`, and nothing that could be taken for an option.
+/// Checks a branch by the rules of `git check-ref-format`, and that it cannot be taken for an option.
 fn checked_branch(name: &str) -> Result<String, RemoteError> {
     let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.strip_suffix(".lock").is_none();
     let is_name = name.len() <= LONGEST_NAME

@@ -1,27 +1,28 @@
-//! Bytes from elsewhere: files over HTTP, and trees of git repositories, under a [`Policy`]. Knows no volume, no tenant
-//! and no dialect.
+//! Fetches from other hosts: files over HTTP, and trees of git repositories, under a [`Policy`]. Knows no volume, no
+//! tenant and no dialect.
 //!
-//! Whoever may name a source may make this server connect to it, so that all of this is written against its users: they
-//! choose the URL, the name server that answers for it, and what the other end sends.
+//! A user who names a source makes this server connect to it, so this module does not trust its users: they choose the
+//! URL, the name server that resolves it, and what the other end sends.
 //!
 //! # Invariants
-//! - A name is resolved once; every address it has is judged; one that is not allowed refuses them all; and the
-//!   connection goes to an address that was judged. So for each redirect. There is no second resolution to turn around.
-//! - Nothing of ours is sent: no credentials, cookies or referrers, no client certificate, and no proxy, user or system
-//!   setting of git or of HTTP is read. Only where root certificates lie comes from outside (`SSL_CERT_FILE`,
+//! - A name is resolved once; each of its addresses is checked; one that is not allowed refuses them all; and the
+//!   connection goes to an address that was checked. The same holds for each redirect. There is no second resolution
+//!   for an attacker to change.
+//! - Nothing private is sent: no credentials, cookies or referrers, no client certificate, and no proxy, user or system
+//!   setting of git or of HTTP is read. Only the location of root certificates comes from outside (`SSL_CERT_FILE`,
 //!   `SSL_CERT_DIR`, else the system's place).
-//! - A file or a tree is either complete or an error. What does not tell how long it is, is refused.
-//! - Nothing is stored or counted by a number from the other end before that was compared with the policy. A fetch
-//!   holds some buffers, the trees above the current file (64 MiB), and about 200 bytes for each object (1,000,000) in
+//! - A file or a tree is either complete or an error. A body without a length or chunks is refused.
+//! - A number from the other end is compared with the policy before anything is stored or counted by it. A fetch holds
+//!   some buffers, the trees above the current file (64 MiB), and about 200 bytes for each object (1,000,000) in
 //!   memory.
-//! - What a caller is told holds no address, no path of ours, and no text from the other end.
+//! - An error text for the caller holds no address, no path of this server, and no text from the other end.
 //!
 //! # Cancellation
-//! Dropping a future of this module closes its connection. [`Remote::git_as_tar`] blocks, and asks its `stop` four
+//! Dropping a future of this module closes its connection. [`Remote::git_as_tar`] blocks, and calls its `stop` four
 //! times a second while it waits.
 //!
 //! # Crash
-//! Nothing here outlives the process but the caller's scratch directory.
+//! Only the caller's scratch directory outlives the process.
 
 #[cfg(test)]
 mod attacks;
@@ -48,7 +49,7 @@ pub use self::location::{FileUrl, Location, Repository};
 pub use self::service::{Download, NotAServiceUrl, Said, Service, ServiceUrl};
 use crate::domain::Network;
 
-/// How a source is reached.
+/// A protocol for fetching a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// HTTP, for files and for git.
@@ -68,7 +69,7 @@ impl Scheme {
         }
     }
 
-    /// The port where the URL names none.
+    /// Returns the port of a URL that names none.
     const fn port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -97,23 +98,23 @@ impl FromStr for Scheme {
     }
 }
 
-/// What may be fetched, from where, and how much.
+/// The rules and bounds of fetches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// How. Plain HTTP and git can be read and changed on their way.
+    /// The allowed schemes. Plain HTTP and git can be read and changed on their way.
     pub schemes: Vec<Scheme>,
-    /// Which ports. Every further one is a service that can be probed from here.
+    /// The allowed ports. Each further one is a service that can be probed from here.
     pub ports: Vec<u16>,
-    /// Networks that are allowed although they are not public: whoever may name a source can then reach what is there.
+    /// Networks that are allowed although they are not public: users who may name a source can then reach their hosts.
     pub networks: Vec<Network>,
     /// The most bytes of a file, of a pack of git, and of all files of a tree. A fetch from git takes up to three times
-    /// as much of its scratch directory, and 64 MiB.
+    /// as much in its scratch directory, plus 64 MiB.
     pub max_bytes: u64,
-    /// How long all of it may take.
+    /// The time limit of a whole fetch.
     pub time: Duration,
-    /// How long a name, a connection, a handshake, an answer, and each next byte may be waited for.
+    /// The time limit for each of: a name, a connection, a handshake, an answer, and each next byte.
     pub stall: Duration,
-    /// How many redirects are followed.
+    /// The most redirects that are followed.
     pub redirects: u32,
 }
 
@@ -131,7 +132,7 @@ impl Default for Policy {
     }
 }
 
-/// Fetches under one policy. Cheap to clone.
+/// A client for fetches under one policy. Cheap to clone.
 #[derive(Clone)]
 pub struct Remote {
     policy: Arc<Policy>,
@@ -139,7 +140,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// With the system's resolver and root certificates. Reads files: meant for start-up.
+    /// Returns a client with the system's resolver and root certificates. Reads files: meant for start-up.
     pub fn new(policy: Policy) -> Self {
         Self::with(policy, Dialer::new(Arc::new(SystemResolver), system_roots()))
     }
@@ -148,7 +149,7 @@ impl Remote {
         Self { policy: Arc::new(policy), dialer }
     }
 
-    /// The same, for no more bytes than these: a volume's room.
+    /// Returns a client that also fetches no more than these bytes, such as the free space of a volume.
     #[must_use]
     pub fn at_most(&self, bytes: u64) -> Self {
         let policy = Policy { max_bytes: self.policy.max_bytes.min(bytes), ..(*self.policy).clone() };

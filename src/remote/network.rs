@@ -1,37 +1,37 @@
-//! Which addresses may be connected to: public ones, and those of networks that the policy names.
+//! Addresses that may be connected to: public ones, and those of networks that the policy names.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::domain::Network;
 
-/// What is not the public internet: the registry of IANA (RFC 6890 and its updates), multicast, and what is reserved.
+/// Networks that are not public: the registry of IANA (RFC 6890 and its updates), multicast, and reserved ones.
 const NOT_PUBLIC_V4: &[Network] = &[
     Network::v4(0, 0, 0, 8),
     Network::v4(10, 0, 0, 8),
     // Shared by providers and their customers (RFC 6598).
     Network::v4(100, 64, 0, 10),
     Network::v4(127, 0, 0, 8),
-    // Metadata of clouds among it.
+    // Link-local, with the metadata services of clouds.
     Network::v4(169, 254, 0, 16),
     Network::v4(172, 16, 0, 12),
     Network::v4(192, 0, 0, 24),
     Network::v4(192, 0, 2, 24),
-    // Relays to 6to4, withdrawn (RFC 7526).
+    // 6to4 relays, withdrawn (RFC 7526).
     Network::v4(192, 88, 99, 24),
     Network::v4(192, 168, 0, 16),
     Network::v4(198, 18, 0, 15),
     Network::v4(198, 51, 100, 24),
     Network::v4(203, 0, 113, 24),
     Network::v4(224, 0, 0, 4),
-    // Reserved, and broadcast at its end.
+    // Reserved; its last address is broadcast.
     Network::v4(240, 0, 0, 4),
 ];
 
-/// All unicast that was ever given out. Unique-local, link-local, multicast, loopback and the deprecated form with an
-/// IPv4 address at its end lie outside.
+/// All unicast addresses that were ever allocated. Unique-local, link-local, multicast, loopback and the deprecated
+/// IPv4-compatible addresses are outside.
 const PUBLIC_V6: Network = Network::v6(0x2000, 0, 3);
 
-/// What of that is not the public internet.
+/// Networks within it that are not public.
 const NOT_PUBLIC_V6: &[Network] = &[
     // Protocol assignments: Teredo, benchmarking, ORCHID.
     Network::v6(0x2001, 0, 23),
@@ -48,7 +48,8 @@ pub(super) fn is_permitted(address: IpAddr, networks: &[Network]) -> bool {
     is_named(address) || is_named(reached) || is_public(reached)
 }
 
-/// Where packets to an address arrive: mapped (RFC 4291) and translated (RFC 6052) ones at the IPv4 address in them.
+/// Returns the address at which packets arrive: for mapped (RFC 4291) and translated (RFC 6052) addresses, the IPv4
+/// address in them.
 fn reached(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     if let Some(v4) = v6.to_ipv4_mapped() {

@@ -1,5 +1,4 @@
-//! Services of the cloud that whoever runs this server has named in its configuration: an identity service, an image
-//! service.
+//! Services of the cloud that the configuration names: an identity service, an image service.
 //!
 //! They are trusted with credentials and reached wherever they are; so nothing that a user says decides where a request
 //! goes, and no redirect is followed.
@@ -54,7 +53,7 @@ impl FromStr for ServiceUrl {
     }
 }
 
-/// Without the slash at its end.
+/// Omits the slash at the end.
 impl fmt::Display for ServiceUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.base.as_str().trim_end_matches('/'))
@@ -68,7 +67,7 @@ pub struct Service {
     base: Url,
 }
 
-/// A whole answer, whatever its status.
+/// A whole answer, of any status.
 #[derive(Debug)]
 pub struct Said {
     /// Its status.
@@ -85,7 +84,7 @@ pub struct Download {
 }
 
 impl Service {
-    /// The service at this URL. A request to it may take this long.
+    /// Returns the service at this URL. `time` is the limit of a request.
     pub fn new(url: &ServiceUrl, time: Duration) -> Self {
         let ServiceUrl { base, scheme, port } = url.clone();
         let policy = Policy {
@@ -100,7 +99,7 @@ impl Service {
         Self { remote: Remote::new(policy), base }
     }
 
-    /// Sends a request; the answer is read whole.
+    /// Sends a request and reads the whole answer.
     pub async fn ask(
         &self,
         method: &Method,
@@ -111,7 +110,7 @@ impl Service {
         let bounds = Bounds { most: MOST, deadline: Instant::now() + self.remote.policy.time };
         let mut answer = self.remote.ask(method, &self.at(path)?, headers, body, bounds).await?;
         let mut whole = Vec::new();
-        // An answer to HEAD has none, and one of 204 neither.
+        // An answer to HEAD has no body.
         while method != Method::HEAD
             && let Some(bytes) = answer.body.next().await?
         {
@@ -120,7 +119,7 @@ impl Service {
         Ok(Said { status: answer.status, headers: answer.headers, body: whole.into() })
     }
 
-    /// Asks for a body that may take long, and has no more than `most` bytes. The answer is a 200.
+    /// Requests a body that may take long and has at most `most` bytes. The answer is a 200.
     pub async fn download(
         &self,
         path: &str,
@@ -139,7 +138,7 @@ impl Service {
         Ok(Download { body: answer.body })
     }
 
-    /// A path beneath the base. What users name is checked before it becomes a part of one.
+    /// Returns the URL of a path beneath the base. A user's text is checked before it becomes part of a path.
     fn at(&self, path: &str) -> Result<Url, RemoteError> {
         let url = self.base.join(path.trim_start_matches('/')).map_err(|_| BadUrl::Syntax)?;
         if url.origin() != self.base.origin() || !url.path().starts_with(self.base.path()) {
@@ -150,7 +149,7 @@ impl Service {
 }
 
 impl Download {
-    /// Its next bytes; `None` after the last one, and only if all came. Cancel-safe.
+    /// Returns the next bytes; `None` after the last one, and only if all came. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
         self.body.next().await
     }

@@ -1,4 +1,4 @@
-//! Servers that say what they are told to, for the tests of this floor.
+//! Scripted servers for the tests of this module.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,27 +19,27 @@ use tokio_util::task::TaskTracker;
 use super::dial::{Dialer, Resolve, Resolving, Stream};
 use super::{FileUrl, Location, Policy, Remote, RemoteError};
 
-/// What a stub does after a request's head has come.
+/// The reaction of a stub to a request.
 pub(super) enum Reply {
     /// Sends this, and closes.
     Close(Vec<u8>),
-    /// Sends this, and is silent from then on.
+    /// Sends this, and then stays silent.
     Hold(Vec<u8>),
 }
 
-/// A server with a reply for each connection, in their order; further ones are closed.
+/// A server with one reply per connection, in order; further connections are closed.
 pub(super) struct Stub {
     pub(super) port: u16,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Stub {
-    /// The replies may depend on the port.
+    /// Starts a server. Its replies may depend on the port.
     pub(super) async fn start(replies: impl FnOnce(u16) -> Vec<Reply>) -> Self {
         Self::run(replies, None).await
     }
 
-    /// With TLS and a certificate for `localhost` and 127.0.0.1.
+    /// Starts a server with TLS and a certificate for `localhost` and 127.0.0.1.
     pub(super) async fn start_tls(replies: impl FnOnce(u16) -> Vec<Reply>) -> Self {
         let certificate = CertificateDer::from_pem_file(fixture("first.pem")).unwrap();
         let key = PrivateKeyDer::from_pem_file(fixture("first.key")).unwrap();
@@ -64,7 +64,7 @@ impl Stub {
                 let (stream, _) = listener.accept().await.unwrap();
                 let stream: Box<dyn Stream> = match &tls {
                     None => Box::new(stream),
-                    // Clients that refuse the certificate break off.
+                    // A client that refuses the certificate closes the connection.
                     Some(tls) => match tls.accept(stream).await {
                         Ok(stream) => Box::new(stream),
                         Err(_) => continue,
@@ -77,12 +77,12 @@ impl Stub {
         Self { port, requests }
     }
 
-    /// The heads and bodies that came.
+    /// Returns the requests received, heads and bodies.
     pub(super) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 
-    /// A policy that allows this stub and nothing else on this machine.
+    /// Returns a policy that allows this stub and nothing else on this machine.
     pub(super) fn policy(&self) -> Policy {
         policy(self.port)
     }
@@ -100,7 +100,7 @@ async fn answer(mut stream: Box<dyn Stream>, reply: Option<Reply>, seen: Arc<Mut
         }
     }
     seen.lock().unwrap().push(String::from_utf8_lossy(&request).into_owned());
-    // A client may refuse after the head and close: then writing fails.
+    // Writing fails if a client refuses the head and closes.
     match reply {
         Some(Reply::Close(bytes)) => {
             let _ = stream.write_all(&bytes).await;
@@ -115,7 +115,7 @@ async fn answer(mut stream: Box<dyn Stream>, reply: Option<Reply>, seen: Arc<Mut
     }
 }
 
-/// Whether a head and the body it announces are there.
+/// Whether the head and the body that it declares have arrived.
 fn is_whole(request: &[u8]) -> bool {
     let text = String::from_utf8_lossy(request).to_ascii_lowercase();
     let Some((head, _)) = text.split_once("\r\n\r\n") else { return false };
@@ -123,7 +123,7 @@ fn is_whole(request: &[u8]) -> bool {
     request.len() >= head.len() + 4 + length.unwrap_or(0)
 }
 
-/// An answer with a body of the length it says.
+/// Returns an answer with a body of the declared length.
 pub(super) fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
@@ -132,12 +132,12 @@ pub(super) fn redirect(status: u16, to: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} Elsewhere\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n").into_bytes()
 }
 
-/// Allows one port of 127.0.0.1.
+/// Returns a policy that allows one port of 127.0.0.1.
 pub(super) fn policy(port: u16) -> Policy {
     Policy { ports: vec![port], networks: vec!["127.0.0.1".parse().unwrap()], ..Policy::default() }
 }
 
-/// Trusts the certificate of TLS stubs, and resolves nothing.
+/// Returns a client that trusts the certificate of TLS stubs and resolves nothing.
 pub(super) fn remote(policy: Policy) -> Remote {
     resolving(policy, Arc::new(Names::new(&[])))
 }
@@ -148,7 +148,7 @@ pub(super) fn resolving(policy: Policy, names: Arc<Names>) -> Remote {
     Remote::with(policy, Dialer::new(names, roots))
 }
 
-/// Trusts nobody.
+/// Returns a client that trusts no certificate.
 pub(super) fn distrusting(policy: Policy) -> Remote {
     Remote::with(policy, Dialer::new(Arc::new(Names::new(&[])), RootCertStore::empty()))
 }
@@ -157,7 +157,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tls").join(name)
 }
 
-/// Answers each question with the next of these, whatever the name.
+/// A resolver that gives the next answer of a list for any name.
 pub(super) struct Names {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
     asked: Mutex<Vec<String>>,
@@ -189,7 +189,7 @@ pub(super) fn file(url: &str) -> FileUrl {
     }
 }
 
-/// All of a file.
+/// Fetches a whole file.
 pub(super) async fn fetch(remote: &Remote, url: &str) -> Result<String, RemoteError> {
     let mut opened = remote.open(&file(url)).await?;
     let mut body = Vec::new();
@@ -200,5 +200,5 @@ pub(super) async fn fetch(remote: &Remote, url: &str) -> Result<String, RemoteEr
     Ok(String::from_utf8(body).unwrap())
 }
 
-/// Long enough for a machine that is busy with other tests, short enough to be waited for.
+/// A stall limit that is long enough for a busy machine and short enough for a test to wait for.
 pub(super) const SHORT: Duration = Duration::from_millis(500);

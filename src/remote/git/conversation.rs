@@ -1,4 +1,4 @@
-//! What is said to a git server: which refs it has, and that the commit of one of them is wanted, without its history.
+//! The conversation with a git server: lists its refs, and requests the commit of one of them without its history.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -17,10 +17,11 @@ const AGENT: &str = "agent=longshore\n";
 const FLUSH: &str = "0000";
 const DELIMITER: &str = "0001";
 
-/// What a list of lines ends at.
+/// The packets that end a list of lines.
 const ENDS: &[PacketLineRef<'static>] = &[PacketLineRef::Flush, PacketLineRef::Delimiter, PacketLineRef::ResponseEnd];
 
-/// Finds the commit or tag that `branch` names, and has its pack read. The server has answered the first question.
+/// Finds the commit or tag that `branch` names, and lets `receive` read its pack. The session holds the server's first
+/// answer.
 pub(super) fn fetch<T>(
     session: &mut Session<'_>,
     branch: Option<&str>,
@@ -33,7 +34,7 @@ pub(super) fn fetch<T>(
         list(session, &abilities, &mut tips)?;
     }
     let tip = tips.choose()?;
-    // What is beside the pack: lines, and nothing of it is kept.
+    // The bound leaves room for the lines around the pack, which are not kept.
     session.ask(abilities.want(tip).into_bytes(), most.saturating_add(most / 64).saturating_add(1 << 20))?;
     let mut lines = Lines::of(session);
     if abilities.is_second {
@@ -53,9 +54,9 @@ pub(super) fn fetch<T>(
     }
 }
 
-/// The refs that are looked for, and what was found.
+/// The refs that are looked for, and their ids.
 struct Tips {
-    /// By falling right.
+    /// The names of refs, the preferred one first.
     names: Vec<String>,
     found: Vec<Option<ObjectId>>,
 }
@@ -83,7 +84,7 @@ impl Tips {
     }
 }
 
-/// What the server can do, as far as it matters.
+/// The capabilities of a server that matter here.
 #[derive(Default)]
 struct Abilities {
     is_second: bool,
@@ -92,7 +93,7 @@ struct Abilities {
 }
 
 impl Abilities {
-    /// One word of the first protocol, or a line of the second.
+    /// Takes a word of protocol 0 or 1, or a line of protocol 2.
     fn note(&mut self, word: &[u8]) -> Result<(), RemoteError> {
         let text = String::from_utf8_lossy(word);
         match text.split_once('=') {
@@ -114,7 +115,7 @@ impl Abilities {
         request + DELIMITER
     }
 
-    /// Asks for the pack. A server that cannot leave out the history sends it too, and it counts.
+    /// Returns the request for the pack. A server that cannot leave out the history sends it too, and it counts.
     fn want(&self, tip: ObjectId) -> String {
         let tip = tip.to_hex();
         let deepen = if self.shallow { packet("deepen 1\n") } else { String::new() };
@@ -132,12 +133,12 @@ impl Abilities {
     }
 }
 
-/// Reads the server's first answer: what it can do, and before the second protocol all its refs.
+/// Reads the server's first answer: its capabilities, and before protocol 2 all its refs.
 fn greet(session: &mut Session<'_>, tips: &mut Tips) -> Result<Abilities, RemoteError> {
     let mut abilities = Abilities::default();
     let mut lines = Lines::of(session);
     let mut first = lines.next()?.map(<[u8]>::to_vec);
-    // Smart HTTP has a list of one line before the rest.
+    // Smart HTTP sends a list of one line before the rest.
     if first.as_deref().is_some_and(|line| line.starts_with(b"# service=")) {
         if lines.next()?.is_some() {
             return Err(Flaw::Protocol.into());
@@ -155,7 +156,7 @@ fn greet(session: &mut Session<'_>, tips: &mut Tips) -> Result<Abilities, Remote
     if first.as_deref() == Some(b"version 1") {
         first = lines.next()?.map(<[u8]>::to_vec);
     }
-    // A repository without refs may say nothing at all.
+    // A repository without refs may send nothing at all.
     let Some(first) = first else { return Ok(abilities) };
     let mut parts = first.splitn(2, |byte| *byte == 0);
     let advertised = parts.next().unwrap_or_default();
@@ -171,7 +172,7 @@ fn greet(session: &mut Session<'_>, tips: &mut Tips) -> Result<Abilities, Remote
     Ok(abilities)
 }
 
-/// Asks for the refs by the second protocol.
+/// Lists the refs by protocol 2.
 fn list(session: &mut Session<'_>, abilities: &Abilities, tips: &mut Tips) -> Result<(), RemoteError> {
     let mut request = abilities.command("ls-refs");
     for name in &tips.names {
@@ -185,7 +186,7 @@ fn list(session: &mut Session<'_>, abilities: &Abilities, tips: &mut Tips) -> Re
     Ok(())
 }
 
-/// An object name, a space, the name of a ref, and in the second protocol attributes behind another space.
+/// Parses an object name, a space and the name of a ref; in protocol 2, attributes after another space are ignored.
 fn note_ref(tips: &mut Tips, line: &[u8]) -> Result<(), RemoteError> {
     let mut parts = line.split(|byte| *byte == b' ');
     match (parts.next(), parts.next()) {
@@ -200,14 +201,14 @@ struct Lines<'s, 'a> {
 }
 
 impl<'s, 'a> Lines<'s, 'a> {
-    /// Reads no byte beyond the line.
+    /// Returns a reader of lines that reads no byte beyond a line.
     fn of(session: &'s mut Session<'a>) -> Self {
         let mut packets = StreamingPeekableIter::new(session, ENDS, false);
         packets.fail_on_err_lines(true);
         Self { packets }
     }
 
-    /// The next line, without its line end; `None` at the end of a list.
+    /// Returns the next line, without its line end; `None` at the end of a list.
     fn next(&mut self) -> Result<Option<&[u8]>, RemoteError> {
         match self.packets.read_line() {
             None => Ok(None),
@@ -220,7 +221,7 @@ impl<'s, 'a> Lines<'s, 'a> {
         }
     }
 
-    /// Second protocol: skips the sections before the pack's.
+    /// Skips the sections before the pack, in protocol 2.
     fn skip_to_pack(&mut self) -> Result<(), RemoteError> {
         loop {
             match self.next()? {
@@ -236,7 +237,7 @@ impl<'s, 'a> Lines<'s, 'a> {
         }
     }
 
-    /// First protocol: skips where the history was cut, and that nothing of ours is known.
+    /// Skips the list of shallow commits and the acknowledgment, in protocols 0 and 1.
     fn skip_answers(&mut self, shallow: bool) -> Result<(), RemoteError> {
         if shallow {
             while self.next()?.is_some() {}

@@ -10,7 +10,7 @@
 //! although `alloc_limit_bytes` was 9 MiB, which bounds single allocations only.
 //!
 //! # Invariants
-//! - Every object has the name it was asked for by: what is written is the tree of the ref, or an error.
+//! - Every object has the name by which it was requested: the output is the tree of the ref, or an error.
 //! - No configuration, hook, filter, submodule or large-file pointer is followed; a submodule is an empty directory.
 
 mod conversation;
@@ -36,7 +36,7 @@ use self::session::Session;
 use super::error::RemoteError;
 use super::{Remote, Repository};
 
-/// How often the caller is asked whether to go on, while nothing comes.
+/// The interval at which `stop` is called while nothing comes.
 const TICK: Duration = Duration::from_millis(250);
 
 impl Remote {
@@ -44,10 +44,10 @@ impl Remote {
     /// files (0644 or 0755) and symbolic links, with the time of the commit. On an error the stream has no end marker.
     ///
     /// `scratch` is an empty private directory, which the caller removes; see [`super::Policy::max_bytes`] for its
-    /// size. `stop` is asked again and again.
+    /// size. `stop` is called repeatedly.
     ///
     /// # Panics
-    /// On a thread that knows no Tokio runtime, or that drives one: call it in `spawn_blocking`.
+    /// On a thread outside a Tokio runtime, or that drives one: call it in `spawn_blocking`.
     pub fn git_as_tar(
         &self,
         repository: &Repository,
@@ -69,7 +69,7 @@ impl Remote {
     }
 }
 
-/// Tells a fetch whether it is still wanted and within its time.
+/// Checks whether a fetch was stopped or is too slow.
 struct Watch<'a> {
     runtime: Handle,
     stop: &'a (dyn Fn() -> bool + Sync),
@@ -88,7 +88,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Waits, as long as to go on.
+    /// Waits for a future, until the fetch is stopped or too slow.
     fn wait<T>(&self, future: impl Future<Output = Result<T, RemoteError>>) -> Result<T, RemoteError> {
         self.runtime.block_on(async {
             let mut future = pin!(future);

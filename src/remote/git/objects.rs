@@ -1,9 +1,9 @@
 //! The objects of a pack, by name. Deltas are resolved once, into a spool file beside the pack.
 //!
 //! # Invariants
-//! - Memory does not depend on the size of objects, nor on how deltas are built on one another: bases are read where
-//!   they lie, results are written as they come.
-//! - What is written to the spool is at most what the pack was charged for.
+//! - Memory does not depend on the size of objects or on chains of deltas: bases are read from the spool, and results
+//!   are written to it as they come.
+//! - The spool is never larger than what the pack was charged for.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -20,7 +20,7 @@ use super::pack::{Base, Entry, MOST_HELD, Pack, create, naming, varint};
 
 const BUFFER: usize = 64 << 10;
 
-/// Read at once from a pack for one object; most are smaller.
+/// Bytes read from the pack at once for one object; most objects are smaller.
 const READ: usize = 8 << 10;
 
 /// No entry.
@@ -35,7 +35,7 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    /// Makes objects of all entries.
+    /// Resolves all entries to objects.
     pub(super) fn resolve(pack: Pack, scratch: &Path, watch: &Watch<'_>) -> Result<Self, RemoteError> {
         let spool = Spool { file: create(scratch, "objects")?, end: 0, buffer: Vec::with_capacity(BUFFER) };
         let mut children = Children::of(&pack.entries);
@@ -44,7 +44,7 @@ impl Objects {
         let Resolver { pack, entries, spool, .. } = resolver;
         let mut names = Vec::with_capacity(entries.len());
         for (number, entry) in entries.iter().enumerate() {
-            // What is left waits for a base that was not sent, or for itself.
+            // An unresolved entry waits for a base that was not sent, or for itself.
             let (_, id) = entry.object.ok_or(Flaw::Missing)?;
             names.push((id, number as u32));
         }
@@ -52,14 +52,14 @@ impl Objects {
         Ok(Self { pack, spool: spool.file, entries, names })
     }
 
-    /// Type and size of an object.
+    /// Returns the type and size of an object.
     pub(super) fn find(&self, id: &ObjectId) -> Result<(Kind, u64), RemoteError> {
         let entry = self.entry(id)?;
         let (kind, _) = entry.object.ok_or(Flaw::Missing)?;
         Ok((kind, entry.size))
     }
 
-    /// A small object, which is of this type.
+    /// Reads a small object of this type.
     pub(super) fn read(&self, id: &ObjectId, kind: Kind) -> Result<Vec<u8>, RemoteError> {
         let (found, size) = self.find(id)?;
         if found != kind {
@@ -69,14 +69,14 @@ impl Objects {
             return Err(Surplus::Trees.into());
         }
         let mut object = Vec::with_capacity(size as usize);
-        self.copy(id, |piece| {
-            object.extend_from_slice(piece);
+        self.copy(id, |part| {
+            object.extend_from_slice(part);
             Ok(())
         })?;
         Ok(object)
     }
 
-    /// Hands out all of an object, a piece at a time.
+    /// Passes a whole object to `each`, a part at a time.
     pub(super) fn copy(
         &self,
         id: &ObjectId,
@@ -84,8 +84,8 @@ impl Objects {
     ) -> Result<(), RemoteError> {
         let entry = self.entry(id)?;
         match entry.spooled {
-            Some(offset) => pieces(At { file: &self.spool, offset }, entry.size, each),
-            None => pieces(inflated(&self.pack, entry), entry.size, each),
+            Some(offset) => parts(At { file: &self.spool, offset }, entry.size, each),
+            None => parts(inflated(&self.pack, entry), entry.size, each),
         }
     }
 
@@ -95,15 +95,15 @@ impl Objects {
     }
 }
 
-/// Which entries wait for which.
+/// The entries that are built on others.
 struct Children {
-    /// Of each entry, the first one that is built on it.
+    /// For each entry, the first one that is built on it.
     first: Vec<u32>,
-    /// Of each entry, the next one that is built on the same.
+    /// For each entry, the next one that is built on the same base.
     next: Vec<u32>,
-    /// Those that wait for a name, in the order of names.
+    /// Entries whose base is given by name, sorted by that name.
     waiting: Vec<(ObjectId, u32)>,
-    /// Whether those from here on that wait for the same name were found.
+    /// At the first entry of each name in `waiting`: whether those entries were taken.
     found: Vec<bool>,
 }
 
@@ -125,7 +125,7 @@ impl Children {
         Self { first, next, found: vec![false; waiting.len()], waiting }
     }
 
-    /// Adds all that are built on an entry, each with it.
+    /// Adds all entries that are built on `base`, each paired with it.
     fn push(&mut self, base: u32, id: ObjectId, into: &mut Vec<(u32, u32)>) {
         let mut child = self.first[base as usize];
         while child != NONE {
@@ -134,7 +134,7 @@ impl Children {
         }
         let start = self.waiting.partition_point(|(waited, _)| *waited < id);
         let mut waiting = self.waiting[start..].iter().take_while(|(waited, _)| *waited == id).peekable();
-        // An object that is in the pack a million times is waited for once.
+        // An object that is in the pack a million times resolves its waiting entries once.
         if waiting.peek().is_some() && !std::mem::replace(&mut self.found[start], true) {
             into.extend(waiting.map(|(_, child)| (*child, base)));
         }
@@ -149,7 +149,7 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    /// Goes from each whole object through all that is built on it.
+    /// Resolves the deltas from each whole object on.
     fn all(&mut self, children: &mut Children) -> Result<(), RemoteError> {
         let mut open = Vec::new();
         for root in 0..self.entries.len() as u32 {
@@ -174,16 +174,16 @@ impl Resolver<'_> {
         let Self { pack, entries, spool, watch } = self;
         let entry = &mut entries[number as usize];
         let start = spool.end;
-        pieces(inflated(pack, entry), entry.size, |piece| {
+        parts(inflated(pack, entry), entry.size, |part| {
             watch.check()?;
-            spool.write(piece)
+            spool.write(part)
         })?;
         spool.flush()?;
         entry.spooled = Some(start);
         Ok(())
     }
 
-    /// Makes an object from its base, which is in the spool. Its type is the base's.
+    /// Makes an object from its base, which is in the spool. Its type is that of the base.
     fn apply(&mut self, child: u32, base: u32, kind: Kind) -> Result<ObjectId, RemoteError> {
         let entry = &self.entries[child as usize];
         let from = &self.entries[base as usize];
@@ -272,9 +272,9 @@ impl Target<'_> {
 /// A file that grows.
 struct Spool {
     file: File,
-    /// Of all that was put into it.
+    /// The length of everything written to it.
     end: u64,
-    /// What of that is not in the file.
+    /// The end of it, which is not yet in the file.
     buffer: Vec<u8>,
 }
 
@@ -314,8 +314,8 @@ fn inflated<'a>(pack: &'a File, entry: &Entry) -> impl Read + use<'a> {
     ZlibDecoder::new(BufReader::with_capacity(READ, At { file: pack, offset: entry.data }))
 }
 
-/// Hands out exactly so many bytes.
-fn pieces(
+/// Passes exactly `size` bytes to `each`, a part at a time.
+fn parts(
     mut reader: impl Read,
     size: u64,
     mut each: impl FnMut(&[u8]) -> Result<(), RemoteError>,
@@ -331,7 +331,8 @@ fn pieces(
     Ok(())
 }
 
-/// The pack was inflated before: what does not inflate now is the disk's doing, but for the ends of deltas.
+/// Classifies an error of reading. The pack was inflated before, so other errors than these, which deltas with a wrong
+/// end cause, are the disk's.
 fn of_pack(error: io::Error) -> RemoteError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => Flaw::Pack.into(),
@@ -339,7 +340,7 @@ fn of_pack(error: io::Error) -> RemoteError {
     }
 }
 
-/// The next byte, if there is one.
+/// Returns the next byte, if there is one.
 fn byte(delta: &mut impl BufRead) -> Result<Option<u8>, RemoteError> {
     let byte = delta.fill_buf().map_err(of_pack)?.first().copied();
     delta.consume(usize::from(byte.is_some()));
@@ -357,7 +358,7 @@ fn number(delta: &mut impl BufRead) -> Result<u64, RemoteError> {
     }
 }
 
-/// Offset and size of a copy: those of their seven bytes that are not zero.
+/// Reads the offset and size of a copy: `op` says which of their seven bytes follow; the others are zero.
 fn span(op: u8, delta: &mut impl BufRead) -> Result<(u64, u64), RemoteError> {
     let mut parts = [0; 7];
     for (bit, part) in parts.iter_mut().enumerate() {

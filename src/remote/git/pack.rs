@@ -1,9 +1,9 @@
-//! A pack, as it comes: written to a file, taken apart into entries, and its whole objects named.
+//! Receives a pack: writes it to a file, splits it into entries, and names its whole objects.
 //!
 //! # Invariants
-//! - A size that an entry declares is judged before it is inflated, and is then its exact size.
-//! - Nothing is held but the list of entries; data passes through a buffer.
-//! - The pack has the checksum at its end.
+//! - The declared size of an entry is checked before it is inflated, and is then its exact size.
+//! - Only the list of entries is held; data passes through a buffer.
+//! - The pack matches the checksum at its end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufWriter, Write};
@@ -16,47 +16,47 @@ use gix_object::Kind;
 use super::super::error::{Flaw, RemoteError, Surplus};
 use super::Watch;
 
-/// Entries of a pack. About 200 bytes of memory each, with what resolving them takes.
+/// The most entries of a pack. Each takes about 200 bytes of memory, including its resolution.
 pub(super) const MOST_OBJECTS: u32 = 1_000_000;
 
-/// Bytes of a directory, commit or tag. They are read into memory. A directory of 300,000 files has as much.
+/// The most bytes of a directory, commit or tag, which are read into memory. A directory of 300,000 files has as much.
 pub(super) const MOST_HELD: u64 = 16 << 20;
 
-/// What all objects of a pack may have beyond twice the bytes of the policy. Files are in the tree once at least; the
-/// rest is for directories, commits, and the instructions of deltas.
+/// The bytes that all objects of a pack may have beyond twice the bytes of the policy. Files are in the tree at least
+/// once; the rest is for directories, commits, and the instructions of deltas.
 const BESIDES: u64 = 64 << 20;
 
 const HASH: usize = 20;
 const BUFFER: usize = 64 << 10;
 
-/// The longest a delta's two sizes can be.
+/// The most bytes of a delta's two sizes.
 const DELTA_HEAD: usize = 20;
 
-/// What an entry is made from.
+/// The base of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Base {
-    /// Nothing: it is whole.
+    /// The entry is whole.
     None,
-    /// The entry of this number, which came before.
+    /// An earlier entry, by its number.
     Entry(u32),
-    /// The object of this name, which may come later.
+    /// An object by its name, which may come later.
     Id(ObjectId),
 }
 
 /// One entry.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Where it starts in the pack, and where its compressed data do.
+    /// The offsets in the pack of the entry and of its compressed data.
     start: u64,
     pub(super) data: u64,
-    /// Bytes that these inflate to: the object, or the instructions of the delta.
+    /// The inflated length of the data: of the object, or of the instructions of the delta.
     pub(super) inflated: u64,
-    /// Bytes of the object.
+    /// The length of the object.
     pub(super) size: u64,
     pub(super) base: Base,
-    /// What it is, and how it is named; of a delta not known before its base is.
+    /// Its type and name; those of a delta are unknown before its base is resolved.
     pub(super) object: Option<(Kind, ObjectId)>,
-    /// Where the object lies in the spool, if it does.
+    /// The offset of the object in the spool, if it is there.
     pub(super) spooled: Option<u64>,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Pack {
 }
 
 impl Pack {
-    /// Reads a pack of at most so many bytes, and of about as many when inflated.
+    /// Reads a pack of at most `most` bytes, and of at most twice as many and [`BESIDES`] when inflated.
     pub(super) fn receive(
         reader: &mut dyn BufRead,
         scratch: &Path,
@@ -91,7 +91,7 @@ impl Pack {
         if count > MOST_OBJECTS {
             return Err(Surplus::Objects.into());
         }
-        // The count may lie: the list grows as entries come.
+        // The count is not trusted: the list grows as entries come.
         let mut entries = Vec::new();
         let mut inflater = Inflater { state: Decompress::new(true), buffer: vec![0; BUFFER].into() };
         let mut left = most.saturating_mul(2).saturating_add(BESIDES);
@@ -105,7 +105,7 @@ impl Pack {
     }
 }
 
-/// A file in the scratch directory, for writing and reading.
+/// Creates a file in the scratch directory, for writing and reading.
 pub(super) fn create(scratch: &Path, name: &str) -> Result<File, RemoteError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).open(scratch.join(name)).map_err(RemoteError::Scratch)
@@ -120,7 +120,7 @@ struct Receiver<'r> {
     reader: &'r mut dyn BufRead,
     file: BufWriter<File>,
     hasher: Hasher,
-    /// Bytes of the pack so far.
+    /// Bytes of the pack read so far.
     at: u64,
     most: u64,
     watch: &'r Watch<'r>,
@@ -153,12 +153,12 @@ impl Receiver<'_> {
         let mut entry = Entry { start, data, inflated: declared, size: declared, base, object: None, spooled: None };
         if let Some(kind) = kind {
             let mut naming = naming(kind, declared);
-            self.inflate(inflater, declared, |piece| naming.update(piece))?;
+            self.inflate(inflater, declared, |part| naming.update(part))?;
             entry.object = Some((kind, naming.try_finalize().map_err(|_| Flaw::Pack)?));
         } else {
             let mut head = Vec::with_capacity(DELTA_HEAD);
-            self.inflate(inflater, declared, |piece| {
-                head.extend_from_slice(&piece[..piece.len().min(DELTA_HEAD - head.len())]);
+            self.inflate(inflater, declared, |part| {
+                head.extend_from_slice(&part[..part.len().min(DELTA_HEAD - head.len())]);
             })?;
             let mut head = &*head;
             varint(&mut head)?;
@@ -168,7 +168,7 @@ impl Receiver<'_> {
         Ok(entry)
     }
 
-    /// Takes what is declared off what is left for all.
+    /// Subtracts a declared size from what is left for all entries.
     fn charge(&self, left: &mut u64, declared: u64) -> Result<(), RemoteError> {
         *left = left.checked_sub(declared).filter(|_| declared <= self.most.max(MOST_HELD)).ok_or(self.too_large())?;
         Ok(())
@@ -178,7 +178,7 @@ impl Receiver<'_> {
         Surplus::Bytes(self.most)
     }
 
-    /// Type and size of an entry.
+    /// Reads the type and size of an entry.
     fn head(&mut self) -> Result<(u8, u64), RemoteError> {
         let [mut byte] = self.bytes()?;
         let kind = (byte >> 4) & 7;
@@ -196,7 +196,7 @@ impl Receiver<'_> {
         Ok((kind, size))
     }
 
-    /// How far before an entry its base starts.
+    /// Reads the distance from an entry back to its base.
     fn distance(&mut self) -> Result<u64, RemoteError> {
         let [mut byte] = self.bytes()?;
         let mut distance = u64::from(byte & 0x7f);
@@ -210,7 +210,7 @@ impl Receiver<'_> {
         Ok(distance)
     }
 
-    /// Inflates exactly so many bytes.
+    /// Inflates exactly `size` bytes.
     fn inflate(&mut self, inflater: &mut Inflater, size: u64, mut each: impl FnMut(&[u8])) -> Result<(), RemoteError> {
         let Inflater { state, buffer } = inflater;
         state.reset(true);
@@ -238,11 +238,11 @@ impl Receiver<'_> {
         }
     }
 
-    /// Takes over bytes that are in the reader's buffer.
+    /// Consumes bytes of the reader's buffer: hashes them and writes them to the file.
     fn consume(&mut self, bytes: usize) -> Result<(), RemoteError> {
-        let piece = &self.reader.fill_buf().map_err(RemoteError::of_read)?[..bytes];
-        self.hasher.update(piece);
-        self.file.write_all(piece).map_err(RemoteError::Scratch)?;
+        let taken = &self.reader.fill_buf().map_err(RemoteError::of_read)?[..bytes];
+        self.hasher.update(taken);
+        self.file.write_all(taken).map_err(RemoteError::Scratch)?;
         self.reader.consume(bytes);
         self.at += bytes as u64;
         if self.at > self.most { Err(self.too_large().into()) } else { Ok(()) }
@@ -252,12 +252,12 @@ impl Receiver<'_> {
         let mut bytes = [0; N];
         let mut filled = 0;
         while filled < N {
-            let piece = self.reader.fill_buf().map_err(RemoteError::of_read)?;
-            if piece.is_empty() {
+            let buffered = self.reader.fill_buf().map_err(RemoteError::of_read)?;
+            if buffered.is_empty() {
                 return Err(RemoteError::BrokeOff(None));
             }
-            let part = piece.len().min(N - filled);
-            bytes[filled..filled + part].copy_from_slice(&piece[..part]);
+            let part = buffered.len().min(N - filled);
+            bytes[filled..filled + part].copy_from_slice(&buffered[..part]);
             self.consume(part)?;
             filled += part;
         }
@@ -270,8 +270,8 @@ impl Receiver<'_> {
     }
 }
 
-/// What the name of an object is the hash of begins with its type and size. Objects that are made to have the name of
-/// another are found out at the end.
+/// Returns a hasher for the name of an object, which begins with its type and size. Objects made to collide with
+/// another are detected at the end.
 pub(super) fn naming(kind: Kind, size: u64) -> Hasher {
     let mut hasher = gix_hash::hasher(gix_hash::Kind::Sha1);
     hasher.update(kind.as_bytes());
@@ -279,7 +279,7 @@ pub(super) fn naming(kind: Kind, size: u64) -> Hasher {
     hasher
 }
 
-/// A size at the beginning of a delta, which it is cut off.
+/// Splits a size off the beginning of a delta.
 pub(super) fn varint(head: &mut &[u8]) -> Result<u64, RemoteError> {
     let mut number = 0;
     for shift in (0..63).step_by(7) {

@@ -1,5 +1,5 @@
-//! A connection to a git server: requests in, a stream of bytes out. Git's own protocol has one connection for all;
-//! HTTP has one for each request.
+//! A connection to a git server: requests in, a stream of bytes out. Git's own protocol has one connection for all
+//! requests; HTTP has one for each.
 
 use std::io::{self, Read};
 
@@ -17,28 +17,28 @@ use super::super::location::{Access, Daemon, Repository};
 use super::super::{Remote, Scheme};
 use super::Watch;
 
-/// Bytes of refs, which are read and not kept. Two million branches have them; with version 2 only those asked for
-/// come.
+/// The most bytes of refs, which are read and not kept: enough for two million branches; in version 2 only the
+/// requested ones come.
 const REFS: u64 = 128 << 20;
 
-/// What is read from a socket at once: a packet line, about.
-const PIECE: usize = 64 << 10;
+/// Bytes read from a socket at once: about a packet line.
+const READ: usize = 64 << 10;
 
 const SERVICE: &str = "git-upload-pack";
 
-/// Some servers tell clients of git by this beginning.
+/// Some servers recognise git clients by this prefix.
 const AGENT: HeaderValue = HeaderValue::from_static("git/longshore");
 
-/// Asks for version 2.
+/// The header field that requests version 2.
 const PROTOCOL: HeaderName = HeaderName::from_static("git-protocol");
 
 pub(super) struct Session<'a> {
     remote: &'a Remote,
     watch: &'a Watch<'a>,
     source: Source,
-    /// What has come and was not read.
-    piece: Bytes,
-    /// Of the current answer.
+    /// Bytes received and not yet read.
+    unread: Bytes,
+    /// Bytes of the current answer received so far, and their bound.
     seen: u64,
     most: u64,
 }
@@ -49,22 +49,22 @@ enum Source {
 }
 
 impl<'a> Session<'a> {
-    /// Connects, and asks what there is.
+    /// Connects, and sends the first request.
     pub(super) fn open(remote: &'a Remote, watch: &'a Watch<'a>, repository: &Repository) -> Result<Self, RemoteError> {
         let source = match &repository.access {
             Access::Daemon(daemon) => Source::Daemon(watch.wait(call_daemon(remote, daemon))?),
             Access::Web(base) => watch.wait(ask_web(remote, base, Bounds { most: REFS, deadline: watch.deadline }))?,
         };
-        Ok(Self { remote, watch, source, piece: Bytes::new(), seen: 0, most: REFS })
+        Ok(Self { remote, watch, source, unread: Bytes::new(), seen: 0, most: REFS })
     }
 
-    /// Sends a request, whose answer is read from now on. What was not read of the last one is lost over HTTP only.
+    /// Sends a request, whose answer is read from now on. Over HTTP, the unread rest of the last answer is dropped.
     pub(super) fn ask(&mut self, request: Vec<u8>, most: u64) -> Result<(), RemoteError> {
         (self.seen, self.most) = (0, most);
         match &mut self.source {
             Source::Daemon(stream) => self.watch.wait(send(stream, self.remote, &request)),
             Source::Web { base, body } => {
-                self.piece.clear();
+                self.unread.clear();
                 let bounds = Bounds { most, deadline: self.watch.deadline };
                 *body = self.watch.wait(post_web(self.remote, base, request, bounds))?;
                 Ok(())
@@ -72,18 +72,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The most that an answer with refs may have.
+    /// Returns the most bytes of an answer with refs.
     pub(super) const fn refs() -> u64 {
         REFS
     }
 
-    /// The next bytes; none at the end.
+    /// Returns the next bytes; none at the end.
     fn receive(&mut self) -> Result<Bytes, RemoteError> {
         let bytes = match &mut self.source {
             Source::Daemon(stream) => {
                 let stall = self.remote.policy.stall;
                 self.watch.wait(async {
-                    let mut buffer = BytesMut::with_capacity(PIECE);
+                    let mut buffer = BytesMut::with_capacity(READ);
                     match within(stall, stream.read_buf(&mut buffer)).await? {
                         Ok(_) => Ok(buffer.freeze()),
                         Err(error) => Err(RemoteError::BrokeOff(Some(error.into()))),
@@ -100,11 +100,11 @@ impl<'a> Session<'a> {
 /// Its errors hold a [`RemoteError`].
 impl Read for Session<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.piece.is_empty() {
-            self.piece = self.receive().map_err(io::Error::other)?;
+        if self.unread.is_empty() {
+            self.unread = self.receive().map_err(io::Error::other)?;
         }
-        let read = into.len().min(self.piece.len());
-        self.piece.copy_to_slice(&mut into[..read]);
+        let read = into.len().min(self.unread.len());
+        self.unread.copy_to_slice(&mut into[..read]);
         Ok(read)
     }
 }
@@ -127,7 +127,7 @@ async fn ask_web(remote: &Remote, base: &Url, bounds: Bounds) -> Result<Source, 
     let mut url = beneath(base, "info/refs");
     url.set_query(Some("service=git-upload-pack"));
     let (at, answer) = remote.get(url, &fields(None), bounds).await?;
-    // As git does it: where the refs are redirected to, the repository is.
+    // As in git, a redirect of the refs moves the whole repository.
     let path = at.path().strip_suffix("/info/refs").ok_or(Refusal::Redirect)?.to_owned();
     let mut base = at;
     base.set_path(&path);
@@ -142,7 +142,7 @@ async fn post_web(remote: &Remote, base: &Url, request: Vec<u8>, bounds: Bounds)
     typed(answer, "application/x-git-upload-pack-result")
 }
 
-/// Servers that are no git server answer with pages.
+/// Checks the media type of an answer: a server other than a git server answers with pages.
 fn typed(answer: Answer, expected: &str) -> Result<Body, RemoteError> {
     let is_expected = answer
         .headers
@@ -173,7 +173,7 @@ fn fields(media_type: Option<&'static str>) -> HeaderMap {
     fields
 }
 
-/// A packet line with this text.
+/// Returns a packet line with this text.
 pub(super) fn packet(text: &str) -> String {
     format!("{:04x}{text}", text.len() + 4)
 }

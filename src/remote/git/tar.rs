@@ -1,6 +1,6 @@
-//! A tar stream: ustar, and pax headers for what does not fit.
+//! A writer of tar streams: ustar, with pax headers for values that do not fit.
 //!
-//! `tar::Builder` ends its stream when it is dropped, after an error too; a tree that is cut short must not look whole.
+//! `tar::Builder` ends its stream on drop, also after an error; a tree that is cut short must not look whole.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use super::super::error::RemoteError;
 const BLOCK: usize = 512;
 const BUFFER: usize = 64 << 10;
 
-/// What eleven octal digits hold.
+/// The largest number in eleven octal digits.
 const OCTAL: u64 = 0o77_777_777_777;
 
 /// One member, without its data.
@@ -29,12 +29,12 @@ pub(super) enum Shape<'a> {
 pub(super) struct Tar<W> {
     writer: W,
     buffer: Vec<u8>,
-    /// Of every member.
+    /// The modification time of every member.
     time: u64,
 }
 
 impl<W: Write> Tar<W> {
-    /// A time before 1970 or after 2242 becomes the nearest within.
+    /// Returns a writer. A time before 1970 or after 2242 becomes the nearest one within.
     pub(super) fn new(writer: W, time: i64) -> Self {
         let time = u64::try_from(time).unwrap_or(0).min(OCTAL);
         Self { writer, buffer: Vec::with_capacity(BUFFER), time }
@@ -85,7 +85,7 @@ impl<W: Write> Tar<W> {
         self.writer.write_all(bytes).map_err(RemoteError::Output)
     }
 
-    /// Fills the last block of so many bytes of data.
+    /// Pads data of this size to a whole block.
     pub(super) fn pad(&mut self, size: u64) -> Result<(), RemoteError> {
         let padding = size.next_multiple_of(BLOCK as u64) - size;
         self.write(&[0; BLOCK][..padding as usize])
@@ -120,18 +120,18 @@ impl<W: Write> Tar<W> {
     }
 }
 
-/// Whether a text can stand in a header as it is. Readers take what is beyond ASCII there by their own character set.
+/// Whether a text fits in a header field. Readers decode bytes beyond ASCII there by their own character set.
 fn fits(text: &[u8]) -> bool {
     text.len() <= 100 && text.is_ascii()
 }
 
-/// What fits of a text.
+/// Stores as much of a text as fits.
 fn put(field: &mut [u8; 100], text: &[u8]) {
     let len = text.len().min(field.len());
     field[..len].copy_from_slice(&text[..len]);
 }
 
-/// Length, space, key, equals sign, value, line end; the length counts its own digits.
+/// Appends a record: length, space, key, equals sign, value, line end. The length counts its own digits.
 fn write_record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut len = rest + 1;

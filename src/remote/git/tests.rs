@@ -1,5 +1,5 @@
-//! What git servers may try, and that it does not work. Packs are made by hand here, since git makes no bad ones; that
-//! good ones are read as git reads them, the behaviour tests show.
+//! Attacks by git servers. Packs are made by hand here, since git makes no bad ones; the behaviour tests show that good
+//! ones are read as git reads them.
 
 mod packs;
 mod server;
@@ -20,7 +20,7 @@ fn repository(url: &str) -> Repository {
     }
 }
 
-/// Fetches from a daemon that goes by this script; the tar stream, or why there is none.
+/// Fetches from a daemon with this script. Returns the tar stream or the error.
 fn fetched(script: Script, branch: &str, change: impl FnOnce(Policy) -> Policy) -> Result<Vec<u8>, RemoteError> {
     let daemon = Daemon::start(script);
     let remote = testing::remote(change(testing::policy(daemon.port)));
@@ -29,7 +29,7 @@ fn fetched(script: Script, branch: &str, change: impl FnOnce(Policy) -> Policy) 
     result.map(|()| stream)
 }
 
-/// What was written, and how it ended.
+/// Returns the bytes that were written, and the result.
 fn tar_of(remote: &Remote, url: &str, stop: &(dyn Fn() -> bool + Sync)) -> (Vec<u8>, Result<(), RemoteError>) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _entered = runtime.enter();
@@ -73,7 +73,7 @@ fn surplus(result: Result<Vec<u8>, RemoteError>) -> Surplus {
     }
 }
 
-/// Type, name, mode, link and content of each member.
+/// Returns the type, name, mode, link and content of each member.
 fn members(stream: &[u8]) -> Vec<(u8, String, u32, String, Vec<u8>)> {
     let mut archive = ::tar::Archive::new(stream);
     let read = |entry: std::io::Result<::tar::Entry<'_, &[u8]>>| {
@@ -247,7 +247,7 @@ fn an_object_is_refused_by_its_declared_size_before_it_is_inflated() {
     let fetch = |packer: Packer| {
         fetched(Script::second(&"1".repeat(40), &packer.finish()), "", |policy| Policy { max_bytes: 1 << 20, ..policy })
     };
-    // Not even inflatable.
+    // The data cannot even be inflated.
     for size in [(1 << 20) + 1, (16 << 20) + 1, 1 << 40, u64::MAX >> 4] {
         let mut packer = Packer::new();
         packer.raw(BLOB, size, b"no zlib stream");
@@ -275,7 +275,7 @@ fn small_objects_that_inflate_to_too_much_together_are_refused() {
     let zeros = vec![0; 15 << 20];
     let mut at = packer.at();
     packer.object(BLOB, &zeros);
-    // Each is all of the one before: 50 bytes of pack for 15 MiB.
+    // Each delta copies the whole object before it: 50 bytes of pack for 15 MiB.
     let whole = [0b1111_0000, 0xff, 0xff, 0xef, 1, b'x'];
     let mut size = zeros.len();
     for _ in 0..8 {
@@ -447,7 +447,7 @@ fn a_damaged_pack_with_the_right_checksum_is_refused_or_gives_the_same_tree() {
             }
         }
     }
-    // Compressed streams have bits that mean nothing.
+    // Compressed streams have unused bits.
     assert!(refused > 20 * same, "{refused} {same}");
 }
 
@@ -567,7 +567,7 @@ fn a_web_page_is_no_repository_and_a_redirect_leads_to_one_or_nowhere() {
     let (error, _) = fetch(vec![testing::redirect(301, "http://10.0.0.1/x.git/info/refs")]);
     assert!(matches!(error, RemoteError::Refused(Refusal::Port)), "{error:?}");
 
-    // Later requests go to where the first was redirected to, and are not redirected again.
+    // Later requests go to the target of the first redirect, and are not redirected again.
     let moved = testing::redirect(301, "/b/x.git/info/refs?service=git-upload-pack");
     let (error, requests) = fetch(vec![moved, advertised.into(), testing::redirect(302, "/c")]);
     assert!(matches!(error, RemoteError::Status(status) if status == 302), "{error:?}");

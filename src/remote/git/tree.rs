@@ -1,9 +1,9 @@
-//! From a commit to a tar stream: its directories in their order, each file in pieces.
+//! Writes the tree of a commit as a tar stream: directories in their order, each file in parts.
 //!
 //! # Invariants
 //! - No name that leads elsewhere is written: none is empty, `.`, `..` or `.git`, and none has a slash or a zero in it.
-//!   What symbolic links lead to is for the reader of the stream to confine.
-//! - What is written is bounded although a small repository can hold one directory in itself many times over.
+//!   The reader of the stream must confine the targets of symbolic links.
+//! - The output is bounded, although a small repository can contain one directory many times over.
 
 use std::io::Write;
 
@@ -16,23 +16,23 @@ use super::objects::Objects;
 use super::pack::MOST_HELD;
 use super::tar::{Member, Shape, Tar};
 
-/// Files and directories.
+/// The most files and directories.
 const MOST_ENTRIES: u64 = 1_000_000;
 
-/// Directories within one another.
+/// The deepest nesting of directories.
 const DEEPEST: usize = 255;
 
-/// What a path may have on Linux, without the zero at its end; a link's target as well.
+/// The longest path on Linux, without the zero at its end, and the longest target of a link.
 const LONGEST_PATH: usize = 4095;
 const LONGEST_NAME: usize = 255;
 
-/// Bytes of the directories from the root to where the work is.
+/// The most bytes of the directories from the root to the current one.
 const MOST_OPEN: usize = 4 * MOST_HELD as usize;
 
-/// Tags of tags.
+/// The longest chain of tags.
 const MOST_TAGS: usize = 8;
 
-/// Writes the tree of a commit, or of the commit that a tag is of, with at most so many bytes of files.
+/// Writes the tree of a commit, or of the commit that a tag names, with at most `most` bytes of files.
 pub(super) fn write(
     objects: &Objects,
     tip: ObjectId,
@@ -42,7 +42,7 @@ pub(super) fn write(
 ) -> Result<(), RemoteError> {
     let commit = commit_of(objects, tip)?;
     let root = CommitRefIter::from_bytes(&commit, HashKind::Sha1).tree_id().map_err(|_| Flaw::Pack)?;
-    // No better time than none.
+    // The fallback for a commit without a valid time is 1970.
     let time =
         CommitRefIter::from_bytes(&commit, HashKind::Sha1).committer().map_or(0, |committer| committer.seconds());
     let mut writer = Writer { objects, watch, tar: Tar::new(out, time), most, left: most, entries: 0 };
@@ -64,12 +64,12 @@ fn commit_of(objects: &Objects, mut id: ObjectId) -> Result<Vec<u8>, RemoteError
     Err(Flaw::NotACommit.into())
 }
 
-/// A directory that is being gone through.
+/// A directory that is being written.
 struct Level {
     tree: Vec<u8>,
-    /// Up to where.
+    /// The offset of the next entry.
     at: usize,
-    /// Bytes of its path.
+    /// The length of its path.
     path: usize,
 }
 
@@ -117,14 +117,14 @@ impl<W: Write> Writer<'_, W> {
         Ok(())
     }
 
-    /// Writes one entry; whether it is a directory with entries of its own.
+    /// Writes one entry. Returns whether it is a directory whose entries follow.
     fn one(&mut self, mode: u16, id: &ObjectId, path: &[u8]) -> Result<bool, RemoteError> {
         match mode & 0o170_000 {
             0o040_000 => {
                 self.tar.member(&Member { path, shape: Shape::Directory })?;
                 return Ok(true);
             }
-            // A submodule: where its tree would be.
+            // A submodule becomes an empty directory.
             0o160_000 => self.tar.member(&Member { path, shape: Shape::Directory })?,
             0o100_000 => self.file(mode & 0o100 != 0, id, path)?,
             0o120_000 => self.link(id, path)?,
@@ -138,9 +138,9 @@ impl<W: Write> Writer<'_, W> {
         self.left = self.left.checked_sub(size).ok_or(Surplus::Bytes(self.most))?;
         self.tar.member(&Member { path, shape: Shape::File { size, executable } })?;
         let Self { objects, watch, tar, .. } = self;
-        objects.copy(id, |piece| {
+        objects.copy(id, |part| {
             watch.check()?;
-            tar.write(piece)
+            tar.write(part)
         })?;
         tar.pad(size)
     }
@@ -157,7 +157,7 @@ impl<W: Write> Writer<'_, W> {
         self.tar.member(&Member { path, shape: Shape::Link { target: &target } })
     }
 
-    /// The size of what must be a file's content.
+    /// Returns the size of a blob, and refuses other objects.
     fn blob(&self, id: &ObjectId) -> Result<u64, RemoteError> {
         match self.objects.find(id)? {
             (Kind::Blob, size) => Ok(size),
@@ -172,6 +172,6 @@ fn append(path: &mut Vec<u8>, name: &[u8]) -> Result<(), RemoteError> {
         return Err(Flaw::Name.into());
     }
     path.extend_from_slice(name);
-    // Of a directory, a slash follows.
+    // A slash follows the name of a directory.
     if name.len() > LONGEST_NAME || path.len() >= LONGEST_PATH { Err(Surplus::Depth.into()) } else { Ok(()) }
 }

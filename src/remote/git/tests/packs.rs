@@ -1,4 +1,4 @@
-//! Makes packs, good ones and bad ones.
+//! Builds packs, valid and damaged ones.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ pub(super) const TREE: u8 = 2;
 pub(super) const BLOB: u8 = 3;
 pub(super) const TAG: u8 = 4;
 
-/// A pack that is being made.
+/// A pack that is being built.
 #[derive(Default)]
 pub(super) struct Packer {
     count: u32,
@@ -23,24 +23,24 @@ impl Packer {
         Self::default()
     }
 
-    /// Where the next entry will start.
+    /// Returns the offset of the next entry.
     pub(super) fn at(&self) -> usize {
         12 + self.entries.len()
     }
 
-    /// The name of the object that was added last.
+    /// Returns the name of the object that was added last.
     pub(super) fn last(&self) -> String {
         self.last.clone()
     }
 
-    /// Adds an object; its name.
+    /// Adds an object and returns its name.
     pub(super) fn object(&mut self, kind: u8, content: &[u8]) -> String {
         self.declared(kind, content.len() as u64, content);
         self.last = id(kind, content);
         self.last()
     }
 
-    /// Adds a directory; its name.
+    /// Adds a directory and returns its name.
     pub(super) fn tree(&mut self, entries: &[(&str, &[u8], &str)]) -> String {
         let mut content = Vec::new();
         for (mode, name, id) in entries {
@@ -59,18 +59,18 @@ impl Packer {
         self.object(COMMIT, format!("tree {tree}\nauthor {who}\ncommitter {who}\n\nx\n").as_bytes());
     }
 
-    /// Adds content under a size.
+    /// Adds content with a declared size.
     pub(super) fn declared(&mut self, kind: u8, size: u64, content: &[u8]) {
         self.raw(kind, size, &compressed(content));
     }
 
-    /// Adds what shall be the compressed content of an entry.
+    /// Adds an entry with these bytes as its compressed content.
     pub(super) fn raw(&mut self, kind: u8, size: u64, data: &[u8]) {
         self.head(kind, size);
         self.entries.extend_from_slice(data);
     }
 
-    /// Adds a delta on the entry that starts there.
+    /// Adds a delta on the entry at this offset.
     pub(super) fn offset_delta(&mut self, base: usize, base_size: usize, size: usize, ops: &[u8]) {
         let distance = (self.at() - base) as u64;
         let delta = [sizes(base_size, size), ops.to_vec()].concat();
@@ -79,7 +79,7 @@ impl Packer {
         self.entries.extend_from_slice(&compressed(&delta));
     }
 
-    /// Adds a delta on what starts so far before.
+    /// Adds a delta whose base is this far before it.
     pub(super) fn distant_delta(&mut self, distance: u64) {
         self.head(6, 2);
         self.distance(distance);
@@ -94,7 +94,7 @@ impl Packer {
         self.entries.extend_from_slice(&compressed(&delta));
     }
 
-    /// The whole pack, with the right checksum.
+    /// Returns the whole pack, with the right checksum.
     pub(super) fn finish(&self) -> Vec<u8> {
         let mut pack = b"PACK\0\0\0\x02".to_vec();
         pack.extend_from_slice(&self.count.to_be_bytes());
@@ -126,7 +126,7 @@ impl Packer {
     }
 }
 
-/// With its checksum at the end.
+/// Appends the checksum.
 pub(super) fn summed(mut pack: Vec<u8>) -> Vec<u8> {
     let mut hasher = gix_hash::hasher(gix_hash::Kind::Sha1);
     hasher.update(&pack);
@@ -134,7 +134,7 @@ pub(super) fn summed(mut pack: Vec<u8>) -> Vec<u8> {
     pack
 }
 
-/// The name of an object.
+/// Returns the name of an object.
 pub(super) fn id(kind: u8, content: &[u8]) -> String {
     let kind = ["commit", "tree", "blob", "tag"][usize::from(kind) - 1];
     let mut hasher = gix_hash::hasher(gix_hash::Kind::Sha1);

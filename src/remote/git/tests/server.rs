@@ -1,21 +1,21 @@
-//! A git daemon that says what it is told to.
+//! A scripted git daemon.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-/// What a daemon says: at first, to the question for refs (version 2 only), and to the one for a pack.
+/// The answers of a daemon: the first, to the request for refs (version 2 only), and to that for a pack.
 #[derive(Clone, Default)]
 pub(super) struct Script {
     pub(super) hello: Vec<u8>,
     pub(super) refs: Vec<u8>,
     pub(super) pack: Vec<u8>,
-    /// Whether it is silent after the first answer, instead of going on.
+    /// Whether it stays silent after the first answer.
     pub(super) holds: bool,
 }
 
 impl Script {
-    /// Version 2, with a HEAD, a branch `main` and a tag `v1` of one commit.
+    /// Returns a script of version 2, with a HEAD, a branch `main` and a tag `v1` of one commit.
     pub(super) fn second(tip: &str, pack: &[u8]) -> Self {
         let hello = [line("version 2\n"), line("agent=x\n"), line("ls-refs=unborn\n"), line("fetch=shallow wait\n")];
         let hello = [hello.concat(), line("object-format=sha1\n"), "0000".into()].concat();
@@ -31,7 +31,7 @@ impl Script {
         Self { hello: hello.into(), refs: refs.concat().into(), pack: packed(&answer.concat(), pack), holds: false }
     }
 
-    /// Version 0 or 1, with the same refs.
+    /// Returns a script of version 0 or 1, with the same refs.
     pub(super) fn first(version: u8, tip: &str, pack: &[u8]) -> Self {
         let mut hello = if version == 1 { line("version 1\n") } else { String::new() };
         hello +=
@@ -63,7 +63,7 @@ impl Daemon {
     }
 }
 
-/// A client that refuses closes: then reading and writing end.
+/// Reading and writing end when a client refuses and closes.
 fn serve(mut stream: TcpStream, script: &Script) -> Option<()> {
     let call = read_packet(&mut stream)??;
     assert!(call.starts_with(b"git-upload-pack /x"), "{call:?}");
@@ -80,7 +80,7 @@ fn serve(mut stream: TcpStream, script: &Script) -> Option<()> {
     stream.write_all(&script.pack).ok()
 }
 
-/// A packet line: none at the end of the stream, an inner none if it is no line but a mark.
+/// Reads a packet line: `None` at the end of the stream, an inner `None` for a special packet.
 #[expect(clippy::option_option, reason = "two ends")]
 fn read_packet(stream: &mut TcpStream) -> Option<Option<Vec<u8>>> {
     let mut length = [0; 4];
@@ -94,7 +94,7 @@ fn read_packet(stream: &mut TcpStream) -> Option<Option<Vec<u8>>> {
     Some(Some(line))
 }
 
-/// Up to a flush.
+/// Reads lines up to a flush.
 fn read_list(stream: &mut TcpStream) -> Option<()> {
     while read_packet(stream)?.is_some() {}
     Some(())
@@ -104,7 +104,7 @@ pub(super) fn line(text: &str) -> String {
     format!("{:04x}{text}", text.len() + 4)
 }
 
-/// A packet of a band.
+/// Returns a packet of a sideband.
 pub(super) fn sideband(band: u8, data: &[u8]) -> Vec<u8> {
     let mut packet = format!("{:04x}", data.len() + 5).into_bytes();
     packet.push(band);
@@ -112,14 +112,14 @@ pub(super) fn sideband(band: u8, data: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// An answer, with a pack in uneven packets and progress among them.
+/// Returns an answer with a pack in uneven packets and progress among them.
 fn packed(answer: &str, pack: &[u8]) -> Vec<u8> {
     let mut bytes = answer.as_bytes().to_vec();
-    for (number, piece) in pack.chunks(997).enumerate() {
+    for (number, part) in pack.chunks(997).enumerate() {
         if number.is_multiple_of(3) {
             bytes.extend(sideband(2, b"working\r"));
         }
-        bytes.extend(sideband(1, piece));
+        bytes.extend(sideband(1, part));
     }
     bytes.extend_from_slice(b"0000");
     bytes
