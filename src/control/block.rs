@@ -18,8 +18,8 @@ use super::{Control, no_such_drive};
 use crate::archive::Container;
 use crate::domain::{
     BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockQuery, BlockVolume, Command, DriveSpec, Fault, FaultKind,
-    Media, MetadataChange, NewVolume, Outcome, Principal, Quota, Seen, TenantId, Thing, UnixTime, Volume, VolumeEvent,
-    VolumeId, VolumeKind, VolumeState, VolumeType,
+    Media, MetadataChange, NewVolume, Outcome, Principal, Quota, Seen, TenantId, Thing, UnixTime, Volume, VolumeId,
+    VolumeKind, VolumeState, VolumeType,
 };
 use crate::meta::{JobKind, MetaError, NewJob, Owner};
 
@@ -282,7 +282,7 @@ impl Control {
         make: impl Fn(&Volume, UnixTime) -> Volume + Send + Sync,
     ) -> Result<BlockOutcome, Fault> {
         let mut copy = None;
-        self.begin_copy(tenant, id, VolumeEvent::CloneStarted, |source, batch| {
+        self.begin_copy(tenant, id, |source, batch| {
             let now = self.parts.clock.now();
             let target = make(source, now);
             let kind = JobKind::Clone { source: source.id, content: source.image(), size: source.size };

@@ -192,7 +192,7 @@ impl Control {
     async fn start_clone(&self, principal: &Principal, id: VolumeId, spec: CloneSpec) -> Result<Outcome, Fault> {
         self.find(principal.tenant, id).await?;
         let target = VolumeId::random();
-        self.begin_copy(principal.tenant, id, VolumeEvent::CloneStarted, |source, batch| {
+        self.begin_copy(principal.tenant, id, |source, batch| {
             let spec = spec.clone();
             let size = spec.size.unwrap_or(source.size);
             if size < source.size {

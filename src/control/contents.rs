@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use super::download::{MISSING, WRONG_SIZE};
-use super::{Control, ROUNDS, busy, no_such_drive};
-use crate::domain::{ByteCount, ContentId, Fault, FaultKind, IllegalStep, TenantId, Volume, VolumeEvent, VolumeId};
+use super::{Control, ROUNDS, in_state, no_such_drive};
+use crate::domain::{ByteCount, ContentId, Fault, FaultKind, TenantId, Volume, VolumeId};
 use crate::meta::{Batch, MetaError};
 use crate::store::{Image, StoreError};
 
@@ -21,13 +21,12 @@ impl Control {
         &self,
         tenant: TenantId,
         id: VolumeId,
-        event: VolumeEvent,
         mut plan: impl FnMut(&Volume, &mut Batch) -> Result<(), Fault> + Send,
     ) -> Result<(), Fault> {
         for _ in 0..ROUNDS {
             let source = self.parts.meta.volume(tenant, id).await?.ok_or_else(|| no_such_drive(id))?;
             if !source.state.is_readable() {
-                return Err(busy(IllegalStep { state: source.state, event }));
+                return Err(in_state("drive", source.state));
             }
             let mut batch = Batch::default();
             plan(&source, &mut batch)?;

@@ -337,16 +337,20 @@ fn busy_tree(step: IllegalStep) -> Fault {
 }
 
 fn busy_as(thing: &str, step: IllegalStep) -> Fault {
-    let state = match step.state {
+    in_state(thing, step.state).because(step)
+}
+
+/// What a caller is told whose wish does not fit this state.
+fn in_state(thing: &str, state: VolumeState) -> Fault {
+    let state = match state {
         VolumeState::Uploading => "being uploaded",
         VolumeState::Creating => "being created",
         VolumeState::Available => "at rest",
-        VolumeState::CloningSource { .. } | VolumeState::CloningTarget => "being cloned",
+        VolumeState::CloningTarget => "being cloned",
         VolumeState::Downloading => "being filled from an image",
         VolumeState::Attaching => "being attached",
-        VolumeState::InUse { .. } => "attached",
+        VolumeState::InUse => "attached",
         VolumeState::Detaching => "being detached",
-        VolumeState::BackingUp { .. } => "being backed up",
         VolumeState::Restoring => "being restored",
         VolumeState::ErrorAttaching => "not attached, after an error",
         VolumeState::ErrorDetaching => "not detached, after an error",
@@ -355,5 +359,5 @@ fn busy_as(thing: &str, step: IllegalStep) -> Fault {
         VolumeState::Unavailable => "unavailable",
         VolumeState::Deleting => "being deleted",
     };
-    Fault::new(FaultKind::Conflict, format!("the {thing} is {state}")).because(step)
+    Fault::new(FaultKind::Conflict, format!("the {thing} is {state}"))
 }

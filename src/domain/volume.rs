@@ -74,11 +74,6 @@ pub enum VolumeState {
     Creating,
     /// At rest, whole, readable.
     Available,
-    /// Readable, and being copied from; where the content that is copied cannot be held by itself.
-    CloningSource {
-        /// How many clones are being made from it; at least one.
-        clones: u32,
-    },
     /// It is being filled from another volume.
     CloningTarget,
     /// It is being filled from an image that is fetched.
@@ -88,17 +83,9 @@ pub enum VolumeState {
     /// Reserved for a server that will attach it.
     Attaching,
     /// Attached to a server.
-    InUse {
-        /// How many clones are being made from it.
-        clones: u32,
-    },
+    InUse,
     /// Its server is letting it go.
     Detaching,
-    /// A backup of it is being made.
-    BackingUp {
-        /// Whether it is attached meanwhile.
-        attached: bool,
-    },
     /// A backup is being written over it. Its bytes are the old ones until that is complete.
     Restoring,
     /// Its bytes must not be used; the reason says why.
@@ -120,10 +107,6 @@ pub enum VolumeEvent {
     Completed,
     /// It has new content in place of what it held, good or damaged.
     Refilled,
-    /// A clone of it begins.
-    CloneStarted,
-    /// A clone of it has ended, well or not.
-    CloneEnded,
     /// Its size begins to change.
     ResizeStarted,
     /// Its size has changed.
@@ -140,10 +123,6 @@ pub enum VolumeEvent {
     DetachGivenUp,
     /// It is detached.
     Detached,
-    /// A backup of it begins.
-    BackupStarted,
-    /// A backup of it has ended, well or not.
-    BackupEnded,
     /// A backup is to be written over it.
     RestoreStarted,
     /// A backup was written over it, whole.
@@ -167,19 +146,17 @@ pub struct IllegalStep {
 }
 
 impl VolumeState {
-    /// Every state; of those that count, one.
-    pub const ALL: [Self; 17] = [
+    /// Every state.
+    pub const ALL: [Self; 15] = [
         Self::Uploading,
         Self::Creating,
         Self::Available,
-        Self::CloningSource { clones: 1 },
         Self::CloningTarget,
         Self::Downloading,
         Self::Resizing,
         Self::Attaching,
-        Self::InUse { clones: 0 },
+        Self::InUse,
         Self::Detaching,
-        Self::BackingUp { attached: false },
         Self::Restoring,
         Self::Unavailable,
         Self::ErrorAttaching,
@@ -196,45 +173,28 @@ impl VolumeState {
         Ok(match (self, event) {
             (S::Uploading | S::Creating | S::CloningTarget | S::Downloading, E::Completed) => S::Available,
             (S::Available | S::Unavailable, E::Refilled) => S::Available,
-            (S::Available, E::CloneStarted) => S::CloningSource { clones: 1 },
-            (S::CloningSource { clones }, E::CloneStarted) => S::CloningSource { clones: clones + 1 },
-            (S::CloningSource { clones: 0 | 1 }, E::CloneEnded) => S::Available,
-            (S::CloningSource { clones }, E::CloneEnded) => S::CloningSource { clones: clones - 1 },
-            (S::InUse { clones }, E::CloneStarted) => S::InUse { clones: clones + 1 },
-            (S::InUse { clones: 0 | 1 }, E::CloneEnded) => S::InUse { clones: 0 },
-            (S::InUse { clones }, E::CloneEnded) => S::InUse { clones: clones - 1 },
-            // A source found corrupt while it is copied stays unavailable when its clones end.
-            (S::Unavailable, E::CloneEnded) => S::Unavailable,
             (S::Available, E::ResizeStarted) => S::Resizing,
             (S::Resizing, E::ResizeEnded) => S::Available,
             (S::Available, E::Reserved) => S::Attaching,
             (S::Attaching, E::Unreserved) => S::Available,
-            (S::Available | S::Attaching, E::Attached) => S::InUse { clones: 0 },
-            (S::InUse { clones: 0 }, E::DetachStarted) => S::Detaching,
-            (S::Detaching, E::DetachGivenUp) => S::InUse { clones: 0 },
-            (S::InUse { clones: 0 } | S::Detaching | S::ErrorDetaching, E::Detached) => S::Available,
-            (S::InUse { clones }, E::Detached) => S::CloningSource { clones },
-            (S::Available, E::BackupStarted) => S::BackingUp { attached: false },
-            (S::InUse { clones: 0 }, E::BackupStarted) => S::BackingUp { attached: true },
-            (S::BackingUp { attached: false }, E::BackupEnded) => S::Available,
-            (S::BackingUp { attached: true }, E::BackupEnded) => S::InUse { clones: 0 },
-            (S::Unavailable, E::BackupEnded) => S::Unavailable,
+            (S::Available | S::Attaching, E::Attached) => S::InUse,
+            (S::InUse, E::DetachStarted) => S::Detaching,
+            (S::Detaching, E::DetachGivenUp) => S::InUse,
+            (S::InUse | S::Detaching | S::ErrorDetaching, E::Detached) => S::Available,
             (S::Available | S::ErrorRestoring, E::RestoreStarted) => S::Restoring,
             (S::Restoring, E::RestoreEnded) => S::Available,
             (S::Restoring, E::RestoreFailed) => S::ErrorRestoring,
             (
                 S::Available
-                | S::CloningSource { .. }
                 | S::CloningTarget
                 | S::Downloading
                 | S::Resizing
                 | S::Creating
-                | S::InUse { .. }
-                | S::BackingUp { .. }
+                | S::InUse
                 | S::Unavailable,
                 E::Spoiled,
             ) => S::Unavailable,
-            // A source or target of a running job is busy, and what is attached is its server's: those end first.
+            // The target of a running job is busy, and what is attached is its server's: those end first.
             (
                 S::Uploading
                 | S::Creating
@@ -251,7 +211,7 @@ impl VolumeState {
 
     /// Whether there is, or may be, a record of where it is attached.
     pub const fn is_attached(self) -> bool {
-        matches!(self, Self::InUse { .. } | Self::Detaching | Self::BackingUp { attached: true } | Self::ErrorDetaching)
+        matches!(self, Self::InUse | Self::Detaching | Self::ErrorDetaching)
     }
 
     /// Whether its bytes may be read.
@@ -259,11 +219,9 @@ impl VolumeState {
         matches!(
             self,
             Self::Available
-                | Self::CloningSource { .. }
                 | Self::Attaching
-                | Self::InUse { .. }
+                | Self::InUse
                 | Self::Detaching
-                | Self::BackingUp { .. }
                 | Self::ErrorAttaching
                 | Self::ErrorDetaching
         )
@@ -348,34 +306,9 @@ mod tests {
     use VolumeEvent as E;
     use VolumeState as S;
 
-    const STATES: [S; 21] = [
-        S::Uploading,
-        S::Creating,
-        S::Available,
-        S::CloningSource { clones: 1 },
-        S::CloningSource { clones: 2 },
-        S::CloningTarget,
-        S::Downloading,
-        S::Resizing,
-        S::Attaching,
-        S::InUse { clones: 0 },
-        S::InUse { clones: 1 },
-        S::InUse { clones: 2 },
-        S::Detaching,
-        S::BackingUp { attached: false },
-        S::BackingUp { attached: true },
-        S::Restoring,
-        S::Unavailable,
-        S::ErrorAttaching,
-        S::ErrorDetaching,
-        S::ErrorRestoring,
-        S::Deleting,
-    ];
-    const EVENTS: [E; 19] = [
+    const EVENTS: [E; 15] = [
         E::Completed,
         E::Refilled,
-        E::CloneStarted,
-        E::CloneEnded,
         E::ResizeStarted,
         E::ResizeEnded,
         E::Reserved,
@@ -384,8 +317,6 @@ mod tests {
         E::DetachStarted,
         E::DetachGivenUp,
         E::Detached,
-        E::BackupStarted,
-        E::BackupEnded,
         E::RestoreStarted,
         E::RestoreEnded,
         E::RestoreFailed,
@@ -402,17 +333,10 @@ mod tests {
             (S::Creating, E::Completed, S::Available),
             (S::Creating, E::Spoiled, S::Unavailable),
             (S::Creating, E::DeleteStarted, S::Deleting),
-            (S::Available, E::CloneStarted, S::CloningSource { clones: 1 }),
             (S::Available, E::ResizeStarted, S::Resizing),
             (S::Available, E::Refilled, S::Available),
             (S::Available, E::Spoiled, S::Unavailable),
             (S::Available, E::DeleteStarted, S::Deleting),
-            (S::CloningSource { clones: 1 }, E::CloneStarted, S::CloningSource { clones: 2 }),
-            (S::CloningSource { clones: 1 }, E::CloneEnded, S::Available),
-            (S::CloningSource { clones: 1 }, E::Spoiled, S::Unavailable),
-            (S::CloningSource { clones: 2 }, E::CloneStarted, S::CloningSource { clones: 3 }),
-            (S::CloningSource { clones: 2 }, E::CloneEnded, S::CloningSource { clones: 1 }),
-            (S::CloningSource { clones: 2 }, E::Spoiled, S::Unavailable),
             (S::CloningTarget, E::Completed, S::Available),
             (S::CloningTarget, E::Spoiled, S::Unavailable),
             (S::Resizing, E::ResizeEnded, S::Available),
@@ -420,31 +344,15 @@ mod tests {
             (S::Downloading, E::Completed, S::Available),
             (S::Downloading, E::Spoiled, S::Unavailable),
             (S::Available, E::Reserved, S::Attaching),
-            (S::Available, E::Attached, S::InUse { clones: 0 }),
-            (S::Available, E::BackupStarted, S::BackingUp { attached: false }),
+            (S::Available, E::Attached, S::InUse),
             (S::Available, E::RestoreStarted, S::Restoring),
             (S::Attaching, E::Unreserved, S::Available),
-            (S::Attaching, E::Attached, S::InUse { clones: 0 }),
-            (S::InUse { clones: 0 }, E::CloneStarted, S::InUse { clones: 1 }),
-            (S::InUse { clones: 0 }, E::CloneEnded, S::InUse { clones: 0 }),
-            (S::InUse { clones: 0 }, E::DetachStarted, S::Detaching),
-            (S::InUse { clones: 0 }, E::Detached, S::Available),
-            (S::InUse { clones: 0 }, E::BackupStarted, S::BackingUp { attached: true }),
-            (S::InUse { clones: 0 }, E::Spoiled, S::Unavailable),
-            (S::InUse { clones: 1 }, E::CloneStarted, S::InUse { clones: 2 }),
-            (S::InUse { clones: 1 }, E::CloneEnded, S::InUse { clones: 0 }),
-            (S::InUse { clones: 1 }, E::Detached, S::CloningSource { clones: 1 }),
-            (S::InUse { clones: 1 }, E::Spoiled, S::Unavailable),
-            (S::InUse { clones: 2 }, E::CloneStarted, S::InUse { clones: 3 }),
-            (S::InUse { clones: 2 }, E::CloneEnded, S::InUse { clones: 1 }),
-            (S::InUse { clones: 2 }, E::Detached, S::CloningSource { clones: 2 }),
-            (S::InUse { clones: 2 }, E::Spoiled, S::Unavailable),
-            (S::Detaching, E::DetachGivenUp, S::InUse { clones: 0 }),
+            (S::Attaching, E::Attached, S::InUse),
+            (S::InUse, E::DetachStarted, S::Detaching),
+            (S::InUse, E::Detached, S::Available),
+            (S::InUse, E::Spoiled, S::Unavailable),
+            (S::Detaching, E::DetachGivenUp, S::InUse),
             (S::Detaching, E::Detached, S::Available),
-            (S::BackingUp { attached: false }, E::BackupEnded, S::Available),
-            (S::BackingUp { attached: false }, E::Spoiled, S::Unavailable),
-            (S::BackingUp { attached: true }, E::BackupEnded, S::InUse { clones: 0 }),
-            (S::BackingUp { attached: true }, E::Spoiled, S::Unavailable),
             (S::Restoring, E::RestoreEnded, S::Available),
             (S::Restoring, E::RestoreFailed, S::ErrorRestoring),
             (S::ErrorAttaching, E::DeleteStarted, S::Deleting),
@@ -453,12 +361,10 @@ mod tests {
             (S::ErrorRestoring, E::RestoreStarted, S::Restoring),
             (S::ErrorRestoring, E::DeleteStarted, S::Deleting),
             (S::Unavailable, E::Refilled, S::Available),
-            (S::Unavailable, E::CloneEnded, S::Unavailable),
-            (S::Unavailable, E::BackupEnded, S::Unavailable),
             (S::Unavailable, E::Spoiled, S::Unavailable),
             (S::Unavailable, E::DeleteStarted, S::Deleting),
         ];
-        for state in STATES {
+        for state in S::ALL {
             for event in EVENTS {
                 let expected = legal.iter().find(|(s, e, _)| *s == state && *e == event).map(|(_, _, next)| *next);
                 assert_eq!(state.step(event).ok(), expected, "{state:?} {event:?}");

@@ -8,7 +8,7 @@ use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
 use super::block::{attach, detach, insert_backup, remove_backup, update_backup};
 use super::contents::drop_content;
 use super::jobs::{enqueue, finish};
-use super::volumes::{bytes_from, kind_from, kind_text, media_text, state_columns, state_from};
+use super::volumes::{bytes_from, kind_from, kind_text, media_text, state_from, state_text};
 use super::{Lease, Meta, MetaError, NewJob, id_bytes};
 use crate::domain::{
     Attachment, Backup, BackupId, BackupState, ByteCount, ContentId, HpcFields, TenantId, Volume, VolumeId, VolumeKind,
@@ -116,14 +116,14 @@ impl Meta {
     pub async fn charge_upto(&self, id: VolumeId, want: ByteCount, least: ByteCount) -> Result<ByteCount, MetaError> {
         let mut tx = self.begin_adding().await?;
         let row = sqlx::query(
-            "SELECT v.state, v.clones, v.charged, v.tenant, t.used_bytes, \
+            "SELECT v.state, v.charged, v.tenant, t.used_bytes, \
              COALESCE(t.quota_bytes, 9223372036854775807) AS quota \
              FROM volumes v JOIN tenants t ON t.id = v.tenant WHERE v.id = $1",
         )
         .bind(id.as_bytes().as_slice())
         .fetch_one(&mut *tx)
         .await?;
-        if state_from(row.try_get("state")?, row.try_get("clones")?)? != VolumeState::Uploading {
+        if state_from(row.try_get("state")?)? != VolumeState::Uploading {
             return Err(MetaError::Conflict);
         }
         let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
@@ -318,11 +318,10 @@ pub(super) async fn insert(
     if volume.name.len() + meta.len() + attributes.len() > LONGEST_ROW {
         return Err(MetaError::TooLong);
     }
-    let (state, clones) = state_columns(volume.state);
     sqlx::query(
-        "INSERT INTO volumes (id, tenant, name, media, size, charged, state, clones, reason, generation, revision, \
+        "INSERT INTO volumes (id, tenant, name, media, size, charged, state, reason, generation, revision, \
          created, updated, sha256, meta, attributes, kind, content, source) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
     )
     .bind(volume.id.as_bytes().as_slice())
     .bind(volume.tenant.as_bytes().as_slice())
@@ -330,8 +329,7 @@ pub(super) async fn insert(
     .bind(media_text(volume.media))
     .bind(volume.size.get().cast_signed())
     .bind(volume.charged.get().cast_signed())
-    .bind(state)
-    .bind(clones)
+    .bind(state_text(volume.state))
     .bind(volume.reason.as_deref())
     .bind(number(volume.generation)?)
     .bind(number(volume.revision)?)
@@ -375,10 +373,9 @@ async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &m
     if length > LONGEST_ROW && stored_length(tx, volume.id).await?.is_none_or(|there| length > there) {
         return Err(MetaError::TooLong);
     }
-    let (state, clones) = state_columns(volume.state);
     let done = sqlx::query(
-        "UPDATE volumes SET name = $3, media = $4, size = $5, charged = $6, state = $7, clones = $8, reason = $9, \
-         generation = $10, updated = $11, sha256 = $12, meta = $13, attributes = $14, content = $15, source = $16, \
+        "UPDATE volumes SET name = $3, media = $4, size = $5, charged = $6, state = $7, reason = $8, \
+         generation = $9, updated = $10, sha256 = $11, meta = $12, attributes = $13, content = $14, source = $15, \
          revision = revision + 1 \
          WHERE id = $1 AND revision = $2",
     )
@@ -388,8 +385,7 @@ async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &m
     .bind(media_text(volume.media))
     .bind(volume.size.get().cast_signed())
     .bind(volume.charged.get().cast_signed())
-    .bind(state)
-    .bind(clones)
+    .bind(state_text(volume.state))
     .bind(volume.reason.as_deref())
     .bind(number(volume.generation)?)
     .bind(volume.updated.0)
@@ -466,10 +462,9 @@ mod tests {
     async fn a_clone_begins_and_ends_in_one_transaction_each() {
         let scene = scene().await;
         let meta = &scene.meta;
-        let mut source = drive(scene.tenant, 10);
+        let source = drive(scene.tenant, 10);
         meta.insert_volumes(vec![source.clone()], vec![]).await.unwrap();
 
-        source.step(VolumeEvent::CloneStarted).unwrap();
         let mut target = Volume { state: VolumeState::CloningTarget, ..drive(scene.tenant, 10) };
         let kind = JobKind::Clone { source: source.id, content: source.image(), size: source.size };
         let begin = Batch {
@@ -479,12 +474,12 @@ mod tests {
             ..Batch::default()
         };
         let mut source = meta.apply(begin).await.unwrap().remove(0);
-        assert_eq!((source.revision, source.state), (2, VolumeState::CloningSource { clones: 1 }));
+        assert_eq!(source.revision, 2);
         assert_eq!(used(&scene).await, (2, 20));
 
         let job = meta.claim("worker", UnixTime(6), 60, Lane::Prompt).await.unwrap().unwrap();
         assert_eq!((job.kind, job.volume, job.attempts()), (kind, target.id, 1));
-        source.step(VolumeEvent::CloneEnded).unwrap();
+        source.name = "copied".to_owned();
         target.step(VolumeEvent::Completed).unwrap();
         let end = Batch { finish: Some(job.lease), update: vec![target, source], ..Batch::default() };
         let ended = meta.apply(end.clone()).await.unwrap();

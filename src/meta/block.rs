@@ -543,7 +543,7 @@ impl Mark {
             size: volume.size,
             id: *volume.id.as_bytes(),
             name: volume.name.clone(),
-            state: super::volumes::state_columns(volume.state).0,
+            state: super::volumes::state_text(volume.state),
         }
     }
 

@@ -259,8 +259,8 @@ mod tests {
             JobKind::Restore { backup, content: content(14) },
         ];
         assert_eq!(claimed, expected);
-        let in_use = VolumeState::InUse { clones: 0 };
-        let now = [VolumeState::Available, VolumeState::CloningTarget, in_use, in_use, VolumeState::Restoring];
+        let [at_rest, in_use] = [VolumeState::Available, VolumeState::InUse];
+        let now = [at_rest, VolumeState::CloningTarget, in_use, in_use, VolumeState::Restoring];
         for (number, state) in (2..).zip(now) {
             let volume = meta.volume_any(VolumeId::from_bytes([number; 16])).await.unwrap().unwrap();
             assert_eq!((volume.content, volume.state), (Some(content(number)), state));

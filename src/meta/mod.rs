@@ -289,6 +289,7 @@ fn migrations() -> Migrator {
         ("job_turns", include_str!("migrations/0008_job_turns.sql")),
         ("checks", include_str!("migrations/0009_checks.sql")),
         ("contents", include_str!("migrations/0010_contents.sql")),
+        ("states", include_str!("migrations/0011_states.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -17,7 +17,7 @@ use crate::domain::{
 macro_rules! select_volumes {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant, name, media, size, charged, state, clones, reason, generation, revision, created, \
+            "SELECT id, tenant, name, media, size, charged, state, reason, generation, revision, created, \
              updated, sha256, meta, attributes, kind, content, source FROM volumes ",
             $rest
         )
@@ -196,7 +196,7 @@ impl Meta {
         Ok(volumes)
     }
 
-    /// All volumes in any of these states, in order of making. The clone count of a source is ignored.
+    /// All volumes in any of these states, in order of making.
     pub async fn volumes_in(&self, states: &[VolumeState]) -> Result<Vec<Volume>, MetaError> {
         let mut query = QueryBuilder::new(select_volumes!("WHERE "));
         push_states(&mut query, states);
@@ -284,7 +284,7 @@ pub(super) fn push_states(query: &mut QueryBuilder<Sqlite>, states: &[VolumeStat
     query.push("state IN (");
     let mut list = query.separated(", ");
     for state in states {
-        list.push_bind(state_columns(*state).0);
+        list.push_bind(state_text(*state));
     }
     query.push(")");
 }
@@ -299,7 +299,7 @@ pub(super) fn from_row(row: &SqliteRow) -> Result<Volume, MetaError> {
         media: media_from(row.try_get("media")?)?,
         size: bytes_from(row, "size")?,
         charged: bytes_from(row, "charged")?,
-        state: state_from(row.try_get("state")?, row.try_get("clones")?)?,
+        state: state_from(row.try_get("state")?)?,
         reason: row.try_get("reason")?,
         generation: number_from(row, "generation")?,
         revision: number_from(row, "revision")?,
@@ -362,45 +362,37 @@ fn media_from(text: &str) -> Result<Media, MetaError> {
     }
 }
 
-/// The columns `state` and `clones`.
-pub(super) const fn state_columns(state: VolumeState) -> (&'static str, i64) {
+pub(super) const fn state_text(state: VolumeState) -> &'static str {
     match state {
-        VolumeState::Uploading => ("uploading", 0),
-        VolumeState::Creating => ("creating", 0),
-        VolumeState::Available => ("available", 0),
-        VolumeState::CloningSource { clones } => ("cloning_source", clones as i64),
-        VolumeState::CloningTarget => ("cloning_target", 0),
-        VolumeState::Downloading => ("downloading", 0),
-        VolumeState::Resizing => ("resizing", 0),
-        VolumeState::Attaching => ("attaching", 0),
-        VolumeState::InUse { clones } => ("in_use", clones as i64),
-        VolumeState::Detaching => ("detaching", 0),
-        VolumeState::BackingUp { attached: false } => ("backing_up", 0),
-        VolumeState::BackingUp { attached: true } => ("backing_up_attached", 0),
-        VolumeState::Restoring => ("restoring", 0),
-        VolumeState::Unavailable => ("unavailable", 0),
-        VolumeState::ErrorAttaching => ("error_attaching", 0),
-        VolumeState::ErrorDetaching => ("error_detaching", 0),
-        VolumeState::ErrorRestoring => ("error_restoring", 0),
-        VolumeState::Deleting => ("deleting", 0),
+        VolumeState::Uploading => "uploading",
+        VolumeState::Creating => "creating",
+        VolumeState::Available => "available",
+        VolumeState::CloningTarget => "cloning_target",
+        VolumeState::Downloading => "downloading",
+        VolumeState::Resizing => "resizing",
+        VolumeState::Attaching => "attaching",
+        VolumeState::InUse => "in_use",
+        VolumeState::Detaching => "detaching",
+        VolumeState::Restoring => "restoring",
+        VolumeState::Unavailable => "unavailable",
+        VolumeState::ErrorAttaching => "error_attaching",
+        VolumeState::ErrorDetaching => "error_detaching",
+        VolumeState::ErrorRestoring => "error_restoring",
+        VolumeState::Deleting => "deleting",
     }
 }
 
-pub(super) fn state_from(text: &str, clones: i64) -> Result<VolumeState, MetaError> {
-    let clones = u32::try_from(clones).map_err(|_| MetaError::Damaged("clones"))?;
+pub(super) fn state_from(text: &str) -> Result<VolumeState, MetaError> {
     Ok(match text {
         "uploading" => VolumeState::Uploading,
         "creating" => VolumeState::Creating,
         "available" => VolumeState::Available,
-        "cloning_source" => VolumeState::CloningSource { clones },
         "cloning_target" => VolumeState::CloningTarget,
         "downloading" => VolumeState::Downloading,
         "resizing" => VolumeState::Resizing,
         "attaching" => VolumeState::Attaching,
-        "in_use" => VolumeState::InUse { clones },
+        "in_use" => VolumeState::InUse,
         "detaching" => VolumeState::Detaching,
-        "backing_up" => VolumeState::BackingUp { attached: false },
-        "backing_up_attached" => VolumeState::BackingUp { attached: true },
         "restoring" => VolumeState::Restoring,
         "unavailable" => VolumeState::Unavailable,
         "error_attaching" => VolumeState::ErrorAttaching,
@@ -429,8 +421,7 @@ mod tests {
     #[tokio::test]
     async fn every_field_in_every_state_comes_back_as_it_was_stored() {
         let scene = scene().await;
-        let counted = [VolumeState::CloningSource { clones: 3 }, VolumeState::InUse { clones: 2 }];
-        for state in VolumeState::ALL.into_iter().chain(counted) {
+        for state in VolumeState::ALL {
             let volume = Volume {
                 name: "na\u{efc}ve \" ' % _ \u{1f4be}".to_owned(),
                 media: Media::Cdrom,
@@ -555,10 +546,10 @@ mod tests {
     #[tokio::test]
     async fn states_and_media_narrow_a_list() {
         let scene = scene().await;
-        let source = Volume { state: VolumeState::CloningSource { clones: 2 }, ..drive(scene.tenant, 1) };
+        let source = Volume { state: VolumeState::Restoring, ..drive(scene.tenant, 1) };
         let disc = Volume { media: Media::Cdrom, ..drive(scene.tenant, 1) };
         scene.meta.insert_volumes(vec![source.clone(), disc.clone()], vec![]).await.unwrap();
-        let filter = DriveFilter { states: vec![VolumeState::CloningSource { clones: 1 }], ..DriveFilter::default() };
+        let filter = DriveFilter { states: vec![VolumeState::Restoring], ..DriveFilter::default() };
         assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap().unwrap(), (vec![source], 1));
         let filter = DriveFilter { media: Some(Media::Cdrom), ..DriveFilter::default() };
         assert_eq!(scene.meta.list(scene.tenant, &filter, ALL).await.unwrap().unwrap(), (vec![disc], 1));

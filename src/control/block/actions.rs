@@ -135,7 +135,7 @@ impl Control {
                 ResetStatus::InUse if attachment.is_none() => {
                     return Err(Fault::new(FaultKind::Conflict, "the volume is attached to nothing"));
                 }
-                ResetStatus::InUse => VolumeState::InUse { clones: 0 },
+                ResetStatus::InUse => VolumeState::InUse,
                 ResetStatus::Error => {
                     volume.reason = Some("an administrator has said so".to_owned());
                     VolumeState::Unavailable
@@ -157,7 +157,7 @@ fn check_resettable(volume: &Volume) -> Result<(), Fault> {
     match volume.state {
         VolumeState::Available
         | VolumeState::Attaching
-        | VolumeState::InUse { clones: 0 }
+        | VolumeState::InUse
         | VolumeState::Detaching
         | VolumeState::Unavailable
         | VolumeState::ErrorAttaching
@@ -165,12 +165,9 @@ fn check_resettable(volume: &Volume) -> Result<(), Fault> {
         | VolumeState::ErrorRestoring => Ok(()),
         VolumeState::Uploading
         | VolumeState::Creating
-        | VolumeState::CloningSource { .. }
         | VolumeState::CloningTarget
         | VolumeState::Downloading
         | VolumeState::Resizing
-        | VolumeState::InUse { .. }
-        | VolumeState::BackingUp { .. }
         | VolumeState::Restoring
         | VolumeState::Deleting => Err(Fault::new(FaultKind::Conflict, "the volume is being worked on")),
     }

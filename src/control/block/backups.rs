@@ -48,7 +48,7 @@ impl Control {
             None => self.parts.block.container.clone(),
         };
         let drive = self.find(principal.tenant, wish.volume).await?;
-        if matches!(drive.state, VolumeState::InUse { .. }) && !wish.force && wish.snapshot.is_none() {
+        if matches!(drive.state, VolumeState::InUse) && !wish.force && wish.snapshot.is_none() {
             let told = "the volume is attached; a backup of it takes force";
             return Err(Fault::new(FaultKind::Conflict, told));
         }
@@ -88,7 +88,7 @@ impl Control {
             batch.enqueue.push(NewJob::new(kind, volume.id, now));
             Ok(())
         };
-        self.begin_copy(from.tenant, from.id, VolumeEvent::BackupStarted, plan).await?;
+        self.begin_copy(from.tenant, from.id, plan).await?;
         self.wake_jobs.notify_waiters();
         let made = self.find_backup(principal, BackupRef::Id(backup.id)).await?;
         Ok(BlockOutcome::Backup(Box::new(made)))

@@ -37,7 +37,7 @@ impl Control {
     ) -> Result<BlockOutcome, Fault> {
         check_pairs(&wish.metadata)?;
         let drive = self.find(principal.tenant, volume).await?;
-        if matches!(drive.state, VolumeState::InUse { .. }) && !wish.force {
+        if matches!(drive.state, VolumeState::InUse) && !wish.force {
             let told = "the volume is attached; a snapshot of it takes force";
             return Err(Fault::new(FaultKind::Conflict, told));
         }

@@ -38,8 +38,9 @@ const SHORT: [&str; 5] = ["name", "owner", "resource_uri", "status", "uuid"];
 /// The storage type of a drive whose owner named none, and the one whose limits the capabilities tell.
 pub(super) const STORAGE_TYPE: &str = "dssd";
 
-/// The vendor's statuses that are true of no drive here: a removed one is not shown.
-pub(super) const NEVER_HERE: [&str; 2] = ["deleting", "deleted"];
+/// The vendor's statuses that are true of no drive here: a removed one is not shown, and one that is copied is not kept
+/// from anything.
+pub(super) const NEVER_HERE: [&str; 3] = ["deleting", "deleted", "cloning_src"];
 
 /// The states that a status names; nobody sees a drive that is being deleted.
 pub(super) fn states_named(word: &str) -> Vec<VolumeState> {
@@ -128,14 +129,12 @@ const fn status(state: VolumeState) -> &'static str {
     match state {
         VolumeState::Uploading => "uploading",
         VolumeState::Creating | VolumeState::Downloading => "creating",
-        VolumeState::Available | VolumeState::BackingUp { attached: false } => "unmounted",
+        VolumeState::Available => "unmounted",
         VolumeState::Attaching
-        | VolumeState::InUse { .. }
+        | VolumeState::InUse
         | VolumeState::Detaching
-        | VolumeState::BackingUp { attached: true }
         | VolumeState::ErrorAttaching
         | VolumeState::ErrorDetaching => "mounted",
-        VolumeState::CloningSource { .. } => "cloning_src",
         VolumeState::CloningTarget | VolumeState::Restoring => "cloning_dst",
         VolumeState::Resizing => "resizing",
         VolumeState::Unavailable | VolumeState::ErrorRestoring => "unavailable",

@@ -72,12 +72,10 @@ const fn status(state: VolumeState) -> &'static str {
             PENDING
         }
         VolumeState::Available => "Available",
-        VolumeState::CloningSource { .. } => "Copying",
         VolumeState::Resizing => "Resizing",
         VolumeState::Attaching => "Attaching",
-        VolumeState::InUse { .. } => "InUse",
+        VolumeState::InUse => "InUse",
         VolumeState::Detaching => "Detaching",
-        VolumeState::BackingUp { .. } => "BackingUp",
         VolumeState::Restoring => "Restoring",
         VolumeState::Unavailable
         | VolumeState::ErrorAttaching

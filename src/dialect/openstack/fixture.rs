@@ -130,7 +130,7 @@ pub(super) fn attached() -> BlockVolume {
     });
     let fields = BlockFields { image: map(image), bootable: true, ..BlockFields::default() };
     let id = ATTACHED.parse().unwrap();
-    let drive = drive(id, 5, VolumeState::InUse { clones: 0 }, "2013-01-21T16:36:19Z");
+    let drive = drive(id, 5, VolumeState::InUse, "2013-01-21T16:36:19Z");
     let attachment = attachment(id, "c31ae64f-03d4-4bc9-b2bf-06f80db0ff62", "/dev/vdd");
     BlockVolume { attachment: Some(attachment), ..with(drive, &fields) }
 }

@@ -436,7 +436,7 @@ mod tests {
     fn filters_are_read() {
         let all = volumes("display_name=a+b&status=in-use&availability_zone=nova&all_tenants=1");
         assert_eq!(all.name.as_deref(), Some("a b"));
-        assert_eq!(all.states, Some(vec![VolumeState::InUse { clones: 0 }]));
+        assert_eq!(all.states, Some(vec![VolumeState::InUse]));
         assert_eq!(all.zone.as_deref(), Some("nova"));
         assert!(all.all_tenants);
         let backups = decoded(Op::BackupsDetail, "status=restoring&volume_id=01938c2e-7d10-7a42-9b51-3f0c5d2e8a77");

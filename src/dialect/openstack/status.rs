@@ -11,13 +11,10 @@ pub(super) const fn volume(state: VolumeState) -> &'static str {
         VolumeState::Uploading | VolumeState::Creating | VolumeState::CloningTarget => "creating",
         VolumeState::Downloading => "downloading",
         VolumeState::Available => "available",
-        // It is locked until its copy is made: only where its content could not be held for that.
-        VolumeState::CloningSource { .. } => "maintenance",
         VolumeState::Resizing => "extending",
         VolumeState::Attaching => "attaching",
-        VolumeState::InUse { .. } => "in-use",
+        VolumeState::InUse => "in-use",
         VolumeState::Detaching => "detaching",
-        VolumeState::BackingUp { .. } => "backing-up",
         VolumeState::Restoring => "restoring-backup",
         VolumeState::Unavailable => "error",
         VolumeState::ErrorAttaching => "error_attaching",
@@ -36,11 +33,7 @@ pub(super) const fn snapshot(state: VolumeState) -> &'static str {
         | VolumeState::Downloading
         | VolumeState::Resizing
         | VolumeState::Restoring => "creating",
-        VolumeState::Available | VolumeState::Attaching | VolumeState::InUse { .. } | VolumeState::Detaching => {
-            "available"
-        }
-        // It is locked until what is copied of it is there: only where its content could not be held for that.
-        VolumeState::CloningSource { .. } | VolumeState::BackingUp { .. } => "backing-up",
+        VolumeState::Available | VolumeState::Attaching | VolumeState::InUse | VolumeState::Detaching => "available",
         VolumeState::Unavailable
         | VolumeState::ErrorAttaching
         | VolumeState::ErrorDetaching
@@ -62,8 +55,7 @@ pub(super) const fn backup(state: BackupState) -> &'static str {
 
 /// The states that a table above spells with this word; none when it has no such word.
 pub(super) fn states_named(word: &str, table: fn(VolumeState) -> &'static str) -> Vec<VolumeState> {
-    let both = VolumeState::ALL.into_iter().chain([VolumeState::BackingUp { attached: true }]);
-    both.filter(|state| table(*state) == word).collect()
+    VolumeState::ALL.into_iter().filter(|state| table(*state) == word).collect()
 }
 
 /// The state of a backup with this word.
@@ -95,8 +87,7 @@ mod tests {
             assert!(states_named(volume(state), volume).contains(&state), "{state:?}");
             assert!(states_named(snapshot(state), snapshot).contains(&state), "{state:?}");
         }
-        assert_eq!(states_named("in-use", volume), [VolumeState::InUse { clones: 0 }]);
-        assert_eq!(states_named("backing-up", volume).len(), 2);
+        assert_eq!(states_named("in-use", volume), [VolumeState::InUse]);
         assert_eq!(states_named("nonsense", volume), []);
         assert_eq!(backup_named("restoring"), Some(BackupState::Restoring));
         assert_eq!(backup_named("error_restoring"), None);

@@ -86,7 +86,7 @@ async fn every_condition_narrows_a_list() {
             "zone": "az2", "description": "d", "user": "u", "snapshot": ids[0], "volume": ids[1],
             "volume_type": "gold", "bootable": true, "image": {"image_id": "i"},
         }})),
-        state: VolumeState::CloningSource { clones: 2 },
+        state: VolumeState::Restoring,
         ..drive(scene.tenant, 1)
     };
     let snapshot = Volume { kind: VolumeKind::Snapshot, source: Some(plain.id.to_string()), ..drive(scene.tenant, 1) };
@@ -108,7 +108,7 @@ async fn every_condition_narrows_a_list() {
         BlockQuery { image: pairs(json!({"image_id": "i"})), ..query() },
         BlockQuery { metadata: pairs(json!({"key \" '": "value"})), ..query() },
         BlockQuery { metadata: pairs(json!({"n": "5"})), ..query() },
-        BlockQuery { states: Some(vec![VolumeState::CloningSource { clones: 1 }]), ..query() },
+        BlockQuery { states: Some(vec![VolumeState::Restoring]), ..query() },
     ] {
         assert_eq!(listed(&scene, &found).await.0, [labelled.id], "{found:?}");
     }
@@ -176,7 +176,7 @@ fn at(volume: VolumeId, server: &str, device: &str) -> Attachment {
 #[tokio::test]
 async fn a_volume_has_one_server_and_a_device_one_volume() {
     let scene = scene().await;
-    let attached = |_| Volume { state: VolumeState::InUse { clones: 0 }, ..drive(scene.tenant, 1) };
+    let attached = |_| Volume { state: VolumeState::InUse, ..drive(scene.tenant, 1) };
     let [one, two, three] = [0, 1, 2].map(attached);
     scene.meta.insert_volumes(vec![one.clone(), two.clone()], vec![]).await.unwrap();
     let attach = async |attachment: &Attachment| {
