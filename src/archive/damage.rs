@@ -1,22 +1,21 @@
-//! Storage that lost or changed something, by accident or by somebody hostile: a restore is the right bytes or an
-//! error.
+//! Storage that lost or changed something, by accident or by an attacker: a restore gives the right bytes or an error.
 
 use std::fs;
 use std::path::Path;
 
-use super::manifest::{Piece, Pieces};
-use super::piece::{STAMP, Stamp, digest};
-use super::testing::{PIECE, Scene, head_of, noise, scene};
+use super::chunk::{STAMP, Stamp, digest};
+use super::manifest::{Chunk, Chunks};
+use super::testing::{CHUNK, Scene, head_of, noise, scene};
 use super::{ArchiveError, BackupHead, Manifest};
 use crate::domain::{BackupId, ByteCount};
 
 fn sample() -> Vec<u8> {
     // Bytes that compress somewhat, so that there is more in a frame than one raw block.
-    let mut data = noise(3 * PIECE as usize + 777, 1);
+    let mut data = noise(3 * CHUNK as usize + 777, 1);
     for byte in &mut data {
         *byte &= 0x3f;
     }
-    data[PIECE as usize..2 * PIECE as usize].fill(0);
+    data[CHUNK as usize..2 * CHUNK as usize].fill(0);
     data
 }
 
@@ -39,7 +38,7 @@ async fn no_changed_byte_is_restored_as_if_it_were_right() {
     for path in scene.files() {
         let whole = fs::read(&path).unwrap();
         let len = whole.len();
-        // All of the manifest's and of the stamps', and some of the frames'.
+        // Every byte of the manifest and of the stamps, and some of the frames.
         let ends = len.saturating_sub(STAMP);
         let sampled =
             (0..ends).step_by(if path == manifest { 7 } else { 997 }).chain((0..ends).take(40)).chain(ends..len);
@@ -68,7 +67,7 @@ async fn an_object_that_is_cut_or_goes_on_is_damage() {
     for len in [0, 1, STAMP - 1, STAMP, STAMP + 1, whole.len() / 2, whole.len() - STAMP, whole.len() - 1] {
         fs::write(&path, &whole[..len]).unwrap();
         is_damage(&scene.restore(&head).await, &format!("cut at {len}"));
-        // Somebody who can write an object can write a manifest that fits.
+        // An attacker who can write an object can write a manifest that fits.
         scene.forge(&head, |manifest| set_stored(manifest, 1, len.max(STAMP) as u64));
         is_damage(&scene.restore(&head).await, &format!("cut at {len}, and so in the manifest"));
         scene.forge(&head, |manifest| set_stored(manifest, 1, whole.len() as u64));
@@ -99,13 +98,13 @@ async fn an_object_that_is_missing_or_another_is_damage() {
     fs::remove_file(scene.object(&head, 3)).unwrap();
     is_damage(&scene.restore(&head).await, "missing");
     fs::copy(scene.object(&head, 1), scene.object(&head, 3)).unwrap();
-    is_damage(&scene.restore(&head).await, "another piece of the same backup");
+    is_damage(&scene.restore(&head).await, "another chunk of the same backup");
 
-    // The very same bytes, of another backup: its digest is right, its stamp is not.
+    // The same bytes in another backup: the digest is right, the stamp is not.
     let other = BackupHead { backup: BackupId::random(), number: 8, ..head.clone() };
     scene.back_up(&other, &data).await.unwrap();
     fs::copy(scene.object(&other, 3), scene.object(&head, 3)).unwrap();
-    is_damage(&scene.restore(&head).await, "the same piece of another backup");
+    is_damage(&scene.restore(&head).await, "the same chunk of another backup");
     fs::write(scene.object(&head, 3), whole).unwrap();
     assert!(scene.restore(&head).await.unwrap() == data);
 }
@@ -125,18 +124,18 @@ async fn a_manifest_that_speaks_of_others_is_damage() {
     fs::write(scene.manifest(&head), &whole).unwrap();
 
     scene.forge(&head, |manifest| {
-        let numbered: Vec<_> = manifest.pieces.numbered().map(|(_, piece)| piece).collect();
-        let mut pieces = Pieces::default();
-        for piece in [numbered[2], numbered[1], numbered[0], numbered[3]] {
-            pieces.push(piece);
+        let numbered: Vec<_> = manifest.chunks.numbered().map(|(_, chunk)| chunk).collect();
+        let mut chunks = Chunks::default();
+        for chunk in [numbered[2], numbered[1], numbered[0], numbered[3]] {
+            chunks.push(chunk);
         }
-        manifest.pieces = pieces;
+        manifest.chunks = chunks;
     });
-    is_damage(&scene.restore(&head).await, "pieces in another order");
+    is_damage(&scene.restore(&head).await, "chunks in another order");
     fs::write(scene.manifest(&head), &whole).unwrap();
 
-    scene.forge(&head, |manifest| manifest.piece_size = 4096);
-    is_damage(&scene.restore(&head).await, "other pieces");
+    scene.forge(&head, |manifest| manifest.chunk_size = 4096);
+    is_damage(&scene.restore(&head).await, "other chunks");
     fs::write(scene.manifest(&head), &whole).unwrap();
 
     fs::remove_file(scene.manifest(&head)).unwrap();
@@ -155,15 +154,15 @@ async fn a_manifest_that_is_too_large_is_not_read() {
     is_damage(&scene.restore(&head).await, "empty");
 }
 
-/// An object and a manifest made by somebody who knows the form: all digests are right, but more comes out than fits.
+/// An object and a manifest made by an attacker: all digests are right, but the object inflates to more than its chunk.
 #[tokio::test]
-async fn a_bomb_ends_at_the_length_of_its_piece() {
+async fn a_bomb_ends_at_the_length_of_its_chunk() {
     let (scene, head, _) = stored().await;
     let bomb = zstd::encode_all(&*vec![0; 256 << 20], 1).unwrap();
     let sha256 = digest(&bomb);
-    let stamp = Stamp { backup: head.backup, number: 1, plain: PIECE, sha256 };
-    forge_object(&scene, &head, &[&bomb[..], &stamp.encode()].concat(), Piece::Data { stored: 0, sha256 });
-    // The sink of the scene has the size of the drive, and takes no byte more.
+    let stamp = Stamp { backup: head.backup, number: 1, plain: CHUNK, sha256 };
+    forge_object(&scene, &head, &[&bomb[..], &stamp.encode()].concat(), Chunk::Data { stored: 0, sha256 });
+    // The sink of the scene has the size of the drive and accepts no byte more.
     let result = scene.restore(&head).await;
     is_damage(&result, "bomb");
     assert_eq!(result.unwrap_err().to_string(), "the backup is damaged: an object holds more bytes than its piece");
@@ -172,15 +171,15 @@ async fn a_bomb_ends_at_the_length_of_its_piece() {
 #[tokio::test]
 async fn a_frame_of_other_bytes_or_fewer_is_damage() {
     let (scene, head, data) = stored().await;
-    let right = zstd::encode_all(&data[..PIECE as usize], 1).unwrap();
-    for plain in [noise(PIECE as usize, 99), data[..PIECE as usize - 1].to_vec(), vec![]] {
+    let right = zstd::encode_all(&data[..CHUNK as usize], 1).unwrap();
+    for plain in [noise(CHUNK as usize, 99), data[..CHUNK as usize - 1].to_vec(), vec![]] {
         let frame = zstd::encode_all(&*plain, 1).unwrap();
-        // A frame that is not the one digested; and one that is, and does not decode to a whole piece.
+        // The first is not the frame that was digested; the second is, but does not decode to a whole chunk.
         let digests = [digest(&right), digest(&frame)];
-        let lies = if plain.len() < PIECE as usize { 2 } else { 1 };
+        let lies = if plain.len() < CHUNK as usize { 2 } else { 1 };
         for sha256 in digests.into_iter().take(lies) {
-            let stamp = Stamp { backup: head.backup, number: 1, plain: PIECE, sha256 };
-            forge_object(&scene, &head, &[&frame[..], &stamp.encode()].concat(), Piece::Data { stored: 0, sha256 });
+            let stamp = Stamp { backup: head.backup, number: 1, plain: CHUNK, sha256 };
+            forge_object(&scene, &head, &[&frame[..], &stamp.encode()].concat(), Chunk::Data { stored: 0, sha256 });
             is_damage(&scene.restore(&head).await, &format!("{} bytes", plain.len()));
         }
     }
@@ -198,27 +197,27 @@ async fn links_and_directories_in_the_place_of_objects_restore_nothing_else() {
     assert!(scene.restore(&head).await.is_err());
 }
 
-/// Puts an object in the place of the first, and what the manifest says of it.
-fn forge_object(scene: &Scene, head: &BackupHead, bytes: &[u8], piece: Piece) {
+/// Replaces the first object and its entry in the manifest.
+fn forge_object(scene: &Scene, head: &BackupHead, bytes: &[u8], chunk: Chunk) {
     fs::write(scene.object(head, 1), bytes).unwrap();
     scene.forge(head, |manifest| {
-        replace(manifest, 1, |_| piece);
+        replace(manifest, 1, |_| chunk);
         set_stored(manifest, 1, bytes.len() as u64);
     });
 }
 
 fn set_stored(manifest: &mut Manifest, number: u64, stored: u64) {
-    replace(manifest, number, |piece| match piece {
-        Piece::Data { sha256, .. } => Piece::Data { stored, sha256 },
-        zeros @ Piece::Zeros(_) => zeros,
+    replace(manifest, number, |chunk| match chunk {
+        Chunk::Data { sha256, .. } => Chunk::Data { stored, sha256 },
+        zeros @ Chunk::Zeros(_) => zeros,
     });
 }
 
-fn replace(manifest: &mut Manifest, number: u64, with: impl FnOnce(Piece) -> Piece) {
+fn replace(manifest: &mut Manifest, number: u64, with: impl FnOnce(Chunk) -> Chunk) {
     let mut with = Some(with);
-    let mut pieces = Pieces::default();
-    for (at, piece) in manifest.pieces.numbered() {
-        pieces.push(if at == number { with.take().unwrap()(piece) } else { piece });
+    let mut chunks = Chunks::default();
+    for (at, chunk) in manifest.chunks.numbered() {
+        chunks.push(if at == number { with.take().unwrap()(chunk) } else { chunk });
     }
-    manifest.pieces = pieces;
+    manifest.chunks = chunks;
 }

@@ -1,4 +1,4 @@
-//! Why a backup was not written, restored or removed.
+//! Errors of writing, restoring and removing backups.
 
 use std::error::Error;
 use std::io;
@@ -7,42 +7,42 @@ use crate::domain::{Fault, FaultKind};
 
 pub(super) type Cause = Box<dyn Error + Send + Sync>;
 
-/// What went wrong with a backup. Its text may be told; its source holds paths and the storage's own words, and may
-/// not.
+/// An error of a backup. Its text may be shown to the caller; its source holds paths and the storage's own messages,
+/// and may not.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The settings make no sense. Whoever runs the server must change them.
+    /// The settings make no sense. The administrator must change them.
     #[error("the object storage is set up wrongly: {0}")]
     Settings(&'static str),
-    /// No manifest, so no backup: it was never finished, or it is removed.
+    /// There is no manifest, so no backup: it was never finished, or was removed.
     #[error("the object storage has no such backup")]
     Missing,
-    /// Something in the storage is not what was written there. Trying again does not help.
+    /// The storage does not hold what was written there. Retrying does not help.
     #[error("the backup is damaged: {0}")]
     Damaged(&'static str),
-    /// The manifest that is there is of another backup, or of other content.
+    /// The existing manifest is of another backup, or of other content.
     #[error("another backup is in the place of this one")]
     Conflict,
     /// There is no room for more.
     #[error("the object storage is full")]
     Full(#[source] Cause),
-    /// The storage does not let us: wrong keys, no such bucket, a directory without rights. Whoever runs the server
-    /// must act.
+    /// The storage denies access: wrong keys, no such bucket, a directory without permissions. The administrator must
+    /// act.
     #[error("the object storage refuses this")]
     Refused(#[source] Cause),
-    /// The storage is out of reach, too slow, or broke off. It may work another time.
+    /// The storage is unreachable or too slow, or closed the connection. Retrying may help.
     #[error("the object storage cannot be reached, or broke off")]
     Cut(#[source] Cause),
-    /// The drive that is backed up failed.
+    /// Reading the drive that is backed up failed.
     #[error("the drive cannot be read")]
     Source(#[source] io::Error),
-    /// The drive that is written failed.
+    /// Writing the drive that is restored failed.
     #[error("the drive cannot be written")]
     Sink(#[source] io::Error),
 }
 
 impl ArchiveError {
-    /// What an error of the storage's own client means.
+    /// Classifies an error of the storage client.
     pub(super) fn of_store(error: object_store::Error) -> Self {
         use object_store::Error as E;
         match error {
@@ -53,13 +53,14 @@ impl ArchiveError {
             | E::NotImplemented { .. }
             | E::InvalidPath { .. }
             | E::UnknownConfigurationKey { .. } => Self::Refused(error.into()),
-            // A list says of everything that it failed; the code is one of S3's own.
+            // A list reports every failure as a generic error; the code is S3's own.
             _ if error.to_string().contains("<Code>NoSuchBucket</Code>") => Self::Refused(error.into()),
             _ => Self::by_kind(io_kind(&error), error.into()),
         }
     }
 
-    /// The same where nothing was to be found: then the bucket, or the directory of all backups, is not there.
+    /// Classifies an error of a put or a list, where `NotFound` means that the bucket, or the directory of all backups,
+    /// is missing.
     pub(super) fn of_put(error: object_store::Error) -> Self {
         match error {
             object_store::Error::NotFound { .. } => Self::Refused(error.into()),
@@ -67,7 +68,7 @@ impl ArchiveError {
         }
     }
 
-    /// What an error of the directory of backups means.
+    /// Classifies an error of the directory of backups.
     pub(super) fn of_disk(error: io::Error) -> Self {
         Self::by_kind(Some(error.kind()), error.into())
     }
@@ -104,7 +105,7 @@ impl From<ArchiveError> for Fault {
     }
 }
 
-/// The kind of the first error of the operating system among the causes.
+/// Returns the kind of the first error of the operating system among the causes.
 fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     let mut cause = Some(error);
     while let Some(error) = cause {

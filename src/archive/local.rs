@@ -1,4 +1,4 @@
-//! The directory of backups: what a durable local object needs beside the object itself. Blocks: for threads that may.
+//! The directory of backups: what makes a local object durable beside the object itself. Blocks: for threads that may.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::place::Place;
 
-/// For whoever runs the server only: every tenant's backups are in here.
+/// Readable by the server's user only: every tenant's backups are in here.
 const MODE: u32 = 0o700;
 
-/// Makes the directory of all backups, if it is not there.
+/// Creates the directory of all backups if it is missing.
 pub(super) fn make_root(root: &Path) -> io::Result<()> {
     if root.is_dir() {
         return Ok(());
@@ -19,7 +19,7 @@ pub(super) fn make_root(root: &Path) -> io::Result<()> {
     root.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync)
 }
 
-/// Makes the directory of a backup.
+/// Creates the directory of a backup.
 pub(super) fn make(root: &Path, place: &Place) -> io::Result<()> {
     for path in chain(root, place) {
         match DirBuilder::new().mode(MODE).create(&path) {
@@ -36,13 +36,13 @@ pub(super) fn settle(root: &Path, place: &Place) -> io::Result<()> {
     chain(root, place).try_for_each(|path| sync(&path))
 }
 
-/// The same of its own directory only, which may be gone.
+/// Makes the entries of a backup's own directory durable, if it exists.
 pub(super) fn settle_entries(root: &Path, place: &Place) -> io::Result<()> {
     absent_is_fine(sync(&root.join(place.directory())))
 }
 
-/// Removes what writes that were cut short left beside the objects of a backup: `<object>#<number>`, by the way of
-/// `object_store`, which neither lists nor removes them. No write to it may be under way.
+/// Removes the temporary files that interrupted writes left beside the objects of a backup: `<object>#<number>`, as
+/// `object_store` names them, which neither lists nor removes them. No write to the backup may be pending.
 pub(super) fn sweep(root: &Path, place: &Place) -> io::Result<()> {
     let directory = root.join(place.directory());
     let entries = match fs::read_dir(&directory) {
@@ -58,8 +58,8 @@ pub(super) fn sweep(root: &Path, place: &Place) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the directory of a backup and that of its drive as far as nothing is in them. No write to any backup may be
-/// under way. Durable when it returns.
+/// Removes the directory of a backup and that of its drive if they are empty. No write to any backup may be pending.
+/// Durable when it returns.
 pub(super) fn tidy(root: &Path, place: &Place) -> io::Result<()> {
     sweep(root, place)?;
     settle_entries(root, place)?;
@@ -77,7 +77,7 @@ pub(super) fn tidy(root: &Path, place: &Place) -> io::Result<()> {
     Ok(())
 }
 
-/// The directories beneath the root, down to that of the backup.
+/// Returns the directories beneath the root, down to that of the backup.
 fn chain(root: &Path, place: &Place) -> impl Iterator<Item = PathBuf> {
     let mut path = root.to_owned();
     place.directory().split('/').map(move |segment| {

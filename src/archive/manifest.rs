@@ -1,14 +1,15 @@
-//! The manifest of a backup: what it is of, and the digest of each of its objects. A backup exists when this does.
+//! The manifest of a backup: its metadata and the digest of each of its objects. A backup exists when its manifest
+//! does.
 //!
 //! ```text
 //! {"sha256":"<64 hex digits>","manifest":{...}}
 //! ```
-//! One JSON document and a line end; the digest is that of the bytes of the inner object as they are written. Runs of
-//! zero pieces are one entry, and have no object:
+//! One JSON document and a line end; the digest is that of the bytes of the inner object as written. A run of zero
+//! chunks is one entry and has no object. The document calls a chunk a piece:
 //! `{"number":1,"stored":20480,"sha256":"..."},{"number":2,"zeros":40},{"number":42,...}`.
 //!
 //! # Invariants
-//! - What is read is as it was written, by its digest, and covers the drive exactly, each piece once.
+//! - A manifest that was read is as it was written, by its digest, and covers the drive exactly, each chunk once.
 //! - It takes up to 150 bytes for each 50 MiB of a drive, in the storage and in memory, and is never larger than 192
 //!   MiB.
 
@@ -17,21 +18,20 @@ use std::fmt;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::chunk::{STAMP, digest, most_stored};
 use super::error::ArchiveError;
-use super::piece::{STAMP, digest, most_stored};
 use super::place::{BackupHead, Container};
-use super::{PIECE_SIZE, Written};
+use super::{CHUNK_SIZE, Written};
 use crate::domain::{ByteCount, Extent, Sha256, UnixTime};
 use crate::io::ALIGN;
 
-/// The most bytes of a manifest: some more than one of 64 TiB without a zero piece has.
+/// The most bytes of a manifest: a little more than that of a drive of 64 TiB without a zero chunk.
 pub(super) const LONGEST: u64 = 192 << 20;
 
-/// The form that is written and read. Any change of the fields below makes a new one.
+/// The version of the format. Any change of the fields below needs a new one.
 const VERSION: u32 = 1;
 
-/// Names and descriptions are labels that some caller bounded; these bound what a manifest from elsewhere makes of
-/// them.
+/// The most bytes of a name or a description. Callers bound their own labels; this bounds a manifest from elsewhere.
 const LONGEST_TEXT: usize = 4096;
 
 const HEAD: &[u8] = b"{\"sha256\":\"";
@@ -44,34 +44,34 @@ const UNKNOWN: ArchiveError = ArchiveError::Damaged("its manifest is of a versio
 const FIELD: ArchiveError = ArchiveError::Damaged("a field of its manifest makes no sense");
 const COVER: ArchiveError = ArchiveError::Damaged("its pieces do not make up the drive");
 
-/// What a backup is of, and its pieces.
+/// A backup and its chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The backup that it describes.
     pub head: BackupHead,
-    pub(super) piece_size: u64,
-    pub(super) pieces: Pieces,
+    pub(super) chunk_size: u64,
+    pub(super) chunks: Chunks,
 }
 
-/// One entry.
+/// An entry of the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
-    /// A piece that has an object.
+pub(super) enum Chunk {
+    /// A chunk that has an object.
     Data {
         /// The length of the object.
         stored: u64,
-        /// Of its frame.
+        /// The digest of its frame.
         sha256: Sha256,
     },
-    /// So many pieces that are all zero.
+    /// A run of this many zero chunks.
     Zeros(u64),
 }
 
-/// All pieces, in order, runs of zero pieces as one.
+/// All chunks in order; a run of zero chunks is one entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pieces(Vec<Piece>);
+pub(super) struct Chunks(Vec<Chunk>);
 
-impl Piece {
+impl Chunk {
     fn count(self) -> u64 {
         match self {
             Self::Data { .. } => 1,
@@ -80,41 +80,41 @@ impl Piece {
     }
 }
 
-impl Pieces {
-    /// Adds the next piece; a zero one joins those before it.
-    pub(super) fn push(&mut self, piece: Piece) {
-        match (self.0.last_mut(), piece) {
-            (Some(Piece::Zeros(run)), Piece::Zeros(count)) => *run += count,
-            _ => self.0.push(piece),
+impl Chunks {
+    /// Adds the next chunk; a zero chunk joins the run before it.
+    pub(super) fn push(&mut self, chunk: Chunk) {
+        match (self.0.last_mut(), chunk) {
+            (Some(Chunk::Zeros(run)), Chunk::Zeros(count)) => *run += count,
+            _ => self.0.push(chunk),
         }
     }
 
-    /// Each entry with the number of its first piece.
-    pub(super) fn numbered(&self) -> impl Iterator<Item = (u64, Piece)> {
-        self.0.iter().scan(1, |next, piece| {
+    /// Returns each entry with the number of its first chunk.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u64, Chunk)> {
+        self.0.iter().scan(1, |next, chunk| {
             let number = *next;
-            *next += piece.count();
-            Some((number, *piece))
+            *next += chunk.count();
+            Some((number, *chunk))
         })
     }
 
     fn count(&self) -> u64 {
-        self.0.iter().map(|piece| piece.count()).sum()
+        self.0.iter().map(|chunk| chunk.count()).sum()
     }
 }
 
-/// Where a piece lies; `count` of them in a row.
-pub(super) fn extent(number: u64, count: u64, piece_size: u64, size: ByteCount) -> Extent {
-    let offset = (number - 1) * piece_size;
-    Extent { offset, len: (size.get() - offset).min(count.saturating_mul(piece_size)) }
+/// Returns the extent of `count` chunks from `number` on.
+pub(super) fn extent(number: u64, count: u64, chunk_size: u64, size: ByteCount) -> Extent {
+    let offset = (number - 1) * chunk_size;
+    Extent { offset, len: (size.get() - offset).min(count.saturating_mul(chunk_size)) }
 }
 
 impl Manifest {
-    /// What was written for it.
+    /// Returns the storage that the objects take.
     pub fn written(&self) -> Written {
         let mut written = Written::default();
-        for piece in &self.pieces.0 {
-            if let Piece::Data { stored, .. } = piece {
+        for chunk in &self.chunks.0 {
+            if let Chunk::Data { stored, .. } = chunk {
                 written.objects += 1;
                 written.stored += stored;
             }
@@ -122,7 +122,7 @@ impl Manifest {
         written
     }
 
-    /// As it is stored.
+    /// Returns the bytes as they are stored.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, ArchiveError> {
         let head = &self.head;
         let wire = Wire {
@@ -137,15 +137,15 @@ impl Manifest {
             zone: head.zone.clone(),
             container: head.container.as_str().to_owned(),
             created: head.created.0,
-            piece_size: self.piece_size,
-            pieces: &self.pieces,
+            chunk_size: self.chunk_size,
+            chunks: &self.chunks,
         };
         let body = serde_json::to_vec(&wire).map_err(|error| ArchiveError::Cut(error.into()))?;
         let digest = hex::encode(digest(&body).0);
         Ok([HEAD, digest.as_bytes(), MIDDLE, &body, END].concat())
     }
 
-    /// Reads what [`Manifest::to_bytes`] wrote. Blocks for some time when it is large.
+    /// Parses what [`Manifest::to_bytes`] wrote. Blocks for some time when it is large.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ArchiveError> {
         let (hex, rest) = bytes.strip_prefix(HEAD).and_then(|rest| rest.split_at_checked(64)).ok_or(FORM)?;
         let body = rest.strip_prefix(MIDDLE).and_then(|rest| rest.strip_suffix(END)).ok_or(FORM)?;
@@ -156,17 +156,17 @@ impl Manifest {
         if version != VERSION {
             return Err(UNKNOWN);
         }
-        let wire: Wire<Pieces> = serde_json::from_slice(body).map_err(|_| FORM)?;
+        let wire: Wire<Chunks> = serde_json::from_slice(body).map_err(|_| FORM)?;
         let manifest = wire.checked().ok_or(FIELD)?;
-        // Of valid pieces only, so that neither sum can overflow: see the visitor.
-        if manifest.pieces.count() != manifest.head.size.get().div_ceil(manifest.piece_size) {
+        // The chunks are valid, so that neither sum can overflow: see the visitor.
+        if manifest.chunks.count() != manifest.head.size.get().div_ceil(manifest.chunk_size) {
             return Err(COVER);
         }
         Ok(manifest)
     }
 }
 
-/// The inner object. Absent texts are `null`.
+/// The inner object, as JSON. Absent texts are `null`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire<P> {
@@ -182,32 +182,34 @@ struct Wire<P> {
     container: String,
     /// Milliseconds since 1970.
     created: i64,
-    piece_size: u64,
-    pieces: P,
+    #[serde(rename = "piece_size")]
+    chunk_size: u64,
+    #[serde(rename = "pieces")]
+    chunks: P,
 }
 
-/// Of any version.
+/// The part of the inner object that every version has.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
 }
 
-impl Wire<Pieces> {
+impl Wire<Chunks> {
     fn checked(self) -> Option<Manifest> {
         let text = |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= LONGEST_TEXT);
         if !(text(&self.name) && text(&self.description) && self.zone.len() <= LONGEST_TEXT && self.created >= 0) {
             return None;
         }
-        // Pieces are written to aligned offsets.
-        if !(1..=PIECE_SIZE).contains(&self.piece_size) || !self.piece_size.is_multiple_of(ALIGN as u64) {
+        // Chunks are written to aligned offsets.
+        if !(1..=CHUNK_SIZE).contains(&self.chunk_size) || !self.chunk_size.is_multiple_of(ALIGN as u64) {
             return None;
         }
-        let most = most_stored(self.piece_size);
-        let fits = |piece: &Piece| match piece {
-            Piece::Data { stored, .. } => (STAMP as u64..=most).contains(stored),
-            Piece::Zeros(_) => true,
+        let most = most_stored(self.chunk_size);
+        let fits = |chunk: &Chunk| match chunk {
+            Chunk::Data { stored, .. } => (STAMP as u64..=most).contains(stored),
+            Chunk::Zeros(_) => true,
         };
-        if !self.pieces.0.iter().all(fits) {
+        if !self.chunks.0.iter().all(fits) {
             return None;
         }
         let head = BackupHead {
@@ -222,14 +224,14 @@ impl Wire<Pieces> {
             container: self.container.parse::<Container>().ok()?,
             created: UnixTime(self.created),
         };
-        Some(Manifest { head, piece_size: self.piece_size, pieces: self.pieces })
+        Some(Manifest { head, chunk_size: self.chunk_size, chunks: self.chunks })
     }
 }
 
-/// One entry.
+/// An entry, as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WirePiece {
+struct WireChunk {
     number: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stored: Option<u64>,
@@ -239,64 +241,64 @@ struct WirePiece {
     zeros: Option<u64>,
 }
 
-impl Serialize for Pieces {
+impl Serialize for Chunks {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.numbered().map(|(number, piece)| match piece {
-            Piece::Data { stored, sha256 } => {
-                WirePiece { number, stored: Some(stored), sha256: Some(hex::encode(sha256.0)), zeros: None }
+        to.collect_seq(self.numbered().map(|(number, chunk)| match chunk {
+            Chunk::Data { stored, sha256 } => {
+                WireChunk { number, stored: Some(stored), sha256: Some(hex::encode(sha256.0)), zeros: None }
             }
-            Piece::Zeros(count) => WirePiece { number, stored: None, sha256: None, zeros: Some(count) },
+            Chunk::Zeros(count) => WireChunk { number, stored: None, sha256: None, zeros: Some(count) },
         }))
     }
 }
 
-impl<'de> Deserialize<'de> for Pieces {
+impl<'de> Deserialize<'de> for Chunks {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_seq(InOrder)
     }
 }
 
-/// Takes entries as long as each follows the one before it, so that what is held is never more than what was read.
+/// Accepts entries only as long as each follows the one before it, so that memory is bounded by the bytes read.
 struct InOrder;
 
 impl<'de> Visitor<'de> for InOrder {
-    type Value = Pieces;
+    type Value = Chunks;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the pieces in order")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Pieces, A::Error> {
-        let mut pieces = Pieces::default();
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Chunks, A::Error> {
+        let mut chunks = Chunks::default();
         let mut next = 1;
-        while let Some(entry) = from.next_element::<WirePiece>()? {
+        while let Some(entry) = from.next_element::<WireChunk>()? {
             if entry.number != next {
                 return Err(de::Error::custom("not in order"));
             }
-            let is_after_zeros = matches!(pieces.0.last(), Some(Piece::Zeros(_)));
-            let piece = match entry {
-                WirePiece { stored: Some(stored), sha256: Some(sha256), zeros: None, .. } => {
+            let is_after_zeros = matches!(chunks.0.last(), Some(Chunk::Zeros(_)));
+            let chunk = match entry {
+                WireChunk { stored: Some(stored), sha256: Some(sha256), zeros: None, .. } => {
                     let sha256 = unhex(sha256.as_bytes()).ok_or_else(|| de::Error::custom("no digest"))?;
-                    Piece::Data { stored, sha256 }
+                    Chunk::Data { stored, sha256 }
                 }
-                // A run is written as one.
-                WirePiece { stored: None, sha256: None, zeros: Some(count @ 1..), .. } if !is_after_zeros => {
-                    Piece::Zeros(count)
+                // Two runs in a row are refused: a run is written as one entry.
+                WireChunk { stored: None, sha256: None, zeros: Some(count @ 1..), .. } if !is_after_zeros => {
+                    Chunk::Zeros(count)
                 }
                 _ => return Err(de::Error::custom("no piece")),
             };
             next = ByteCount::new(next)
-                .zip(ByteCount::new(piece.count()))
+                .zip(ByteCount::new(chunk.count()))
                 .and_then(|(next, count)| next.checked_add(count))
                 .ok_or_else(|| de::Error::custom("too many"))?
                 .get();
-            pieces.0.push(piece);
+            chunks.0.push(chunk);
         }
-        Ok(pieces)
+        Ok(chunks)
     }
 }
 
-/// Lower case only, so that a digest has one spelling.
+/// Decodes lower case only, so that a digest has one spelling.
 fn unhex(text: &[u8]) -> Option<Sha256> {
     let mut digest = [0; 32];
     hex::decode_to_slice(text, &mut digest).ok()?;
@@ -312,21 +314,21 @@ mod tests {
     const SIZE: u64 = 1 << 20;
 
     fn manifest() -> Manifest {
-        let mut pieces = Pieces::default();
-        pieces.push(Piece::Data { stored: 500, sha256: digest(b"1") });
-        pieces.push(Piece::Zeros(1));
-        pieces.push(Piece::Zeros(2));
-        pieces.push(Piece::Data { stored: 700, sha256: digest(b"2") });
+        let mut chunks = Chunks::default();
+        chunks.push(Chunk::Data { stored: 500, sha256: digest(b"1") });
+        chunks.push(Chunk::Zeros(1));
+        chunks.push(Chunk::Zeros(2));
+        chunks.push(Chunk::Data { stored: 700, sha256: digest(b"2") });
         let head = BackupHead {
             backup: BackupId::from_bytes([1; 16]),
             tenant: TenantId::from_bytes([2; 16]),
             volume: VolumeId::from_bytes([3; 16]),
             ..head(ByteCount::new(4 * SIZE + 5).unwrap())
         };
-        Manifest { head, piece_size: SIZE, pieces }
+        Manifest { head, chunk_size: SIZE, chunks }
     }
 
-    /// The same with these words changed and the digest made right: what somebody hostile writes.
+    /// Parses the manifest with this text changed and the digest corrected, as an attacker would write it.
     fn forged(from: &str, to: &str) -> Result<Manifest, ArchiveError> {
         let bytes = manifest().to_bytes().unwrap();
         let text = String::from_utf8(bytes).unwrap();
@@ -341,14 +343,14 @@ mod tests {
     fn a_manifest_is_one_json_document_and_comes_back() {
         let mut written = manifest();
         written.head.name = Some("a \"name\" \\ \u{1f600}\n".to_owned());
-        // The last piece has five bytes.
-        written.pieces.push(Piece::Data { stored: 200, sha256: digest(b"3") });
+        // The last chunk has five bytes.
+        written.chunks.push(Chunk::Data { stored: 200, sha256: digest(b"3") });
         let bytes = written.to_bytes().unwrap();
         let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(json["manifest"]["pieces"][1], serde_json::json!({"number": 2, "zeros": 3}));
         assert_eq!(json["manifest"]["pieces"][2]["number"], 5);
         assert_eq!(json["manifest"]["version"], 1);
-        // Six pieces for five.
+        // Six chunks for a drive of five.
         assert!(Manifest::parse(&bytes).is_err());
         written.head.size = ByteCount::new(5 * SIZE + 5).unwrap();
         assert_eq!(Manifest::parse(&written.to_bytes().unwrap()).unwrap(), written);
@@ -374,11 +376,11 @@ mod tests {
     fn a_manifest_that_makes_no_sense_is_refused() {
         assert_eq!(forged("\"number\":2,\"zeros\":3", "\"number\":2,\"zeros\":3").unwrap(), manifest());
         for (from, to) in [
-            // Another version, fields too many or too few.
+            // Another version, too many or too few fields.
             ("\"version\":1", "\"version\":2"),
             ("\"version\":1", "\"version\":1,\"more\":1"),
             ("\"version\":1,", ""),
-            // Pieces that overlap, leave gaps, or are too many.
+            // Chunks that overlap, leave gaps, or are too many.
             ("\"number\":2,\"zeros\":3", "\"number\":1,\"zeros\":3"),
             ("\"number\":2,\"zeros\":3", "\"number\":3,\"zeros\":3"),
             ("\"number\":2,\"zeros\":3", "\"number\":2,\"zeros\":0"),
@@ -390,7 +392,7 @@ mod tests {
             ("\"number\":2,\"zeros\":3", "\"number\":2,\"zeros\":3,\"stored\":5"),
             ("\"number\":2,\"zeros\":3", "\"number\":2"),
             ("\"number\":5,", "\"number\":6,"),
-            // Objects that could be no such piece.
+            // Lengths that no object of such a chunk has.
             ("\"stored\":500", "\"stored\":111"),
             ("\"stored\":500", "\"stored\":9000000"),
             ("\"stored\":500", "\"stored\":18446744073709551615"),
@@ -423,12 +425,12 @@ mod tests {
     }
 
     #[test]
-    fn pieces_know_where_they_lie() {
+    fn chunks_know_where_they_lie() {
         let size = ByteCount::new(4 * SIZE + 5).unwrap();
         assert_eq!(extent(1, 1, SIZE, size), Extent { offset: 0, len: SIZE });
         assert_eq!(extent(2, 3, SIZE, size), Extent { offset: SIZE, len: 3 * SIZE });
         assert_eq!(extent(5, 1, SIZE, size), Extent { offset: 4 * SIZE, len: 5 });
-        let numbers: Vec<u64> = manifest().pieces.numbered().map(|(number, _)| number).collect();
+        let numbers: Vec<u64> = manifest().chunks.numbered().map(|(number, _)| number).collect();
         assert_eq!(numbers, [1, 2, 5]);
         assert_eq!(manifest().written(), Written { objects: 2, stored: 1200 });
     }

@@ -1,41 +1,40 @@
 //! Backups of drives as objects, in a local directory or an S3 bucket. Knows drives as bytes and holes; knows no
 //! metadata, no states and no dialect.
 //!
-//! A drive is cut into pieces of 52,428,800 bytes. Each is an object, compressed by zstd (see `piece`); those that are
-//! all zero have none, and holes are not read. An object has the number of its piece, counted from 1, whether those
-//! before it have objects or not: so a name means the same in each run. The manifest, which is written last and only
-//! once, makes the backup (see `manifest`); where all of it lies, see `place`.
+//! A drive is cut into chunks of 52,428,800 bytes. Each is stored as one object, compressed by zstd (see `chunk`); a
+//! chunk of zeros has no object, and holes are not read. An object has the number of its chunk, counted from 1 over all
+//! chunks, so that a name means the same in each run. The manifest is written last and only once; a backup exists when
+//! its manifest does (see `manifest`). Names of objects: see `place`.
 //!
 //! # Invariants
 //! - What [`Archive::write`] has acknowledged is durable (I1): each object and its directory entry is flushed before
 //!   the manifest is written, and the manifest before the answer.
-//! - A backup that is restored is the bytes that were written, or an error: each piece is compared with its SHA-256,
-//!   the manifest with its own, and the pieces cover the drive exactly.
-//! - No object is decompressed to more than the length of its piece, or with a window of more than 8 MiB.
-//! - Memory: a write holds two blocks of the pool and up to two compressed pieces, of 50.2 MiB at most; a restore two
-//!   blocks and one read of 1 MiB, or what the HTTP client buffers; both some 10 MiB for zstd, and the manifest. A
-//!   write that was cancelled may hold a piece until that is stored.
+//! - A restore gives the bytes that were written, or an error: each chunk is compared with its SHA-256, the manifest
+//!   with its own, and the chunks cover the drive exactly.
+//! - No object is decompressed to more than the length of its chunk, or with a window of more than 8 MiB.
+//! - Memory: a write holds two blocks of the pool and up to two compressed chunks, of 50.2 MiB at most; a restore two
+//!   blocks and one read of 1 MiB, or what the HTTP client buffers; both also some 10 MiB for zstd, and the manifest. A
+//!   cancelled write may hold a chunk until it is stored.
 //!
-//! # Runs that were cut short
-//! A write may be run again until it succeeds: it goes on at the first piece whose object is not there. An object is
-//! there whole or not at all, and its stamp, 112 bytes at its end, says of which piece of which backup it is and what
-//! that piece's digest is. That is all that is read of it, once for each, so nothing else need be kept of a run. The
-//! drive must not change until the backup is done, nor may two runs of one backup write at once; if they did, they
-//! would write the same.
+//! # Interrupted runs
+//! A write may be run again until it succeeds: it stores only the chunks whose objects are missing. An object is stored
+//! whole or not at all, and its stamp, the last 112 bytes, names its backup, its chunk and its digest. Only the stamp
+//! is read, once per object, so a run keeps no other state. The drive must not change until the backup is done, and two
+//! runs of one backup must not write at once; if they did, they would write the same.
 //!
 //! # Cancellation
-//! Dropping a future of this module is safe at any time. A put that was begun ends by itself, and a removal waits for
-//! it, so that none arrives after the removal.
+//! Dropping a future of this module is safe at any time. A put that has begun completes by itself, and a removal waits
+//! for it, so that no object arrives after the removal.
 //!
 //! # Crash
-//! Before its manifest is there, a backup does not exist, and [`Archive::delete`] removes what there is of it. A
-//! removal takes the manifest first.
+//! A backup does not exist before its manifest; [`Archive::delete`] removes the objects of an unfinished one. A removal
+//! takes the manifest first.
 
+mod chunk;
 mod error;
 mod local;
 mod manifest;
 mod objects;
-mod piece;
 mod place;
 mod restore;
 mod write;
@@ -72,58 +71,58 @@ use self::place::may_be_manifest;
 use crate::domain::{ByteCount, Extent, Secret};
 use crate::io::{Block, Pool, SharedBlock};
 
-/// The bytes of a drive in one object. That of HP's Block Storage and of Cinder; 25 blocks of the pool.
-pub const PIECE_SIZE: u64 = 52_428_800;
+/// The bytes of a drive in one object, as in HP's Block Storage and in Cinder; 25 blocks of the pool.
+pub const CHUNK_SIZE: u64 = 52_428_800;
 
-/// The levels of zstd that can be asked for. Those above need more memory to decompress than is given.
+/// The zstd levels that are accepted. Higher ones need more memory to decompress than is given.
 pub const LEVELS: RangeInclusive<i32> = 1..=19;
 
-/// How backups are stored.
+/// Settings for the storage of backups.
 #[derive(Clone, Debug)]
 pub struct ArchiveSettings {
     /// The storage that holds the objects.
     pub storage: Storage,
-    /// The level of zstd, one of [`LEVELS`]. Raised: smaller objects, and many times the CPU.
+    /// The zstd level, one of [`LEVELS`]. A higher one makes smaller objects and takes many times the CPU.
     pub level: i32,
 }
 
-/// Where backups are stored.
+/// The storage of backups.
 #[derive(Clone, Debug)]
 pub enum Storage {
-    /// Beneath this directory of a local file system.
+    /// A directory of a local file system.
     Directory(PathBuf),
-    /// In this bucket.
+    /// A bucket.
     S3(Box<Bucket>),
 }
 
-/// A bucket of S3, or of what speaks its protocol.
+/// A bucket of S3, or of storage with the same protocol.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that a storage does or does not")]
 pub struct Bucket {
     /// Its name.
     pub name: String,
-    /// The URL of the storage; that of AWS for the region when absent.
+    /// The URL of the storage; by default that of AWS for the region.
     pub endpoint: Option<StorageUrl>,
-    /// Its region. Others than AWS mostly take any.
+    /// Its region. Most storage other than AWS accepts any.
     pub region: String,
-    /// Who we are. With the secret absent too, the credentials of the machine or container at AWS are used.
+    /// The access key id. Without it and the secret, the credentials of the machine or container at AWS are used.
     pub access_key_id: Option<String>,
     /// The secret that belongs to the access key id.
     pub secret_access_key: Option<Secret>,
-    /// Whether the bucket is part of the host name, as AWS has it, rather than of the path. An endpoint then names the
-    /// bucket too.
+    /// Whether the bucket is part of the host name, as at AWS, rather than of the path. An endpoint then includes the
+    /// bucket.
     pub virtual_host: bool,
-    /// Whether the storage heeds `If-None-Match: *`. Without, two installations that share a bucket are not kept from
-    /// writing one manifest at the same moment.
+    /// Whether the storage supports `If-None-Match: *`. Without it, nothing keeps two installations that share a bucket
+    /// from writing one manifest at the same moment.
     pub conditional_put: bool,
-    /// Whether it removes many objects at once.
+    /// Whether the storage removes many objects in one request.
     pub bulk_delete: bool,
-    /// Whether it takes and compares a CRC-64/NVME of each object.
+    /// Whether the storage verifies a CRC-64/NVME of each object.
     pub checksum: bool,
 }
 
 impl Bucket {
-    /// A bucket of AWS by this name, in `us-east-1`.
+    /// Returns the settings for an AWS bucket of this name in `us-east-1`.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -175,42 +174,43 @@ impl FromStr for StorageUrl {
     }
 }
 
-/// A drive that is backed up. It does not change meanwhile.
+/// A drive that is backed up. It does not change during the backup.
 pub trait BackupSource: Send + Sync {
     /// Its exact size.
     fn size(&self) -> ByteCount;
 
-    /// The runs within this extent that may hold data, in order; all else reads as zero.
+    /// Returns the runs within this extent that may hold data, in order; the rest reads as zero.
     fn data(&self, within: Extent) -> impl Future<Output = io::Result<Vec<Extent>>> + Send;
 
     /// Fills `block[..len]` with the bytes at `offset`.
     fn read_at(&self, block: Block, len: usize, offset: u64) -> impl Future<Output = (Block, io::Result<()>)> + Send;
 }
 
-/// A drive that a backup is written to, from its first byte to its last. What it gets is good only when
-/// [`Archive::restore`] has returned without an error; before that, it is to be invisible.
+/// A drive that a backup is restored to, from its first byte to its last. Its content is valid, and may be visible,
+/// only after [`Archive::restore`] has returned without an error.
 pub trait BackupSink: Send {
-    /// Takes `block[..len]` for `offset`, which is a multiple of [`crate::io::ALIGN`]. So is `len`, but at the end of
-    /// the drive; there the bytes of the block up to the next multiple are zero. May return before it is written.
+    /// Takes `block[..len]` for `offset`, which is a multiple of [`crate::io::ALIGN`]. So is `len`, except at the end
+    /// of the drive, where the bytes of the block up to the next multiple are zero. May return before the bytes are
+    /// written.
     fn write(&mut self, offset: u64, block: SharedBlock, len: usize) -> impl Future<Output = io::Result<()>> + Send;
 
-    /// Learns that this extent is all zero.
+    /// Takes an extent that is all zero.
     fn zeros(&mut self, extent: Extent) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-/// How far a write or a restore is.
+/// The progress of a write or a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes of the drive that are done.
     pub done: u64,
-    /// Objects that are done. Of a write, the last of them may still be on its way.
+    /// Objects that are done. The last one of a write may still be pending.
     pub objects: u64,
 }
 
-/// What a backup takes of the storage, beside its manifest.
+/// The storage that a backup takes, without its manifest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// How many objects.
+    /// The number of objects.
     pub objects: u64,
     /// Their bytes.
     pub stored: u64,
@@ -222,27 +222,27 @@ pub struct Archive {
     objects: Objects,
     pool: Pool,
     level: i32,
-    piece_size: u64,
+    chunk_size: u64,
 }
 
 impl Archive {
-    /// Opens it: makes a local directory that is not there. An S3 bucket must be there, and is not looked for. Blocks,
-    /// and is meant for start-up. Blocks of `pool` are what bytes pass through; puts run in `tracker`.
+    /// Opens an archive. Creates a missing local directory; an S3 bucket must exist, which is not checked. Blocks:
+    /// meant for start-up. Bytes pass through blocks of `pool`; puts run in `tracker`.
     pub fn open(settings: &ArchiveSettings, pool: Pool, tracker: TaskTracker) -> Result<Self, ArchiveError> {
         if !LEVELS.contains(&settings.level) {
             return Err(ArchiveError::Settings("the level of compression is 1 to 19"));
         }
         let objects = Objects::open(&settings.storage, tracker)?;
-        Ok(Self { objects, pool, level: settings.level, piece_size: PIECE_SIZE })
+        Ok(Self { objects, pool, level: settings.level, chunk_size: CHUNK_SIZE })
     }
 
-    /// Another size of pieces, so that a test has many of them.
+    /// Sets another size of chunks, so that a test has many of them.
     #[cfg(test)]
-    fn with_pieces_of(self, piece_size: u64) -> Self {
-        Self { piece_size, ..self }
+    fn with_chunks_of(self, chunk_size: u64) -> Self {
+        Self { chunk_size, ..self }
     }
 
-    /// The manifest of a backup, checked.
+    /// Reads and checks the manifest of a backup.
     pub async fn head(&self, head: &BackupHead) -> Result<Manifest, ArchiveError> {
         let manifest = self.read_manifest(&head.place().manifest()).await?.ok_or(ArchiveError::Missing)?;
         if !manifest.head.is_same_backup(head) {
@@ -251,8 +251,8 @@ impl Archive {
         Ok(manifest)
     }
 
-    /// Removes a backup, or what there is of one: the manifest first, then all objects. May be run again; removing what
-    /// is not there succeeds. No write of this backup may be run meanwhile, but one may have been dropped before.
+    /// Removes a backup, finished or not: the manifest first, then all objects. May be repeated; removing a missing
+    /// backup succeeds. No write of this backup may run meanwhile; one that was dropped before is no problem.
     pub async fn delete(&self, head: &BackupHead) -> Result<(), ArchiveError> {
         let place = head.place();
         self.objects.quiesce(&place).await?;
@@ -260,8 +260,7 @@ impl Archive {
         self.objects.remove_objects(&place).await
     }
 
-    /// All backups that are there, of all containers, one after the other: for another installation that takes them
-    /// over.
+    /// Lists the backups of all containers, one at a time, for another installation that takes them over.
     pub fn list(&self) -> Listing {
         Listing { archive: self.clone(), objects: self.objects.list() }
     }
@@ -278,23 +277,23 @@ impl fmt::Debug for Archive {
     }
 }
 
-/// The backups of an archive; holds one manifest at a time.
+/// A listing of the backups of an archive. Holds one manifest at a time.
 pub struct Listing {
     archive: Archive,
     objects: BoxStream<'static, Result<ObjectMeta, object_store::Error>>,
 }
 
-/// What was found where a backup may be.
+/// An entry of a [`Listing`].
 #[derive(Debug)]
 pub struct Found {
     /// The key of its manifest, for a person.
     pub location: String,
-    /// The manifest, or what is wrong with it. Its backup is at its place: it can be restored by its head.
+    /// The manifest, or its damage. A manifest is at the place of its backup, which can be restored by its head.
     pub manifest: Result<Manifest, ArchiveError>,
 }
 
 impl Listing {
-    /// The next one; `None` after the last. An error ends the list.
+    /// Returns the next entry; `None` after the last. An error ends the list.
     pub async fn next(&mut self) -> Option<Result<Found, ArchiveError>> {
         loop {
             let key = match self.objects.next().await? {

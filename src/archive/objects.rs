@@ -1,10 +1,11 @@
-//! Objects in a local directory or an S3 bucket: whole when they are there, durable when a put has returned.
+//! Objects in a local directory or an S3 bucket: each is whole if it exists, and durable when its put has returned.
 //!
-//! A local object is flushed before it has its name, so that what an interrupted backup has left can be built on.
+//! A local object is flushed before it gets its name, so that a later run can rely on the objects of an interrupted
+//! one.
 //!
 //! # Cancellation
-//! A put that has begun ends by itself, whoever waits for it: a local one could not be stopped half-way, and one to S3
-//! may have arrived. So whoever removes a backup waits first until no put is under way ([`Objects::quiesce`]).
+//! A put that has begun completes even if its caller is dropped: a local one cannot be stopped half-way, and one to S3
+//! may have arrived. So a removal first waits until no put is pending ([`Objects::quiesce`]).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -34,49 +35,49 @@ use super::local;
 use super::place::Place;
 use super::{Bucket, Storage};
 
-/// How long one request may take, the 50 MiB that it carries included: 175 kB/s.
+/// Time limit of one request, including the 50 MiB that it carries: 175 kB/s.
 const REQUEST: Duration = Duration::from_mins(5);
 
-/// How long a connection may take.
+/// Time limit for making a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How often a request that failed for no fault of its own is sent again, and for how long altogether. The job that
-/// writes a backup tries again later, too.
+/// How often a request that failed for a transient reason is retried, and for how long in total. The job that writes a
+/// backup retries later, too.
 const RETRIES: usize = 5;
 const RETRYING: Duration = Duration::from_mins(1);
 
-/// What is read from a local object at once.
+/// Bytes read from a local object at once.
 const READ: u64 = 1 << 20;
 
-/// How often the list of a backup's objects may be found not empty after all of them were removed.
+/// Rounds of listing and removing the objects of a backup before it gives up.
 const SWEEPS: usize = 5;
 
 /// A place for objects. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
-    /// The directory, when it is local.
+    /// The directory of a local storage.
     root: Option<Arc<PathBuf>>,
-    /// Whether the storage can make an object only if it is not there.
+    /// Whether the storage can create an object only if it is missing.
     can_create: bool,
-    /// Held for reading by each put that is under way.
+    /// Held for reading by each pending put.
     gate: Arc<RwLock<()>>,
     tracker: TaskTracker,
 }
 
-/// A put that is under way.
+/// A pending put.
 pub(super) type Put = JoinHandle<Result<Made, ArchiveError>>;
 
-/// What came of a put.
+/// The outcome of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Made {
-    /// The object is there and durable.
+    /// The object was stored and is durable.
     Yes,
-    /// One was there already, and stays.
+    /// An object existed before, and stays.
     Existed,
 }
 
-/// Whether a put replaces what is there.
+/// Whether a put replaces an existing object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Replace,
@@ -84,7 +85,7 @@ pub(super) enum Mode {
 }
 
 impl Objects {
-    /// Makes a local directory if it is not there; a bucket must be there.
+    /// Opens the storage. Creates a missing local directory; a bucket must exist.
     pub(super) fn open(storage: &Storage, tracker: TaskTracker) -> Result<Self, ArchiveError> {
         let (store, root, can_create): (Arc<dyn ObjectStore>, _, _) = match storage {
             Storage::Directory(root) => {
@@ -98,7 +99,7 @@ impl Objects {
         Ok(Self { store, root, can_create, gate: Arc::default(), tracker })
     }
 
-    /// Begins to put an object of a backup.
+    /// Starts a put of an object of a backup.
     pub(super) async fn put(&self, place: &Place, key: Key, bytes: Vec<u8>, mode: Mode) -> Put {
         let turn = Arc::clone(&self.gate).read_owned().await;
         let (objects, place) = (self.clone(), place.clone());
@@ -112,7 +113,7 @@ impl Objects {
     async fn put_now(&self, place: &Place, key: &Key, bytes: Bytes, mode: Mode) -> Result<Made, ArchiveError> {
         self.on_disk(place, local::make).await?;
         if mode == Mode::Create {
-            // What the manifest speaks of is found again only by way of the directories above it.
+            // The objects that the manifest names are found only through the directories above them.
             self.on_disk(place, local::settle).await?;
         }
         let how = match mode {
@@ -129,12 +130,12 @@ impl Objects {
         }
     }
 
-    /// Waits until no put is under way, and removes what those that were cut short left of this backup.
+    /// Waits until no put is pending, and removes the temporary files that interrupted puts left of this backup.
     pub(super) async fn quiesce(&self, place: &Place) -> Result<(), ArchiveError> {
         self.alone_on_disk(place, local::sweep).await
     }
 
-    /// The bytes of an object that may not be longer than this; `None` when it is not there.
+    /// Reads a whole object, and refuses a longer one than `longest`; `None` if it is missing.
     pub(super) async fn read_whole(&self, key: &Key, longest: u64) -> Result<Option<Bytes>, ArchiveError> {
         let found = match self.store.get_opts(key, GetOptions::default()).await {
             Err(StoreError::NotFound { .. }) => return Ok(None),
@@ -146,7 +147,7 @@ impl Objects {
         found.bytes().await.map(Some).map_err(ArchiveError::of_store)
     }
 
-    /// Some of the bytes of an object; `None` when it is not there.
+    /// Reads a range of an object; `None` if the object is missing.
     pub(super) async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>, ArchiveError> {
         match self.store.get_range(key, range).await {
             Err(StoreError::NotFound { .. }) => Ok(None),
@@ -154,7 +155,7 @@ impl Objects {
         }
     }
 
-    /// Opens an object; its length, and its bytes in order. `None` when it is not there.
+    /// Opens an object, and returns its length and a reader; `None` if it is missing.
     pub(super) async fn reader(&self, key: &Key) -> Result<Option<(u64, Reader)>, ArchiveError> {
         let found = match self.store.get_opts(key, GetOptions::default()).await {
             Err(StoreError::NotFound { .. }) => return Ok(None),
@@ -167,7 +168,7 @@ impl Objects {
         Ok(Some((found.meta.size, reader)))
     }
 
-    /// The lengths of the objects of a backup that are there, by number.
+    /// Returns the lengths of a backup's existing objects, by number.
     pub(super) async fn lengths(&self, place: &Place) -> Result<BTreeMap<u64, u64>, ArchiveError> {
         let mut found = BTreeMap::new();
         let mut list = self.store.list(Some(&place.prefix()));
@@ -180,12 +181,12 @@ impl Objects {
         Ok(found)
     }
 
-    /// Everything that is there, in no order.
+    /// Lists all objects, in no order.
     pub(super) fn list(&self) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
         self.store.list(None)
     }
 
-    /// Removes the manifest of a backup, durably. No put to the backup may be under way.
+    /// Removes the manifest of a backup, durably. No put to the backup may be pending.
     pub(super) async fn remove_manifest(&self, place: &Place) -> Result<(), ArchiveError> {
         match self.store.delete(&place.manifest()).await {
             Ok(()) | Err(StoreError::NotFound { .. }) => self.on_disk(place, local::settle_entries).await,
@@ -193,7 +194,7 @@ impl Objects {
         }
     }
 
-    /// Removes the objects of a backup, durably. No put to the backup may be under way.
+    /// Removes the objects of a backup, durably. No put to the backup may be pending.
     pub(super) async fn remove_objects(&self, place: &Place) -> Result<(), ArchiveError> {
         for _ in 0..SWEEPS {
             let owned = place.clone();
@@ -207,7 +208,7 @@ impl Objects {
                     Err(error) => return Err(ArchiveError::of_store(error)),
                 }
             }
-            // A list that is read while its entries are removed may have passed over some.
+            // A list that is read while its entries are removed may skip some.
             if count == 0 {
                 return self.alone_on_disk(place, local::tidy).await;
             }
@@ -223,8 +224,8 @@ impl Objects {
         }
     }
 
-    /// Does this at the directory, if there is one, while no put is under way. Dropping the future does not stop what
-    /// was begun: until that has ended, no put begins either, which would find its files removed.
+    /// Runs `work` on the local directory, if there is one, while no put is pending. Dropping the future does not stop
+    /// work that has begun; no put starts until it has ended, as its files could be removed.
     async fn alone_on_disk(
         &self,
         place: &Place,
@@ -241,7 +242,7 @@ impl Objects {
         blocking(work).await?.map_err(ArchiveError::of_disk)
     }
 
-    /// Does this at the directory, if there is one.
+    /// Runs `work` on the local directory, if there is one.
     async fn on_disk(
         &self,
         place: &Place,
@@ -255,13 +256,13 @@ impl Objects {
 
 /// The bytes of an object.
 pub(super) enum Reader {
-    /// `None` only while it is read, and after that was cancelled.
+    /// `None` only during a read, and after a cancelled one.
     File(Option<File>),
     Stream(BoxStream<'static, Result<Bytes, StoreError>>),
 }
 
 impl Reader {
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ArchiveError> {
         match self {
             Self::Stream(stream) => stream.next().await.transpose().map_err(ArchiveError::of_store),
@@ -281,7 +282,7 @@ impl Reader {
     }
 }
 
-/// Runs what blocks or computes for long where that harms nobody. When the future is dropped it ends by itself.
+/// Runs work that blocks or computes for long on the blocking pool. The work completes even if the future is dropped.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ArchiveError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Cut(error.into()))
 }
@@ -302,8 +303,8 @@ fn s3(bucket: &Bucket) -> Result<Arc<dyn ObjectStore>, ArchiveError> {
         .with_client_options(client)
         .with_retry(retry);
     if bucket.checksum {
-        // The storage compares it. It takes the place of the SHA-256 of the body in the signature, which would keep a
-        // thread of the runtime busy for 40 ms for each object.
+        // The storage verifies it. It replaces the SHA-256 of the body in the signature, which would keep a thread of
+        // the runtime busy for 40 ms for each object.
         builder = builder.with_checksum_algorithm(Checksum::CRC64NVME).with_unsigned_payload(true);
     }
     if let Some(endpoint) = &bucket.endpoint {
@@ -324,7 +325,7 @@ mod tests {
     use super::*;
     use crate::domain::Secret;
 
-    /// On a busy machine, what a dropped run had begun to remove was removed from under the next one.
+    /// On a busy machine, the sweep of a dropped run once removed files of the next one.
     #[test]
     fn no_put_begins_while_a_sweep_that_was_dropped_is_still_to_run() {
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();

@@ -1,11 +1,11 @@
-//! Where a backup lies in the object storage, and what it is of.
+//! The names of a backup's objects in the storage, and its metadata.
 //!
 //! ```text
 //! <container>/volume_<volume id>/<YYYYMMDDHHMMSS>/az_<zone>_backup_<number>-<00001...>   the objects
 //! <container>/volume_<volume id>/<YYYYMMDDHHMMSS>/az_<zone>_backup_<number>_metadata     the manifest
 //! ```
-//! The objects are named as HP's Block Storage document has it (section 4.5.3.4); it has no manifest. Nothing a user
-//! writes is in a name but the container, whose letters are restricted.
+//! The objects are named as in HP's Block Storage document (section 4.5.3.4), which has no manifest. The only part of a
+//! name that a user chooses is the container, whose characters are restricted.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use object_store::path::Path as Key;
 
 use crate::domain::{Backup, BackupId, ByteCount, TenantId, UnixTime, VolumeId};
 
-/// A first path segment beneath which backups lie.
+/// The first segment of the paths of backups.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Container(String);
 
@@ -35,7 +35,7 @@ impl Container {
 }
 
 impl Default for Container {
-    /// The one of HP's document.
+    /// Returns the container of HP's document.
     fn default() -> Self {
         Self("volumebackups".to_owned())
     }
@@ -56,12 +56,12 @@ impl fmt::Display for Container {
     }
 }
 
-/// What a backup is of, and where it lies.
+/// The metadata of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupHead {
     /// Its identity.
     pub backup: BackupId,
-    /// Its identity for those who count.
+    /// Its number, which is part of the names of its objects.
     pub number: u64,
     /// The tenant that owns it.
     pub tenant: TenantId,
@@ -69,7 +69,7 @@ pub struct BackupHead {
     pub volume: VolumeId,
     /// Its label.
     pub name: Option<String>,
-    /// What its owner says of it.
+    /// The description by its owner.
     pub description: Option<String>,
     /// The size of the drive.
     pub size: ByteCount,
@@ -77,12 +77,12 @@ pub struct BackupHead {
     pub zone: String,
     /// The container that holds its objects.
     pub container: Container,
-    /// When it was begun.
+    /// The time at which it was started.
     pub created: UnixTime,
 }
 
 impl BackupHead {
-    /// That of a backup of the metadata.
+    /// Returns the head of a backup of the database.
     pub fn of(backup: &Backup, container: Container, zone: impl Into<String>) -> Self {
         Self {
             backup: backup.id,
@@ -98,14 +98,14 @@ impl BackupHead {
         }
     }
 
-    /// Whether both are of one backup. Its labels may have changed since.
+    /// Whether both are of one backup. Labels are ignored, as they may have changed.
     pub(super) fn is_same_backup(&self, other: &Self) -> bool {
         let unlabelled = |head: &Self| Self { name: None, description: None, ..head.clone() };
         unlabelled(self) == unlabelled(other)
     }
 
     pub(super) fn place(&self) -> Place {
-        // The zone is whatever the configuration says: what a name cannot hold becomes a line.
+        // The zone is any text of the configuration: characters that a name cannot hold become underscores.
         let zone: String = self.zone.chars().take(64).map(|c| if is_plain(c) { c } else { '_' }).collect();
         Place {
             directory: format!("{}/volume_{}/{}", self.container, self.volume, spelled(self.created)),
@@ -117,13 +117,13 @@ impl BackupHead {
 /// The names of one backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The names of all its objects up to the last slash. Another backup of the drive that began in the same second has
-    /// the same.
+    /// The names of its objects up to the last slash. Another backup of the drive started in the same second has the
+    /// same.
     directory: String,
     stem: String,
 }
 
-/// What the name of a manifest ends in.
+/// The end of a manifest's name.
 pub(super) const MANIFEST: &str = "_metadata";
 
 impl Place {
@@ -131,7 +131,7 @@ impl Place {
         &self.directory
     }
 
-    /// What the names of its files start with, within the directory.
+    /// The common prefix of its file names within the directory.
     pub(super) fn stem(&self) -> &str {
         &self.stem
     }
@@ -148,7 +148,7 @@ impl Place {
         Key::from(format!("{}/{}-{number:05}", self.directory, self.stem))
     }
 
-    /// The number of an object of this backup.
+    /// Returns the number of an object of this backup; `None` for another key.
     pub(super) fn number_of(&self, key: &Key) -> Option<u64> {
         let number = key.filename()?.strip_prefix(&self.stem)?.strip_prefix('-')?.parse().ok()?;
         (self.object(number) == *key).then_some(number)
@@ -164,9 +164,9 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
-/// A time in UTC, to the second.
+/// Formats a time in UTC, to the second.
 fn spelled(time: UnixTime) -> String {
-    // A time before 1970 or after 9999 is no time of a backup.
+    // No backup has a time before 1970 or after 9999.
     Timestamp::from_millisecond(time.0.max(0)).unwrap_or_default().strftime("%Y%m%d%H%M%S").to_string()
 }
 

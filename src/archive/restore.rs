@@ -1,11 +1,11 @@
-//! Restores a backup: piece by piece, each decompressed into blocks that the sink gets as they are.
+//! Restores a backup, chunk by chunk; each is decompressed into blocks that go to the sink without a copy.
 
 use bytes::Bytes;
 
+use super::chunk::{Decoder, STAMP, Stamp};
 use super::error::ArchiveError;
-use super::manifest::{Manifest, Piece, extent};
+use super::manifest::{Chunk, Manifest, extent};
 use super::objects::{Reader, blocking};
-use super::piece::{Decoder, STAMP, Stamp};
 use super::place::{BackupHead, Place};
 use super::{Archive, BackupSink, Progress};
 use crate::domain::{Extent, Sha256};
@@ -18,8 +18,8 @@ const MORE: ArchiveError = ArchiveError::Damaged("an object goes on after its pi
 const STAMPED: ArchiveError = ArchiveError::Damaged("an object is that of another piece");
 
 impl Archive {
-    /// Writes a backup to `sink`, first byte to last, and reports after each piece. Only when it returns without an
-    /// error are the bytes that the sink got those that were backed up.
+    /// Writes a backup to `sink`, first byte to last, and reports after each chunk. The bytes in the sink are those
+    /// that were backed up only if it returns without an error.
     pub async fn restore<S: BackupSink>(
         &self,
         head: &BackupHead,
@@ -29,17 +29,17 @@ impl Archive {
         let manifest = self.head(head).await?;
         let place = head.place();
         let mut progress = Progress { done: 0, objects: 0 };
-        for (number, piece) in manifest.pieces.numbered() {
-            match piece {
-                Piece::Zeros(count) => {
-                    let extent = extent(number, count, manifest.piece_size, head.size);
+        for (number, chunk) in manifest.chunks.numbered() {
+            match chunk {
+                Chunk::Zeros(count) => {
+                    let extent = extent(number, count, manifest.chunk_size, head.size);
                     sink.zeros(extent).await.map_err(ArchiveError::Sink)?;
                     progress.done += extent.len;
                 }
-                Piece::Data { stored, sha256 } => {
-                    let extent = extent(number, 1, manifest.piece_size, head.size);
+                Chunk::Data { stored, sha256 } => {
+                    let extent = extent(number, 1, manifest.chunk_size, head.size);
                     let stamp = Stamp { backup: head.backup, number, plain: extent.len, sha256 };
-                    self.restore_piece(&place, stored, stamp, extent, sink).await?;
+                    self.restore_chunk(&place, stored, stamp, extent, sink).await?;
                     progress.done += extent.len;
                     progress.objects += 1;
                 }
@@ -49,7 +49,7 @@ impl Archive {
         Ok(manifest)
     }
 
-    async fn restore_piece<S: BackupSink>(
+    async fn restore_chunk<S: BackupSink>(
         &self,
         place: &Place,
         stored: u64,
@@ -70,7 +70,7 @@ impl Archive {
                 work.input = object.next().await?;
             }
             if work.block.is_none() && work.decoder.left() > 0 {
-                // The one before went to the sink, so none is held here (I3).
+                // The block before it went to the sink, so no other is held here (I3).
                 work.block = Some(self.pool.take().await);
             }
             let (now, result) = blocking(move || {
@@ -98,12 +98,12 @@ fn check(decoder: Decoder, sha256: Sha256) -> Result<(), ArchiveError> {
     decoder.finish(sha256).map_err(ArchiveError::Damaged)
 }
 
-/// What a step of decompression works on.
+/// The state of the decompression, which moves into each step.
 struct Work {
     decoder: Decoder,
     input: Bytes,
     block: Option<Block>,
-    /// Of the block.
+    /// Bytes of the block that are filled.
     filled: usize,
 }
 
@@ -114,7 +114,7 @@ impl Work {
         Ok(())
     }
 
-    /// The block, when no more bytes go into it.
+    /// Takes the block and the length of its data, when no more bytes go into it.
     fn full_block(&mut self) -> Option<(Block, usize)> {
         let is_full = self.block.as_deref().is_some_and(|block| block.len() == self.filled);
         if !is_full && self.decoder.left() > 0 {
@@ -128,17 +128,17 @@ impl Work {
     }
 }
 
-/// An object that is read: the frame, then the stamp.
+/// An object that is being read: the frame, then the stamp.
 struct Object {
     reader: Reader,
-    /// Bytes of the frame that were not read yet.
+    /// Bytes of the frame not yet read.
     left: u64,
-    /// What was read of the stamp.
+    /// The bytes of the stamp that were read with the frame.
     rest: Bytes,
 }
 
 impl Object {
-    /// The next bytes of the frame; an error at its end.
+    /// Returns the next bytes of the frame; an error at its end.
     async fn next(&mut self) -> Result<Bytes, ArchiveError> {
         if self.left == 0 {
             return Err(ENDS);
@@ -155,7 +155,7 @@ impl Object {
         }
     }
 
-    /// All that follows the frame, of which no more is held than a stamp and one read.
+    /// Returns what follows the frame, at most a stamp and one read.
     async fn stamp(mut self) -> Result<Vec<u8>, ArchiveError> {
         let mut stamp = self.rest.to_vec();
         while stamp.len() <= STAMP

@@ -1,4 +1,4 @@
-//! The same against an S3 server that others wrote: moto, as `tests/services/install` installs it.
+//! Backups in a third-party S3 server: moto, as `tests/services/install` installs it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -8,20 +8,20 @@ use std::process::{Child, Command, Stdio};
 use futures_util::StreamExt as _;
 use tokio_util::task::TaskTracker;
 
-use super::testing::{MemorySource, PIECE, head_of, noise, restore, within_polls};
+use super::testing::{CHUNK, MemorySource, head_of, noise, restore, within_polls};
 use super::{Archive, ArchiveError, ArchiveSettings, BackupHead, Bucket, Storage, StorageUrl};
 use crate::domain::{BackupId, ByteCount, Secret};
 use crate::io::Pool;
 use crate::skipped::skipped;
 
-/// A server on a port of its own, stopped when this is dropped.
+/// A server on its own port, stopped on drop.
 struct Moto {
     process: Child,
     port: u16,
 }
 
 impl Moto {
-    /// `None`, with a line that says so, where it is not installed.
+    /// Starts a server; `None` if it is not installed, which is recorded as a skip.
     fn start() -> Option<Self> {
         let Some(python) = python() else {
             skipped("there is no moto; tests/services/install installs it");
@@ -67,7 +67,7 @@ impl Drop for Moto {
     }
 }
 
-/// The Python that has moto: beside the build, where the script puts it.
+/// Returns the Python that has moto, beside the build, where the script installs it.
 fn python() -> Option<PathBuf> {
     let test = std::env::current_exe().ok()?;
     // <target>/<profile>/deps/<this>
@@ -79,11 +79,11 @@ fn open(bucket: Bucket) -> (Archive, TaskTracker) {
     let tracker = TaskTracker::new();
     let settings = ArchiveSettings { storage: Storage::S3(Box::new(bucket)), level: 3 };
     let archive = Archive::open(&settings, Pool::new(ByteCount::mib(2)), tracker.clone()).unwrap();
-    (archive.with_pieces_of(PIECE), tracker)
+    (archive.with_chunks_of(CHUNK), tracker)
 }
 
 fn sample() -> Vec<u8> {
-    [noise(PIECE as usize, 1), vec![0; 2 * PIECE as usize], noise(2 * PIECE as usize + 5, 2)].concat()
+    [noise(CHUNK as usize, 1), vec![0; 2 * CHUNK as usize], noise(2 * CHUNK as usize + 5, 2)].concat()
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn backups_in_s3_are_written_resumed_listed_restored_and_removed() {
         let head = head_of(&data);
         let other = BackupHead { container: "other".parse().unwrap(), backup: BackupId::random(), ..head_of(&data) };
 
-        // One read for each of the four pieces with data: cut short at the third, two are there.
+        // Each of the four chunks with data is one read: a run interrupted at the third has stored two.
         let first = MemorySource { stalls_at: Some(2), ..MemorySource::new(&data) };
         tokio::select! {
             result = archive.write(&head, &first, |_| ()) => panic!("it stalls, but {result:?}"),

@@ -1,4 +1,4 @@
-//! Drives in memory, and places to back them up to, for the tests of this floor.
+//! Drives in memory and archives for the tests of this module.
 
 use std::fs;
 use std::future::{Future, pending, poll_fn};
@@ -18,13 +18,13 @@ use super::{
 use crate::domain::{BackupId, ByteCount, Extent, TenantId, UnixTime, VolumeId};
 use crate::io::{ALIGN, Block, Pool, SharedBlock};
 
-/// Small, so that there are many pieces.
-pub(super) const PIECE: u64 = 64 << 10;
+/// A small chunk size, so that there are many chunks.
+pub(super) const CHUNK: u64 = 64 << 10;
 
 /// The granule of holes.
 const GRAIN: usize = 4 << 10;
 
-/// Bytes that do not compress, the same for each seed.
+/// Returns bytes that do not compress, determined by the seed.
 pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -36,7 +36,7 @@ pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-/// A new backup of a drive of this size.
+/// Returns the head of a new backup of a drive of this size.
 pub(super) fn head(size: ByteCount) -> BackupHead {
     BackupHead {
         backup: BackupId::random(),
@@ -52,7 +52,7 @@ pub(super) fn head(size: ByteCount) -> BackupHead {
     }
 }
 
-/// A new backup of these bytes.
+/// Returns the head of a new backup of these bytes.
 pub(super) fn head_of(data: &[u8]) -> BackupHead {
     head(ByteCount::new(data.len() as u64).unwrap())
 }
@@ -62,11 +62,11 @@ pub(super) struct MemorySource {
     pub(super) data: Vec<u8>,
     /// Reads so far.
     pub(super) reads: AtomicU64,
-    /// The read that never ends, counted from 0.
+    /// The number of the read that never completes, from 0.
     pub(super) stalls_at: Option<u64>,
-    /// The read that fails.
+    /// The number of the read that fails.
     pub(super) fails_at: Option<u64>,
-    /// Told when a read stalls.
+    /// Notified when a read stalls.
     pub(super) stalled: Notify,
 }
 
@@ -117,7 +117,7 @@ impl BackupSource for MemorySource {
     }
 }
 
-/// A drive in memory that is restored, and full of something else before.
+/// A drive in memory for a restore, filled with other bytes first.
 pub(super) struct MemorySink {
     pub(super) data: Vec<u8>,
     pub(super) at: u64,
@@ -164,15 +164,15 @@ pub(super) struct Scene {
     pub(super) tracker: TaskTracker,
 }
 
-/// An archive in a directory, with small pieces.
+/// Returns an archive in a directory, with small chunks.
 pub(super) fn scene() -> Scene {
     let root = tempfile::tempdir().unwrap();
-    // One block: what needs a second while it holds one hangs.
+    // One block: code that needs a second while it holds one hangs.
     let pool = Pool::new(ByteCount::mib(2));
     let tracker = TaskTracker::new();
     let storage = Storage::Directory(root.path().join("backups"));
     let archive = Archive::open(&ArchiveSettings { storage, level: 1 }, pool.clone(), tracker.clone()).unwrap();
-    Scene { root, archive: archive.with_pieces_of(PIECE), pool, tracker }
+    Scene { root, archive: archive.with_chunks_of(CHUNK), pool, tracker }
 }
 
 impl Scene {
@@ -181,12 +181,12 @@ impl Scene {
         self.archive.write(head, &MemorySource::new(data), |_| ()).await
     }
 
-    /// Restores a backup: its bytes, if all went well.
+    /// Restores a backup and returns its bytes.
     pub(super) async fn restore(&self, head: &BackupHead) -> Result<Vec<u8>, ArchiveError> {
         restore(&self.archive, head).await
     }
 
-    /// Every file beneath the root, in order.
+    /// Returns every file beneath the root, in order.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut folders = vec![self.root.path().to_owned()];
@@ -200,12 +200,12 @@ impl Scene {
         found
     }
 
-    /// The file of an object.
+    /// Returns the file of an object.
     pub(super) fn object(&self, head: &BackupHead, number: u64) -> PathBuf {
         self.at(head.place().object(number).as_ref())
     }
 
-    /// The file of a manifest.
+    /// Returns the file of a manifest.
     pub(super) fn manifest(&self, head: &BackupHead) -> PathBuf {
         self.at(head.place().manifest().as_ref())
     }
@@ -214,7 +214,7 @@ impl Scene {
         self.root.path().join("backups").join(key)
     }
 
-    /// Changes the manifest of a backup as somebody would who can write to the storage.
+    /// Changes the manifest of a backup, as an attacker with write access to the storage could.
     pub(super) fn forge(&self, head: &BackupHead, change: impl FnOnce(&mut Manifest)) {
         let path = self.manifest(head);
         let mut manifest = Manifest::parse(&fs::read(&path).unwrap()).unwrap();
@@ -237,7 +237,7 @@ pub(super) async fn restore(archive: &Archive, head: &BackupHead) -> Result<Vec<
     Ok(sink.data)
 }
 
-/// What a future comes to, if it does within so many polls; else it is dropped.
+/// Returns the output of a future that completes within this many polls; otherwise drops it.
 pub(super) async fn within_polls<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
@@ -252,7 +252,7 @@ pub(super) async fn within_polls<F: Future>(polls: u32, future: F) -> Option<F::
     .await
 }
 
-/// Whether anything is beneath this directory but directories.
+/// Whether any file is beneath this directory.
 pub(super) fn has_files(directory: &Path) -> bool {
     fs::read_dir(directory).unwrap().any(|entry| {
         let path = entry.unwrap().path();

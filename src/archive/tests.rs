@@ -1,45 +1,45 @@
-//! Backups and restores in a local directory, cut short anywhere, and removed.
+//! Backups and restores in a local directory, interrupted anywhere, and removed.
 
 use std::fs;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::testing::{MemorySink, MemorySource, PIECE, has_files, head_of, noise, scene, within_polls};
+use super::testing::{CHUNK, MemorySink, MemorySource, has_files, head_of, noise, scene, within_polls};
 use super::{
-    Archive, ArchiveError, ArchiveSettings, BackupHead, NotAStorageUrl, PIECE_SIZE, Progress, Storage, StorageUrl,
+    Archive, ArchiveError, ArchiveSettings, BackupHead, CHUNK_SIZE, NotAStorageUrl, Progress, Storage, StorageUrl,
     Written,
 };
 use crate::domain::{BackupId, ByteCount, TenantId};
 use crate::io::Pool;
 
-/// Data, zeros and a mixture, and a last piece that is not whole.
+/// Returns chunks of data, of zeros and of both, and a shorter last chunk.
 fn sample() -> Vec<u8> {
-    let piece = PIECE as usize;
+    let chunk = CHUNK as usize;
     [
-        noise(piece, 1),
-        vec![0; 2 * piece],
-        noise(piece / 2, 2),
-        vec![0; piece / 2],
-        vec![0; piece - 4096],
+        noise(chunk, 1),
+        vec![0; 2 * chunk],
+        noise(chunk / 2, 2),
+        vec![0; chunk / 2],
+        vec![0; chunk - 4096],
         noise(4096, 3),
-        noise(piece, 4),
+        noise(chunk, 4),
         noise(1234, 5),
     ]
     .concat()
 }
 
-/// The numbers of the pieces of that which have objects.
+/// The numbers of the sample's chunks that have objects.
 const OBJECTS: [u64; 5] = [1, 4, 5, 6, 7];
 
 #[tokio::test]
-async fn a_backup_comes_back_and_only_pieces_that_hold_data_have_objects() {
+async fn a_backup_comes_back_and_only_chunks_that_hold_data_have_objects() {
     let (scene, data) = (scene(), sample());
     let head = head_of(&data);
     let mut reports = Vec::new();
     let source = MemorySource::new(&data);
     let written = scene.archive.write(&head, &source, |progress| reports.push(progress)).await.unwrap();
-    assert_eq!(source.reads(), 5, "one for each piece with data, none for holes");
+    assert_eq!(source.reads(), 5, "one for each chunk with data, none for holes");
     assert_eq!(written.objects, 5);
 
     let mut expected: Vec<_> = OBJECTS.iter().map(|number| scene.object(&head, *number)).collect();
@@ -62,7 +62,7 @@ async fn a_backup_comes_back_and_only_pieces_that_hold_data_have_objects() {
 #[tokio::test]
 async fn an_empty_drive_and_a_blank_one_are_a_manifest() {
     let scene = scene();
-    for data in [vec![], vec![0; 10 * PIECE as usize + 1]] {
+    for data in [vec![], vec![0; 10 * CHUNK as usize + 1]] {
         let head = head_of(&data);
         assert_eq!(scene.back_up(&head, &data).await.unwrap(), Written::default());
         assert!(scene.restore(&head).await.unwrap() == data);
@@ -71,12 +71,12 @@ async fn an_empty_drive_and_a_blank_one_are_a_manifest() {
 }
 
 #[tokio::test]
-async fn pieces_of_the_real_size_pass_through_few_blocks() {
+async fn chunks_of_the_real_size_pass_through_few_blocks() {
     let root = tempfile::tempdir().unwrap();
     let pool = Pool::new(ByteCount::mib(4));
     let settings = ArchiveSettings { storage: Storage::Directory(root.path().join("b")), level: 1 };
     let archive = Archive::open(&settings, pool, tokio_util::task::TaskTracker::new()).unwrap();
-    let mut data = noise(PIECE_SIZE as usize + 100_000, 9);
+    let mut data = noise(CHUNK_SIZE as usize + 100_000, 9);
     data[3 << 20..20 << 20].fill(0);
     let head = head_of(&data);
     let written = archive.write(&head, &MemorySource::new(&data), |_| ()).await.unwrap();
@@ -123,7 +123,7 @@ async fn a_backup_dropped_at_any_time_is_written_by_another_run_or_removed_witho
         scene.archive.delete(&head).await.unwrap();
         scene.puts_have_ended().await;
         assert!(!has_files(scene.root.path()), "after {polls} polls");
-        // A block may still be with a step of compression, which gives it back at its end.
+        // A step of compression may still hold a block, and returns it at its end.
         let idle = async {
             while scene.pool.in_use() > 0 {
                 tokio::task::yield_now().await;
@@ -207,7 +207,7 @@ async fn an_object_that_another_left_is_written_again() {
     scene.back_up(&head, &data).await.unwrap();
     let other = BackupHead { backup: BackupId::random(), ..head.clone() };
     fs::remove_file(scene.manifest(&head)).unwrap();
-    // One is of the other backup, one of another piece, one cut short, one empty, one is another's altogether.
+    // The objects are now those of the other backup, of another chunk, cut short, empty, and no object at all.
     fs::copy(scene.object(&head, 1), scene.object(&head, 4)).unwrap();
     fs::write(scene.object(&head, 5), &fs::read(scene.object(&head, 5)).unwrap()[..100]).unwrap();
     fs::write(scene.object(&head, 6), b"").unwrap();
@@ -228,7 +228,7 @@ async fn a_removed_backup_leaves_no_file_and_no_other_backup_is_touched() {
     for head in [&head, &elsewhere, &neighbour] {
         scene.back_up(head, &data).await.unwrap();
     }
-    // What a put that was killed leaves.
+    // The temporary file that a killed put leaves.
     fs::write(scene.at(&format!("{}#1", head.place().object(3))), b"cut").unwrap();
     for _ in 0..2 {
         scene.archive.delete(&head).await.unwrap();

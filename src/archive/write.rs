@@ -1,24 +1,24 @@
-//! Writes a backup: while one piece is stored, the next is read and compressed.
+//! Writes a backup: while one chunk is stored, the next is read and compressed.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use tokio::task::JoinHandle;
 
+use super::chunk::{Encoded, Encoder, STAMP, Stamp, digest, most_stored};
 use super::error::ArchiveError;
-use super::manifest::{LONGEST, Manifest, Piece, Pieces, extent};
+use super::manifest::{Chunk, Chunks, LONGEST, Manifest, extent};
 use super::objects::{Made, Mode, Put, blocking};
-use super::piece::{Encoded, Encoder, STAMP, Stamp, digest, most_stored};
 use super::place::{BackupHead, Place};
 use super::{Archive, BackupSource, Progress, Written};
 use crate::domain::Extent;
 
-/// A step of compression on a thread that may block, with the encoder that it works on.
+/// A step of compression on a blocking thread, which returns its encoder.
 type Step = JoinHandle<io::Result<Encoder>>;
 
 impl Archive {
-    /// Writes a backup of `source`, which must have the size that `head` says, and reports after each piece. Durable
-    /// when it returns. May be run again after it was cut short, and after it succeeded.
+    /// Writes a backup of `source`, which must have the size in `head`, and reports after each chunk. Durable when it
+    /// returns. May be run again after an interruption, and after success.
     pub async fn write<S: BackupSource>(
         &self,
         head: &BackupHead,
@@ -30,7 +30,7 @@ impl Archive {
         }
         let place = head.place();
         if let Some(manifest) = self.read_manifest(&place.manifest()).await? {
-            // An earlier run got to its end, and whoever ran it did not learn of it.
+            // An earlier run finished, but its caller did not get the result.
             return if manifest.head.is_same_backup(head) {
                 Ok(manifest.written())
             } else {
@@ -40,36 +40,36 @@ impl Archive {
         self.objects.quiesce(&place).await?;
         let lengths = self.objects.lengths(&place).await?;
 
-        let mut pieces = Pieces::default();
+        let mut chunks = Chunks::default();
         let mut progress = Progress { done: 0, objects: 0 };
         let mut putting: Option<Put> = None;
-        for number in 1..=head.size.get().div_ceil(self.piece_size) {
-            let extent = extent(number, 1, self.piece_size, head.size);
-            let piece = match self.find(head, &place, &lengths, number, extent).await? {
-                Some(piece) => piece,
+        for number in 1..=head.size.get().div_ceil(self.chunk_size) {
+            let extent = extent(number, 1, self.chunk_size, head.size);
+            let chunk = match self.find(head, &place, &lengths, number, extent).await? {
+                Some(chunk) => chunk,
                 None => match self.encode(head, source, number, extent).await? {
-                    None => Piece::Zeros(1),
+                    None => Chunk::Zeros(1),
                     Some(Encoded { bytes, sha256 }) => {
                         settle(putting.take()).await?;
                         let stored = bytes.len() as u64;
                         let key = place.object(number);
                         putting = Some(self.objects.put(&place, key, bytes, Mode::Replace).await);
-                        Piece::Data { stored, sha256 }
+                        Chunk::Data { stored, sha256 }
                     }
                 },
             };
-            pieces.push(piece);
+            chunks.push(chunk);
             progress.done += extent.len;
-            progress.objects += u64::from(matches!(piece, Piece::Data { .. }));
+            progress.objects += u64::from(matches!(chunk, Chunk::Data { .. }));
             report(progress);
         }
         settle(putting).await?;
 
-        let manifest = Manifest { head: head.clone(), piece_size: self.piece_size, pieces };
+        let manifest = Manifest { head: head.clone(), chunk_size: self.chunk_size, chunks };
         self.write_manifest(&place, manifest).await
     }
 
-    /// A piece whose object an earlier run has left.
+    /// Returns a chunk whose object an earlier run has stored.
     async fn find(
         &self,
         head: &BackupHead,
@@ -77,7 +77,7 @@ impl Archive {
         lengths: &BTreeMap<u64, u64>,
         number: u64,
         extent: Extent,
-    ) -> Result<Option<Piece>, ArchiveError> {
+    ) -> Result<Option<Chunk>, ArchiveError> {
         let Some(&stored) = lengths.get(&number) else { return Ok(None) };
         if !(STAMP as u64..=most_stored(extent.len)).contains(&stored) {
             return Ok(None);
@@ -85,10 +85,10 @@ impl Archive {
         let tail = self.objects.read_range(&place.object(number), stored - STAMP as u64..stored).await?;
         let stamp = tail.and_then(|tail| Stamp::decode(&tail));
         let is_it = |stamp: &Stamp| (stamp.backup, stamp.number, stamp.plain) == (head.backup, number, extent.len);
-        Ok(stamp.filter(is_it).map(|stamp| Piece::Data { stored, sha256: stamp.sha256 }))
+        Ok(stamp.filter(is_it).map(|stamp| Chunk::Data { stored, sha256: stamp.sha256 }))
     }
 
-    /// Reads and compresses a piece; `None` when it is all zero. While one block is compressed, the next is read.
+    /// Reads and compresses a chunk; `None` if it is all zero. While one block is compressed, the next is read.
     async fn encode<S: BackupSource>(
         &self,
         head: &BackupHead,
@@ -109,7 +109,7 @@ impl Archive {
             }
             let mut offset = run.offset;
             while offset < run.end() {
-                // The block before is with the step, which waits for nothing: so none is held here that is not (I3).
+                // The block before it is with the step, which waits for nothing, so no idle block is held here (I3).
                 let block = self.pool.take().await;
                 let len = block.len().min(usize::try_from(run.end() - offset).unwrap_or(usize::MAX));
                 let (block, read) = source.read_at(block, len, offset).await;
@@ -147,7 +147,7 @@ impl Archive {
         }
         let put = self.objects.put(place, key.clone(), bytes, Mode::Create).await;
         if settle(Some(put)).await? == Made::Existed {
-            // Another run of the same backup was faster, or the answer to our own first request was lost.
+            // Another run of the same backup was faster, or the answer to our first request was lost.
             let there = self.objects.read_whole(&key, LONGEST).await?.ok_or(ArchiveError::Conflict)?;
             if blocking(move || digest(&there)).await? != sha256 {
                 return Err(ArchiveError::Conflict);
@@ -157,7 +157,7 @@ impl Archive {
     }
 }
 
-/// The encoder, when its step has ended.
+/// Waits for a step and returns its encoder.
 async fn taken(step: Step) -> Result<Encoder, ArchiveError> {
     let step = step.await.map_err(|error| ArchiveError::Cut(error.into()))?;
     step.map_err(|error| ArchiveError::Cut(error.into()))

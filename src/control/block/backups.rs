@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use super::{only_administrators, owner_of};
-use crate::archive::{BackupHead, BackupSink, BackupSource, Container, PIECE_SIZE};
+use crate::archive::{BackupHead, BackupSink, BackupSource, CHUNK_SIZE, Container};
 use crate::control::jobs::ATTEMPTS;
 use crate::control::supervise::caught;
 use crate::control::{Control, ROUNDS, busy, no_such_drive};
@@ -256,7 +256,7 @@ impl Control {
         let Some(ledger) = &self.parts.archive_space else { return Ok(None) };
         let (mut data, mut offset) = (0, 0);
         while offset < backup.size.get() {
-            let len = (backup.size.get() - offset).min(PIECE_SIZE);
+            let len = (backup.size.get() - offset).min(CHUNK_SIZE);
             data += total(&image.data(Extent { offset, len }).await.map_err(StoreError::from)?);
             offset += len;
         }
@@ -335,7 +335,7 @@ impl Control {
         let head = self.head_of(&backup)?;
         // The pieces that are not zero, and no more than there is.
         let objects = self.parts.archive.head(&head).await?.written().objects;
-        let most = objects.saturating_mul(PIECE_SIZE).min(backup.size.get());
+        let most = objects.saturating_mul(CHUNK_SIZE).min(backup.size.get());
         let most = ByteCount::new(most).unwrap_or(ByteCount::MAX);
         let reservation = self.parts.store.reserve_for(volume.tenant, most)?;
         let options = DraftOptions { expected: Some(backup.size), reservation, record: (&volume).into() };

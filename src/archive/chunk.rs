@@ -1,19 +1,19 @@
-//! One object: a piece of a drive, compressed, and a stamp that says which.
+//! The format of an object: a chunk of a drive, compressed, and a stamp that identifies it.
 //!
 //! ```text
-//! a zstd frame with checksum      the bytes of the piece
+//! a zstd frame with checksum      the bytes of the chunk
 //! a skippable frame (RFC 8878 section 3.1.2), 112 bytes:
 //!   magic, length                 4 + 4 bytes
 //!   "LONGSHO1"                    8
 //!   backup id                     16
-//!   number, length of the piece   8 + 8, little-endian
+//!   number, length of the chunk   8 + 8, little-endian
 //!   SHA-256 of the frame          32
 //!   SHA-256 of the five above     32
 //! ```
-//! The frame is what is digested, since it is what is stored, and a drive that is mostly empty has little of it; that a
-//! frame decodes to what was put into it is for its own checksum to say. So an object is what any zstd makes the piece
-//! of, and its end alone tells a later run of the same backup that it is there and what its digest is. Objects are made
-//! whole or not at all, so the rest is not looked at for that.
+//! The digest is that of the frame, which is what is stored and is short for a mostly empty drive; the frame's own
+//! checksum verifies that it decodes to what was put into it. Any zstd decompresses an object to its chunk. A later run
+//! of the same backup reads only the stamp to learn that an object exists and what its digest is, since objects are
+//! stored whole or not at all.
 
 use std::io::{self, Write as _};
 
@@ -29,13 +29,13 @@ pub(super) const STAMP: usize = 112;
 const SKIPPABLE: [u8; 4] = 0x184D_2A5C_u32.to_le_bytes();
 const NAME: &[u8; 8] = b"LONGSHO1";
 
-/// The largest window of a zstd frame: the 8 MiB that RFC 8878 asks every decoder for, which holds for each level up to
-/// 19.
+/// The largest window of a zstd frame: the 8 MiB that RFC 8878 recommends every decoder to support, which suffices for
+/// each level up to 19.
 const WINDOW_LOG: u32 = 23;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// The most bytes that an object of a piece of this length has.
+/// Returns the most bytes of the object of a chunk of this length.
 pub(super) fn most_stored(plain: u64) -> u64 {
     (frame_bound(plain) + STAMP) as u64
 }
@@ -44,12 +44,12 @@ fn frame_bound(plain: u64) -> usize {
     zstd::compress_bound(plain as usize)
 }
 
-/// Which piece of which backup an object is, and what it must decode to.
+/// The identity of an object: its backup, its chunk, and the digest of its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) backup: BackupId,
     pub(super) number: u64,
-    /// The length of the piece.
+    /// The length of the chunk.
     pub(super) plain: u64,
     /// Of the frame.
     pub(super) sha256: Sha256,
@@ -70,7 +70,7 @@ impl Stamp {
         bytes.try_into().expect("the fields are 112 bytes")
     }
 
-    /// `None` when these bytes are no stamp.
+    /// Decodes a stamp; `None` if these bytes are not one.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; STAMP] = bytes.try_into().ok()?;
         let stamp = Self {
@@ -83,20 +83,20 @@ impl Stamp {
     }
 }
 
-/// The SHA-256 of some bytes.
+/// Returns the SHA-256 of these bytes.
 pub(super) fn digest(bytes: &[u8]) -> Sha256 {
     Sha256(sha2::Sha256::digest(bytes).into())
 }
 
-/// Compresses one piece. Blocks: for threads that may.
+/// Compresses one chunk. Blocks: for threads that may.
 pub(super) struct Encoder {
     level: i32,
-    /// The length of the piece.
+    /// The length of the chunk.
     plain: u64,
     taken: u64,
-    /// The last so many of the bytes taken, which are zero and not compressed yet.
+    /// Zeros at the end of the bytes taken, which are not compressed yet.
     zeros: u64,
-    /// None as long as all is zero.
+    /// `None` as long as all bytes are zero.
     frame: Option<zstd::Encoder<'static, Vec<u8>>>,
 }
 
@@ -108,7 +108,7 @@ pub(super) struct Encoded {
 }
 
 impl Encoder {
-    /// For a piece of this length.
+    /// Returns an encoder for a chunk of this length.
     pub(super) fn new(level: i32, plain: u64) -> Self {
         Self { level, plain, taken: 0, zeros: 0, frame: None }
     }
@@ -130,7 +130,7 @@ impl Encoder {
         self.zeros += len;
     }
 
-    /// The object, when the whole piece was taken; `None` when all of it is zero.
+    /// Returns the object of the chunk, which was taken whole; `None` if all of it is zero.
     pub(super) fn finish(mut self, backup: BackupId, number: u64) -> io::Result<Option<Encoded>> {
         if self.taken != self.plain {
             return Err(io::Error::other("a piece of a drive has another length than it should"));
@@ -166,7 +166,7 @@ impl Encoder {
     }
 
     fn begin(&self) -> io::Result<zstd::Encoder<'static, Vec<u8>>> {
-        // All of it at once, so that it is never copied to grow; pages that are not written to take no memory.
+        // Room for the longest frame, so that it is never copied to grow; pages that are not written take no memory.
         let room = Vec::with_capacity(frame_bound(self.plain) + STAMP);
         let mut frame = zstd::Encoder::new(room, self.level)?;
         frame.include_checksum(true)?;
@@ -181,19 +181,19 @@ const TOO_LONG: &str = "an object holds more bytes than its piece";
 const TOO_SHORT: &str = "an object holds fewer bytes than its piece";
 const CHANGED: &str = "an object holds other bytes than were backed up";
 
-/// Decompresses one piece, and never more than its length. Blocks: for threads that may.
+/// Decompresses one chunk, and never more than its length. Blocks: for threads that may.
 pub(super) struct Decoder {
     frame: raw::Decoder<'static>,
     digest: sha2::Sha256,
-    /// Bytes of the piece that have not come yet.
+    /// Bytes of the chunk not yet decoded.
     left: u64,
-    /// The last step filled all the room it had, so there may be more without more input.
+    /// Whether the last step filled all its room, so that more output may follow without more input.
     is_pressed: bool,
     is_done: bool,
 }
 
 impl Decoder {
-    /// For a piece of this length.
+    /// Returns a decoder for a chunk of this length.
     pub(super) fn new(plain: u64) -> io::Result<Self> {
         let mut frame = raw::Decoder::new()?;
         frame.set_parameter(DParameter::WindowLogMax(WINDOW_LOG))?;
@@ -205,22 +205,22 @@ impl Decoder {
         self.is_done
     }
 
-    /// Whether more input is needed for anything to come.
+    /// Whether more output needs more input.
     pub(super) fn is_hungry(&self) -> bool {
         !self.is_pressed
     }
 
-    /// Bytes of the piece that have not come yet.
+    /// Returns the bytes of the chunk not yet decoded.
     pub(super) fn left(&self) -> u64 {
         self.left
     }
 
-    /// Decodes from the front of `input`, until that is used up, `out` is full, or the frame ends. Returns how many
-    /// bytes came.
+    /// Decodes from the front of `input` until it is used up, `out` is full, or the frame ends. Returns the number of
+    /// bytes decoded.
     pub(super) fn fill(&mut self, input: &mut Bytes, out: &mut [u8]) -> Result<usize, &'static str> {
         let mut filled = 0;
         while !(self.is_done || input.is_empty() && self.is_hungry()) {
-            // When all bytes of the piece have come, the frame may only end: one more byte is one too many.
+            // After all bytes of the chunk the frame must end: one more byte is an error.
             let mut surplus = [0];
             let is_last = self.left == 0;
             let room = (out.len() - filled).min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -247,7 +247,7 @@ impl Decoder {
         Ok(filled)
     }
 
-    /// Checks that the piece came whole, out of a frame of this digest.
+    /// Checks that the chunk is whole and that its frame has this digest.
     pub(super) fn finish(self, sha256: Sha256) -> Result<(), &'static str> {
         if self.left > 0 {
             return Err(TOO_SHORT);
@@ -276,7 +276,7 @@ mod tests {
         encoder.finish(BackupId::from_bytes([7; 16]), 3).unwrap()
     }
 
-    /// Decodes the frame of an object, in pieces of these sizes.
+    /// Decodes the frame of an object, in parts of these sizes.
     fn decode(frame: &[u8], plain: u64, input: usize, output: usize) -> Result<(Vec<u8>, Sha256), &'static str> {
         let mut decoder = Decoder::new(plain).unwrap();
         let mut data = Vec::new();
@@ -289,7 +289,7 @@ mod tests {
             let mut out = vec![0; output];
             let came = decoder.fill(&mut next, &mut out)?;
             data.extend_from_slice(&out[..came]);
-            assert!(data.len() as u64 <= plain, "never more than the piece");
+            assert!(data.len() as u64 <= plain, "never more than the chunk");
         }
         let sha256 = digest(frame);
         decoder.finish(sha256)?;
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_a_zstd_file_of_the_piece() {
+    fn an_object_is_a_zstd_file_of_the_chunk() {
         let data = [noise(100_000, 1), vec![0; 200_000], noise(5, 2)].concat();
         let object = encode(&data).unwrap();
         assert!(zstd::decode_all(&*object.bytes).unwrap() == data);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_of_zeros_is_no_object() {
+    fn a_chunk_of_zeros_is_no_object() {
         assert!(encode(&vec![0; 300_001]).is_none());
         assert!(encode(&[]).is_none());
         let mut one = vec![0; 300_001];
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_of_another_length_is_refused() {
+    fn a_chunk_of_another_length_is_refused() {
         let mut encoder = Encoder::new(1, 10);
         encoder.take(b"short").unwrap();
         assert!(encoder.finish(BackupId::from_bytes([0; 16]), 1).is_err());
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_ends_at_the_length_of_the_piece() {
+    fn a_bomb_ends_at_the_length_of_the_chunk() {
         let bomb = zstd::encode_all(&*vec![0; 64 << 20], 1).unwrap();
         for output in [1, 1000, 1 << 20] {
             assert_eq!(decode(&bomb, 1000, 1 << 16, output).unwrap_err(), TOO_LONG);
@@ -383,7 +383,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn a_piece_comes_back_however_it_is_cut(
+        fn a_chunk_comes_back_however_it_is_cut(
             runs in proptest::collection::vec((any::<bool>(), 1usize..40_000), 1..8),
             input in 1usize..50_000,
             output in 1usize..50_000,
