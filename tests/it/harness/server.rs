@@ -98,6 +98,8 @@ impl Setup {
         let dir = Scratch::new();
         let data = self.data.clone().unwrap_or_else(|| dir.join("data"));
         let mut command = self.command(&dir, &data);
+        // The configuration alone says what is refused, also of the engine.
+        command.env_remove("LONGSHORE_IO__TAP").env_remove("LONGSHORE_IO__ENGINE");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("longshore starts");
         // What it says fits the pipes: it is a line or two.
