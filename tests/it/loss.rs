@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Server, Setup, image, stored};
+use serde_json::json;
+
+use crate::harness::{Cloud, Server, Setup, image, stored, wait_for};
 
 /// Uploads random images of these sizes; their files and UUIDs.
 fn upload(server: &Server, sizes: &[u64]) -> Vec<(PathBuf, String)> {
@@ -104,6 +106,43 @@ fn the_database_of_yesterday_and_the_images_of_today_are_a_whole_server_again() 
     }
     let sum: u64 = SIZES.iter().sum::<u64>() + 6_200_000;
     assert_eq!(stored::used(&server, "admin"), (5, sum));
+}
+
+#[test]
+fn what_was_restored_since_yesterday_is_what_its_drive_holds_again() {
+    let mut server = Server::start();
+    let drives = upload(&server, &[100_000, 100_000]);
+    let (file, restored) = &drives[0];
+    let cloud = Cloud::of(&server);
+    let made = cloud.post("backups", &json!({"backup": {"volume_id": restored}}));
+    let backup = made.json()["backup"]["id"].as_str().expect("an id").to_owned();
+    cloud.wait("backups", &backup, "available");
+    let copy = server.scratch().join("yesterday.sqlite");
+    run(&server, "database", &["backup", copy.to_str().unwrap()]);
+    for (_, drive) in &drives {
+        let body = json!({"restore": {"volume_id": drive}});
+        assert_eq!(cloud.post(&format!("backups/{backup}/restore"), &body).status, 202);
+        cloud.wait("backups", &backup, "available");
+        cloud.wait("volumes", drive, "available");
+    }
+    wait_for("what they held yesterday to be removed", || {
+        let there = stored::entries(&server, "drives");
+        drives.iter().all(|(_, drive)| !there.contains(drive)).then_some(())
+    });
+    server.kill9();
+    remove_database(server.data());
+    fs::copy(&copy, server.data().join("meta.sqlite")).unwrap();
+
+    server.restart();
+    for (_, drive) in &drives {
+        assert_eq!(server.drive(drive)["status"], "unavailable", "what it held yesterday is gone");
+    }
+    server.terminate();
+    let back = run(&server, "recover", &[]);
+    assert_eq!(back.matches("is back").count(), 2, "{back}");
+    server.restart();
+    assert_eq!(server.drives().len(), 2, "no drive has come of a content");
+    assert_all_there(&server, &[(file.clone(), restored.clone()), (file.clone(), drives[1].1.clone())]);
 }
 
 #[test]
