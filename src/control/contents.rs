@@ -1,11 +1,11 @@
 //! What copies are made of, and what becomes of contents that volumes have no more.
 //!
-//! A copy is of the content that its volume has when it is asked for. Its job refers to that, and so the volume need not
-//! wait: it can be deleted, extended, restored and copied again meanwhile.
+//! A copy is of the content that its volume has when it is asked for. Its job refers to that, and so the volume need
+//! not wait: it can be deleted, extended, restored and copied again meanwhile.
 //!
 //! # Crash
-//! That a content is no volume's any more is noted with what makes it so; its bytes go after that, and when the last job
-//! that reads them has ended. What a crash leaves of this is gone on with at the next start.
+//! That a content is no volume's any more is noted with what makes it so; its bytes go after that, and when the last
+//! job that reads them has ended. What a crash leaves of this is gone on with at the next start.
 
 use std::sync::Arc;
 
@@ -61,18 +61,21 @@ impl Control {
         }
     }
 
-    /// Removes the contents that no volume has any more and no job reads. What fails is tried again by the sweeper.
+    /// Removes the contents that no volume has any more and no job reads. One that cannot be removed keeps no other from
+    /// going, and is tried again by the sweeper.
     pub(super) async fn remove_dropped(&self) {
         let removed = async {
-            let dropped = self.parts.meta.dropped_contents().await?;
-            for content in &dropped {
-                self.parts.store.remove(*content).await?;
-                self.parts.crash.hit("dropped: removed");
+            let mut failed: Result<(), Fault> = Ok(());
+            for content in self.parts.meta.dropped_contents().await? {
+                match self.parts.store.remove(content).await {
+                    Ok(()) => {
+                        self.parts.crash.hit("dropped: removed");
+                        self.parts.meta.forget_dropped(content).await?;
+                    }
+                    Err(error) => failed = Err(error.into()),
+                }
             }
-            if !dropped.is_empty() {
-                self.parts.meta.forget_dropped(&dropped).await?;
-            }
-            Ok::<(), Fault>(())
+            failed
         };
         if let Err(fault) = removed.await {
             tracing::error!(cause = ?fault.cause, "what no volume has any more is not removed; it is tried again");

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::{QueryBuilder, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{ContentId, VolumeId};
@@ -92,16 +92,10 @@ impl Meta {
         ids.iter().map(|id| Ok(ContentId::from_bytes(id_bytes(id, "content")?))).collect()
     }
 
-    /// Forgets contents whose bytes are gone. Not flushed: removing them once more is nothing.
-    pub async fn forget_dropped(&self, contents: &[ContentId]) -> Result<(), MetaError> {
+    /// Forgets a content whose bytes are gone. Not flushed: removing it once more is nothing.
+    pub async fn forget_dropped(&self, id: ContentId) -> Result<(), MetaError> {
         let mut tx = self.begin().await?;
-        let mut query = QueryBuilder::new("DELETE FROM dropped WHERE content IN (");
-        let mut list = query.separated(", ");
-        for content in contents {
-            list.push_bind(content.as_bytes().to_vec());
-        }
-        query.push(")");
-        query.build().execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM dropped WHERE content = $1").bind(id.as_bytes().as_slice()).execute(&mut *tx).await?;
         self.commit_unflushed(tx).await
     }
 
@@ -130,7 +124,7 @@ pub(super) async fn drop_content(connection: &mut SqliteConnection, id: ContentI
 mod tests {
     use sqlx::migrate::Migrator;
     use sqlx::sqlite::SqliteConnectOptions;
-    use sqlx::{Connection as _, Row as _};
+    use sqlx::{Connection as _, QueryBuilder, Row as _};
 
     use super::*;
     use crate::domain::{BackupId, JobId, UnixTime, Volume, VolumeState};
@@ -163,7 +157,7 @@ mod tests {
         assert_eq!(meta.dropped_contents().await.unwrap(), [old]);
         assert!(meta.owns_content(old).await.unwrap() && meta.contents().await.unwrap().contains(&old));
         for _ in 0..2 {
-            meta.forget_dropped(&[old]).await.unwrap();
+            meta.forget_dropped(old).await.unwrap();
             assert_eq!(meta.dropped_contents().await.unwrap(), []);
         }
         assert!(!meta.owns_content(old).await.unwrap() && !meta.contents().await.unwrap().contains(&old));
