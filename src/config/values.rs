@@ -107,9 +107,10 @@ pub(super) fn texts<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D
         List(Vec<String>),
     }
     let texts = match Spelling::deserialize(from)? {
+        Spelling::Text(text) if text.trim().is_empty() => Vec::new(),
         Spelling::Text(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
         Spelling::List(texts) => texts,
     };
     let parse = |text: &String| text.parse().map_err(|error| de::Error::custom(format!("{text:?}: {error}")));
-    texts.iter().filter(|text| !text.is_empty()).map(parse).collect()
+    texts.iter().map(parse).collect()
 }

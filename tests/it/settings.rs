@@ -30,6 +30,7 @@ const WRONG: &[&str] = &[
     "proxy.trusted = 'proxy.example.com'",
     "remote.networks = ['10.0.0.1/8']",
     "remote.schemes = ['ftp']",
+    "remote.schemes = ['']",
     "trees.owners = 'nobody'",
 ];
 
