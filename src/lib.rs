@@ -43,9 +43,9 @@
 //! one before is stored; the manifest last. A restore is a draft like any upload, published when every piece had its
 //! digest, and takes the place of what its drive held in one transaction.
 //!
-//! *A control request*: resolved to an endpoint by its head (`dialect::resolve`, the one way to it), authenticated, body
-//! capped and buffered, decoded by its dialect into a command with its caller, executed in one transaction, encoded.
-//! What takes long is a job. Commands of the identity service are executed by `auth`, others by `control`.
+//! *A control request*: resolved to an endpoint by its head (`dialect::resolve`, the one way to it), authenticated,
+//! body capped and buffered, decoded by its dialect into a command with its caller, executed in one transaction,
+//! encoded. What takes long is a job. Commands of the identity service are executed by `auth`, others by `control`.
 //!
 //! # Invariants
 //! Numbered, because code and tests refer to them.
@@ -55,9 +55,9 @@
 //! - I4 From submit to completion the engine owns buffer and file; dropping a future drops only the answer.
 //! - I5 A failed flush is never retried: its draft is lost.
 //! - I6 Create: row first, bytes second. Delete: bytes first, row second. A content never changes once it is durable,
-//!   but that zeros may be added to a drive's; a volume shows it from the transaction on that says so, and it is removed
-//!   only when nothing refers to it: no volume, no session, no job. What is whole and is referred to by nothing is set
-//!   aside, since the row may have been lost.
+//!   but that zeros may be added to a drive's; a volume shows it from the transaction on that says so, and it is
+//!   removed only when nothing refers to it: no volume, no session, no job. What is whole and is referred to by nothing
+//!   is set aside, since the row may have been lost.
 //! - I7 Job steps may run twice and are fenced by a lease.
 //! - I9 A partial upload is invisible, and leaves nothing behind.
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.

@@ -62,7 +62,7 @@ pub struct Metrics {
 pub struct DroppedLines(Counter);
 
 impl DroppedLines {
-    /// One more.
+    /// Adds one.
     pub fn count(&self) {
         self.0.inc();
     }
@@ -73,37 +73,37 @@ impl DroppedLines {
     }
 }
 
-/// Which way bytes go.
+/// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// In.
+    /// Bytes come in.
     Upload,
-    /// Out.
+    /// Bytes go out.
     Download,
 }
 
-/// How a piece of work ended.
+/// The result of a transfer, request, job or task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ending {
-    /// Whole.
+    /// It was completed.
     Complete,
-    /// Not whole.
+    /// It was not completed.
     Failed,
 }
 
-/// What the check of a volume has shown.
+/// The result of the check of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scrubbed {
     /// It is as it was stored.
     Whole,
-    /// It is not.
+    /// It differs from what was stored.
     Damaged,
     /// Nothing: it could not be read.
     Failed,
 }
 
 impl Direction {
-    /// As logs and metrics have it.
+    /// The label of it in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Upload => "upload",

@@ -138,8 +138,8 @@ impl Bucket {
     }
 }
 
-/// The URL of a storage that speaks the protocol of S3: HTTPS, or plain HTTP to this machine. Anyone on the path of plain
-/// HTTP to another machine could read and change every backup.
+/// The URL of a storage that speaks the protocol of S3: HTTPS, or plain HTTP to this machine. Anyone on the path of
+/// plain HTTP to another machine could read and change every backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageUrl {
     text: String,

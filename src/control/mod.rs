@@ -3,9 +3,9 @@
 //!
 //! # Order of things
 //! A row names a content before there is any of it, and says that it is whole once it is durable: that is its
-//! publication, also where it takes the place of another (I6). Bytes are removed when no row refers to them but one that
-//! says that they are to go. So after a crash there is garbage, which is found by its row, and never a ready row without
-//! its bytes.
+//! publication, also where it takes the place of another (I6). Bytes are removed when no row refers to them but one
+//! that says that they are to go. So after a crash there is garbage, which is found by its row, and never a ready row
+//! without its bytes.
 
 mod account;
 mod block;

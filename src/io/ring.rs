@@ -31,7 +31,8 @@ use super::pool::{ALIGN, Block, Pool, SharedBlock};
 /// Slots of one ring's submission queue. More in flight than this costs a system call per overflow, no failure.
 const ENTRIES: u32 = 256;
 
-/// The longest time for the first bytes of a new ring. A sandbox that accepts and never answers must not hang the start.
+/// The longest time for the first bytes of a new ring. A sandbox that accepts and never answers must not hang the
+/// start.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The queue of one ring. Unbounded, because the block budget bounds its length.

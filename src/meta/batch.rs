@@ -48,7 +48,8 @@ pub struct Batch {
     pub remove_backups: Vec<BackupId>,
     /// Contents that no volume has from now on, to be removed once no job reads them.
     pub drop: Vec<ContentId>,
-    /// New jobs; [`MetaError::Conflict`] when what one of them is to read is no volume's any more. A seal for a volume that waits for one already is passed over.
+    /// New jobs; [`MetaError::Conflict`] when what one of them is to read is no volume's any more. A seal for a volume
+    /// that waits for one already is passed over.
     pub enqueue: Vec<NewJob>,
     /// Whether all of this may be forgotten when the machine loses power before a later write. For records that are
     /// only of use while this process runs, and of which no client is told before a later write that is flushed: the

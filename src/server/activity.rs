@@ -1,4 +1,4 @@
-//! What a connection is in the middle of, and when its peer has left it alone for too long.
+//! The activity of a connection, and when its peer has been idle for too long.
 //!
 //! Uploads and downloads have their own watch ([`crate::transfer::Transfers`]). This one judges the rest of a
 //! connection's life, of either version of HTTP: the wait for a head, and small answers that the peer does not take.
@@ -25,12 +25,12 @@ struct State {
     waits_since: Instant,
 }
 
-/// How long a peer is waited for.
+/// Time limits for the peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// For a request.
+    /// Longest wait for a request.
     pub(super) head: Duration,
-    /// For any byte of an answer to be taken.
+    /// Longest time in which the peer takes no byte of an answer.
     pub(super) idle: Duration,
 }
 
@@ -41,7 +41,7 @@ enum Now {
 }
 
 impl Activity {
-    /// Of a connection that waits for its first request.
+    /// Returns the activity of a connection that waits for its first request.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(State { working: 0, answering: 0, waits_since: Instant::now() }) })
     }

@@ -1,4 +1,5 @@
-//! Which connections are served: how many in all, how many of one address, and who makes room when there are too many.
+//! Which connections are served: how many in all, how many of one address, and which one is closed when there are too
+//! many.
 //!
 //! A connection is a stranger's until one of its requests has shown who is asking. When all places are taken, a new
 //! connection takes the place of a stranger that has been silent for [`GRACE`]. So whoever fills the places with
@@ -26,7 +27,7 @@ use super::activity::Activity;
 /// A burst of callers must not make one another leave before their requests were read.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often it is looked for a stranger who has been silent for so long.
+/// Interval between searches for a stranger that has been silent for [`GRACE`].
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How many strangers are looked at for a silent one. Bounds the time that a place takes under a flood.
@@ -46,7 +47,7 @@ pub(super) struct Admission {
 #[derive(Debug, Default)]
 struct State {
     held: usize,
-    /// How many of each address, for those that have a share.
+    /// The number of places of each address that has a share.
     of_address: HashMap<IpAddr, usize>,
     /// In the order in which they came.
     strangers: BTreeMap<u64, Arc<Standing>>,
@@ -56,7 +57,7 @@ struct State {
 /// What is known of who is connected; shared by a connection and its requests.
 #[derive(Debug)]
 pub(super) struct Standing {
-    /// What the connection is in the middle of.
+    /// The connection's activity.
     pub(super) activity: Arc<Activity>,
     number: u64,
     is_known: AtomicBool,
@@ -68,7 +69,7 @@ pub(super) struct Standing {
 #[derive(Debug)]
 pub(super) struct Place {
     standing: Arc<Standing>,
-    /// Whose share it is of, once that is known.
+    /// The address whose share it counts for, once that is known.
     address: OnceLock<IpAddr>,
 }
 
@@ -78,7 +79,7 @@ pub(super) struct Place {
 pub(super) struct ShareIsTaken;
 
 impl Admission {
-    /// Of `total` places, of which one address has at most `share`.
+    /// Returns `total` places, of which one address has at most `share`.
     pub(super) fn new(total: usize, share: usize) -> Arc<Self> {
         Self::with_grace(total, share, GRACE)
     }
@@ -137,7 +138,7 @@ impl State {
         self.of_address.get(&address).copied().unwrap_or_default()
     }
 
-    /// Has a stranger make room who has been silent for so long, if there is one.
+    /// Closes the connection of a stranger that has been silent for [`GRACE`], if there is one.
     fn evict(&mut self, silence: Duration) {
         let oldest = self.strangers.values().take(LOOKED_AT);
         let leaves =
@@ -219,7 +220,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Whether a place is had without anybody's leaving.
+    /// Whether a place is free without closing another connection.
     async fn is_waiting(place: impl Future<Output = Result<Place, ShareIsTaken>>) -> bool {
         let mut place = pin!(place);
         std::future::poll_fn(|cx| std::task::Poll::Ready(place.as_mut().poll(cx).is_pending())).await

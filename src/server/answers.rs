@@ -1,17 +1,16 @@
 //! How much memory answers may take that were made and are not taken yet: a budget of bytes, shared out among tenants.
 //!
-//! Room for as much as an answer may come to is taken before what it tells is looked up. When the answer is made, it
-//! keeps the room that it takes, until it was sent or dropped. So who asks and does not read keeps itself waiting, and
-//! nobody else.
+//! Room for the longest possible answer is taken before its content is looked up. The answer then keeps what it really
+//! needs until it was sent or dropped. So a caller who asks and does not read delays its own requests only.
 //!
 //! # Invariants
-//! - No more room is had than the total, but by answers that came to more than was thought of them: others wait for
-//!   these, too.
+//! - No more room is held than the total, except by answers that are longer than was expected: others wait for these,
+//!   too.
 //! - No tenant has more than its share, so that another always finds room. Callers without a login are one tenant.
 //! - Room is given in the order in which it was asked for, past those only whose tenant has its share.
 //!
 //! # Cancellation
-//! Who stops waiting has no room, and takes none from others.
+//! A caller who stops waiting holds no room.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -27,14 +27,14 @@ pub(super) enum Body {
     Download(Download),
     /// A list that is longer than what is held of it.
     List(Pieces),
-    /// One of these, that counts among what is under way until it is dropped.
+    /// One of the others, which counts as a request under way until it is dropped.
     Counted { body: Box<Self>, _shares: UnderWay },
 }
 
 /// A list that is being sent.
 pub(super) struct Pieces {
     first: Bytes,
-    /// Of the first.
+    /// The room of the first piece.
     room: Option<Room>,
     turn: Option<Pin<Box<dyn Future<Output = PieceTurn> + Send>>>,
     /// Held by every frame too.
@@ -110,7 +110,7 @@ impl Download {
         Self { state: State::Ready(sending), regions, counts, rest: Bytes::new(), tells_timing: false, open }
     }
 
-    /// The same, with its times in a trailer. They end when the last bytes were handed to the connection.
+    /// Sends the download's times in a trailer. They end when the last bytes were handed to the connection.
     pub(super) fn with_timing(self) -> Self {
         Self { tells_timing: true, ..self }
     }
@@ -187,8 +187,9 @@ impl<T> AsRef<[u8]> for Held<T> {
 }
 
 impl Body {
-    /// The same, to a request whose body was taken past hyper. It keeps that body until it is sent: hyper, which does
-    /// not know that the body is complete, would else tell the peer in the answer's head that the connection ends.
+    /// Makes it the answer to a request whose body was taken past hyper. It keeps that body until it is sent: hyper,
+    /// which does not know that the body is complete, would else tell the peer in the answer's head that the connection
+    /// ends.
     pub(super) fn after(self, payload: Payload) -> Self {
         match self {
             Self::Whole(bytes) if !bytes.is_empty() => {
@@ -209,7 +210,7 @@ impl Body {
         }
     }
 
-    /// The same, which has this room for [`Self::held`] until that is sent.
+    /// Keeps this room for [`Self::held`] until that is sent.
     pub(super) fn within(self, room: Option<Room>) -> Self {
         match (self, room) {
             (Self::Whole(bytes), Some(room)) => Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: room })),
@@ -218,12 +219,12 @@ impl Body {
         }
     }
 
-    /// The same, counted as this.
+    /// Counts it as a request under way until it is sent.
     pub(super) fn counted(self, shares: UnderWay) -> Self {
         Self::Counted { body: Box::new(self), _shares: shares }
     }
 
-    /// The same, known to the connection's watch while it is sent.
+    /// Tells the connection's watch while it is sent.
     pub(super) fn watched_by(self, activity: &Arc<Activity>) -> Self {
         match self {
             Self::Whole(bytes) if !bytes.is_empty() => {

@@ -44,13 +44,13 @@ const HEAD: u32 = 16 << 10;
 /// The most that hyper reads at once of an upload over HTTP/1.1, and keeps room for. Larger ones gain nothing.
 const BUFFER: usize = 128 << 10;
 
-/// A peer that is told to go gets this long to hear it.
+/// The time that a peer gets to read that it is not served.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// An accepted socket.
 pub(super) struct Socket {
     pub(super) stream: TcpStream,
-    /// Who connected: a proxy, perhaps.
+    /// The address of the peer, which may be a proxy.
     pub(super) peer: SocketAddr,
     pub(super) side: Option<Side>,
     pub(super) bound: Bound,
@@ -88,9 +88,8 @@ impl Drop for Counted {
     }
 }
 
-/// Why a connection was cut.
+/// Reasons for which a connection is cut.
 const STOPPING: &str = "the server stops, and no request had begun";
-/// The same.
 const IDLE: &str = "the peer sent no request, or took no answer, for too long";
 const EVICTED: &str = "all connections are taken, and this one had not shown whose it is";
 

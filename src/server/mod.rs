@@ -48,7 +48,7 @@ use windows::Windows;
 
 pub use proxy::Proxies;
 
-/// What a connection is told that is not served.
+/// The answer to a connection that is not served.
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
@@ -56,47 +56,47 @@ const BUSY: &[u8] =
 pub struct Server {
     /// The use cases.
     pub control: Arc<Control>,
-    /// Who is calling, by name and password.
+    /// Authentication by name and password.
     pub basic: Arc<Basic>,
-    /// Who is calling, by signature.
+    /// Authentication by signature.
     pub keys: Keys,
-    /// Who is calling, by signed token.
+    /// Authentication by signed token.
     pub tokens: AccessTokens,
-    /// Who is calling, by token; and who gets one.
+    /// The identity service: issues tokens, and authenticates by them.
     pub identity: Identity,
     /// TLS, where there is any.
     pub tls: SideTls,
     /// The metrics that the server updates.
     pub metrics: Arc<Metrics>,
-    /// How long is waited, and how many are served.
+    /// Time limits and numbers of connections.
     pub limits: ServerLimits,
     /// The URLs that clients reach each side by, where the configuration names them.
     pub public: PublicUrls,
-    /// Who may say for whom they ask.
+    /// The proxies whose word on the client's address is taken.
     pub proxies: Proxies,
     /// The connections.
     connections: TaskTracker,
-    /// The memory of answers that are not taken yet.
+    /// The memory for answers that are not taken yet.
     answers: Arc<Answers>,
-    /// What may arrive over HTTP/2.
+    /// The windows of HTTP/2 connections.
     windows: Windows,
     /// Requests under way: of each tenant, and of each address that a proxy has told of one by one.
     tenants: Arc<Shares<TenantId>>,
     addresses: Arc<Shares<IpAddr>>,
-    /// A lack of descriptors is told of once.
+    /// Whether a lack of descriptors was logged: it is once.
     has_told_of_files: AtomicBool,
 }
 
-/// How long is waited, how many are served, and how.
+/// Limits of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// For a head, for a buffered body, and between requests.
+    /// Longest wait for a head, for a buffered body, and between requests.
     pub head: Duration,
-    /// For any byte of an answer to be taken.
+    /// Longest time in which a peer takes no byte of an answer.
     pub idle: Duration,
     /// Connections at once.
     pub connections: usize,
-    /// And of one address.
+    /// Connections at once of one address.
     pub connections_per_address: usize,
     /// Whether large bodies may pass hyper by.
     pub tap: bool,
@@ -105,19 +105,19 @@ pub struct ServerLimits {
 /// See [`crate::config::Endpoint::public_url`].
 #[derive(Clone, Debug, Default)]
 pub struct PublicUrls {
-    /// Of the direct side.
+    /// The URL of the direct side.
     pub direct: Option<String>,
-    /// Of the control side.
+    /// The URL of the control side.
     pub control: Option<String>,
-    /// Of an identity service elsewhere.
+    /// The URL of an identity service elsewhere.
     pub identity: Option<String>,
 }
 
 /// The listeners: one for both sides, or one for each.
 pub enum Listeners {
-    /// One for both.
+    /// One listener for both sides.
     Shared(TcpListener),
-    /// One for each.
+    /// One listener for each side.
     Split {
         /// The data plane.
         direct: TcpListener,
@@ -225,7 +225,7 @@ impl Server {
         }
     }
 
-    /// Tells a connection to which nothing was sent yet that it is not served.
+    /// Answers a new connection that it is not served.
     fn refuse(&self, stream: &TcpStream, peer: SocketAddr, side: Option<Side>) {
         self.metrics.connections_refused.inc();
         tracing::debug!(%peer, "refused: its address has all the connections that one may have");

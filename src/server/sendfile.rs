@@ -81,7 +81,7 @@ pub struct SendfileStream {
 #[derive(Debug, Default)]
 struct Place {
     address: usize,
-    /// As many of them are cached.
+    /// The number of bytes from there on that are cached.
     cached: usize,
 }
 
@@ -101,7 +101,7 @@ impl Place {
 /// See [`SendfileStream::cold`].
 #[derive(Debug)]
 struct Cold {
-    /// Of the frame that it is the start of.
+    /// The address of the frame whose beginning is sent.
     address: usize,
     work: JoinHandle<(io::Result<usize>, Duration)>,
 }

@@ -1,18 +1,18 @@
-//! How many of something each of many may have at once.
+//! Counted shares: each key may hold the same number at once.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// As many for each.
+/// The counts of all keys that hold any.
 #[derive(Debug)]
 pub(super) struct Shares<K> {
     most: usize,
     held: Mutex<HashMap<K, usize>>,
 }
 
-/// One of them, until it is dropped.
+/// One unit of a key's share, held until it is dropped.
 pub(super) struct Share<K: Copy + Eq + Hash> {
     shares: Arc<Shares<K>>,
     key: K,
@@ -23,11 +23,11 @@ impl<K: Copy + Eq + Hash> Shares<K> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
-    /// One for who has this key, if that has not all that one may have.
+    /// Takes one for this key; `None` when the key holds its whole share.
     pub(super) fn take(self: &Arc<Self>, key: K) -> Option<Share<K>> {
         let mut held = self.lock();
         let of_key = held.entry(key).or_default();
-        // An entry is there only for who has some.
+        // Only keys that hold some have an entry.
         if *of_key >= self.most {
             if self.most == 0 {
                 held.remove(&key);

@@ -52,7 +52,7 @@ struct State {
 enum At {
     /// hyper reads.
     Closed,
-    /// A body that nobody has begun to take.
+    /// A body of which nothing was taken.
     Offered { request: u64, given: u64, left: u64 },
     /// A handler takes it.
     Taken,

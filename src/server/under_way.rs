@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use super::shares::Share;
 use crate::domain::TenantId;
 
-/// What a request counts as, until its answer was sent.
+/// The shares that one request takes, held until its answer was sent.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     pub(super) tenant: OnceLock<Share<TenantId>>,

@@ -17,7 +17,7 @@ use super::shares::{Share, Shares};
 /// How many connections have wide windows: 128 MiB together (I12).
 const WIDE: usize = 64;
 
-/// And of one address, or network.
+/// How many of these one address, or network, may have.
 const WIDE_OF_ADDRESS: usize = WIDE / 2;
 
 /// The windows of one connection, until they are dropped.
@@ -27,12 +27,12 @@ pub(super) struct Window {
     pub(super) streams: u32,
     /// What one upload may send ahead.
     pub(super) stream: u32,
-    /// And all of a connection together.
+    /// What all uploads of a connection together may send ahead.
     pub(super) connection: u32,
     _shares: Option<(Share<()>, Option<Share<IpAddr>>)>,
 }
 
-/// The wide ones.
+/// Wide windows.
 #[derive(Debug)]
 pub(super) struct Windows {
     all: Arc<Shares<()>>,

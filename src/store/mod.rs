@@ -154,8 +154,8 @@ pub trait Draft: Send + Sync {
     fn reserve_more(&self, bytes: ByteCount) -> Result<(), StoreError>;
 
     /// Flushes the bytes, fixes the size, stores the pieces and makes the image visible to [`BlockStore::open`], in an
-    /// order that survives a crash at any point. Refused where an image was published under this id before. Durable when
-    /// it returns. All writes must have been awaited and have succeeded before: else, and after a failure of this
+    /// order that survives a crash at any point. Refused where an image was published under this id before. Durable
+    /// when it returns. All writes must have been awaited and have succeeded before: else, and after a failure of this
     /// itself, the draft is lost and every attempt is refused (I5), and what there is of it is to be removed.
     fn publish(&self, size: ByteCount, pieces: Pieces) -> Boxed<'_, Result<(), StoreError>>;
 }

@@ -74,7 +74,8 @@ impl Sha256Lane {
         if !lane.busy {
             lane.busy = true;
             let shared = self.shared.clone();
-            // Its handle is not kept: `finish` waits until the lane is idle, and nobody waits for a lane that was dropped.
+            // Its handle is not kept: `finish` waits until the lane is idle, and nobody waits for a lane that was
+            // dropped.
             tokio::task::spawn_blocking(move || drain(&shared));
         }
     }

@@ -1,7 +1,7 @@
 //! What the running transfers are doing: bytes, phases, and the way to stop them from outside.
 //!
-//! One task watches them all ([`Transfers::watch`]) and stops those whose peer is too slow, and those of bytes that were
-//! removed.
+//! One task watches them all ([`Transfers::watch`]) and stops those whose peer is too slow, and those of bytes that
+//! were removed.
 
 use std::collections::BTreeMap;
 use std::future::Future;
