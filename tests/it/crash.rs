@@ -275,9 +275,21 @@ fn a_backup_is_written_over_a_drive_though_the_process_crashes_at_any_point() {
         let content = Content::of(&home.join("backed-up.img"));
         // Once it was accepted it is done, crash or not.
         match answer.acknowledged() {
-            Some(_) => drop(known.kept.insert(drive.to_owned(), content)),
+            Some(_) => {
+                known.kept.insert(drive.to_owned(), content);
+                await_restore(server);
+            }
             None => drop(known.maybe_replaced.insert(drive.to_owned(), content)),
         }
+    });
+}
+
+/// Waits until a restore has ended or the server has crashed. The drive is there before what it held has gone.
+fn await_restore(server: &Server) {
+    wait_for("the restore to end or the server to crash", || {
+        let (output, response) = server.curl("/metrics").try_run();
+        let ended = "longshore_jobs_total{kind=\"restore\",ending=\"complete\"} 1";
+        (!output.status.success() || response.text().contains(ended)).then_some(())
     });
 }
 
