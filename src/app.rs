@@ -32,7 +32,7 @@ use crate::metrics::{DroppedLines, Metrics};
 use crate::remote::{Policy as RemotePolicy, Remote, Service};
 use crate::server::tls::{SideTls, Tls, TlsError};
 use crate::server::{Listeners, Proxies, PublicUrls, Server, ServerLimits, listener};
-use crate::store::{Direct, Ledger, LocalSettings, LocalStore, TreeStore};
+use crate::store::{BlockStore, Direct, Ledger, LocalSettings, LocalStore, TreeStore};
 use crate::transfer::{Pace, Stop, Transfers};
 use crate::tree::{DESCRIPTORS_PER_STREAM, ForeignAttributes, LargeWrites, Owners, Policy};
 
@@ -80,6 +80,7 @@ impl App {
         let store = LocalStore::open(&config.data_dir, engine.clone(), local_settings(&config, crash.clone()))?;
         let trees = TreeStore::open(&config.data_dir, crash.clone()).context("cannot use the data directory")?;
         loss::take_over(&meta, &store).await?;
+        tracing::debug!(capabilities = ?store.capabilities(), "the store of the drives is open");
         loss::check_rows(&meta, &store, &trees, accept_loss).await?;
         let pool = Pool::new(config.memory.budget.0);
         let metrics = Arc::new(Metrics::new(engine.name(), pool.budget_blocks(), &dropped_lines));
@@ -258,7 +259,7 @@ pub fn open_archive(config: &Config, pool: Pool, tracker: TaskTracker) -> anyhow
 }
 
 /// Returns the ledger of the file system of a directory of backups, which is that of the drives if they share it.
-fn archive_space(config: &Config, store: &LocalStore) -> anyhow::Result<Option<Arc<Ledger>>> {
+fn archive_space(config: &Config, store: &dyn BlockStore) -> anyhow::Result<Option<Arc<Ledger>>> {
     if config.backups.storage != BackupStorage::Directory {
         return Ok(None);
     }
@@ -266,7 +267,7 @@ fn archive_space(config: &Config, store: &LocalStore) -> anyhow::Result<Option<A
     make_data_dir(&directory)?;
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
     if device(&directory)? == device(&config.data_dir)? {
-        return Ok(Some(store.ledger().clone()));
+        return Ok(Some(store.space().clone()));
     }
     Ok(Some(Ledger::new(move || probe::free_space(&directory), config.io.reserve.0)))
 }

@@ -16,7 +16,7 @@ use crate::domain::{
     Volume, VolumeId, VolumeState,
 };
 use crate::meta::{Meta, MetaError};
-use crate::store::{BlockStore as _, LocalStore, LostImage, LostTree, Record, TreeStore};
+use crate::store::{BlockStore, LocalStore, LostImage, LostTree, Record, TreeStore};
 
 /// Fewer unknown images are no reason to refuse: a power cut may leave as many uploads whole that were never answered.
 const MANY: usize = 10;
@@ -58,7 +58,7 @@ pub(super) async fn take_over(meta: &Meta, store: &LocalStore) -> anyhow::Result
 /// Refuses a database that does not know most of the stored data, or is older than it.
 pub(super) async fn check_rows(
     meta: &Meta,
-    store: &LocalStore,
+    store: &dyn BlockStore,
     trees: &TreeStore,
     accept_loss: bool,
 ) -> anyhow::Result<()> {
@@ -70,7 +70,7 @@ pub(super) async fn check_rows(
     let mut newest = UnixTime(0);
     for id in images.into_iter().filter(|id| !known.contains(id)) {
         unknown += 1;
-        newest = newest.max(store.changed(id).await?);
+        newest = newest.max(store.stored_at(id).await?);
     }
     let seen = meta.last_seen().await?;
     let why = if unknown >= MANY && unknown > total - unknown {
@@ -164,7 +164,7 @@ async fn recover_all(config: &Config, meta: &Meta, what: &Recovery) -> anyhow::R
 }
 
 /// Sets aside what a server would set aside at its start.
-async fn set_aside(meta: &Meta, store: &LocalStore, trees: &TreeStore) -> anyhow::Result<()> {
+async fn set_aside(meta: &Meta, store: &dyn BlockStore, trees: &TreeStore) -> anyhow::Result<()> {
     let known = Arc::new(meta.contents().await?);
     let (never, keep) = (UnixTime(i64::MIN), known.clone());
     store.sweep(Arc::new(move |id| keep.contains(&id)), Arc::new(|_| true), never).await?;
@@ -177,7 +177,7 @@ async fn set_aside(meta: &Meta, store: &LocalStore, trees: &TreeStore) -> anyhow
 
 async fn recover_image(
     meta: &Meta,
-    store: &LocalStore,
+    store: &dyn BlockStore,
     lost: LostImage,
     what: &Recovery,
     all_to: Option<TenantId>,
@@ -214,7 +214,7 @@ async fn recover_image(
 
 /// Makes a row for a drive whose bytes are back. Where the drive is known by now, that is an earlier or a later content
 /// of it: it becomes that of the drive if the one that it has is gone, else a drive of its own.
-async fn take_back(meta: &Meta, store: &LocalStore, volume: Volume) -> anyhow::Result<Recovered> {
+async fn take_back(meta: &Meta, store: &dyn BlockStore, volume: Volume) -> anyhow::Result<Recovered> {
     let told = name_of(volume.tenant);
     match meta.take_back(&volume, &told).await {
         Err(MetaError::Duplicate) => {}

@@ -104,7 +104,7 @@ impl Control {
 
     async fn publish_blank(&self, drive: &Volume) -> Result<(), Fault> {
         // A blank drive takes no space until someone writes to it.
-        let reservation = self.parts.store.reserve(ByteCount::ZERO)?;
+        let reservation = self.parts.store.space().reserve(ByteCount::ZERO)?;
         let options = DraftOptions { expected: Some(ByteCount::ZERO), reservation, record: drive.into() };
         self.parts.store.draft(drive.image(), options).await?.publish(drive.size, Pieces::default()).await?;
         self.parts.crash.hit("create: published");

@@ -131,7 +131,7 @@ impl AdmittedTree {
     pub async fn receive(mut self, source: &mut impl Source) -> Result<Outcome, Fault> {
         let control = self.undo.control.clone();
         let progress = self.account.progress().clone();
-        let space = match control.parts.store.reserve_for(self.tree.tenant, ByteCount::ZERO) {
+        let space = match control.parts.store.space().reserve_for(self.tree.tenant, ByteCount::ZERO) {
             Ok(space) => space,
             Err(error) => return Err(self.fail(error.into()).await),
         };

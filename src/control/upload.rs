@@ -47,7 +47,7 @@ impl Control {
             return Err(Fault::new(FaultKind::TooLarge, format!("a drive has at most {} bytes", limits.max_drive)));
         }
         // Before the row: the space is the scarcer of the two, and it is given back by itself.
-        let reservation = self.parts.store.reserve_for(principal.tenant, length)?;
+        let reservation = self.parts.store.space().reserve_for(principal.tenant, length)?;
         let charged = length.max(limits.min_drive);
         let spec = DriveSpec {
             name: plan.name.clone(),

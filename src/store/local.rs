@@ -30,6 +30,8 @@ mod lost;
 mod readback;
 mod sidecar;
 mod steps;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::fmt;
 use std::io;
@@ -43,13 +45,12 @@ use tokio_util::task::AbortOnDropHandle;
 use self::files::length;
 use self::steps::{Begun, Form, Opened, Steps};
 use super::{
-    BlockStore, Boxed, Draft, DraftOptions, Image, Ledger, Record, Reservation, Run, StoreError, Swept, data_runs,
-    is_zero,
+    BlockStore, Boxed, Capabilities, Draft, DraftOptions, Image, Ledger, LostImage, Record, Reservation, Run,
+    StoreError, Swept, data_runs, is_zero,
 };
-use crate::domain::{ByteCount, ContentId, CrashPoints, Extent, Pieces, TenantId, UnixTime};
+use crate::domain::{ByteCount, ContentId, CrashPoints, Extent, Pieces, UnixTime};
 use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
 
-pub use lost::LostImage;
 pub use readback::{PieceRead, ReadBack};
 
 /// Whether drafts are written past the page cache (`O_DIRECT`).
@@ -88,21 +89,6 @@ impl LocalStore {
         Ok(Self { engine, steps: Arc::new(Steps::open(root, settings)?) })
     }
 
-    /// The images that were set aside.
-    pub async fn lost(&self) -> Result<Vec<LostImage>, StoreError> {
-        self.step(Steps::lost_images).await
-    }
-
-    /// Shows an image that was set aside.
-    pub async fn bring_back(&self, id: ContentId) -> Result<(), StoreError> {
-        self.step(move |steps| steps.bring_back(id)).await
-    }
-
-    /// Unlinks an image that was set aside.
-    pub async fn forget(&self, id: ContentId) -> Result<(), StoreError> {
-        self.step(move |steps| steps.forget(id)).await
-    }
-
     /// Takes over what a version before contents had jobs hold, as far as it is that of jobs that are still to be done;
     /// removes the rest.
     pub async fn take_over_held(
@@ -110,23 +96,6 @@ impl LocalStore {
         is_wanted: impl Fn(ContentId) -> bool + Send + 'static,
     ) -> Result<(), StoreError> {
         self.step(move |steps| steps.take_over_held(&is_wanted)).await
-    }
-
-    /// When an image was stored.
-    pub async fn changed(&self, id: ContentId) -> Result<UnixTime, StoreError> {
-        self.step(move |steps| steps.changed(id)).await
-    }
-
-    /// The account of its file system, for what else is stored there.
-    pub fn ledger(&self) -> &Arc<Ledger> {
-        &self.steps.ledger
-    }
-
-    /// Makes the next flush of an image fail with this error number; only the next: as on Linux, where a later one may
-    /// report success over lost bytes.
-    #[cfg(test)]
-    pub(super) fn fail_next_flush(&self, number: i32) {
-        self.steps.flush_fault.store(number, Ordering::SeqCst);
     }
 
     /// Runs a step on the disk where it may block.
@@ -146,16 +115,16 @@ impl fmt::Debug for LocalStore {
 }
 
 impl BlockStore for LocalStore {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { shares_clones: self.steps.can_share, grows: true, kernel_file: true }
+    }
+
     fn is_alive(&self) -> bool {
         self.engine.is_alive()
     }
 
-    fn reserve(&self, bytes: ByteCount) -> Result<Reservation, StoreError> {
-        self.steps.ledger.reserve(bytes)
-    }
-
-    fn reserve_for(&self, tenant: TenantId, bytes: ByteCount) -> Result<Reservation, StoreError> {
-        self.steps.ledger.reserve_for(tenant, bytes)
+    fn space(&self) -> &Arc<Ledger> {
+        &self.steps.ledger
     }
 
     fn draft(&self, id: ContentId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>> {
@@ -234,6 +203,22 @@ impl BlockStore for LocalStore {
 
     fn images(&self) -> Boxed<'_, Result<Vec<ContentId>, StoreError>> {
         self.step(|steps| Ok(steps::ids_in(&steps.drives)?))
+    }
+
+    fn stored_at(&self, id: ContentId) -> Boxed<'_, Result<UnixTime, StoreError>> {
+        self.step(move |steps| steps.stored_at(id))
+    }
+
+    fn lost(&self) -> Boxed<'_, Result<Vec<LostImage>, StoreError>> {
+        self.step(Steps::lost_images)
+    }
+
+    fn bring_back(&self, id: ContentId) -> Boxed<'_, Result<(), StoreError>> {
+        self.step(move |steps| steps.bring_back(id))
+    }
+
+    fn forget(&self, id: ContentId) -> Boxed<'_, Result<(), StoreError>> {
+        self.step(move |steps| steps.forget(id))
     }
 }
 

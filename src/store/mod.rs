@@ -29,7 +29,7 @@ use crate::domain::{ByteCount, ContentId, Extent, Fault, FaultKind, Pieces, Tena
 use crate::io::{Block, SharedBlock, SharedFile};
 
 pub use checked::CheckedImage;
-pub use local::{Direct, LocalSettings, LocalStore, LostImage, PieceRead, ReadBack};
+pub use local::{Direct, LocalSettings, LocalStore, PieceRead, ReadBack};
 pub use piece_map::{MOST_EXTENTS, Piece, PieceMap, Scattered, Unfinished};
 pub use pieces::{piece_digest, stored_digest, zero_piece};
 pub use reservation::{Ledger, Reservation};
@@ -39,21 +39,30 @@ pub use zero::{GRANULE, data_runs, is_zero};
 /// What the methods of the traits return: one box per call, which is noise beside a block of 2 MiB.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// What a store can do beyond what every store does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// A clone shares the bytes of its source, and so takes neither their time nor their space.
+    pub shares_clones: bool,
+    /// Images grow in place; else [`BlockStore::grow`] fails with [`StoreError::Unsupported`].
+    pub grows: bool,
+    /// Images have a file; else [`Image::file`] is `None`.
+    pub kernel_file: bool,
+}
+
 /// A backend that holds the contents of drives.
 pub trait BlockStore: Send + Sync {
+    /// What it can do. Does not change while the store is open.
+    fn capabilities(&self) -> Capabilities;
+
     /// Whether it can still read and write at all.
     fn is_alive(&self) -> bool {
         true
     }
 
-    /// Sets `bytes` of free space aside, so that uploads admitted together cannot fill the disk together.
-    ///
-    /// Looks at the free space of this moment less all reservations and the configured reserve.
-    fn reserve(&self, bytes: ByteCount) -> Result<Reservation, StoreError>;
-
-    /// As [`BlockStore::reserve`], for bytes that a tenant says will come: they are left seven eighths of what is free
-    /// and not set aside by others.
-    fn reserve_for(&self, tenant: TenantId, bytes: ByteCount) -> Result<Reservation, StoreError>;
+    /// The account of its space, from which a draft has what it takes, so that uploads admitted together cannot fill
+    /// the store together. That of a store which cannot tell its space admits everything, and the backend alone refuses.
+    fn space(&self) -> &Arc<Ledger>;
 
     /// Begins an image that nobody can open. A draft left by an earlier attempt under this id is replaced.
     fn draft(&self, id: ContentId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>>;
@@ -72,7 +81,8 @@ pub trait BlockStore: Send + Sync {
         record: Record,
     ) -> Boxed<'_, Result<(), StoreError>>;
 
-    /// Grows a published image; what is added reads as zero. Durable when it returns. May be run again.
+    /// Grows a published image; what is added reads as zero. Durable when it returns. May be run again. Only a store
+    /// that [`Capabilities::grows`] does.
     fn grow(&self, id: ContentId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>>;
 
     /// Removes an image or draft; durable when it returns. Removing what is not there succeeds.
@@ -93,6 +103,18 @@ pub trait BlockStore: Send + Sync {
 
     /// The ids of all published images.
     fn images(&self) -> Boxed<'_, Result<Vec<ContentId>, StoreError>>;
+
+    /// When a published image was stored, or was brought back.
+    fn stored_at(&self, id: ContentId) -> Boxed<'_, Result<UnixTime, StoreError>>;
+
+    /// The images that were set aside.
+    fn lost(&self) -> Boxed<'_, Result<Vec<LostImage>, StoreError>>;
+
+    /// Publishes an image again that was set aside. Durable when it returns.
+    fn bring_back(&self, id: ContentId) -> Boxed<'_, Result<(), StoreError>>;
+
+    /// Removes an image that was set aside.
+    fn forget(&self, id: ContentId) -> Boxed<'_, Result<(), StoreError>>;
 }
 
 /// What is kept beside an image, durable with it, so that a volume can be made of it again when nobody knows it any
@@ -111,6 +133,17 @@ impl From<&Volume> for Record {
     fn from(volume: &Volume) -> Self {
         Self { volume: volume.id, tenant: volume.tenant, name: volume.name.clone() }
     }
+}
+
+/// An image that was set aside.
+#[derive(Clone, Debug)]
+pub struct LostImage {
+    /// Its id.
+    pub id: ContentId,
+    /// Its size.
+    pub size: ByteCount,
+    /// Whose it was; `None` when nothing that can be read is kept beside it.
+    pub record: Option<Record>,
 }
 
 /// Totals of one sweep.
@@ -175,7 +208,8 @@ pub trait Image: Send + Sync {
     /// The piece digests stored with it; fails when they are missing or damaged.
     fn pieces(&self) -> Boxed<'_, Result<Pieces, StoreError>>;
 
-    /// The open file behind it, where there is one: for the kernel's own copy to a socket.
+    /// The open file behind it, in a store that has [`Capabilities::kernel_file`]: a hint, for the kernel's own copy to
+    /// a socket.
     fn file(&self) -> Option<SharedFile>;
 }
 
@@ -203,6 +237,9 @@ pub enum StoreError {
     /// The image or its pieces are not as they were stored.
     #[error("image {0} is damaged: {1}")]
     Damaged(ContentId, &'static str),
+    /// The store does not do this: see [`Capabilities`].
+    #[error("the store does not do this")]
+    Unsupported,
     /// The backend failed.
     #[error("the store failed")]
     Io(#[source] io::Error),
@@ -240,7 +277,7 @@ impl From<StoreError> for Fault {
         match error {
             StoreError::NoSpace => Self::new(FaultKind::NoSpace, "the storage has no room for this"),
             StoreError::TooLarge => Self::new(FaultKind::TooLarge, "the storage cannot hold a drive of this size"),
-            StoreError::Missing(_) | StoreError::Io(_) => Self::internal(error),
+            StoreError::Missing(_) | StoreError::Unsupported | StoreError::Io(_) => Self::internal(error),
             StoreError::Damaged(..) => {
                 Self::new(FaultKind::Corrupt, "the stored bytes are damaged and are not served").because(error)
             }

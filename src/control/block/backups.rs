@@ -337,7 +337,7 @@ impl Control {
         let objects = self.parts.archive.head(&head).await?.written().objects;
         let most = objects.saturating_mul(CHUNK_SIZE).min(backup.size.get());
         let most = ByteCount::new(most).unwrap_or(ByteCount::MAX);
-        let reservation = self.parts.store.reserve_for(volume.tenant, most)?;
+        let reservation = self.parts.store.space().reserve_for(volume.tenant, most)?;
         let options = DraftOptions { expected: Some(backup.size), reservation, record: (&volume).into() };
         let draft = self.parts.store.draft(content, options).await?;
         let progress = Progress::fetching(volume.id);

@@ -84,7 +84,7 @@ impl Control {
         let (name, meta) = (wish.name.unwrap_or_default(), wish.metadata);
         let spec = DriveSpec { name: name.clone(), size, media: Media::Disk, meta, attributes };
         let volume = Volume::begun(principal.tenant, spec, VolumeState::Downloading, self.parts.clock.now());
-        let reservation = self.parts.store.reserve_for(principal.tenant, length)?;
+        let reservation = self.parts.store.space().reserve_for(principal.tenant, length)?;
         let plan = ReceivePlan { name, length: Some(length), expected: None, wants_sha256: false };
         let admitted = self.begin_filling(volume.clone(), plan, reservation, Failure::Spoil).await?;
         let glance = glance.clone();

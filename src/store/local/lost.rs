@@ -14,19 +14,8 @@ use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use super::files::{length, sync_dir};
 use super::sidecar;
 use super::steps::{Steps, ids_in, place, unlink};
-use crate::domain::{ByteCount, ContentId, UnixTime};
-use crate::store::{Record, StoreError, Swept};
-
-/// An image that nobody knows.
-#[derive(Clone, Debug)]
-pub struct LostImage {
-    /// Its id.
-    pub id: ContentId,
-    /// Its size.
-    pub size: ByteCount,
-    /// Whose it was; `None` when nothing that can be read is kept beside it.
-    pub record: Option<Record>,
-}
+use crate::domain::{ContentId, UnixTime};
+use crate::store::{LostImage, StoreError, Swept};
 
 impl Steps {
     /// Takes an image out of sight, and keeps it; what it takes on the disk. `None` when it was removed meanwhile.
@@ -110,7 +99,7 @@ impl Steps {
     }
 
     /// When an image was stored, or moved.
-    pub(super) fn changed(&self, id: ContentId) -> Result<UnixTime, StoreError> {
+    pub(super) fn stored_at(&self, id: ContentId) -> Result<UnixTime, StoreError> {
         Ok(changed(&place(&self.drives, id))?)
     }
 }

@@ -78,6 +78,7 @@ pub(super) struct Steps {
     direct: Direct,
     can_direct: bool,
     can_attach: bool,
+    pub(super) can_share: bool,
     pub(super) ledger: Arc<Ledger>,
     pub(super) busy: Busy,
     pub(super) crash: CrashPoints,
@@ -110,6 +111,7 @@ impl Steps {
         let [flush_drives, flush_incoming] =
             [File::open(&drives)?, File::open(&incoming)?].map(|opened| SharedFlush::new(move || opened.sync_all()));
         let can_attach = probe::attributes(&incoming).is_ok();
+        let can_share = probe::reflink(&incoming).is_ok();
         Ok(Self {
             drives,
             incoming,
@@ -120,6 +122,7 @@ impl Steps {
             direct,
             can_direct,
             can_attach,
+            can_share,
             ledger,
             busy: Busy::default(),
             crash,
