@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
+use sqlx::Row as _;
 
 use super::block::{attach, detach, insert_backup, remove_backup, update_backup};
 use super::contents::drop_content;
 use super::jobs::{enqueue, finish};
+use super::sqlite::{Connection, Write};
 use super::volumes::{bytes_from, kind_from, kind_text, media_text, state_from, state_text};
 use super::{Lease, Meta, MetaError, NewJob, id_bytes};
 use crate::domain::{
@@ -115,7 +116,7 @@ impl Meta {
     /// [`MetaError::Conflict`] means that the volume is not uploading any more. The revision grows, so that a change
     /// based on the old charge cannot undo this one: read the volume again before updating it.
     pub async fn charge_upto(&self, id: VolumeId, want: ByteCount, least: ByteCount) -> Result<ByteCount, MetaError> {
-        let mut tx = self.begin_adding().await?;
+        let mut tx = self.db.begin_adding().await?;
         let row = sqlx::query(
             "SELECT v.state, v.charged, v.tenant, t.used_bytes, \
              COALESCE(t.quota_bytes, 9223372036854775807) AS quota \
@@ -144,13 +145,13 @@ impl Meta {
         bill.add(tenant, 0, granted.get().cast_signed())?;
         bill.settle(&mut tx).await?;
         // The upload that this is for is answered after the flush of its end, and without that it never was.
-        self.commit_unflushed(tx).await?;
+        self.db.commit_unflushed(tx).await?;
         Ok(granted)
     }
 }
 
 /// Makes all changes of a batch in this transaction, which must be rolled back when one fails.
-pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch) -> Result<Vec<Volume>, MetaError> {
+pub(super) async fn change(tx: &mut Write, batch: &Batch) -> Result<Vec<Volume>, MetaError> {
     let mut bill = Bill::default();
     if let Some(lease) = &batch.finish {
         finish(tx, lease).await?;
@@ -197,7 +198,7 @@ pub(super) async fn change(tx: &mut Transaction<'static, Sqlite>, batch: &Batch)
 }
 
 /// Whether an update of a batch makes a record longer.
-pub(super) async fn lengthens(connection: &mut SqliteConnection, batch: &Batch) -> Result<bool, MetaError> {
+pub(super) async fn lengthens(connection: &mut Connection, batch: &Batch) -> Result<bool, MetaError> {
     for volume in &batch.update {
         let length = volume.name.len() + json(&volume.meta).len() + json(&volume.attributes).len();
         if stored_length(connection, volume.id).await?.is_some_and(|there| length > there) {
@@ -208,7 +209,7 @@ pub(super) async fn lengthens(connection: &mut SqliteConnection, batch: &Batch) 
 }
 
 /// The bytes of what a record has of its owner's.
-async fn stored_length(connection: &mut SqliteConnection, id: VolumeId) -> Result<Option<usize>, MetaError> {
+async fn stored_length(connection: &mut Connection, id: VolumeId) -> Result<Option<usize>, MetaError> {
     let there: Option<i64> = sqlx::query_scalar(
         "SELECT length(CAST(name AS BLOB)) + length(CAST(meta AS BLOB)) + length(CAST(attributes AS BLOB)) \
          FROM volumes WHERE id = $1",
@@ -248,7 +249,7 @@ impl Bill {
         Ok(())
     }
 
-    async fn settle(self, connection: &mut SqliteConnection) -> Result<(), MetaError> {
+    async fn settle(self, connection: &mut Connection) -> Result<(), MetaError> {
         for (tenant, sums) in self.0 {
             if (sums.volumes, sums.bytes) != (0, 0) {
                 charge(connection, tenant, &sums).await?;
@@ -261,7 +262,7 @@ impl Bill {
     }
 }
 
-async fn charge(connection: &mut SqliteConnection, tenant: TenantId, sums: &Sums) -> Result<(), MetaError> {
+async fn charge(connection: &mut Connection, tenant: TenantId, sums: &Sums) -> Result<(), MetaError> {
     // Subtracting from the limit, since adding to the usage could overflow; shrinking is always allowed.
     let done = sqlx::query(
         "UPDATE tenants SET used_volumes = used_volumes + $2, used_bytes = used_bytes + $3 WHERE id = $1 \
@@ -287,7 +288,7 @@ async fn charge(connection: &mut SqliteConnection, tenant: TenantId, sums: &Sums
 }
 
 /// As [`charge`], for backups, whose bytes have the limit of volumes where they have none of their own.
-async fn charge_backups(connection: &mut SqliteConnection, tenant: TenantId, sums: &Sums) -> Result<(), MetaError> {
+async fn charge_backups(connection: &mut Connection, tenant: TenantId, sums: &Sums) -> Result<(), MetaError> {
     let done = sqlx::query(
         "UPDATE tenants SET used_backups = used_backups + $2, used_backup_bytes = used_backup_bytes + $3 WHERE id = $1 \
          AND ($2 <= 0 OR $2 <= COALESCE(quota_backups, 9223372036854775807) - used_backups) \
@@ -310,11 +311,7 @@ async fn charge_backups(connection: &mut SqliteConnection, tenant: TenantId, sum
     Err(most.map_or(MetaError::BackupsExceeded, |most| MetaError::TooManyBackups(most.cast_unsigned())))
 }
 
-pub(super) async fn insert(
-    connection: &mut SqliteConnection,
-    volume: &Volume,
-    bill: &mut Bill,
-) -> Result<(), MetaError> {
+pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &mut Bill) -> Result<(), MetaError> {
     let (meta, attributes) = (json(&volume.meta), json(&volume.attributes));
     if volume.name.len() + meta.len() + attributes.len() > LONGEST_ROW {
         return Err(MetaError::TooLong);
@@ -348,7 +345,7 @@ pub(super) async fn insert(
 }
 
 /// In the transaction that writes, of which there is one at a time.
-async fn check_vacant(connection: &mut SqliteConnection, vacant: &Vacancy) -> Result<(), MetaError> {
+async fn check_vacant(connection: &mut Connection, vacant: &Vacancy) -> Result<(), MetaError> {
     let named: Vec<String> = sqlx::query_scalar(
         "SELECT attributes FROM volumes WHERE tenant = $1 AND kind IN ('drive', 'tree') AND name = $2 \
          AND state <> 'deleting'",
@@ -366,7 +363,7 @@ async fn check_vacant(connection: &mut SqliteConnection, vacant: &Vacancy) -> Re
     Ok(())
 }
 
-async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &mut Bill) -> Result<Volume, MetaError> {
+async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volume, MetaError> {
     let (tenant, _, charged) = charge_of(tx, volume.id).await?.ok_or(MetaError::NotFound)?;
     let (meta, attributes) = (json(&volume.meta), json(&volume.attributes));
     let length = volume.name.len() + meta.len() + attributes.len();
@@ -404,7 +401,7 @@ async fn update(tx: &mut Transaction<'static, Sqlite>, volume: &Volume, bill: &m
     Ok(Volume { revision: volume.revision + 1, ..volume.clone() })
 }
 
-async fn remove(tx: &mut Transaction<'static, Sqlite>, id: VolumeId, bill: &mut Bill) -> Result<(), MetaError> {
+async fn remove(tx: &mut Write, id: VolumeId, bill: &mut Bill) -> Result<(), MetaError> {
     let Some((tenant, kind, charged)) = charge_of(tx, id).await? else { return Ok(()) };
     sqlx::query("DELETE FROM volumes WHERE id = $1").bind(id.as_bytes().as_slice()).execute(&mut **tx).await?;
     bill.add(tenant, -counted(kind), -charged.get().cast_signed())
@@ -420,7 +417,7 @@ pub(super) const fn counted(kind: VolumeKind) -> i64 {
 
 /// Who pays for a volume, what it is, and for how many bytes.
 async fn charge_of(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     id: VolumeId,
 ) -> Result<Option<(TenantId, VolumeKind, ByteCount)>, MetaError> {
     let row = sqlx::query("SELECT tenant, kind, charged FROM volumes WHERE id = $1")
@@ -571,7 +568,7 @@ mod tests {
         insert(long.clone()).await.unwrap();
         long.name.push('x');
         assert!(matches!(scene.meta.update(long.clone()).await, Err(MetaError::TooLong)));
-        sqlx::query("UPDATE volumes SET name = $1").bind(&long.name).execute(&scene.meta.writer).await.unwrap();
+        sqlx::query("UPDATE volumes SET name = $1").bind(&long.name).execute(&scene.meta.db.writer).await.unwrap();
         let long = scene.meta.update(long).await.unwrap();
         let longer = Volume { name: format!("{}x", long.name), ..long.clone() };
         assert!(matches!(scene.meta.update(longer).await, Err(MetaError::TooLong)));

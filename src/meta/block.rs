@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::Row as _;
 
-use super::order::{Of, word};
+use super::sqlite::{Connection, DbRow, Of, Sql, word};
 use super::volumes::{MOST_TEXTS, SELECT_VOLUMES, bytes_from, from_row, push_states};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
@@ -64,8 +63,8 @@ impl Meta {
     }
 
     /// The volumes of a query of rows, as far as they are read for one page.
-    async fn read(&self, mut page: QueryBuilder<Sqlite>) -> Result<Vec<Arc<Seen>>, MetaError> {
-        let mut rows = page.build().fetch(&self.readers);
+    async fn read(&self, mut page: Sql) -> Result<Vec<Arc<Seen>>, MetaError> {
+        let mut rows = page.build().fetch(&self.db.readers);
         let (mut volumes, mut texts) = (Vec::new(), 0);
         while texts <= MOST_TEXTS
             && let Some(row) = rows.try_next().await?
@@ -79,8 +78,8 @@ impl Meta {
 
     /// The volumes of a query of ids and revisions, when those of before are as they were: reading a row costs many
     /// times what reading its revision does.
-    async fn known(&self, mut page: QueryBuilder<Sqlite>) -> Result<Option<Vec<Arc<Seen>>>, MetaError> {
-        let all: Option<String> = page.push(")").build_query_scalar().fetch_one(&self.readers).await?;
+    async fn known(&self, mut page: Sql) -> Result<Option<Vec<Arc<Seen>>>, MetaError> {
+        let all: Option<String> = page.push(")").build_query_scalar().fetch_one(&self.db.readers).await?;
         let ids = all.iter().flat_map(|all| all.split(' ')).map(id_and_revision).collect::<Result<Vec<_>, _>>()?;
         let mut volumes: Vec<_> = ids.iter().map(|(id, revision)| self.recent.at(*id, *revision)).collect();
         let missing: Vec<usize> = (0..ids.len()).filter(|at| volumes[*at].is_none()).collect();
@@ -88,14 +87,14 @@ impl Meta {
             return Ok(None);
         }
         if !missing.is_empty() {
-            let mut sql = QueryBuilder::new(SELECT_VOLUMES);
+            let mut sql = Sql::new(SELECT_VOLUMES);
             sql.push("WHERE id IN (");
             let mut list = sql.separated(", ");
             for at in &missing {
                 list.push_bind(ids[*at].0.as_bytes().to_vec());
             }
             sql.push(")");
-            for row in sql.build().fetch_all(&self.readers).await? {
+            for row in sql.build().fetch_all(&self.db.readers).await? {
                 let volume = self.remembered(&row)?;
                 // One that has changed meanwhile may not belong to the list any more.
                 let place = missing.iter().find(|at| ids[**at] == (volume.id, volume.revision));
@@ -111,14 +110,14 @@ impl Meta {
     pub async fn with_attachments(&self, volumes: Vec<Arc<Seen>>) -> Result<Vec<BlockVolume>, MetaError> {
         let mut attached = Vec::new();
         if volumes.iter().any(|volume| volume.state.is_attached()) {
-            let mut sql = QueryBuilder::new(SELECT_ATTACHMENTS);
+            let mut sql = Sql::new(SELECT_ATTACHMENTS);
             sql.push("WHERE volume IN (");
             let mut ids = sql.separated(", ");
             for volume in volumes.iter().filter(|volume| volume.state.is_attached()) {
                 ids.push_bind(volume.id.as_bytes().to_vec());
             }
             sql.push(")");
-            let rows = sql.build().fetch_all(&self.readers).await?;
+            let rows = sql.build().fetch_all(&self.db.readers).await?;
             attached = rows.iter().map(attachment_from).collect::<Result<Vec<_>, _>>()?;
         }
         let with = |volume: Arc<Seen>| {
@@ -130,10 +129,10 @@ impl Meta {
 
     /// What is attached to a server of this tenant, by device.
     pub async fn attachments(&self, tenant: TenantId, server: &str) -> Result<Vec<Attachment>, MetaError> {
-        let mut sql = QueryBuilder::new(SELECT_ATTACHMENTS);
+        let mut sql = Sql::new(SELECT_ATTACHMENTS);
         sql.push("WHERE tenant = ").push_bind(tenant.as_bytes().to_vec());
         sql.push(" AND server = ").push_bind(server.to_owned()).push(" ORDER BY length(device), device");
-        let rows = sql.build().fetch_all(&self.readers).await?;
+        let rows = sql.build().fetch_all(&self.db.readers).await?;
         rows.iter().map(attachment_from).collect()
     }
 
@@ -143,7 +142,7 @@ impl Meta {
         owner: Owner,
         query: &ServerQuery,
     ) -> Result<Paged<AttachedServer>, MetaError> {
-        let mut sql = QueryBuilder::new(
+        let mut sql = Sql::new(
             "SELECT attachments.tenant, attachments.server, attachments.volume FROM attachments \
              JOIN (SELECT DISTINCT tenant, server FROM attachments WHERE server IS NOT NULL",
         );
@@ -158,7 +157,7 @@ impl Meta {
         sql.push(") AS page ON attachments.tenant = page.tenant AND attachments.server = page.server");
         sql.push(" ORDER BY attachments.server, attachments.tenant, length(device), device");
         let mut servers: Vec<AttachedServer> = Vec::new();
-        for row in sql.build().fetch_all(&self.readers).await? {
+        for row in sql.build().fetch_all(&self.db.readers).await? {
             let tenant = TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?);
             let id: String = row.try_get("server")?;
             let volume = VolumeId::from_bytes(id_bytes(row.try_get("volume")?, "volume")?);
@@ -173,13 +172,13 @@ impl Meta {
     /// All drives that are images, of their tenant or of everybody, in order of making.
     pub async fn images(&self) -> Result<Vec<Volume>, MetaError> {
         let (key, value) = BlockFields::IMAGE;
-        let mut sql = QueryBuilder::new(SELECT_VOLUMES);
+        let mut sql = Sql::new(SELECT_VOLUMES);
         sql.push(
             "WHERE kind = 'drive' AND state <> 'deleting' AND (json_extract(attributes, '$.block.public_image') = 1",
         );
         sql.push(" OR EXISTS (SELECT 1 FROM json_each(volumes.meta) AS pair WHERE pair.key = ").push_bind(key);
         sql.push(" AND pair.atom = ").push_bind(value).push(")) ORDER BY created, id");
-        let rows = sql.build().fetch_all(&self.readers).await?;
+        let rows = sql.build().fetch_all(&self.db.readers).await?;
         rows.iter().map(from_row).collect()
     }
 
@@ -190,7 +189,7 @@ impl Meta {
         )
         .bind(volume.to_string())
         .bind(tenant.as_bytes().as_slice())
-        .fetch_all(&self.readers)
+        .fetch_all(&self.db.readers)
         .await?;
         ids.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "id")?))).collect()
     }
@@ -201,7 +200,7 @@ impl Meta {
             None => None,
             Some(named) => Some(Mark::of_backup(&self.backup(owner, named).await?.ok_or(MetaError::NotFound)?)),
         };
-        let mut sql = QueryBuilder::new(SELECT_BACKUPS);
+        let mut sql = Sql::new(SELECT_BACKUPS);
         sql.push("WHERE 1 = 1");
         owner.push(&mut sql);
         push_common(&mut sql, query);
@@ -220,13 +219,13 @@ impl Meta {
             sql.push(" AND COALESCE(description, '') = ").push_bind(description.clone());
         }
         push_page(&mut sql, Of::Backups, query, marker.as_ref());
-        let rows = sql.build().fetch_all(&self.readers).await?;
+        let rows = sql.build().fetch_all(&self.db.readers).await?;
         Ok(paged(rows.iter().map(backup_from).collect::<Result<Vec<_>, _>>()?, query.limit))
     }
 
     /// One backup.
     pub async fn backup(&self, owner: Owner, backup: BackupRef) -> Result<Option<Backup>, MetaError> {
-        let mut sql = QueryBuilder::new(SELECT_BACKUPS);
+        let mut sql = Sql::new(SELECT_BACKUPS);
         match backup {
             BackupRef::Id(id) => sql.push("WHERE id = ").push_bind(id.as_bytes().to_vec()),
             // Beyond the database's integers there is none.
@@ -235,15 +234,15 @@ impl Meta {
             }
         };
         owner.push(&mut sql);
-        let row = sql.build().fetch_optional(&self.readers).await?;
+        let row = sql.build().fetch_optional(&self.db.readers).await?;
         row.as_ref().map(backup_from).transpose()
     }
 
     /// All backups in this state: for what a restart goes on with.
     pub async fn backups_in(&self, state: BackupState) -> Result<Vec<Backup>, MetaError> {
-        let mut sql = QueryBuilder::new(SELECT_BACKUPS);
+        let mut sql = Sql::new(SELECT_BACKUPS);
         sql.push("WHERE state = ").push_bind(backup_state_text(state)).push(" ORDER BY created, id");
-        let rows = sql.build().fetch_all(&self.readers).await?;
+        let rows = sql.build().fetch_all(&self.db.readers).await?;
         rows.iter().map(backup_from).collect()
     }
 }
@@ -256,7 +255,7 @@ impl Owner {
         }
     }
 
-    fn push(self, sql: &mut QueryBuilder<Sqlite>) {
+    fn push(self, sql: &mut Sql) {
         if let Self::Tenant(tenant) = self {
             sql.push(" AND tenant = ").push_bind(tenant.as_bytes().to_vec());
         }
@@ -291,14 +290,8 @@ fn id_and_revision(text: &str) -> Result<(VolumeId, u64), MetaError> {
 }
 
 /// The rows of a page, and one more, which tells whether there are more.
-fn page_of(
-    head: &str,
-    owner: Owner,
-    kind: VolumeKind,
-    query: &BlockQuery,
-    marker: Option<&Mark>,
-) -> QueryBuilder<Sqlite> {
-    let mut sql = QueryBuilder::new(head);
+fn page_of(head: &str, owner: Owner, kind: VolumeKind, query: &BlockQuery, marker: Option<&Mark>) -> Sql {
+    let mut sql = Sql::new(head);
     // The kind is no parameter: some indexes are of one kind, and SQLite would plan anew for each value.
     sql.push(format!("WHERE kind = '{}' AND state <> 'deleting'", super::volumes::kind_text(kind)));
     owner.push(&mut sql);
@@ -337,7 +330,7 @@ fn page_of(
 }
 
 /// The conditions that volumes and backups share.
-fn push_common(sql: &mut QueryBuilder<Sqlite>, query: &BlockQuery) {
+fn push_common(sql: &mut Sql, query: &BlockQuery) {
     if let Some(name) = &query.name {
         sql.push(" AND name = ").push_bind(name.clone());
     }
@@ -355,7 +348,7 @@ fn push_common(sql: &mut QueryBuilder<Sqlite>, query: &BlockQuery) {
 }
 
 /// The order, and which part of it.
-fn push_page(sql: &mut QueryBuilder<Sqlite>, of: Of, query: &BlockQuery, marker: Option<&Mark>) {
+fn push_page(sql: &mut Sql, of: Of, query: &BlockQuery, marker: Option<&Mark>) {
     let order = order_of(&query.sort);
     if let Some(marker) = marker {
         push_behind(sql, &order, of, marker);
@@ -371,7 +364,7 @@ fn push_page(sql: &mut QueryBuilder<Sqlite>, of: Of, query: &BlockQuery, marker:
 
 /// Records an attachment; [`MetaError::Duplicate`] when the volume or the device is taken.
 pub(super) async fn attach(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     tenant: TenantId,
     attachment: &Attachment,
 ) -> Result<(), MetaError> {
@@ -392,14 +385,14 @@ pub(super) async fn attach(
 }
 
 /// Removes the record of where a volume is attached, if there is one.
-pub(super) async fn detach(connection: &mut SqliteConnection, volume: VolumeId) -> Result<(), MetaError> {
+pub(super) async fn detach(connection: &mut Connection, volume: VolumeId) -> Result<(), MetaError> {
     let query = sqlx::query("DELETE FROM attachments WHERE volume = $1").bind(volume.as_bytes().as_slice());
     query.execute(connection).await?;
     Ok(())
 }
 
 /// Adds a backup under the next number, which no other had before.
-pub(super) async fn insert_backup(connection: &mut SqliteConnection, backup: &Backup) -> Result<(), MetaError> {
+pub(super) async fn insert_backup(connection: &mut Connection, backup: &Backup) -> Result<(), MetaError> {
     let number: i64 =
         sqlx::query_scalar("UPDATE counters SET value = value + 1 WHERE name = 'backups' RETURNING value")
             .fetch_one(&mut *connection)
@@ -433,7 +426,7 @@ pub(super) async fn insert_backup(connection: &mut SqliteConnection, backup: &Ba
 
 /// Changes a backup that is in the state `from`; [`MetaError::Conflict`] when it is in another, or gone.
 pub(super) async fn update_backup(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     backup: &Backup,
     from: BackupState,
 ) -> Result<(), MetaError> {
@@ -458,7 +451,7 @@ pub(super) async fn update_backup(
 
 /// Removes the record of a backup, if there is one; whose it was, and of how many bytes.
 pub(super) async fn remove_backup(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     id: BackupId,
 ) -> Result<Option<(TenantId, ByteCount)>, MetaError> {
     let row = sqlx::query("DELETE FROM backups WHERE id = $1 RETURNING tenant, size")
@@ -491,7 +484,7 @@ fn order_of(sort: &[(SortKey, Direction)]) -> Vec<(SortKey, Direction)> {
 ///
 /// Comparing rows says so in a way that an index is entered by, but only for keys of one direction; for others the
 /// bound of the first key does, and what is equal in that is looked through.
-fn push_behind(sql: &mut QueryBuilder<Sqlite>, order: &[(SortKey, Direction)], of: Of, marker: &Mark) {
+fn push_behind(sql: &mut Sql, order: &[(SortKey, Direction)], of: Of, marker: &Mark) {
     let (first, direction) = order[0];
     let behind = |direction| if direction == Direction::Ascending { ">" } else { "<" };
     if order.iter().all(|(_, other)| *other == direction) {
@@ -558,7 +551,7 @@ impl Mark {
         }
     }
 
-    fn push(&self, sql: &mut QueryBuilder<Sqlite>, key: SortKey) {
+    fn push(&self, sql: &mut Sql, key: SortKey) {
         match key {
             SortKey::Created => sql.push_bind(self.created.0),
             SortKey::Updated => sql.push_bind(self.updated.0),
@@ -583,7 +576,7 @@ fn paged<T>(mut items: Vec<T>, limit: Option<u32>) -> Paged<T> {
     Paged { items, has_more }
 }
 
-fn attachment_from(row: &SqliteRow) -> Result<Attachment, MetaError> {
+fn attachment_from(row: &DbRow) -> Result<Attachment, MetaError> {
     Ok(Attachment {
         volume: VolumeId::from_bytes(id_bytes(row.try_get("volume")?, "volume")?),
         server: row.try_get("server")?,
@@ -594,7 +587,7 @@ fn attachment_from(row: &SqliteRow) -> Result<Attachment, MetaError> {
     })
 }
 
-fn backup_from(row: &SqliteRow) -> Result<Backup, MetaError> {
+fn backup_from(row: &DbRow) -> Result<Backup, MetaError> {
     let count = |number: i64, column| u64::try_from(number).map_err(|_| MetaError::Damaged(column));
     let snapshot: Option<&[u8]> = row.try_get("snapshot")?;
     let objects: Option<i64> = row.try_get("objects")?;

@@ -40,7 +40,7 @@ impl Meta {
     /// id: after `after`, to where the answer says that the next step begins.
     pub async fn note_unchecked(&self, after: Option<VolumeId>) -> Result<Option<VolumeId>, MetaError> {
         let after = after.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
-        let rows = sqlx::query(STEP).bind(after).bind(PAGE).fetch_all(&self.readers).await?;
+        let rows = sqlx::query(STEP).bind(after).bind(PAGE).fetch_all(&self.db.readers).await?;
         let mut last = None;
         let mut unknown = Vec::new();
         for row in &rows {
@@ -52,7 +52,7 @@ impl Meta {
             last = Some(id);
         }
         if !unknown.is_empty() {
-            let mut tx = self.begin_adding().await?;
+            let mut tx = self.db.begin_adding().await?;
             for (id, generation, stored) in unknown {
                 // It may be gone by now, or be another.
                 sqlx::query(
@@ -67,7 +67,7 @@ impl Meta {
                 .execute(&mut *tx)
                 .await?;
             }
-            self.commit_unflushed(tx).await?;
+            self.db.commit_unflushed(tx).await?;
         }
         Ok(last.filter(|_| rows.len() as i64 == PAGE))
     }
@@ -80,7 +80,7 @@ impl Meta {
         stored_before: UnixTime,
     ) -> Result<Option<Check>, MetaError> {
         for (query, before) in [(BY_AGE, checked_before), (NEVER_MADE, stored_before)] {
-            let row = sqlx::query(query).bind(before.0).fetch_optional(&self.readers).await?;
+            let row = sqlx::query(query).bind(before.0).fetch_optional(&self.db.readers).await?;
             let Some(row) = row else { continue };
             return Ok(Some(Check {
                 volume: VolumeId::from_bytes(id_bytes(row.try_get("volume")?, "volume")?),
@@ -94,30 +94,30 @@ impl Meta {
 
     /// Notes how far a check has come.
     pub async fn note_position(&self, check: &Check, position: u64) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         sqlx::query("UPDATE checks SET position = $3 WHERE volume = $1 AND generation = $2")
             .bind(check.volume.as_bytes().as_slice())
             .bind(check.generation.cast_signed())
             .bind(position.cast_signed())
             .execute(&mut *tx)
             .await?;
-        self.commit_unflushed(tx).await
+        self.db.commit_unflushed(tx).await
     }
 
     /// Lets a check wait as if it had been made at this time. It goes on from where it is.
     pub async fn put_off_check(&self, check: &Check, since: UnixTime) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         sqlx::query("UPDATE checks SET since = $2 WHERE volume = $1")
             .bind(check.volume.as_bytes().as_slice())
             .bind(since.0)
             .execute(&mut *tx)
             .await?;
-        self.commit_unflushed(tx).await
+        self.db.commit_unflushed(tx).await
     }
 
     /// Notes that this generation of a volume was read back and is whole. Of another one that says nothing.
     pub async fn note_checked(&self, id: VolumeId, generation: u64, now: UnixTime) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         sqlx::query(
             "INSERT INTO checks (volume, generation, checked, since, position) \
              SELECT id, generation, $3, $3, 0 FROM volumes WHERE id = $1 AND generation = $2 \
@@ -129,7 +129,7 @@ impl Meta {
         .bind(now.0)
         .execute(&mut *tx)
         .await?;
-        self.commit_unflushed(tx).await
+        self.db.commit_unflushed(tx).await
     }
 
     /// When this generation of a volume was last found whole.
@@ -138,7 +138,7 @@ impl Meta {
             sqlx::query_scalar("SELECT checked FROM checks WHERE volume = $1 AND generation = $2")
                 .bind(id.as_bytes().as_slice())
                 .bind(generation.cast_signed())
-                .fetch_optional(&self.readers)
+                .fetch_optional(&self.db.readers)
                 .await?;
         Ok(checked.flatten().map(UnixTime))
     }
@@ -146,7 +146,7 @@ impl Meta {
     /// When the volume that was not checked for longest was checked, or stored.
     pub async fn oldest_check(&self) -> Result<Option<UnixTime>, MetaError> {
         let since: Option<i64> = sqlx::query_scalar("SELECT since FROM checks ORDER BY since, volume LIMIT 1")
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.db.readers)
             .await?;
         Ok(since.map(UnixTime))
     }
@@ -242,7 +242,7 @@ mod tests {
         scene.meta.insert_volumes(volumes, vec![]).await.unwrap();
         note_all(&scene).await;
         let noted: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM checks").fetch_one(&scene.meta.readers).await.unwrap();
+            sqlx::query_scalar("SELECT COUNT(*) FROM checks").fetch_one(&scene.meta.db.readers).await.unwrap();
         assert_eq!(noted, 2 * PAGE + 1);
     }
 
@@ -256,7 +256,7 @@ mod tests {
         ] {
             let mut explained = sqlx::QueryBuilder::<sqlx::Sqlite>::new("EXPLAIN QUERY PLAN ");
             explained.push(query);
-            let rows = explained.build().fetch_all(&scene.meta.readers).await.unwrap();
+            let rows = explained.build().fetch_all(&scene.meta.db.readers).await.unwrap();
             let plan = rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("; ");
             assert!(entries.iter().all(|entry| plan.contains(entry)) && !plan.contains("TEMP B-TREE"), "{plan}");
         }

@@ -6,8 +6,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::SqliteConnection;
-
+use super::sqlite::Connection;
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{ContentId, VolumeId};
 
@@ -61,7 +60,7 @@ impl Meta {
              UNION ALL SELECT content FROM uploads WHERE is_open = 1 \
              UNION ALL SELECT content FROM jobs WHERE content IS NOT NULL UNION ALL SELECT content FROM dropped",
         )
-        .fetch_all(&self.readers)
+        .fetch_all(&self.db.readers)
         .await?;
         ids.iter().map(|id| Ok(ContentId::from_bytes(id_bytes(id, "content")?))).collect()
     }
@@ -70,7 +69,7 @@ impl Meta {
     pub async fn image_contents(&self) -> Result<Vec<(VolumeId, ContentId)>, MetaError> {
         let images: Vec<(Vec<u8>, Vec<u8>)> =
             sqlx::query_as("SELECT id, content FROM volumes WHERE kind <> 'tree' AND content IS NOT NULL")
-                .fetch_all(&self.readers)
+                .fetch_all(&self.db.readers)
                 .await?;
         let image = |(id, content): &(Vec<u8>, Vec<u8>)| {
             let content = ContentId::from_bytes(id_bytes(content, "content")?);
@@ -84,35 +83,36 @@ impl Meta {
         let ids: Vec<Vec<u8>> = sqlx::query_scalar(
             "SELECT content FROM dropped WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.content = dropped.content)",
         )
-        .fetch_all(&self.readers)
+        .fetch_all(&self.db.readers)
         .await?;
         if !ids.is_empty() {
-            self.log.flush().await?;
+            self.db.flush().await?;
         }
         ids.iter().map(|id| Ok(ContentId::from_bytes(id_bytes(id, "content")?))).collect()
     }
 
     /// Forgets a content whose bytes are gone. Not flushed: removing it once more is nothing.
     pub async fn forget_dropped(&self, id: ContentId) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         sqlx::query("DELETE FROM dropped WHERE content = $1").bind(id.as_bytes().as_slice()).execute(&mut *tx).await?;
-        self.commit_unflushed(tx).await
+        self.db.commit_unflushed(tx).await
     }
 
     async fn is_so(&self, question: &'static str, id: ContentId) -> Result<bool, MetaError> {
-        let is_so: i64 = sqlx::query_scalar(question).bind(id.as_bytes().as_slice()).fetch_one(&self.readers).await?;
+        let is_so: i64 =
+            sqlx::query_scalar(question).bind(id.as_bytes().as_slice()).fetch_one(&self.db.readers).await?;
         Ok(is_so != 0)
     }
 }
 
 /// Fails with [`MetaError::Conflict`] unless a volume has this content.
-pub(super) async fn check_held(connection: &mut SqliteConnection, id: ContentId) -> Result<(), MetaError> {
+pub(super) async fn check_held(connection: &mut Connection, id: ContentId) -> Result<(), MetaError> {
     let is_held: i64 = sqlx::query_scalar(IS_HELD).bind(id.as_bytes().as_slice()).fetch_one(connection).await?;
     if is_held == 0 { Err(MetaError::Conflict) } else { Ok(()) }
 }
 
 /// Notes that no volume has this content any more.
-pub(super) async fn drop_content(connection: &mut SqliteConnection, id: ContentId) -> Result<(), MetaError> {
+pub(super) async fn drop_content(connection: &mut Connection, id: ContentId) -> Result<(), MetaError> {
     sqlx::query("INSERT INTO dropped (content) VALUES ($1) ON CONFLICT (content) DO NOTHING")
         .bind(id.as_bytes().as_slice())
         .execute(connection)
@@ -123,13 +123,14 @@ pub(super) async fn drop_content(connection: &mut SqliteConnection, id: ContentI
 #[cfg(test)]
 mod tests {
     use sqlx::migrate::Migrator;
-    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
     use sqlx::{Connection as _, QueryBuilder, Row as _};
 
     use super::*;
     use crate::domain::{BackupId, JobId, UnixTime, Volume, VolumeState};
+    use crate::meta::sqlite::migrations;
     use crate::meta::testing::{count, drive, scene};
-    use crate::meta::{Batch, JobKind, Lane, NewJob, migrations};
+    use crate::meta::{Batch, JobKind, Lane, NewJob};
 
     #[tokio::test]
     async fn a_content_is_free_when_no_volume_has_it_and_the_last_job_that_reads_it_has_ended() {
@@ -267,7 +268,7 @@ mod tests {
         for question in [IS_OWNED, IS_FILLED, IS_HELD, IS_READ] {
             let mut explained = QueryBuilder::<sqlx::Sqlite>::new("EXPLAIN QUERY PLAN ");
             explained.push(question);
-            let rows = explained.build().fetch_all(&scene.meta.readers).await.unwrap();
+            let rows = explained.build().fetch_all(&scene.meta.db.readers).await.unwrap();
             for row in rows {
                 let step: String = row.get("detail");
                 // The open uploads are few.

@@ -13,11 +13,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sqlx::{Sqlite, Transaction};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::batch::{change, lengthens};
+use super::sqlite::Write;
 use super::{Batch, Meta, MetaError};
 use crate::domain::Volume;
 
@@ -103,8 +103,8 @@ impl Meta {
         };
         tell(now, Ok(()));
         if !later.is_empty() {
-            let log = self.log.clone();
-            self.groups.tasks.spawn(async move { tell(later, log.flush().await) });
+            let db = self.db.clone();
+            self.groups.tasks.spawn(async move { tell(later, db.flush().await) });
         }
     }
 }
@@ -130,27 +130,27 @@ impl Writer {
         let mut group = None;
         let mut refused = Vec::new();
         let outcome = loop {
-            let begun = meta.begin().await;
+            let begun = meta.db.begin().await;
             // Take the group only after acquiring the writer, so that batches queued meanwhile are included.
             let group = group.get_or_insert_with(|| meta.groups.take());
             let mut tx = match begun {
                 Ok(tx) => tx,
                 Err(error) => break Err(error),
             };
-            if meta.admit().await.is_err()
+            if meta.db.admit().await.is_err()
                 && let Err(error) = shed(&mut tx, group, &mut refused).await
             {
                 break Err(error);
             }
             // What makes room is tried again with the space that is kept for it, and without the rest.
-            let can_go_on = |group: &[Waiting]| group.iter().any(|one| !one.batch.adds()) && meta.ballast.give_up();
+            let can_go_on = |group: &[Waiting]| group.iter().any(|one| !one.batch.adds()) && meta.db.give_up_ballast();
             match change_all(&mut tx, group).await {
-                Ok(updated) => match meta.commit_unflushed(tx).await {
+                Ok(updated) => match meta.db.commit_unflushed(tx).await {
                     Err(MetaError::DiskFull) if can_go_on(group) => {}
                     written => break written.map(|()| updated),
                 },
                 Err((n, error)) => {
-                    let error = meta.refused(error);
+                    let error = meta.db.refused(error);
                     if !(matches!(error, MetaError::DiskFull) && can_go_on(group)) {
                         refused.push((group.remove(n), error));
                     }
@@ -187,7 +187,7 @@ impl Drop for Writer {
 
 /// Takes those out that add to what there is, on a disk whose last room is for removing.
 async fn shed(
-    tx: &mut Transaction<'static, Sqlite>,
+    tx: &mut Write,
     group: &mut Vec<Waiting>,
     refused: &mut Vec<(Waiting, MetaError)>,
 ) -> Result<(), MetaError> {
@@ -202,10 +202,7 @@ async fn shed(
 }
 
 /// Makes the changes of all, in order; the number of the first that fails, and why.
-async fn change_all(
-    tx: &mut Transaction<'static, Sqlite>,
-    group: &[Waiting],
-) -> Result<Vec<Vec<Volume>>, (usize, MetaError)> {
+async fn change_all(tx: &mut Write, group: &[Waiting]) -> Result<Vec<Vec<Volume>>, (usize, MetaError)> {
     let mut updated = Vec::with_capacity(group.len());
     for (n, waiting) in group.iter().enumerate() {
         updated.push(change(tx, &waiting.batch).await.map_err(|error| (n, error))?);
@@ -262,7 +259,7 @@ mod tests {
             let renamed = Volume { name: "new".to_owned(), ..old.clone() };
             let updating = |volume: &Volume| Batch { update: vec![volume.clone()], ..Batch::default() };
 
-            let writer = scene.meta.begin().await.unwrap();
+            let writer = scene.meta.db.begin().await.unwrap();
             let waiting = [
                 queued(&scene, inserting(&made[0])).await,
                 queued(&scene, inserting(&made[0])).await,
@@ -311,14 +308,14 @@ mod tests {
     fn those_who_wait_together_are_written_in_one_transaction() {
         alone(async {
             let scene = scene_with(quota(100, 100)).await;
-            let writer = scene.meta.begin().await.unwrap();
+            let writer = scene.meta.db.begin().await.unwrap();
             let mut waiting = Vec::new();
             for _ in 0..5 {
                 waiting.push(queued(&scene, inserting(&drive(scene.tenant, 1))).await);
             }
             let meta = scene.meta.clone();
             let next = tokio::task::spawn_local(async move {
-                let writer = meta.begin().await.unwrap();
+                let writer = meta.db.begin().await.unwrap();
                 let there = there(&meta).await.len();
                 writer.rollback().await.unwrap();
                 there
@@ -336,7 +333,7 @@ mod tests {
     fn a_commit_that_fails_is_told_to_everyone_in_it_and_changes_nothing() {
         alone(async {
             let scene = scene_with(quota(2, 100)).await;
-            let mut writer = scene.meta.begin().await.unwrap();
+            let mut writer = scene.meta.db.begin().await.unwrap();
             writer.lock_handle().await.unwrap().set_commit_hook(|| false);
             let mut waiting = Vec::new();
             // The last is over the quota, but only as long as the others are written.
@@ -349,7 +346,7 @@ mod tests {
                 assert!(matches!(outcome, Err(MetaError::Database(_))), "{outcome:?}");
             }
             assert_eq!(there(&scene.meta).await, []);
-            let mut writer = scene.meta.begin().await.unwrap();
+            let mut writer = scene.meta.db.begin().await.unwrap();
             writer.lock_handle().await.unwrap().remove_commit_hook();
             writer.rollback().await.unwrap();
             scene.meta.insert_volumes(vec![drive(scene.tenant, 1), drive(scene.tenant, 1)], vec![]).await.unwrap();
@@ -362,7 +359,7 @@ mod tests {
             let scene = scene_with(quota(100, 100)).await;
             let drives: Vec<Volume> =
                 (0..3).map(|_| Volume { state: VolumeState::Uploading, ..drive(scene.tenant, 1) }).collect();
-            let writer = scene.meta.begin().await.unwrap();
+            let writer = scene.meta.db.begin().await.unwrap();
             let mut waiting = Vec::new();
             for one in &drives {
                 waiting.push(queued(&scene, inserting(one)).await);

@@ -7,9 +7,9 @@
 //! # Crash
 //! A token is durable before its holder has it, and so is its end.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
+use super::sqlite::DbRow;
 use super::tenants::{end_sessions, exactly_one, has_users, holds_things, insert_tenant, quota_and_usage, write_quota};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{Named, Project, Quota, Sha256, TenantId, Token, TokenId, UnixTime, Usage, User, UserId};
@@ -46,7 +46,7 @@ impl Meta {
     /// Keeps a token by its digest, and forgets those that had expired when it was issued. If it is given for another,
     /// it ends with that one; [`MetaError::NotFound`] when that has ended already.
     pub async fn insert_token(&self, digest: &Sha256, token: &Token, old: Option<&Sha256>) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         sqlx::query("DELETE FROM tokens WHERE expires <= $1").bind(token.issued.0).execute(&mut *tx).await?;
         sqlx::query(
             "DELETE FROM tokens WHERE digest IN (SELECT digest FROM tokens WHERE user_name = $1 \
@@ -70,7 +70,7 @@ impl Meta {
         .bind(token.expires.0)
         .execute(&mut *tx)
         .await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// The token with this digest, if it is good now.
@@ -84,7 +84,7 @@ impl Meta {
         )
         .bind(digest.0.as_slice())
         .bind(now.0)
-        .fetch_optional(&self.readers)
+        .fetch_optional(&self.db.readers)
         .await?;
         row.map(|row| {
             Ok(Token {
@@ -111,7 +111,7 @@ impl Meta {
         if self.project(&Named::Id(id)).await?.is_some() {
             return Ok(());
         }
-        let mut tx = self.begin_adding().await?;
+        let mut tx = self.db.begin_adding().await?;
         for name in [name.to_owned(), format!("{name} {}", id.plain())] {
             let done = sqlx::query(
                 "INSERT INTO tenants (id, name, used_volumes, used_bytes) VALUES ($1, $2, 0, 0) ON CONFLICT DO NOTHING",
@@ -125,13 +125,13 @@ impl Meta {
                 break;
             }
         }
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// Ends a token and all that were given for it, and for those; returns which ended. Ending one that is not there
     /// succeeds.
     pub async fn remove_token(&self, digest: &Sha256) -> Result<Vec<Sha256>, MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let ended: Vec<Vec<u8>> = sqlx::query_scalar(
             "WITH RECURSIVE ended (digest) AS (SELECT digest FROM tokens WHERE digest = $1 \
              UNION SELECT t.digest FROM tokens t JOIN ended e ON t.parent = e.digest) SELECT digest FROM ended",
@@ -142,7 +142,7 @@ impl Meta {
         let ended = ended.iter().map(|bytes| bytes.as_slice().try_into().map(Sha256)).collect::<Result<_, _>>();
         // The others go with it, by their foreign key.
         sqlx::query("DELETE FROM tokens WHERE digest = $1").bind(digest.0.as_slice()).execute(&mut *tx).await?;
-        self.commit(tx).await?;
+        self.db.commit(tx).await?;
         ended.map_err(|_| MetaError::Damaged("digest"))
     }
 
@@ -154,18 +154,18 @@ impl Meta {
             }
             Named::Name(name) => sqlx::query("SELECT id, name, tenant, is_admin FROM users WHERE name = $1").bind(name),
         };
-        query.fetch_optional(&self.readers).await?.as_ref().map(user_from).transpose()
+        query.fetch_optional(&self.db.readers).await?.as_ref().map(user_from).transpose()
     }
 
     /// All users, by name.
     pub async fn accounts(&self) -> Result<Vec<User>, MetaError> {
         let rows = sqlx::query("SELECT id, name, tenant, is_admin FROM users ORDER BY name");
-        rows.fetch_all(&self.readers).await?.iter().map(user_from).collect()
+        rows.fetch_all(&self.db.readers).await?.iter().map(user_from).collect()
     }
 
     /// The projects that a user may work in, by name. Administrators may in all.
     pub async fn projects_of(&self, user: &str) -> Result<Vec<Project>, MetaError> {
-        let rows = sqlx::query(projects_of_user!("ORDER BY p.name")).bind(user).fetch_all(&self.readers).await?;
+        let rows = sqlx::query(projects_of_user!("ORDER BY p.name")).bind(user).fetch_all(&self.db.readers).await?;
         rows.iter().map(project_from).collect()
     }
 
@@ -175,7 +175,7 @@ impl Meta {
             Named::Id(id) => sqlx::query(projects_of_user!("AND p.id = $2")).bind(user).bind(id.as_bytes().as_slice()),
             Named::Name(name) => sqlx::query(projects_of_user!("AND p.name = $2")).bind(user).bind(name),
         };
-        query.fetch_optional(&self.readers).await?.as_ref().map(project_from).transpose()
+        query.fetch_optional(&self.db.readers).await?.as_ref().map(project_from).transpose()
     }
 
     /// A project, whoever asks.
@@ -184,12 +184,12 @@ impl Meta {
             Named::Id(id) => sqlx::query("SELECT id, name FROM tenants WHERE id = $1").bind(id.as_bytes().as_slice()),
             Named::Name(name) => sqlx::query("SELECT id, name FROM tenants WHERE name = $1").bind(name),
         };
-        query.fetch_optional(&self.readers).await?.as_ref().map(project_from).transpose()
+        query.fetch_optional(&self.db.readers).await?.as_ref().map(project_from).transpose()
     }
 
     /// All projects, by name, with who belongs to them.
     pub async fn projects(&self) -> Result<Vec<ProjectSummary>, MetaError> {
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.readers.begin().await?;
         let rows = sqlx::query("SELECT * FROM tenants ORDER BY name").fetch_all(&mut *tx).await?;
         let mut projects = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -209,40 +209,40 @@ impl Meta {
 
     /// Makes a project that nobody belongs to yet.
     pub async fn add_project(&self, name: &str, quota: Quota) -> Result<TenantId, MetaError> {
-        let mut tx = self.begin_adding().await?;
+        let mut tx = self.db.begin_adding().await?;
         let project = insert_tenant(&mut tx, name).await?;
         write_quota(&mut tx, project, quota).await?;
-        self.commit(tx).await?;
+        self.db.commit(tx).await?;
         Ok(project)
     }
 
     /// Removes a project; [`MetaError::TenantInUse`] while somebody belongs to it or it holds anything.
     pub async fn remove_project(&self, project: TenantId) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let id = project.as_bytes().as_slice();
         if has_users(&mut tx, id).await? || holds_things(&mut tx, id).await? {
             return Err(MetaError::TenantInUse);
         }
         let done = sqlx::query("DELETE FROM tenants WHERE id = $1").bind(id).execute(&mut *tx).await?;
         exactly_one(done.rows_affected())?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// Makes a user a member of a project. Who is one already stays one.
     pub async fn add_member(&self, user: &str, project: TenantId) -> Result<(), MetaError> {
-        let mut tx = self.begin_adding().await?;
+        let mut tx = self.db.begin_adding().await?;
         sqlx::query("INSERT INTO members (user_name, tenant) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(user)
             .bind(project.as_bytes().as_slice())
             .execute(&mut *tx)
             .await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// Ends a membership, and the user's tokens and sessions in that project; [`MetaError::NotFound`] when there is
     /// none.
     pub async fn remove_member(&self, user: &str, project: TenantId) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let done = sqlx::query("DELETE FROM members WHERE user_name = $1 AND tenant = $2")
             .bind(user)
             .bind(project.as_bytes().as_slice())
@@ -255,11 +255,11 @@ impl Meta {
             .execute(&mut *tx)
             .await?;
         end_sessions(&mut tx, user, Some(project)).await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 }
 
-fn user_from(row: &SqliteRow) -> Result<User, MetaError> {
+fn user_from(row: &DbRow) -> Result<User, MetaError> {
     Ok(User {
         id: UserId::from_bytes(id_bytes(row.try_get("id")?, "id")?),
         name: row.try_get("name")?,
@@ -268,7 +268,7 @@ fn user_from(row: &SqliteRow) -> Result<User, MetaError> {
     })
 }
 
-fn project_from(row: &SqliteRow) -> Result<Project, MetaError> {
+fn project_from(row: &DbRow) -> Result<Project, MetaError> {
     Ok(Project { id: TenantId::from_bytes(id_bytes(row.try_get("id")?, "id")?), name: row.try_get("name")? })
 }
 
@@ -305,14 +305,14 @@ mod tests {
         let options = sqlx::sqlite::SqliteConnectOptions::new();
         let options = options.filename(directory.path().join("meta.db")).create_if_missing(true).foreign_keys(true);
         let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-        let first = super::super::migrations().iter().take(3).cloned().collect();
+        let first = super::super::sqlite::migrations().iter().take(3).cloned().collect();
         sqlx::migrate::Migrator::with_migrations(first).run(&pool).await.unwrap();
         let filled = "INSERT INTO tenants (id, name, used_volumes, used_bytes) VALUES (x'01', 'red', 0, 0);\
             INSERT INTO users (name, tenant, password_hash, created, id) VALUES ('alice', x'01', 'hash', 1, x'02');\
             INSERT INTO tokens (digest, id, user_name, tenant, is_renewed, created, expires) \
             VALUES (x'10', x'11', 'alice', x'01', 0, 1, 9), (x'20', x'21', 'alice', x'01', 1, 1, 9)";
         sqlx::raw_sql(filled).execute(&pool).await.unwrap();
-        super::super::migrations().run(&pool).await.unwrap();
+        super::super::sqlite::migrations().run(&pool).await.unwrap();
         let left = "SELECT hex(digest) FROM tokens WHERE parent IS NULL AND chain IS NULL";
         let left: Vec<String> = sqlx::query_scalar(left).fetch_all(&pool).await.unwrap();
         assert_eq!(left, ["10"]);
@@ -340,7 +340,7 @@ mod tests {
         scene.meta.insert_token(&old, &token, None).await.unwrap();
         let count = || async {
             let count = sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM tokens");
-            count.fetch_one(&scene.meta.readers).await.unwrap()
+            count.fetch_one(&scene.meta.db.readers).await.unwrap()
         };
         token.issued = token.expires;
         token.expires = token.expires.plus_seconds(60);

@@ -4,10 +4,10 @@
 //! ([`super::Batch::finish`]). When its worker dies, the lease runs out and another worker begins again.
 
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row as _;
 
 use super::contents::check_held;
+use super::sqlite::{Connection, DbRow};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{BackupId, ByteCount, ContentId, JobId, UnixTime, VolumeId};
 
@@ -151,7 +151,7 @@ impl Meta {
         lease_seconds: u32,
         lane: Lane,
     ) -> Result<Option<Job>, MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let row = sqlx::query(
             "WITH lane AS (SELECT j.id, j.created, j.lease_until, v.tenant FROM jobs j JOIN volumes v ON v.id = j.volume \
              WHERE CASE j.kind WHEN 'seal' THEN 2 WHEN 'backup' THEN 1 WHEN 'restore' THEN 1 ELSE 0 END = $4), \
@@ -186,13 +186,13 @@ impl Meta {
         .execute(&mut *tx)
         .await?;
         // Before the row is read: a damaged job stays claimed and does not block those behind it.
-        self.commit(tx).await?;
+        self.db.commit(tx).await?;
         job_from(&row, owner).map(Some)
     }
 
     /// Holds a job until `lease_seconds` from now.
     pub async fn renew(&self, lease: &Lease, now: UnixTime, lease_seconds: u32) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let done = sqlx::query("UPDATE jobs SET lease_until = $4 WHERE id = $1 AND lease_owner = $2 AND attempts = $3")
             .bind(lease.job.as_bytes().as_slice())
             .bind(lease.owner.as_str())
@@ -201,13 +201,13 @@ impl Meta {
             .execute(&mut *tx)
             .await?;
         still_held(done.rows_affected())?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// Gives a job back that could not be done, to be claimed again from `retry_at` on, and keeps why for a person.
     /// A job that is given up for good is finished instead, in the batch that says so of its volumes.
     pub async fn fail(&self, lease: &Lease, error: &str, retry_at: UnixTime) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let done = sqlx::query(
             "UPDATE jobs SET lease_owner = NULL, lease_until = $4, error = $5 \
              WHERE id = $1 AND lease_owner = $2 AND attempts = $3",
@@ -220,47 +220,47 @@ impl Meta {
         .execute(&mut *tx)
         .await?;
         still_held(done.rows_affected())?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// Whether anything is still to be done to a volume.
     pub async fn has_jobs(&self, volume: VolumeId) -> Result<bool, MetaError> {
         let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE volume = $1)");
-        let found: i64 = query.bind(volume.as_bytes().as_slice()).fetch_one(&self.readers).await?;
+        let found: i64 = query.bind(volume.as_bytes().as_slice()).fetch_one(&self.db.readers).await?;
         Ok(found != 0)
     }
 
     /// Whether a backup of a volume is still to be written.
     pub async fn is_backed_up(&self, volume: VolumeId) -> Result<bool, MetaError> {
         let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE volume = $1 AND kind = 'backup')");
-        let found: i64 = query.bind(volume.as_bytes().as_slice()).fetch_one(&self.readers).await?;
+        let found: i64 = query.bind(volume.as_bytes().as_slice()).fetch_one(&self.db.readers).await?;
         Ok(found != 0)
     }
 
     /// Whether a job is still to be done.
     pub async fn has_job(&self, job: JobId) -> Result<bool, MetaError> {
         let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE id = $1)");
-        let found: i64 = query.bind(job.as_bytes().as_slice()).fetch_one(&self.readers).await?;
+        let found: i64 = query.bind(job.as_bytes().as_slice()).fetch_one(&self.db.readers).await?;
         Ok(found != 0)
     }
 
     /// Frees the jobs that any other owner holds, and returns how many. Only for a process that knows to be alone, at
     /// its start: the others are dead then.
     pub async fn release_leases_of_others(&self, owner: &str) -> Result<u64, MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let done = sqlx::query(
             "UPDATE jobs SET lease_owner = NULL, lease_until = NULL WHERE lease_owner IS NOT NULL AND lease_owner <> $1",
         )
         .bind(owner)
         .execute(&mut *tx)
         .await?;
-        self.commit(tx).await?;
+        self.db.commit(tx).await?;
         Ok(done.rows_affected())
     }
 }
 
 /// Adds a job; passes over a second seal of a volume.
-pub(super) async fn enqueue(connection: &mut SqliteConnection, job: &NewJob) -> Result<(), MetaError> {
+pub(super) async fn enqueue(connection: &mut Connection, job: &NewJob) -> Result<(), MetaError> {
     let sized = |size: ByteCount| Payload { size: Some(size.get()), ..Payload::default() };
     let (kind, source, content, payload) = match job.kind {
         JobKind::Clone { source, content, size } => ("clone", Some(source), Some(content), sized(size)),
@@ -290,7 +290,7 @@ pub(super) async fn enqueue(connection: &mut SqliteConnection, job: &NewJob) -> 
 }
 
 /// Ends a job whose lease is still held.
-pub(super) async fn finish(connection: &mut SqliteConnection, lease: &Lease) -> Result<(), MetaError> {
+pub(super) async fn finish(connection: &mut Connection, lease: &Lease) -> Result<(), MetaError> {
     let done = sqlx::query("DELETE FROM jobs WHERE id = $1 AND lease_owner = $2 AND attempts = $3")
         .bind(lease.job.as_bytes().as_slice())
         .bind(lease.owner.as_str())
@@ -304,7 +304,7 @@ fn still_held(rows: u64) -> Result<(), MetaError> {
     if rows == 1 { Ok(()) } else { Err(MetaError::LeaseLost) }
 }
 
-fn job_from(row: &SqliteRow, owner: &str) -> Result<Job, MetaError> {
+fn job_from(row: &DbRow, owner: &str) -> Result<Job, MetaError> {
     let payload: Payload = serde_json::from_str(row.try_get("payload")?).map_err(|_| MetaError::Damaged("payload"))?;
     let size = payload.size.and_then(ByteCount::new);
     let content = || {
@@ -501,7 +501,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_cannot_be_read_does_not_block_those_behind_it() {
         let (scene, volume, clock) = with_job(JobKind::Seal).await;
-        sqlx::query("UPDATE jobs SET kind = 'from the future'").execute(&scene.meta.writer).await.unwrap();
+        sqlx::query("UPDATE jobs SET kind = 'from the future'").execute(&scene.meta.db.writer).await.unwrap();
         let next = NewJob::new(JobKind::Resize { size: count(2) }, volume.id, clock.now());
         scene.meta.apply(Batch { enqueue: vec![next], ..Batch::default() }).await.unwrap();
         assert!(matches!(

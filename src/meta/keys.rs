@@ -1,7 +1,8 @@
 //! Access keys: names that stand for a user in signed requests.
 
-use sqlx::Row;
+use sqlx::Row as _;
 
+use super::sqlite::DbRow;
 use super::{Meta, MetaError};
 use crate::domain::{Principal, UnixTime};
 
@@ -19,22 +20,22 @@ pub struct KeySummary {
 impl Meta {
     /// Adds a key for a user; [`MetaError::NotFound`] when there is none of this name.
     pub async fn add_key(&self, id: &str, user: &str, now: UnixTime) -> Result<(), MetaError> {
-        let mut tx = self.begin_adding().await?;
+        let mut tx = self.db.begin_adding().await?;
         sqlx::query("INSERT INTO keys (id, user_name, created) VALUES ($1, $2, $3)")
             .bind(id)
             .bind(user)
             .bind(now.0)
             .execute(&mut *tx)
             .await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// All keys, by user and time.
     pub async fn keys(&self) -> Result<Vec<KeySummary>, MetaError> {
         let rows = sqlx::query("SELECT id, user_name, created FROM keys ORDER BY user_name, created, id")
-            .fetch_all(&self.readers)
+            .fetch_all(&self.db.readers)
             .await?;
-        let key = |row: &sqlx::sqlite::SqliteRow| {
+        let key = |row: &DbRow| {
             Ok(KeySummary {
                 id: row.try_get("id")?,
                 user: row.try_get("user_name")?,
@@ -46,19 +47,19 @@ impl Meta {
 
     /// Removes a key.
     pub async fn remove_key(&self, id: &str) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let done = sqlx::query("DELETE FROM keys WHERE id = $1").bind(id).execute(&mut *tx).await?;
         if done.rows_affected() == 0 {
             return Err(MetaError::NotFound);
         }
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// For whom a key stands.
     pub async fn owner_of_key(&self, id: &str) -> Result<Option<Principal>, MetaError> {
         let name: Option<String> = sqlx::query_scalar("SELECT user_name FROM keys WHERE id = $1")
             .bind(id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.db.readers)
             .await?;
         let Some(name) = name else { return Ok(None) };
         Ok(self.user(&name).await?.map(|user| user.principal()))

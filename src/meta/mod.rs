@@ -18,7 +18,6 @@
 //! than its caller is told: whoever does something irreversible because of what they have read makes it wait for a
 //! write of their own.
 
-mod ballast;
 mod batch;
 mod block;
 mod checks;
@@ -28,35 +27,22 @@ mod group;
 mod identity;
 mod jobs;
 mod keys;
-mod log;
-mod order;
 mod recent;
 mod recovery;
 mod sessions;
+mod sqlite;
 mod tenants;
 #[cfg(test)]
 mod testing;
 mod volumes;
-mod wal;
 
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-use rustix::fs::{IFlags, OFlags, ioctl_getflags, ioctl_setflags};
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqlSafeStr, Sqlite, Transaction};
 
 use group::Groups;
-use log::Log;
 use recent::Recent;
+use sqlite::Database;
 
-pub use ballast::Ballast;
 pub use batch::{Batch, Vacancy};
 pub use block::Owner;
 pub use checks::Check;
@@ -65,99 +51,58 @@ pub use identity::ProjectSummary;
 pub use jobs::{Job, JobKind, Lane, Lease, NewJob};
 pub use keys::KeySummary;
 pub use sessions::Attempt;
+pub use sqlite::Ballast;
 pub use tenants::{UserRecord, UserSummary};
-
-/// `SQLite` waits this long for a lock that another process holds, a backup tool for example.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
-/// Reads are short; more connections only cost memory.
-const READERS: u32 = 4;
 
 /// The metadata. Clones share the same connections.
 #[derive(Clone, Debug)]
 pub struct Meta {
-    /// One connection, so that writers queue here, in order, instead of failing on `SQLite`'s single write lock.
-    writer: SqlitePool,
-    readers: SqlitePool,
+    db: Database,
     groups: Groups,
-    log: Log,
     recent: Arc<Recent>,
-    ballast: Ballast,
-    /// Whether the latest write failed.
-    has_refused: Arc<AtomicBool>,
-    /// Whether the log broke off when it was opened.
-    has_lost: bool,
 }
 
 impl Meta {
     /// Opens the database in this file, which is made when it is missing, and brings its tables up to date. Another
     /// process may have it open too.
     pub async fn open(path: &Path) -> Result<Self, MetaError> {
-        Self::open_as(path, false, Ballast::none()).await
+        Ok(Self::on(Database::open(path, false, Ballast::none()).await?))
     }
 
     /// As [`Meta::open`], for the process that serves: its log begins anew, nobody else may have it open now, and space
     /// is kept beside it.
     pub async fn open_to_serve(path: &Path, ballast: Ballast) -> Result<Self, MetaError> {
-        Self::open_as(path, true, ballast).await
+        Ok(Self::on(Database::open(path, true, ballast).await?))
     }
 
-    async fn open_as(path: &Path, begins_anew: bool, ballast: Ballast) -> Result<Self, MetaError> {
-        make_private(path).and_then(|()| share_in_place(path)).map_err(|error| MetaError::File(Arc::new(error)))?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            // Whoever writes the log back flushes it first, and the database afterwards.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(LOCK_WAIT)
-            .pragma("journal_size_limit", log::LARGEST.to_string());
-        let keeper = lasting_pool(1).connect_with(options.clone()).await?;
-        let has_lost = log::make_true(path, &keeper, begins_anew, &ballast).await?;
-        migrations().run(&keeper).await.map_err(sqlx::Error::from)?;
-        // NORMAL: a commit flushes nothing by itself (https://www.sqlite.org/pragma.html#pragma_synchronous).
-        let writing = options.clone().synchronous(SqliteSynchronous::Normal).pragma("wal_autocheckpoint", "0");
-        let writer = lasting_pool(1).connect_with(writing).await?;
-        let readers = lasting_pool(READERS).connect_with(options.read_only(true)).await?;
-        let log = Log::open(path, writer.clone(), keeper).map_err(|error| MetaError::File(Arc::new(error)))?;
-        Ok(Self {
-            writer,
-            readers,
-            groups: Groups::default(),
-            log,
-            recent: Arc::default(),
-            ballast,
-            has_refused: Arc::default(),
-            has_lost,
-        })
+    fn on(db: Database) -> Self {
+        Self { db, groups: Groups::default(), recent: Arc::default() }
     }
 
     /// Whether the log broke off when it was opened: what it had behind that is lost, and may have been answered.
     pub fn has_lost(&self) -> bool {
-        self.has_lost
+        self.db.has_lost()
     }
 
     /// Whether what is written can become durable. Once it cannot, only a restart helps.
     pub fn is_writable(&self) -> bool {
-        !self.log.has_failed()
+        self.db.is_writable()
     }
 
     /// Whether the database answers, and can be written.
     pub async fn is_alive(&self) -> bool {
-        self.is_writable() && sqlx::query("SELECT 1").execute(&self.readers).await.is_ok()
+        self.is_writable() && sqlx::query("SELECT 1").execute(&self.db.readers).await.is_ok()
     }
 
     /// Whether new things can be written, as far as this can be told without one: [`MetaError::DiskFull`] while there
     /// is only room for removing, another error while the disk takes nothing.
     pub async fn check_room(&self) -> Result<(), MetaError> {
-        let ballast = self.ballast.clone();
-        let checked =
-            tokio::task::spawn_blocking(move || ballast.check()).await.unwrap_or_else(|lost| Err(lost.into()));
-        checked.map_err(no_room)?;
-        if self.has_refused.load(Ordering::Acquire) {
+        self.db.check_room().await?;
+        if self.db.has_refused() {
             // What the database met may have passed: only another write can tell.
-            let mut tx = self.begin().await?;
+            let mut tx = self.db.begin().await?;
             sqlx::query("UPDATE counters SET value = value").execute(&mut *tx).await?;
-            self.commit(tx).await?;
+            self.db.commit(tx).await?;
         }
         Ok(())
     }
@@ -165,136 +110,8 @@ impl Meta {
     /// Closes all connections, after what they do now. Later calls answer [`MetaError::Busy`].
     pub async fn close(&self) {
         self.groups.settle().await;
-        self.log.close().await;
-        if self.log.has_failed() {
-            // What is open stays so until the process ends, which writes nothing back.
-            return;
-        }
-        self.readers.close().await;
-        // The last to close writes the log back into the database, which a reader could not.
-        self.writer.close().await;
+        self.db.close().await;
     }
-
-    /// Begins a write. The lock is taken at once: a transaction that first reads and then writes would fail instead of
-    /// waiting when another process has written in between.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, MetaError> {
-        if !self.is_writable() {
-            return Err(MetaError::Unflushed(Arc::new(io::Error::other("an earlier flush of the log failed"))));
-        }
-        self.ballast.make_room();
-        let begun = self.writer.begin_with("BEGIN IMMEDIATE").await;
-        begun.map_err(|error| self.refused(error.into()))
-    }
-
-    /// As [`Meta::begin`], for a write that only adds: refused while what room there is is for removing.
-    async fn begin_adding(&self) -> Result<Transaction<'static, Sqlite>, MetaError> {
-        self.admit().await?;
-        self.begin().await
-    }
-
-    async fn admit(&self) -> Result<(), MetaError> {
-        if !self.ballast.is_out() {
-            return self.ballast.admit().map_err(no_room);
-        }
-        // Taking the space again may wait for the disk.
-        let ballast = self.ballast.clone();
-        let admitted = tokio::task::spawn_blocking(move || ballast.admit()).await;
-        admitted.unwrap_or_else(|lost| Err(lost.into())).map_err(no_room)
-    }
-
-    /// Notes an error of the disk. A quota of the file system is told as a full disk, which `SQLite` does not.
-    fn refused(&self, error: MetaError) -> MetaError {
-        if matches!(error, MetaError::Database(_) | MetaError::DiskFull) {
-            self.has_refused.store(true, Ordering::Release);
-        }
-        match error {
-            MetaError::Database(_) if self.ballast.is_full() => MetaError::DiskFull,
-            other => other,
-        }
-    }
-
-    /// Commits a write, and waits until it is durable.
-    async fn commit(&self, write: Transaction<'static, Sqlite>) -> Result<(), MetaError> {
-        self.commit_unflushed(write).await?;
-        self.log.flush().await
-    }
-
-    /// Commits a write that the next flush makes durable too: all are in one log, and recovery takes a log up to a
-    /// point.
-    async fn commit_unflushed(&self, write: Transaction<'static, Sqlite>) -> Result<(), MetaError> {
-        write.commit().await.map_err(|error| self.refused(error.into()))?;
-        self.has_refused.store(false, Ordering::Release);
-        self.log.committed();
-        if self.ballast.is_out() {
-            // A log that begins anew takes no more of the disk.
-            self.log.write_back();
-        }
-        Ok(())
-    }
-}
-
-/// Why nothing can be added.
-fn no_room(error: io::Error) -> MetaError {
-    if ballast::is_full(&error) { MetaError::DiskFull } else { MetaError::File(Arc::new(error)) }
-}
-
-/// Makes the file with mode 0600 before `SQLite` would with the umask's. Its `-wal` and `-shm` files take its mode.
-fn make_private(path: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    let file = options.open(path)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))
-}
-
-/// Has the memory that the connections share written to its file in place. Btrfs writes what is changed elsewhere, and
-/// where there is no room for that, the change of a page ends the process (SIGBUS): a full disk would. A file that is
-/// not empty stays as it is; other file systems write in place anyway, or know no such flag.
-fn share_in_place(database: &Path) -> io::Result<()> {
-    let mut name = database.as_os_str().to_owned();
-    name.push("-shm");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    let file = options.open(name)?;
-    if let Ok(flags) = ioctl_getflags(&file) {
-        let _ = ioctl_setflags(&file, flags | IFlags::NOCOW);
-    }
-    Ok(())
-}
-
-/// A pool whose connections stay: a file on our own disk goes away with the process, not before.
-fn lasting_pool(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .min_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        // When the disk is full or fails, SQLite rolls back by itself; sqlx 0.9 then fails to roll back again, and
-        // would take the connection to be inside that transaction for ever. Such a connection is replaced.
-        .before_acquire(|connection, _| {
-            let clean = !connection.is_in_transaction();
-            Box::pin(async move { Ok(clean) })
-        })
-}
-
-fn migrations() -> Migrator {
-    let steps = [
-        ("first", include_str!("migrations/0001_first.sql")),
-        ("trees", include_str!("migrations/0002_trees.sql")),
-        ("block", include_str!("migrations/0003_block.sql")),
-        ("token_chains", include_str!("migrations/0004_token_chains.sql")),
-        ("session_users", include_str!("migrations/0005_session_users.sql")),
-        ("seen", include_str!("migrations/0006_seen.sql")),
-        ("backups", include_str!("migrations/0007_backups.sql")),
-        ("job_turns", include_str!("migrations/0008_job_turns.sql")),
-        ("checks", include_str!("migrations/0009_checks.sql")),
-        ("contents", include_str!("migrations/0010_contents.sql")),
-        ("states", include_str!("migrations/0011_states.sql")),
-    ];
-    let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
-        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    Migrator::with_migrations((1..).zip(steps).map(migration).collect())
 }
 
 /// The 16 bytes of an id, from a column of this name.
@@ -308,9 +125,7 @@ mod tests {
     use super::*;
     use std::task::Poll;
 
-    use std::fs::File;
-
-    use crate::domain::{ByteCount, DriveFilter, Fault, FaultKind, Page, UnixTime, Volume, VolumeState};
+    use crate::domain::{DriveFilter, Page, UnixTime};
 
     const ALL: Page = Page { limit: None, offset: 0 };
 
@@ -333,19 +148,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_database_files_are_readable_by_their_owner_only() {
-        let scene = scene().await;
-        scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await.unwrap();
-        let mut seen = 0;
-        for entry in std::fs::read_dir(scene.path.parent().unwrap()).unwrap() {
-            let entry = entry.unwrap();
-            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
-            seen += 1;
-        }
-        assert!(seen >= 2, "the database and its log");
-    }
-
-    #[tokio::test]
     async fn a_write_that_was_committed_is_seen_by_the_next_read() {
         let scene = scene().await;
         for round in 1..=20 {
@@ -353,59 +155,6 @@ mod tests {
             let (drives, total) = scene.meta.list(scene.tenant, &DriveFilter::default(), ALL).await.unwrap().unwrap();
             assert_eq!((drives.len() as u64, total), (round, round));
         }
-    }
-
-    #[tokio::test]
-    async fn the_log_is_written_back_by_nobody_else_and_foreign_keys_are_checked() {
-        let scene = scene().await;
-        let pragma = |name| sqlx::query_scalar::<_, i64>(name).fetch_one(&scene.meta.writer);
-        assert_eq!(pragma("PRAGMA synchronous").await.unwrap(), 1, "NORMAL");
-        assert_eq!(pragma("PRAGMA wal_autocheckpoint").await.unwrap(), 0);
-        assert_eq!(pragma("PRAGMA foreign_keys").await.unwrap(), 1);
-        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&scene.meta.writer).await.unwrap();
-        assert_eq!(mode, "wal");
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_is_told_as_such_and_changes_nothing() {
-        let scene = scene().await;
-        // SQLite answers as on a full disk when the file would grow beyond this; no less than it has now.
-        sqlx::query("PRAGMA max_page_count = 1").execute(&scene.meta.writer).await.unwrap();
-        let large = Volume { name: "x".repeat(100_000), ..drive(scene.tenant, 1) };
-        let refused = scene.meta.insert_volumes(vec![large.clone()], vec![]).await;
-        assert!(matches!(refused, Err(MetaError::DiskFull)), "{refused:?}");
-        assert_eq!(Fault::from(MetaError::DiskFull).kind, FaultKind::NoSpace);
-        assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.volumes, 0);
-        // The connection was replaced, and the limit with it.
-        scene.meta.insert_volumes(vec![large], vec![]).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn on_a_full_disk_what_removes_is_written_with_the_space_that_is_kept_for_it_and_nothing_else_is() {
-        let scene = scene().await;
-        let (first, second) = (drive(scene.tenant, 1), drive(scene.tenant, 1));
-        scene.meta.insert_volumes(vec![first.clone(), second.clone()], vec![]).await.unwrap();
-        let kept = scene.path.with_extension("ballast");
-        // Larger than what is free, so that the disk counts as full; it was taken when there was more.
-        let all = ByteCount::new(1 << 50).unwrap();
-        File::create(&kept).unwrap();
-        let meta = Meta { ballast: Ballast::open(&kept, all).unwrap(), ..scene.meta.clone() };
-        assert!(matches!(meta.check_room().await, Err(MetaError::DiskFull)));
-        let added = meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await;
-        assert!(matches!(added, Err(MetaError::DiskFull)), "{added:?}");
-        let longer = Volume { name: "x".repeat(1000), ..first.clone() };
-        assert!(matches!(meta.update(longer).await, Err(MetaError::DiskFull)));
-        assert!(matches!(meta.add_key("k", "alice", UnixTime(1)).await, Err(MetaError::DiskFull)));
-        let state = VolumeState::Deleting;
-        meta.update(Volume { state, ..first.clone() }).await.unwrap();
-        meta.remove_volume(first.id).await.unwrap();
-        // Both in one group.
-        let batch = Batch { remove: vec![second.id], ..Batch::default() };
-        let adding = Batch { insert: vec![drive(scene.tenant, 1)], ..Batch::default() };
-        let (added, removed) = tokio::join!(meta.apply(adding), meta.apply(batch));
-        assert!(matches!(added, Err(MetaError::DiskFull)), "{added:?}");
-        removed.unwrap();
-        assert_eq!(meta.usage(scene.tenant).await.unwrap().1.volumes, 0);
     }
 
     #[tokio::test]

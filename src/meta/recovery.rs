@@ -12,30 +12,30 @@ use crate::domain::{TenantId, UnixTime, Volume};
 impl Meta {
     /// When this database was last known to be in use; `None` before it ever was.
     pub async fn last_seen(&self) -> Result<Option<UnixTime>, MetaError> {
-        let at: Option<i64> = sqlx::query_scalar("SELECT at FROM seen").fetch_optional(&self.readers).await?;
+        let at: Option<i64> = sqlx::query_scalar("SELECT at FROM seen").fetch_optional(&self.db.readers).await?;
         Ok(at.map(UnixTime))
     }
 
     /// Notes that the database is in use. Not flushed: a little older does as well.
     pub async fn beat(&self, now: UnixTime) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         sqlx::query("INSERT INTO seen (only, at) VALUES (1, $1) ON CONFLICT (only) DO UPDATE SET at = $1")
             .bind(now.0)
             .execute(&mut *tx)
             .await?;
-        self.commit_unflushed(tx).await
+        self.db.commit_unflushed(tx).await
     }
 
     /// All trees that have a content.
     pub async fn held_contents(&self) -> Result<Vec<Volume>, MetaError> {
         let trees = sqlx::query(select_volumes!("WHERE kind = 'tree' AND content IS NOT NULL"));
-        trees.fetch_all(&self.readers).await?.iter().map(from_row).collect()
+        trees.fetch_all(&self.db.readers).await?.iter().map(from_row).collect()
     }
 
     /// Adds a volume whose bytes were there before it, whatever the quota of its tenant is; a tenant that is not there
     /// is made again under its id, with this name.
     pub async fn take_back(&self, volume: &Volume, tenant_name: &str) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let id = volume.tenant.as_bytes().as_slice();
         sqlx::query(
             "INSERT INTO tenants (id, name, used_volumes, used_bytes) VALUES ($1, $2, 0, 0) ON CONFLICT (id) DO NOTHING",
@@ -52,24 +52,20 @@ impl Meta {
             .bind(volume.charged.get().cast_signed())
             .execute(&mut *tx)
             .await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// The tenant's name, if it is there.
     pub async fn tenant_name(&self, id: TenantId) -> Result<Option<String>, MetaError> {
         let name = sqlx::query("SELECT name FROM tenants WHERE id = $1").bind(id.as_bytes().as_slice());
-        let row = name.fetch_optional(&self.readers).await?;
+        let row = name.fetch_optional(&self.db.readers).await?;
         row.map(|row| Ok(row.try_get("name")?)).transpose()
     }
 
     /// Writes a copy of the database as it is at one moment into an empty or new file, beside what is going on. The
     /// copy is not flushed.
     pub async fn copy_to(&self, file: &Path) -> Result<(), MetaError> {
-        let name = file
-            .to_str()
-            .ok_or_else(|| MetaError::File(std::sync::Arc::new(std::io::ErrorKind::InvalidInput.into())))?;
-        sqlx::query("VACUUM INTO $1").bind(name).execute(&self.readers).await?;
-        Ok(())
+        self.db.copy_to(file).await
     }
 }
 

@@ -5,10 +5,10 @@
 //! - The trees of a session get their content in the transaction that finishes it, all or none.
 //! - A session ends once. What its uploads have made is referred to by their rows for as long as it is open.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, SqliteConnection, Transaction};
+use sqlx::Row as _;
 
 use super::batch::change;
+use super::sqlite::{Connection, DbRow, Write};
 use super::{Batch, Meta, MetaError, id_bytes};
 use crate::domain::{
     ContentId, Paged, Session, SessionId, SessionState, Sha256, TenantId, UnixTime, Unpacking, Upload, UploadId,
@@ -51,11 +51,11 @@ impl Meta {
         new_trees: Vec<Volume>,
         old_trees: Vec<Volume>,
     ) -> Result<(), MetaError> {
-        let mut tx = self.begin_adding().await?;
+        let mut tx = self.db.begin_adding().await?;
         change(&mut tx, &Batch { insert: new_trees, update: old_trees, ..Batch::default() }).await?;
         insert(&mut tx, session).await?;
         forget_oldest(&mut tx, session.tenant).await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// The session whose token has this digest.
@@ -81,7 +81,7 @@ impl Meta {
         limit: u32,
         after: Option<SessionId>,
     ) -> Result<Paged<Session>, MetaError> {
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.readers.begin().await?;
         let from: (i64, Vec<u8>) = match after {
             None => (i64::MAX, Vec::new()),
             Some(id) => {
@@ -129,14 +129,14 @@ impl Meta {
         if old.is_empty() {
             return Ok(());
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         sqlx::query("DELETE FROM sessions WHERE ended < $1").bind(ended_before.0).execute(&mut *tx).await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// A part of a session, with the session.
     pub async fn unpacking(&self, id: UploadId) -> Result<Option<Unpacking>, MetaError> {
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.readers.begin().await?;
         let query = format!("SELECT {UPLOAD_COLUMNS} FROM uploads WHERE id = $1");
         let row =
             sqlx::query(sqlx::AssertSqlSafe(query)).bind(id.as_bytes().as_slice()).fetch_optional(&mut *tx).await?;
@@ -152,7 +152,7 @@ impl Meta {
     /// May be forgotten in a power failure: no attempt outlives the process, and its caller is told nothing before
     /// [`Meta::end_attempt`], whose flush has this in it.
     pub async fn start_attempt(&self, id: UploadId) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let done = sqlx::query(
             "UPDATE uploads SET state = 'receiving', reason = NULL \
              WHERE id = $1 AND state = 'waiting' AND is_open = 1",
@@ -161,7 +161,7 @@ impl Meta {
         .execute(&mut *tx)
         .await?;
         exactly(done.rows_affected())?;
-        self.commit_unflushed(tx).await
+        self.db.commit_unflushed(tx).await
     }
 
     /// Ends an attempt. [`MetaError::Conflict`] when its session has ended meanwhile: what it made is dropped then.
@@ -170,7 +170,7 @@ impl Meta {
             Attempt::Received { members, bytes } => ("received", None, *members, *bytes),
             Attempt::Failed(reason) => ("waiting", Some(reason.as_str()), 0, 0),
         };
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let done = sqlx::query(
             "UPDATE uploads SET state = $2, reason = $3, members = $4, bytes = $5 \
              WHERE id = $1 AND state = 'receiving' AND is_open = 1",
@@ -183,23 +183,23 @@ impl Meta {
         .execute(&mut *tx)
         .await?;
         exactly(done.rows_affected())?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// Ends all attempts, which a process that has just started knows to be dead.
     pub async fn end_attempts_of_the_dead(&self, reason: &str) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         sqlx::query("UPDATE uploads SET state = 'waiting', reason = $1 WHERE state = 'receiving'")
             .bind(reason)
             .execute(&mut *tx)
             .await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// Finishes an open session whose uploads have all been received: its trees are written as they are given here.
     /// [`MetaError::Conflict`] when it has ended, when something is missing, or when a tree was changed meanwhile.
     pub async fn finish_session(&self, id: SessionId, trees: Vec<Volume>, now: UnixTime) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let missing: i64 =
             sqlx::query_scalar("SELECT COUNT(*) FROM uploads WHERE session = $1 AND state <> 'received'")
                 .bind(id.as_bytes().as_slice())
@@ -210,7 +210,7 @@ impl Meta {
         }
         end(&mut tx, id, SessionState::Finished, None, now).await?;
         change(&mut tx, &Batch { update: trees, ..Batch::default() }).await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// Ends an open session that cannot be finished, and removes the trees that were made for it.
@@ -222,7 +222,7 @@ impl Meta {
         reason: &str,
         now: UnixTime,
     ) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         end(&mut tx, id, state, Some(reason), now).await?;
         let new: Vec<Vec<u8>> = sqlx::query_scalar(
             "SELECT u.volume FROM uploads u JOIN volumes v ON v.id = u.volume \
@@ -234,11 +234,11 @@ impl Meta {
         let remove = new.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "volume")?)));
         let remove = remove.collect::<Result<_, MetaError>>()?;
         change(&mut tx, &Batch { remove, ..Batch::default() }).await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     async fn session_where(&self, condition: &'static str, value: &[u8]) -> Result<Option<Session>, MetaError> {
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.readers.begin().await?;
         let query = format!("SELECT {COLUMNS} FROM sessions WHERE {condition}");
         let row = sqlx::query(sqlx::AssertSqlSafe(query)).bind(value).fetch_optional(&mut *tx).await?;
         let Some(row) = row else { return Ok(None) };
@@ -248,13 +248,13 @@ impl Meta {
     }
 
     async fn session_ids(&self, query: &'static str, time: UnixTime) -> Result<Vec<SessionId>, MetaError> {
-        let ids: Vec<Vec<u8>> = sqlx::query_scalar(query).bind(time.0).fetch_all(&self.readers).await?;
+        let ids: Vec<Vec<u8>> = sqlx::query_scalar(query).bind(time.0).fetch_all(&self.db.readers).await?;
         ids.iter().map(|id| Ok(SessionId::from_bytes(id_bytes(id, "session")?))).collect()
     }
 }
 
 /// Forgets a tenant's oldest ended sessions, as far as there are too many or they are too long.
-async fn forget_oldest(tx: &mut Transaction<'static, Sqlite>, tenant: TenantId) -> Result<(), MetaError> {
+async fn forget_oldest(tx: &mut Write, tenant: TenantId) -> Result<(), MetaError> {
     sqlx::query(
         "DELETE FROM sessions WHERE id IN (SELECT id FROM ( \
              SELECT id, ROW_NUMBER() OVER latest AS place, SUM(size) OVER latest AS total FROM ( \
@@ -272,7 +272,7 @@ async fn forget_oldest(tx: &mut Transaction<'static, Sqlite>, tenant: TenantId) 
     Ok(())
 }
 
-async fn insert(tx: &mut Transaction<'static, Sqlite>, session: &Session) -> Result<(), MetaError> {
+async fn insert(tx: &mut Write, session: &Session) -> Result<(), MetaError> {
     sqlx::query(
         "INSERT INTO sessions (id, tenant, user, token, cookie, state, created, expires) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -309,7 +309,7 @@ async fn insert(tx: &mut Transaction<'static, Sqlite>, session: &Session) -> Res
 
 /// Ends an open session and closes its uploads.
 async fn end(
-    tx: &mut Transaction<'static, Sqlite>,
+    tx: &mut Write,
     id: SessionId,
     state: SessionState,
     reason: Option<&str>,
@@ -334,14 +334,14 @@ fn exactly(rows: u64) -> Result<(), MetaError> {
     if rows == 1 { Ok(()) } else { Err(MetaError::Conflict) }
 }
 
-async fn uploads_of(connection: &mut SqliteConnection, session: SessionId) -> Result<Vec<Upload>, MetaError> {
+async fn uploads_of(connection: &mut Connection, session: SessionId) -> Result<Vec<Upload>, MetaError> {
     let query = format!("SELECT {UPLOAD_COLUMNS} FROM uploads WHERE session = $1 ORDER BY place");
     let rows =
         sqlx::query(sqlx::AssertSqlSafe(query)).bind(session.as_bytes().as_slice()).fetch_all(connection).await?;
     rows.iter().map(upload_from).collect()
 }
 
-fn session_from(row: &SqliteRow) -> Result<Session, MetaError> {
+fn session_from(row: &DbRow) -> Result<Session, MetaError> {
     let ended: Option<i64> = row.try_get("ended")?;
     Ok(Session {
         id: SessionId::from_bytes(id_bytes(row.try_get("id")?, "session")?),
@@ -358,7 +358,7 @@ fn session_from(row: &SqliteRow) -> Result<Session, MetaError> {
     })
 }
 
-fn upload_from(row: &SqliteRow) -> Result<Upload, MetaError> {
+fn upload_from(row: &DbRow) -> Result<Upload, MetaError> {
     let number = |column| {
         let number: i64 = row.try_get(column)?;
         u64::try_from(number).map_err(|_| MetaError::Damaged(column))
@@ -384,7 +384,7 @@ fn upload_from(row: &SqliteRow) -> Result<Upload, MetaError> {
     })
 }
 
-fn digest_from(row: &SqliteRow, column: &'static str) -> Result<Sha256, MetaError> {
+fn digest_from(row: &DbRow, column: &'static str) -> Result<Sha256, MetaError> {
     let bytes: &[u8] = row.try_get(column)?;
     bytes.try_into().map(Sha256).map_err(|_| MetaError::Damaged(column))
 }

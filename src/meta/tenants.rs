@@ -1,8 +1,8 @@
 //! Tenants, their users and quotas.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row as _;
 
+use super::sqlite::{Connection, DbRow};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{ByteCount, Principal, Quota, TenantId, UnixTime, Usage, UserId};
 
@@ -82,7 +82,7 @@ impl Meta {
         now: UnixTime,
         is_admin: bool,
     ) -> Result<TenantId, MetaError> {
-        let mut tx = self.begin_adding().await?;
+        let mut tx = self.db.begin_adding().await?;
         let known: Option<Vec<u8>> = sqlx::query_scalar("SELECT id FROM tenants WHERE name = $1")
             .bind(tenant_name)
             .fetch_optional(&mut *tx)
@@ -105,7 +105,7 @@ impl Meta {
         .bind(i64::from(is_admin))
         .execute(&mut *tx)
         .await?;
-        self.commit(tx).await?;
+        self.db.commit(tx).await?;
         Ok(tenant)
     }
 
@@ -113,7 +113,7 @@ impl Meta {
     pub async fn user(&self, name: &str) -> Result<Option<UserRecord>, MetaError> {
         let row = sqlx::query("SELECT id, tenant, is_admin, password_hash FROM users WHERE name = $1")
             .bind(name)
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.db.readers)
             .await?;
         row.map(|row| {
             Ok(UserRecord {
@@ -131,7 +131,7 @@ impl Meta {
     pub async fn user_with_id(&self, id: UserId) -> Result<Option<UserRecord>, MetaError> {
         let row = sqlx::query("SELECT name, tenant, is_admin, password_hash FROM users WHERE id = $1")
             .bind(id.as_bytes().as_slice())
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.db.readers)
             .await?;
         row.map(|row| {
             Ok(UserRecord {
@@ -153,7 +153,7 @@ impl Meta {
              t.used_backups, t.used_backup_bytes \
              FROM users u JOIN tenants t ON t.id = u.tenant ORDER BY u.name",
         )
-        .fetch_all(&self.readers)
+        .fetch_all(&self.db.readers)
         .await?;
         rows.iter()
             .map(|row| {
@@ -174,7 +174,7 @@ impl Meta {
     /// Replaces a user's password, and ends their tokens, access keys and sessions: who had the old one may hold some.
     /// Returns how many access keys those were.
     pub async fn set_password(&self, name: &str, password_hash: &str) -> Result<u64, MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let done = sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1")
             .bind(name)
             .bind(password_hash)
@@ -184,14 +184,14 @@ impl Meta {
         sqlx::query("DELETE FROM tokens WHERE user_name = $1").bind(name).execute(&mut *tx).await?;
         let keys = sqlx::query("DELETE FROM keys WHERE user_name = $1").bind(name).execute(&mut *tx).await?;
         end_sessions(&mut tx, name, None).await?;
-        self.commit(tx).await?;
+        self.db.commit(tx).await?;
         Ok(keys.rows_affected())
     }
 
     /// Removes a user, and with the last one the tenant, members counted; refused with
     /// [`MetaError::TenantHasVolumes`] when that tenant still has volumes or backups.
     pub async fn remove_user(&self, name: &str) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         let tenant: Vec<u8> =
             sqlx::query_scalar("SELECT tenant FROM users WHERE name = $1").bind(name).fetch_one(&mut *tx).await?;
         end_sessions(&mut tx, name, None).await?;
@@ -202,21 +202,21 @@ impl Meta {
             }
             sqlx::query("DELETE FROM tenants WHERE id = $1").bind(tenant.as_slice()).execute(&mut *tx).await?;
         }
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// Sets what a tenant may hold. What it already holds above that stays; it only cannot grow.
     pub async fn set_quota(&self, tenant: TenantId, quota: Quota) -> Result<(), MetaError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.db.begin().await?;
         write_quota(&mut tx, tenant, quota).await?;
-        self.commit(tx).await
+        self.db.commit(tx).await
     }
 
     /// What a tenant may hold, and what it holds.
     pub async fn usage(&self, tenant: TenantId) -> Result<(Quota, Usage), MetaError> {
         let row = sqlx::query("SELECT * FROM tenants WHERE id = $1")
             .bind(tenant.as_bytes().as_slice())
-            .fetch_one(&self.readers)
+            .fetch_one(&self.db.readers)
             .await?;
         quota_and_usage(&row)
     }
@@ -225,7 +225,7 @@ impl Meta {
 /// Ends the open sessions of a user, in one tenant or in all: no more is uploaded, and the server undoes them, which
 /// knows them by their reason.
 pub(super) async fn end_sessions(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     user: &str,
     tenant: Option<TenantId>,
 ) -> Result<(), MetaError> {
@@ -242,7 +242,7 @@ pub(super) async fn end_sessions(
 }
 
 /// Makes a tenant without quota.
-pub(super) async fn insert_tenant(connection: &mut SqliteConnection, name: &str) -> Result<TenantId, MetaError> {
+pub(super) async fn insert_tenant(connection: &mut Connection, name: &str) -> Result<TenantId, MetaError> {
     let tenant = TenantId::random();
     sqlx::query("INSERT INTO tenants (id, name, used_volumes, used_bytes) VALUES ($1, $2, 0, 0)")
         .bind(tenant.as_bytes().as_slice())
@@ -253,7 +253,7 @@ pub(super) async fn insert_tenant(connection: &mut SqliteConnection, name: &str)
 }
 
 /// Whether anybody belongs to a tenant, as their own or as a member.
-pub(super) async fn has_users(connection: &mut SqliteConnection, tenant: &[u8]) -> Result<bool, MetaError> {
+pub(super) async fn has_users(connection: &mut Connection, tenant: &[u8]) -> Result<bool, MetaError> {
     let users: i64 = sqlx::query_scalar(
         "SELECT (SELECT COUNT(*) FROM users WHERE tenant = $1) + (SELECT COUNT(*) FROM members WHERE tenant = $1)",
     )
@@ -264,7 +264,7 @@ pub(super) async fn has_users(connection: &mut SqliteConnection, tenant: &[u8]) 
 }
 
 /// Whether a tenant has volumes or backups.
-pub(super) async fn holds_things(connection: &mut SqliteConnection, tenant: &[u8]) -> Result<bool, MetaError> {
+pub(super) async fn holds_things(connection: &mut Connection, tenant: &[u8]) -> Result<bool, MetaError> {
     let things: i64 = sqlx::query_scalar(
         "SELECT (SELECT COUNT(*) FROM volumes WHERE tenant = $1) + (SELECT COUNT(*) FROM backups WHERE tenant = $1)",
     )
@@ -274,11 +274,7 @@ pub(super) async fn holds_things(connection: &mut SqliteConnection, tenant: &[u8
     Ok(things > 0)
 }
 
-pub(super) async fn write_quota(
-    connection: &mut SqliteConnection,
-    tenant: TenantId,
-    quota: Quota,
-) -> Result<(), MetaError> {
+pub(super) async fn write_quota(connection: &mut Connection, tenant: TenantId, quota: Quota) -> Result<(), MetaError> {
     let done = sqlx::query(
         "UPDATE tenants SET quota_volumes = $2, quota_bytes = $3, quota_backups = $4, quota_backup_bytes = $5 \
          WHERE id = $1",
@@ -298,7 +294,7 @@ pub(super) fn exactly_one(rows: u64) -> Result<(), MetaError> {
     if rows == 1 { Ok(()) } else { Err(MetaError::NotFound) }
 }
 
-pub(super) fn quota_and_usage(row: &SqliteRow) -> Result<(Quota, Usage), MetaError> {
+pub(super) fn quota_and_usage(row: &DbRow) -> Result<(Quota, Usage), MetaError> {
     let count = |number: i64, column| u64::try_from(number).map_err(|_| MetaError::Damaged(column));
     let bytes =
         |number: i64, column| count(number, column).and_then(|n| ByteCount::new(n).ok_or(MetaError::Damaged(column)));
@@ -354,7 +350,7 @@ mod tests {
         let refused = scene.meta.add_user("alice", "h", "green", None, UnixTime(2)).await;
         assert!(matches!(refused, Err(MetaError::Duplicate)));
         let tenants: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM tenants").fetch_one(&scene.meta.readers).await.unwrap();
+            sqlx::query_scalar("SELECT COUNT(*) FROM tenants").fetch_one(&scene.meta.db.readers).await.unwrap();
         assert_eq!(tenants, 1);
     }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::Row as _;
 
-use super::order::{Of, word};
+use super::sqlite::{Connection, DbRow, Of, Sql, word};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
     ByteCount, ContentId, DriveFilter, HpcFields, Media, NameMatch, Page, Seen, Sha256, TenantId, UnixTime, Volume,
@@ -43,7 +42,7 @@ impl Meta {
             )
             .bind(id.as_bytes().as_slice())
             .bind(tenant.as_bytes().as_slice())
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.db.readers)
             .await?;
             match revision {
                 None => return Ok(None),
@@ -56,13 +55,13 @@ impl Meta {
         let row = sqlx::query(select_volumes!("WHERE id = $1 AND tenant = $2 AND state <> 'deleting'"))
             .bind(id.as_bytes().as_slice())
             .bind(tenant.as_bytes().as_slice())
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.db.readers)
             .await?;
         row.as_ref().map(|row| self.remembered(row).map(|seen| Volume::clone(&seen))).transpose()
     }
 
     /// The volume of a row, which will be known when it is asked for again.
-    pub(super) fn remembered(&self, row: &SqliteRow) -> Result<Arc<Seen>, MetaError> {
+    pub(super) fn remembered(&self, row: &DbRow) -> Result<Arc<Seen>, MetaError> {
         let length = texts_of(row)?;
         let volume = Seen::of_row(from_row(row)?, length);
         self.recent.put(Arc::clone(&volume), length);
@@ -73,7 +72,7 @@ impl Meta {
     pub async fn volume_any(&self, id: VolumeId) -> Result<Option<Volume>, MetaError> {
         let row = sqlx::query(select_volumes!("WHERE id = $1"))
             .bind(id.as_bytes().as_slice())
-            .fetch_optional(&self.readers)
+            .fetch_optional(&self.db.readers)
             .await?;
         row.as_ref().map(from_row).transpose()
     }
@@ -84,7 +83,7 @@ impl Meta {
             sqlx::query(select_volumes!("WHERE tenant = $1 AND name = $2 AND kind = 'tree' AND state <> 'deleting'"))
                 .bind(tenant.as_bytes().as_slice())
                 .bind(name)
-                .fetch_optional(&self.readers)
+                .fetch_optional(&self.db.readers)
                 .await?;
         row.as_ref().map(from_row).transpose()
     }
@@ -94,7 +93,7 @@ impl Meta {
     /// being removed.
     pub async fn volumes_of(&self, tenant: TenantId, page: Page) -> Result<(Vec<Volume>, u64), MetaError> {
         // One transaction, so that count and page agree.
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.readers.begin().await?;
         let total: i64 = sqlx::query_scalar(
             "SELECT COUNT(*) FROM volumes WHERE tenant = $1 AND kind IN ('drive', 'tree') AND state <> 'deleting'",
         )
@@ -129,13 +128,13 @@ impl Meta {
         page: Page,
     ) -> Result<Option<(Vec<Volume>, u64)>, MetaError> {
         // One transaction, so that count and page agree.
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.readers.begin().await?;
         let total = count_of(&mut tx, tenant, filter).await?;
         let rest = total.saturating_sub(page.offset);
         if page.limit.map_or(rest, |limit| rest.min(limit.into())) > MOST_WHOLE {
             return Ok(None);
         }
-        let mut paging = QueryBuilder::new(SELECT_VOLUMES);
+        let mut paging = Sql::new(SELECT_VOLUMES);
         push_conditions(&mut paging, tenant, filter);
         push_page(&mut paging, filter, page);
         let mut rows = paging.build().fetch(&mut *tx);
@@ -159,9 +158,9 @@ impl Meta {
         page: Page,
     ) -> Result<(Vec<VolumeId>, u64), MetaError> {
         // One transaction, so that count and page agree.
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.readers.begin().await?;
         let total = count_of(&mut tx, tenant, filter).await?;
-        let mut paging = QueryBuilder::new("SELECT id FROM volumes ");
+        let mut paging = Sql::new("SELECT id FROM volumes ");
         push_conditions(&mut paging, tenant, filter);
         push_page(&mut paging, filter, page);
         let ids: Vec<Vec<u8>> = paging.build_query_scalar().fetch_all(&mut *tx).await?;
@@ -172,7 +171,7 @@ impl Meta {
     pub async fn tree_ids(&self, tenant: TenantId) -> Result<Vec<VolumeId>, MetaError> {
         let sql = "SELECT id FROM volumes WHERE tenant = $1 AND kind = 'tree' AND state <> 'deleting' ORDER BY name";
         let ids: Vec<Vec<u8>> =
-            sqlx::query_scalar(sql).bind(tenant.as_bytes().as_slice()).fetch_all(&self.readers).await?;
+            sqlx::query_scalar(sql).bind(tenant.as_bytes().as_slice()).fetch_all(&self.db.readers).await?;
         volume_ids(&ids)
     }
 
@@ -184,13 +183,13 @@ impl Meta {
 
     /// Volumes in the order of these ids. Leaves out what is not there, or is being removed.
     pub async fn volumes_by_id(&self, ids: &[VolumeId]) -> Result<Vec<Volume>, MetaError> {
-        let mut query = QueryBuilder::new(select_volumes!("WHERE state <> 'deleting' AND id IN ("));
+        let mut query = Sql::new(select_volumes!("WHERE state <> 'deleting' AND id IN ("));
         let mut list = query.separated(", ");
         for id in ids {
             list.push_bind(id.as_bytes().to_vec());
         }
         query.push(")");
-        let rows = query.build().fetch_all(&self.readers).await?;
+        let rows = query.build().fetch_all(&self.db.readers).await?;
         let mut volumes = rows.iter().map(from_row).collect::<Result<Vec<_>, _>>()?;
         volumes.sort_by_key(|volume| ids.iter().position(|id| *id == volume.id));
         Ok(volumes)
@@ -198,31 +197,31 @@ impl Meta {
 
     /// All volumes in any of these states, in order of making.
     pub async fn volumes_in(&self, states: &[VolumeState]) -> Result<Vec<Volume>, MetaError> {
-        let mut query = QueryBuilder::new(select_volumes!("WHERE "));
+        let mut query = Sql::new(select_volumes!("WHERE "));
         push_states(&mut query, states);
         query.push(" ORDER BY created, id");
-        let rows = query.build().fetch_all(&self.readers).await?;
+        let rows = query.build().fetch_all(&self.db.readers).await?;
         rows.iter().map(from_row).collect()
     }
 
     /// The ids of all volumes of all tenants, in no order.
     #[cfg(test)]
     pub(super) async fn all_volume_ids(&self) -> Result<Vec<VolumeId>, MetaError> {
-        let ids: Vec<Vec<u8>> = sqlx::query_scalar("SELECT id FROM volumes").fetch_all(&self.readers).await?;
+        let ids: Vec<Vec<u8>> = sqlx::query_scalar("SELECT id FROM volumes").fetch_all(&self.db.readers).await?;
         volume_ids(&ids)
     }
 }
 
 /// How long the texts of a volume's row are.
-fn texts_of(row: &SqliteRow) -> Result<usize, MetaError> {
+fn texts_of(row: &DbRow) -> Result<usize, MetaError> {
     let texts = ["name", "reason", "meta", "attributes", "source"];
     let lengths = texts.map(|column| row.try_get::<Option<&str>, _>(column).map(|text| text.map_or(0, str::len)));
     Ok(lengths.into_iter().sum::<Result<usize, _>>()?)
 }
 
 /// How many of a tenant's drives match a filter.
-async fn count_of(connection: &mut SqliteConnection, tenant: TenantId, filter: &DriveFilter) -> Result<u64, MetaError> {
-    let mut counting = QueryBuilder::new("SELECT COUNT(*) FROM volumes ");
+async fn count_of(connection: &mut Connection, tenant: TenantId, filter: &DriveFilter) -> Result<u64, MetaError> {
+    let mut counting = Sql::new("SELECT COUNT(*) FROM volumes ");
     push_conditions(&mut counting, tenant, filter);
     let total: i64 = counting.build_query_scalar().fetch_one(connection).await?;
     Ok(total.cast_unsigned())
@@ -232,7 +231,7 @@ fn volume_ids(ids: &[Vec<u8>]) -> Result<Vec<VolumeId>, MetaError> {
     ids.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "id")?))).collect()
 }
 
-fn push_page(query: &mut QueryBuilder<Sqlite>, filter: &DriveFilter, page: Page) {
+fn push_page(query: &mut Sql, filter: &DriveFilter, page: Page) {
     query.push(" ORDER BY ");
     for (key, direction) in &filter.order {
         let of = Of::Volumes { by_name: false };
@@ -242,7 +241,7 @@ fn push_page(query: &mut QueryBuilder<Sqlite>, filter: &DriveFilter, page: Page)
     query.push(" OFFSET ").push_bind(i64::try_from(page.offset).unwrap_or(i64::MAX));
 }
 
-fn push_conditions(query: &mut QueryBuilder<Sqlite>, tenant: TenantId, filter: &DriveFilter) {
+fn push_conditions(query: &mut Sql, tenant: TenantId, filter: &DriveFilter) {
     query.push("WHERE kind = 'drive' AND state <> 'deleting' AND tenant = ").push_bind(tenant.as_bytes().to_vec());
     for name in &filter.names {
         push_name(query, name);
@@ -257,7 +256,7 @@ fn push_conditions(query: &mut QueryBuilder<Sqlite>, tenant: TenantId, filter: &
 }
 
 /// `LIKE` is not used: its sense of case differs between databases, and its wildcards would have to be escaped.
-fn push_name(query: &mut QueryBuilder<Sqlite>, name: &NameMatch) {
+fn push_name(query: &mut Sql, name: &NameMatch) {
     match name {
         NameMatch::Is(text) => {
             query.push(" AND name = ").push_bind(text.clone());
@@ -280,7 +279,7 @@ fn push_name(query: &mut QueryBuilder<Sqlite>, name: &NameMatch) {
     }
 }
 
-pub(super) fn push_states(query: &mut QueryBuilder<Sqlite>, states: &[VolumeState]) {
+pub(super) fn push_states(query: &mut Sql, states: &[VolumeState]) {
     query.push("state IN (");
     let mut list = query.separated(", ");
     for state in states {
@@ -289,7 +288,7 @@ pub(super) fn push_states(query: &mut QueryBuilder<Sqlite>, states: &[VolumeStat
     query.push(")");
 }
 
-pub(super) fn from_row(row: &SqliteRow) -> Result<Volume, MetaError> {
+pub(super) fn from_row(row: &DbRow) -> Result<Volume, MetaError> {
     let sha256: Option<&[u8]> = row.try_get("sha256")?;
     Ok(Volume {
         id: VolumeId::from_bytes(id_bytes(row.try_get("id")?, "id")?),
@@ -313,12 +312,12 @@ pub(super) fn from_row(row: &SqliteRow) -> Result<Volume, MetaError> {
     })
 }
 
-fn number_from(row: &SqliteRow, column: &'static str) -> Result<u64, MetaError> {
+fn number_from(row: &DbRow, column: &'static str) -> Result<u64, MetaError> {
     let number: i64 = row.try_get(column)?;
     u64::try_from(number).map_err(|_| MetaError::Damaged(column))
 }
 
-pub(super) fn bytes_from(row: &SqliteRow, column: &'static str) -> Result<ByteCount, MetaError> {
+pub(super) fn bytes_from(row: &DbRow, column: &'static str) -> Result<ByteCount, MetaError> {
     ByteCount::new(number_from(row, column)?).ok_or(MetaError::Damaged(column))
 }
 

@@ -324,9 +324,9 @@ async fn a_page_is_entered_by_an_index_and_only_what_is_few_is_sorted() {
     ] {
         let query = BlockQuery { sort, name, limit: Some(9), ..query() };
         let sql = page_of(SELECT_VOLUMES, owner, VolumeKind::Drive, &query, Some(&marker)).into_string();
-        let mut explained = QueryBuilder::<Sqlite>::new("EXPLAIN QUERY PLAN ");
+        let mut explained = Sql::new("EXPLAIN QUERY PLAN ");
         explained.push(sql);
-        let rows = explained.build().fetch_all(&scene.meta.readers).await.unwrap();
+        let rows = explained.build().fetch_all(&scene.meta.db.readers).await.unwrap();
         let plan = rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("; ");
         let is_sorted = query.sort.len() > 1 || query.sort.is_empty() && query.name.is_some();
         assert!(plan.contains(entry) && plan.contains("TEMP B-TREE") == is_sorted, "{query:?}: {plan}");

@@ -4,7 +4,7 @@ use crate::domain::{Direction, SortKey};
 
 /// The table of a list.
 #[derive(Clone, Copy)]
-pub(super) enum Of {
+pub(in crate::meta) enum Of {
     Volumes { by_name: bool },
     Backups,
 }
@@ -12,7 +12,7 @@ pub(super) enum Of {
 impl Of {
     /// The column of a key. Few volumes have one name: those of a list by name are found by that and then sorted, and
     /// the sign keeps away the index that is in order already (<https://www.sqlite.org/optoverview.html#uplus>).
-    pub(super) const fn column(self, key: SortKey) -> &'static str {
+    pub(in crate::meta) const fn column(self, key: SortKey) -> &'static str {
         match (key, self) {
             (SortKey::Created, Self::Volumes { by_name: true }) => "+created",
             (SortKey::Created, _) => "created",
@@ -28,7 +28,7 @@ impl Of {
 }
 
 /// The word of SQL.
-pub(super) const fn word(direction: Direction) -> &'static str {
+pub(in crate::meta) const fn word(direction: Direction) -> &'static str {
     match direction {
         Direction::Ascending => "ASC",
         Direction::Descending => "DESC",

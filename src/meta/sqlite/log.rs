@@ -31,7 +31,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Ballast, MetaError, wal};
+use super::{Ballast, wal};
+use crate::meta::MetaError;
 
 /// Commits between two checkpoints: some tens of megabytes of log. Raised: the log takes more of the disk, and the
 /// first start after a crash reads more of it. Lowered: more often, a writer waits while `SQLite` flushes the first
@@ -369,9 +370,9 @@ fn is_failed_flush(error: &sqlx::Error) -> bool {
 mod tests {
     use std::sync::mpsc;
 
-    use super::super::testing::{Scene, drive, scene};
     use super::*;
     use crate::domain::{Named, Project, Sha256, Token, TokenId, UnixTime, Volume, VolumeId};
+    use crate::meta::testing::{Scene, drive, scene};
     use crate::meta::{Ballast, Batch, Meta};
 
     fn log_of(path: &Path) -> PathBuf {
@@ -395,7 +396,8 @@ mod tests {
             gate.lock().unwrap().recv().unwrap();
             Ok(())
         };
-        scene.meta.log = Log::with(flush, || 0, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
+        scene.meta.db.log =
+            Log::with(flush, || 0, scene.meta.db.writer.clone(), scene.meta.db.log.shared.keeper.clone());
         let batch = |is_provisional| Batch { insert: vec![drive(scene.tenant, 1)], is_provisional, ..Batch::default() };
         scene.meta.apply(batch(true)).await.unwrap();
         assert!(begins.try_recv().is_err(), "nobody waits for a flush of a provisional record");
@@ -408,7 +410,9 @@ mod tests {
         scene.meta.apply(batch(true)).await.unwrap();
         let (meta, second) = (scene.meta.clone(), batch(false));
         let second = tasks.spawn(async move { meta.apply(second).await });
-        while scene.meta.all_volume_ids().await.unwrap().len() < 4 || scene.meta.log.shared.queue().waiting.is_empty() {
+        while scene.meta.all_volume_ids().await.unwrap().len() < 4
+            || scene.meta.db.log.shared.queue().waiting.is_empty()
+        {
             tokio::task::yield_now().await;
         }
         assert!(!first.is_finished() && !second.is_finished());
@@ -434,7 +438,7 @@ mod tests {
             let _ = gate.lock().unwrap().recv();
             Ok(())
         };
-        let log = Log::with(flush, || 0, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
+        let log = Log::with(flush, || 0, scene.meta.db.writer.clone(), scene.meta.db.log.shared.keeper.clone());
         let shared = &log.shared;
         let (answer, told) = oneshot::channel();
         *shared.queue() = Queue { waiting: vec![answer], is_flushed: true };
@@ -462,7 +466,8 @@ mod tests {
             count.fetch_add(1, Ordering::SeqCst);
             Err(io::Error::from_raw_os_error(5))
         };
-        scene.meta.log = Log::with(flush, || 0, scene.meta.writer.clone(), scene.meta.log.shared.keeper.clone());
+        scene.meta.db.log =
+            Log::with(flush, || 0, scene.meta.db.writer.clone(), scene.meta.db.log.shared.keeper.clone());
         assert!(scene.meta.is_alive().await);
         let write = || scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]);
         for _ in 0..2 {
@@ -493,7 +498,7 @@ mod tests {
             for _ in 0..CHECKPOINT_EVERY {
                 scene.meta.apply(provisional(&scene)).await.unwrap();
             }
-            while scene.meta.log.shared.is_checkpointing.load(Ordering::Acquire) {
+            while scene.meta.db.log.shared.is_checkpointing.load(Ordering::Acquire) {
                 tokio::task::yield_now().await;
             }
         }
@@ -536,9 +541,9 @@ mod tests {
         }
         let log = log_of(&scene.path);
         let before = std::fs::read(&log).unwrap();
-        let keeper = scene.meta.log.shared.keeper.clone();
+        let keeper = scene.meta.db.log.shared.keeper.clone();
         let fails = || Err(io::Error::from_raw_os_error(5));
-        scene.meta.log = Log::with(fails, || 0, scene.meta.writer.clone(), keeper);
+        scene.meta.db.log = Log::with(fails, || 0, scene.meta.db.writer.clone(), keeper);
         for _ in 0..5 {
             scene.meta.apply(provisional(&scene)).await.unwrap();
         }
@@ -570,9 +575,9 @@ mod tests {
     #[tokio::test]
     async fn after_a_flush_that_failed_no_process_writes_and_the_log_stays_as_it_is() {
         let mut scene = scene().await;
-        let keeper = scene.meta.log.shared.keeper.clone();
+        let keeper = scene.meta.db.log.shared.keeper.clone();
         let fails = || Err(io::Error::from_raw_os_error(5));
-        scene.meta.log = Log::with(fails, || 0, scene.meta.writer.clone(), keeper);
+        scene.meta.db.log = Log::with(fails, || 0, scene.meta.db.writer.clone(), keeper);
         assert!(scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await.is_err());
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&scene.path).busy_timeout(Duration::ZERO);
         let other = SqlitePool::connect_with(options).await.unwrap();
@@ -596,7 +601,7 @@ mod tests {
         // Fewer commits than are counted, of more bytes than the log may have.
         for _ in 0..1_000 {
             volume = scene.meta.update(volume).await.unwrap();
-            while scene.meta.log.shared.is_checkpointing.load(Ordering::Acquire) {
+            while scene.meta.db.log.shared.is_checkpointing.load(Ordering::Acquire) {
                 tokio::task::yield_now().await;
             }
             assert!(log_length(&scene) < 2 * LARGEST);
@@ -623,9 +628,9 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_told_after_a_flush_only() {
         let mut scene = scene().await;
-        let keeper = scene.meta.log.shared.keeper.clone();
+        let keeper = scene.meta.db.log.shared.keeper.clone();
         let fails = || Err(io::Error::from_raw_os_error(5));
-        scene.meta.log = Log::with(fails, || 0, scene.meta.writer.clone(), keeper);
+        scene.meta.db.log = Log::with(fails, || 0, scene.meta.db.writer.clone(), keeper);
         let user = scene.meta.account(&Named::Name("alice".to_owned())).await.unwrap().unwrap();
         let project = Project { id: scene.tenant, name: "red".to_owned() };
         let (issued, expires) = (UnixTime(1), UnixTime(2));

@@ -1,0 +1,342 @@
+//! What only `SQLite` does: how the database is opened, written and made durable, and the few questions that SQL for
+//! every engine cannot ask (`words`).
+//!
+//! Outside this folder SQL is what `SQLite` and `PostgreSQL` both take; a test reads the sources for words that they do
+//! not share.
+//!
+//! # Crash
+//! The write-ahead log is flushed before a write is answered (`log`). Opening recovers by itself, also after a process
+//! whose flush failed.
+
+mod ballast;
+mod log;
+mod order;
+mod wal;
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{IFlags, OFlags, ioctl_getflags, ioctl_setflags};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Connection as _, QueryBuilder, SqlSafeStr, Sqlite, SqliteConnection, Transaction};
+
+use super::MetaError;
+use log::Log;
+
+pub use ballast::Ballast;
+pub(super) use order::{Of, word};
+
+/// A connection.
+pub(super) type Connection = SqliteConnection;
+/// A row of an answer.
+pub(super) type DbRow = SqliteRow;
+/// SQL that is put together.
+pub(super) type Sql = QueryBuilder<Sqlite>;
+/// A transaction that writes.
+pub(super) type Write = Transaction<'static, Sqlite>;
+
+/// `SQLite` waits this long for a lock that another process holds, a backup tool for example.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// Reads are short; more connections only cost memory.
+const READERS: u32 = 4;
+
+/// The database. Clones share the same connections.
+#[derive(Clone, Debug)]
+pub(super) struct Database {
+    /// One connection, so that writers queue here, in order, instead of failing on `SQLite`'s single write lock.
+    pub(super) writer: SqlitePool,
+    /// The connections that only read.
+    pub(super) readers: SqlitePool,
+    log: Log,
+    ballast: Ballast,
+    /// Whether the latest write failed.
+    has_refused: Arc<AtomicBool>,
+    /// Whether the log broke off when it was opened.
+    has_lost: bool,
+}
+
+impl Database {
+    /// Opens the database in this file, which is made when it is missing, and brings its tables up to date. With
+    /// `begins_anew` its log begins anew, and nobody else may have it open now.
+    pub(super) async fn open(path: &Path, begins_anew: bool, ballast: Ballast) -> Result<Self, MetaError> {
+        make_private(path).and_then(|()| share_in_place(path)).map_err(|error| MetaError::File(Arc::new(error)))?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            // Whoever writes the log back flushes it first, and the database afterwards.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(LOCK_WAIT)
+            .pragma("journal_size_limit", log::LARGEST.to_string());
+        let keeper = lasting_pool(1).connect_with(options.clone()).await?;
+        let has_lost = log::make_true(path, &keeper, begins_anew, &ballast).await?;
+        migrations().run(&keeper).await.map_err(sqlx::Error::from)?;
+        // NORMAL: a commit flushes nothing by itself (https://www.sqlite.org/pragma.html#pragma_synchronous).
+        let writing = options.clone().synchronous(SqliteSynchronous::Normal).pragma("wal_autocheckpoint", "0");
+        let writer = lasting_pool(1).connect_with(writing).await?;
+        let readers = lasting_pool(READERS).connect_with(options.read_only(true)).await?;
+        let log = Log::open(path, writer.clone(), keeper).map_err(|error| MetaError::File(Arc::new(error)))?;
+        Ok(Self { writer, readers, log, ballast, has_refused: Arc::default(), has_lost })
+    }
+
+    /// Whether the log broke off when it was opened.
+    pub(super) fn has_lost(&self) -> bool {
+        self.has_lost
+    }
+
+    /// Whether what is written can become durable.
+    pub(super) fn is_writable(&self) -> bool {
+        !self.log.has_failed()
+    }
+
+    /// Whether the latest write failed.
+    pub(super) fn has_refused(&self) -> bool {
+        self.has_refused.load(Ordering::Acquire)
+    }
+
+    /// Whether there is room for more than removing.
+    pub(super) async fn check_room(&self) -> Result<(), MetaError> {
+        let ballast = self.ballast.clone();
+        let checked =
+            tokio::task::spawn_blocking(move || ballast.check()).await.unwrap_or_else(|lost| Err(lost.into()));
+        checked.map_err(no_room)
+    }
+
+    /// Gives up the space that is kept for removing; whether there was any.
+    pub(super) fn give_up_ballast(&self) -> bool {
+        self.ballast.give_up()
+    }
+
+    /// Waits until everything that was committed before this call is durable.
+    pub(super) async fn flush(&self) -> Result<(), MetaError> {
+        self.log.flush().await
+    }
+
+    /// Closes all connections, after what they do now.
+    pub(super) async fn close(&self) {
+        self.log.close().await;
+        if self.log.has_failed() {
+            // What is open stays so until the process ends, which writes nothing back.
+            return;
+        }
+        self.readers.close().await;
+        // The last to close writes the log back into the database, which a reader could not.
+        self.writer.close().await;
+    }
+
+    /// Writes a copy of the database as it is at one moment into an empty or new file. The copy is not flushed.
+    pub(super) async fn copy_to(&self, file: &Path) -> Result<(), MetaError> {
+        let name = file.to_str().ok_or_else(|| MetaError::File(Arc::new(io::ErrorKind::InvalidInput.into())))?;
+        sqlx::query("VACUUM INTO $1").bind(name).execute(&self.readers).await?;
+        Ok(())
+    }
+
+    /// Begins a write. The lock is taken at once: a transaction that first reads and then writes would fail instead of
+    /// waiting when another process has written in between.
+    pub(super) async fn begin(&self) -> Result<Write, MetaError> {
+        if !self.is_writable() {
+            return Err(MetaError::Unflushed(Arc::new(io::Error::other("an earlier flush of the log failed"))));
+        }
+        self.ballast.make_room();
+        let begun = self.writer.begin_with("BEGIN IMMEDIATE").await;
+        begun.map_err(|error| self.refused(error.into()))
+    }
+
+    /// As [`Database::begin`], for a write that only adds: refused while what room there is is for removing.
+    pub(super) async fn begin_adding(&self) -> Result<Write, MetaError> {
+        self.admit().await?;
+        self.begin().await
+    }
+
+    /// Whether what only adds may be written now.
+    pub(super) async fn admit(&self) -> Result<(), MetaError> {
+        if !self.ballast.is_out() {
+            return self.ballast.admit().map_err(no_room);
+        }
+        // Taking the space again may wait for the disk.
+        let ballast = self.ballast.clone();
+        let admitted = tokio::task::spawn_blocking(move || ballast.admit()).await;
+        admitted.unwrap_or_else(|lost| Err(lost.into())).map_err(no_room)
+    }
+
+    /// Notes an error of the disk. A quota of the file system is told as a full disk, which `SQLite` does not.
+    pub(super) fn refused(&self, error: MetaError) -> MetaError {
+        if matches!(error, MetaError::Database(_) | MetaError::DiskFull) {
+            self.has_refused.store(true, Ordering::Release);
+        }
+        match error {
+            MetaError::Database(_) if self.ballast.is_full() => MetaError::DiskFull,
+            other => other,
+        }
+    }
+
+    /// Commits a write, and waits until it is durable.
+    pub(super) async fn commit(&self, write: Write) -> Result<(), MetaError> {
+        self.commit_unflushed(write).await?;
+        self.log.flush().await
+    }
+
+    /// Commits a write that the next flush makes durable too: all are in one log, and recovery takes a log up to a
+    /// point.
+    pub(super) async fn commit_unflushed(&self, write: Write) -> Result<(), MetaError> {
+        write.commit().await.map_err(|error| self.refused(error.into()))?;
+        self.has_refused.store(false, Ordering::Release);
+        self.log.committed();
+        if self.ballast.is_out() {
+            // A log that begins anew takes no more of the disk.
+            self.log.write_back();
+        }
+        Ok(())
+    }
+}
+
+/// Why nothing can be added.
+fn no_room(error: io::Error) -> MetaError {
+    if ballast::is_full(&error) { MetaError::DiskFull } else { MetaError::File(Arc::new(error)) }
+}
+
+/// Makes the file with mode 0600 before `SQLite` would with the umask's. Its `-wal` and `-shm` files take its mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let file = options.open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+}
+
+/// Has the memory that the connections share written to its file in place. Btrfs writes what is changed elsewhere, and
+/// where there is no room for that, the change of a page ends the process (SIGBUS): a full disk would. A file that is
+/// not empty stays as it is; other file systems write in place anyway, or know no such flag.
+fn share_in_place(database: &Path) -> io::Result<()> {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-shm");
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let file = options.open(name)?;
+    if let Ok(flags) = ioctl_getflags(&file) {
+        let _ = ioctl_setflags(&file, flags | IFlags::NOCOW);
+    }
+    Ok(())
+}
+
+/// A pool whose connections stay: a file on our own disk goes away with the process, not before.
+fn lasting_pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        // When the disk is full or fails, SQLite rolls back by itself; sqlx 0.9 then fails to roll back again, and
+        // would take the connection to be inside that transaction for ever. Such a connection is replaced.
+        .before_acquire(|connection, _| {
+            let clean = !connection.is_in_transaction();
+            Box::pin(async move { Ok(clean) })
+        })
+}
+
+pub(super) fn migrations() -> Migrator {
+    let steps = [
+        ("first", include_str!("migrations/0001_first.sql")),
+        ("trees", include_str!("migrations/0002_trees.sql")),
+        ("block", include_str!("migrations/0003_block.sql")),
+        ("token_chains", include_str!("migrations/0004_token_chains.sql")),
+        ("session_users", include_str!("migrations/0005_session_users.sql")),
+        ("seen", include_str!("migrations/0006_seen.sql")),
+        ("backups", include_str!("migrations/0007_backups.sql")),
+        ("job_turns", include_str!("migrations/0008_job_turns.sql")),
+        ("checks", include_str!("migrations/0009_checks.sql")),
+        ("contents", include_str!("migrations/0010_contents.sql")),
+        ("states", include_str!("migrations/0011_states.sql")),
+    ];
+    let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
+        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations((1..).zip(steps).map(migration).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::domain::{ByteCount, Fault, FaultKind, UnixTime, Volume, VolumeState};
+    use crate::meta::testing::{drive, scene};
+    use crate::meta::{Batch, Meta};
+
+    #[tokio::test]
+    async fn the_database_files_are_readable_by_their_owner_only() {
+        let scene = scene().await;
+        scene.meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await.unwrap();
+        let mut seen = 0;
+        for entry in std::fs::read_dir(scene.path.parent().unwrap()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+            seen += 1;
+        }
+        assert!(seen >= 2, "the database and its log");
+    }
+
+    #[tokio::test]
+    async fn the_log_is_written_back_by_nobody_else_and_foreign_keys_are_checked() {
+        let scene = scene().await;
+        let pragma = |name| sqlx::query_scalar::<_, i64>(name).fetch_one(&scene.meta.db.writer);
+        assert_eq!(pragma("PRAGMA synchronous").await.unwrap(), 1, "NORMAL");
+        assert_eq!(pragma("PRAGMA wal_autocheckpoint").await.unwrap(), 0);
+        assert_eq!(pragma("PRAGMA foreign_keys").await.unwrap(), 1);
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&scene.meta.db.writer).await.unwrap();
+        assert_eq!(mode, "wal");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_as_such_and_changes_nothing() {
+        let scene = scene().await;
+        // SQLite answers as on a full disk when the file would grow beyond this; no less than it has now.
+        sqlx::query("PRAGMA max_page_count = 1").execute(&scene.meta.db.writer).await.unwrap();
+        let large = Volume { name: "x".repeat(100_000), ..drive(scene.tenant, 1) };
+        let refused = scene.meta.insert_volumes(vec![large.clone()], vec![]).await;
+        assert!(matches!(refused, Err(MetaError::DiskFull)), "{refused:?}");
+        assert_eq!(Fault::from(MetaError::DiskFull).kind, FaultKind::NoSpace);
+        assert_eq!(scene.meta.usage(scene.tenant).await.unwrap().1.volumes, 0);
+        // The connection was replaced, and the limit with it.
+        scene.meta.insert_volumes(vec![large], vec![]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn on_a_full_disk_what_removes_is_written_with_the_space_that_is_kept_for_it_and_nothing_else_is() {
+        let scene = scene().await;
+        let (first, second) = (drive(scene.tenant, 1), drive(scene.tenant, 1));
+        scene.meta.insert_volumes(vec![first.clone(), second.clone()], vec![]).await.unwrap();
+        let kept = scene.path.with_extension("ballast");
+        // Larger than what is free, so that the disk counts as full; it was taken when there was more.
+        let all = ByteCount::new(1 << 50).unwrap();
+        File::create(&kept).unwrap();
+        let meta = Meta {
+            db: Database { ballast: Ballast::open(&kept, all).unwrap(), ..scene.meta.db.clone() },
+            ..scene.meta.clone()
+        };
+        assert!(matches!(meta.check_room().await, Err(MetaError::DiskFull)));
+        let added = meta.insert_volumes(vec![drive(scene.tenant, 1)], vec![]).await;
+        assert!(matches!(added, Err(MetaError::DiskFull)), "{added:?}");
+        let longer = Volume { name: "x".repeat(1000), ..first.clone() };
+        assert!(matches!(meta.update(longer).await, Err(MetaError::DiskFull)));
+        assert!(matches!(meta.add_key("k", "alice", UnixTime(1)).await, Err(MetaError::DiskFull)));
+        let state = VolumeState::Deleting;
+        meta.update(Volume { state, ..first.clone() }).await.unwrap();
+        meta.remove_volume(first.id).await.unwrap();
+        // Both in one group.
+        let batch = Batch { remove: vec![second.id], ..Batch::default() };
+        let adding = Batch { insert: vec![drive(scene.tenant, 1)], ..Batch::default() };
+        let (added, removed) = tokio::join!(meta.apply(adding), meta.apply(batch));
+        assert!(matches!(added, Err(MetaError::DiskFull)), "{added:?}");
+        removed.unwrap();
+        assert_eq!(meta.usage(scene.tenant).await.unwrap().1.volumes, 0);
+    }
+}
