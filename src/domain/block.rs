@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{BackupId, ByteCount, Secret, TenantId, UnixTime, Volume, VolumeId, VolumeState};
+use super::{BackupId, ByteCount, Secret, TenantId, UnixTime, Volume, VolumeId, VolumeKind, VolumeState};
 
 /// What block storage knows of a drive or snapshot beyond what every dialect does. Kept among its attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,9 +65,7 @@ impl BlockFields {
 
     /// Whether a tenant may make volumes of a drive as of an image.
     pub fn is_image_for(volume: &Volume, tenant: TenantId) -> bool {
-        let (key, value) = Self::IMAGE;
-        let is_private = volume.meta.get(key).is_some_and(|mark| mark == value);
-        (is_private && volume.tenant == tenant) || Self::of(volume).public_image
+        (BlockView::is_private_image(volume) && volume.tenant == tenant) || BlockView::of(volume).is_public_image()
     }
 
     /// Sets those of a volume.
@@ -85,6 +83,22 @@ impl<'a> BlockView<'a> {
     /// Those of a volume.
     pub fn of(volume: &'a Volume) -> Self {
         Self(volume.attributes.get(BlockFields::KEY).and_then(Value::as_object))
+    }
+
+    /// Whether a volume is a drive and an image, of its tenant or of everybody.
+    pub fn is_image(volume: &Volume) -> bool {
+        volume.kind == VolumeKind::Drive && (Self::is_private_image(volume) || BlockView::of(volume).is_public_image())
+    }
+
+    /// Whether its owner has labelled it as an image.
+    fn is_private_image(volume: &Volume) -> bool {
+        let (key, value) = BlockFields::IMAGE;
+        volume.meta.get(key).is_some_and(|mark| mark == value)
+    }
+
+    /// [`BlockFields::public_image`].
+    fn is_public_image(self) -> bool {
+        self.field("public_image").and_then(Value::as_bool).unwrap_or(false)
     }
 
     fn field(self, name: &str) -> Option<&'a Value> {

@@ -12,8 +12,8 @@ use super::sqlite::{Connection, Write};
 use super::volumes::{bytes_from, kind_from, kind_text, media_text, state_from, state_text};
 use super::{Lease, Meta, MetaError, NewJob, id_bytes};
 use crate::domain::{
-    Attachment, Backup, BackupId, BackupState, ByteCount, ContentId, HpcFields, TenantId, Volume, VolumeId, VolumeKind,
-    VolumeState,
+    Attachment, Backup, BackupId, BackupState, BlockView, ByteCount, ContentId, HpcFields, TenantId, Volume, VolumeId,
+    VolumeKind, VolumeState,
 };
 
 /// The longest record of a volume, by its name, labels, metadata and what dialects keep: twice 128 pairs of 255 ASCII
@@ -211,7 +211,7 @@ pub(super) async fn lengthens(connection: &mut Connection, batch: &Batch) -> Res
 /// The bytes of what a record has of its owner's.
 async fn stored_length(connection: &mut Connection, id: VolumeId) -> Result<Option<usize>, MetaError> {
     let there: Option<i64> = sqlx::query_scalar(
-        "SELECT length(CAST(name AS BLOB)) + length(CAST(meta AS BLOB)) + length(CAST(attributes AS BLOB)) \
+        "SELECT octet_length(name) + octet_length(meta) + octet_length(attributes) \
          FROM volumes WHERE id = $1",
     )
     .bind(id.as_bytes().as_slice())
@@ -318,8 +318,8 @@ pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &
     }
     sqlx::query(
         "INSERT INTO volumes (id, tenant, name, media, size, charged, state, reason, generation, revision, \
-         created, updated, sha256, meta, attributes, kind, content, source) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+         created, updated, sha256, meta, attributes, kind, content, source, zone, is_image, is_hpc) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
     )
     .bind(volume.id.as_bytes().as_slice())
     .bind(volume.tenant.as_bytes().as_slice())
@@ -339,28 +339,31 @@ pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &
     .bind(kind_text(volume.kind))
     .bind(volume.content.as_ref().map(|id| id.as_bytes().as_slice()))
     .bind(volume.source.as_deref())
+    .bind(BlockView::of(volume).zone())
+    .bind(i64::from(BlockView::is_image(volume)))
+    .bind(i64::from(HpcFields::of(&volume.attributes).is_some()))
     .execute(connection)
     .await?;
     bill.add(volume.tenant, counted(volume.kind), volume.charged.get().cast_signed())
 }
 
-/// In the transaction that writes, of which there is one at a time.
+/// Fails with [`MetaError::Duplicate`] when a name is taken, and keeps it free until the end of the transaction.
 async fn check_vacant(connection: &mut Connection, vacant: &Vacancy) -> Result<(), MetaError> {
-    let named: Vec<String> = sqlx::query_scalar(
-        "SELECT attributes FROM volumes WHERE tenant = $1 AND kind IN ('drive', 'tree') AND name = $2 \
-         AND state <> 'deleting'",
+    let tenant = vacant.tenant.as_bytes().as_slice();
+    // Where several write at once, the row of the tenant lets one of them look at a time.
+    sqlx::query("UPDATE tenants SET used_volumes = used_volumes WHERE id = $1")
+        .bind(tenant)
+        .execute(&mut *connection)
+        .await?;
+    let taken = sqlx::query(
+        "SELECT 1 FROM volumes WHERE tenant = $1 AND kind IN ('drive', 'tree') AND name = $2 AND is_hpc = 1 \
+         AND state <> 'deleting' LIMIT 1",
     )
-    .bind(vacant.tenant.as_bytes().as_slice())
+    .bind(tenant)
     .bind(vacant.name.as_str())
-    .fetch_all(connection)
+    .fetch_optional(connection)
     .await?;
-    for attributes in named {
-        let attributes = serde_json::from_str(&attributes).map_err(|_| MetaError::Damaged("attributes"))?;
-        if HpcFields::of(&attributes).is_some() {
-            return Err(MetaError::Duplicate);
-        }
-    }
-    Ok(())
+    if taken.is_some() { Err(MetaError::Duplicate) } else { Ok(()) }
 }
 
 async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volume, MetaError> {
@@ -374,6 +377,7 @@ async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volu
     let done = sqlx::query(
         "UPDATE volumes SET name = $3, media = $4, size = $5, charged = $6, state = $7, reason = $8, \
          generation = $9, updated = $10, sha256 = $11, meta = $12, attributes = $13, content = $14, source = $15, \
+         zone = $16, is_image = $17, is_hpc = $18, \
          revision = revision + 1 \
          WHERE id = $1 AND revision = $2",
     )
@@ -392,6 +396,9 @@ async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volu
     .bind(attributes)
     .bind(volume.content.as_ref().map(|id| id.as_bytes().as_slice()))
     .bind(volume.source.as_deref())
+    .bind(BlockView::of(volume).zone())
+    .bind(i64::from(BlockView::is_image(volume)))
+    .bind(i64::from(HpcFields::of(&volume.attributes).is_some()))
     .execute(&mut **tx)
     .await?;
     if done.rows_affected() == 0 {

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use futures_util::TryStreamExt as _;
 use sqlx::Row as _;
 
-use super::sqlite::{Connection, DbRow, Of, Sql, word};
-use super::volumes::{MOST_TEXTS, SELECT_VOLUMES, bytes_from, from_row, push_states};
+use super::sqlite::{
+    Connection, DbRow, IDS_AND_REVISIONS, Of, Pairs, Sql, push_block_text, push_bootable, push_pair, word,
+};
+use super::volumes::{MOST_TEXTS, SELECT_VOLUMES, bytes_from, from_row, push_states, select_volumes};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
     AttachedServer, Attachment, Backup, BackupId, BackupRef, BackupState, BlockFields, BlockQuery, BlockVolume,
@@ -171,14 +173,8 @@ impl Meta {
 
     /// All drives that are images, of their tenant or of everybody, in order of making.
     pub async fn images(&self) -> Result<Vec<Volume>, MetaError> {
-        let (key, value) = BlockFields::IMAGE;
-        let mut sql = Sql::new(SELECT_VOLUMES);
-        sql.push(
-            "WHERE kind = 'drive' AND state <> 'deleting' AND (json_extract(attributes, '$.block.public_image') = 1",
-        );
-        sql.push(" OR EXISTS (SELECT 1 FROM json_each(volumes.meta) AS pair WHERE pair.key = ").push_bind(key);
-        sql.push(" AND pair.atom = ").push_bind(value).push(")) ORDER BY created, id");
-        let rows = sql.build().fetch_all(&self.db.readers).await?;
+        let sql = select_volumes!("WHERE is_image = 1 AND state <> 'deleting' ORDER BY created, id");
+        let rows = sqlx::query(sql).fetch_all(&self.db.readers).await?;
         rows.iter().map(from_row).collect()
     }
 
@@ -262,11 +258,6 @@ impl Owner {
     }
 }
 
-/// What precedes the conditions of a page when only ids and revisions are wanted; a parenthesis must follow. One text
-/// for all of them, since rows cost more than what is in them. A query within another that ends in LIMIT keeps its
-/// order.
-const IDS_AND_REVISIONS: &str = "SELECT group_concat(hex(id) || revision, ' ') FROM (SELECT id, revision FROM volumes ";
-
 /// How many of these lengths come to no more than `most`, and one at least.
 fn within(most: usize, lengths: impl Iterator<Item = usize>) -> usize {
     let mut sum = 0;
@@ -292,7 +283,7 @@ fn id_and_revision(text: &str) -> Result<(VolumeId, u64), MetaError> {
 /// The rows of a page, and one more, which tells whether there are more.
 fn page_of(head: &str, owner: Owner, kind: VolumeKind, query: &BlockQuery, marker: Option<&Mark>) -> Sql {
     let mut sql = Sql::new(head);
-    // The kind is no parameter: some indexes are of one kind, and SQLite would plan anew for each value.
+    // The kind is no parameter: some indexes are of one kind, and a plan for every kind could not use them.
     sql.push(format!("WHERE kind = '{}' AND state <> 'deleting'", super::volumes::kind_text(kind)));
     owner.push(&mut sql);
     push_common(&mut sql, query);
@@ -303,26 +294,26 @@ fn page_of(head: &str, owner: Owner, kind: VolumeKind, query: &BlockQuery, marke
     if let Some(volume) = query.volume {
         sql.push(" AND source = ").push_bind(volume.to_string());
     }
-    for (field, otherwise, wanted) in [
-        ("description", "", query.description.clone()),
-        ("zone", BlockFields::ZONE, query.zone.clone()),
-        ("user", "", query.user.clone()),
-        ("snapshot", "", query.snapshot.map(|id| id.to_string())),
-        ("volume", "", query.source.map(|id| id.to_string())),
-        ("volume_type", "", query.volume_type.clone()),
+    if let Some(zone) = &query.zone {
+        sql.push(" AND COALESCE(zone, ").push_bind(BlockFields::ZONE).push(") = ").push_bind(zone.clone());
+    }
+    for (field, wanted) in [
+        ("description", query.description.clone()),
+        ("user", query.user.clone()),
+        ("snapshot", query.snapshot.map(|id| id.to_string())),
+        ("volume", query.source.map(|id| id.to_string())),
+        ("volume_type", query.volume_type.clone()),
     ] {
         if let Some(wanted) = wanted {
-            sql.push(format!(" AND COALESCE(json_extract(attributes, '$.block.{field}'), '{otherwise}') = "));
-            sql.push_bind(wanted);
+            push_block_text(&mut sql, field, wanted);
         }
     }
     if let Some(bootable) = query.bootable {
-        sql.push(" AND COALESCE(json_extract(attributes, '$.block.bootable'), 0) = ").push_bind(i64::from(bootable));
+        push_bootable(&mut sql, bootable);
     }
-    for (source, pairs) in [("meta", &query.metadata), ("attributes, '$.block.image'", &query.image)] {
+    for (of, pairs) in [(Pairs::Labels, &query.metadata), (Pairs::Image, &query.image)] {
         for (key, value) in pairs {
-            sql.push(format!(" AND EXISTS (SELECT 1 FROM json_each(volumes.{source}) AS pair WHERE pair.key = "));
-            sql.push_bind(key.clone()).push(" AND CAST(pair.atom AS TEXT) = ").push_bind(text_of(value)).push(")");
+            push_pair(&mut sql, of, key, value);
         }
     }
     push_page(&mut sql, Of::Volumes { by_name: query.name.is_some() }, query, marker);
@@ -343,7 +334,7 @@ fn push_common(sql: &mut Sql, query: &BlockQuery) {
     if let Some(gib) = query.gib {
         // No size is as large as the first that is beyond the database's integers.
         let gib = i64::try_from(gib).unwrap_or(i64::MAX);
-        sql.push(format!(" AND (size / {GIB} + (size % {GIB} > 0)) = ")).push_bind(gib);
+        sql.push(format!(" AND (size / {GIB} + CASE WHEN size % {GIB} > 0 THEN 1 ELSE 0 END) = ")).push_bind(gib);
     }
 }
 
@@ -358,7 +349,7 @@ fn push_page(sql: &mut Sql, of: Of, query: &BlockQuery, marker: Option<&Mark>) {
     for (key, direction) in &order {
         columns.push(format!("{} {}", of.column(*key), word(*direction)));
     }
-    sql.push(" LIMIT ").push_bind(query.limit.map_or(-1, |limit| i64::from(limit) + 1));
+    sql.push(" LIMIT ").push_bind(query.limit.map_or(i64::MAX, |limit| i64::from(limit) + 1));
     sql.push(" OFFSET ").push_bind(i64::try_from(query.offset).unwrap_or(i64::MAX));
 }
 
@@ -561,11 +552,6 @@ impl Mark {
             SortKey::State => sql.push_bind(self.state),
         };
     }
-}
-
-/// What is compared with the value of a pair: the owner's pairs are text.
-fn text_of(value: &serde_json::Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Cuts the row that tells that there are more. A page of none has no end to go on from.

@@ -24,18 +24,18 @@ macro_rules! is_of_volume {
 }
 
 const IS_OWNED: &str = concat!(
-    "SELECT ",
+    "SELECT 1 WHERE ",
     is_of_volume!(""),
     " OR EXISTS (SELECT 1 FROM uploads WHERE content = $1 AND is_open = 1) \
      OR EXISTS (SELECT 1 FROM jobs WHERE content = $1) OR EXISTS (SELECT 1 FROM dropped WHERE content = $1)"
 );
 const IS_FILLED: &str = concat!(
-    "SELECT ",
+    "SELECT 1 WHERE ",
     is_of_volume!("AND state IN ('uploading', 'creating', 'cloning_target', 'downloading')"),
     " OR EXISTS (SELECT 1 FROM jobs WHERE content = $1 AND kind = 'restore')"
 );
-const IS_HELD: &str = concat!("SELECT ", is_of_volume!("AND state <> 'deleting'"));
-const IS_READ: &str = "SELECT EXISTS (SELECT 1 FROM jobs WHERE content = $1)";
+const IS_HELD: &str = concat!("SELECT 1 WHERE ", is_of_volume!("AND state <> 'deleting'"));
+const IS_READ: &str = "SELECT 1 FROM jobs WHERE content = $1 LIMIT 1";
 
 impl Meta {
     /// Whether anybody has this content, or it is still to be removed.
@@ -99,16 +99,15 @@ impl Meta {
     }
 
     async fn is_so(&self, question: &'static str, id: ContentId) -> Result<bool, MetaError> {
-        let is_so: i64 =
-            sqlx::query_scalar(question).bind(id.as_bytes().as_slice()).fetch_one(&self.db.readers).await?;
-        Ok(is_so != 0)
+        let answer = sqlx::query(question).bind(id.as_bytes().as_slice()).fetch_optional(&self.db.readers).await?;
+        Ok(answer.is_some())
     }
 }
 
 /// Fails with [`MetaError::Conflict`] unless a volume has this content.
 pub(super) async fn check_held(connection: &mut Connection, id: ContentId) -> Result<(), MetaError> {
-    let is_held: i64 = sqlx::query_scalar(IS_HELD).bind(id.as_bytes().as_slice()).fetch_one(connection).await?;
-    if is_held == 0 { Err(MetaError::Conflict) } else { Ok(()) }
+    let answer = sqlx::query(IS_HELD).bind(id.as_bytes().as_slice()).fetch_optional(connection).await?;
+    answer.map(drop).ok_or(MetaError::Conflict)
 }
 
 /// Notes that no volume has this content any more.

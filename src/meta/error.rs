@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::LONGEST_ROW;
+use super::sqlite::Refusal;
 use crate::domain::{Fault, FaultKind, Reason};
 
 /// Why the metadata could not be read or changed. Clones share the cause: a commit that fails fails for several.
@@ -64,10 +65,6 @@ pub enum MetaError {
     Database(#[source] Arc<sqlx::Error>),
 }
 
-/// `SQLite`'s primary result codes that mean something to a caller (<https://www.sqlite.org/rescode.html>).
-const SQLITE_BUSY: u32 = 5;
-const SQLITE_FULL: u32 = 13;
-
 impl From<sqlx::Error> for MetaError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
@@ -76,15 +73,11 @@ impl From<sqlx::Error> for MetaError {
             sqlx::Error::Database(refusal) if refusal.is_unique_violation() => Self::Duplicate,
             // What the new row refers to was removed meanwhile.
             sqlx::Error::Database(refusal) if refusal.is_foreign_key_violation() => Self::NotFound,
-            sqlx::Error::Database(refusal) => {
-                // The low byte of an extended code is the primary code.
-                let code = refusal.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
-                match code {
-                    Some(SQLITE_BUSY) => Self::Busy(Arc::new(error)),
-                    Some(SQLITE_FULL) => Self::DiskFull,
-                    _ => Self::Database(Arc::new(error)),
-                }
-            }
+            sqlx::Error::Database(refusal) => match Refusal::of(&**refusal) {
+                Refusal::Busy => Self::Busy(Arc::new(error)),
+                Refusal::Full => Self::DiskFull,
+                Refusal::Other => Self::Database(Arc::new(error)),
+            },
             _ => Self::Database(Arc::new(error)),
         }
     }

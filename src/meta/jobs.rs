@@ -152,6 +152,12 @@ impl Meta {
         lane: Lane,
     ) -> Result<Option<Job>, MetaError> {
         let mut tx = self.db.begin().await?;
+        // The number of this turn. Its row keeps another claim waiting until the end of this one, which so sees what
+        // that one took: of the jobs and of the share of their tenant.
+        let turn: i64 =
+            sqlx::query_scalar("UPDATE counters SET value = value + 1 WHERE name = 'turns' RETURNING value")
+                .fetch_one(&mut *tx)
+                .await?;
         let row = sqlx::query(
             "WITH lane AS (SELECT j.id, j.created, j.lease_until, v.tenant FROM jobs j JOIN volumes v ON v.id = j.volume \
              WHERE CASE j.kind WHEN 'seal' THEN 2 WHEN 'backup' THEN 1 WHEN 'restore' THEN 1 ELSE 0 END = $4), \
@@ -178,13 +184,11 @@ impl Meta {
             tx.rollback().await?;
             return Ok(None);
         };
-        sqlx::query(
-            "UPDATE tenants SET served = (SELECT MAX(served) + 1 FROM tenants) \
-             WHERE id = (SELECT tenant FROM volumes WHERE id = $1)",
-        )
-        .bind(row.try_get::<&[u8], _>("volume")?)
-        .execute(&mut *tx)
-        .await?;
+        sqlx::query("UPDATE tenants SET served = $2 WHERE id = (SELECT tenant FROM volumes WHERE id = $1)")
+            .bind(row.try_get::<&[u8], _>("volume")?)
+            .bind(turn)
+            .execute(&mut *tx)
+            .await?;
         // Before the row is read: a damaged job stays claimed and does not block those behind it.
         self.db.commit(tx).await?;
         job_from(&row, owner).map(Some)
@@ -225,23 +229,20 @@ impl Meta {
 
     /// Whether anything is still to be done to a volume.
     pub async fn has_jobs(&self, volume: VolumeId) -> Result<bool, MetaError> {
-        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE volume = $1)");
-        let found: i64 = query.bind(volume.as_bytes().as_slice()).fetch_one(&self.db.readers).await?;
-        Ok(found != 0)
+        let query = sqlx::query("SELECT 1 FROM jobs WHERE volume = $1 LIMIT 1");
+        Ok(query.bind(volume.as_bytes().as_slice()).fetch_optional(&self.db.readers).await?.is_some())
     }
 
     /// Whether a backup of a volume is still to be written.
     pub async fn is_backed_up(&self, volume: VolumeId) -> Result<bool, MetaError> {
-        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE volume = $1 AND kind = 'backup')");
-        let found: i64 = query.bind(volume.as_bytes().as_slice()).fetch_one(&self.db.readers).await?;
-        Ok(found != 0)
+        let query = sqlx::query("SELECT 1 FROM jobs WHERE volume = $1 AND kind = 'backup' LIMIT 1");
+        Ok(query.bind(volume.as_bytes().as_slice()).fetch_optional(&self.db.readers).await?.is_some())
     }
 
     /// Whether a job is still to be done.
     pub async fn has_job(&self, job: JobId) -> Result<bool, MetaError> {
-        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM jobs WHERE id = $1)");
-        let found: i64 = query.bind(job.as_bytes().as_slice()).fetch_one(&self.db.readers).await?;
-        Ok(found != 0)
+        let query = sqlx::query("SELECT 1 FROM jobs WHERE id = $1");
+        Ok(query.bind(job.as_bytes().as_slice()).fetch_optional(&self.db.readers).await?.is_some())
     }
 
     /// Frees the jobs that any other owner holds, and returns how many. Only for a process that knows to be alone, at

@@ -129,6 +129,63 @@ mod tests {
 
     const ALL: Page = Page { limit: None, offset: 0 };
 
+    /// The code of a file, without its comments and its tests.
+    fn code_of(text: &str) -> impl Iterator<Item = &str> {
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        code.lines().filter(|line| !line.trim_start().starts_with("//"))
+    }
+
+    #[test]
+    fn outside_the_folder_of_an_engine_sql_has_no_words_of_it() {
+        // Of SQLite, of both with another meaning, and the types of one.
+        const WORDS: [&str; 27] = [
+            "json_extract",
+            "json_each",
+            "json_type",
+            "->>",
+            "randomblob",
+            "group_concat",
+            "hex(",
+            "insert or ",
+            "replace into",
+            "rowid",
+            "pragma",
+            "strftime",
+            "datetime(",
+            "ifnull",
+            " glob ",
+            " like ",
+            "collate",
+            "begin immediate",
+            "vacuum",
+            "limit -1",
+            "select exists",
+            "as blob",
+            "tenant, user,",
+            " user =",
+            "(only",
+            "sqlx::sqlite",
+            "sqlite_",
+        ];
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/meta");
+        let files = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut read = 0;
+        for path in files(&folder).chain(files(&folder.join("block"))) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() || ["tests.rs", "testing.rs"].contains(&name) {
+                continue;
+            }
+            read += 1;
+            let text = std::fs::read_to_string(&path).unwrap();
+            for line in code_of(&text) {
+                let lower = line.to_lowercase();
+                let found = WORDS.iter().find(|word| lower.contains(*word));
+                assert!(found.is_none() && !line.contains("Sqlite"), "{name}: {found:?} in {line}");
+            }
+        }
+        assert!(read > 12, "only {read} files were read");
+    }
+
     #[tokio::test]
     async fn everything_is_there_again_after_close_and_open() {
         let scene = scene().await;

@@ -19,7 +19,7 @@ impl Meta {
     /// Notes that the database is in use. Not flushed: a little older does as well.
     pub async fn beat(&self, now: UnixTime) -> Result<(), MetaError> {
         let mut tx = self.db.begin().await?;
-        sqlx::query("INSERT INTO seen (only, at) VALUES (1, $1) ON CONFLICT (only) DO UPDATE SET at = $1")
+        sqlx::query("INSERT INTO seen (\"only\", at) VALUES (1, $1) ON CONFLICT (\"only\") DO UPDATE SET at = $1")
             .bind(now.0)
             .execute(&mut *tx)
             .await?;

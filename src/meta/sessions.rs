@@ -15,7 +15,7 @@ use crate::domain::{
     UploadState, UserId, Volume, VolumeId,
 };
 
-const COLUMNS: &str = "id, tenant, user, token, cookie, state, reason, created, expires, ended";
+const COLUMNS: &str = "id, tenant, \"user\", token, cookie, state, reason, created, expires, ended";
 
 const UPLOAD_COLUMNS: &str =
     "id, volume, name, is_new, content, source, is_remote, state, reason, members, bytes, session";
@@ -260,8 +260,8 @@ async fn forget_oldest(tx: &mut Write, tenant: TenantId) -> Result<(), MetaError
              SELECT id, ROW_NUMBER() OVER latest AS place, SUM(size) OVER latest AS total FROM ( \
                  SELECT s.id, s.ended, (SELECT SUM(200 + length(name) + length(source) + length(COALESCE(reason, ''))) \
                      FROM uploads WHERE session = s.id) AS size \
-                 FROM sessions s WHERE s.tenant = $1 AND s.ended IS NOT NULL) \
-             WINDOW latest AS (ORDER BY ended DESC, id DESC)) \
+                 FROM sessions s WHERE s.tenant = $1 AND s.ended IS NOT NULL) AS sized \
+             WINDOW latest AS (ORDER BY ended DESC, id DESC)) AS placed \
          WHERE place > $2 OR total > $3)",
     )
     .bind(tenant.as_bytes().as_slice())
@@ -274,7 +274,7 @@ async fn forget_oldest(tx: &mut Write, tenant: TenantId) -> Result<(), MetaError
 
 async fn insert(tx: &mut Write, session: &Session) -> Result<(), MetaError> {
     sqlx::query(
-        "INSERT INTO sessions (id, tenant, user, token, cookie, state, created, expires) \
+        "INSERT INTO sessions (id, tenant, \"user\", token, cookie, state, created, expires) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(session.id.as_bytes().as_slice())

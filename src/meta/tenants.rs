@@ -231,8 +231,8 @@ pub(super) async fn end_sessions(
 ) -> Result<(), MetaError> {
     let tenant = tenant.map(|tenant| *tenant.as_bytes());
     sqlx::query(
-        "UPDATE sessions SET expires = created, reason = 'the login that it was begun with has ended' WHERE state = 'open' AND ($2 IS NULL OR tenant = $2) \
-         AND user = (SELECT id FROM users WHERE name = $1)",
+        "UPDATE sessions SET expires = created, reason = 'the login that it was begun with has ended' \
+         WHERE state = 'open' AND ($2 IS NULL OR tenant = $2) AND \"user\" = (SELECT id FROM users WHERE name = $1)",
     )
     .bind(user)
     .bind(tenant.as_ref().map(<[u8; 16]>::as_slice))

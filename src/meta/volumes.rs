@@ -183,6 +183,9 @@ impl Meta {
 
     /// Volumes in the order of these ids. Leaves out what is not there, or is being removed.
     pub async fn volumes_by_id(&self, ids: &[VolumeId]) -> Result<Vec<Volume>, MetaError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut query = Sql::new(select_volumes!("WHERE state <> 'deleting' AND id IN ("));
         let mut list = query.separated(", ");
         for id in ids {
@@ -280,6 +283,11 @@ fn push_name(query: &mut Sql, name: &NameMatch) {
 }
 
 pub(super) fn push_states(query: &mut Sql, states: &[VolumeState]) {
+    if states.is_empty() {
+        // An empty list is none in SQL.
+        query.push("1 = 0");
+        return;
+    }
     query.push("state IN (");
     let mut list = query.separated(", ");
     for state in states {

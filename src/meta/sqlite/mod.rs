@@ -12,6 +12,7 @@ mod ballast;
 mod log;
 mod order;
 mod wal;
+mod words;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{IFlags, OFlags, ioctl_getflags, ioctl_setflags};
+use sqlx::error::DatabaseError;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
@@ -33,6 +35,7 @@ use log::Log;
 
 pub use ballast::Ballast;
 pub(super) use order::{Of, word};
+pub(super) use words::{IDS_AND_REVISIONS, Pairs, push_block_text, push_bootable, push_pair};
 
 /// A connection.
 pub(super) type Connection = SqliteConnection;
@@ -198,6 +201,27 @@ impl Database {
     }
 }
 
+/// What a refusal means that no constraint is the reason of.
+pub(super) enum Refusal {
+    Busy,
+    Full,
+    Other,
+}
+
+impl Refusal {
+    pub(super) fn of(refusal: &dyn DatabaseError) -> Self {
+        /// The primary result codes that mean something to a caller (<https://www.sqlite.org/rescode.html>).
+        const BUSY: u32 = 5;
+        const FULL: u32 = 13;
+        // The low byte of an extended code is the primary code.
+        match refusal.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff) {
+            Some(BUSY) => Self::Busy,
+            Some(FULL) => Self::Full,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// Why nothing can be added.
 fn no_room(error: io::Error) -> MetaError {
     if ballast::is_full(&error) { MetaError::DiskFull } else { MetaError::File(Arc::new(error)) }
@@ -255,6 +279,7 @@ pub(super) fn migrations() -> Migrator {
         ("checks", include_str!("migrations/0009_checks.sql")),
         ("contents", include_str!("migrations/0010_contents.sql")),
         ("states", include_str!("migrations/0011_states.sql")),
+        ("asked", include_str!("migrations/0012_asked.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -267,9 +292,9 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-    use crate::domain::{ByteCount, Fault, FaultKind, UnixTime, Volume, VolumeState};
+    use crate::domain::{BlockQuery, ByteCount, Fault, FaultKind, TenantId, UnixTime, Volume, VolumeKind, VolumeState};
     use crate::meta::testing::{drive, scene};
-    use crate::meta::{Batch, Meta};
+    use crate::meta::{Batch, Meta, Owner, Vacancy};
 
     #[tokio::test]
     async fn the_database_files_are_readable_by_their_owner_only() {
@@ -338,5 +363,60 @@ mod tests {
         assert!(matches!(added, Err(MetaError::DiskFull)), "{added:?}");
         removed.unwrap();
         assert_eq!(meta.usage(scene.tenant).await.unwrap().1.volumes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_has_its_columns_in_a_database_of_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("meta.db");
+        let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true).foreign_keys(true);
+        let before = SqlitePool::connect_with(options).await.unwrap();
+        let first = migrations().iter().take(11).cloned().collect();
+        Migrator::with_migrations(first).run(&before).await.unwrap();
+        let tenant = TenantId::from_bytes([1; 16]);
+        sqlx::raw_sql("INSERT INTO tenants (id, name, used_volumes, used_bytes, served) VALUES (x'01010101010101010101010101010101', 'red', 9, 0, 7)")
+            .execute(&before)
+            .await
+            .unwrap();
+        for (number, kind, meta, attributes) in [
+            (2_u8, "drive", "{}", r#"{"block": {"zone": "az2", "public_image": true}}"#),
+            (3, "drive", r#"{"image": "private"}"#, "{}"),
+            (4, "drive", r#"{"image": "public"}"#, r#"{"block": {"zone": "az2"}}"#),
+            (5, "tree", r#"{"image": "private"}"#, r#"{"hpc_ai": {"region": "r", "volume_type": "t", "user": "u"}}"#),
+            (6, "drive", "{}", r#"{"hpc_ai": {"region": "r", "volume_type": "t"}}"#),
+        ] {
+            sqlx::query(
+                "INSERT INTO volumes (id, tenant, name, media, size, charged, state, generation, revision, created, \
+                 updated, meta, attributes, kind) VALUES ($1, $2, $3, 'disk', 1, 1, 'available', 1, 1, $4, 1, $5, $6, $7)",
+            )
+            .bind([number; 16].as_slice())
+            .bind(tenant.as_bytes().as_slice())
+            .bind(format!("name {number}"))
+            .bind(i64::from(number))
+            .bind(meta)
+            .bind(attributes)
+            .bind(kind)
+            .execute(&before)
+            .await
+            .unwrap();
+        }
+        before.close().await;
+
+        let meta = Meta::open(&path).await.unwrap();
+        let numbers = |volumes: Vec<Volume>| volumes.iter().map(|volume| volume.id.as_bytes()[0]).collect::<Vec<_>>();
+        assert_eq!(numbers(meta.images().await.unwrap()), [2, 3]);
+        let query = BlockQuery { zone: Some("az2".to_owned()), ..BlockQuery::default() };
+        let listed = meta.block_volumes(Owner::Tenant(tenant), VolumeKind::Drive, &query).await.unwrap();
+        assert_eq!(numbers(listed.items.iter().map(|told| Volume::clone(&told.volume)).collect()), [4, 2]);
+        for (number, is_taken) in [(2, false), (5, true), (6, false)] {
+            let vacant = Some(Vacancy { tenant, name: format!("name {number}") });
+            let outcome = meta.apply(Batch { vacant, ..Batch::default() }).await;
+            assert_eq!(matches!(outcome, Err(MetaError::Duplicate)), is_taken, "{number}: {outcome:?}");
+        }
+        let turns: i64 = sqlx::query_scalar("SELECT value FROM counters WHERE name = 'turns'")
+            .fetch_one(&meta.db.readers)
+            .await
+            .unwrap();
+        assert_eq!(turns, 7);
     }
 }
