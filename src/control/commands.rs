@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Control, ROUNDS, busy, no_such_drive};
+use super::race::{Race, unless_lost};
+use super::{Control, busy, no_such_drive};
 use crate::domain::{
     ByteCount, CloneSpec, Command, ContentId, DriveFilter, DriveSpec, Fault, FaultKind, Listing, Outcome, Page, Patch,
     Pieces, Principal, TenantId, Volume, VolumeEvent, VolumeId, VolumeState,
@@ -114,23 +115,24 @@ impl Control {
     /// Makes all of them available in one transaction: after a crash there are all or none. They are as their rows were
     /// written; if that is not the latest any more, they are read again.
     async fn complete(&self, mut drives: Vec<Volume>) -> Result<Vec<Volume>, Fault> {
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the drives are");
+        loop {
+            race.round()?;
             let mut update = drives.clone();
             for drive in &mut update {
                 drive.step(VolumeEvent::Completed).map_err(|_| no_such_drive(drive.id))?;
                 drive.generation += 1;
                 drive.updated = self.parts.clock.now();
             }
-            match self.parts.meta.apply(Batch { update, ..Batch::default() }).await {
-                Err(MetaError::Conflict) => {}
-                result => return Ok(result?),
+            let batch = Batch { update, ..Batch::default() };
+            if let Some(complete) = unless_lost(self.parts.meta.apply(batch).await)? {
+                return Ok(complete);
             }
             for drive in &mut drives {
                 let id = drive.id;
                 *drive = self.parts.meta.volume_any(id).await?.ok_or_else(|| no_such_drive(id))?;
             }
         }
-        Err(Fault::new(FaultKind::Conflict, "the drives are being changed by others; try again"))
     }
 
     async fn update(&self, principal: &Principal, id: VolumeId, patch: Patch) -> Result<Outcome, Fault> {
@@ -247,7 +249,9 @@ impl Control {
     ) -> Result<Outcome, Fault> {
         ids.sort_unstable();
         ids.dedup();
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the drives are");
+        loop {
+            race.round()?;
             let mut update = Vec::with_capacity(ids.len());
             for id in &ids {
                 let volume = self.parts.meta.volume(tenant, *id).await?;
@@ -255,10 +259,10 @@ impl Control {
                 volume.step(VolumeEvent::DeleteStarted).map_err(busy)?;
                 update.push(volume);
             }
-            match self.parts.meta.apply(Batch { update, ..Batch::default() }).await {
-                Err(MetaError::Conflict) => continue,
-                result => result?,
-            };
+            let batch = Batch { update, ..Batch::default() };
+            if unless_lost(self.parts.meta.apply(batch).await)?.is_none() {
+                continue;
+            }
             self.parts.crash.hit("delete: rows");
             let control = self.clone();
             // To its end even when the caller goes; the rows say what is left to do after a crash.
@@ -271,7 +275,6 @@ impl Control {
             let done = self.parts.tracker.spawn(work).await;
             return done.map(|()| Outcome::Deleted).map_err(Fault::internal);
         }
-        Err(Fault::new(FaultKind::Conflict, "the drives are being changed by others; try again"))
     }
 }
 

@@ -10,9 +10,10 @@
 use std::sync::Arc;
 
 use super::download::{MISSING, WRONG_SIZE};
-use super::{Control, ROUNDS, in_state, no_such_drive};
+use super::race::{Race, unless_lost};
+use super::{Control, in_state, no_such_drive};
 use crate::domain::{ByteCount, ContentId, Fault, FaultKind, TenantId, Volume, VolumeId};
-use crate::meta::{Batch, MetaError};
+use crate::meta::Batch;
 use crate::store::{Image, StoreError};
 
 impl Control {
@@ -23,21 +24,20 @@ impl Control {
         id: VolumeId,
         mut plan: impl FnMut(&Volume, &mut Batch) -> Result<(), Fault> + Send,
     ) -> Result<(), Fault> {
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the drive is");
+        loop {
+            race.round()?;
             let source = self.parts.meta.volume(tenant, id).await?.ok_or_else(|| no_such_drive(id))?;
             if !source.state.is_readable() {
                 return Err(in_state("drive", source.state));
             }
             let mut batch = Batch::default();
             plan(&source, &mut batch)?;
-            match self.parts.meta.apply(batch).await {
-                // It has other content by now, or none.
-                Err(MetaError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-                Ok(_) => return Ok(()),
+            // Lost when it has other content by now, or none.
+            if unless_lost(self.parts.meta.apply(batch).await)?.is_some() {
+                return Ok(());
             }
         }
-        Err(Fault::new(FaultKind::Conflict, "the drive is being changed by others; try again"))
     }
 
     /// Opens a content that a job reads, of which there are so many bytes or more.

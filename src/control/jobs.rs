@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::download::{MISSING, WRONG_SIZE};
+use super::race::{Race, unless_lost};
 use super::supervise::caught;
 use super::{Control, busy};
 use crate::domain::{ByteCount, ContentId, Fault, Volume, VolumeEvent, VolumeId, VolumeState};
@@ -227,7 +228,9 @@ impl Control {
         ids: &[VolumeId],
         mut change: impl FnMut(&mut Volume) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
+        let mut race = Race::of("the volume is");
         loop {
+            race.round()?;
             let mut update = Vec::with_capacity(ids.len());
             for id in ids {
                 match self.parts.meta.volume_any(*id).await? {
@@ -240,9 +243,8 @@ impl Control {
                 }
             }
             let batch = Batch { finish: Some(job.lease.clone()), update, ..Batch::default() };
-            match self.parts.meta.apply(batch).await {
-                Err(MetaError::Conflict) => {}
-                result => return result.map(drop).map_err(Fault::from),
+            if unless_lost(self.parts.meta.apply(batch).await)?.is_some() {
+                return Ok(());
             }
         }
     }

@@ -15,6 +15,7 @@ mod download;
 mod fetch;
 mod hpc;
 mod jobs;
+mod race;
 mod scrub;
 mod seal;
 mod sessions;
@@ -22,6 +23,7 @@ mod supervise;
 mod sweep;
 mod trees;
 mod turns;
+mod undo;
 mod unpack;
 mod upload;
 
@@ -46,6 +48,7 @@ use crate::store::{BlockStore, Ledger, TreeStore};
 use crate::transfer::Transfers;
 use crate::tree::Policy;
 
+use race::{Race, unless_lost};
 use turns::Turns;
 use unpack::Unended;
 
@@ -57,10 +60,6 @@ pub use scrub::ScrubSettings;
 pub use supervise::Supervisor;
 pub use unpack::AdmittedTree;
 pub use upload::Admitted;
-
-/// How often a lost race is run again. Each round lost means that another writer won, so this many in a row is a
-/// livelock of clients.
-const ROUNDS: u32 = 16;
 
 /// What the use cases work with.
 pub struct Parts {
@@ -298,7 +297,9 @@ impl Control {
         mut known: Option<Volume>,
         mut plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
     ) -> Result<Volume, Fault> {
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the drive is");
+        loop {
+            race.round()?;
             let volume = match known.take() {
                 None => self.parts.meta.volume_any(id).await?,
                 known => known,
@@ -311,14 +312,10 @@ impl Control {
             plan(&mut volume, &mut batch)?;
             volume.updated = self.parts.clock.now();
             batch.update.push(volume);
-            match self.parts.meta.apply(batch).await {
-                Err(MetaError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-                Ok(mut updated) if !updated.is_empty() => return Ok(updated.swap_remove(0)),
-                Ok(_) => return Err(no_such_drive(id)),
+            if let Some(mut updated) = unless_lost(self.parts.meta.apply(batch).await)? {
+                return updated.pop().ok_or_else(|| no_such_drive(id));
             }
         }
-        Err(Fault::new(FaultKind::Conflict, "the drive is being changed by others; try again"))
     }
 }
 

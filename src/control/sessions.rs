@@ -10,9 +10,10 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{Control, ROUNDS};
+use super::Control;
+use super::race::{Race, unless_lost};
+use super::undo::{Undo, Undoing};
 use crate::auth::{digest_of, random_secret};
 use crate::domain::{
     Began, ContentId, Fault, FaultKind, Initialization, Outcome, Principal, Secret, Session, SessionCommand, SessionId,
@@ -74,7 +75,9 @@ impl Control {
         if let Some(twice) = wish.trees.iter().find(|tree| !names.insert(tree.name.as_str())) {
             return Err(Fault::invalid("Volume", format!("the volume {} is named twice", twice.name)));
         }
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the volumes are");
+        loop {
+            race.round()?;
             let (token, cookie) = (random_secret(), random_secret());
             let mut planned = Planned::default();
             for tree in &wish.trees {
@@ -97,11 +100,12 @@ impl Control {
             // Whoever is not told of a session has no use for it, and it would keep others from its volumes: it is
             // dropped with the request, and when anything fails from here on, its first row included, of which nobody
             // knows then whether it was written.
-            let mut undo = DropSession { control: self.clone(), session: Some(session.clone()) };
+            let unanswered = Unanswered { control: self.clone(), session: session.clone() };
+            let mut undo = Undo::new(&self.parts.tracker, unanswered);
             let outcome = match self.parts.meta.begin_session(&session, planned.new, planned.old).await {
                 // Made, deleted or initialised by others since it was looked at.
                 Err(MetaError::Duplicate | MetaError::Conflict) => {
-                    undo.session = None;
+                    undo.complete();
                     continue;
                 }
                 Err(error) => Err(error.into()),
@@ -111,12 +115,11 @@ impl Control {
                 }
             };
             match &outcome {
-                Ok(_) => undo.session = None,
+                Ok(_) => undo.complete(),
                 Err(fault) => undo.now(&fault.told).await,
             }
             return outcome;
         }
-        Err(Fault::new(FaultKind::Conflict, "the volumes are being changed by others; try again"))
     }
 
     /// Says what a session will do to one tree, or why it cannot.
@@ -221,7 +224,9 @@ impl Control {
 
     /// Makes all that a session has received visible, if that is all of it; else drops it.
     async fn publish(&self, id: SessionId) -> Result<(), Fault> {
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the volumes are");
+        loop {
+            race.round()?;
             let Some(session) = self.parts.meta.session(id).await? else {
                 return Err(Fault::invalid("session", "there is no such session"));
             };
@@ -252,9 +257,8 @@ impl Control {
                 // It went with its session since that was read.
                 continue;
             }
-            match self.parts.meta.finish_session(id, trees, now).await {
-                Err(MetaError::Conflict) => continue,
-                result => result?,
+            if unless_lost(self.parts.meta.finish_session(id, trees, now).await)?.is_none() {
+                continue;
             }
             self.parts.crash.hit("session: finished");
             for content in replaced {
@@ -262,7 +266,6 @@ impl Control {
             }
             return Ok(());
         }
-        Err(Fault::new(FaultKind::Conflict, "the volumes are being changed by others; try again"))
     }
 
     /// Ends a session that is open, and drops what it has received; whether nobody was first.
@@ -359,47 +362,31 @@ fn missing_from(session: &Session) -> Option<String> {
     (!told.is_empty()).then(|| format!("not initialised: {told}"))
 }
 
-/// The pauses between attempts to drop a session: in all as long as a session of the usual length lives by itself.
-const AGAIN: [u64; 12] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 512, 512];
-
-/// Drops a session of which its caller is not told.
-struct DropSession {
+/// A session of which its caller is not told.
+struct Unanswered {
     control: Arc<Control>,
-    session: Option<Session>,
+    session: Session,
 }
 
-impl DropSession {
-    /// At once, so that who reads why it failed can try again. If that fails, later.
-    async fn now(&mut self, why: &str) {
-        if let Some(session) = &self.session
-            && self.control.drop_session(session, SessionState::Failed, why).await.is_ok()
-        {
-            self.session = None;
-        }
+impl Undoing for Unanswered {
+    const CUT_OFF: &'static str = "whoever began it did not get an answer";
+    // In all as long as a session of the usual length lives by itself.
+    const AGAIN: &'static [u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 512, 512];
+
+    fn hand_over(&mut self) -> Self {
+        Self { control: self.control.clone(), session: self.session.clone() }
     }
-}
 
-impl Drop for DropSession {
-    fn drop(&mut self) {
-        let Some(session) = self.session.take() else { return };
-        let control = self.control.clone();
-        self.control.parts.tracker.spawn(async move {
-            let why = "whoever began it did not get an answer";
-            for pause in AGAIN {
-                match control.drop_session(&session, SessionState::Failed, why).await {
-                    Ok(_) => return,
-                    Err(fault) => {
-                        tracing::error!(session = %session.id, cause = ?fault.cause, "a session is not dropped");
-                    }
-                }
-                for _ in 0..pause {
-                    // A restart sees what the disk has.
-                    if control.is_draining() || !control.parts.meta.is_writable() {
-                        return;
-                    }
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        });
+    async fn undo(&mut self, why: &str) -> bool {
+        let dropped = self.control.drop_session(&self.session, SessionState::Failed, why).await;
+        if let Err(fault) = &dropped {
+            tracing::error!(session = %self.session.id, cause = ?fault.cause, "a session is not dropped");
+        }
+        dropped.is_ok()
+    }
+
+    fn is_over(&self) -> bool {
+        // A restart sees what the disk has.
+        self.control.is_draining() || !self.control.parts.meta.is_writable()
     }
 }

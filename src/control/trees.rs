@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use serde_json::{Map, Value};
 
 use super::download::{check_filled, check_readable};
-use super::{Control, PIECE, ROUNDS, busy_tree};
+use super::race::{Race, unless_lost};
+use super::{Control, PIECE, busy_tree};
 use crate::domain::{
     ByteCount, ContentId, Fault, FaultKind, Outcome, Page, Principal, SessionState, TenantId, TreeCommand, TreeSpec,
     Volume, VolumeEvent, VolumeId, VolumeState,
@@ -78,7 +79,9 @@ impl Control {
         id: Option<VolumeId>,
         force: bool,
     ) -> Result<Outcome, Fault> {
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the volume is");
+        loop {
+            race.round()?;
             let mut tree = self.find_tree(principal.tenant, name).await?;
             if id.is_some_and(|id| id != tree.id) {
                 return Err(no_such_tree(name));
@@ -96,17 +99,16 @@ impl Control {
                 continue;
             }
             tree.step(VolumeEvent::DeleteStarted).map_err(busy_tree)?;
-            match self.parts.meta.apply(Batch { update: vec![tree.clone()], ..Batch::default() }).await {
-                Err(MetaError::Conflict) => continue,
-                result => result?,
-            };
+            let batch = Batch { update: vec![tree.clone()], ..Batch::default() };
+            if unless_lost(self.parts.meta.apply(batch).await)?.is_none() {
+                continue;
+            }
             self.parts.crash.hit("delete: rows");
             let control = self.clone();
             // To its end even when the caller goes.
             let done = self.parts.tracker.spawn(async move { control.discard(tree.id).await }).await;
             return done.map(|()| Outcome::Deleted).map_err(Fault::internal);
         }
-        Err(Fault::new(FaultKind::Conflict, "the volume is being changed by others; try again"))
     }
 
     /// Takes a content out of sight that nobody refers to any more, and says whether it is. What fails is found by the

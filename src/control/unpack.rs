@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::Control;
 use super::account::Account;
 use super::turns::Turn;
+use super::undo::{Undo, Undoing};
 use crate::auth::is_secret;
 use crate::domain::{
     ByteCount, ContentId, Fault, FaultKind, Outcome, SessionState, UnpackPlan, Unpacking, Upload, UploadId,
@@ -25,7 +26,7 @@ use crate::tree::{Limits, UnpackError, Unpacked};
 
 /// An archive that may come. Dropping it undoes the attempt.
 pub struct AdmittedTree {
-    undo: Undo,
+    undo: Undo<Filling>,
     shape: Shape,
     tree: Volume,
     account: Account,
@@ -70,7 +71,9 @@ impl Control {
                 }
                 result => result?,
             }
-            Ok(Undo { control, upload: upload.id, content: upload.content, armed: true, work: None })
+            let tracker = control.parts.tracker.clone();
+            let filling = Filling { control, upload: upload.id, content: upload.content, work: None };
+            Ok(Undo::new(&tracker, filling))
         };
         let undo = self.parts.tracker.spawn(start).await.map_err(Fault::internal)??;
         let account = Account::open(&self.parts.metrics, running, Direction::Upload, tree.id);
@@ -182,7 +185,7 @@ impl AdmittedTree {
         }
         control.parts.crash.hit("unpack: received");
         tell(&self.tree, &unpacked);
-        self.undo.armed = false;
+        self.undo.complete();
         self.account.complete();
         drop(self.turn);
         Ok(Outcome::Unpacked)
@@ -207,41 +210,36 @@ fn tell(tree: &Volume, done: &Unpacked) {
     );
 }
 
-/// Removes what an attempt has made, unless it was good.
-struct Undo {
+/// An attempt to fill a tree.
+struct Filling {
     control: Arc<Control>,
     upload: UploadId,
     content: ContentId,
-    armed: bool,
     /// The thread that unpacks: what it still writes cannot be removed.
     work: Option<JoinHandle<Result<Unpacked, UnpackError>>>,
 }
 
-impl Undo {
+impl Filling {
     /// Waits for the thread.
     async fn end(&mut self) -> Option<Result<Result<Unpacked, UnpackError>, tokio::task::JoinError>> {
         let ended = self.work.as_mut()?.await;
         self.work = None;
         Some(ended)
     }
+}
 
-    async fn now(&mut self, why: &str) {
-        self.armed = false;
+impl Undoing for Filling {
+    const CUT_OFF: &'static str = "the upload was cut off";
+
+    fn hand_over(&mut self) -> Self {
+        let (control, work) = (self.control.clone(), self.work.take());
+        Self { control, upload: self.upload, content: self.content, work }
+    }
+
+    async fn undo(&mut self, why: &str) -> bool {
         let _ = self.end().await;
         let attempt = Unended { upload: self.upload, content: self.content, why: why.to_owned() };
         self.control.end_attempt(attempt).await;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if self.armed {
-            let (control, work) = (self.control.clone(), self.work.take());
-            let (upload, content) = (self.upload, self.content);
-            self.control.parts.tracker.spawn(async move {
-                let mut undo = Self { control, upload, content, armed: false, work };
-                undo.now("the upload was cut off").await;
-            });
-        }
+        true
     }
 }

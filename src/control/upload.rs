@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::Control;
 use super::account::Account;
 use super::jobs::spoil;
+use super::undo::{Undo, Undoing};
 use crate::domain::{
     ByteCount, DriveSpec, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent,
     VolumeId, VolumeState,
@@ -31,7 +32,7 @@ const STEP: ByteCount = ByteCount::mib(64);
 
 /// An upload that has its quota and its space, and may start. Dropping it undoes all of that.
 pub struct Admitted {
-    undo: Undo,
+    undo: Undo<Filling>,
     plan: ReceivePlan,
     /// As its row was written.
     volume: Volume,
@@ -77,7 +78,8 @@ impl Control {
             Failure::Spoil => Progress::fetching(id),
         };
         let running = self.parts.transfers.start(Arc::new(progress));
-        let mut undo = Undo { control: self.clone(), id, armed: true, making: None, failure };
+        let filling = Filling { control: self.clone(), id, making: None, failure };
+        let mut undo = Undo::new(&self.parts.tracker, filling);
         // Provisional: nobody is told of the drive before its bytes and its last row are durable, and without this row
         // what the upload has made is garbage.
         let is_provisional = failure == Failure::Remove;
@@ -169,7 +171,7 @@ impl Admitted {
         let progress = self.account.progress().clone();
         match progress.during(Phase::Disk, self.commit(&control, &*draft, written)).await {
             Ok(sha256) => {
-                self.undo.armed = false;
+                self.undo.complete();
                 self.account.complete();
                 Ok(Outcome::Uploaded { id: self.undo.id, sha256 })
             }
@@ -273,17 +275,16 @@ pub(super) enum Failure {
     Spoil,
 }
 
-/// Undoes what an upload has made, unless it was completed.
-struct Undo {
+/// A volume that is being filled.
+struct Filling {
     control: Arc<Control>,
     id: VolumeId,
-    armed: bool,
     failure: Failure,
     /// The draft, which may still be on its way: what is not there yet cannot be removed.
     making: Option<JoinHandle<Result<Arc<dyn Draft>, StoreError>>>,
 }
 
-impl Undo {
+impl Filling {
     /// Waits for the draft. Cancel safe; to be called until it has answered once.
     async fn draft(&mut self) -> Result<Arc<dyn Draft>, Fault> {
         let Some(making) = &mut self.making else { return Err(Fault::internal("a draft was asked for twice")) };
@@ -291,8 +292,17 @@ impl Undo {
         self.making = None;
         Ok(made.map_err(Fault::internal)??)
     }
+}
 
-    async fn now(&mut self, why: &str) {
+impl Undoing for Filling {
+    const CUT_OFF: &'static str = "it was cut off";
+
+    fn hand_over(&mut self) -> Self {
+        let (control, making) = (self.control.clone(), self.making.take());
+        Self { control, id: self.id, failure: self.failure, making }
+    }
+
+    async fn undo(&mut self, why: &str) -> bool {
         if self.making.is_some() {
             let _ = self.draft().await;
         }
@@ -300,18 +310,7 @@ impl Undo {
             Failure::Remove => self.control.discard(self.id).await,
             Failure::Spoil => self.control.spoil_unfilled(self.id, why).await,
         }
-        self.armed = false;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if self.armed {
-            let (control, id, making, failure) = (self.control.clone(), self.id, self.making.take(), self.failure);
-            self.control.parts.tracker.spawn(async move {
-                Self { control, id, armed: false, making, failure }.now("it was cut off").await;
-            });
-        }
+        true
     }
 }
 

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::control::{Control, ROUNDS, busy, no_such_drive};
+use crate::control::race::{Race, unless_lost};
+use crate::control::{Control, busy, no_such_drive};
 use crate::domain::{
     Attachment, BlockFields, BlockOutcome, Fault, FaultKind, Principal, Seen, Volume, VolumeEvent, VolumeId,
 };
@@ -52,7 +53,9 @@ impl Control {
         if let Some(device) = &wish.device {
             check_device(device)?;
         }
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the volume is");
+        loop {
+            race.round()?;
             let drive = self.find(principal.tenant, volume).await?;
             let device = match (&wish.device, &wish.server) {
                 (Some(device), _) => device.clone(),
@@ -80,7 +83,6 @@ impl Control {
                 Ok(step) => return step.map(|_| attachment),
             }
         }
-        Err(contended())
     }
 
     /// Gives a drive back, whichever server has it.
@@ -89,16 +91,15 @@ impl Control {
         principal: &Principal,
         volume: VolumeId,
     ) -> Result<BlockOutcome, Fault> {
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the volume is");
+        loop {
+            race.round()?;
             let drive = self.find(principal.tenant, volume).await?;
             let batch = Batch { detach: vec![volume], ..Batch::default() };
-            match self.step_with(drive, VolumeEvent::Detached, batch).await {
-                Err(MetaError::Conflict) => {}
-                Err(error) => return Err(error.into()),
-                Ok(step) => return step.map(|_| BlockOutcome::Done),
+            if let Some(step) = unless_lost(self.step_with(drive, VolumeEvent::Detached, batch).await)? {
+                return step.map(|_| BlockOutcome::Done);
             }
         }
-        Err(contended())
     }
 
     /// One step of a drive together with the rest of a batch. The outer error may be tried again with the drive as it
@@ -139,10 +140,6 @@ pub(super) struct Wish {
     /// The next free one when absent.
     pub(super) device: Option<String>,
     pub(super) read_only: bool,
-}
-
-fn contended() -> Fault {
-    Fault::new(FaultKind::Conflict, "the volume is being changed by others; try again")
 }
 
 /// Letters, digits and hyphens: it stands in URLs.

@@ -13,8 +13,9 @@ use std::sync::Arc;
 use super::{only_administrators, owner_of};
 use crate::archive::{BackupHead, BackupSink, BackupSource, CHUNK_SIZE, Container};
 use crate::control::jobs::ATTEMPTS;
+use crate::control::race::{Race, unless_lost};
 use crate::control::supervise::caught;
-use crate::control::{Control, ROUNDS, busy, no_such_drive};
+use crate::control::{Control, busy, no_such_drive};
 use crate::domain::{
     Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, ContentId,
     DriveSpec, Extent, Fault, FaultKind, Media, NewBackup, Principal, Seen, Volume, VolumeEvent, VolumeId, VolumeState,
@@ -360,7 +361,9 @@ impl Control {
         from: BackupState,
         change: impl Fn(Option<&mut Backup>, &mut Volume) -> Result<Ending, Fault>,
     ) -> Result<(), Fault> {
-        for _ in 0..ROUNDS {
+        let mut race = Race::of("the volume is");
+        loop {
+            race.round()?;
             let mut backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
             backup = backup.filter(|backup| backup.state == from);
             let mut batch = Batch { finish: Some(job.lease.clone()), ..Batch::default() };
@@ -376,12 +379,10 @@ impl Control {
                 backup.updated = self.parts.clock.now();
                 batch.update_backups.push((backup, from));
             }
-            match self.parts.meta.apply(batch).await {
-                Err(MetaError::Conflict) => {}
-                result => return result.map(drop).map_err(Fault::from),
+            if unless_lost(self.parts.meta.apply(batch).await)?.is_some() {
+                return Ok(());
             }
         }
-        Err(Fault::new(FaultKind::Conflict, "the volume is being changed by others; try again"))
     }
 
     /// Where a backup lies.
