@@ -48,7 +48,7 @@ impl Control {
         match command {
             BlockCommand::Volumes(query) => self.list_block(principal, VolumeKind::Drive, &query).await,
             BlockCommand::Volume(id) => {
-                let drive = self.find(principal.tenant, id).await?;
+                let drive = self.volumes.find(principal.tenant, id).await?;
                 self.told(drive).await
             }
             BlockCommand::CreateVolume(wish) => self.create_volume(principal, *wish).await,
@@ -165,7 +165,7 @@ impl Control {
             return self.create_from(principal, source, wish, fields).await;
         }
         if let Some(volume) = wish.volume {
-            let source = self.find(principal.tenant, volume).await?;
+            let source = self.volumes.find(principal.tenant, volume).await?;
             return self.create_from(principal, source, wish, fields).await;
         }
         if let Some(image) = &wish.image {
@@ -282,16 +282,17 @@ impl Control {
         make: impl Fn(&Volume, UnixTime) -> Volume + Send + Sync,
     ) -> Result<BlockOutcome, Fault> {
         let mut copy = None;
-        self.begin_copy(tenant, id, |source, batch| {
-            let now = self.parts.clock.now();
-            let target = make(source, now);
-            let kind = JobKind::Clone { source: source.id, content: source.image(), size: source.size };
-            batch.enqueue.push(NewJob::new(kind, target.id, now));
-            batch.insert.push(target.clone());
-            copy = Some(target);
-            Ok(())
-        })
-        .await?;
+        self.volumes
+            .begin_copy(tenant, id, |source, batch| {
+                let now = self.parts.clock.now();
+                let target = make(source, now);
+                let kind = JobKind::Clone { source: source.id, content: source.image(), size: source.size };
+                batch.enqueue.push(NewJob::new(kind, target.id, now));
+                batch.insert.push(target.clone());
+                copy = Some(target);
+                Ok(())
+            })
+            .await?;
         self.wake_jobs.notify_waiters();
         let volume = copy.ok_or_else(|| Fault::internal("a copy without a target"))?;
         Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Seen::new(volume), attachment: None })))
@@ -303,6 +304,7 @@ impl Control {
         }
         let id = self.find_thing(principal, of).await?;
         let volume = self
+            .volumes
             .change(id, |volume, _| {
                 if let Some(name) = &patch.name {
                     volume.name = name.clone().unwrap_or_default();
@@ -331,6 +333,7 @@ impl Control {
             return Ok(BlockOutcome::Metadata(there.meta));
         }
         let volume = self
+            .volumes
             .change(id, |volume, _| {
                 match &change {
                     MetadataChange::Read => {}
@@ -349,7 +352,7 @@ impl Control {
 
     async fn find_thing(&self, principal: &Principal, of: Thing) -> Result<VolumeId, Fault> {
         match of {
-            Thing::Volume(id) => self.find(principal.tenant, id).await.map(|volume| volume.id),
+            Thing::Volume(id) => self.volumes.find(principal.tenant, id).await.map(|volume| volume.id),
             Thing::Snapshot(id) => self.find_snapshot(principal.tenant, id).await.map(|volume| volume.id),
         }
     }
@@ -364,7 +367,7 @@ impl Control {
         if force {
             only_administrators(principal)?;
         }
-        let drive = self.find(principal.tenant, id).await?;
+        let drive = self.volumes.find(principal.tenant, id).await?;
         if force && drive.state.is_attached() {
             self.detach(principal, id).await?;
         }

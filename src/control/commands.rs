@@ -20,7 +20,7 @@ impl Control {
     pub async fn execute(self: &Arc<Self>, principal: &Principal, command: Command) -> Result<Outcome, Fault> {
         match command {
             Command::List { filter, page } => self.list(principal, &filter, page).await,
-            Command::Show(id) => Ok(Outcome::Drive(Box::new(self.find(principal.tenant, id).await?))),
+            Command::Show(id) => Ok(Outcome::Drive(Box::new(self.volumes.find(principal.tenant, id).await?))),
             Command::Create(specs) => self.create(principal, specs).await,
             Command::Update { id, patch } => self.update(principal, id, patch).await,
             Command::Delete(ids) => self.delete(principal, ids).await,
@@ -97,7 +97,7 @@ impl Control {
         let made = made.await;
         if made.is_err() {
             for id in ids {
-                self.discard(id).await;
+                self.volumes.discard(id).await;
             }
         }
         made
@@ -136,8 +136,9 @@ impl Control {
     }
 
     async fn update(&self, principal: &Principal, id: VolumeId, patch: Patch) -> Result<Outcome, Fault> {
-        self.find(principal.tenant, id).await?;
+        self.volumes.find(principal.tenant, id).await?;
         let drive = self
+            .volumes
             .change(id, |volume, batch| {
                 if volume.tenant != principal.tenant {
                     return Err(no_such_drive(id));
@@ -192,51 +193,52 @@ impl Control {
     }
 
     async fn start_clone(&self, principal: &Principal, id: VolumeId, spec: CloneSpec) -> Result<Outcome, Fault> {
-        self.find(principal.tenant, id).await?;
+        self.volumes.find(principal.tenant, id).await?;
         let target = VolumeId::random();
-        self.begin_copy(principal.tenant, id, |source, batch| {
-            let spec = spec.clone();
-            let size = spec.size.unwrap_or(source.size);
-            if size < source.size {
-                let told = format!("a clone is no smaller than its source, which has {} bytes", source.size);
-                return Err(Fault::invalid("size", told));
-            }
-            if size > source.size {
-                self.check_size(size)?;
-            }
-            let mut attributes = source.attributes.clone();
-            attributes.extend(spec.attributes);
-            let now = self.parts.clock.now();
-            batch.insert.push(Volume {
-                id: target,
-                name: spec.name.unwrap_or_else(|| source.name.clone()),
-                media: spec.media.unwrap_or(source.media),
-                size,
-                charged: size,
-                state: VolumeState::CloningTarget,
-                // What is added has a part in the digest.
-                sha256: source.sha256.filter(|_| size == source.size),
-                generation: 0,
-                revision: 0,
-                created: now,
-                updated: now,
-                content: Some(ContentId::first_of(target)),
-                meta: spec.meta.unwrap_or_else(|| source.meta.clone()),
-                attributes,
-                ..source.clone()
-            });
-            let kind = JobKind::Clone { source: source.id, content: source.image(), size: source.size };
-            batch.enqueue.push(NewJob::new(kind, target, now));
-            Ok(())
-        })
-        .await?;
+        self.volumes
+            .begin_copy(principal.tenant, id, |source, batch| {
+                let spec = spec.clone();
+                let size = spec.size.unwrap_or(source.size);
+                if size < source.size {
+                    let told = format!("a clone is no smaller than its source, which has {} bytes", source.size);
+                    return Err(Fault::invalid("size", told));
+                }
+                if size > source.size {
+                    self.check_size(size)?;
+                }
+                let mut attributes = source.attributes.clone();
+                attributes.extend(spec.attributes);
+                let now = self.parts.clock.now();
+                batch.insert.push(Volume {
+                    id: target,
+                    name: spec.name.unwrap_or_else(|| source.name.clone()),
+                    media: spec.media.unwrap_or(source.media),
+                    size,
+                    charged: size,
+                    state: VolumeState::CloningTarget,
+                    // What is added has a part in the digest.
+                    sha256: source.sha256.filter(|_| size == source.size),
+                    generation: 0,
+                    revision: 0,
+                    created: now,
+                    updated: now,
+                    content: Some(ContentId::first_of(target)),
+                    meta: spec.meta.unwrap_or_else(|| source.meta.clone()),
+                    attributes,
+                    ..source.clone()
+                });
+                let kind = JobKind::Clone { source: source.id, content: source.image(), size: source.size };
+                batch.enqueue.push(NewJob::new(kind, target, now));
+                Ok(())
+            })
+            .await?;
         self.wake_jobs.notify_waiters();
-        Ok(Outcome::Started(Box::new(self.find(principal.tenant, target).await?)))
+        Ok(Outcome::Started(Box::new(self.volumes.find(principal.tenant, target).await?)))
     }
 
     pub(super) async fn delete(self: &Arc<Self>, principal: &Principal, ids: Vec<VolumeId>) -> Result<Outcome, Fault> {
         for id in &ids {
-            self.find(principal.tenant, *id).await?;
+            self.volumes.find(principal.tenant, *id).await?;
         }
         self.delete_all(principal.tenant, ids).await
     }
@@ -269,7 +271,7 @@ impl Control {
             let work = async move {
                 for id in ids {
                     control.parts.transfers.stop_volume(id, Stop::Deleted);
-                    control.discard(id).await;
+                    control.volumes.discard(id).await;
                 }
             };
             let done = self.parts.tracker.spawn(work).await;

@@ -6,18 +6,14 @@ use tokio::runtime::Handle;
 
 use super::Control;
 use super::turns::Turn;
+use super::volumes::{MISSING, check_readable};
 use crate::domain::{
     ContentId, Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, TenantId, Ticket, UnixTime, Verb,
-    Volume, VolumeEvent, VolumeId, VolumeState,
+    Volume, VolumeId,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, OpenTree, StoreError, TreeReadError};
 use crate::transfer::{Packing, Progress, Wanted};
-
-/// Why a drive is unavailable whose record tells another size than its file has.
-pub(super) const WRONG_SIZE: &str = "its image has not the size of the drive";
-/// Why a drive is unavailable whose file is not there.
-pub(super) const MISSING: &str = "its image is missing";
 
 /// A volume that may be sent.
 pub enum Opened {
@@ -51,7 +47,7 @@ impl Packable {
         let Self { control, volume, tree, turn, .. } = self;
         let runtime = Handle::current();
         let damaged = move |why: String| {
-            if let Err(fault) = runtime.block_on(control.mark_spoiled(&volume, &why)) {
+            if let Err(fault) = runtime.block_on(control.volumes.mark_spoiled(&volume, &why)) {
                 tracing::error!(drive = %volume.id, why, cause = ?fault, "a damaged volume cannot be marked");
             }
         };
@@ -62,7 +58,7 @@ impl Packable {
 impl Control {
     /// Makes a ticket for the caller's drive.
     pub(super) async fn open_ticket(&self, principal: &Principal, id: VolumeId) -> Result<Outcome, Fault> {
-        let volume = self.find(principal.tenant, id).await?;
+        let volume = self.volumes.find(principal.tenant, id).await?;
         check_readable(&volume)?;
         self.ticket_for(principal, &volume).await
     }
@@ -107,11 +103,11 @@ impl Control {
         if volume.is_tree() {
             return self.open_tree(volume).await;
         }
-        let image = match self.open_as_recorded(&volume).await {
+        let image = match self.volumes.open_as_recorded(&volume).await {
             Ok(image) => image,
             Err(StoreError::Damaged(_, why)) => {
                 // Deleted or grown, perhaps, since the row was read.
-                check_readable(&self.mark_spoiled(&volume, why).await?)?;
+                check_readable(&self.volumes.mark_spoiled(&volume, why).await?)?;
                 return Err(Fault::new(FaultKind::Conflict, "the drive was changed meanwhile; try again"));
             }
             Err(error) => return Err(error.into()),
@@ -144,11 +140,11 @@ impl Control {
                 if now.is_none_or(|now| now.content != tree.content) {
                     return Err(Fault::new(FaultKind::Conflict, "the volume was changed meanwhile; try again"));
                 }
-                check_readable(&self.mark_spoiled(&tree, MISSING).await?)?;
+                check_readable(&self.volumes.mark_spoiled(&tree, MISSING).await?)?;
                 Err(Fault::new(FaultKind::Conflict, "the volume was changed meanwhile; try again"))
             }
             Err(TreeReadError::Damaged(why)) => {
-                check_readable(&self.mark_spoiled(&tree, why).await?)?;
+                check_readable(&self.volumes.mark_spoiled(&tree, why).await?)?;
                 Err(Fault::new(FaultKind::Conflict, "the volume was changed meanwhile; try again"))
             }
             Err(error) => Err(Fault::internal(error)),
@@ -158,57 +154,6 @@ impl Control {
     /// A turn to work on a tree, within a time that clients wait.
     pub(super) async fn turn(&self, tenant: TenantId) -> Result<Turn, Fault> {
         self.slots.take(tenant, self.parts.settings.trees.wait).await
-    }
-
-    /// Opens the image of a drive; damaged when it is not there or has another size than the record says.
-    pub(super) async fn open_as_recorded(&self, volume: &Volume) -> Result<Arc<dyn Image>, StoreError> {
-        match self.parts.store.open(volume.image()).await {
-            Ok(image) if image.size() == volume.size => Ok(image),
-            Ok(_) => Err(StoreError::Damaged(volume.image(), WRONG_SIZE)),
-            Err(StoreError::Missing(id)) => Err(StoreError::Damaged(id, MISSING)),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes a volume unavailable whose bytes, as of this record, cannot be trusted; the volume as it is then. One that
-    /// was changed meanwhile stays as it is, since what was found is not true of its new content.
-    pub(super) async fn mark_spoiled(&self, volume: &Volume, why: &str) -> Result<Volume, Fault> {
-        let mut is_marked = false;
-        let now = self
-            .change(volume.id, |now, _| {
-                is_marked = now.generation == volume.generation && now.state.is_readable();
-                if is_marked {
-                    now.step(VolumeEvent::Spoiled).map_err(super::busy)?;
-                    now.reason = Some(why.to_owned());
-                }
-                Ok(())
-            })
-            .await?;
-        if is_marked && volume.is_tree() {
-            tracing::error!(volume = %volume.id, why, "a tree is damaged on disk; it is not served any more");
-            self.parts.metrics.corrupt_trees.inc();
-        } else if is_marked {
-            self.tell_spoiled(volume.id, why);
-        }
-        Ok(now)
-    }
-
-    /// Counts and logs a drive that was made unavailable.
-    pub(super) fn tell_spoiled(&self, id: VolumeId, why: &str) {
-        tracing::error!(drive = %id, why, "a drive is damaged on disk; it is not served any more");
-        self.parts.metrics.corrupt.inc();
-    }
-}
-
-pub(super) fn check_readable(volume: &Volume) -> Result<(), Fault> {
-    let thing = if volume.is_tree() { "volume" } else { "drive" };
-    match volume.state {
-        state if state.is_readable() => Ok(()),
-        VolumeState::Unavailable => {
-            let why = volume.reason.as_deref().unwrap_or("its bytes cannot be trusted");
-            Err(Fault::new(FaultKind::Corrupt, format!("the {thing} is unavailable: {why}")))
-        }
-        _ => Err(Fault::new(FaultKind::Conflict, format!("the {thing} is not ready to be read"))),
     }
 }
 

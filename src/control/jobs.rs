@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::download::{MISSING, WRONG_SIZE};
 use super::race::{Race, unless_lost};
 use super::supervise::caught;
+use super::volumes::{MISSING, WRONG_SIZE, spoil};
 use super::{Control, busy};
 use crate::domain::{ByteCount, ContentId, Fault, Volume, VolumeEvent, VolumeId, VolumeState};
 use crate::meta::{Batch, Job, JobKind, Lane, MetaError};
@@ -149,7 +149,7 @@ impl Control {
         let Some(target) = self.parts.meta.volume_any(job.volume).await? else {
             return self.finish(job, &[], |_| Ok(())).await;
         };
-        let copied = match self.open_content(content, read).await {
+        let copied = match self.volumes.open_content(content, read).await {
             Ok(_) => self.parts.store.clone_image(content, target.image(), target.size, (&target).into()).await,
             Err(error) => Err(error),
         };
@@ -162,7 +162,7 @@ impl Control {
         };
         self.parts.crash.hit("clone: copied");
         if let Some(why) = damage {
-            self.mark_read(source, content, why).await?;
+            self.volumes.mark_read(source, content, why).await?;
         }
         self.finish(job, &[job.volume], |volume| {
             volume.generation += 1;
@@ -172,7 +172,7 @@ impl Control {
             }
         })
         .await?;
-        self.remove_dropped().await;
+        self.volumes.remove_dropped().await;
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl Control {
         })
         .await?;
         if let Err(why) = ended {
-            self.tell_spoiled(job.volume, why);
+            self.volumes.tell_spoiled(job.volume, why);
         }
         Ok(())
     }
@@ -248,9 +248,4 @@ impl Control {
             }
         }
     }
-}
-
-pub(super) fn spoil(volume: &mut Volume, why: &str) -> Result<(), Fault> {
-    volume.reason = Some(why.to_owned());
-    volume.step(VolumeEvent::Spoiled).map_err(busy)
 }

@@ -26,6 +26,7 @@ mod turns;
 mod undo;
 mod unpack;
 mod upload;
+mod volumes;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,20 +38,20 @@ use tokio_util::task::TaskTracker;
 use crate::archive::Archive;
 use crate::auth::Tickets;
 use crate::domain::{
-    ByteCount, Clock, CrashPoints, Fault, FaultKind, HpcCatalogue, IllegalStep, JobId, Limits, TenantId, UnixTime,
-    Volume, VolumeId, VolumeKind, VolumeState,
+    ByteCount, Clock, CrashPoints, Fault, FaultKind, HpcCatalogue, IllegalStep, JobId, Limits, UnixTime, VolumeId,
+    VolumeState,
 };
 use crate::io::Pool;
-use crate::meta::{Batch, Meta, MetaError};
+use crate::meta::{Meta, MetaError};
 use crate::metrics::Metrics;
 use crate::remote::{Remote, Service};
 use crate::store::{BlockStore, Ledger, TreeStore};
 use crate::transfer::Transfers;
 use crate::tree::Policy;
 
-use race::{Race, unless_lost};
 use turns::Turns;
 use unpack::Unended;
+use volumes::Volumes;
 
 pub use account::Account;
 pub use block::BlockSettings;
@@ -150,6 +151,7 @@ pub struct TreeSettings {
 /// The use cases.
 pub struct Control {
     parts: Parts,
+    volumes: Arc<Volumes>,
     /// Names this process in the leases of its jobs.
     owner: JobId,
     wake_jobs: Notify,
@@ -157,16 +159,12 @@ pub struct Control {
     job_ended: Notify,
     supervisor: Supervisor,
     draining: AtomicBool,
-    /// What could not be removed when it should have been; the sweeper tries again.
-    leftovers: Mutex<Vec<VolumeId>>,
     /// Attempts that were not undone when they should have been; the same.
     unended: Mutex<Vec<Unended>>,
     /// Turns to work on trees.
     slots: Turns,
     /// Turns to fetch.
     fetches: Turns,
-    /// Whether there are removed trees that are still to be unlinked.
-    has_trash: AtomicBool,
     /// Whether the disk took what is new when it was last looked at.
     can_write: AtomicBool,
 }
@@ -174,11 +172,22 @@ pub struct Control {
 impl Control {
     /// The use cases over these parts.
     pub fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self {
-            slots: Turns::new(parts.settings.trees.streams, parts.settings.trees.least_rate),
-            fetches: Turns::new(parts.settings.trees.fetches, parts.settings.trees.least_rate),
+        let volumes = Arc::new(Volumes {
+            meta: parts.meta.clone(),
+            store: parts.store.clone(),
+            trees: parts.trees.clone(),
+            clock: parts.clock.clone(),
+            metrics: parts.metrics.clone(),
+            tracker: parts.tracker.clone(),
+            crash: parts.crash.clone(),
+            leftovers: Mutex::default(),
             // What a process before has left there.
             has_trash: AtomicBool::new(true),
+        });
+        Arc::new(Self {
+            volumes,
+            slots: Turns::new(parts.settings.trees.streams, parts.settings.trees.least_rate),
+            fetches: Turns::new(parts.settings.trees.fetches, parts.settings.trees.least_rate),
             can_write: AtomicBool::new(true),
             supervisor: Supervisor::new(parts.tracker.clone(), parts.metrics.clone()),
             parts,
@@ -186,7 +195,6 @@ impl Control {
             wake_jobs: Notify::new(),
             job_ended: Notify::new(),
             draining: AtomicBool::new(false),
-            leftovers: Mutex::default(),
             unended: Mutex::default(),
         })
     }
@@ -261,61 +269,9 @@ impl Control {
         &self.parts.metrics
     }
 
-    fn leftovers(&self) -> MutexGuard<'_, Vec<VolumeId>> {
-        // A push or a take leaves it whole.
-        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn unended(&self) -> MutexGuard<'_, Vec<Unended>> {
-        // The same.
+        // A push or a take leaves it whole.
         self.unended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The caller's drive, or a fault that does not tell a foreign drive from none.
-    async fn find(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
-        let drive = self.parts.meta.volume(tenant, id).await?.filter(|volume| volume.kind == VolumeKind::Drive);
-        drive.ok_or_else(|| no_such_drive(id))
-    }
-
-    /// Changes one volume by compare-and-set, reading it anew when another writer came first.
-    ///
-    /// `plan` sees the volume as it is, changes it, and may add to the batch that writes it; it runs again after a
-    /// lost race.
-    async fn change(
-        &self,
-        id: VolumeId,
-        plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
-    ) -> Result<Volume, Fault> {
-        self.change_known(id, None, plan).await
-    }
-
-    /// As [`Control::change`], without reading the volume first when it is known: if that is not its latest revision,
-    /// it is read like after any lost race.
-    async fn change_known(
-        &self,
-        id: VolumeId,
-        mut known: Option<Volume>,
-        mut plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
-    ) -> Result<Volume, Fault> {
-        let mut race = Race::of("the drive is");
-        loop {
-            race.round()?;
-            let volume = match known.take() {
-                None => self.parts.meta.volume_any(id).await?,
-                known => known,
-            };
-            let Some(mut volume) = volume else { return Err(no_such_drive(id)) };
-            if volume.state == VolumeState::Deleting {
-                return Err(no_such_drive(id));
-            }
-            let mut batch = Batch::default();
-            plan(&mut volume, &mut batch)?;
-            volume.updated = self.parts.clock.now();
-            batch.update.push(volume);
-            if let Some(mut updated) = unless_lost(self.parts.meta.apply(batch).await)? {
-                return updated.pop().ok_or_else(|| no_such_drive(id));
-            }
-        }
     }
 }
 

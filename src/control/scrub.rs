@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Control;
-use super::download::MISSING;
 use super::seal::differs;
+use super::volumes::{MISSING, Volumes};
 use crate::domain::{Fault, FaultKind, UnixTime, Volume, VolumeKind, VolumeState};
 use crate::io::IdleThread;
 use crate::meta::{Check, MetaError};
@@ -49,7 +49,7 @@ pub struct ScrubSettings {
 }
 
 struct Scrub {
-    control: Arc<Control>,
+    volumes: Arc<Volumes>,
     period: Duration,
     pace: Pace,
 }
@@ -76,9 +76,9 @@ impl Control {
     /// Checks what is stored until `stop` is cancelled, unless that is off.
     pub fn start_scrub(self: &Arc<Self>, stop: &CancellationToken) {
         let Some(ScrubSettings { period, rate }) = self.parts.settings.scrub else { return };
-        let control = self.clone();
+        let volumes = self.volumes.clone();
         self.supervisor.run("scrub", stop, move || {
-            let scrub = Scrub { control: control.clone(), period, pace: Pace::new(rate) };
+            let scrub = Scrub { volumes: volumes.clone(), period, pace: Pace::new(rate) };
             async move { scrub.run().await }
         });
     }
@@ -109,7 +109,7 @@ impl Scrub {
             }
         }
         self.tell_age().await?;
-        let next = self.control.parts.meta.next_check(self.ago(self.period), self.ago(self.soon())).await?;
+        let next = self.volumes.meta.next_check(self.ago(self.period), self.ago(self.soon())).await?;
         match next {
             Some(check) => self.check(&check).await.map(|()| true),
             None => Ok(false),
@@ -119,7 +119,7 @@ impl Scrub {
     async fn note_new(&self) -> Result<(), MetaError> {
         let mut after = None;
         loop {
-            after = self.control.parts.meta.note_unchecked(after).await?;
+            after = self.volumes.meta.note_unchecked(after).await?;
             if after.is_none() {
                 return Ok(());
             }
@@ -129,7 +129,7 @@ impl Scrub {
     async fn check(&mut self, check: &Check) -> Result<(), Fault> {
         self.pace.ready().await;
         self.pace.spend(LEAST);
-        let meta = &self.control.parts.meta;
+        let meta = &self.volumes.meta;
         // A check goes with its volume.
         let Some(volume) = meta.volume_any(check.volume).await? else { return Ok(()) };
         if volume.generation != check.generation {
@@ -144,12 +144,12 @@ impl Scrub {
             VolumeKind::Drive | VolumeKind::Snapshot => self.read_back(&volume, check).await,
             VolumeKind::Tree => self.read_tree(&volume, check).await,
         };
-        let metrics = self.control.metrics();
+        let metrics = &self.volumes.metrics;
         match found {
             Ok(Found::Whole) => {
                 metrics.scrubbed(Scrubbed::Whole);
                 tracing::debug!(volume = %volume.id, "checked");
-                Ok(self.control.parts.meta.note_checked(volume.id, volume.generation, self.ago(Duration::ZERO)).await?)
+                Ok(self.volumes.meta.note_checked(volume.id, volume.generation, self.ago(Duration::ZERO)).await?)
             }
             Ok(Found::Gone) => self.put_off(check, self.later(check)).await,
             Ok(Found::Unknown) => self.put_off(check, self.ago(Duration::ZERO)).await,
@@ -165,9 +165,9 @@ impl Scrub {
 
     /// Marks a volume, unless what was found is not true of it any more.
     async fn found_damaged(&self, check: &Check, volume: &Volume, why: &str) -> Result<(), Fault> {
-        match self.control.mark_spoiled(volume, why).await {
+        match self.volumes.mark_spoiled(volume, why).await {
             Ok(now) if now.generation == volume.generation && now.state == VolumeState::Unavailable => {
-                self.control.metrics().scrubbed(Scrubbed::Damaged);
+                self.volumes.metrics.scrubbed(Scrubbed::Damaged);
                 self.put_off(check, self.ago(Duration::ZERO)).await
             }
             Err(fault) if !matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict) => Err(fault),
@@ -177,7 +177,7 @@ impl Scrub {
 
     /// Reads an image from where its check is to its end.
     async fn read_back(&mut self, volume: &Volume, check: &Check) -> Result<Found, StoreError> {
-        let image = self.control.open_as_recorded(volume).await?;
+        let image = self.volumes.open_as_recorded(volume).await?;
         let mut image = ReadBack::new(&*image).await?;
         let thread = IdleThread::start("scrub")?;
         let (mut at, mut unnoted) = (check.position, 0);
@@ -191,7 +191,7 @@ impl Scrub {
             image = again;
             match outcome.map_err(|error| StoreError::of_read(volume.image(), error))? {
                 Step::Read { next, read } => {
-                    self.control.metrics().scrubbed_bytes.inc_by(read);
+                    self.volumes.metrics.scrubbed_bytes.inc_by(read);
                     self.pace.spend(read);
                     at = next;
                     unnoted += read;
@@ -210,7 +210,7 @@ impl Scrub {
     /// Reads a tree from where its check is to its end.
     async fn read_tree(&mut self, volume: &Volume, check: &Check) -> Result<Found, StoreError> {
         let Some(content) = volume.content else { return Ok(Found::Unknown) };
-        let (trees, thread) = (self.control.parts.trees.clone(), IdleThread::start("scrub")?);
+        let (trees, thread) = (self.volumes.trees.clone(), IdleThread::start("scrub")?);
         let tree = match thread.run(move |_| trees.read(content)).await? {
             Ok(tree) => tree,
             Err(TreeReadError::Missing) => return Err(StoreError::Damaged(content, MISSING)),
@@ -232,7 +232,7 @@ impl Scrub {
             tokio::select! {
                 biased;
                 Some(read) = reads.recv() => {
-                    self.control.metrics().scrubbed_bytes.inc_by(read);
+                    self.volumes.metrics.scrubbed_bytes.inc_by(read);
                     self.pace.spend(read);
                     unnoted += read;
                 }
@@ -249,20 +249,20 @@ impl Scrub {
     }
 
     async fn note_position(&self, check: &Check, position: u64) {
-        if let Err(error) = self.control.parts.meta.note_position(check, position).await {
+        if let Err(error) = self.volumes.meta.note_position(check, position).await {
             tracing::warn!(%error, "how far a check has come is not noted");
         }
         let _ = self.tell_age().await;
     }
 
     async fn put_off(&self, check: &Check, since: UnixTime) -> Result<(), Fault> {
-        Ok(self.control.parts.meta.put_off_check(check, since).await?)
+        Ok(self.volumes.meta.put_off_check(check, since).await?)
     }
 
     async fn tell_age(&self) -> Result<(), Fault> {
-        let since = self.control.parts.meta.oldest_check().await?;
-        let age = since.map_or(0, |since| self.control.now().0.saturating_sub(since.0));
-        self.control.metrics().oldest_check_age.set(age.max(0) / 1000);
+        let since = self.volumes.meta.oldest_check().await?;
+        let age = since.map_or(0, |since| self.volumes.clock.now().0.saturating_sub(since.0));
+        self.volumes.metrics.oldest_check_age.set(age.max(0) / 1000);
         Ok(())
     }
 
@@ -272,7 +272,7 @@ impl Scrub {
 
     fn ago(&self, time: Duration) -> UnixTime {
         let ago = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        UnixTime(self.control.now().0.saturating_sub(ago))
+        UnixTime(self.volumes.clock.now().0.saturating_sub(ago))
     }
 
     /// From when a check counts that is to be made soon.

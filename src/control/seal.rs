@@ -47,7 +47,7 @@ impl Control {
             Verdict::Damaged(why) => why.to_owned(),
         };
         // A deletion or a resize may have come first; then this content is gone anyway.
-        match self.mark_spoiled(&volume, &spoiled).await {
+        match self.volumes.mark_spoiled(&volume, &spoiled).await {
             Err(fault) if !matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict) => return Err(fault),
             _ => {}
         }
@@ -56,7 +56,7 @@ impl Control {
 
     async fn judge(&self, volume: &Volume) -> Result<Verdict, Fault> {
         let verdict: Result<Verdict, StoreError> = async {
-            let image = self.open_as_recorded(volume).await?;
+            let image = self.volumes.open_as_recorded(volume).await?;
             let image = ReadBack::new(&*image).await?;
             let read = IdleThread::start("seal")?.run(move |unwanted| check(image, unwanted)).await?;
             read.map_err(|error| StoreError::of_read(volume.image(), error))

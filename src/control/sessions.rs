@@ -262,7 +262,7 @@ impl Control {
             }
             self.parts.crash.hit("session: finished");
             for content in replaced {
-                self.remove_content(content).await;
+                self.volumes.remove_content(content).await;
             }
             return Ok(());
         }
@@ -278,7 +278,7 @@ impl Control {
         for upload in &session.uploads {
             self.parts.transfers.stop_uploads(upload.volume, Stop::SessionEnded);
             // An attempt that still runs writes to what is in the trash now, and ends soon.
-            self.remove_content(upload.content).await;
+            self.volumes.remove_content(upload.content).await;
         }
         Ok(true)
     }
@@ -327,7 +327,7 @@ impl Control {
                 continue;
             }
             for part in session.uploads.iter().filter(|part| part.state != UploadState::Received) {
-                self.remove_content(part.content).await;
+                self.volumes.remove_content(part.content).await;
             }
         }
         Ok(self.parts.meta.end_attempts_of_the_dead("the server was restarted meanwhile").await?)

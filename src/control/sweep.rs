@@ -12,8 +12,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::Control;
-use super::download::MISSING;
-use super::jobs::spoil;
+use super::volumes::MISSING;
+use super::volumes::spoil;
 use crate::domain::{ContentId, Fault, FaultKind, UnixTime, VolumeState};
 use crate::store::TreeRecord;
 
@@ -53,7 +53,7 @@ impl Control {
         for volume in self.parts.meta.volumes_in(&[VolumeState::Downloading]).await? {
             // Copies of images go on by their jobs. A fetch from a service had a token that is gone.
             if !self.parts.meta.has_jobs(volume.id).await? {
-                self.spoil_unfilled(volume.id, "the server was restarted while the image was fetched").await;
+                self.volumes.spoil_unfilled(volume.id, "the server was restarted while the image was fetched").await;
             }
         }
         self.sweep(UnixTime(i64::MAX)).await?;
@@ -99,7 +99,7 @@ impl Control {
             if !volume.state.is_readable() {
                 continue;
             }
-            match self.change(id, |volume, _| spoil(volume, MISSING)).await {
+            match self.volumes.change(id, |volume, _| spoil(volume, MISSING)).await {
                 Ok(_) => count += 1,
                 Err(fault) if matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict) => {}
                 Err(fault) => return Err(fault),
@@ -146,7 +146,7 @@ impl Control {
             async move {
                 let mut pause = Pause(AGAIN);
                 loop {
-                    control.empty_trash().await;
+                    control.volumes.empty_trash().await;
                     let emptied = control.parts.store.empty_trash().await;
                     let wait = pause.after(emptied.is_ok());
                     if let Err(error) = emptied {
@@ -173,16 +173,16 @@ impl Control {
                         }
                     }
                     if Instant::now() >= retry {
-                        let leftovers = std::mem::take(&mut *control.leftovers());
+                        let leftovers = std::mem::take(&mut *control.volumes.leftovers());
                         for id in leftovers {
-                            control.discard(id).await;
+                            control.volumes.discard(id).await;
                         }
                         let unended = std::mem::take(&mut *control.unended());
                         for attempt in unended {
                             control.end_attempt(attempt).await;
                         }
-                        control.remove_dropped().await;
-                        let has_failed = !control.leftovers().is_empty() || !control.unended().is_empty();
+                        control.volumes.remove_dropped().await;
+                        let has_failed = !control.volumes.leftovers().is_empty() || !control.unended().is_empty();
                         retry = Instant::now() + pause.after(!has_failed);
                     }
                     if let Err(fault) = control.expire_sessions().await {
@@ -215,10 +215,10 @@ impl Control {
             };
             if is_leftover {
                 tracing::info!(volume = %volume.id, state = ?volume.state, "removing a leftover");
-                self.discard(volume.id).await;
+                self.volumes.discard(volume.id).await;
             }
         }
-        self.remove_dropped().await;
+        self.volumes.remove_dropped().await;
         let (meta, runtime) = (self.parts.meta.clone(), Handle::current());
         // A database that does not answer keeps everything.
         let is_filled = move |id| runtime.block_on(meta.fills_content(id)).unwrap_or(true);
@@ -236,7 +236,7 @@ impl Control {
         let forgotten = self.parts.tracker.spawn_blocking(move || trees.forget_old(&keep, before)).await;
         let forgotten = forgotten.map_err(Fault::internal)?.map_err(Fault::internal)?;
         if forgotten > 0 {
-            self.has_trash.store(true, Ordering::SeqCst);
+            self.volumes.has_trash.store(true, Ordering::SeqCst);
         }
         self.tell_lost("trees", (0, 0), 0, forgotten);
         Ok(())

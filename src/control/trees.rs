@@ -1,16 +1,16 @@
 //! Commands on the caller's own trees.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value};
 
-use super::download::{check_filled, check_readable};
+use super::download::check_filled;
 use super::race::{Race, unless_lost};
+use super::volumes::check_readable;
 use super::{Control, PIECE, busy_tree};
 use crate::domain::{
-    ByteCount, ContentId, Fault, FaultKind, Outcome, Page, Principal, SessionState, TenantId, TreeCommand, TreeSpec,
-    Volume, VolumeEvent, VolumeId, VolumeState,
+    ByteCount, Fault, FaultKind, Outcome, Page, Principal, SessionState, TenantId, TreeCommand, TreeSpec, Volume,
+    VolumeEvent, VolumeId, VolumeState,
 };
 use crate::meta::{Batch, MetaError};
 
@@ -106,42 +106,8 @@ impl Control {
             self.parts.crash.hit("delete: rows");
             let control = self.clone();
             // To its end even when the caller goes.
-            let done = self.parts.tracker.spawn(async move { control.discard(tree.id).await }).await;
+            let done = self.parts.tracker.spawn(async move { control.volumes.discard(tree.id).await }).await;
             return done.map(|()| Outcome::Deleted).map_err(Fault::internal);
-        }
-    }
-
-    /// Takes a content out of sight that nobody refers to any more, and says whether it is. What fails is found by the
-    /// next start.
-    pub(super) async fn remove_content(&self, id: ContentId) -> bool {
-        if !self.parts.meta.is_writable() {
-            // A row may refer to it still, and nobody can tell before the next start.
-            return false;
-        }
-        let trees = self.parts.trees.clone();
-        match self.parts.tracker.spawn_blocking(move || trees.remove(id)).await {
-            Ok(Ok(())) => {
-                self.has_trash.store(true, Ordering::SeqCst);
-                return true;
-            }
-            Ok(Err(error)) => tracing::error!(content = %id, %error, "cannot remove; the next start will try again"),
-            Err(crash) => tracing::error!(content = %id, %crash, "cannot remove; the next start will try again"),
-        }
-        false
-    }
-
-    /// Unlinks what was removed, as far as nobody reads it.
-    pub(super) async fn empty_trash(&self) {
-        if !self.has_trash.swap(false, Ordering::SeqCst) {
-            return;
-        }
-        let trees = self.parts.trees.clone();
-        let emptied = self.parts.tracker.spawn_blocking(move || trees.empty_trash()).await;
-        if !matches!(emptied, Ok(Ok(true))) {
-            self.has_trash.store(true, Ordering::SeqCst);
-        }
-        if let Ok(Err(error)) = emptied {
-            tracing::error!(%error, "cannot empty the trash of the trees; it is tried again");
         }
     }
 }

@@ -87,7 +87,7 @@ impl Control {
             return;
         }
         // In this order: another attempt writes to the same place.
-        let is_removed = self.remove_content(attempt.content).await;
+        let is_removed = self.volumes.remove_content(attempt.content).await;
         if is_removed {
             match self.parts.meta.end_attempt(attempt.upload, &Attempt::Failed(attempt.why.clone())).await {
                 Ok(()) | Err(MetaError::Conflict) => return,

@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 
 use super::Control;
 use super::account::Account;
-use super::jobs::spoil;
 use super::undo::{Undo, Undoing};
 use crate::domain::{
     ByteCount, DriveSpec, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent,
@@ -199,6 +198,7 @@ impl Admitted {
         draft.publish(size, written.map.finish(bytes).map_err(Fault::internal)?).await?;
         control.parts.crash.hit("upload: published");
         control
+            .volumes
             .change_known(self.undo.id, Some(self.volume.clone()), |volume, batch| {
                 volume.step(VolumeEvent::Completed).map_err(super::busy)?;
                 volume.size = size;
@@ -307,74 +307,9 @@ impl Undoing for Filling {
             let _ = self.draft().await;
         }
         match self.failure {
-            Failure::Remove => self.control.discard(self.id).await,
-            Failure::Spoil => self.control.spoil_unfilled(self.id, why).await,
+            Failure::Remove => self.control.volumes.discard(self.id).await,
+            Failure::Spoil => self.control.volumes.spoil_unfilled(self.id, why).await,
         }
         true
-    }
-}
-
-impl Control {
-    /// Marks a volume that never became complete, and removes what there is of its bytes.
-    pub(super) async fn spoil_unfilled(&self, id: VolumeId, why: &str) {
-        let removed = async {
-            match self.parts.meta.volume_any(id).await? {
-                Some(volume) => Ok(self.parts.store.remove(volume.image()).await?),
-                None => Ok::<(), Fault>(()),
-            }
-        };
-        if let Err(fault) = removed.await {
-            tracing::error!(volume = %id, cause = ?fault.cause, "cannot remove what a volume was to be filled with");
-        }
-        let spoiled = self.change(id, |volume, _| spoil(volume, why)).await;
-        match spoiled {
-            Ok(_) => tracing::warn!(volume = %id, why, "a volume was not filled"),
-            // It was deleted meanwhile.
-            Err(fault) if fault.kind == FaultKind::NotFound => {}
-            Err(fault) => {
-                tracing::error!(volume = %id, cause = ?fault.cause, "a volume that was not filled is not marked");
-            }
-        }
-    }
-
-    /// Removes a volume that never became complete, or is being deleted: bytes, then row and quota; the row alone where
-    /// a job still reads the bytes. What fails is left to the sweeper, and a row that comes back after a power failure
-    /// too: it says that the volume is to go.
-    pub(super) async fn discard(&self, id: VolumeId) {
-        if !self.parts.meta.is_writable() {
-            // Its row may say that it is complete, and nobody can change that now (I6). The next start will tell.
-            return;
-        }
-        // Its backup is written by a job, which needs the record.
-        if self.parts.meta.is_backed_up(id).await.unwrap_or(false) {
-            return self.leftovers().push(id);
-        }
-        let removed = async {
-            let mut drop = Vec::new();
-            match self.parts.meta.volume_any(id).await? {
-                None => return Ok(()),
-                Some(tree) if tree.is_tree() => {
-                    if let Some(content) = tree.content {
-                        self.remove_content(content).await;
-                    }
-                }
-                Some(drive) if self.parts.meta.reads_content(drive.image()).await? => drop.push(drive.image()),
-                Some(drive) => self.parts.store.remove(drive.image()).await?,
-            }
-            // Provisional: who was told that the volume goes, was so after a flush of the row that says it; who was
-            // told that an upload failed may find the drive uploading until the next start has removed it.
-            let is_read = !drop.is_empty();
-            let batch = Batch { remove: vec![id], drop, is_provisional: true, ..Batch::default() };
-            self.parts.meta.apply(batch).await?;
-            if is_read {
-                // The job may have ended meanwhile.
-                self.remove_dropped().await;
-            }
-            Ok::<(), Fault>(())
-        };
-        if let Err(fault) = removed.await {
-            tracing::error!(volume = %id, cause = ?fault.cause, "cannot remove; the sweeper will try again");
-            self.leftovers().push(id);
-        }
     }
 }

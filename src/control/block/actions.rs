@@ -18,7 +18,7 @@ impl Control {
         id: VolumeId,
         action: VolumeAction,
     ) -> Result<BlockOutcome, Fault> {
-        let drive = self.find(principal.tenant, id).await?;
+        let drive = self.volumes.find(principal.tenant, id).await?;
         match action {
             VolumeAction::Extend(size) => {
                 if size <= drive.size {
@@ -68,7 +68,7 @@ impl Control {
                     check_pairs(&fields.image)
                 })
                 .await?;
-                let drive = self.find(principal.tenant, id).await?;
+                let drive = self.volumes.find(principal.tenant, id).await?;
                 self.told(drive).await
             }
             VolumeAction::UnsetImageMetadata(key) => {
@@ -87,7 +87,7 @@ impl Control {
     }
 
     async fn step_block(&self, id: VolumeId, event: VolumeEvent) -> Result<BlockOutcome, Fault> {
-        self.change(id, |volume, _| volume.step(event).map_err(busy)).await?;
+        self.volumes.change(id, |volume, _| volume.step(event).map_err(busy)).await?;
         Ok(BlockOutcome::Done)
     }
 
@@ -96,12 +96,13 @@ impl Control {
         id: VolumeId,
         change: impl Fn(&mut BlockFields) -> Result<(), Fault> + Send + Sync,
     ) -> Result<BlockOutcome, Fault> {
-        self.change(id, |volume, _| {
-            let mut result = Ok(());
-            change_fields(volume, |fields| result = change(fields));
-            result
-        })
-        .await?;
+        self.volumes
+            .change(id, |volume, _| {
+                let mut result = Ok(());
+                change_fields(volume, |fields| result = change(fields));
+                result
+            })
+            .await?;
         Ok(BlockOutcome::Done)
     }
 
@@ -117,36 +118,37 @@ impl Control {
             Some(volume) => self.attached_to(volume).await?,
             None => None,
         };
-        self.change(id, |volume, batch| {
-            check_resettable(volume)?;
-            if detach {
-                batch.detach.push(volume.id);
-            }
-            volume.state = match status {
-                ResetStatus::Available => {
-                    if volume.generation == 0 {
-                        let told = "the volume never had any bytes, and can only be deleted";
-                        return Err(Fault::new(FaultKind::Conflict, told));
-                    }
-                    volume.reason = None;
+        self.volumes
+            .change(id, |volume, batch| {
+                check_resettable(volume)?;
+                if detach {
                     batch.detach.push(volume.id);
-                    VolumeState::Available
                 }
-                ResetStatus::InUse if attachment.is_none() => {
-                    return Err(Fault::new(FaultKind::Conflict, "the volume is attached to nothing"));
-                }
-                ResetStatus::InUse => VolumeState::InUse,
-                ResetStatus::Error => {
-                    volume.reason = Some("an administrator has said so".to_owned());
-                    VolumeState::Unavailable
-                }
-                ResetStatus::ErrorAttaching => VolumeState::ErrorAttaching,
-                ResetStatus::ErrorDetaching => VolumeState::ErrorDetaching,
-                ResetStatus::ErrorRestoring => VolumeState::ErrorRestoring,
-            };
-            Ok(())
-        })
-        .await?;
+                volume.state = match status {
+                    ResetStatus::Available => {
+                        if volume.generation == 0 {
+                            let told = "the volume never had any bytes, and can only be deleted";
+                            return Err(Fault::new(FaultKind::Conflict, told));
+                        }
+                        volume.reason = None;
+                        batch.detach.push(volume.id);
+                        VolumeState::Available
+                    }
+                    ResetStatus::InUse if attachment.is_none() => {
+                        return Err(Fault::new(FaultKind::Conflict, "the volume is attached to nothing"));
+                    }
+                    ResetStatus::InUse => VolumeState::InUse,
+                    ResetStatus::Error => {
+                        volume.reason = Some("an administrator has said so".to_owned());
+                        VolumeState::Unavailable
+                    }
+                    ResetStatus::ErrorAttaching => VolumeState::ErrorAttaching,
+                    ResetStatus::ErrorDetaching => VolumeState::ErrorDetaching,
+                    ResetStatus::ErrorRestoring => VolumeState::ErrorRestoring,
+                };
+                Ok(())
+            })
+            .await?;
         tracing::warn!(volume = %id, ?status, "an administrator has set the state of a volume");
         Ok(BlockOutcome::Done)
     }

@@ -56,7 +56,7 @@ impl Control {
         let mut race = Race::of("the volume is");
         loop {
             race.round()?;
-            let drive = self.find(principal.tenant, volume).await?;
+            let drive = self.volumes.find(principal.tenant, volume).await?;
             let device = match (&wish.device, &wish.server) {
                 (Some(device), _) => device.clone(),
                 (None, Some(server)) => self.free_device(principal, server).await?,
@@ -94,7 +94,7 @@ impl Control {
         let mut race = Race::of("the volume is");
         loop {
             race.round()?;
-            let drive = self.find(principal.tenant, volume).await?;
+            let drive = self.volumes.find(principal.tenant, volume).await?;
             let batch = Batch { detach: vec![volume], ..Batch::default() };
             if let Some(step) = unless_lost(self.step_with(drive, VolumeEvent::Detached, batch).await)? {
                 return step.map(|_| BlockOutcome::Done);

@@ -48,7 +48,7 @@ impl Control {
             Some(name) => container_named(name)?,
             None => self.parts.block.container.clone(),
         };
-        let drive = self.find(principal.tenant, wish.volume).await?;
+        let drive = self.volumes.find(principal.tenant, wish.volume).await?;
         if matches!(drive.state, VolumeState::InUse) && !wish.force && wish.snapshot.is_none() {
             let told = "the volume is attached; a backup of it takes force";
             return Err(Fault::new(FaultKind::Conflict, told));
@@ -89,7 +89,7 @@ impl Control {
             batch.enqueue.push(NewJob::new(kind, volume.id, now));
             Ok(())
         };
-        self.begin_copy(from.tenant, from.id, plan).await?;
+        self.volumes.begin_copy(from.tenant, from.id, plan).await?;
         self.wake_jobs.notify_waiters();
         let made = self.find_backup(principal, BackupRef::Id(backup.id)).await?;
         Ok(BlockOutcome::Backup(Box::new(made)))
@@ -163,18 +163,19 @@ impl Control {
         let update_backups = vec![(restoring.clone(), BackupState::Available)];
         let kind = JobKind::Restore { backup: backup.id, content: ContentId::random() };
         let volume = if let Some(id) = volume {
-            let drive = self.find(principal.tenant, id).await?;
+            let drive = self.volumes.find(principal.tenant, id).await?;
             if drive.size < backup.size {
                 let told = format!("the volume is smaller than the backup, which is of {} bytes", backup.size);
                 return Err(Fault::invalid("volume_id", told));
             }
-            self.change(id, |volume, batch| {
-                volume.step(VolumeEvent::RestoreStarted).map_err(busy)?;
-                batch.update_backups.clone_from(&update_backups);
-                batch.enqueue.push(NewJob::new(kind, id, now));
-                Ok(())
-            })
-            .await?
+            self.volumes
+                .change(id, |volume, batch| {
+                    volume.step(VolumeEvent::RestoreStarted).map_err(busy)?;
+                    batch.update_backups.clone_from(&update_backups);
+                    batch.enqueue.push(NewJob::new(kind, id, now));
+                    Ok(())
+                })
+                .await?
         } else {
             self.check_size(backup.size)?;
             let volume =
@@ -211,7 +212,7 @@ impl Control {
             Err(unwritten) => (None, Some(unwritten.fault.told.clone()), unwritten.damage),
         };
         if let Some(damage) = damage {
-            self.mark_read(job.volume, content, damage).await?;
+            self.volumes.mark_read(job.volume, content, damage).await?;
         }
         self.end_backup_job(job, id, BackupState::Creating, |backup, _| {
             if let Some(backup) = backup {
@@ -225,9 +226,9 @@ impl Control {
         // It may have been deleted meanwhile, and its record have waited for this.
         let volume = self.parts.meta.volume_any(job.volume).await?;
         if volume.is_some_and(|volume| volume.state == VolumeState::Deleting) {
-            self.discard(job.volume).await;
+            self.volumes.discard(job.volume).await;
         }
-        self.remove_dropped().await;
+        self.volumes.remove_dropped().await;
         if let Err(Unwritten { fault, .. }) = ended {
             tracing::error!(backup = %id, fault = %fault, cause = ?fault.cause, "a backup failed");
         }
@@ -237,7 +238,7 @@ impl Control {
     async fn write_backup(&self, id: BackupId, content: ContentId) -> Result<u64, Unwritten> {
         let backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
         let backup = backup.ok_or_else(|| Fault::new(FaultKind::NotFound, "the backup is gone"))?;
-        let image = self.open_content(content, backup.size).await?;
+        let image = self.volumes.open_content(content, backup.size).await?;
         let image = CheckedImage::new(image, content, backup.size).await?;
         let failed = |image: &CheckedImage, fault: Fault| match image.damage() {
             Some(why) => StoreError::Damaged(content, why).into(),
@@ -318,7 +319,7 @@ impl Control {
         })
         .await?;
         self.parts.crash.hit("restore: committed");
-        self.remove_dropped().await;
+        self.volumes.remove_dropped().await;
         if let Err(fault) = ended {
             tracing::error!(backup = %id, volume = %job.volume, fault = %fault, cause = ?fault.cause, "a restore failed");
         }

@@ -36,7 +36,7 @@ impl Control {
         wish: Wish,
     ) -> Result<BlockOutcome, Fault> {
         check_pairs(&wish.metadata)?;
-        let drive = self.find(principal.tenant, volume).await?;
+        let drive = self.volumes.find(principal.tenant, volume).await?;
         if matches!(drive.state, VolumeState::InUse) && !wish.force {
             let told = "the volume is attached; a snapshot of it takes force";
             return Err(Fault::new(FaultKind::Conflict, told));

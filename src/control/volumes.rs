@@ -1,0 +1,145 @@
+//! Volumes as everybody here works with them: their records, and what is stored of each.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::task::TaskTracker;
+
+use super::race::{Race, unless_lost};
+use super::{busy, no_such_drive};
+use crate::domain::{
+    Clock, CrashPoints, Fault, FaultKind, TenantId, Volume, VolumeEvent, VolumeId, VolumeKind, VolumeState,
+};
+use crate::meta::{Batch, Meta};
+use crate::metrics::Metrics;
+use crate::store::{BlockStore, Image, StoreError, TreeStore};
+
+/// Why a drive is unavailable whose record tells another size than its file has.
+pub(super) const WRONG_SIZE: &str = "its image has not the size of the drive";
+/// Why a drive is unavailable whose file is not there.
+pub(super) const MISSING: &str = "its image is missing";
+
+/// The records of volumes, and their bytes.
+pub(super) struct Volumes {
+    pub(super) meta: Meta,
+    pub(super) store: Arc<dyn BlockStore>,
+    pub(super) trees: TreeStore,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tracker: TaskTracker,
+    pub(super) crash: CrashPoints,
+    /// What could not be removed when it should have been; the sweeper tries again.
+    pub(super) leftovers: Mutex<Vec<VolumeId>>,
+    /// Whether there are removed trees that are still to be unlinked.
+    pub(super) has_trash: AtomicBool,
+}
+
+impl Volumes {
+    pub(super) fn leftovers(&self) -> MutexGuard<'_, Vec<VolumeId>> {
+        // A push or a take leaves it whole.
+        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The caller's drive, or a fault that does not tell a foreign drive from none.
+    pub(super) async fn find(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
+        let drive = self.meta.volume(tenant, id).await?.filter(|volume| volume.kind == VolumeKind::Drive);
+        drive.ok_or_else(|| no_such_drive(id))
+    }
+
+    /// Changes one volume by compare-and-set, reading it anew when another writer came first.
+    ///
+    /// `plan` sees the volume as it is, changes it, and may add to the batch that writes it; it runs again after a
+    /// lost race.
+    pub(super) async fn change(
+        &self,
+        id: VolumeId,
+        plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
+    ) -> Result<Volume, Fault> {
+        self.change_known(id, None, plan).await
+    }
+
+    /// As [`Volumes::change`], without reading the volume first when it is known: if that is not its latest revision,
+    /// it is read like after any lost race.
+    pub(super) async fn change_known(
+        &self,
+        id: VolumeId,
+        mut known: Option<Volume>,
+        mut plan: impl FnMut(&mut Volume, &mut Batch) -> Result<(), Fault> + Send,
+    ) -> Result<Volume, Fault> {
+        let mut race = Race::of("the drive is");
+        loop {
+            race.round()?;
+            let volume = match known.take() {
+                None => self.meta.volume_any(id).await?,
+                known => known,
+            };
+            let Some(mut volume) = volume else { return Err(no_such_drive(id)) };
+            if volume.state == VolumeState::Deleting {
+                return Err(no_such_drive(id));
+            }
+            let mut batch = Batch::default();
+            plan(&mut volume, &mut batch)?;
+            volume.updated = self.clock.now();
+            batch.update.push(volume);
+            if let Some(mut updated) = unless_lost(self.meta.apply(batch).await)? {
+                return updated.pop().ok_or_else(|| no_such_drive(id));
+            }
+        }
+    }
+
+    /// Opens the image of a drive; damaged when it is not there or has another size than the record says.
+    pub(super) async fn open_as_recorded(&self, volume: &Volume) -> Result<Arc<dyn Image>, StoreError> {
+        match self.store.open(volume.image()).await {
+            Ok(image) if image.size() == volume.size => Ok(image),
+            Ok(_) => Err(StoreError::Damaged(volume.image(), WRONG_SIZE)),
+            Err(StoreError::Missing(id)) => Err(StoreError::Damaged(id, MISSING)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a volume unavailable whose bytes, as of this record, cannot be trusted; the volume as it is then. One that
+    /// was changed meanwhile stays as it is, since what was found is not true of its new content.
+    pub(super) async fn mark_spoiled(&self, volume: &Volume, why: &str) -> Result<Volume, Fault> {
+        let mut is_marked = false;
+        let now = self
+            .change(volume.id, |now, _| {
+                is_marked = now.generation == volume.generation && now.state.is_readable();
+                if is_marked {
+                    now.step(VolumeEvent::Spoiled).map_err(busy)?;
+                    now.reason = Some(why.to_owned());
+                }
+                Ok(())
+            })
+            .await?;
+        if is_marked && volume.is_tree() {
+            tracing::error!(volume = %volume.id, why, "a tree is damaged on disk; it is not served any more");
+            self.metrics.corrupt_trees.inc();
+        } else if is_marked {
+            self.tell_spoiled(volume.id, why);
+        }
+        Ok(now)
+    }
+
+    /// Counts and logs a drive that was made unavailable.
+    pub(super) fn tell_spoiled(&self, id: VolumeId, why: &str) {
+        tracing::error!(drive = %id, why, "a drive is damaged on disk; it is not served any more");
+        self.metrics.corrupt.inc();
+    }
+}
+
+pub(super) fn check_readable(volume: &Volume) -> Result<(), Fault> {
+    let thing = if volume.is_tree() { "volume" } else { "drive" };
+    match volume.state {
+        state if state.is_readable() => Ok(()),
+        VolumeState::Unavailable => {
+            let why = volume.reason.as_deref().unwrap_or("its bytes cannot be trusted");
+            Err(Fault::new(FaultKind::Corrupt, format!("the {thing} is unavailable: {why}")))
+        }
+        _ => Err(Fault::new(FaultKind::Conflict, format!("the {thing} is not ready to be read"))),
+    }
+}
+
+pub(super) fn spoil(volume: &mut Volume, why: &str) -> Result<(), Fault> {
+    volume.reason = Some(why.to_owned());
+    volume.step(VolumeEvent::Spoiled).map_err(busy)
+}
