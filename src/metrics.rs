@@ -1,4 +1,4 @@
-//! Every metric: its name, unit and labels. Passed by reference; there is no global registry.
+//! Every metric: its name, unit and labels. They are passed by reference; there is no global registry.
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,7 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::transfer::Phases;
 
-/// Seconds: from one page-cache hit to a slow control call.
+/// In seconds: from a page-cache hit to a slow control call.
 const LATENCY_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0];
 
 /// The metrics of one server.
@@ -57,7 +57,7 @@ pub struct Metrics {
     pub oldest_check_age: Gauge,
 }
 
-/// `longshore_log_lines_dropped_total`: counted from before there are other metrics. Clones share it.
+/// `longshore_log_lines_dropped_total`. It counts before the other metrics exist; clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct DroppedLines(Counter);
 
@@ -67,7 +67,7 @@ impl DroppedLines {
         self.0.inc();
     }
 
-    /// The present count.
+    /// Returns the count.
     pub fn get(&self) -> u64 {
         self.0.get()
     }
@@ -94,16 +94,16 @@ pub enum Ending {
 /// The result of the check of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scrubbed {
-    /// It is as it was stored.
+    /// The volume is as it was stored.
     Whole,
-    /// It differs from what was stored.
+    /// The volume differs from what was stored.
     Damaged,
-    /// Nothing: it could not be read.
+    /// The volume could not be read.
     Failed,
 }
 
 impl Direction {
-    /// The label of it in logs and metrics.
+    /// The name in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Upload => "upload",
@@ -148,7 +148,7 @@ struct TransferLabels {
 /// The label of a direction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct DirectionLabel {
-    /// Upload or download.
+    /// The direction.
     pub direction: Direction,
 }
 
@@ -186,7 +186,7 @@ struct JobLabels {
 }
 
 impl Metrics {
-    /// Registers all of them, on this engine.
+    /// Registers all metrics of a server that uses this engine.
     pub fn new(engine: &'static str, pool_budget: usize, dropped_lines: &DroppedLines) -> Self {
         let mut registry = Registry::with_prefix("longshore");
         let metrics = Self {
@@ -255,7 +255,7 @@ impl Metrics {
         Self { registry, ..metrics }
     }
 
-    /// Books a transfer that ended.
+    /// Counts a transfer that ended.
     pub fn transfer_ended(&self, direction: Direction, ending: Ending, bytes: u64, waits: Phases) {
         self.transfers.get_or_create(&TransferLabels { direction, ending }).inc();
         self.transfer_bytes.get_or_create(&DirectionLabel { direction }).inc_by(bytes);
@@ -266,28 +266,28 @@ impl Metrics {
         }
     }
 
-    /// Books an answered request.
+    /// Counts an answered request.
     pub fn request_answered(&self, route: &'static str, status: u16, seconds: f64) {
         self.requests.get_or_create(&RequestLabels { route, status }).inc();
         self.request_seconds.observe(seconds);
     }
 
-    /// Books a job that ended.
+    /// Counts a job that ended.
     pub fn job_ended(&self, kind: &'static str, ending: Ending) {
         self.jobs.get_or_create(&JobLabels { kind, ending }).inc();
     }
 
-    /// Books a check of a volume that ended.
+    /// Counts a check of a volume that ended.
     pub fn scrubbed(&self, found: Scrubbed) {
         self.scrubbed.get_or_create(&ScrubLabel { found }).inc();
     }
 
-    /// Books a task that ended and should not.
+    /// Counts a task that ended and must not.
     pub fn task_ended(&self, task: &'static str) {
         self.task_ends.get_or_create(&TaskLabel { task }).inc();
     }
 
-    /// All metrics in the `OpenMetrics` text format.
+    /// Returns all metrics in the `OpenMetrics` text format.
     pub fn render(&self, pool_in_use: usize) -> String {
         self.pool_in_use.set(pool_in_use as i64);
         let mut text = String::new();

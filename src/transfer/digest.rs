@@ -1,4 +1,5 @@
-//! The SHA-256 of a stream of blocks, on a thread beside it. The digests of its pieces are made where the bytes are.
+//! Computes the SHA-256 of a stream of blocks, on a thread of its own. Digests of pieces are computed where the bytes
+//! are received.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -10,20 +11,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::domain::Sha256;
 use crate::io::SharedBlock;
 
-/// 64 KiB of zeros.
+/// 64 KiB of zeros to digest.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// A SHA-256 that is being computed.
+/// A SHA-256 in progress.
 #[derive(Clone, Default)]
 pub struct Sha256State(sha2::Sha256);
 
 impl Sha256State {
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// Takes the next `len` bytes, which are zero.
+    /// Adds `len` zero bytes.
     pub fn update_zeros(&mut self, mut len: u64) {
         while len > 0 {
             let now = len.min(ZEROS.len() as u64);
@@ -32,7 +33,7 @@ impl Sha256State {
         }
     }
 
-    /// The digest.
+    /// Returns the digest.
     pub fn finish(self) -> Sha256 {
         Sha256(self.0.finalize().into())
     }
@@ -52,14 +53,14 @@ pub(super) struct Sha256Lane {
 struct Lane {
     state: Sha256State,
     waiting: VecDeque<(SharedBlock, Range<usize>, OwnedSemaphorePermit)>,
-    /// A blocking thread is at work, with the state.
+    /// Whether a blocking thread works on the lane, and holds the state.
     busy: bool,
     idle: Option<oneshot::Sender<()>>,
 }
 
 impl Default for Sha256Lane {
     fn default() -> Self {
-        /// Blocks in the lane: one under the digest, the others so that it never waits. More would only hold memory.
+        /// Blocks in the lane: one is digested, the others keep the thread from waiting. More would only take memory.
         const DEPTH: usize = 3;
         Self { shared: Arc::default(), room: Arc::new(Semaphore::new(DEPTH)) }
     }
@@ -74,13 +75,12 @@ impl Sha256Lane {
         if !lane.busy {
             lane.busy = true;
             let shared = self.shared.clone();
-            // Its handle is not kept: `finish` waits until the lane is idle, and nobody waits for a lane that was
-            // dropped.
+            // The handle is not kept: `finish` waits until the lane is idle, and nobody waits for a dropped lane.
             tokio::task::spawn_blocking(move || drain(&shared));
         }
     }
 
-    /// Waits for all that was pushed; the digest.
+    /// Waits until everything pushed is digested; returns the digest.
     pub(super) async fn finish(self) -> Sha256 {
         let idle = {
             let mut lane = lock(&self.shared);
@@ -115,7 +115,7 @@ fn drain(shared: &Mutex<Lane>) {
 }
 
 fn lock(lane: &Mutex<Lane>) -> std::sync::MutexGuard<'_, Lane> {
-    // No code that holds the lock can panic half-way through a change.
+    // Code that holds the lock cannot panic between two changes that belong together.
     lane.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

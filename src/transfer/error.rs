@@ -1,4 +1,4 @@
-//! Why a stream was not taken to its end.
+//! Errors of receiving a stream.
 
 use std::io;
 
@@ -6,16 +6,16 @@ use super::progress::Stop;
 use crate::domain::{Fault, FaultKind};
 use crate::store::StoreError;
 
-/// Why a source ended before its proper end.
+/// The error of a source that ended early.
 pub type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a stream is not complete.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
-    /// The peer broke off.
+    /// The peer closed the stream early.
     #[error("the peer broke off")]
     Source(#[source] Broken),
-    /// It was stopped from outside.
+    /// The transfer was stopped.
     #[error("stopped: {0:?}")]
     Stopped(Stop),
     /// A write failed.
@@ -24,7 +24,7 @@ pub enum ReceiveError {
     /// There is no room for more.
     #[error("refused: {0}")]
     Refused(Fault),
-    /// Who was to take it has ended, and tells why by itself.
+    /// The receiver has ended, and reports the reason itself.
     #[error("the stream is not taken any more")]
     Ended,
 }

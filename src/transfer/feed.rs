@@ -1,7 +1,7 @@
-//! Moves bytes from a source into blocks, whoever takes the blocks. Knows neither what they are nor where they go.
+//! Moves bytes from a source into the blocks of a sink. Knows neither their content nor their destination.
 //!
 //! # Cancellation
-//! Dropping [`feed`] loses what was taken from the source and not handed over.
+//! Dropping [`feed`] loses bytes that were taken from the source and not handed over.
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,25 +15,25 @@ use super::progress::{Phase, Progress, Stop};
 /// shorter than the idle limit.
 const PARK: Duration = Duration::from_millis(250);
 
-/// The most that is received before other tasks of the thread get a turn: under a millisecond's worth.
+/// The most bytes to receive before other tasks of the thread get a turn: less than a millisecond's worth.
 const TURN: usize = 1 << 20;
 
-/// Where the bytes come from.
+/// A source of bytes.
 pub trait Source: Send {
-    /// Waits until there are bytes to take, or the proper end (`false`). Cancel safe.
+    /// Waits until bytes are available, or the proper end (`false`). Cancel safe.
     fn ready(&mut self) -> impl Future<Output = Result<bool, Broken>> + Send;
 
-    /// Moves bytes that are there to the start of `into`; says how many, 0 when there are none now.
+    /// Moves available bytes to the start of `into`; returns how many, or 0 if there are none now.
     fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken>;
 }
 
-/// What gives its bytes in chunks.
+/// A source of chunks.
 pub trait Chunks: Send {
-    /// The next chunk; none after the proper end. Cancel safe.
+    /// Returns the next chunk; `None` after the proper end. Cancel safe.
     fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, Broken>> + Send;
 }
 
-/// The source of what comes in chunks.
+/// Makes a [`Source`] of chunks.
 #[derive(Debug)]
 pub struct ChunkSource<C> {
     chunks: C,
@@ -64,18 +64,18 @@ impl<C: Chunks> Source for ChunkSource<C> {
     }
 }
 
-/// Where the bytes go.
+/// The receiver of the bytes.
 pub(super) trait Sink: Send {
     /// Whether it holds a block that may be handed over before it is full.
     fn is_filling(&self) -> bool;
 
-    /// Waits until it takes no more. Cancel safe.
+    /// Waits until the receiver accepts no more. Cancel safe.
     fn ended(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Where the next bytes go, never empty. Waits for a block while it holds none (I3).
+    /// Returns the space for the next bytes, never empty. Waits for a block while it holds none (I3).
     fn space(&mut self) -> impl Future<Output = Result<&mut [u8], ReceiveError>> + Send;
 
-    /// Takes what was put at the start of that space.
+    /// Accepts bytes that were put at the start of that space.
     fn advance(&mut self, taken: usize) -> impl Future<Output = Result<(), ReceiveError>> + Send;
 
     /// Hands the block over as it is, since the peer pauses.
@@ -98,7 +98,7 @@ pub(super) async fn feed(
         let wait = progress.during(Phase::Peer, async {
             tokio::select! {
                 biased;
-                // First: a peer that never pauses is stopped too.
+                // Checked first, so that a peer that never pauses can be stopped too.
                 stop = progress.until_stopped() => Wait::Stopped(stop),
                 () = sink.ended() => Wait::Ended,
                 ready = source.ready() => Wait::Ready(ready),

@@ -1,5 +1,5 @@
-//! The hot path: bytes from a peer into a draft or a tree, and from an image or a tree to a peer. Knows no HTTP and no
-//! tenants.
+//! The hot path: moves bytes from a peer into a draft or a tree, and from an image or a tree to a peer. Knows no HTTP
+//! and no tenants.
 
 mod digest;
 mod error;

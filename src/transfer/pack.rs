@@ -3,10 +3,11 @@
 //! One blocking thread packs, a few chunks ahead of the peer.
 //!
 //! # Invariants
-//! - A tree that is not as it was stored is told as damaged before its stream ends, and that end is an error.
+//! - A tree that differs from what was stored is reported as damaged before its stream ends, and the stream ends with
+//!   an error.
 //!
 //! # Cancellation
-//! Dropping a [`Packing`] ends the thread soon, which then gives the tree free.
+//! Dropping a [`Packing`] soon ends the thread, which then releases the tree.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -20,13 +21,13 @@ use crate::domain::Encoding;
 use crate::store::OpenTree;
 use crate::tree::{Encoder, PackError, PackLimits, Packed, pack};
 
-/// Large enough that handing it over costs nothing beside packing it.
+/// Large enough that the cost of handing it over is small beside that of packing it.
 const CHUNK: usize = 256 << 10;
 
 /// Chunks that wait for the peer.
 const AHEAD: usize = 2;
 
-/// A tree on its way out.
+/// A tree that is being packed for a peer.
 pub struct Packing {
     chunks: mpsc::Receiver<Bytes>,
     progress: Arc<Progress>,
@@ -34,8 +35,8 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// Starts to pack. What else is to be kept until the end is `held`; `damaged` is called, on the thread, with what
-    /// is wrong with the tree.
+    /// Starts to pack. `held` is kept until the end; `damaged` is called on the thread with a description of the
+    /// damage, if there is any.
     pub fn start(
         tree: OpenTree,
         encoding: Encoding,
@@ -61,9 +62,9 @@ impl Packing {
         Self { chunks, progress, done: Some(tokio::task::spawn_blocking(work)) }
     }
 
-    /// The next chunk; `None` after the last.
+    /// Returns the next chunk; `None` after the last.
     pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        // To read and to compress is not the peer's doing.
+        // Reading and compressing count as waits for the disk, not for the peer.
         if let Some(chunk) = self.progress.during(Phase::Disk, self.chunks.recv()).await {
             return Some(Ok(chunk));
         }
@@ -75,7 +76,7 @@ impl Packing {
     }
 }
 
-/// Collects what is written into chunks.
+/// A writer that sends its bytes in chunks.
 struct Sink {
     sender: mpsc::Sender<Bytes>,
     chunk: Vec<u8>,

@@ -1,6 +1,6 @@
-//! What the running transfers are doing: bytes, phases, and the way to stop them from outside.
+//! The running transfers: their bytes and phases, and the means to stop them.
 //!
-//! One task watches them all ([`Transfers::watch`]) and stops those whose peer is too slow, and those of bytes that
+//! One task watches all of them ([`Transfers::watch`]). It stops those whose peer is too slow, and those whose bytes
 //! were removed.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::domain::{ByteCount, VolumeId};
 /// What a transfer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The peer: its bytes, or room for ours.
+    /// The peer: its bytes, or its readiness for more of ours.
     Peer,
     /// A digest of bytes that are here.
     Digest,
@@ -26,7 +26,7 @@ pub enum Phase {
     Memory,
 }
 
-/// How long a transfer has waited for what. The rest of its time it worked.
+/// How long a transfer has waited in each phase. It worked for the rest of its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
     /// For [`Phase::Peer`].
@@ -50,18 +50,18 @@ impl Phases {
     }
 }
 
-/// Why a transfer was stopped from outside.
+/// The reason for which a transfer was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Its peer moved nothing, or too little, for too long.
     PeerTooSlow,
     /// Its volume is being deleted.
     Deleted,
-    /// What it sends was removed, or replaced, a while ago.
+    /// The bytes that it sends were removed or replaced some time ago.
     Removed,
-    /// The session that it belongs to has ended.
+    /// Its session has ended.
     SessionEnded,
-    /// The server stops.
+    /// The server is shutting down.
     Draining,
 }
 
@@ -70,44 +70,44 @@ pub struct Progress {
     volume: VolumeId,
     started: Instant,
     bytes: Bytes,
-    /// The bytes that will come, if that was said: space is held for them.
+    /// The bytes that will come, if that is known: space is held for them.
     expected: u64,
     clock: Mutex<PhaseClock>,
-    /// Whether its peer must keep a pace.
+    /// Whether its peer must keep up a rate.
     is_watched: bool,
-    /// A sender that waits for nothing else waits for its peer to take what it was given.
+    /// Whether it sends. When it waits for nothing else, it waits for the peer to take bytes.
     is_sending: bool,
     stop: OnceLock<Stop>,
     token: CancellationToken,
-    /// What it holds of which there is only so much.
+    /// The limited resource that it holds.
     holds: OnceLock<Arc<Wanted>>,
-    /// Whether what it sends takes its space only as long as it is sent.
+    /// Whether the bytes that it sends take up space only until it ends.
     is_removed: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
-/// Whether others wait for what a transfer holds, and how fast it must be then.
+/// Tells whether others wait for a resource that transfers hold, and how fast its holders must be then.
 #[derive(Debug)]
 pub struct Wanted {
-    /// When somebody had to wait last.
+    /// When another transfer last had to wait.
     last: Mutex<Option<Instant>>,
     least: u64,
 }
 
 impl Wanted {
-    /// Two windows, so that one of them lies in it whole.
+    /// Two windows, so that one of them lies wholly within this time.
     const REMEMBERED: Duration = Pace::WINDOW.saturating_mul(2);
 
-    /// Holders must move `least` bytes a second while others wait.
+    /// Requires holders to move `least` bytes a second while others wait.
     pub fn new(least: u64) -> Self {
         Self { last: Mutex::default(), least }
     }
 
-    /// Somebody has to wait.
+    /// Records that another transfer has to wait.
     pub fn note(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// What holders must move in a second.
+    /// Returns the bytes per second that holders must move.
     pub fn least_rate(&self, now: Instant) -> u64 {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_wanted = last.is_some_and(|last| now.saturating_duration_since(last) < Self::REMEMBERED);
@@ -115,16 +115,16 @@ impl Wanted {
     }
 }
 
-/// What a transport knows of the transfer that has it to itself.
+/// The counts of a transport that one transfer has to itself.
 pub trait Transport: Send + Sync {
-    /// The bytes that it has sent, ever.
+    /// Bytes that it has sent since it was opened.
     fn sent(&self) -> u64;
 
-    /// How long it has waited for the disk in all, and whether it does now.
+    /// The total time that it has waited for the disk, and whether it does now.
     fn disk_wait(&self) -> (Duration, bool);
 }
 
-/// Who counts a transfer's bytes: itself, or the transport since the transfer began.
+/// The count of a transfer's bytes: its own, or that of the transport since the transfer began.
 enum Bytes {
     Own(AtomicU64),
     Transport { transport: Arc<dyn Transport>, sent_before: u64, disk_before: Duration },
@@ -137,7 +137,7 @@ struct PhaseClock {
 }
 
 impl Progress {
-    /// An upload; its bytes are counted with [`Progress::add_bytes`].
+    /// Returns an upload; its bytes are counted with [`Progress::add_bytes`].
     pub fn receiving(volume: VolumeId) -> Self {
         Self {
             volume,
@@ -154,29 +154,29 @@ impl Progress {
         }
     }
 
-    /// It holds this from now on.
+    /// Records the resource that it holds from now on.
     pub fn hold(&self, what: Arc<Wanted>) {
         let _ = self.holds.set(what);
     }
 
-    /// What it sends may be removed meanwhile, which this tells without waiting for a disk.
+    /// Sets a test of whether the bytes that it sends were removed. It must not wait for a disk.
     pub fn watch_removal(&self, is_removed: impl Fn() -> bool + Send + Sync + 'static) {
         let _ = self.is_removed.set(Box::new(is_removed));
     }
 
-    /// The same, with so many bytes to come.
+    /// Sets the number of bytes to come.
     #[must_use]
     pub fn expecting(self, bytes: Option<ByteCount>) -> Self {
         Self { expected: bytes.map_or(0, ByteCount::get), ..self }
     }
 
-    /// Something that the server itself fetches, whose fetcher bounds the time.
+    /// Returns a fetch by the server itself, which bounds its own time.
     pub fn fetching(volume: VolumeId) -> Self {
         Self { is_watched: false, ..Self::receiving(volume) }
     }
 
-    /// A download. Its bytes are what the transport sends from now on, or are counted with [`Progress::add_bytes`]
-    /// where several transfers share one. Stopping it cancels `connection`.
+    /// Returns a download. Its bytes are what the transport sends from now on; where several transfers share a
+    /// transport, they are counted with [`Progress::add_bytes`]. Stopping it cancels `connection`.
     pub fn sending(volume: VolumeId, transport: Option<Arc<dyn Transport>>, connection: CancellationToken) -> Self {
         let bytes = match transport {
             Some(transport) => {
@@ -188,14 +188,14 @@ impl Progress {
         Self { bytes, is_sending: true, token: connection, ..Self::receiving(volume) }
     }
 
-    /// Counts bytes that were moved, where the transport does not.
+    /// Counts bytes that were moved, unless the transport counts them.
     pub fn add_bytes(&self, bytes: u64) {
         if let Bytes::Own(count) = &self.bytes {
             count.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
-    /// The bytes moved so far.
+    /// Returns the bytes moved so far.
     pub fn bytes(&self) -> u64 {
         match &self.bytes {
             Bytes::Own(count) => count.load(Ordering::Relaxed),
@@ -203,24 +203,24 @@ impl Progress {
         }
     }
 
-    /// The time since it began.
+    /// Returns the time since it began.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Runs `work`, and books its time as spent waiting for this. Dropping the future ends the phase.
+    /// Runs `work`, and counts its time as a wait in `phase`. Dropping the future ends the phase.
     pub async fn during<T>(&self, phase: Phase, work: impl Future<Output = T>) -> T {
         let _phase = self.enter(phase);
         work.await
     }
 
-    /// Books the time until the guard is dropped.
+    /// Counts the time until the guard is dropped as a wait in `phase`.
     pub fn enter(&self, phase: Phase) -> PhaseGuard<'_> {
         self.lock().now = Some((phase, Instant::now()));
         PhaseGuard(self)
     }
 
-    /// What was waited for so far, the present wait included.
+    /// Returns the waits so far, the current one included.
     pub fn phases(&self) -> Phases {
         let clock = self.lock();
         let mut spent = clock.spent;
@@ -248,13 +248,13 @@ impl Progress {
         }
     }
 
-    /// Stops the transfer; the first reason stays.
+    /// Stops the transfer. If it is stopped twice, the first reason counts.
     pub fn stop(&self, why: Stop) {
         let _ = self.stop.set(why);
         self.token.cancel();
     }
 
-    /// Why it was stopped, if it was.
+    /// Returns the reason, if it was stopped.
     pub fn stopped(&self) -> Option<Stop> {
         self.stop.get().copied()
     }
@@ -266,7 +266,7 @@ impl Progress {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, PhaseClock> {
-        // Every update leaves the clock valid, so a panic elsewhere cannot have spoiled it.
+        // Every update leaves the clock valid, so it can be used after a panic.
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -283,27 +283,27 @@ impl Drop for PhaseGuard<'_> {
     }
 }
 
-/// How slow a peer may be.
+/// The rate that peers must keep up.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// The longest wait for a peer that moves nothing.
     pub idle: Duration,
-    /// The least bytes per second over [`Pace::WINDOW`]; 0 is no least.
+    /// The least bytes per second over [`Pace::WINDOW`]; 0 for no limit.
     pub min_rate: u64,
 }
 
 impl Pace {
-    /// Long enough that a TCP retransmission or a busy disk at the other end is not taken for an attack.
+    /// Long enough that a TCP retransmission or a busy disk of the peer is not taken for an attack.
     pub const WINDOW: Duration = Duration::from_secs(30);
 
-    /// An upload holds the disk's space for what has not come yet, and must come so fast that it would be all here
-    /// after this long: 10 GiB at 60 KiB/s.
+    /// An upload holds disk space for the bytes to come, and must be fast enough to bring all of them within this time:
+    /// 10 GiB at 60 KiB/s.
     const HOLD: Duration = Duration::from_hours(48);
 
-    /// No more is asked of one that holds much: honest links are that slow.
+    /// The highest rate that is asked for, however much space is held, since honest links are that slow.
     const MOST: u64 = 1 << 20;
 
-    /// The least bytes per second of a transfer that holds space for so many.
+    /// The least bytes per second of a transfer that holds space for `held` bytes.
     const fn least(self, held: u64) -> u64 {
         let of_held = held / Self::HOLD.as_secs();
         let of_held = if of_held < Self::MOST { of_held } else { Self::MOST };
@@ -321,16 +321,16 @@ pub struct Transfers(Arc<Mutex<BTreeMap<u64, Watched>>>);
 
 struct Watched {
     progress: Arc<Progress>,
-    /// The last moment at which bytes had moved, or at which something other than the peer was waited for.
+    /// The bytes and the time when bytes had last moved, or when it last waited for anything but the peer.
     moved: (u64, Instant),
-    /// The start of the present rate window: when, bytes then, time waited for the peer by then.
+    /// The start of the current rate window: its time, and the bytes and the wait for the peer by then.
     window: (Instant, u64, Duration),
-    /// Since when what it sends is seen to be removed.
+    /// When the bytes that it sends were first seen to be removed.
     removed: Option<Instant>,
 }
 
 impl Transfers {
-    /// Adds a transfer; it is running until the guard is dropped.
+    /// Adds a transfer, which is running until the guard is dropped.
     pub fn start(&self, progress: Arc<Progress>) -> Running {
         let now = Instant::now();
         let watched = Watched {
@@ -346,12 +346,12 @@ impl Transfers {
         Running { transfers: self.clone(), key, progress }
     }
 
-    /// How many are running.
+    /// Returns the number of running transfers.
     pub fn count(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether one of them is this volume's.
+    /// Whether a transfer of this volume is running.
     pub fn concerns(&self, volume: VolumeId) -> bool {
         self.lock().values().any(|watched| watched.progress.volume == volume)
     }
@@ -363,7 +363,7 @@ impl Transfers {
         }
     }
 
-    /// Stops what is being uploaded to a volume, and no download of what it held before.
+    /// Stops uploads to a volume, but no downloads of its earlier content.
     pub fn stop_uploads(&self, volume: VolumeId, why: Stop) {
         let is_upload = |progress: &Progress| progress.volume == volume && !progress.is_sending;
         for watched in self.lock().values().filter(|watched| is_upload(&watched.progress)) {
@@ -378,11 +378,12 @@ impl Transfers {
         }
     }
 
-    /// The disk that a download takes of bytes that were removed or replaced is charged to nobody, and nobody needs
-    /// them. So its peer has this long to take the rest of them.
+    /// A download keeps removed or replaced bytes on the disk, which is charged to nobody. So its peer has only this
+    /// long to take the rest.
     const GRACE: Duration = Duration::from_secs(30);
 
-    /// Watches for ever, and stops the transfers whose peer is slower than `pace`, or has had its grace.
+    /// Watches for ever. Stops transfers whose peer is slower than `pace`, and those of removed bytes after their grace
+    /// time.
     pub async fn watch(&self, pace: Pace) {
         let mut tick = tokio::time::interval((pace.idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(1)));
         loop {
@@ -418,7 +419,7 @@ impl Watched {
         let mut crawls = false;
         if now.duration_since(since) >= Pace::WINDOW {
             let peer = self.progress.phases().peer;
-            // Only a window that was spent waiting for the peer speaks of the peer.
+            // The rate says something about the peer only if the window was spent waiting for it.
             let peer_share = peer.saturating_sub(peer_then).as_secs_f64() / Pace::WINDOW.as_secs_f64();
             let wanted = self.progress.holds.get().map_or(0, |held| held.least_rate(now));
             let least = pace.least(self.progress.expected.saturating_sub(bytes_then)).max(wanted);
@@ -436,7 +437,7 @@ impl Watched {
     }
 }
 
-/// A transfer among the running ones, until dropped.
+/// A running transfer, until dropped.
 pub struct Running {
     transfers: Transfers,
     key: u64,
@@ -512,7 +513,7 @@ mod tests {
     fn a_peer_that_trickles_is_stopped_after_a_window() {
         let (transfers, running) = running();
         let start = Instant::now();
-        // The whole window is booked as a wait for the peer.
+        // The whole window counts as a wait for the peer.
         running.progress.lock().spent.peer = Pace::WINDOW * 2;
         let _wait = running.progress.enter(Phase::Peer);
         for second in 1..=31 {

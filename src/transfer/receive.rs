@@ -11,13 +11,13 @@ use super::progress::{Phase, Progress};
 use super::writer::{DraftWriter, Written};
 use crate::domain::Fault;
 
-/// How far a stream may grow.
+/// Limits the size of a stream.
 pub trait Allowance: Send {
-    /// Asks for room up to `end` bytes; the new end of the room, at least `end`.
+    /// Asks for room up to `end` bytes; returns the new end of the room, at least `end`.
     fn extend(&mut self, end: u64) -> impl Future<Output = Result<u64, Fault>> + Send;
 }
 
-/// Receives until the source ends. `room` is how many bytes may come before `allowance` is asked.
+/// Receives until the source ends. `room` is the number of bytes that may come before `allowance` is asked.
 pub async fn receive(
     source: &mut impl Source,
     writer: DraftWriter<'_>,
@@ -30,7 +30,7 @@ pub async fn receive(
     bounded.writer.finish().await
 }
 
-/// A writer of what there is room for.
+/// A writer that asks for room before it writes.
 struct Bounded<'a, A> {
     writer: DraftWriter<'a>,
     room: u64,

@@ -1,9 +1,9 @@
 //! Sends parts of an image to a peer. Knows extents and chunks; knows nothing of HTTP or tenants.
 //!
-//! By the kernel's route a chunk is a range of the open file, for sendfile; by the block route its bytes were read
-//! into a block, one ahead of the peer. A block is held for as long as the peer likes, so peers may hold half of the
-//! pool; a download that finds that taken goes on with small blocks of its own. Holes are never read: by the
-//! kernel's route they are ranges of a file in memory that takes up none, by the block route one shared block of zeros.
+//! A chunk for the kernel is a range of the open file, for sendfile. Otherwise its bytes are read into a block, one
+//! block ahead of the peer. A slow peer holds its block for a long time, so all peers together may hold half of the
+//! pool; further downloads use small blocks of their own. Holes are never read: for the kernel they are ranges of a
+//! file in memory that takes up no space, otherwise slices of one shared block of zeros.
 //!
 //! # Cancellation
 //! Dropping an `Outgoing` is safe at any await: a read that was submitted ends by itself.
@@ -23,16 +23,16 @@ use crate::domain::Extent;
 use crate::io::{BLOCK, Block, HOLE, Pool, SharedFile};
 use crate::store::{Image, Run};
 
-/// What is sent, in order.
+/// A part of what is sent, in order.
 #[derive(Clone, Debug)]
 pub enum Part {
-    /// These bytes.
+    /// Bytes in memory.
     Literal(Bytes),
-    /// This range of the image.
+    /// A range of the image.
     Image(Extent),
 }
 
-/// What the transport gets.
+/// A chunk for the transport.
 #[derive(Debug)]
 pub enum Chunk {
     /// Bytes in memory.
@@ -41,22 +41,22 @@ pub enum Chunk {
     File(SharedFile, Extent),
 }
 
-/// How the image's bytes reach the transport.
+/// How the bytes of the image reach the transport.
 pub enum Route {
-    /// As ranges of this file.
+    /// The kernel copies ranges of this file.
     Kernel(SharedFile),
-    /// Through blocks of this pool; reads ahead run in the tracker.
+    /// They are read into blocks of this pool, by tasks of the tracker.
     Blocks(Pool, TaskTracker),
 }
 
-/// A file range handed to the transport at once. Large enough that handing it over costs nothing; it only takes up
-/// address space there, of which all connections share 47 bits.
+/// The size of a file range that is handed to the transport. Large enough that the cost of handing it over does not
+/// matter; it only takes address space, of which all connections share 47 bits.
 const KERNEL_CHUNK: u64 = 1 << 30;
 
 /// The runs of data and holes are looked up for this much of the image at a time, which bounds their list.
 const RUN_WINDOW: u64 = 1 << 30;
 
-/// What is on its way out.
+/// A download in progress.
 pub enum Sending {
     /// A drive, or parts of it.
     Image(Box<Outgoing>),
@@ -65,7 +65,7 @@ pub enum Sending {
 }
 
 impl Sending {
-    /// The next chunk; `None` when all was sent.
+    /// Returns the next chunk; `None` after the last.
     pub async fn next(&mut self) -> Option<io::Result<Chunk>> {
         match self {
             Self::Image(outgoing) => outgoing.next().await,
@@ -74,37 +74,37 @@ impl Sending {
     }
 }
 
-/// Tells whether this image is nobody's any more but of those who have it open.
+/// Returns a test of whether this image was removed and only its open files are left.
 pub fn removal_of(image: &dyn Image) -> impl Fn() -> bool + Send + Sync + 'static {
     let file = image.file();
     move || file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|file| file.nlink() == 0))
 }
 
-/// A download of a drive that is under way.
+/// A download of a drive.
 pub struct Outgoing {
     image: Arc<dyn Image>,
     parts: VecDeque<Part>,
     runs: VecDeque<Run>,
     route: Route,
-    /// Made when the pool has nothing to spare.
+    /// Small blocks, made when the pool has none to spare.
     small: Option<Pool>,
     ahead: Option<Ahead>,
     progress: Arc<Progress>,
 }
 
-/// A block that is being read.
+/// A block that is being read, and the bytes it will hold.
 struct Ahead {
     read: JoinHandle<(Block, io::Result<()>)>,
     len: usize,
 }
 
 impl Outgoing {
-    /// Will send `parts` of `image`.
+    /// Prepares to send `parts` of `image`.
     pub fn new(image: Arc<dyn Image>, parts: Vec<Part>, route: Route, progress: Arc<Progress>) -> Self {
         Self { image, parts: parts.into(), runs: VecDeque::new(), route, small: None, ahead: None, progress }
     }
 
-    /// The next chunk; `None` when all was sent.
+    /// Returns the next chunk; `None` after the last.
     pub async fn next(&mut self) -> Option<io::Result<Chunk>> {
         if let Some(ahead) = self.ahead.take() {
             let chunk = self.collect(ahead).await;
@@ -137,7 +137,7 @@ impl Outgoing {
                 let (pool, tracker) = (pool.clone(), tracker.clone());
                 let block = match pool.try_take_spare() {
                     Some(block) => block,
-                    // Both of them may be with the peer, which makes this a wait for the peer.
+                    // Both small blocks may be with the peer, so this counts as a wait for the peer.
                     None => self.small.get_or_insert_with(Pool::small).take().await,
                 };
                 let ahead = self.start_read(&tracker, block, run);
@@ -148,7 +148,7 @@ impl Outgoing {
         })
     }
 
-    /// The next literal or run, in order.
+    /// Returns the next literal or run, in order.
     async fn next_run(&mut self) -> Option<io::Result<Item>> {
         if let Some(run) = self.runs.pop_front() {
             return Some(Ok(Item::Run(run)));
@@ -173,7 +173,7 @@ impl Outgoing {
         }
     }
 
-    /// Keeps what is left of `run` after `used` bytes for the next chunk.
+    /// Keeps the rest of `run` after `used` bytes for the next chunk.
     fn put_back(&mut self, run: Run, used: u64) {
         if used < run.extent.len {
             let extent = Extent { offset: run.extent.offset + used, len: run.extent.len - used };
@@ -181,9 +181,9 @@ impl Outgoing {
         }
     }
 
-    /// Starts to read the next block, when the next thing to send is data that is known and a block is free.
+    /// Starts to read the next block, if the next item is data that is known and a block is free.
     ///
-    /// It never waits for the block: the chunk before it may still be held, by a peer that is slow to take it (I3).
+    /// It never waits for a block: a slow peer may still hold the chunk before it (I3).
     fn read_ahead(&mut self) {
         let Route::Blocks(pool, tracker) = &self.route else { return };
         if self.runs.front().is_none_or(|run| run.hole) {
@@ -198,7 +198,7 @@ impl Outgoing {
     }
 
     fn start_read(&mut self, tracker: &TaskTracker, block: Block, run: Run) -> Ahead {
-        // Reads start at multiples of the alignment, so the first of a range may bring bytes before it.
+        // Reads start at multiples of the alignment, so the first one may begin before the range.
         let len = run.extent.len.min(block.len() as u64) as usize;
         self.put_back(run, len as u64);
         let image = self.image.clone();
@@ -220,7 +220,7 @@ enum Item {
     Run(Run),
 }
 
-/// `len` bytes of zeros, at most a block's worth, shared by all.
+/// Returns `len` zero bytes, at most the size of a block, without a copy.
 fn zeros(len: usize) -> Bytes {
     static ZEROS: [u8; BLOCK] = [0; BLOCK];
     Bytes::from_static(&ZEROS).slice(..len)

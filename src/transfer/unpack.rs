@@ -1,14 +1,14 @@
-//! Feeds an archive that comes from a peer to the thread that unpacks it. Knows no HTTP, sessions or tenants.
+//! Feeds an archive from a peer to the thread that unpacks it. Knows no HTTP, sessions or tenants.
 //!
-//! Bytes go from the source into blocks of the pool, and the blocks to one blocking thread, a few at a time: when the
-//! disk is slow, the peer waits.
+//! Bytes go from the source into blocks of the pool, and the blocks to one blocking thread. Few blocks are queued, so a
+//! slow disk makes the peer wait.
 //!
 //! # Invariants
-//! - It waits for a block only while it holds none that is not handed over (I3).
-//! - The thread takes a stream for whole only when the source ended properly.
+//! - A feeder waits for a block only while it holds none that is not handed over (I3).
+//! - The thread takes a stream for complete only if the source ended properly.
 //!
 //! # Cancellation
-//! Dropping a [`Feeder`] ends the thread with an error, soon; whoever holds its handle can wait for that.
+//! Dropping a [`Feeder`] soon ends the thread with an error; the caller can wait for that on the thread's handle.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -26,32 +26,32 @@ use crate::tree::{
     Decoder, DecoderLimits, Limits, Place, Policy, UnpackCause, UnpackError, Unpacked, put_file, unpack_digested,
 };
 
-/// Blocks on their way to the thread; one more is being filled, and one unpacked.
+/// Blocks queued for the thread; besides these, one is being filled, and one unpacked.
 const AHEAD: usize = 2;
 
-/// A block with less than this is handed over only when the peer pauses.
+/// The least size of a block that is handed over before it is full, unless the peer pauses.
 const LEAST: usize = 256 << 10;
 
-/// Disk space that is set aside at a time.
+/// Disk space that is reserved at a time.
 const STEP: ByteCount = ByteCount::mib(64);
 
 /// The format of a stream.
 #[derive(Clone, Debug)]
 pub enum Shape {
-    /// An archive, compressed like this.
+    /// An archive with this compression.
     Archive(Encoding),
-    /// One file, to have this name.
+    /// One file, which gets this name.
     File(String),
 }
 
-/// How a tree is made of a stream.
+/// How a stream becomes a tree.
 #[derive(Clone, Debug)]
 pub struct UnpackOptions {
-    /// What the stream is.
+    /// The format of the stream.
     pub shape: Shape,
-    /// How much it may hold.
+    /// Limits on its content.
     pub limits: Limits,
-    /// What is taken over.
+    /// What is kept of its metadata.
     pub policy: Policy,
 }
 
@@ -60,18 +60,18 @@ enum Fed {
     End,
 }
 
-/// The end of the stream that is filled.
+/// The sending end of the stream.
 #[derive(Debug)]
 pub struct Feeder {
     sender: mpsc::Sender<Fed>,
     space: Arc<Reservation>,
-    /// Bytes for which space was set aside.
+    /// Bytes for which space is reserved.
     room: u64,
     fed: u64,
 }
 
-/// Starts a thread that unpacks a stream into what `make` opens, and then runs `finish`. The space that the stream
-/// takes comes from `space`, which is extended as it grows.
+/// Starts a thread that unpacks a stream into the tree that `make` opens, and then runs `finish`. The space comes from
+/// `space`, which is extended as the stream grows.
 pub fn start_unpack(
     make: impl FnOnce() -> io::Result<NewTree> + Send + 'static,
     options: UnpackOptions,
@@ -100,7 +100,7 @@ pub fn start_unpack(
 }
 
 impl Feeder {
-    /// Feeds all that comes from the source.
+    /// Feeds everything from the source.
     pub async fn feed(self, source: &mut impl Source, pool: &Pool, progress: &Progress) -> Result<(), ReceiveError> {
         let mut filler = Filler { feeder: self, filling: None, pool, progress };
         feed(source, &mut filler, progress).await?;
@@ -114,7 +114,7 @@ impl Feeder {
         let refused = |error: StoreError| ReceiveError::Refused(error.into());
         let taken = match self.space.extend(missing.max(STEP)) {
             Ok(()) => missing.max(STEP),
-            // The last of the disk.
+            // The disk is nearly full: reserve only what is missing.
             Err(_) => self.space.extend(missing).map(|()| missing).map_err(refused)?,
         };
         self.room += taken.get();
@@ -122,7 +122,7 @@ impl Feeder {
     }
 }
 
-/// Fills blocks for the thread.
+/// Fills blocks, and hands them to the thread.
 struct Filler<'a> {
     feeder: Feeder,
     filling: Option<(Block, usize)>,
@@ -185,10 +185,10 @@ impl Sink for Filler<'_> {
     }
 }
 
-/// The end of the stream that is read, on the thread.
+/// The receiving end of the stream, on the thread.
 struct Stream {
     receiver: mpsc::Receiver<Fed>,
-    /// A block, how much it holds, and how much of that was read.
+    /// The current block, the bytes that it holds, and how many of them were read.
     block: Option<(Block, usize, usize)>,
     ended: bool,
     space: Arc<Reservation>,

@@ -1,15 +1,15 @@
-//! Writes a draft: bytes go into aligned blocks of the pool, are digested there at once, and each full block is
-//! submitted, with several writes in flight. Knows nothing of where the bytes come from.
+//! Writes a draft. Bytes go into aligned blocks of the pool and are digested there at once; each full block is
+//! submitted, with several writes in flight. Knows nothing about the source of the bytes.
 //!
-//! Bytes go where [`DraftWriter::seek`] says, and on from there. What a peer sends is put into [`DraftWriter::space`];
-//! who has filled blocks hands them over with [`DraftWriter::write`]; zeros need no block.
+//! Writing continues from the offset that [`DraftWriter::seek`] sets. Bytes of a peer are put into
+//! [`DraftWriter::space`]; callers with filled blocks hand them over with [`DraftWriter::write`]; zeros need no block.
 //!
 //! # Invariants
-//! - It waits for a block only while it holds none that is not submitted (I3).
-//! - A peer that pauses does not hold a block: what is there is written, at most a sector's worth is kept aside.
+//! - A writer waits for a block only while it holds none that is not submitted (I3).
+//! - A peer that pauses holds no block: its bytes are written, and less than a sector is kept aside.
 //!
 //! # Cancellation
-//! Dropping a writer, or a future of it, is safe at any await: submitted writes end by themselves, and the draft is
+//! Dropping a writer or one of its futures is safe at any await: submitted writes end by themselves, and the draft is
 //! never published.
 
 use std::collections::VecDeque;
@@ -24,38 +24,38 @@ use crate::domain::{Fault, FaultKind, Sha256};
 use crate::io::{ALIGN, BLOCK, Block, Pool, SharedBlock};
 use crate::store::{Boxed, Draft, PieceMap};
 
-/// How long a slowly filled block may be held while others wait for one.
+/// The longest time for which a slowly filled block is held while others wait for one.
 const PARK_PRESSED: Duration = Duration::from_secs(1);
 
-/// What to do beside writing.
+/// Options of a writer.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteOptions {
-    /// Writes in flight.
+    /// The most writes in flight.
     pub depth: usize,
     /// Whether to compute SHA-256.
     pub sha256: bool,
 }
 
-/// What was written, and is not flushed yet.
+/// The result of a writer, which is not flushed yet.
 pub struct Written {
-    /// Where the last run ends.
+    /// The end of the last run.
     pub end: u64,
-    /// All that came.
+    /// The pieces that were written.
     pub map: PieceMap,
-    /// The digest of what came, when it was asked for and came in order from the first byte.
+    /// The digest of the stream, if it was asked for and the bytes came in order from the first one.
     pub sha256: Option<Sha256>,
 }
 
-/// See the module.
+/// See the module's documentation.
 pub struct DraftWriter<'a> {
     draft: &'a Arc<dyn Draft>,
     pool: &'a Pool,
     progress: &'a Progress,
     depth: usize,
-    /// Where the next block goes; a multiple of `ALIGN`, but behind the last write.
+    /// The offset of the next block: a multiple of `ALIGN`, except after the last write.
     offset: u64,
     block: Option<Filling>,
-    /// What a parked block had past its last full sector.
+    /// The bytes of a parked block after its last full sector.
     aside: Vec<u8>,
     writes: VecDeque<Boxed<'static, io::Result<()>>>,
     map: PieceMap,
@@ -69,7 +69,7 @@ struct Filling {
 }
 
 impl<'a> DraftWriter<'a> {
-    /// Begins at the first byte.
+    /// Begins at offset 0.
     pub fn new(draft: &'a Arc<dyn Draft>, pool: &'a Pool, options: WriteOptions, progress: &'a Progress) -> Self {
         Self {
             draft,
@@ -85,17 +85,17 @@ impl<'a> DraftWriter<'a> {
         }
     }
 
-    /// Where the next bytes go.
+    /// Returns the offset of the next bytes.
     pub fn position(&self) -> u64 {
         self.map.position()
     }
 
-    /// Whether there is a block that is not full.
+    /// Whether a block is partly filled.
     pub fn is_filling(&self) -> bool {
         self.block.is_some()
     }
 
-    /// Goes on at this offset, a multiple of [`ALIGN`]. Refused while bytes of a sector wait for the rest of it.
+    /// Continues at this offset, a multiple of [`ALIGN`]. Refused while an incomplete sector is pending.
     pub fn seek(&mut self, offset: u64) -> Result<(), ReceiveError> {
         if offset == self.position() {
             return Ok(());
@@ -110,7 +110,7 @@ impl<'a> DraftWriter<'a> {
         Ok(())
     }
 
-    /// Where to put the next bytes; never empty.
+    /// Returns the space for the next bytes; never empty.
     pub async fn space(&mut self) -> Result<&mut [u8], ReceiveError> {
         let filling = match self.block.take() {
             Some(filling) => filling,
@@ -120,7 +120,7 @@ impl<'a> DraftWriter<'a> {
         Ok(&mut filling.block[filling.filled..])
     }
 
-    /// Takes what was put into that space. Digests it at once, while it is in the processor's cache.
+    /// Accepts bytes that were put into that space, and digests them while they are in the processor's cache.
     pub async fn advance(&mut self, taken: usize) -> Result<(), ReceiveError> {
         let Some(mut filling) = self.block.take() else { return Ok(()) };
         self.map.write(&filling.block[filling.filled..filling.filled + taken]);
@@ -133,14 +133,14 @@ impl<'a> DraftWriter<'a> {
         if is_slow { self.park().await } else { Ok(()) }
     }
 
-    /// Writes `block[..len]` at `offset`, as [`Draft::write_at`] has it.
+    /// Writes `block[..len]` at `offset`, under the rules of [`Draft::write_at`].
     pub async fn write(&mut self, offset: u64, block: SharedBlock, len: usize) -> Result<(), ReceiveError> {
         self.seek(offset)?;
         self.map.write(&block[..len]);
         self.submit(block, len).await
     }
 
-    /// Has `len` bytes at `offset` be zero, where nothing was written: they become a hole.
+    /// Declares `len` bytes at `offset`, where nothing was written, to be zero: they become a hole.
     pub fn skip(&mut self, offset: u64, len: u64) -> Result<(), ReceiveError> {
         self.seek(offset)?;
         self.map.write_zeros(len);
@@ -149,7 +149,7 @@ impl<'a> DraftWriter<'a> {
         Ok(())
     }
 
-    /// A new block, with what was set aside at its start.
+    /// Takes a block, and copies the bytes that were kept aside to its start.
     async fn next_block(&mut self) -> Result<Filling, ReceiveError> {
         let block = tokio::select! {
             biased;
@@ -162,7 +162,7 @@ impl<'a> DraftWriter<'a> {
         Ok(filling)
     }
 
-    /// Writes the full sectors of the block and gives it back.
+    /// Writes the full sectors of the block and releases it.
     pub async fn park(&mut self) -> Result<(), ReceiveError> {
         let Some(filling) = self.block.take() else { return Ok(()) };
         let full = filling.filled - filling.filled % ALIGN;
@@ -170,7 +170,7 @@ impl<'a> DraftWriter<'a> {
         if full > 0 { self.submit(filling.block.freeze(), full).await } else { Ok(()) }
     }
 
-    /// Submits `block[..len]`; waits when enough writes are in flight.
+    /// Submits `block[..len]`; waits while the most writes are in flight.
     async fn submit(&mut self, block: SharedBlock, len: usize) -> Result<(), ReceiveError> {
         debug_assert!(self.offset.is_multiple_of(ALIGN as u64), "a block after the last of a drive");
         if let Some(lane) = &self.sha256 {
@@ -191,13 +191,13 @@ impl<'a> DraftWriter<'a> {
         }
     }
 
-    /// Writes what is left, and waits for all writes.
+    /// Writes the rest, and waits for all writes.
     pub async fn finish(mut self) -> Result<Written, ReceiveError> {
         if self.block.is_none() && !self.aside.is_empty() {
             self.block = Some(self.next_block().await?);
         }
         if let Some(mut filling) = self.block.take() {
-            // Direct I/O writes whole sectors; the draft cuts the file to its size afterwards.
+            // Direct I/O writes whole sectors; the draft truncates the file to its size afterwards.
             let sectors = filling.filled.next_multiple_of(ALIGN);
             filling.block[filling.filled..sectors].fill(0);
             self.submit(filling.block.freeze(), filling.filled).await?;

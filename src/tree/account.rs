@@ -1,4 +1,4 @@
-//! What a content has spent of its limits while it is filled.
+//! Charges an unpacked tree against its limits and against the room that the file system has left.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -8,21 +8,21 @@ use super::error::{Budget, UnpackCause};
 use super::{Attribute, Limits};
 use crate::domain::Extent;
 
-/// What disks give files space in.
+/// The unit in which file systems allocate space.
 pub(super) const DISK_BLOCK: u64 = 4096;
 
-/// What a member costs that has no blocks: its inode and its name take up to 512 bytes each, since directories are half
+/// The charge for a member without blocks: its inode and its name take up to 512 bytes each, since directories are half
 /// full.
 pub(super) const INODE: u64 = 1024;
 
-/// Inodes between two looks at what the file system has left: a look takes about a microsecond. 256 archives at once
-/// take less than [`KEPT_INODES`] between theirs.
+/// Inodes between two checks of the room that the file system has left. A check takes about a microsecond, and 256
+/// archives at once take fewer than [`KEPT_INODES`] between theirs.
 const LOOK_EVERY: u64 = 16;
 
-/// The most inodes that are left for what removes, and for the server's own files; a 32nd of all on small file systems.
+/// Inodes that are left for removals and for the server's own files; on small file systems a 32nd of all.
 const KEPT_INODES: u64 = 8192;
 
-/// What has been spent of the limits.
+/// The limits, and what is spent of them.
 pub(super) struct Account {
     limits: Limits,
     /// A descriptor on the file system.
@@ -38,7 +38,7 @@ impl Account {
         Ok(Self { limits: *limits, disk, inodes: 0, bytes: 0, apparent: 0 })
     }
 
-    /// An inode, or another name of one. What it costs beside that is at least [`INODE`].
+    /// Charges an inode, or another name of one. Callers charge at least [`INODE`] bytes with it.
     pub(super) fn inode(&mut self) -> Result<(), UnpackCause> {
         if self.inodes.is_multiple_of(LOOK_EVERY) {
             self.look()?;
@@ -52,16 +52,16 @@ impl Account {
         Ok(self.spend(DISK_BLOCK)?)
     }
 
-    /// Attributes of one member, as file systems keep what does not fit into the inode.
+    /// Charges the attributes of one member, as file systems store those that do not fit into the inode.
     pub(super) fn attributes<'a>(&mut self, attributes: impl Iterator<Item = &'a Attribute>) -> Result<(), Budget> {
         let bytes: usize = attributes.map(|(name, value)| name.len() + value.len()).sum();
         self.spend((bytes as u64).next_multiple_of(DISK_BLOCK))
     }
 
-    /// Whether the file system has more room than is kept.
+    /// Refuses when the file system has less room than must be left.
     fn look(&self) -> Result<(), UnpackCause> {
         let disk = fstatvfs(&self.disk)?;
-        // Some file systems make inodes as they need them, and tell of none.
+        // Some file systems make inodes on demand, and report none.
         if disk.f_files > 0 && disk.f_favail < KEPT_INODES.min(disk.f_files / 32) {
             return Err(UnpackCause::NoRoom("files"));
         }

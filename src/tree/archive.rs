@@ -1,25 +1,26 @@
 //! Reads a tar stream member by member: ustar, GNU and pax, in one pass. Touches no file.
 //!
 //! # Rules
-//! Where tar programs differ in what the same bytes mean, an archive could be one thing to who checked it and another
-//! to who unpacks it. So:
-//! - Every header has the magic of ustar or GNU and their version, which may be blank in ustar, or zeros there; its
-//!   checksum, of signed or unsigned bytes.
-//! - Only types that are known: files, links, directories (also those of GNU's incremental archives, whose lists are
-//!   left out), pipes, devices, GNU sparse files and long names, pax headers, and labels of archives, which are no
-//!   members. What began in another archive is refused.
-//! - Only files have data. The size of a directory means nothing, as POSIX has it; a link, pipe or device with a size
-//!   is refused.
+//! Where tar programs read the same bytes differently, an archive could show one tree to its checker and another to its
+//! unpacker. So:
+//! - Every header has the magic of ustar or GNU with its version (which may be blank or zeros in ustar), and a correct
+//!   checksum, of signed or of unsigned bytes.
+//! - Only known types are read: files, links, directories (also those of GNU's incremental archives, whose lists are
+//!   skipped), pipes, devices, GNU sparse files and long names, pax headers, and labels of archives, which are no
+//!   members. Continuations of a file from another archive are refused.
+//! - Only files have data. The size of a directory is ignored, as POSIX says; a link, pipe or device with a size is
+//!   refused.
 //! - A size in a pax header equals the one in the header; they may differ only where it does not fit into eleven octal
 //!   digits, and the header then has 0 or all sevens.
-//! - At most one pax header, one long name and one long link belong to a member, and a name or target comes from one of
-//!   them. None may be left over, nor be followed by a global header.
-//! - In a pax header, no record that means something comes twice. A global header may set owners and the time; later
-//!   ones overrule earlier ones, and a member's own header overrules both.
-//! - A name that ends in a slash is a directory's; a file of the oldest kind (type zero byte) so named is one.
-//! - A sparse file's map is as `sparse` has it.
-//! - The archive ends with a zero block: without it, one that was cut between two members would look whole. What
-//!   follows (a second one) is zeros, up to a bound: some read on.
+//! - A member has at most one pax header, one long name and one long link, and each name or target comes from one of
+//!   them. None may be left over, or be followed by a global header.
+//! - In a pax header, no record that is read comes twice. A global header may set owners and the time; later ones
+//!   override earlier ones, and a member's own header overrides both.
+//! - A name that ends in a slash is that of a directory; a file of the oldest kind (type zero byte) with such a name is
+//!   a directory.
+//! - The map of a sparse file follows the rules of `sparse`.
+//! - The archive ends with a zero block: without it, an archive that was cut between two members would look whole. Only
+//!   zeros may follow, up to a bound, since some readers go on there.
 
 use std::io::Read;
 
@@ -34,22 +35,22 @@ use super::stream::{BLOCK, Stream};
 use super::{Attribute, Limits};
 use crate::domain::Extent;
 
-/// Zeros after the end marker: GNU tar fills records of 10 KiB, and `--blocking-factor` goes far beyond.
+/// The most zeros after the end marker: GNU tar fills records of 10 KiB, and `--blocking-factor` allows far more.
 const MOST_PADDING: u64 = 8 << 20;
 
-/// A label of the archive: GNU tar.
+/// The type of a label of the archive (GNU tar).
 const LABEL: u8 = b'V';
 
-/// What began in another archive: GNU tar.
+/// The type of a file that continues from another archive (GNU tar).
 const PART: u8 = b'M';
 
-/// A directory with a list of what was in it: GNU tar's incremental archives.
+/// The type of a directory with a list of its content (GNU tar's incremental archives).
 const DUMP_DIRECTORY: u8 = b'D';
 
-/// An extended header as Solaris writes it.
+/// The type of an extended header as Solaris writes it.
 const SOLARIS_EXTENDED: u8 = b'X';
 
-/// The most that eleven octal digits can say.
+/// The largest number in eleven octal digits.
 const OCTAL: u64 = 0o77_777_777_777;
 
 /// The type of an archive member.
@@ -61,10 +62,10 @@ pub enum Kind {
     File {
         /// Its size, holes included.
         size: u64,
-        /// Its runs of data, if it is sparse: in order, apart, none empty.
+        /// Its runs of data, if it is sparse: in order, without overlap, none empty.
         extents: Option<Vec<Extent>>,
     },
-    /// Another name of a file that came before.
+    /// Another name of an earlier file.
     HardLink(TreePath),
     /// A symbolic link; its target is any text.
     Symlink(Vec<u8>),
@@ -72,7 +73,7 @@ pub enum Kind {
     Fifo,
     /// A device node.
     Device {
-        /// Block, or else character.
+        /// Whether it is a block device, not a character device.
         block: bool,
         /// Major number.
         major: u32,
@@ -81,12 +82,12 @@ pub enum Kind {
     },
 }
 
-/// One member of an archive, checked.
+/// A member of an archive, checked.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Counted from 1.
+    /// Its number, counted from 1.
     pub number: u64,
-    /// Where its header begins.
+    /// The offset of its header.
     pub offset: u64,
     /// Its name.
     pub path: TreePath,
@@ -94,15 +95,15 @@ pub struct Member {
     pub kind: Kind,
     /// Permissions and the three special bits.
     pub mode: u32,
-    /// Its owner. Never the largest number, which means "no change" to `chown`.
+    /// Its owner. Never the largest number, which `chown` takes for "no change".
     pub uid: u32,
-    /// Its group; likewise.
+    /// Its group. Never the largest number either.
     pub gid: u32,
     /// When its content was last changed.
     pub mtime: Time,
     /// Extended attributes: names and values.
     pub attributes: Vec<Attribute>,
-    /// Extended attributes spelled in a way that is not read.
+    /// The number of extended attributes in encodings that are not read.
     pub unread_attributes: u64,
 }
 
@@ -117,18 +118,18 @@ pub struct Archive<R> {
     stream: Stream<R>,
     limits: Limits,
     global: Extended,
-    /// Headers that are of no member.
+    /// Headers that belong to no member.
     others: u64,
     number: u64,
-    /// The name of what is being read, as far as it is known.
+    /// The name of the member that is being read, as far as it is known.
     name: Option<Vec<u8>>,
-    /// Where the last header began.
+    /// The offset of the last header.
     header: u64,
-    /// Data of the current member that was not handed out.
+    /// Bytes of the current member's data that were not handed out.
     remaining: u64,
-    /// What fills its last block.
+    /// The padding after its last block.
     padding: u64,
-    /// What was handed out last, and is still in the buffer.
+    /// Bytes that were handed out last, and are still in the buffer.
     given: usize,
 }
 
@@ -157,8 +158,8 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    /// The next member; `None` at the proper end, after all of the stream was read. What was not taken of the current
-    /// member's data is skipped.
+    /// Returns the next member; `None` at the proper end, after the whole stream was read. Skips the rest of the
+    /// current member's data.
     #[expect(clippy::should_implement_trait, reason = "an iterator could go on after an error")]
     pub fn next(&mut self) -> Result<Option<Member>, UnpackError> {
         let skipped = std::mem::take(&mut self.remaining) + std::mem::take(&mut self.padding);
@@ -169,7 +170,7 @@ impl<R: Read> Archive<R> {
         self.number += 1;
         self.name = None;
         self.member().map_err(|cause| {
-            // A stream that ends, ends where it ends; anything else is wrong with the header that was read last.
+            // A stream that ends early is reported at its end; other faults lie in the header that was read last.
             let offset = match &cause {
                 UnpackCause::CutShort | UnpackCause::Source(_) | UnpackCause::Undecodable(_) => self.stream.offset(),
                 _ => self.header,
@@ -178,7 +179,7 @@ impl<R: Read> Archive<R> {
         })
     }
 
-    /// The next piece of the current member's data; `None` after the last one.
+    /// Returns the next part of the current member's data; `None` after the last one.
     pub fn data(&mut self) -> Result<Option<&[u8]>, UnpackError> {
         self.stream.consume(std::mem::take(&mut self.given));
         if self.remaining == 0 {
@@ -191,7 +192,7 @@ impl<R: Read> Archive<R> {
         Ok(Some(self.stream.peek(piece)))
     }
 
-    /// Bytes of the stream before the current place.
+    /// The number of bytes of the stream before the current position.
     pub fn offset(&self) -> u64 {
         self.stream.offset()
     }
@@ -223,7 +224,7 @@ impl<R: Read> Archive<R> {
                 return Ok(None);
             }
             let head = Head::parse(&block).inspect_err(|cause| {
-                // Unless it is no header at all, it has a name to be told.
+                // The error reports this name, unless the block is no header at all.
                 if self.name.is_none() && !matches!(cause, UnpackCause::Malformed(Flaw::Checksum)) {
                     self.name = block[..100].split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
                 }
@@ -267,11 +268,11 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    /// Puts a member together from its header and what came before it.
+    /// Makes a member from its header and the extension headers before it.
     fn assemble(&mut self, head: Head, type_byte: u8, before: Extensions, offset: u64) -> Result<Member, UnpackCause> {
         let mut extended = before.extended.unwrap_or_default();
         let announced = extended.sparse.announced(self.limits.extents)?;
-        // bsdtar gives a sparse file of a long name both, which are the same then.
+        // bsdtar writes both names for a sparse file with a long name; they are equal then.
         let (sparse, path) = (extended.sparse.name.take(), extended.path.take());
         if sparse.as_ref().zip(path.as_ref()).is_some_and(|(one, other)| one != other) {
             return Err(Flaw::Duplicate("path").into());
@@ -409,10 +410,10 @@ impl<R: Read> Archive<R> {
         Ok(link)
     }
 
-    /// The data of an extension header, in memory.
+    /// Reads the data of an extension header into memory.
     fn held(&mut self, size: u64, most: usize, budget: Budget) -> Result<Vec<u8>, UnpackCause> {
         let len = usize::try_from(size).ok().filter(|len| *len <= most).ok_or(budget)?;
-        // It grows by what comes, not by what is promised.
+        // It grows with the bytes that arrive, not with the size that the header claims.
         let mut data = Vec::new();
         while data.len() < len {
             let piece = self.stream.piece((len - data.len()) as u64)?;
@@ -424,7 +425,7 @@ impl<R: Read> Archive<R> {
         Ok(data)
     }
 
-    /// A long name or link of GNU tar, which ends with a zero byte.
+    /// Reads a long name or link of GNU tar, which ends with a zero byte.
     fn long(&mut self, size: u64, most: usize, budget: Budget) -> Result<Vec<u8>, UnpackCause> {
         let mut name = self.held(size, most.min(LONGEST) + 1, budget)?;
         if name.last() == Some(&0) {
@@ -436,7 +437,7 @@ impl<R: Read> Archive<R> {
         Ok(name)
     }
 
-    /// Reads the stream to its end, after the first zero block.
+    /// Reads the rest of the stream after the first zero block.
     fn end(&mut self) -> Result<(), UnpackCause> {
         let mut padding = 0;
         loop {

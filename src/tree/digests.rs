@@ -1,6 +1,6 @@
 //! The digests of a tree: of each file's bytes and of each link's target, found by path.
 //!
-//! Covered: which paths are files and which are symbolic links, how long they are, and what is in them. Not covered:
+//! They cover which paths are files and which are symbolic links, their sizes and their contents. They do not cover
 //! directories, pipes and devices, modes, owners, times and attributes.
 //!
 //! # On disk
@@ -14,10 +14,10 @@
 //!           the digest of the index, the digest of the 56 bytes before
 //! entry     key: the digest of the path, with the seed of the keys; size u64; digest of the content
 //! ```
-//! The seed is a random number: who could choose two paths with one key could feign damage.
+//! The seed is random: with a known one, a user could choose two paths with the same key and feign damage.
 //!
 //! # Invariants
-//! - A page that is not as it was written is told, and nothing of it is used.
+//! - A page that differs from what was written is reported, and nothing of it is used.
 //! - Memory: the index, 0.8 MiB for 10 million files, and a page.
 
 mod content;
@@ -35,7 +35,7 @@ pub use self::log::DigestLog;
 
 const PAGE: usize = 4096;
 
-/// Bytes of a page, and of the end, before their digest.
+/// Bytes of a page, and of the end, that their digest covers.
 const BODY: usize = PAGE - 16;
 const END_BODY: usize = 56;
 const END: usize = END_BODY + 16;
@@ -46,16 +46,16 @@ const PER_PAGE: usize = BODY / ENTRY;
 const MAGIC: &[u8; 16] = b"lshore-tree-sums";
 const VERSION: u32 = 1;
 
-/// Pages that are written at once.
+/// Pages that are written together.
 const BATCH: usize = 16;
 
-/// Digests that cannot be used.
+/// Why stored digests cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DigestsError {
-    /// They are not as they were written.
+    /// They differ from what was written.
     #[error("its digests are damaged")]
     Damaged,
-    /// Of a later version.
+    /// They are of a later version.
     #[error("its digests are of version {0}, which is not known")]
     Unknown(u32),
     /// The disk failed.
@@ -63,7 +63,7 @@ pub enum DigestsError {
     Io(#[from] io::Error),
 }
 
-/// What a path has. In the order of keys, as they are stored.
+/// The key and the digest of a path. Stored in the order of the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     key: u128,
@@ -74,7 +74,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Digests {
     file: Arc<File>,
-    /// Where the first page is.
+    /// The offset of the first page.
     base: u64,
     seed: u64,
     entries: u64,
@@ -83,7 +83,7 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// Opens what [`DigestLog::finish`] has written.
+    /// Opens digests that [`DigestLog::finish`] has written.
     pub fn open(file: File) -> Result<Self, DigestsError> {
         let len = file.metadata()?.len();
         let mut end = [0; END];
@@ -98,7 +98,7 @@ impl Digests {
         }
         let (entries, seed, digest) = (u64_of(&body[24..]), u64_of(&body[32..]), u128_of(&body[40..]));
         let pages = entries.div_ceil(PER_PAGE as u64);
-        // The end is as it was written, so that these are numbers of a file that there was.
+        // The end is as it was written, so these numbers are those of the whole file.
         if pages.checked_mul(PAGE as u64 + 8).and_then(|bytes| bytes.checked_add(END as u64)) != Some(len) {
             return Err(DigestsError::Damaged);
         }
@@ -111,12 +111,12 @@ impl Digests {
         Ok(Self { file: Arc::new(file), base: 0, seed, entries, index })
     }
 
-    /// How many paths have a digest.
+    /// The number of paths with a digest.
     pub fn count(&self) -> u64 {
         self.entries
     }
 
-    /// The digest of a path.
+    /// Finds the digest of a path.
     pub(super) fn find(&self, path: &[u8]) -> Result<Option<Digest>, DigestsError> {
         self.find_key(sum(self.seed, path))
     }
@@ -157,10 +157,10 @@ impl Digests {
     }
 }
 
-/// Writes entries that come in the order of their keys.
+/// Writes entries, which come in the order of their keys.
 struct Writer {
     digests: Digests,
-    /// Pages that are not written, the last one as far as it is filled.
+    /// Pages that are not written yet; the last one may be partly filled.
     pages: Vec<u8>,
     written: u64,
 }
@@ -203,7 +203,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes what is left of the pages; the digests, and where they end.
+    /// Writes the pending pages; returns the digests, and the offset of their end.
     fn end_pages(mut self) -> io::Result<(Digests, u64)> {
         if !self.pages.len().is_multiple_of(PAGE) {
             self.close_page();
@@ -213,7 +213,7 @@ impl Writer {
         Ok((self.digests, end))
     }
 
-    /// Writes all that is left.
+    /// Writes the pending pages, the index and the end.
     fn finish(self) -> io::Result<()> {
         let (Digests { file, seed, entries, index, .. }, at) = self.end_pages()?;
         let mut rest: Vec<u8> = index.iter().flat_map(|first| first.to_le_bytes()).collect();
@@ -234,7 +234,8 @@ fn sum(seed: u64, bytes: &[u8]) -> u128 {
     XxHash3_128::oneshot_with_seed(seed, bytes)
 }
 
-/// Tells pages apart, those of other trees too: a page in the place of another is damage.
+/// The seed of a page's digest. It differs for each page and tree, so that a page in the place of another is found to
+/// be damaged.
 fn page_seed(seed: u64, number: usize) -> u64 {
     seed.wrapping_add(number as u64)
 }

@@ -1,9 +1,9 @@
 //! The directories of a tree that is being unpacked: opened beneath the root, through no link, and kept open for a
 //! while.
 //!
-//! What an archive says of a directory (mode, time, access list) takes effect when its descriptor is given up, since
-//! making things in it needs other permissions and changes its time. A directory that is opened again is put back to
-//! how it was when it is given up again. So nothing has to be remembered beyond the descriptors.
+//! The mode, time and access list that an archive gives a directory take effect when its descriptor is closed, since
+//! creating entries needs other permissions and changes the time. A directory that is opened again gets its mode, time
+//! and list back when it is closed again. So nothing has to be remembered beyond the descriptors.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -21,10 +21,10 @@ use super::name::TreePath;
 use super::pax::Time;
 use super::{ACL_DEFAULT, Attribute, Limits};
 
-/// Descriptors that are kept. Deeper than nearly all trees, and few beside what one process may have open.
+/// Directories that are kept open. Deeper than nearly all trees, and few beside the limit of a process.
 pub(super) const KEPT: usize = 64;
 
-/// How every name is resolved: a component that is a link, or leads out, is an error.
+/// How names are resolved: a component that is a link or leads out of the tree is an error.
 pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
@@ -36,7 +36,7 @@ const IMPLIED_MODE: u32 = 0o755;
 /// An open directory.
 pub(super) struct Directory {
     fd: OwnedFd,
-    /// What is made in it gets its group.
+    /// Whether its entries get its group (set-group-ID).
     pub(super) passes_group: bool,
 }
 
@@ -46,7 +46,7 @@ impl AsFd for Directory {
     }
 }
 
-/// What is to be done to a directory when its descriptor is given up.
+/// Changes to a directory that are due when its descriptor is closed.
 #[derive(Default)]
 pub(super) struct Later {
     pub(super) mode: Option<u32>,
@@ -62,15 +62,15 @@ struct Open {
 }
 
 pub(super) struct Directories {
-    /// By path; the root is always among them.
+    /// Open directories by path; the root is always among them.
     open: HashMap<Vec<u8>, Open>,
     clock: u64,
-    /// Whether any directory may have a default access list, which what is made in it would inherit.
+    /// Whether any directory may have a default access list, which new entries would inherit.
     lists: bool,
 }
 
 impl Directories {
-    /// Takes an empty directory as the root.
+    /// Takes `root`, an empty directory, as the root.
     pub(super) fn new(root: BorrowedFd<'_>) -> Result<Self, UnpackCause> {
         let mut entries = rustix::fs::Dir::read_from(root)?;
         if entries.any(|entry| !entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))) {
@@ -86,12 +86,12 @@ impl Directories {
         Ok(Self { open: HashMap::from([(Vec::new(), root)]), clock: 0, lists: false })
     }
 
-    /// The directory of this path, to make things in; it and those above it are made if they are missing.
+    /// Returns the directory of this path, to create entries in it. Creates it and its parents if they are missing.
     pub(super) fn enter(&mut self, path: &[u8], account: &mut Account) -> Result<Rc<Directory>, UnpackCause> {
         self.find(path, Some(account))
     }
 
-    /// The directory of this path, if it is there.
+    /// Returns the directory of this path, if it exists.
     pub(super) fn look_up(&mut self, path: &[u8]) -> Result<Rc<Directory>, UnpackCause> {
         self.find(path, None)
     }
@@ -108,7 +108,7 @@ impl Directories {
             }
         };
         let mut start = if known == 0 { 0 } else { known + 1 };
-        // All that is left in one call, which works unless something is missing or closed to us.
+        // Open all remaining components in one call, which works unless one is missing or its mode denies access.
         match self.open_child(&parent, &path[start..]) {
             Ok(opened) => return self.keep(path, opened),
             Err(Errno::NOENT | Errno::ACCESS) => {}
@@ -138,8 +138,8 @@ impl Directories {
         Ok(parent)
     }
 
-    /// The directory that a member describes: made, or there already. What else has its name is replaced; also
-    /// whether something was.
+    /// Returns the directory that a member describes, which is created unless it exists. Anything else of its name is
+    /// replaced; the flag reports that.
     pub(super) fn describe(
         &mut self,
         path: &TreePath,
@@ -171,7 +171,7 @@ impl Directories {
         Ok((directory, replaces))
     }
 
-    /// Removes what stands where a member is to be made, unless it is a directory with something in it.
+    /// Removes the entry in the place of a new member; refuses if it is a directory that is not empty.
     pub(super) fn vacate(&mut self, parent: &Directory, path: &TreePath, name: &[u8]) -> Result<(), UnpackCause> {
         let there = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if !FileType::from_raw_mode(there.st_mode).is_dir() {
@@ -187,7 +187,7 @@ impl Directories {
         }
     }
 
-    /// Gives all directories up.
+    /// Closes all directories.
     pub(super) fn finish(mut self) -> Result<(), UnpackCause> {
         self.open.drain().try_for_each(|(_, open)| settle(&open))
     }
@@ -214,7 +214,7 @@ impl Directories {
         Ok(directory)
     }
 
-    /// Opens a directory beneath another, ready to make things in.
+    /// Opens a directory beneath another, ready for new entries.
     fn open_child(&self, parent: &Directory, path: &[u8]) -> Result<(Directory, Later), Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat2(parent, path, flags, Mode::empty(), BENEATH)?;
@@ -227,7 +227,7 @@ impl Directories {
             later.mode = Some(mode);
         }
         if self.lists {
-            // Set aside, or what is made here would inherit it.
+            // Set aside, since new entries would inherit it.
             let mut list = vec![0; Limits::of_volume(0).attributes];
             match fgetxattr(&fd, ACL_DEFAULT, &mut list[..]) {
                 Ok(len) => {
@@ -242,7 +242,7 @@ impl Directories {
         Ok((Directory { fd, passes_group: mode & 0o2000 != 0 }, later))
     }
 
-    /// Opens one whose mode does not let even its owner read it.
+    /// Opens a directory whose mode denies access even to its owner.
     fn open_closed(&self, parent: &Directory, name: &[u8]) -> Result<(Directory, Later), UnpackCause> {
         let mode = unlock(parent, name)?;
         let (directory, mut later) = self.open_child(parent, name)?;
@@ -251,7 +251,7 @@ impl Directories {
     }
 }
 
-/// Gives the owner of a directory all rights in it; its mode until then.
+/// Gives the owner of a directory all rights in it; returns its mode before that.
 pub(super) fn unlock(parent: impl AsFd, name: &[u8]) -> Result<u32, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let path = openat2(parent, name, flags, Mode::empty(), BENEATH)?;
@@ -260,8 +260,8 @@ pub(super) fn unlock(parent: impl AsFd, name: &[u8]) -> Result<u32, Errno> {
     Ok(mode)
 }
 
-/// Changes the mode of what an `O_PATH` descriptor is of. By way of /proc, for kernels before 6.6 know no call that
-/// does it and follows no link; the descriptor is of no link.
+/// Changes the mode of the file behind an `O_PATH` descriptor, which is never a link. It goes through /proc, since no
+/// call before Linux 6.6 does this without following links.
 pub(super) fn chmod_path(path: &OwnedFd, mode: u32) -> Result<(), Errno> {
     rustix::fs::chmod(format!("/proc/self/fd/{}", path.as_raw_fd()), Mode::from_raw_mode(mode))
 }
@@ -290,7 +290,7 @@ fn settle(open: &Open) -> Result<(), UnpackCause> {
     Ok(())
 }
 
-/// What it means that a directory cannot be opened.
+/// The cause to report when a directory cannot be opened.
 fn through(error: Errno) -> UnpackCause {
     match error {
         Errno::LOOP | Errno::NOTDIR | Errno::XDEV => Rule::Through.into(),

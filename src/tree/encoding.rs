@@ -1,7 +1,7 @@
-//! Compressed tar streams: gzip and zstd, under a bound on how much they expand.
+//! Compressed tar streams: gzip and zstd, with a bound on their expansion.
 //!
-//! Members or frames one after the other are one stream; anything else after the end is an error. Which encoding it is
-//! comes from the caller, never from the bytes.
+//! Several gzip members or zstd frames in a row are one stream; anything else after the end is an error. The caller
+//! gives the encoding; it is never guessed from the bytes.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 
 use crate::domain::Encoding;
 
-/// How much a compressed stream may expand.
+/// Limits on the expansion of a compressed stream.
 #[derive(Clone, Copy, Debug)]
 pub struct DecoderLimits {
     /// Decoded bytes altogether.
@@ -21,13 +21,14 @@ pub struct DecoderLimits {
 }
 
 impl DecoderLimits {
-    /// For a volume of so many bytes: as much again for headers, and the ratio of text with many repetitions.
+    /// Limits for a volume of so many bytes: twice its size, which leaves room for headers, and the ratio of text with
+    /// many repetitions.
     pub fn of_volume(bytes: u64) -> Self {
         Self { bytes: bytes.saturating_mul(2).max(SLACK), ratio: 200 }
     }
 }
 
-/// What may be decoded before the ratio counts: a small stream of zeros is no bomb.
+/// Bytes that may be decoded before the ratio counts: a small stream of zeros is no bomb.
 const SLACK: u64 = 16 << 20;
 
 /// The largest window of a zstd frame: the 8 MiB that RFC 8878 asks every decoder for, and all that `zstd` uses without
@@ -37,11 +38,11 @@ const WINDOW_LOG: u32 = 23;
 const GZIP_LEVEL: u32 = 6;
 const ZSTD_LEVEL: i32 = 3;
 
-/// Encoded bytes that are read at once.
+/// Bytes of encoded data per read.
 const BUFFER: usize = 64 << 10;
 
-/// Why a stream cannot be decoded. Inside of the [`io::Error`] of a [`Decoder`]; the source's own errors are as they
-/// were.
+/// Why a stream cannot be decoded. It is inside the [`io::Error`] of a [`Decoder`]; errors of the source are passed on
+/// unchanged.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DecodeError {
     #[error("the stream expands too much")]
@@ -66,7 +67,7 @@ enum Inner<'a, R: Read> {
 }
 
 impl<R: Read> Decoder<'_, R> {
-    /// Decodes `reader`. The limits do not concern a plain stream, which cannot expand.
+    /// Decodes `reader`. A plain stream cannot expand, so the limits do not apply to it.
     pub fn new(reader: R, encoding: Encoding, limits: DecoderLimits) -> io::Result<Self> {
         let source = |reader| Source { reader: BufReader::with_capacity(BUFFER, reader), taken: 0, failed: false };
         let inner = match encoding {
@@ -103,7 +104,7 @@ impl<R: Read> Read for Decoder<'_, R> {
     }
 }
 
-/// The encoded side: counts, and knows whose an error was.
+/// Reads the encoded data. It counts the bytes, and remembers whether the reader has failed.
 struct Source<R> {
     reader: BufReader<R>,
     taken: u64,
@@ -141,13 +142,13 @@ impl<R: Read> BufRead for Source<R> {
     }
 }
 
-/// Encodes a stream. It is whole only after [`Encoder::finish`].
+/// Encodes a stream, which is complete only after [`Encoder::finish`].
 pub enum Encoder<'a, W: Write> {
-    /// As it is.
+    /// Not compressed.
     Plain(W),
-    /// As gzip, with no name and no time in its header: the same tree gives the same bytes.
+    /// Gzip, without name and time in its header: the same tree gives the same bytes.
     Gzip(GzEncoder<W>),
-    /// As zstd, with a checksum.
+    /// Zstd, with a checksum.
     Zstd(zstd::Encoder<'a, W>),
 }
 
@@ -165,7 +166,7 @@ impl<W: Write> Encoder<'_, W> {
         })
     }
 
-    /// Writes what is left, and gives the writer back.
+    /// Writes the rest; returns the writer.
     pub fn finish(self) -> io::Result<W> {
         match self {
             Self::Plain(writer) => Ok(writer),

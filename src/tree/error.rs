@@ -1,21 +1,21 @@
-//! What can be wrong with an archive, and where.
+//! Errors of unpacking: the cause, and the place in the archive.
 
 use std::fmt;
 use std::io;
 
 use crate::domain::{Fault, FaultKind};
 
-/// The most characters of a name that are repeated to a person.
+/// The most characters of a name in a message.
 const SHOWN: usize = 120;
 
-/// A place in a tar stream, for people.
+/// A place in a tar stream, for messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Which member, counted from 1; extension headers count with the member they belong to.
+    /// The number of the member, counted from 1; extension headers count as part of their member.
     pub entry: u64,
     /// Its name, as far as it is known: escaped and cut.
     pub name: Option<String>,
-    /// Bytes of the (decoded) stream before it.
+    /// Bytes of the (decoded) stream before this place.
     pub offset: u64,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// A name made harmless: no control characters, no end of the quotes, of bounded length.
+/// Escapes and cuts a name for messages: no control characters, no quotes that end early, bounded length.
 pub(super) fn shown(name: &[u8]) -> String {
     // Four bytes make at most one character, so this cuts no character that is shown.
     let head = &name[..name.len().min(4 * SHOWN + 4)];
@@ -46,7 +46,7 @@ pub(super) fn shown(name: &[u8]) -> String {
     escaped
 }
 
-/// An archive that was not unpacked, or not wholly.
+/// An archive that was not unpacked, or only in part.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {cause}")]
 pub struct UnpackError {
@@ -66,22 +66,22 @@ pub enum UnpackCause {
     /// The stream ended before the archive's end marker.
     #[error("the archive is cut short")]
     CutShort,
-    /// The bytes are no tar archive, or one that readers understand differently.
+    /// The bytes are no tar archive, or one that programs read differently.
     #[error("{0}")]
     Malformed(#[from] Flaw),
     /// The compressed stream is broken.
     #[error("the compressed stream is broken")]
     Undecodable(#[source] io::Error),
-    /// The archive asks for what is not done.
+    /// The archive asks for something that is not allowed.
     #[error("{0}")]
     Forbidden(#[from] Rule),
     /// The archive holds more than is allowed.
     #[error("{0}")]
     OverBudget(#[from] Budget),
-    /// The file system has no more room than is kept for others.
+    /// The file system has no more room than is reserved.
     #[error("the disk has no room for more {0}")]
     NoRoom(&'static str),
-    /// The disk failed, or is full.
+    /// The disk failed or is full.
     #[error("the file system failed")]
     Disk(#[source] io::Error),
 }
@@ -89,75 +89,75 @@ pub enum UnpackCause {
 /// What is wrong with the bytes of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
-    /// No header where one must be: an earlier size was wrong, or these are other data.
+    /// There is no header where one must be: an earlier size was wrong, or this is no archive.
     #[error("a header was expected; its checksum is wrong")]
     Checksum,
-    /// A header of no known format.
+    /// A header has an unknown format.
     #[error("a header of an unknown format")]
     Format,
-    /// A member of no known type.
+    /// A member has an unknown type.
     #[error("a member of an unknown type")]
     Type,
-    /// A number that is none, is negative or too large.
+    /// A field is not a number, is negative, or is too large.
     #[error("the field {0} is not a number in its range")]
     Number(&'static str),
-    /// A member that has no data says that it has.
+    /// A member of a type without data has a size.
     #[error("a member of this type cannot have data")]
     UnexpectedData,
-    /// A file whose name says that it is a directory.
+    /// A member that is no directory has the name of one.
     #[error("the name ends like a directory's, but it is none")]
     TrailingSlash,
-    /// An extended header that does not consist of records.
+    /// An extended header does not consist of records.
     #[error("a broken extended header")]
     Record,
-    /// Two values for one thing.
+    /// A property is given twice.
     #[error("given twice: {0}")]
     Duplicate(&'static str),
     /// The size in the header and the one in the extended header differ.
     #[error("the header and its extended header give different sizes")]
     SizesDisagree,
-    /// A record that says something of one member, for all of them.
+    /// A global header sets a property of a single member.
     #[error("a record that cannot hold for all members")]
     GlobalRecord,
-    /// An extension header with no member after it.
+    /// An extension header has no member after it.
     #[error("an extension header without its member")]
     Orphan,
-    /// Runs of a sparse file that overlap, are not in order, lie outside, or are not all of its data.
+    /// The runs of a sparse file overlap, are out of order, lie outside of it, or do not cover its data.
     #[error("the map of a sparse file is wrong")]
     SparseMap,
-    /// Bytes that are not zero, or too many, after the end.
+    /// Bytes that are not zero, or too many zeros, follow the end.
     #[error("data after the end of the archive")]
     Trailing,
 }
 
-/// What is well-formed, and not done.
+/// What a well-formed archive may not ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rule {
-    /// No name at all.
+    /// An empty name.
     #[error("an empty name")]
     EmptyName,
-    /// A name that starts with a slash.
+    /// A name that begins with a slash.
     #[error("an absolute name")]
     AbsoluteName,
-    /// A name with a `..` in it.
+    /// A name with a `..` component.
     #[error("a name with ..")]
     ParentName,
-    /// A name with a zero byte in it.
+    /// A name with a zero byte.
     #[error("a name with a zero byte")]
     ZeroByte,
-    /// The root of the tree as something else than a directory.
+    /// A root of the tree that is no directory.
     #[error("the root of the tree can only be a directory")]
     Root,
-    /// A name that goes through something that is not a directory, or through a link.
+    /// A name that goes through a link or anything else that is no directory.
     #[error("a name that goes through something that is not a directory")]
     Through,
-    /// Something else in the place of a directory that is not empty.
+    /// Anything but a directory in the place of a directory that is not empty.
     #[error("it would replace a directory that is not empty")]
     FullDirectory,
-    /// A hard link to what this archive has not made, or to a directory.
+    /// A hard link to something that is no file of this archive.
     #[error("a hard link to something that is not a file of this archive")]
     HardLink,
-    /// A file that began in another archive.
+    /// A file that continues from another archive.
     #[error("a part of a file that began in another archive")]
     Part,
     /// A device node.
@@ -169,12 +169,12 @@ pub enum Rule {
     /// An extended attribute that the file system has no room for or does not know.
     #[error("an extended attribute that the file system cannot hold")]
     AttributeRoom,
-    /// The root had something in it before.
+    /// A root directory that was not empty before.
     #[error("the root of the tree is not empty")]
     RootNotEmpty,
 }
 
-/// What there was too much of.
+/// A limit that the archive exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Budget {
     /// See [`super::Limits::entries`].

@@ -1,4 +1,4 @@
-//! A tree that is one file.
+//! Stores a stream as a tree of one file.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,10 +13,10 @@ use super::error::{Budget, Place, Rule, UnpackCause, UnpackError};
 use super::unpack::Unpacked;
 use super::{Limits, name};
 
-/// What is read at once.
+/// Bytes per read.
 const BUFFER: usize = 256 << 10;
 
-/// Puts all that comes from `reader` into one file of this name in `root`, an empty directory, and notes its digest.
+/// Writes everything from `reader` into one file with this name in `root`, an empty directory, and records its digest.
 /// Nothing is durable when it returns; see [`super::sync`].
 pub fn put_file(
     reader: impl Read,
@@ -44,7 +44,7 @@ fn put(
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) || name.len() > name::LONGEST {
         return Err(Rule::EmptyName.into());
     }
-    // The file system keeps as much for what removes as before an archive.
+    // Checks the room that the file system must keep, as for the first member of an archive.
     Account::open(root.as_fd(), limits)?.inode()?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut file = File::from(openat2(root, name, flags, Mode::from_raw_mode(0o644), BENEATH)?);

@@ -1,5 +1,5 @@
-//! One header block: ustar, GNU, or older than both. The `tar` crate knows where the fields lie; what is in them is
-//! read here, since it takes numbers that do not fit for others that do.
+//! Header blocks: ustar, GNU, or older than both. The `tar` crate gives the layout; the fields are parsed here, since
+//! the crate accepts numbers out of range.
 
 use tar::{EntryType, GnuSparseHeader, Header};
 
@@ -7,11 +7,12 @@ use super::error::{Flaw, UnpackCause};
 use super::stream::BLOCK;
 use crate::domain::Extent;
 
-/// The fields of a header that mean something here. Names of users and groups do not: the volume's users are not ours.
+/// The fields of a header that are used. Names of users and groups are not: the users of a volume are not those of this
+/// machine.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) kind: EntryType,
-    /// As in the header, prefix included.
+    /// The name as it stands in the header, prefix included.
     pub(super) name: Vec<u8>,
     pub(super) link: Vec<u8>,
     pub(super) size: u64,
@@ -19,18 +20,18 @@ pub(super) struct Head {
     pub(super) mode: u32,
     pub(super) uid: u64,
     pub(super) gid: u64,
-    /// Seconds.
+    /// In seconds since 1970.
     pub(super) mtime: i64,
-    /// Major and minor.
+    /// Major and minor number.
     pub(super) device: (u32, u32),
-    /// Only in a sparse file of the old GNU format.
+    /// Only for a sparse file in the old GNU format.
     pub(super) sparse: Option<OldSparse>,
 }
 
-/// The version of ustar in a header; what some writers leave blank (Maven's archiver), and no reader looks at.
+/// The place of the ustar version in a header. Some writers leave it blank (Maven's archiver), and no reader checks it.
 const VERSION: std::ops::Range<usize> = 263..265;
 
-/// The beginning of a sparse map as GNU tar had it before PAX.
+/// The beginning of a sparse map in the old GNU format.
 #[derive(Debug)]
 pub(super) struct OldSparse {
     pub(super) extents: Vec<Extent>,
@@ -46,11 +47,11 @@ impl Head {
         if !is_summed(block) {
             return Err(Flaw::Checksum.into());
         }
-        // The crate wants the version to be there.
+        // The crate requires the version.
         let versioned = with_version(block);
         let header = Header::from_byte_slice(&versioned);
         let (gnu, ustar) = (header.as_gnu(), header.as_ustar());
-        // Where the magic of both stands, what is older than both has zeros.
+        // Formats older than both have zeros in the place of the magic.
         if gnu.is_none() && ustar.is_none() && block[257..265] != [0; 8] {
             return Err(Flaw::Format.into());
         }
@@ -78,7 +79,7 @@ impl Head {
             name: header.path_bytes().into_owned(),
             link: until_zero(&fields.linkname).to_vec(),
             size: size(&fields.size)?,
-            // Some writers put the file's type into it, as stat does.
+            // Some writers include the file type, as stat does.
             mode: ranged::<u32>(&fields.mode, "mode")? & 0o7777,
             uid: ranged(&fields.uid, "uid")?,
             gid: ranged(&fields.gid, "gid")?,
@@ -89,8 +90,8 @@ impl Head {
     }
 }
 
-/// The used ones of a row of extents in the old GNU format, and whether more follow. Some readers stop at the first
-/// that is unused, and some do not: what comes after it is unused too, and nothing follows.
+/// Returns the used extents of a row in the old GNU format, and whether more follow. Some readers stop at the first
+/// unused one and some do not, so all after it must be unused too, and no row may follow.
 pub(super) fn old_extents(row: &[GnuSparseHeader], more: [u8; 1]) -> Result<(Vec<Extent>, bool), UnpackCause> {
     let (used, unused) = row.split_at(row.iter().take_while(|entry| entry.numbytes[0] != 0).count());
     let goes_on = match more {
@@ -105,7 +106,7 @@ pub(super) fn old_extents(row: &[GnuSparseHeader], more: [u8; 1]) -> Result<(Vec
     Ok((used.iter().map(extent).collect::<Result<_, Flaw>>()?, goes_on))
 }
 
-/// Whether a block has its checksum, as headers have.
+/// Whether a block has the checksum of a header.
 fn is_summed(block: &[u8; BLOCK]) -> bool {
     let sum = number(&Header::from_byte_slice(block).as_old().cksum);
     sum.is_ok_and(|sum| sum == i128::from(unsigned_sum(block)) || sum == i128::from(signed_sum(block)))
@@ -128,9 +129,9 @@ fn ranged<T: TryFrom<i128>>(field: &[u8], name: &'static str) -> Result<T, Flaw>
     number(field).ok().and_then(|number| number.try_into().ok()).ok_or(Flaw::Number(name))
 }
 
-/// Octal digits between spaces, up to a zero byte; nothing counts as 0, and has nothing behind it (GNU tar passes over
-/// a zero byte in front). Or, with the first bit set, a big-endian number in two's complement, which is what GNU and
-/// star do with what does not fit.
+/// Parses octal digits between spaces, up to a zero byte. An empty field is 0, and nothing may follow then (GNU tar
+/// skips a leading zero byte). With the first bit set, it is a big-endian number in two's complement, as GNU tar and
+/// star write numbers that do not fit.
 fn number(field: &[u8]) -> Result<i128, ()> {
     match field {
         // The longest field has 12 bytes: 95 bits.
@@ -150,13 +151,13 @@ fn until_zero(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// The sum of a header's bytes, with spaces in place of the sum.
+/// The sum of a header's bytes, with spaces in the place of the checksum.
 fn unsigned_sum(block: &[u8; BLOCK]) -> u32 {
     let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
     sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..])
 }
 
-/// As early writers computed it, whose bytes had a sign.
+/// The checksum of early writers, whose bytes had a sign.
 fn signed_sum(block: &[u8; BLOCK]) -> i32 {
     let sum = |bytes: &[u8]| bytes.iter().map(|byte| i32::from(byte.cast_signed())).sum::<i32>();
     sum(&block[..148]) + 8 * i32::from(b' ') + sum(&block[156..])

@@ -1,15 +1,16 @@
-//! Writes large files past the page cache (`O_DIRECT`): through it, each byte costs about three times the CPU.
+//! Writes large files past the page cache (`O_DIRECT`), since writes through it cost about three times the CPU per
+//! byte.
 //!
-//! Offsets, lengths and memory are aligned, and what is left of a file after its last whole unit goes through the
-//! cache. A file system that refuses direct writes gets all through the cache.
+//! Offsets, lengths and memory are aligned; the tail of a file after its last whole unit is written through the cache.
+//! If the file system refuses direct writes, all data goes through the cache.
 //!
 //! # Invariants
-//! - Nothing writes to a file any more once its [`LargeFile`] has ended well, or [`LargeFiles`] is dropped.
+//! - No write to a file is in flight once its [`LargeFile`] has ended without error, or [`LargeFiles`] is dropped.
 //! - Memory: two buffers of 2 MiB, from the first large file on.
 //!
 //! # Cancellation
-//! After an error, and of a file that was not ended, a write may still be under way: then all of it is to be dropped,
-//! which waits for that.
+//! After an error, or when a file was not ended, a write may still be in flight. The caller then drops [`LargeFiles`],
+//! which waits for it.
 
 use std::fs::File;
 use std::io;
@@ -24,20 +25,21 @@ use rustix::io::Errno;
 
 use super::LargeWrites;
 
-/// What is written at once: one huge page, which the kernel pins as one.
+/// Bytes per write: one huge page, which the kernel pins as one.
 const BUFFER: usize = 2 << 20;
 
-/// What offsets and lengths are multiples of. Enough for every common file system and disk.
+/// Alignment of offsets and lengths; enough for every common file system and disk.
 const UNIT: usize = 4096;
 
-/// The least size of a file for which it pays: its last write is awaited, so a small file is quicker in the cache.
+/// The least size of a file that is written directly: the last write is awaited, so the cache is faster for small
+/// files.
 const LEAST: u64 = 4 << 20;
 
-/// Writes one large file after the other.
+/// Writes large files one after the other.
 pub(super) struct LargeFiles {
-    /// Started for the first large file.
+    /// Started with the first large file.
     writer: Option<Writer>,
-    /// It is not wanted, or the file system does not take it.
+    /// Whether direct writes are off, or the file system refuses them.
     refused: bool,
 }
 
@@ -46,7 +48,7 @@ impl LargeFiles {
         Self { writer: None, refused: how == LargeWrites::Cached }
     }
 
-    /// Begins a file of this size, which is empty; `None` if it is to be written the common way.
+    /// Begins an empty file of this size; returns `None` if it is to be written through the cache.
     pub(super) fn begin(&mut self, file: &File, size: u64) -> io::Result<Option<LargeFile<'_>>> {
         self.refused |= self.writer.as_ref().is_some_and(|writer| writer.refused);
         if size < LEAST || self.refused {
@@ -56,7 +58,7 @@ impl LargeFiles {
             self.refused = true;
             return Ok(None);
         }
-        // Direct writes that extend a file are slower: they take turns, and each commits the new length.
+        // Direct writes that extend a file are slower: each waits for the one before, and commits the new length.
         file.set_len(size)?;
         let file = Arc::new(file.try_clone()?);
         let writer = match &mut self.writer {
@@ -67,13 +69,13 @@ impl LargeFiles {
     }
 }
 
-/// A file that is written from its start to its end.
+/// A file that is being written, from start to end.
 pub(super) struct LargeFile<'a> {
     file: Arc<File>,
     writer: &'a mut Writer,
     /// Bytes in the writer's buffer.
     filled: usize,
-    /// Of the buffer, in the file.
+    /// The offset of the buffer in the file.
     offset: u64,
 }
 
@@ -91,7 +93,7 @@ impl LargeFile<'_> {
         Ok(())
     }
 
-    /// Writes what is left, and waits for all.
+    /// Writes the rest, and waits for all writes.
     pub(super) fn end(mut self) -> io::Result<()> {
         let whole = self.filled - self.filled % UNIT;
         let tail = self.writer.buffer[whole..self.filled].to_vec();
@@ -113,18 +115,18 @@ impl LargeFile<'_> {
 
 /// A thread that writes one buffer while the next one is filled.
 struct Writer {
-    /// Filled by the caller.
+    /// The buffer that the caller fills.
     buffer: MmapMut,
-    /// The other one, unless it is being written.
+    /// The other buffer, unless it is being written.
     spare: Option<MmapMut>,
     work: Option<SyncSender<(Work, MmapMut)>>,
     done: Receiver<(MmapMut, io::Result<bool>)>,
-    /// The file system has refused a direct write.
+    /// Whether the file system has refused a direct write.
     refused: bool,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A buffer's place.
+/// The file, offset and length of a write.
 struct Work {
     file: Arc<File>,
     bytes: usize,
@@ -148,7 +150,7 @@ impl Writer {
         Ok(Self { buffer, spare, work: Some(work), done, refused: false, thread: Some(thread) })
     }
 
-    /// Begins to write the buffer, and takes the other one for it once the write before has ended.
+    /// Starts to write the buffer, and swaps in the other one once the write before has ended.
     fn write(&mut self, work: Work) -> io::Result<()> {
         self.settle()?;
         let next = self.spare.take().ok_or_else(gone)?;
@@ -156,7 +158,7 @@ impl Writer {
         self.work.as_ref().ok_or_else(gone)?.send((work, full)).map_err(|_| gone())
     }
 
-    /// Waits for the write that was begun last.
+    /// Waits for the write in flight.
     fn settle(&mut self) -> io::Result<()> {
         if self.spare.is_none() {
             let (buffer, written) = self.done.recv().map_err(|_| gone())?;
@@ -168,22 +170,22 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// Nothing is written any more when it is gone.
+    /// Joins the thread, so that nothing is written after the drop.
     fn drop(&mut self) {
         self.work = None;
         if let Some(thread) = self.thread.take() {
-            // It has panicked, if so, with a message of its own.
+            // A panic of the thread has been printed by then.
             let _ = thread.join();
         }
     }
 }
 
 impl Work {
-    /// Answers whether the file system refused direct I/O.
+    /// Writes the buffer; reports whether the file system refused direct I/O.
     fn write(&self, buffer: &[u8]) -> io::Result<bool> {
         let data = &buffer[..self.bytes];
         match self.file.write_all_at(data, self.offset) {
-            // Some file systems take the flag, and refuse the write.
+            // Some file systems accept the flag, and refuse the write.
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
                 turn(&self.file, false)?;
                 self.file.write_all_at(data, self.offset).map(|()| true)
@@ -204,7 +206,7 @@ fn gone() -> io::Error {
     io::Error::other("the thread that writes has ended")
 }
 
-/// Turns direct I/O on or off; answers whether the file system takes it.
+/// Turns direct I/O on or off; reports whether the file system accepts it.
 fn turn(file: &File, on: bool) -> io::Result<bool> {
     let mut flags = fcntl_getfl(file)?;
     flags.set(OFlags::DIRECT, on);
@@ -225,7 +227,7 @@ mod tests {
         (0..size).map(|at| (at / 251 + at) as u8).collect()
     }
 
-    /// Writes files of these sizes in pieces of this many bytes; answers whether each began with direct I/O.
+    /// Writes files of these sizes in parts of `piece` bytes; reports whether each began with direct I/O.
     fn written(folder: &Path, how: LargeWrites, sizes: &[usize], piece: usize) -> Vec<bool> {
         let mut files = LargeFiles::new(how);
         let mut direct = Vec::new();

@@ -1,19 +1,18 @@
-//! Trees: directories unpacked from a tar stream, and packed into one. Knows no HTTP, no tenants and no database.
+//! Trees: directories unpacked from a tar stream, and packed into them. Knows no HTTP, no tenants and no database.
 //!
-//! Everything here blocks, and is meant for one blocking thread per stream; bytes come and go by [`std::io::Read`] and
-//! [`std::io::Write`]. One pass, nothing spooled.
+//! All functions block, and are meant for one blocking thread per stream, which reads by [`std::io::Read`] and writes
+//! by [`std::io::Write`]. They need one pass and spool nothing.
 //!
 //! # Invariants
 //! - Every name is resolved beneath the root's descriptor and through no symbolic link, whatever the archive says.
 //! - Nothing is changed by a name that could be a link: modes, owners, times and attributes are set through
 //!   descriptors of what was just made, or by calls that do not follow.
-//! - Of two readings that other tools have of the same bytes, neither is taken: what is ambiguous is refused. `archive`
-//!   lists the rules.
+//! - Input that other tools read in two ways is refused, never interpreted. `archive` lists the rules.
 //! - Memory is bounded by [`Limits`], not by the archive.
 //!
 //! # Cancellation
-//! An error of the reader or the writer ends the work at once; that is how a caller cancels. What was unpacked until
-//! then lies beneath the root: the caller gives a draft directory, and removes it with [`remove()`].
+//! An error of the reader or the writer ends the work at once, so a caller cancels by returning one. What was unpacked
+//! until then stays beneath the root: the caller gives a draft directory, and removes it with [`remove()`].
 //!
 //! # Crash
 //! Nothing is durable before [`sync`] has succeeded.
@@ -57,56 +56,56 @@ const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 const CAPABILITY: &[u8] = b"security.capability";
 
-/// What one stream has open at most: the directories that are kept, the socket, the digests, and the files of the
-/// moment.
+/// The most descriptors that one stream has open: the kept directories, the socket, the digests, and the files of the
+/// current member.
 pub const DESCRIPTORS_PER_STREAM: u64 = directories::KEPT as u64 + 10;
 
-/// How much an archive may hold. All are hard: what goes beyond is refused.
+/// Limits on the content of an archive. All are hard: an archive beyond one is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Members of the archive. Each may cost an inode.
     pub entries: u64,
     /// Bytes that take space on the disk: data in blocks of 4 KiB, a block for each directory, for the attributes of
-    /// each member and for long links, and 1 KiB for a member that has no block. What a later member replaces
-    /// stays counted. The 40 bytes of its digest are among what a member costs at least.
+    /// each member and for long links, and 1 KiB for a member that has no block. Members that later ones replace stay
+    /// counted. The least charge of a member includes the 40 bytes of its digest.
     pub bytes: u64,
     /// Free bytes of the file system that are never taken, whatever the archive holds.
     pub reserve: u64,
-    /// The sizes of all files together, holes counted.
+    /// The sum of the file sizes, holes included.
     pub apparent: u64,
-    /// Components of a name.
+    /// Components of a path.
     pub depth: usize,
-    /// Bytes of a whole name. Never more than a path may have on Linux, whatever is set.
+    /// Bytes of a path. Linux limits it too, whatever is set here.
     pub name: usize,
-    /// Bytes of a symbolic link's target; the same bound.
+    /// Bytes of a symbolic link's target. Linux limits it too.
     pub link: usize,
-    /// Extended attributes of one member, names and values, in bytes.
+    /// Bytes of one member's extended attributes, names and values.
     pub attributes: usize,
-    /// One extended header, in bytes. It is held in memory.
+    /// Bytes of one extended header, which is held in memory.
     pub extended: usize,
-    /// Runs of data in one sparse file. 16 bytes of memory each.
+    /// Runs of data in one sparse file, of 16 bytes of memory each.
     pub extents: usize,
 }
 
-/// Members that the smallest volume may have; its bytes bound them too.
+/// Members that even the smallest volume may have; its bytes limit them too.
 const FEWEST: u64 = 1024;
 
 impl Limits {
-    /// For a volume of so many bytes. Of these there is a member for every 4 KiB, so that who has a part of the disk
-    /// has no more than about this part of its inodes (ext4 makes one for every 16 KiB, others as they are needed). The
-    /// rest is more than trees of programs, mail or media have, and bounds the memory of one stream to about 21 MiB, 10
-    /// more if it is compressed, and 4 more with [`LargeWrites::Direct`].
+    /// Limits for a volume of so many bytes. It may have a member for every 4 KiB, so that a tenant with a share of the
+    /// disk has about the same share of its inodes (ext4 makes one for every 16 KiB, others make them on demand). The
+    /// other limits exceed what trees of programs, mail or media need, and bound the memory of one stream to about 21
+    /// MiB, 10 more if it is compressed, and 4 more with [`LargeWrites::Direct`].
     pub fn of_volume(bytes: u64) -> Self {
         Self {
             entries: (bytes / 4096).clamp(FEWEST, 10_000_000),
             bytes,
             reserve: 0,
-            // A sparse file costs its later readers by its apparent size.
+            // The apparent size of a sparse file is what later readers pay for.
             apparent: bytes.saturating_mul(16),
             depth: 255,
             name: name::LONGEST,
             link: name::LONGEST,
-            // What listxattr can tell of one file.
+            // The most that listxattr returns for one file.
             attributes: 64 << 10,
             extended: 1 << 20,
             extents: 1 << 18,
@@ -114,21 +113,22 @@ impl Limits {
     }
 }
 
-/// Whose the files become.
+/// The owner of unpacked files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Owners {
-    /// Whoever unpacks.
+    /// The user of this process.
     #[default]
     Ignore,
-    /// The numbers in the archive. Needs root's rights over files: to give them away, and to work on them after.
+    /// The numbers in the archive. This needs root's rights over files: to change their owner, and to work on them
+    /// afterwards.
     Keep,
 }
 
-/// What becomes of attributes that are not kept: of the namespaces `trusted.`, `security.` and `system.`, and those of
-/// links, pipes and devices.
+/// The treatment of attributes that are not kept: those of the namespaces `trusted.`, `security.` and `system.`, and
+/// those of links, pipes and devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForeignAttributes {
-    /// They are left out, and counted.
+    /// They are dropped, and counted.
     #[default]
     Drop,
     /// The archive is refused.
@@ -141,32 +141,33 @@ pub enum LargeWrites {
     /// Through the page cache.
     #[default]
     Cached,
-    /// Past it, where the file system can.
+    /// Past the page cache, where the file system allows it.
     Direct,
 }
 
-/// What is taken over from an archive, and how. The default gives nobody more than the right to read and run what is
-/// theirs.
+/// What is kept of an archive's metadata, and how files are written. The default gives nobody more rights than to read
+/// and run their own files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Policy {
-    /// Owners of files.
+    /// The owner of files.
     pub owners: Owners,
-    /// Whether set-user-ID and set-group-ID are kept; otherwise they are cleared, and counted.
+    /// Whether set-user-ID and set-group-ID bits are kept; otherwise they are cleared, and counted.
     pub set_id: bool,
-    /// Whether device nodes are made (needs privilege); otherwise an archive that has one is refused.
+    /// Whether device nodes are made (which needs privilege); otherwise an archive with one is refused.
     pub devices: bool,
-    /// Whether `security.capability` is kept (needs privilege); otherwise it is as foreign as the rest of its space.
+    /// Whether `security.capability` is kept (which needs privilege); otherwise it is treated like the rest of its
+    /// namespace.
     pub capabilities: bool,
-    /// Attributes that are not kept.
+    /// The treatment of attributes that are not kept.
     pub foreign: ForeignAttributes,
     /// How large files are written.
     pub large: LargeWrites,
 }
 
 /// Makes everything beneath `root` durable. The descriptor must have been opened (not `O_PATH`) before the tree was
-/// unpacked: failures of write-back since then are reported by it.
+/// unpacked: it reports failures of write-back since then.
 ///
-/// It flushes the whole file system, other writers included, which still takes less than an fsync per file.
+/// It flushes the whole file system, other writers included, and still takes less time than an fsync per file.
 pub fn sync(root: impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::syncfs(root)?)
 }

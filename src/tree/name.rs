@@ -1,19 +1,20 @@
-//! Names in archives, made into paths that cannot leave the tree.
+//! Converts names in archives into paths that cannot leave the tree.
 
 use super::error::{Budget, Rule, UnpackCause};
 
-/// `PATH_MAX` without its zero: a longer path cannot be opened in one call, by us or by who uses the tree.
+/// `PATH_MAX` without its zero byte: a longer path cannot be opened in one call, neither here nor by users of the tree.
 pub(super) const LONGEST: usize = 4095;
 
 /// `NAME_MAX` of every common file system.
 const LONGEST_COMPONENT: usize = 255;
 
-/// A path beneath the root: components that are no `.` and no `..`, with one slash between them. Empty: the root.
+/// A path beneath the root: components other than `.` and `..`, with one slash between them. The root is the empty
+/// path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TreePath(Vec<u8>);
 
 impl TreePath {
-    /// Takes a name apart and checks it. Also tells whether it was spelled as a directory: `a/` or `a/.`.
+    /// Parses and checks a name. The flag reports whether it is spelled as a directory: `a/` or `a/.`.
     pub(super) fn parse(name: &[u8], longest: usize, deepest: usize) -> Result<(Self, bool), UnpackCause> {
         if name.is_empty() {
             return Err(Rule::EmptyName.into());
@@ -52,17 +53,17 @@ impl TreePath {
         Ok((Self(path), as_directory))
     }
 
-    /// Its bytes.
+    /// The bytes of the path.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Whether it is the root.
+    /// Whether this is the root.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The parent's path and the last component; `None` for the root.
+    /// Returns the parent's path and the last component; `None` for the root.
     pub fn split(&self) -> Option<(&[u8], &[u8])> {
         if self.is_root() {
             return None;

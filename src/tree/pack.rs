@@ -1,16 +1,16 @@
 //! Packs a tree into a tar stream: pax format, the same bytes for the same tree.
 //!
-//! A directory comes before what is in it, and that in the order of the bytes of the names. The root is `./`. Kept are
-//! modes, owners (numbers), times of change to the nanosecond, extended attributes of files and directories, hard
-//! links, symbolic links, pipes, devices, and holes (GNU's PAX format 1.0). Sockets are left out, and counted.
+//! A directory comes before its entries, which are in the byte order of their names. The root is `./`. Modes, owners
+//! (numbers), modification times to the nanosecond, extended attributes of files and directories, hard links, symbolic
+//! links, pipes, devices, and holes (GNU's PAX format 1.0) are kept. Sockets are left out, and counted.
 //!
 //! # Invariants
 //! - The tree does not change meanwhile. If a file does, that is an error, and the stream ends without its end marker,
-//!   so that nobody takes it for whole.
-//! - Of a tree with digests, each file and link is compared on the way, and at the end their number. What differs is an
-//!   error as well; the last bytes of a file are written only once it was compared.
+//!   so that no reader takes it for complete.
+//! - In a tree with digests, each file and link is compared as it is packed, and their number at the end. A difference
+//!   is an error too; the last bytes of a file are written only after its comparison.
 //! - No link is followed, no mount is entered, and no device or pipe is opened.
-//! - What this writes is read alike by `unpack`, GNU tar and Python.
+//! - `unpack`, GNU tar and Python read the output alike.
 
 mod attributes;
 mod output;
@@ -38,26 +38,26 @@ use super::pax::Time;
 use super::sparse::write_map;
 use crate::domain::Extent;
 
-/// Directories whose descriptors are kept open; those above are opened again on the way back.
+/// Directories that are kept open; their ancestors are opened again on the way back.
 const KEPT: usize = 32;
 
-/// What holes are looked for in.
+/// The unit in which holes are looked for.
 const GRANULE: u64 = 4096;
 
-/// The memory that one name costs beside its bytes.
+/// The memory for one name, apart from its bytes.
 const NAME_COST: usize = 48;
 
-/// What packing may take.
+/// Limits of packing.
 #[derive(Clone, Copy, Debug)]
 pub struct PackLimits {
-    /// Bytes of memory for names: of the directories that are being read, and of files with more names to come.
+    /// Bytes of memory for names: those of directories that are being read, and those of files with further hard links.
     pub memory: usize,
-    /// Runs of data of one sparse file. A file with more is packed with some of its holes as zeros.
+    /// Runs of data in one sparse file. If there are more, small holes are packed as zeros.
     pub extents: usize,
 }
 
 impl Default for PackLimits {
-    /// Directories of a million files; as many runs as are unpacked.
+    /// Enough for directories of a million files, and for as many runs as are unpacked.
     fn default() -> Self {
         Self { memory: 64 << 20, extents: 1 << 18 }
     }
@@ -70,15 +70,15 @@ pub struct Packed {
     pub members: u64,
     /// Bytes of the archive.
     pub bytes: u64,
-    /// Sockets, which tar does not know.
+    /// Sockets, which tar cannot represent.
     pub skipped: u64,
 }
 
-/// A tree that was not packed, or not wholly.
+/// A tree that was not packed, or only in part.
 #[derive(Debug, thiserror::Error)]
 #[error("\"{name}\": {cause}")]
 pub struct PackError {
-    /// What was being packed, escaped and cut.
+    /// The path at which it failed, escaped and cut.
     pub name: String,
     /// The cause.
     #[source]
@@ -94,13 +94,13 @@ pub enum PackCause {
     /// The disk failed.
     #[error("the file system failed")]
     Disk(#[source] io::Error),
-    /// A file changed.
+    /// A file changed while it was read.
     #[error("it changed while it was read")]
     Changed,
-    /// The tree is not as it was stored.
+    /// The tree differs from what was stored.
     #[error("{0}")]
     Damaged(&'static str),
-    /// Its digests cannot be read.
+    /// The digests of the tree cannot be read.
     #[error("what it was stored with cannot be read")]
     Digests(#[source] DigestsError),
     /// See [`PackLimits::memory`].
@@ -109,7 +109,7 @@ pub enum PackCause {
 }
 
 impl PackError {
-    /// What is wrong with the stored tree, if that is why.
+    /// Describes the damage of the stored tree, if that is the cause.
     pub fn damage(&self) -> Option<String> {
         let why = match &self.cause {
             PackCause::Damaged(why) => why,
@@ -139,7 +139,8 @@ impl From<Errno> for PackCause {
     }
 }
 
-/// Packs all that is beneath `root`, and its own mode and time; compares it with its digests, if it has any.
+/// Packs everything beneath `root`, and the mode and time of `root` itself; compares it with its digests, if it has
+/// any.
 pub fn pack(
     root: impl AsFd,
     digests: Option<&Digests>,
@@ -149,11 +150,11 @@ pub fn pack(
     pack_from(root.as_fd(), digests.map(|digests| Checks::new(digests, None)), writer, limits)
 }
 
-/// Compares all that is beneath `root` with its digests, as [`pack`] does, but with what the disk has and not the page
-/// cache. `pace` is told of the bytes that were read, at least once for each MiB; its error ends the work.
+/// Compares everything beneath `root` with its digests, as [`pack`] does, but reads from the disk, not from the page
+/// cache. `pace` is called with the number of bytes read, at least once for each MiB; an error of it ends the work.
 ///
-/// `compared` has how many files and links an earlier check has compared, and is counted up here. Of those, it is only
-/// seen that they are there.
+/// `compared` is the number of files and links that earlier checks have compared, and is increased here. Those are only
+/// checked to exist.
 pub fn check(
     root: impl AsFd,
     digests: &Digests,
@@ -164,12 +165,12 @@ pub fn check(
     pack_from(root.as_fd(), Some(Checks::new(digests, Some(compared))), Paced(pace), limits)
 }
 
-/// Takes an archive that nobody wants.
+/// A writer that discards the archive, and paces the reads.
 struct Paced<P>(P);
 
 impl<P: FnMut(u64) -> io::Result<()>> Write for Paced<P> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Whoever writes would try again after an interruption.
+        // Callers would retry a write after `Interrupted`.
         (self.0)(bytes.len() as u64).map_err(io::Error::other)?;
         Ok(bytes.len())
     }
@@ -200,14 +201,14 @@ fn pack_from(
     Ok(packer.done)
 }
 
-/// What a tree is compared with.
+/// The digests that a tree is compared with, and the state of the comparison.
 struct Checks<'a> {
     digests: &'a Digests,
-    /// Paths that were found.
+    /// The number of paths that were found.
     found: u64,
-    /// Paths that an earlier check has compared; the order of a tree is always the same.
+    /// The number of paths that earlier checks have compared; the order of a tree is always the same.
     before: u64,
-    /// For who checks and does not pack: see [`check`].
+    /// The count to increase, when the tree is checked and not packed: see [`check`].
     compared: Option<&'a AtomicU64>,
 }
 
@@ -217,26 +218,26 @@ impl<'a> Checks<'a> {
         Self { digests, found: 0, before, compared }
     }
 
-    /// Whether the path that was found last, and what lies between it and the next, was compared before.
+    /// Whether the path that was found last, and everything up to the next one, was compared earlier.
     fn is_behind(&self) -> bool {
         0 < self.before && self.found <= self.before
     }
 
-    /// The path that was found last has what it was stored with.
+    /// Records that the path that was found last is as it was stored.
     fn note_compared(&self) {
         if let Some(compared) = self.compared {
             compared.fetch_max(self.found, Ordering::Relaxed);
         }
     }
 
-    /// The digest that a path must have.
+    /// Returns the digest that a path must have.
     fn expect(&mut self, path: &[u8]) -> Result<Digest, PackCause> {
         let found = self.digests.find(path)?.ok_or(PackCause::Damaged("it was not stored"))?;
         self.found += 1;
         Ok(found)
     }
 
-    /// That a link has the target that it was stored with.
+    /// Checks that a link has its stored target.
     fn link(&mut self, path: &[u8], target: &[u8]) -> Result<(), PackCause> {
         if self.expect(path)? != Digest::of_link(target) {
             return Err(DIFFERS);
@@ -245,7 +246,7 @@ impl<'a> Checks<'a> {
         Ok(())
     }
 
-    /// That nothing is missing.
+    /// Checks that no path is missing.
     fn finish(&self) -> Result<(), PackCause> {
         if self.found == self.digests.count() {
             Ok(())
@@ -261,15 +262,15 @@ const DIFFERS: PackCause = PackCause::Damaged("its bytes are not those that were
 struct Level {
     path: Rc<[u8]>,
     fd: Option<OwnedFd>,
-    /// What is left to pack, the next one last.
+    /// Names that are left to pack; the next one is the last.
     names: Vec<Box<[u8]>>,
 }
 
-/// A file with more than one name, of which one was packed.
+/// A file with several names, one of which was packed.
 struct Link {
     above: Rc<[u8]>,
     name: Box<[u8]>,
-    /// Names that have not come.
+    /// The number of names that are still to come.
     left: u64,
     digest: Option<Digest>,
 }
@@ -286,7 +287,7 @@ struct Packer<'a, W> {
 }
 
 impl<W: Write> Packer<'_, W> {
-    /// `path` is what it is working on when it fails.
+    /// Packs the whole tree. When it fails, `path` is the one at which it did.
     fn tree(&mut self, path: &mut Vec<u8>) -> Result<(), PackCause> {
         self.directory(open_directory(self.root, b".")?, path)?;
         while let Some(level) = self.levels.last_mut() {
@@ -365,7 +366,7 @@ impl<W: Write> Packer<'_, W> {
         if seen.st_nlink > 1 && self.linked(name, path, seen)? {
             return Ok(());
         }
-        // Should it be a pipe by now, this does not wait for its other end.
+        // If it has become a pipe, `NONBLOCK` keeps this from waiting for the other end.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(openat2(above, name, flags, Mode::empty(), BENEATH)?);
         let stat = fstat(&file)?;
@@ -381,13 +382,13 @@ impl<W: Write> Packer<'_, W> {
             return Ok(());
         }
         if self.is_checking() {
-            // Bytes that are cached tell nothing of the disk. What is left there is read as it is.
+            // Cached bytes prove nothing about the disk. Pages that cannot be dropped are read as they are.
             let _ = fadvise(&file, 0, None, Advice::DontNeed);
         }
         let mut member =
             Written { attributes: attributes::read(&file)?, ..Written::new(EntryType::Regular, path, &stat) };
         let whole = [Extent { offset: 0, len: size }];
-        // Fewer blocks than the size would take: there are holes.
+        // There are holes if the file has fewer blocks than its size needs.
         let holes = u64::try_from(stat.st_blocks).unwrap_or(0) < size / 512;
         let extents = if holes { self.extents(&file, size)? } else { None };
         if let Some(extents) = &extents {
@@ -423,7 +424,7 @@ impl<W: Write> Packer<'_, W> {
             checks.note_compared();
         }
         if self.is_checking() {
-            // Nobody else has asked for them.
+            // Nobody else has asked for these pages.
             let _ = fadvise(&file, 0, None, Advice::DontNeed);
         }
         self.output.pad()?;
@@ -432,7 +433,7 @@ impl<W: Write> Packer<'_, W> {
         if state(&after) == state(&stat) { Ok(()) } else { Err(PackCause::Changed) }
     }
 
-    /// Packs a file as a link, if it was packed under another name; else takes note of this one.
+    /// Packs a file as a hard link, if another name of it was packed; otherwise records this name.
     fn linked(&mut self, name: &[u8], path: &[u8], stat: &Stat) -> Result<bool, PackCause> {
         let key = (stat.st_dev, stat.st_ino);
         let Some(mut link) = self.links.remove(&key) else {
@@ -459,7 +460,7 @@ impl<W: Write> Packer<'_, W> {
         Ok(true)
     }
 
-    /// The runs of data of a file, in whole granules; `None` if there are no holes.
+    /// Finds the runs of data of a file, in whole granules; `None` if it has no holes.
     fn extents(&self, file: &File, size: u64) -> Result<Option<Vec<Extent>>, PackCause> {
         let mut granule = GRANULE;
         loop {
@@ -498,7 +499,7 @@ fn open_directory(parent: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno>
     openat2(parent, path, flags, Mode::empty(), BENEATH)
 }
 
-/// The runs of data, in whole granules; `None` if there are more than `most`.
+/// Finds the runs of data, in whole granules; `None` if there are more than `most`.
 fn runs(file: &File, size: u64, granule: u64, most: usize) -> Result<Option<Vec<Extent>>, PackCause> {
     let mut runs: Vec<Extent> = Vec::new();
     let mut at = 0;
@@ -524,7 +525,7 @@ fn runs(file: &File, size: u64, granule: u64, most: usize) -> Result<Option<Vec<
     Ok(Some(runs))
 }
 
-/// The map that goes before the data. An empty run tells the end of a file that ends in a hole, as GNU tar does it.
+/// The map that comes before the data. An empty run gives the end of a file that ends in a hole, as in GNU tar.
 fn map_of(extents: &[Extent], size: u64) -> Vec<u8> {
     let end = extents.last().map_or(0, |last| last.offset + last.len);
     if end == size {

@@ -1,6 +1,6 @@
-//! Extended headers (POSIX pax): records `length key=value\n`, and what those mean that mean something here.
+//! Extended headers (POSIX pax): records `length key=value\n`, and the values of those that are used.
 //!
-//! The `tar` crate splits them at line ends, which values may contain.
+//! They are split here, since the `tar` crate splits at line ends, which values may contain.
 
 use super::Attribute;
 use super::error::{Flaw, UnpackCause};
@@ -9,13 +9,13 @@ use crate::domain::Extent;
 /// A point in time, as a file system keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {
-    /// Since 1970; negative before.
+    /// Seconds since 1970; negative before.
     pub seconds: i64,
-    /// Forward from there; under 10^9.
+    /// Nanoseconds after that second; less than 10^9.
     pub nanoseconds: u32,
 }
 
-/// One extended header. What is not here (names of users, times of access, comments) is left out on purpose.
+/// One extended header. Other records (names of users, access times, comments) are ignored on purpose.
 #[derive(Debug, Default)]
 pub(super) struct Extended {
     pub(super) path: Option<Vec<u8>>,
@@ -24,9 +24,9 @@ pub(super) struct Extended {
     pub(super) uid: Option<u64>,
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<Time>,
-    /// Names (without `SCHILY.xattr.`) and values, by name.
+    /// Names (without `SCHILY.xattr.`) and values, sorted by name.
     pub(super) attributes: Vec<Attribute>,
-    /// Attributes in spellings that are not read.
+    /// The number of attributes in encodings that are not read.
     pub(super) unread_attributes: u64,
     pub(super) sparse: SparseRecords,
 }
@@ -42,17 +42,17 @@ pub(super) struct SparseRecords {
     /// `GNU.sparse.realsize` of the format 1.0.
     pub(super) real_size: Option<u64>,
     pub(super) count: Option<u64>,
-    /// Of 0.0, one pair of records each.
+    /// The pairs of records of the format 0.0.
     pub(super) pairs: Vec<Extent>,
-    /// Of 0.1: offsets and lengths between commas.
+    /// The map of the format 0.1: offsets and lengths between commas.
     pub(super) map: Option<Vec<u8>>,
-    /// An offset of 0.0 whose length has not come yet.
+    /// An offset of the format 0.0 that waits for its length.
     pub(super) open: Option<u64>,
 }
 
 impl Extended {
-    /// Reads the header of one member. A record that would mean something must not come twice: readers differ in which
-    /// one they take.
+    /// Parses the header of one member. A record that is used must not come twice, since readers differ in which one
+    /// they take.
     pub(super) fn parse(data: &[u8], extents: usize) -> Result<Self, UnpackCause> {
         let mut header = Self::default();
         let mut records = Records(data);
@@ -81,11 +81,12 @@ impl Extended {
             b"uid" => once(&mut self.uid, decimal(value, "uid")?, "uid"),
             b"gid" => once(&mut self.gid, decimal(value, "gid")?, "gid"),
             b"mtime" => once(&mut self.mtime, time(value)?, "mtime"),
-            // Sparse files as star and Solaris have them: who knows the record sees another file than who does not.
+            // Sparse files of star and Solaris: readers that know these records see another file than those that do
+            // not.
             b"SCHILY.realsize" | b"SUN.holesdata" => Err(Flaw::SparseMap.into()),
             _ if is_of_part(key) => Err(super::Rule::Part.into()),
             _ if key.starts_with(b"SCHILY.acl.") => {
-                // Text with names of users; nobody writes it together with the raw attribute.
+                // Text with names of users; no program writes it together with the raw attribute.
                 self.unread_attributes += 1;
                 Ok(())
             }
@@ -96,8 +97,8 @@ impl Extended {
         }
     }
 
-    /// Reads a header for all members that follow, over an earlier one. It may only say what can hold for all of them;
-    /// an empty value ends what an earlier one said.
+    /// Merges a global header over the earlier ones. It may only set properties that can hold for all members; an empty
+    /// value unsets one.
     pub(super) fn merge_global(&mut self, data: &[u8]) -> Result<(), UnpackCause> {
         let mut records = Records(data);
         while let Some((key, value)) = records.next()? {
@@ -143,13 +144,14 @@ impl SparseRecords {
     }
 }
 
-/// What global headers say of an archive as a whole: GNU tar's label, and what star and bsdtar say of themselves.
+/// Whether a global record describes the archive as a whole: GNU tar's label, and what star and bsdtar write about
+/// themselves.
 fn is_of_archive(key: &[u8]) -> bool {
     matches!(key, b"GNU.volume.label" | b"SCHILY.archtype" | b"SCHILY.release" | b"LIBARCHIVE.creationtime")
         || key.starts_with(b"SCHILY.volhdr.")
 }
 
-/// What tells of a file that it began in another archive: GNU tar.
+/// Whether a record says that a file continues from another archive (GNU tar).
 fn is_of_part(key: &[u8]) -> bool {
     matches!(key, b"GNU.volume.filename" | b"GNU.volume.size" | b"GNU.volume.offset")
 }
@@ -161,7 +163,7 @@ fn once<T>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), Un
     }
 }
 
-/// Key and value.
+/// The key and the value of a record.
 type Record<'a> = (&'a [u8], &'a [u8]);
 
 struct Records<'a>(&'a [u8]);
@@ -185,7 +187,7 @@ impl<'a> Records<'a> {
     }
 }
 
-/// Digits and nothing else.
+/// Parses a number of decimal digits only.
 pub(super) fn decimal(text: &[u8], name: &'static str) -> Result<u64, Flaw> {
     if text.is_empty() {
         return Err(Flaw::Number(name));
@@ -197,12 +199,12 @@ pub(super) fn decimal(text: &[u8], name: &'static str) -> Result<u64, Flaw> {
     text.iter().try_fold(0, add).ok_or(Flaw::Number(name))
 }
 
-/// A size or an offset of a file: 63 bits.
+/// Parses a size or an offset in a file, which has 63 bits.
 pub(super) fn size(text: &[u8], name: &'static str) -> Result<u64, Flaw> {
     decimal(text, name).ok().filter(|size| i64::try_from(*size).is_ok()).ok_or(Flaw::Number(name))
 }
 
-/// Seconds with a fraction; what is finer than nanoseconds is cut, towards the past as POSIX has it.
+/// Parses seconds with a fraction; digits beyond nanoseconds are cut, towards the past as POSIX says.
 fn time(text: &[u8]) -> Result<Time, Flaw> {
     const FLAW: Flaw = Flaw::Number("mtime");
     let (negative, text) = match text.strip_prefix(b"-") {
@@ -232,7 +234,7 @@ fn time(text: &[u8]) -> Result<Time, Flaw> {
 
 /// Appends one record.
 pub(super) fn write_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    // The space, the equals sign and the line end; and the length counts its own digits.
+    // The space, the equals sign and the line end. The length counts its own digits too.
     let rest = key.len() + value.len() + 3;
     let mut len = rest + 1;
     while len != rest + len.ilog10() as usize + 1 {
@@ -246,7 +248,7 @@ pub(super) fn write_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     out.push(b'\n');
 }
 
-/// Appends the record of an extended attribute. GNU tar replaces what cannot stand in a key, and so do we.
+/// Appends the record of an extended attribute. Characters that cannot stand in a key are escaped as in GNU tar.
 pub(super) fn write_attribute(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     let mut key = b"SCHILY.xattr.".to_vec();
     for byte in name {
@@ -259,7 +261,7 @@ pub(super) fn write_attribute(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     write_record(out, &key, value);
 }
 
-/// The name of an attribute from its key.
+/// Decodes the name of an attribute from its key.
 fn decoded(mut key: &[u8]) -> Vec<u8> {
     let mut name = Vec::with_capacity(key.len());
     while let Some((first, rest)) = key.split_first() {
@@ -275,7 +277,7 @@ fn decoded(mut key: &[u8]) -> Vec<u8> {
 }
 
 impl Time {
-    /// As a record's value.
+    /// Formats it as the value of a record.
     pub(super) fn to_record(self) -> String {
         let Self { seconds, nanoseconds } = self;
         let text = match (seconds, nanoseconds) {

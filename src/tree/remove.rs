@@ -2,11 +2,11 @@
 //!
 //! # Invariants
 //! - No link is followed and no mount is entered.
-//! - A bounded number of descriptors, and of names in memory: a directory that lies too deep is moved up to the top,
-//!   and removed from there.
+//! - Descriptors and names in memory are bounded: a directory that lies too deep is moved to the top, and removed
+//!   there.
 //!
 //! # Crash
-//! What is left can be removed by calling it again.
+//! Calling it again removes what is left.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::directories::{BENEATH, unlock};
 
-/// How deep it goes before it moves what is deeper up: descriptors that are open at once.
+/// The depth, and so the number of open descriptors, beyond which directories are moved up.
 const DEPTH: usize = 32;
 
 /// Names of subdirectories that are held per level.
@@ -28,13 +28,13 @@ const NAMES: usize = 256;
 struct Level {
     fd: OwnedFd,
     name: Vec<u8>,
-    /// Subdirectories that were seen and are not removed yet.
+    /// Subdirectories that were found and are not removed yet.
     below: Vec<Vec<u8>>,
-    /// Whether there may be more than was seen.
+    /// Whether there may be further entries.
     more: bool,
 }
 
-/// Removes `name` from `parent` and everything in it. It is no error if it is not there.
+/// Removes `name` from `parent`, with everything in it. A missing name is no error.
 pub fn remove(parent: impl AsFd, name: &[u8]) -> io::Result<()> {
     let parent = parent.as_fd();
     match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -54,7 +54,7 @@ pub fn remove(parent: impl AsFd, name: &[u8]) -> io::Result<()> {
                 levels.push(opened);
             } else {
                 move_up(&levels, &opened.name, &mut moved)?;
-                // The first level has more than it saw.
+                // The first level has got an entry that its sweep has not seen.
                 levels[0].more = true;
             }
         } else if level.more {
@@ -63,7 +63,7 @@ pub fn remove(parent: impl AsFd, name: &[u8]) -> io::Result<()> {
             let above = levels.last().map_or(parent, |above| above.fd.as_fd());
             match unlinkat(above, empty.name.as_slice(), AtFlags::REMOVEDIR) {
                 Ok(()) => {}
-                // A directory may be read while it changes, and not show all of it.
+                // Listing a directory that changes meanwhile may miss entries.
                 Err(Errno::NOTEMPTY | Errno::EXIST) => levels.push(Level { more: true, ..empty }),
                 Err(error) => return Err(error.into()),
             }
@@ -86,7 +86,7 @@ fn move_up(levels: &[Level], name: &[u8], moved: &mut u64) -> io::Result<()> {
 }
 
 impl Level {
-    /// Opens a directory and makes sure that its content can be removed.
+    /// Opens a directory, and makes its content removable.
     fn open(parent: impl AsFd, name: Vec<u8>) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || openat2(&parent, name.as_slice(), flags, Mode::empty(), BENEATH);
@@ -104,7 +104,7 @@ impl Level {
         Ok(Self { fd, name, below: Vec::new(), more: true })
     }
 
-    /// Removes what is no directory, and takes note of some of the directories.
+    /// Removes everything that is no directory, and collects some of the directories.
     fn sweep(&mut self) -> io::Result<()> {
         self.more = false;
         for entry in Dir::read_from(&self.fd)? {
@@ -113,7 +113,7 @@ impl Level {
             if matches!(name, b"." | b"..") {
                 continue;
             }
-            // Not every file system says what it is.
+            // Some file systems do not report the type in the listing.
             let is_directory = match entry.file_type() {
                 FileType::Directory => true,
                 FileType::Unknown => {

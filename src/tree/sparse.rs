@@ -1,27 +1,28 @@
 //! Maps of sparse files: the old GNU format, and GNU's three PAX formats 0.0, 0.1 and 1.0.
 //!
-//! A map is taken only if all readers see the same file in it: runs in order, apart, inside the file, and together all
-//! of the data. Every run but the last has whole blocks: GNU tar starts each run in a new block, others do not. The
-//! last one, which may be empty, ends where the file does: GNU tar takes its end for the file's, others the size.
+//! A map is accepted only if all readers see the same file: its runs are in order, without overlap, inside the file,
+//! and cover exactly the data. Every run but the last consists of whole blocks, since GNU tar starts each run in a new
+//! block and others do not. The last run, which may be empty, ends at the end of the file: GNU tar takes that for the
+//! file's end, others take the size.
 
 use super::error::{Budget, Flaw, UnpackCause};
 use super::pax::{SparseRecords, decimal, size};
 use super::stream::BLOCK;
 use crate::domain::Extent;
 
-/// What the extended header of a member says of its map.
+/// What the extended header of a member says about its map.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Announced {
-    /// Nothing: the member is not sparse.
+    /// There is none: the member is not sparse.
     Dense,
     /// The file's size and its map.
     Map(u64, Vec<Extent>),
-    /// The file's size; the map stands before the data (format 1.0).
+    /// The file's size; the map precedes the data (format 1.0).
     InData(u64),
 }
 
 impl SparseRecords {
-    /// Which of the formats this is.
+    /// Finds the format, and the map if it is in the header.
     pub(super) fn announced(&mut self, most: usize) -> Result<Announced, UnpackCause> {
         const WRONG: UnpackCause = UnpackCause::Malformed(Flaw::SparseMap);
         let pairs = std::mem::take(&mut self.pairs);
@@ -54,7 +55,7 @@ impl SparseRecords {
     }
 }
 
-/// The map of format 0.1.
+/// Parses the map of format 0.1.
 fn listed(map: &[u8], most: usize) -> Result<Vec<Extent>, UnpackCause> {
     let mut extents = Vec::new();
     if map.is_empty() {
@@ -71,8 +72,8 @@ fn listed(map: &[u8], most: usize) -> Result<Vec<Extent>, UnpackCause> {
     Ok(extents)
 }
 
-/// Checks a map against the file's size and the number of bytes that are stored. Leaves out empty runs, with which
-/// maps tell the file's end.
+/// Checks a map against the file's size and the number of stored bytes. Drops empty runs, which only mark the end of
+/// the file.
 pub(super) fn checked(extents: Vec<Extent>, size: u64, stored: u64) -> Result<Vec<Extent>, UnpackCause> {
     let (mut end, mut sum) = (0, 0_u64);
     let mut whole = true;
@@ -82,7 +83,7 @@ pub(super) fn checked(extents: Vec<Extent>, size: u64, stored: u64) -> Result<Ve
             return Err(Flaw::SparseMap.into());
         }
         whole = whole && len.is_multiple_of(BLOCK as u64);
-        // No overflow: they do not overlap, and end at a u64.
+        // This cannot overflow: the runs do not overlap, and end within a u64.
         sum += len;
         end = next;
     }
@@ -94,7 +95,7 @@ pub(super) fn checked(extents: Vec<Extent>, size: u64, stored: u64) -> Result<Ve
     Ok(extents)
 }
 
-/// Reads the map of format 1.0, one line after the other, as its bytes come.
+/// Parses the map of format 1.0 as its bytes arrive, line by line.
 #[derive(Debug)]
 pub(super) struct MapReader {
     line: Vec<u8>,
@@ -109,12 +110,12 @@ impl MapReader {
         Self { line: Vec::new(), count: None, offset: None, extents: Vec::new(), most }
     }
 
-    /// Takes one block; the map when it ends in it. What is behind the end in its block is padding.
+    /// Parses one block; returns the map when it ends in this block. The rest of that block is padding.
     pub(super) fn block(&mut self, block: &[u8; BLOCK]) -> Result<Option<Vec<Extent>>, UnpackCause> {
         const NAME: &str = "sparse map";
         for byte in block {
             if *byte != b'\n' {
-                // A number has 19 digits at most.
+                // A number has at most 19 digits.
                 if self.line.len() >= 20 {
                     return Err(Flaw::SparseMap.into());
                 }
@@ -141,7 +142,7 @@ impl MapReader {
     }
 }
 
-/// The map of format 1.0 for a file, padded to whole blocks.
+/// Encodes the map of format 1.0, padded to whole blocks.
 pub(super) fn write_map(extents: &[Extent]) -> Vec<u8> {
     let mut map = format!("{}\n", extents.len()).into_bytes();
     for Extent { offset, len } in extents {

@@ -1,14 +1,14 @@
-//! A stream of tar blocks: read in large pieces, handed out without a copy.
+//! A stream of tar blocks, read in large parts and handed out without a copy.
 
 use std::io::{ErrorKind, Read};
 
 use super::encoding::DecodeError;
 use super::error::{Budget, UnpackCause};
 
-/// What tar counts in.
+/// The size of a tar block.
 pub(super) const BLOCK: usize = 512;
 
-/// Four times what a pipe holds, so that a fast writer is drained at once.
+/// Four times the size of a pipe, so that a fast writer is drained at once.
 const BUFFER: usize = 256 << 10;
 
 pub(super) struct Stream<R> {
@@ -16,7 +16,7 @@ pub(super) struct Stream<R> {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// Of `start`, in the stream.
+    /// The offset of `start` in the stream.
     offset: u64,
 }
 
@@ -29,14 +29,14 @@ impl<R: Read> Stream<R> {
         self.offset
     }
 
-    /// The next block.
+    /// Returns the next block.
     pub(super) fn block(&mut self) -> Result<&[u8; BLOCK], UnpackCause> {
         if self.end - self.start < BLOCK {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
             while self.end < BLOCK {
                 if self.fill()? == 0 {
-                    // So that the offset tells where the stream ended.
+                    // Makes the reported offset that of the stream's end.
                     self.consume(self.end);
                     return Err(UnpackCause::CutShort);
                 }
@@ -47,7 +47,7 @@ impl<R: Read> Stream<R> {
         self.buffer[at..at + BLOCK].try_into().map_err(|_| UnpackCause::CutShort)
     }
 
-    /// What is there of the next `most` bytes, which are not 0; at least one.
+    /// Returns how many of the next `most` bytes (not 0) are available; at least one.
     pub(super) fn piece(&mut self, most: u64) -> Result<&[u8], UnpackCause> {
         let piece = self.available()?.min(usize::try_from(most).unwrap_or(usize::MAX));
         if piece == 0 {
@@ -56,25 +56,25 @@ impl<R: Read> Stream<R> {
         Ok(&self.buffer[self.start..self.start + piece])
     }
 
-    /// Bytes that are there, as a piece has said.
+    /// Returns bytes that [`Self::piece`] has found available.
     pub(super) fn peek(&self, bytes: usize) -> &[u8] {
         &self.buffer[self.start..self.start + bytes]
     }
 
-    /// What is there before the end; empty at the end.
+    /// Returns the available bytes; empty at the end of the stream.
     pub(super) fn rest(&mut self) -> Result<&[u8], UnpackCause> {
         let rest = self.available()?;
         Ok(&self.buffer[self.start..self.start + rest])
     }
 
-    /// Goes on after bytes that were handed out.
+    /// Moves on past bytes that were handed out.
     pub(super) fn consume(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.end - self.start, "only what was handed out");
         self.start += bytes;
         self.offset += bytes as u64;
     }
 
-    /// Leaves out bytes that must be there.
+    /// Skips bytes, which must exist.
     pub(super) fn skip(&mut self, mut bytes: u64) -> Result<(), UnpackCause> {
         while bytes > 0 {
             let piece = self.piece(bytes)?.len();

@@ -1,13 +1,13 @@
 //! Unpacks a tar stream into an empty directory.
 //!
 //! # Rules
-//! - A member replaces an earlier one of its name: anything takes the place of what is no directory, and of an empty
-//!   directory; a directory over a directory keeps what is in it. Over a directory with something in it, only a
-//!   directory goes. So GNU tar does it, but that no link is ever followed: a directory over a link replaces the link,
-//!   and a name that goes through a link is refused.
-//! - A hard link is to what is there by then and is no directory. Since the root was empty, this archive made it; one
-//!   to a symbolic link is another name of the link, and leads nowhere. What the link's member says beside that (mode,
-//!   time, attributes) is not looked at; a link to itself is nothing.
+//! - A member replaces an earlier one of the same name. A directory over a directory keeps its entries; over a
+//!   directory with entries, nothing but a directory is allowed; anything may replace the rest. GNU tar does the same,
+//!   except that no link is followed here: a directory over a link replaces the link, and a name that goes through a
+//!   link is refused.
+//! - A hard link needs an existing target that is no directory. Since the root was empty, this archive has made it; a
+//!   hard link to a symbolic link is another name of that link, which is not followed. Mode, time and attributes of the
+//!   hard link's member are ignored; a link to itself does nothing.
 //! - Directories that no member describes are made with mode 755.
 //! - Attributes are kept on files and directories only.
 
@@ -33,15 +33,15 @@ use super::name::TreePath;
 use super::{ACL_ACCESS, ACL_DEFAULT, CAPABILITY, ForeignAttributes, Limits, Owners, Policy};
 use crate::domain::Extent;
 
-/// The longest target of a symbolic link that ext4 keeps inside of the inode.
+/// The longest target of a symbolic link that ext4 stores in the inode.
 const INLINE_LINK: usize = 59;
 
-/// What was unpacked.
+/// Totals of an unpacked archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {
     /// Members of the archive.
     pub members: u64,
-    /// Of them, regular files.
+    /// Regular files among them.
     pub files: u64,
     /// Directories.
     pub directories: u64,
@@ -63,12 +63,12 @@ pub struct Unpacked {
 
 /// Unpacks a plain tar stream into `root`, an empty directory that nobody else uses, opened for reading.
 ///
-/// It returns after the stream's end was read, and nothing is durable then; see [`super::sync`].
+/// It reads the stream to its end. Nothing is durable when it returns; see [`super::sync`].
 pub fn unpack(reader: impl Read, root: impl AsFd, limits: &Limits, policy: &Policy) -> Result<Unpacked, UnpackError> {
     unpack_into(reader, root.as_fd(), limits, *policy, None)
 }
 
-/// As [`unpack`], and notes the digest of each file and link, made of the bytes that come.
+/// Like [`unpack`], and records the digest of each file and link from the bytes as they arrive.
 pub fn unpack_digested(
     reader: impl Read,
     root: impl AsFd,
@@ -113,7 +113,7 @@ struct Unpacker<'a> {
     digests: Option<&'a mut DigestLog>,
     large: LargeFiles,
     umask: u32,
-    /// Whose files are if nothing is done.
+    /// The owner and group of new files, unless they are changed.
     me: (u32, u32),
     done: Unpacked,
 }
@@ -139,7 +139,7 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Writes a file's data as they come.
+    /// Writes a file's data as it arrives.
     fn fill<R: Read>(
         &mut self,
         mut file: &File,
@@ -164,7 +164,7 @@ impl Unpacker<'_> {
         Ok(digester.map(FileDigester::finish))
     }
 
-    /// Writes the data of a sparse file as they come.
+    /// Writes the data of a sparse file as it arrives.
     fn fill_extents<R: Read>(
         &self,
         file: &File,
@@ -179,7 +179,7 @@ impl Unpacker<'_> {
         while let Some(mut piece) = archive.data()? {
             while !piece.is_empty() {
                 if run.len == 0 {
-                    // The map covers the data to the byte: `sparse::checked`.
+                    // `sparse::checked` makes sure that the map covers exactly the data, so that this does not happen.
                     let Some(next) = extents.next() else { break };
                     run = next;
                 }
@@ -200,13 +200,13 @@ impl Unpacker<'_> {
         }))
     }
 
-    /// Notes what a path has now, if that has a digest.
+    /// Records the digest of a path, if it has one.
     fn note(&mut self, path: &TreePath, digest: Option<Digest>) -> Result<(), UnpackCause> {
         let (Some(digests), Some(digest)) = (&mut self.digests, digest) else { return Ok(()) };
         digests.put(path.as_bytes(), digest).map_err(UnpackCause::Disk)
     }
 
-    /// Notes that a path has nothing any more that has a digest.
+    /// Records that a path has no digest any more.
     fn note_gone(&mut self, path: &TreePath) -> Result<(), UnpackCause> {
         let Some(digests) = &mut self.digests else { return Ok(()) };
         digests.remove(path.as_bytes()).map_err(UnpackCause::Disk)
@@ -223,7 +223,7 @@ impl Unpacker<'_> {
                 self.done.hard_links += 1;
             }
             Kind::Symlink(target) => {
-                // A short one costs an inode, as `make` has it.
+                // A short one is charged as an inode only, which `make` has done.
                 if target.len() > INLINE_LINK {
                     self.account.spend(DISK_BLOCK - INODE)?;
                 }
@@ -265,7 +265,7 @@ impl Unpacker<'_> {
         Ok(File::from(fd))
     }
 
-    /// Whether a file is as it must be when it is made with the member's mode.
+    /// Whether a file needs no change after it was created with the member's mode.
     fn is_plain(&self, member: &Member) -> bool {
         member.mode & (self.umask | 0o7000) == 0
             && member.attributes.is_empty()
@@ -276,7 +276,7 @@ impl Unpacker<'_> {
         self.policy.owners == Owners::Keep && (parent.passes_group || self.me != (member.uid, member.gid))
     }
 
-    /// What is done to a file after its data were written, which clears some of it.
+    /// Sets the metadata of a file after its data was written, since writing clears some of it.
     fn finish_file(&mut self, member: &Member, file: &File, sparse: Option<u64>) -> Result<(), UnpackCause> {
         if let Some(size) = sparse {
             ftruncate(file, size)?;
@@ -372,7 +372,7 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Makes what has no descriptor to work on, in the place of what has its name.
+    /// Creates an entry that has no descriptor to work on, in the place of any other with its name.
     fn make<'m>(
         &mut self,
         member: &'m Member,
@@ -393,7 +393,8 @@ impl Unpacker<'_> {
         Ok((parent, name))
     }
 
-    /// Owner, mode and time of a link, pipe or device, none of which is opened: by its name, and not following it.
+    /// Sets the owner, mode and time of a link, pipe or device. None of them is opened: this goes by name, without
+    /// following links.
     fn finish_special(
         &mut self,
         member: &Member,
@@ -435,7 +436,7 @@ impl Unpacker<'_> {
 fn set_attribute(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<(), UnpackCause> {
     fsetxattr(&fd, name, value, XattrFlags::empty()).map_err(|error| match error {
         Errno::INVAL | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP => Rule::AttributeRoom.into(),
-        // ext4 says this of an inode that has no room for more attributes, too.
+        // ext4 also reports this for an inode without room for more attributes.
         Errno::NOSPC if fstatvfs(&fd).is_ok_and(|disk| disk.f_bavail > 1024) => Rule::AttributeRoom.into(),
         error => error.into(),
     })
@@ -445,8 +446,8 @@ fn at(member: &Member) -> impl Fn(UnpackCause) -> UnpackError {
     |cause| UnpackError { place: member.place(), cause }
 }
 
-/// The bits that this process never gives a new file; all, if that cannot be told, so that every mode is set again.
-/// Asked of /proc, since the call that tells it changes it for all threads.
+/// The mode bits that this process clears in new files; all bits if unknown, so that every mode is set again. Read from
+/// /proc, since the system call changes the mask of all threads.
 fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = status.lines().find_map(|line| line.strip_prefix("Umask:"));

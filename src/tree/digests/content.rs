@@ -1,16 +1,16 @@
-//! The digest of what one path has.
+//! The digest of one path's content.
 //!
-//! That of a file is the digest of a list: for each part of 64 KiB that is not all zeros, its number and its digest. So
-//! a hole costs nothing, and where the holes are does not matter.
+//! The digest of a file is that of a list: the number and the digest of each part of 64 KiB that is not all zeros. So a
+//! hole costs nothing, and the positions of holes do not matter.
 
 use twox_hash::XxHash3_128;
 
-/// A file is digested in parts of this size.
+/// The size of the parts in which a file is digested.
 const PART: u64 = 64 << 10;
 
 static ZEROS: [u8; PART as usize] = [0; PART as usize];
 
-/// Tells the targets of links from the bytes of files.
+/// A seed that keeps the targets of links apart from the bytes of files.
 const OF_LINK: u64 = 1;
 
 /// The size and the digest of a file's bytes or of a link's target.
@@ -30,10 +30,10 @@ impl Digest {
 pub(in crate::tree) struct FileDigester {
     /// Bytes so far.
     size: u64,
-    /// Of the file, as far as that is known: a part that comes whole needs no state.
+    /// The size of the file, if it is known: a part that comes as a whole needs no state.
     expected: u64,
     parts: Parts,
-    /// A part that has begun.
+    /// A part that is not complete yet.
     open: Option<OpenPart>,
 }
 
@@ -43,12 +43,12 @@ struct OpenPart {
 }
 
 impl FileDigester {
-    /// For a file that is to have this size, or [`u64::MAX`].
+    /// Begins the digest of a file of this size; [`u64::MAX`] if that is unknown.
     pub(in crate::tree) fn of_size(expected: u64) -> Self {
         Self { size: 0, expected, parts: Parts::default(), open: None }
     }
 
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     pub(in crate::tree) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let begun = self.size % PART;
@@ -72,7 +72,7 @@ impl FileDigester {
         }
     }
 
-    /// Takes the next bytes up to this place in the file, which are zero.
+    /// Adds zeros up to this offset in the file.
     pub(in crate::tree) fn zeros_to(&mut self, end: u64) {
         while self.size < end {
             if self.size.is_multiple_of(PART) && end - self.size >= PART {
@@ -96,7 +96,7 @@ impl FileDigester {
     }
 }
 
-/// The list of the parts that are not all zeros. Files of one part need no state.
+/// The digest of the parts that are not all zeros. Files of one part need no state.
 #[derive(Default)]
 enum Parts {
     #[default]
@@ -131,9 +131,9 @@ impl Parts {
     }
 }
 
-/// Whether a part, or less, is all zeros.
+/// Whether the bytes of a part, or of its beginning, are all zeros.
 fn is_zero(bytes: &[u8]) -> bool {
-    // Most files tell with their first byte.
+    // The first byte decides for most files.
     bytes.first().is_none_or(|first| *first == 0) && bytes == &ZEROS[..bytes.len()]
 }
 

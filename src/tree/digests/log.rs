@@ -1,10 +1,10 @@
-//! The digests of a tree that is being unpacked, until they are written beside it.
+//! Collects the digests of a tree that is being unpacked, until they are written beside it.
 //!
-//! The last that is said of a path holds, as the last member of a name does. What does not fit into memory is written
-//! to a scratch file in runs, each in order, which are merged at the end.
+//! The last entry of a path counts, as the last member of a name does. Entries that do not fit into memory are written
+//! to a scratch file in sorted runs, which are merged at the end.
 //!
 //! # Invariants
-//! - Memory: 64 Ki paths, about 5 MiB, and at the end a page for each run.
+//! - Memory: 64 Ki paths, about 5 MiB, and a page for each run at the end.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -14,10 +14,10 @@ use std::sync::Arc;
 
 use super::{Digest, Digests, DigestsError, Entry, PAGE, Writer, sum};
 
-/// Paths that are held in memory.
+/// The most paths in memory.
 const HELD: usize = 64 << 10;
 
-/// What is said of a path that is no file any more. No file is so long.
+/// The entry of a path that is no file or link any more. No file has this size.
 const GONE: Digest = Digest { size: u64::MAX, sum: 0 };
 
 /// See the module.
@@ -25,12 +25,12 @@ pub struct DigestLog {
     seed: u64,
     most: usize,
     recent: BTreeMap<u128, Digest>,
-    /// Older ones, the oldest first.
+    /// Runs in the scratch file, the oldest first.
     runs: Vec<Digests>,
     scratch: Scratch,
 }
 
-/// What is written before the end.
+/// The file of the runs, made when it is first needed.
 struct Scratch {
     make: Box<dyn FnMut() -> io::Result<File> + Send>,
     file: Option<Arc<File>>,
@@ -47,19 +47,19 @@ impl std::fmt::Debug for DigestLog {
 }
 
 impl DigestLog {
-    /// An empty one; `scratch` makes an empty file, to be read and written, of which this is the only user.
+    /// Creates an empty log; `scratch` makes an empty file that is open for reading and writing and has no other user.
     pub fn new(scratch: impl FnMut() -> io::Result<File> + Send + 'static) -> Self {
         let seed = uuid::Uuid::new_v4().as_u64_pair().1;
         let scratch = Scratch { make: Box::new(scratch), file: None, end: 0 };
         Self { seed, most: HELD, recent: BTreeMap::new(), runs: Vec::new(), scratch }
     }
 
-    /// A path has this now.
+    /// Sets the digest of a path.
     pub(in crate::tree) fn put(&mut self, path: &[u8], digest: Digest) -> io::Result<()> {
         self.put_key(sum(self.seed, path), digest)
     }
 
-    /// A path has what another one has.
+    /// Gives a path the digest of another one.
     pub(in crate::tree) fn link(&mut self, path: &[u8], target: &[u8]) -> io::Result<()> {
         let (key, target) = (sum(self.seed, path), sum(self.seed, target));
         let known = match self.recent.get(&target) {
@@ -69,12 +69,12 @@ impl DigestLog {
         self.put_key(key, known.unwrap_or(GONE))
     }
 
-    /// A path has nothing any more that has a digest.
+    /// Removes the digest of a path.
     pub(in crate::tree) fn remove(&mut self, path: &[u8]) -> io::Result<()> {
         self.put_key(sum(self.seed, path), GONE)
     }
 
-    /// Writes all into an empty file, in the order in which [`Digests`] finds it. Nothing is durable then.
+    /// Writes everything into an empty file, in the format of [`Digests`]. Nothing is durable when it returns.
     pub fn finish(mut self, file: File) -> io::Result<()> {
         let mut writer = Writer::new(Arc::new(file), 0, self.seed);
         if self.runs.is_empty() {
@@ -120,7 +120,7 @@ impl DigestLog {
     }
 }
 
-/// A run that is read in order.
+/// A reader of one run, in order.
 struct Cursor<'a> {
     run: &'a Digests,
     page: usize,
@@ -142,7 +142,7 @@ impl Cursor<'_> {
     }
 }
 
-/// Writes the entries of all runs in order; of one path, the one of its last run.
+/// Merges all runs in order; the last run's entry of a path counts.
 fn merge(runs: &[Digests], writer: &mut Writer) -> Result<(), DigestsError> {
     let mut cursors = Vec::new();
     let mut heads = BinaryHeap::new();
@@ -168,7 +168,7 @@ fn merge(runs: &[Digests], writer: &mut Writer) -> Result<(), DigestsError> {
     Ok(())
 }
 
-/// The least key comes first, and of one key the last run's.
+/// Sorts by the least key, and for equal keys by the last run.
 type Head = Reverse<(u128, Reverse<usize>)>;
 
 fn head_of(entry: &Entry, run: usize) -> Head {

@@ -1,4 +1,4 @@
-//! The extended attributes of a file or directory that are packed.
+//! Reads the extended attributes of a file or directory that is packed.
 
 use std::os::fd::AsFd;
 
@@ -7,10 +7,10 @@ use rustix::io::Errno;
 
 use super::super::{ACL_ACCESS, ACL_DEFAULT, Attribute, CAPABILITY};
 
-/// The most that Linux tells: of the names of one file, and of one value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+/// The most that Linux returns: for the names of one file, and for one value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const MOST: usize = 64 << 10;
 
-/// Names and values, by name.
+/// Returns names and values, sorted by name.
 pub(super) fn read(fd: impl AsFd) -> Result<Vec<Attribute>, Errno> {
     let mut found = Vec::new();
     let mut names = [0; 256];

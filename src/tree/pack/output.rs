@@ -1,4 +1,4 @@
-//! The stream that is packed into: headers, data, padding, in large writes.
+//! The output stream: headers, data and padding, in large writes.
 
 use std::io::{self, Write};
 
@@ -11,27 +11,27 @@ use super::super::stream::BLOCK;
 use super::{PackCause, mtime};
 use crate::domain::Extent;
 
-/// What is collected before it is written.
+/// Bytes that are collected for a write.
 const BUFFER: usize = 256 << 10;
 
-/// The least that is read from a file at once, while there is more of it.
+/// The least size of a read from a file, unless less is left of it.
 const LEAST: usize = 16 << 10;
 
-/// What eleven and seven octal digits hold.
+/// The largest numbers in eleven and in seven octal digits.
 const OCTAL_11: u64 = 0o77_777_777_777;
 const OCTAL_7: u32 = 0o7_777_777;
 
-/// One member, as it is to be written.
+/// One member to write.
 pub(super) struct Written<'a> {
     pub(super) kind: EntryType,
     pub(super) name: &'a [u8],
     pub(super) link: &'a [u8],
-    /// Of what follows the header.
+    /// Bytes that follow the header.
     pub(super) size: u64,
     /// The size of the file, if it is sparse.
     pub(super) sparse: Option<u64>,
     pub(super) attributes: Vec<Attribute>,
-    /// Major and minor.
+    /// Major and minor number.
     pub(super) device: (u32, u32),
     pub(super) mode: u32,
     pub(super) uid: u32,
@@ -56,7 +56,7 @@ impl<'a> Written<'a> {
         }
     }
 
-    /// What does not fit into the header.
+    /// The extended records for values that do not fit into the header.
     fn records(&self) -> Vec<u8> {
         let mut records = Vec::new();
         let name = (self.sparse.is_some() || !fits(self.name)).then_some(self.name);
@@ -98,7 +98,7 @@ impl<'a> Written<'a> {
         header.set_entry_type(self.kind);
         let fields = header.as_old_mut();
         if self.sparse.is_some() {
-            // Who does not know sparse files unpacks map and data under this name.
+            // A reader that does not know sparse files unpacks the map and the data under this name.
             put(&mut fields.name, &[b"GNUSparseFile.0/", last(self.name)].concat());
         } else {
             put(&mut fields.name, self.name);
@@ -118,13 +118,13 @@ impl<'a> Written<'a> {
     }
 }
 
-/// Whether a name can stand in a header as it is. Readers take what is beyond ASCII there by their own character set,
-/// but bytes that are no UTF-8 anyway cannot stand elsewhere with more right.
+/// Whether a name can stand in a header unchanged. Readers decode other bytes than ASCII there with their own character
+/// set, but bytes that are not UTF-8 are no better off in a record.
 fn fits(name: &[u8]) -> bool {
     name.len() <= 100 && (name.is_ascii() || std::str::from_utf8(name).is_err())
 }
 
-/// What fits of a name.
+/// Writes as much of a name as fits.
 fn put(field: &mut [u8; 100], name: &[u8]) {
     let len = name.len().min(field.len());
     field[..len].copy_from_slice(&name[..len]);
@@ -181,7 +181,7 @@ impl<W: Write> Output<W> {
         Ok(())
     }
 
-    /// Writes a run of a file, which `read` reads into a buffer from an offset.
+    /// Writes a run of a file; `read` fills a buffer from an offset.
     pub(super) fn copy(
         &mut self,
         run: Extent,
@@ -214,7 +214,7 @@ impl<W: Write> Output<W> {
         self.write(&[0; BLOCK][..padding as usize])
     }
 
-    /// Writes the end marker and what is left; how many bytes it all were.
+    /// Writes the end marker and the rest of the buffer; returns the size of the stream.
     pub(super) fn finish(&mut self) -> Result<u64, PackCause> {
         self.write(&[0; 2 * BLOCK])?;
         self.flush()?;
