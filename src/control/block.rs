@@ -13,13 +13,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::commands::gib_up;
 use super::{Control, no_such_drive};
 use crate::archive::Container;
 use crate::domain::{
     BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockQuery, BlockVolume, Command, DriveSpec, Fault, FaultKind,
-    Media, MetadataChange, NewVolume, Outcome, Principal, Quota, Seen, TenantId, Thing, UnixTime, Volume, VolumeId,
-    VolumeKind, VolumeState, VolumeType,
+    Media, MetadataChange, NewVolume, Outcome, Principal, Quota, Reason, Seen, TenantId, Thing, UnixTime, Volume,
+    VolumeId, VolumeKind, VolumeState, VolumeType,
 };
 use crate::meta::{JobKind, MetaError, NewJob, Owner};
 
@@ -156,7 +155,7 @@ impl Control {
         let sources = [wish.snapshot.is_some(), wish.volume.is_some(), wish.image.is_some()];
         if sources.iter().filter(|is_given| **is_given).count() > 1 {
             let told = "a volume is made from one of snapshot, volume and image, and not from several";
-            return Err(Fault::invalid("snapshot_id", told));
+            return Err(Fault::invalid("source", told));
         }
         check_pairs(&wish.metadata)?;
         let fields = self.fields_of(principal, &wish)?;
@@ -168,8 +167,7 @@ impl Control {
             let source = self.volumes.find(principal.tenant, volume).await?;
             return self.create_from(principal, source, wish, fields).await;
         }
-        if let Some(image) = &wish.image {
-            let id = image_id(image)?;
+        if let Some(id) = wish.image {
             if let Some(glance) = &self.parts.glance {
                 return self.create_from_service(glance, principal, id, (wish, fields)).await;
             }
@@ -179,7 +177,7 @@ impl Control {
             return self.create_from(principal, source, wish, BlockFields { bootable: true, image, ..fields }).await;
         }
         let Some(size) = wish.size else { return Err(Fault::invalid("size", "a volume has a size")) };
-        self.check_gib("size", size)?;
+        self.check_size(size)?;
         let mut attributes = Map::new();
         fields.put(&mut attributes);
         let name = wish.name.unwrap_or_default();
@@ -197,14 +195,18 @@ impl Control {
     fn fields_of(&self, principal: &Principal, wish: &NewVolume) -> Result<BlockFields, Fault> {
         let offer = &self.parts.block;
         if let Some(zone) = wish.zone.as_ref().filter(|zone| !offer.zones.contains(zone)) {
-            return Err(Fault::invalid("availability_zone", format!("Availability zone '{zone}' is invalid")));
+            let told = format!("there is no zone {zone}");
+            return Err(Fault::invalid("zone", told).for_reason(Reason::NoSuchZone(zone.clone())));
         }
         let volume_type = match &wish.volume_type {
             None => offer.default_type.clone(),
             Some(wanted) => {
                 let known = offer.types.iter().find(|known| known.name == *wanted || known.id == *wanted);
-                let told = || Fault::new(FaultKind::NotFound, format!("Volume type {wanted} could not be found."));
-                Some(known.ok_or_else(told)?.name.clone())
+                let unknown = || {
+                    let told = format!("there is no type {wanted} of volumes");
+                    Fault::new(FaultKind::NotFound, told).for_reason(Reason::NoSuchType(wanted.clone()))
+                };
+                Some(known.ok_or_else(unknown)?.name.clone())
             }
         };
         Ok(BlockFields {
@@ -224,7 +226,7 @@ impl Control {
             let is_drive = volume.kind == VolumeKind::Drive && volume.state != VolumeState::Deleting;
             is_drive && BlockFields::is_image_for(volume, principal.tenant)
         });
-        there.ok_or_else(|| Fault::new(FaultKind::NotFound, format!("Image {id} could not be found.")))
+        there.ok_or_else(|| no_such_image(id))
     }
 
     /// A volume from a drive or snapshot, as large as that or larger.
@@ -247,13 +249,13 @@ impl Control {
         let is_sized = wish.size.filter(|_| !(wish.takes_size_of_snapshot && wish.snapshot.is_some()));
         let size = is_sized.unwrap_or(source.size);
         if size < source.size {
-            let there = gib_up(source.size);
+            let there = source.size.gib_up();
             let told = format!("a volume is no smaller than what it is made from, which has {there} GB");
             return Err(Fault::invalid("size", told));
         }
         // Its source may be smaller than what is taken from others.
         if size > source.size {
-            self.check_gib("size", size)?;
+            self.check_size(size)?;
         }
         let mut attributes = Map::new();
         fields.put(&mut attributes);
@@ -392,10 +394,8 @@ fn change_fields(volume: &mut Volume, change: impl FnOnce(&mut BlockFields)) {
     fields.put(&mut volume.attributes);
 }
 
-/// An image is named by its id, or by a URL that ends in it.
-fn image_id(image: &str) -> Result<VolumeId, Fault> {
-    let told = |_| Fault::invalid("imageRef", "Invalid image identifier or unable to access requested image.");
-    image.rsplit('/').next().unwrap_or_default().parse().map_err(told)
+fn no_such_image(id: VolumeId) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("there is no image {id}")).for_reason(Reason::NoSuchImage(id))
 }
 
 /// Whose things a list may have: only administrators see those of others.

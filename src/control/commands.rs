@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::race::{Race, unless_lost};
 use super::{Control, busy, no_such_drive};
 use crate::domain::{
-    ByteCount, CloneSpec, Command, ContentId, DriveFilter, DriveSpec, Fault, FaultKind, Listing, Outcome, Page, Patch,
-    Pieces, Principal, TenantId, Volume, VolumeEvent, VolumeId, VolumeState,
+    ByteCount, CloneSpec, Command, ContentId, DriveFilter, DriveSpec, Fault, FaultKind, Limits, Listing, Outcome, Page,
+    Patch, Pieces, Principal, Reason, TenantId, Volume, VolumeEvent, VolumeId, VolumeState,
 };
 use crate::meta::{Batch, JobKind, MetaError, NewJob, Vacancy};
 use crate::store::DraftOptions;
@@ -175,21 +175,12 @@ impl Control {
     }
 
     pub(super) fn check_size(&self, size: ByteCount) -> Result<(), Fault> {
-        let limits = self.limits();
-        if size < limits.min_drive || size > limits.max_drive {
-            let told = format!("must be from {} to {} bytes", limits.min_drive, limits.max_drive);
-            return Err(Fault::invalid("size", told));
+        let Limits { min_drive: least, max_drive: most } = self.limits();
+        if size < least || size > most {
+            let told = format!("must be from {least} to {most} bytes");
+            return Err(Fault::invalid("size", told).for_reason(Reason::SizeOutside { least, most }));
         }
         Ok(())
-    }
-
-    /// The same for who asks in whole GiB.
-    pub(super) fn check_gib(&self, point: &str, size: ByteCount) -> Result<(), Fault> {
-        self.check_size(size).map_err(|_| {
-            let limits = self.limits();
-            let (least, most) = (gib_up(limits.min_drive).max(1), limits.max_drive.get() >> 30);
-            Fault::invalid(point, format!("{point} must be from {least} to {most} GB"))
-        })
     }
 
     async fn start_clone(&self, principal: &Principal, id: VolumeId, spec: CloneSpec) -> Result<Outcome, Fault> {
@@ -278,9 +269,4 @@ impl Control {
             return done.map(|()| Outcome::Deleted).map_err(Fault::internal);
         }
     }
-}
-
-/// Whole GiB, rounded up.
-pub(super) fn gib_up(size: ByteCount) -> u64 {
-    size.get().div_ceil(1 << 30)
 }

@@ -64,7 +64,7 @@ impl Control {
             (limits.min_drive, limits.max_drive)
         };
         if size < least || size > most {
-            let (least, most) = (least.get().div_ceil(1 << 30).max(1), most.get() >> 30);
+            let (least, most) = (least.gib_up().max(1), most.get() >> 30);
             return Err(Fault::invalid("sizeGB", format!("sizeGB must be from {least} to {most} for this volumeType")));
         }
         Ok(())

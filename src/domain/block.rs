@@ -348,7 +348,7 @@ pub struct NewVolume {
     /// A drive.
     pub volume: Option<VolumeId>,
     /// An image of the image service.
-    pub image: Option<String>,
+    pub image: Option<VolumeId>,
     /// The availability zone.
     pub zone: Option<String>,
     /// The name or id of its type.

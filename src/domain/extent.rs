@@ -31,6 +31,11 @@ impl ByteCount {
         self.0
     }
 
+    /// Whole GiB, rounded up.
+    pub const fn gib_up(self) -> u64 {
+        self.0.div_ceil(1 << 30)
+    }
+
     /// The sum, or `None` above [`ByteCount::MAX`].
     pub const fn checked_add(self, other: Self) -> Option<Self> {
         Self::new(self.0 + other.0)

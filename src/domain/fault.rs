@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use rustix::io::Errno;
 
-use super::ByteCount;
+use super::{ByteCount, VolumeId};
 
 type Cause = Box<dyn Error + Send + Sync>;
 
@@ -72,8 +72,37 @@ pub enum FaultKind {
 }
 
 /// Why a fault is one of its kind, where an API has a sentence of its own for that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// There is no zone of this name.
+    NoSuchZone(String),
+    /// There is no type of volumes of this name or id.
+    NoSuchType(String),
+    /// There is no image of this id that the caller may use.
+    NoSuchImage(VolumeId),
+    /// The image of this id cannot become a volume, because of this.
+    ImageUnfit(VolumeId, &'static str),
+    /// The volume would be smaller than its image, which takes this.
+    SmallerThanImage(ByteCount),
+    /// There is no snapshot of this id.
+    NoSuchSnapshot(VolumeId),
+    /// There is no such backup.
+    NoSuchBackup,
+    /// The backup is neither whole nor failed, so it cannot be removed.
+    BackupNotAtRest,
+    /// The backup is not whole, so it cannot be restored.
+    BackupNotWhole,
+    /// A volume can only grow, and has this size.
+    NotLarger(ByteCount),
+    /// A volume is no smaller and no larger than these.
+    SizeOutside {
+        /// The least.
+        least: ByteCount,
+        /// The most.
+        most: ByteCount,
+    },
+    /// The volume may only be attached for reading.
+    ReadOnly,
     /// The tenant has as many volumes as its quota allows: this many.
     TooManyVolumes(u64),
     /// The tenant has as many backups as its quota allows: this many.
@@ -103,7 +132,7 @@ pub struct Fault {
     /// The sentence for the caller. Never holds a path, a secret or a lower error's text.
     pub told: String,
     /// Why, where a dialect may say it in other words than `told`.
-    pub reason: Option<Reason>,
+    pub reason: Option<Box<Reason>>,
     /// The request's field at fault, if one is.
     pub point: Option<String>,
     /// For the log only.
@@ -149,6 +178,12 @@ impl Fault {
             cause = error.source();
         }
         false
+    }
+
+    /// Says why, for dialects that have words of their own for that.
+    #[must_use]
+    pub fn for_reason(self, reason: Reason) -> Self {
+        Self { reason: Some(Box::new(reason)), ..self }
     }
 
     /// Adds what the log should know.

@@ -52,7 +52,7 @@ impl TreeFilter {
             let label = tree.meta.get(key);
             label.is_some_and(|label| value.as_ref().is_none_or(|value| label.as_str() == Some(value)))
         };
-        let is_large = |gib| tree.size.get().div_ceil(1 << 30) == gib;
+        let is_large = |gib| tree.size.gib_up() == gib;
         !self.is_void && is_named() && self.gib.is_none_or(is_large) && self.labels.iter().all(has)
     }
 }

@@ -92,15 +92,15 @@ impl From<MetaError> for Fault {
             MetaError::QuotaExceeded => Self::new(FaultKind::QuotaExceeded, "the quota has no room for this"),
             MetaError::TooManyVolumes(most) => {
                 let told = format!("the quota allows {most} volumes, and there are as many");
-                Self { reason: Some(Reason::TooManyVolumes(most)), ..Self::new(FaultKind::QuotaExceeded, told) }
+                Self::new(FaultKind::QuotaExceeded, told).for_reason(Reason::TooManyVolumes(most))
             }
             MetaError::TooManyBackups(most) => {
                 let told = format!("the quota allows {most} backups, and there are as many");
-                Self { reason: Some(Reason::TooManyBackups(most)), ..Self::new(FaultKind::QuotaExceeded, told) }
+                Self::new(FaultKind::QuotaExceeded, told).for_reason(Reason::TooManyBackups(most))
             }
             MetaError::BackupsExceeded => {
                 let told = "the quota has no room for so many bytes of backups";
-                Self { reason: Some(Reason::BackupBytes), ..Self::new(FaultKind::QuotaExceeded, told) }
+                Self::new(FaultKind::QuotaExceeded, told).for_reason(Reason::BackupBytes)
             }
             MetaError::TooLong => {
                 let told =

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::attachments::Wish;
 use super::{change_fields, check_pairs, only_administrators};
-use crate::control::commands::gib_up;
 use crate::control::{Control, busy};
 use crate::domain::{
-    BlockFields, BlockOutcome, Command, Fault, FaultKind, Patch, Principal, ResetStatus, Volume, VolumeAction,
+    BlockFields, BlockOutcome, Command, Fault, FaultKind, Patch, Principal, Reason, ResetStatus, Volume, VolumeAction,
     VolumeEvent, VolumeId, VolumeState,
 };
 
@@ -22,11 +21,10 @@ impl Control {
         match action {
             VolumeAction::Extend(size) => {
                 if size <= drive.size {
-                    let there = gib_up(drive.size);
-                    let told = format!("New size for extend must be greater than current size ({there} GB)");
-                    return Err(Fault::invalid("new_size", told));
+                    let told = format!("a drive can only grow; it has {} bytes", drive.size);
+                    return Err(Fault::invalid("size", told).for_reason(Reason::NotLarger(drive.size)));
                 }
-                self.check_gib("new_size", size)?;
+                self.check_size(size)?;
                 let patch = Patch { size: Some(size), ..Patch::default() };
                 self.execute(principal, Command::Update { id, patch }).await?;
                 self.await_resize(id).await;
@@ -38,7 +36,8 @@ impl Control {
             VolumeAction::RollDetaching => self.step_block(id, VolumeEvent::DetachGivenUp).await,
             VolumeAction::Attach { server, host, device, read_only } => {
                 if BlockFields::of(&drive).read_only && !read_only {
-                    return Err(Fault::invalid("mode", "the volume may only be attached for reading: mode ro"));
+                    let told = "the volume may only be attached for reading";
+                    return Err(Fault::invalid("read_only", told).for_reason(Reason::ReadOnly));
                 }
                 let wish = Wish { server, host, device: Some(device), read_only };
                 self.record_attachment(principal, id, wish).await?;

@@ -60,7 +60,7 @@ impl Control {
             let device = match (&wish.device, &wish.server) {
                 (Some(device), _) => device.clone(),
                 (None, Some(server)) => self.free_device(principal, server).await?,
-                (None, None) => return Err(Fault::invalid("mountpoint", "a host's volume has a mount point")),
+                (None, None) => return Err(Fault::invalid("device", "a host's volume has a mount point")),
             };
             let attachment = Attachment {
                 volume,

@@ -18,7 +18,8 @@ use crate::control::supervise::caught;
 use crate::control::{Control, busy, no_such_drive};
 use crate::domain::{
     Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, ContentId,
-    DriveSpec, Extent, Fault, FaultKind, Media, NewBackup, Principal, Seen, Volume, VolumeEvent, VolumeId, VolumeState,
+    DriveSpec, Extent, Fault, FaultKind, Media, NewBackup, Principal, Reason, Seen, Volume, VolumeEvent, VolumeId,
+    VolumeState,
 };
 use crate::io::{Block, SharedBlock};
 use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
@@ -36,7 +37,7 @@ impl Control {
 
     pub(super) async fn find_backup(&self, principal: &Principal, backup: BackupRef) -> Result<Backup, Fault> {
         let there = self.parts.meta.backup(Owner::Tenant(principal.tenant), backup).await?;
-        there.ok_or_else(|| Fault::new(FaultKind::NotFound, "Backup could not be found."))
+        there.ok_or_else(|| Fault::new(FaultKind::NotFound, "there is no such backup").for_reason(Reason::NoSuchBackup))
     }
 
     pub(super) async fn create_backup(
@@ -59,7 +60,7 @@ impl Control {
             Some(snapshot) => {
                 let snapshot = self.find_snapshot(principal.tenant, snapshot).await?;
                 if snapshot.source != Some(drive.id.to_string()) {
-                    return Err(Fault::invalid("snapshot_id", "the snapshot is of another volume"));
+                    return Err(Fault::invalid("snapshot", "the snapshot is of another volume"));
                 }
                 snapshot
             }
@@ -107,7 +108,8 @@ impl Control {
     ) -> Result<BlockOutcome, Fault> {
         let backup = self.find_backup(principal, backup).await?;
         if !matches!(backup.state, BackupState::Available | BackupState::Error) {
-            return Err(Fault::new(FaultKind::Conflict, "Backup status must be available or error"));
+            let told = "the backup is neither whole nor failed";
+            return Err(Fault::new(FaultKind::Conflict, told).for_reason(Reason::BackupNotAtRest));
         }
         let doomed = Backup { state: BackupState::Deleting, updated: self.parts.clock.now(), ..backup.clone() };
         self.change_backup(doomed.clone(), backup.state).await?;
@@ -156,7 +158,7 @@ impl Control {
     ) -> Result<BlockOutcome, Fault> {
         let backup = self.find_backup(principal, backup).await?;
         if backup.state != BackupState::Available {
-            return Err(Fault::new(FaultKind::Conflict, "Backup status must be available"));
+            return Err(Fault::new(FaultKind::Conflict, "the backup is not whole").for_reason(Reason::BackupNotWhole));
         }
         let now = self.parts.clock.now();
         let restoring = Backup { state: BackupState::Restoring, updated: now, ..backup.clone() };
@@ -166,7 +168,7 @@ impl Control {
             let drive = self.volumes.find(principal.tenant, id).await?;
             if drive.size < backup.size {
                 let told = format!("the volume is smaller than the backup, which is of {} bytes", backup.size);
-                return Err(Fault::invalid("volume_id", told));
+                return Err(Fault::invalid("volume", told));
             }
             self.volumes
                 .change(id, |volume, batch| {

@@ -18,11 +18,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256, Sha512};
 
+use super::no_such_image;
 use crate::control::Control;
 use crate::control::upload::Failure;
 use crate::domain::{
     BlockFields, BlockOutcome, BlockVolume, ByteCount, DriveSpec, Fault, FaultKind, Media, NewVolume, Principal,
-    ReceivePlan, Secret, Seen, Volume, VolumeId, VolumeState,
+    Reason, ReceivePlan, Secret, Seen, Volume, VolumeId, VolumeState,
 };
 use crate::remote::{Download, RemoteError, Service};
 use crate::transfer::{Broken, ChunkSource, Chunks};
@@ -74,10 +75,10 @@ impl Control {
             .ok_or_else(|| Fault::new(FaultKind::TooLarge, "the image asks for more than any volume has"))?;
         let size = wish.size.unwrap_or(least);
         if size < least {
-            let told = format!("Size of specified image {} GB is larger than volume size", least.get() / GIB);
-            return Err(Fault::invalid("size", told));
+            let told = format!("a volume of this image has {least} bytes or more");
+            return Err(Fault::invalid("size", told).for_reason(Reason::SmallerThanImage(least)));
         }
-        self.check_gib("size", size)?;
+        self.check_size(size)?;
         let mut attributes = Map::new();
         let facts = image.facts(id);
         BlockFields { bootable: true, image: facts, ..fields }.put(&mut attributes);
@@ -116,14 +117,11 @@ fn fields_with(token: Option<&Secret>) -> HeaderMap {
 
 impl Image {
     async fn ask(glance: &Service, id: VolumeId, headers: &HeaderMap) -> Result<Self, Fault> {
-        let told = |told: &str| format!("Image {id} {told}");
         let said = glance.ask(&Method::GET, &format!("v2/images/{id}"), headers, Bytes::new()).await;
         let said = said.map_err(|error| unreachable(error.into()))?;
         match said.status {
             StatusCode::OK => serde_json::from_slice(&said.body).map_err(|error| unreachable(error.into())),
-            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
-                Err(Fault::new(FaultKind::NotFound, told("could not be found.")))
-            }
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Err(no_such_image(id)),
             StatusCode::UNAUTHORIZED => {
                 Err(Fault::new(FaultKind::Unauthenticated, "the image service does not take this token"))
             }
@@ -133,7 +131,10 @@ impl Image {
 
     /// The length of an image that can be taken, and the digest that its bytes must have.
     fn check(&self, id: VolumeId) -> Result<(ByteCount, Option<Expected>), Fault> {
-        let refused = |why: &str| Fault::invalid("imageRef", format!("Image {id} is unacceptable: {why}"));
+        let refused = |why| {
+            let told = format!("the image {id} cannot become a volume: {why}");
+            Fault::invalid("image", told).for_reason(Reason::ImageUnfit(id, why))
+        };
         if self.status != "active" {
             return Err(refused("it is not active"));
         }
@@ -175,7 +176,6 @@ impl Image {
 }
 
 fn unreachable(cause: Broken) -> Fault {
-    // The vendor's table has 500 for this.
     Fault { told: "the image service cannot be used".to_owned(), ..Fault::internal(cause) }
 }
 

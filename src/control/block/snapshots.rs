@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{change_fields, check_pairs};
 use crate::control::Control;
 use crate::domain::{
-    BlockFields, BlockOutcome, DriveSpec, Fault, FaultKind, Principal, TenantId, Volume, VolumeId, VolumeKind,
+    BlockFields, BlockOutcome, DriveSpec, Fault, FaultKind, Principal, Reason, TenantId, Volume, VolumeId, VolumeKind,
     VolumeState,
 };
 
@@ -26,7 +26,10 @@ impl Control {
     /// The caller's snapshot.
     pub(super) async fn find_snapshot(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
         let there = self.parts.meta.volume(tenant, id).await?.filter(|volume| volume.kind == VolumeKind::Snapshot);
-        there.ok_or_else(|| Fault::new(FaultKind::NotFound, format!("Snapshot {id} could not be found.")))
+        there.ok_or_else(|| {
+            let told = format!("there is no snapshot {id}");
+            Fault::new(FaultKind::NotFound, told).for_reason(Reason::NoSuchSnapshot(id))
+        })
     }
 
     pub(super) async fn create_snapshot(

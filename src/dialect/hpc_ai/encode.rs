@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::{Call, Places, Reply, direct, reply};
 use super::{COOKIE, Op};
-use crate::domain::{ByteCount, Fault, HpcOutcome, HpcVolume, Secret, VolumeState};
+use crate::domain::{Fault, HpcOutcome, HpcVolume, Secret, VolumeState};
 
 /// `None` when the endpoint cannot have this outcome.
 pub(super) fn encode(op: Op, outcome: &HpcOutcome) -> Option<Reply> {
@@ -52,17 +52,12 @@ fn volume(one: &HpcVolume, status: &str) -> Value {
         "volumeName": volume.name,
         "region": fields.region,
         "volumeType": fields.volume_type,
-        "sizeGB": gib(volume.size),
+        "sizeGB": volume.size.gib_up(),
         // What a volume takes of the disk is not among what is known of it.
         "usageGB": 0,
         "status": status,
         "username": fields.user,
     })
-}
-
-/// Whole GiB, rounded up.
-fn gib(size: ByteCount) -> u64 {
-    size.get().div_ceil(1 << 30)
 }
 
 /// The vendor's documents name the first of these only.
@@ -97,7 +92,7 @@ fn json_reply(status: StatusCode, value: &Value) -> Reply {
 mod tests {
     use super::super::super::golden::{drive, public_places, relative_places};
     use super::*;
-    use crate::domain::{HpcFields, Volume};
+    use crate::domain::{ByteCount, HpcFields, Volume};
 
     #[test]
     fn the_cookie_is_secure_where_clients_come_by_https() {

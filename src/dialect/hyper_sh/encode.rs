@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Call, Places, Reply, bare, direct, reply};
 use super::{DRIVER, Op, SIZE, upload_path};
-use crate::domain::{Began, ByteCount, Fault, Outcome, UnixTime, Volume};
+use crate::domain::{Began, Fault, Outcome, UnixTime, Volume};
 
 /// `None` when the endpoint cannot have this outcome.
 pub(super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Option<Reply> {
@@ -51,7 +51,7 @@ fn told(began: &Began, places: &Places) -> Value {
 fn volume(tree: &Volume) -> Value {
     let mut labels = tree.meta.clone();
     // Where the vendor's client looks for the size of its listing.
-    labels.insert(SIZE.to_owned(), gib(tree.size).into());
+    labels.insert(SIZE.to_owned(), tree.size.gib_up().to_string().into());
     json!({
         "Name": tree.name,
         "Driver": DRIVER,
@@ -59,18 +59,13 @@ fn volume(tree: &Volume) -> Value {
         "CreatedAt": date(tree.created),
         "Labels": labels,
         "Scope": "global",
-        "Options": {"size": gib(tree.size)},
+        "Options": {"size": tree.size.gib_up().to_string()},
         "Status": {
             "Id": tree.id.to_string(),
             "Initialized": tree.content.is_some(),
             "Source": tree.source,
         },
     })
-}
-
-/// Whole GiB, rounded up.
-fn gib(size: ByteCount) -> String {
-    size.get().div_ceil(1 << 30).to_string()
 }
 
 fn date(time: UnixTime) -> String {

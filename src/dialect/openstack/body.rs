@@ -225,11 +225,6 @@ pub(super) fn gib(number: u64) -> Option<ByteCount> {
     number.checked_mul(GIB).and_then(ByteCount::new)
 }
 
-/// Bytes in GiB, rounded up.
-pub(super) fn in_gib(size: ByteCount) -> u64 {
-    size.get().div_ceil(GIB)
-}
-
 /// Whether a word means true; none when it means neither.
 pub(super) fn flag_named(word: &str) -> Option<bool> {
     match word.to_ascii_lowercase().as_str() {
@@ -353,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_size_is_a_whole_number_of_gib() {
-        let size = |value: Value| fields(json!({"size": value})).gib("size").ok().flatten().map(in_gib);
+        let size = |value: Value| fields(json!({"size": value})).gib("size").ok().flatten().map(ByteCount::gib_up);
         assert_eq!(size(json!(1)), Some(1));
         assert_eq!(size(json!("20")), Some(20));
         for wrong in [json!(0), json!(-1), json!(1.5), json!("1.0"), json!(""), json!("+1"), json!(true), json!([1])] {
@@ -366,10 +361,10 @@ mod tests {
             assert_eq!(size(json!(beyond.to_string())), None, "{beyond}");
         }
         assert_eq!(size(json!("99999999999999999999999")), None);
-        assert_eq!(in_gib(ByteCount::ZERO), 0);
-        assert_eq!(in_gib(ByteCount::mib(512)), 1);
-        assert_eq!(in_gib(ByteCount::mib(1024)), 1);
-        assert_eq!(in_gib(ByteCount::mib(1025)), 2);
+        assert_eq!(ByteCount::ZERO.gib_up(), 0);
+        assert_eq!(ByteCount::mib(512).gib_up(), 1);
+        assert_eq!(ByteCount::mib(1024).gib_up(), 1);
+        assert_eq!(ByteCount::mib(1025).gib_up(), 2);
     }
 
     #[test]

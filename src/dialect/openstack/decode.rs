@@ -213,16 +213,11 @@ fn new_volume(call: &Call, body: &[u8]) -> Result<NewVolume, Fault> {
 }
 
 /// The id of an image: a UUID, or the end of a URL of one.
-fn image(fields: &Fields) -> Result<Option<String>, Fault> {
+fn image(fields: &Fields) -> Result<Option<VolumeId>, Fault> {
     let Some(text) = fields.filled("imageRef")?.or(fields.filled("image_id")?) else { return Ok(None) };
     let last = text.rsplit('/').next().unwrap_or_default();
-    match last.parse::<VolumeId>() {
-        // Every id has this form.
-        Ok(id) => Ok(Some(id.to_string())),
-        Err(_) => {
-            Err(Fault::invalid("imageRef", "Invalid imageRef provided: it must be a UUID, or a URL that ends in one"))
-        }
-    }
+    let told = "Invalid imageRef provided: it must be a UUID, or a URL that ends in one";
+    last.parse().map(Some).map_err(|_| Fault::invalid("imageRef", told))
 }
 
 fn patch(call: &Call, body: &[u8], thing: &str) -> Result<BlockPatch, Fault> {

@@ -32,6 +32,9 @@ pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
 
 /// The first words that clients look for, then the reason.
 fn message(call: &Call, fault: &Fault) -> String {
+    if let Some(reason) = fault.reason.as_deref() {
+        return worded(call, reason);
+    }
     let told = &fault.told;
     match fault.kind {
         FaultKind::Conflict => {
@@ -44,24 +47,46 @@ fn message(call: &Call, fault: &Fault) -> String {
             }
         }
         FaultKind::Throttled { .. } => "This request was rate-limited.".to_owned(),
-        FaultKind::QuotaExceeded => over_quota(fault.reason),
+        FaultKind::QuotaExceeded => {
+            "VolumeSizeExceedsAvailableQuota: Requested volume exceeds allowed volume size quota".to_owned()
+        }
         _ => told.clone(),
     }
 }
 
-/// The sentences that clients of this API know for what there is too much of.
-fn over_quota(reason: Option<Reason>) -> String {
+/// The sentences that clients of this API know.
+fn worded(call: &Call, reason: &Reason) -> String {
     match reason {
-        Some(Reason::TooManyVolumes(most)) => {
+        Reason::TooManyVolumes(most) => {
             format!("VolumeLimitExceeded: Maximum number of volumes allowed ({most}) exceeded for quota 'volumes'")
         }
-        Some(Reason::TooManyBackups(most)) => {
+        Reason::TooManyBackups(most) => {
             format!("BackupLimitExceeded: Maximum number of backups allowed ({most}) exceeded")
         }
-        Some(Reason::BackupBytes) => {
+        Reason::BackupBytes => {
             "VolumeBackupSizeExceedsAvailableQuota: Requested backup exceeds allowed Backup gigabytes quota".to_owned()
         }
-        None => "VolumeSizeExceedsAvailableQuota: Requested volume exceeds allowed volume size quota".to_owned(),
+        Reason::NoSuchZone(zone) => format!("Availability zone '{zone}' is invalid"),
+        Reason::NoSuchType(name) => format!("Volume type {name} could not be found."),
+        Reason::NoSuchImage(id) => format!("Image {id} could not be found."),
+        Reason::ImageUnfit(id, why) => format!("Image {id} is unacceptable: {why}"),
+        Reason::SmallerThanImage(least) => {
+            format!("Size of specified image {} GB is larger than volume size", least.gib_up())
+        }
+        Reason::NoSuchSnapshot(id) => format!("Snapshot {id} could not be found."),
+        Reason::NoSuchBackup => "Backup could not be found.".to_owned(),
+        Reason::BackupNotAtRest => "Invalid backup: Backup status must be available or error".to_owned(),
+        Reason::BackupNotWhole => "Invalid backup: Backup status must be available".to_owned(),
+        Reason::NotLarger(there) => {
+            format!("New size for extend must be greater than current size ({} GB)", there.gib_up())
+        }
+        Reason::SizeOutside { least, most } => {
+            // What is given a size by an action is grown.
+            let is_action = without_suffix(call.path).0.ends_with("/action");
+            let field = if is_action { "new_size" } else { "size" };
+            format!("{field} must be from {} to {} GB", least.gib_up().max(1), most.get() >> 30)
+        }
+        Reason::ReadOnly => "the volume may only be attached for reading: mode ro".to_owned(),
     }
 }
 
@@ -102,5 +127,47 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
         // 500 or 503. The name is the one that is given to every number without a name of its own.
         FaultKind::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "computeFault"),
         FaultKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "serviceUnavailable"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::super::super::resolve;
+    use super::*;
+    use crate::domain::{ByteCount, VolumeId};
+
+    #[test]
+    fn a_reason_is_told_in_the_words_of_this_api_and_not_in_those_of_the_fault() {
+        let id: VolumeId = "29b53979-c09d-4944-a170-5430aac864df".parse().unwrap();
+        let outside = Reason::SizeOutside { least: ByteCount::mib(512), most: ByteCount::mib(8 << 10) };
+        for (path, kind, reason, words) in [
+            ("/volumes", FaultKind::NotFound, Reason::NoSuchType("t".to_owned()), "Volume type t could not be found."),
+            ("/volumes", FaultKind::Invalid, outside.clone(), "size must be from 1 to 8 GB"),
+            ("/volumes/x/action", FaultKind::Invalid, outside, "new_size must be from 1 to 8 GB"),
+            (
+                "/volumes/x/action",
+                FaultKind::Invalid,
+                Reason::NotLarger(ByteCount::mib(2048)),
+                "New size for extend must be greater than current size (2 GB)",
+            ),
+            (
+                "/volumes",
+                FaultKind::Invalid,
+                Reason::ImageUnfit(id, "it is not active"),
+                "Image 29b53979-c09d-4944-a170-5430aac864df is unacceptable: it is not active",
+            ),
+            (
+                "/backups/x/restore",
+                FaultKind::Conflict,
+                Reason::BackupNotWhole,
+                "Invalid backup: Backup status must be available",
+            ),
+        ] {
+            let (path, headers) = (format!("/v2/e56a97501ac64da4af7c7a6f4ecb7426{path}"), HeaderMap::new());
+            let call = resolve(&Method::POST, &path, "", &headers, Some(0)).call;
+            assert_eq!(message(&call, &Fault::new(kind, "other words").for_reason(reason)), words);
+        }
     }
 }

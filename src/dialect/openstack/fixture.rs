@@ -223,7 +223,7 @@ fn created(new: &NewVolume) -> BlockVolume {
     drive.size = new.size.unwrap_or(drive.size);
     drive.name = new.name.clone().unwrap_or_default();
     drive.meta.clone_from(&new.metadata);
-    let image = new.image.iter().map(|id| ("image_id".to_owned(), Value::from(id.as_str())));
+    let image = new.image.iter().map(|id| ("image_id".to_owned(), Value::from(id.to_string())));
     let fields = BlockFields {
         description: new.description.clone(),
         zone: new.zone.clone(),

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::super::{Call, Places};
-use super::body::in_gib;
 use super::view::{Element, Field, Link, Namespace};
 use super::{Version, status};
 use crate::domain::{
@@ -297,9 +296,9 @@ pub(super) fn quota_limits(quota: &Quota) -> Vec<(&'static str, i64)> {
 /// What is used of the limits that are.
 pub(super) fn quota_usage(usage: &Usage) -> [(&'static str, u64); 4] {
     [
-        ("backup_gigabytes", in_gib(usage.backup_bytes)),
+        ("backup_gigabytes", usage.backup_bytes.gib_up()),
         ("backups", usage.backups),
-        ("gigabytes", in_gib(usage.bytes)),
+        ("gigabytes", usage.bytes.gib_up()),
         ("volumes", usage.volumes),
     ]
 }
@@ -397,5 +396,5 @@ fn id(bytes: &[u8; 16]) -> Field<'static> {
 }
 
 fn gib(size: ByteCount) -> Field<'static> {
-    Field::Number(Some(in_gib(size)))
+    Field::Number(Some(size.gib_up()))
 }
