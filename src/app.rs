@@ -105,7 +105,7 @@ impl App {
             glance: glance(&config),
             archive: open_archive(&config, pool.clone(), tracker.clone())?,
             archive_space,
-            hpc: config.hpc_catalogue(),
+            catalogue: config.hpc_catalogue(),
         });
         control.recover(accept_loss || meta.has_lost()).await?;
 

@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use cloud::{Auth, BackupStorage, Backups, Block, DEFAULT_REGION, HpcAi, KeystoneSettings, Region};
+pub use cloud::{Auth, BackupStorage, Backups, Block, DEFAULT_REGION, HpcAi, KeystoneSettings};
 pub use listeners::{Endpoint, EndpointTls, TlsFiles};
 pub use values::{LogFilter, Size};
 
 use self::values::{seconds, text, texts};
 use crate::archive::LEVELS;
-use crate::domain::{ByteCount, FILESYSTEM, HpcCatalogue, HpcRegion, Limits, Network, Quota};
+use crate::domain::{ByteCount, Catalogue, Limits, Network, Quota, Region};
 use crate::remote::Scheme;
 
 /// The checked configuration. Each field says what gets worse when it is raised.
@@ -556,7 +556,7 @@ impl Config {
             return wrong("hpc_ai", "issuer and audience must not be empty");
         }
         let types = &self.hpc_ai.volume_types;
-        if types.is_empty() || !types.iter().all(|name| is_word(name) && name != FILESYSTEM) {
+        if types.is_empty() || !types.iter().all(|name| is_word(name) && name != cloud::TREES) {
             return wrong("hpc_ai.volume_types", "must be one or more texts of up to 255 characters, not filesystem");
         }
         if !self.hpc_ai.regions.iter().all(|region| is_word(&region.id)) {
@@ -595,13 +595,12 @@ impl Config {
     }
 
     /// Returns what HPC-AI's API offers.
-    pub fn hpc_catalogue(&self) -> HpcCatalogue {
-        let region = |region: &Region| HpcRegion { id: region.id.clone(), name: region.name.clone() };
-        let mut regions: Vec<HpcRegion> = self.hpc_ai.regions.iter().map(region).collect();
+    pub fn hpc_catalogue(&self) -> Catalogue {
+        let mut regions = self.hpc_ai.regions.clone();
         if regions.is_empty() {
-            regions.push(HpcRegion { id: DEFAULT_REGION.to_owned(), name: "default".to_owned() });
+            regions.push(Region { id: DEFAULT_REGION.to_owned(), name: "default".to_owned() });
         }
-        HpcCatalogue { regions, drive_types: self.hpc_ai.volume_types.clone() }
+        Catalogue { regions, drive_types: self.hpc_ai.volume_types.clone() }
     }
 
     /// Returns the quota of new tenants.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::values::{optional_text, text};
 use crate::archive::{Container, StorageUrl};
-use crate::domain::Secret;
+use crate::domain::{Region, Secret};
 use crate::remote::ServiceUrl;
 
 /// Settings for HPC-AI's API. None of them changes where bytes are kept.
@@ -23,6 +23,9 @@ pub struct HpcAi {
     pub volume_types: Vec<String>,
 }
 
+/// The type of trees.
+pub(super) const TREES: &str = "filesystem";
+
 impl Default for HpcAi {
     fn default() -> Self {
         Self {
@@ -32,16 +35,6 @@ impl Default for HpcAi {
             volume_types: vec!["highspeedstorage".to_owned()],
         }
     }
-}
-
-/// A region.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Region {
-    /// The name that clients use.
-    pub id: String,
-    /// The name that people read.
-    pub name: String,
 }
 
 /// The id of the region if none is configured.

@@ -18,7 +18,7 @@ use crate::archive::Container;
 use crate::domain::{
     BlockCommand, BlockFields, BlockOutcome, BlockPatch, BlockQuery, BlockVolume, Command, DriveSpec, Fault, FaultKind,
     Media, MetadataChange, NewVolume, Outcome, Principal, Quota, Reason, Seen, TenantId, Thing, UnixTime, Volume,
-    VolumeId, VolumeKind, VolumeState, VolumeType,
+    VolumeId, VolumeKind, VolumeSpec, VolumeState, VolumeType,
 };
 use crate::meta::{JobKind, MetaError, NewJob, Owner};
 
@@ -181,7 +181,15 @@ impl Control {
         let mut attributes = Map::new();
         fields.put(&mut attributes);
         let name = wish.name.unwrap_or_default();
-        let spec = DriveSpec { name, size, media: Media::Disk, meta: wish.metadata, attributes };
+        let spec = VolumeSpec {
+            kind: VolumeKind::Drive,
+            name,
+            size: Some(size),
+            media: Media::Disk,
+            meta: wish.metadata,
+            attributes,
+            placement: None,
+        };
         match self.execute(principal, Command::Create(vec![spec])).await? {
             Outcome::Created(mut drives) if !drives.is_empty() => {
                 let volume = drives.swap_remove(0);
@@ -204,7 +212,10 @@ impl Control {
                 let known = offer.types.iter().find(|known| known.name == *wanted || known.id == *wanted);
                 let unknown = || {
                     let told = format!("there is no type {wanted} of volumes");
-                    Fault::new(FaultKind::NotFound, told).for_reason(Reason::NoSuchType(wanted.clone()))
+                    Fault::new(FaultKind::NotFound, told).for_reason(Reason::NoSuchType {
+                        name: wanted.clone(),
+                        known: offer.types.iter().map(|known| known.name.clone()).collect(),
+                    })
                 };
                 Some(known.ok_or_else(unknown)?.name.clone())
             }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::race::{Race, unless_lost};
 use super::{Control, busy, no_such_drive};
 use crate::domain::{
-    ByteCount, CloneSpec, Command, ContentId, DriveFilter, DriveSpec, Fault, FaultKind, Limits, Listing, Outcome, Page,
-    Patch, Pieces, Principal, Reason, TenantId, Volume, VolumeEvent, VolumeId, VolumeState,
+    ByteCount, Command, ContentId, DriveSpec, Fault, FaultKind, Limits, Listing, Outcome, Page, Patch, Pieces,
+    Placement, Principal, Reason, TenantId, TreeSpec, Volume, VolumeEvent, VolumeId, VolumeKind, VolumeQuery,
+    VolumeRef, VolumeSpec, VolumeState,
 };
 use crate::meta::{Batch, JobKind, MetaError, NewJob, Vacancy};
 use crate::store::DraftOptions;
@@ -19,18 +20,19 @@ impl Control {
     /// Executes one command for a caller.
     pub async fn execute(self: &Arc<Self>, principal: &Principal, command: Command) -> Result<Outcome, Fault> {
         match command {
-            Command::List { filter, page } => self.list(principal, &filter, page).await,
-            Command::Show(id) => Ok(Outcome::Drive(Box::new(self.volumes.find(principal.tenant, id).await?))),
+            Command::List(query) => self.list(principal, query).await.map(Outcome::Listing),
+            Command::Show(volume) => {
+                let volume = self.look_up(principal.tenant, &volume).await?;
+                Ok(Outcome::Volume(Box::new(volume)))
+            }
             Command::Create(specs) => self.create(principal, specs).await,
-            Command::Update { id, patch } => self.update(principal, id, patch).await,
-            Command::Delete(ids) => self.delete(principal, ids).await,
-            Command::Clone { id, spec } => self.start_clone(principal, id, spec).await,
-            Command::OpenDownload(id) => self.open_ticket(principal, id).await,
+            Command::Change { id, patch } => self.update(principal, id, patch).await,
+            Command::Remove { volumes, ends_sessions } => self.remove(principal, &volumes, ends_sessions).await,
+            Command::Clone { id, patch } => self.start_clone(principal, id, patch).await,
+            Command::OpenDownload(volume) => self.open_ticket(principal, &volume).await,
             Command::Describe => Ok(Outcome::Described(self.limits())),
-            Command::Tree(command) => self.execute_tree(principal, command).await,
             Command::Session(command) => self.execute_session(principal, command).await,
             Command::Block(command) => Box::pin(self.execute_block(principal, command)).await.map(Outcome::Block),
-            Command::Hpc(command) => self.execute_hpc(principal, command).await.map(Outcome::Hpc),
             Command::In { tenant, command } => {
                 if !principal.is_admin {
                     return Err(Fault::new(FaultKind::Forbidden, "only an administrator works in another tenant"));
@@ -41,19 +43,31 @@ impl Control {
         }
     }
 
-    async fn list(&self, principal: &Principal, filter: &DriveFilter, page: Page) -> Result<Outcome, Fault> {
-        let meta = &self.parts.meta;
-        if let Some((drives, total)) = meta.list(principal.tenant, filter, page).await? {
-            return Ok(Outcome::Listing(Listing { drives, rest: Vec::new(), page, total }));
+    async fn list(&self, principal: &Principal, query: VolumeQuery) -> Result<Listing, Fault> {
+        let (meta, tenant) = (&self.parts.meta, principal.tenant);
+        match query {
+            VolumeQuery::Drives { filter, page } => {
+                if let Some((volumes, total)) = meta.list(tenant, &filter, page).await? {
+                    return Ok(Listing { volumes, rest: Vec::new(), page, total });
+                }
+                let (ids, total) = meta.list_ids(tenant, &filter, page).await?;
+                self.begin_list(ids, page, total).await
+            }
+            VolumeQuery::Trees(filter) => self.list_trees(tenant, &filter).await,
+            VolumeQuery::All(page) => {
+                let (mut volumes, total) = meta.volumes_of(tenant, page).await?;
+                for volume in &mut volumes {
+                    self.parts.catalogue.place(volume, &principal.user);
+                }
+                Ok(Listing { volumes, rest: Vec::new(), page, total })
+            }
         }
-        let (ids, total) = meta.list_ids(principal.tenant, filter, page).await?;
-        self.begin_list(ids, page, total).await.map(Outcome::Listing)
     }
 
     /// A list of these volumes, of which the first are held.
     pub(super) async fn begin_list(&self, mut ids: Vec<VolumeId>, page: Page, total: u64) -> Result<Listing, Fault> {
         let rest = ids.split_off(ids.len().min(PIECE));
-        Ok(Listing { drives: self.volumes(&ids).await?, rest, page, total })
+        Ok(Listing { volumes: self.volumes(&ids).await?, rest, page, total })
     }
 
     /// What is still there of a list's next volumes, of which are no more than [`PIECE`].
@@ -61,38 +75,69 @@ impl Control {
         Ok(self.parts.meta.volumes_by_id(ids).await?)
     }
 
-    async fn create(self: &Arc<Self>, principal: &Principal, specs: Vec<DriveSpec>) -> Result<Outcome, Fault> {
-        for spec in &specs {
-            self.check_size(spec.size)?;
-        }
-        let now = self.parts.clock.now();
-        let drives: Vec<Volume> =
-            specs.into_iter().map(|spec| Volume::begun(principal.tenant, spec, VolumeState::Creating, now)).collect();
+    async fn create(self: &Arc<Self>, principal: &Principal, specs: Vec<VolumeSpec>) -> Result<Outcome, Fault> {
+        let begun = specs.into_iter().map(|spec| self.begun(principal.tenant, spec));
+        let volumes = begun.collect::<Result<Vec<Volume>, Fault>>()?;
         let control = self.clone();
         // To its end even when the caller goes: half of the drives would be left otherwise.
         let work = async move {
-            control.insert_blank(&drives, None).await?;
-            control.fill_blank(drives).await
+            control.insert_blank(&volumes).await?;
+            control.fill_blank(volumes).await
         };
         let created = self.parts.tracker.spawn(work).await.unwrap_or_else(|crash| Err(Fault::internal(crash)));
         created.map(Outcome::Created)
     }
 
-    /// Begins to make blank drives: writes their rows.
-    pub(super) async fn insert_blank(&self, drives: &[Volume], vacant: Option<Vacancy>) -> Result<(), MetaError> {
-        self.parts.meta.apply(Batch { insert: drives.to_vec(), vacant, ..Batch::default() }).await?;
+    /// A volume as it is before it is made: a tree without content is whole.
+    fn begun(&self, tenant: TenantId, spec: VolumeSpec) -> Result<Volume, Fault> {
+        let VolumeSpec { kind, name, size, media, meta, mut attributes, placement } = spec;
+        let is_tree = kind == VolumeKind::Tree;
+        if let Some(placement) = &placement {
+            self.parts.catalogue.check(kind, placement)?;
+            placement.put(&mut attributes);
+        }
+        let size = size.or(is_tree.then_some(self.parts.settings.trees.default_size));
+        let size = size.ok_or_else(|| Fault::invalid("size", "a drive has a size"))?;
+        if is_tree { self.check_tree_size(size) } else { self.check_size(size) }?;
+        let now = self.parts.clock.now();
+        if is_tree {
+            // As the Docker API has it: who gives no name gets one that nobody else has.
+            let name = if name.is_empty() { VolumeId::random().to_string() } else { name };
+            let tree = Volume::tree(tenant, TreeSpec { name, size, labels: meta }, VolumeState::Available, now);
+            return Ok(Volume { attributes, ..tree });
+        }
+        let drive = DriveSpec { name, size, media, meta, attributes };
+        Ok(Volume::begun(tenant, drive, VolumeState::Creating, now))
+    }
+
+    /// Begins to make blank volumes: writes their rows.
+    async fn insert_blank(&self, volumes: &[Volume]) -> Result<(), Fault> {
+        let placed = volumes.iter().filter(|volume| Placement::of(&volume.attributes).is_some());
+        // Looked at where the row is written, so that of two who come together one is refused.
+        let vacant = placed.map(|volume| Vacancy { tenant: volume.tenant, name: volume.name.clone() }).collect();
+        match self.parts.meta.apply(Batch { insert: volumes.to_vec(), vacant, ..Batch::default() }).await {
+            Err(MetaError::Duplicate) => {
+                let names: Vec<&str> = volumes.iter().map(|volume| &*volume.name).collect();
+                let told = format!("a volume of the name {} exists already", names.join(" or "));
+                return Err(Fault::new(FaultKind::Conflict, told).for_reason(Reason::NameTaken));
+            }
+            result => result?,
+        };
         self.parts.crash.hit("create: rows");
         Ok(())
     }
 
-    /// Makes the blank drives of these rows: all of them, or none and their rows go. To be run to its end.
-    pub(super) async fn fill_blank(&self, drives: Vec<Volume>) -> Result<Vec<Volume>, Fault> {
-        let ids: Vec<VolumeId> = drives.iter().map(|drive| drive.id).collect();
+    /// Makes the blank volumes of these rows: all of them, or none and their rows go. To be run to its end.
+    async fn fill_blank(&self, volumes: Vec<Volume>) -> Result<Vec<Volume>, Fault> {
+        if volumes.iter().all(Volume::is_tree) {
+            return Ok(volumes);
+        }
+        let ids: Vec<VolumeId> = volumes.iter().map(|volume| volume.id).collect();
         let made = async {
-            for drive in &drives {
+            for drive in volumes.iter().filter(|volume| !volume.is_tree()) {
                 self.publish_blank(drive).await?;
             }
-            self.complete(drives).await
+            self.complete(volumes).await
         };
         let made = made.await;
         if made.is_err() {
@@ -119,7 +164,7 @@ impl Control {
         loop {
             race.round()?;
             let mut update = drives.clone();
-            for drive in &mut update {
+            for drive in update.iter_mut().filter(|volume| !volume.is_tree()) {
                 drive.step(VolumeEvent::Completed).map_err(|_| no_such_drive(drive.id))?;
                 drive.generation += 1;
                 drive.updated = self.parts.clock.now();
@@ -156,9 +201,8 @@ impl Control {
             .await?;
         if drive.state == VolumeState::Resizing {
             self.wake_jobs.notify_waiters();
-            return Ok(Outcome::Started(Box::new(drive)));
         }
-        Ok(Outcome::Drive(Box::new(drive)))
+        Ok(Outcome::Volume(Box::new(drive)))
     }
 
     /// Only growth: cutting a drive would lose bytes, and no guest's file system expects it.
@@ -183,13 +227,23 @@ impl Control {
         Ok(())
     }
 
-    async fn start_clone(&self, principal: &Principal, id: VolumeId, spec: CloneSpec) -> Result<Outcome, Fault> {
+    fn check_tree_size(&self, size: ByteCount) -> Result<(), Fault> {
+        let most = self.parts.settings.trees.max_size;
+        if size == ByteCount::ZERO || size > most {
+            let told = format!("a volume has from 1 to {} GB", most.get() >> 30);
+            let reason = Reason::SizeOutside { least: ByteCount::ZERO, most };
+            return Err(Fault::invalid("size", told).for_reason(reason));
+        }
+        Ok(())
+    }
+
+    async fn start_clone(&self, principal: &Principal, id: VolumeId, patch: Patch) -> Result<Outcome, Fault> {
         self.volumes.find(principal.tenant, id).await?;
         let target = VolumeId::random();
         self.volumes
             .begin_copy(principal.tenant, id, |source, batch| {
-                let spec = spec.clone();
-                let size = spec.size.unwrap_or(source.size);
+                let patch = patch.clone();
+                let size = patch.size.unwrap_or(source.size);
                 if size < source.size {
                     let told = format!("a clone is no smaller than its source, which has {} bytes", source.size);
                     return Err(Fault::invalid("size", told));
@@ -198,12 +252,12 @@ impl Control {
                     self.check_size(size)?;
                 }
                 let mut attributes = source.attributes.clone();
-                attributes.extend(spec.attributes);
+                attributes.extend(patch.attributes);
                 let now = self.parts.clock.now();
                 batch.insert.push(Volume {
                     id: target,
-                    name: spec.name.unwrap_or_else(|| source.name.clone()),
-                    media: spec.media.unwrap_or(source.media),
+                    name: patch.name.unwrap_or_else(|| source.name.clone()),
+                    media: patch.media.unwrap_or(source.media),
                     size,
                     charged: size,
                     state: VolumeState::CloningTarget,
@@ -214,7 +268,7 @@ impl Control {
                     created: now,
                     updated: now,
                     content: Some(ContentId::first_of(target)),
-                    meta: spec.meta.unwrap_or_else(|| source.meta.clone()),
+                    meta: patch.meta.unwrap_or_else(|| source.meta.clone()),
                     attributes,
                     ..source.clone()
                 });
@@ -224,22 +278,33 @@ impl Control {
             })
             .await?;
         self.wake_jobs.notify_waiters();
-        Ok(Outcome::Started(Box::new(self.volumes.find(principal.tenant, target).await?)))
+        Ok(Outcome::Volume(Box::new(self.volumes.find(principal.tenant, target).await?)))
     }
 
-    pub(super) async fn delete(self: &Arc<Self>, principal: &Principal, ids: Vec<VolumeId>) -> Result<Outcome, Fault> {
-        for id in &ids {
-            self.volumes.find(principal.tenant, *id).await?;
+    async fn remove(
+        self: &Arc<Self>,
+        principal: &Principal,
+        volumes: &[VolumeRef],
+        ends_sessions: bool,
+    ) -> Result<Outcome, Fault> {
+        let (mut trees, mut ids) = (Vec::new(), Vec::new());
+        for volume in volumes {
+            match self.look_up(principal.tenant, volume).await? {
+                tree if tree.is_tree() => trees.push(tree),
+                drive => ids.push(drive.id),
+            }
         }
-        self.delete_all(principal.tenant, ids).await
+        if !ids.is_empty() {
+            self.delete_all(principal.tenant, ids).await?;
+        }
+        for tree in &trees {
+            self.delete_tree(tree, ends_sessions).await?;
+        }
+        Ok(Outcome::Removed)
     }
 
     /// Removes drives and snapshots: all of them or, when one cannot be deleted, none.
-    pub(super) async fn delete_all(
-        self: &Arc<Self>,
-        tenant: TenantId,
-        mut ids: Vec<VolumeId>,
-    ) -> Result<Outcome, Fault> {
+    pub(super) async fn delete_all(self: &Arc<Self>, tenant: TenantId, mut ids: Vec<VolumeId>) -> Result<(), Fault> {
         ids.sort_unstable();
         ids.dedup();
         let mut race = Race::of("the drives are");
@@ -266,7 +331,7 @@ impl Control {
                 }
             };
             let done = self.parts.tracker.spawn(work).await;
-            return done.map(|()| Outcome::Deleted).map_err(Fault::internal);
+            return done.map_err(Fault::internal);
         }
     }
 }

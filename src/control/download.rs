@@ -9,7 +9,7 @@ use super::turns::Turn;
 use super::volumes::{MISSING, check_readable};
 use crate::domain::{
     ContentId, Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, TenantId, Ticket, UnixTime, Verb,
-    Volume, VolumeId,
+    Volume, VolumeRef,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, OpenTree, StoreError, TreeReadError};
@@ -56,15 +56,13 @@ impl Packable {
 }
 
 impl Control {
-    /// Makes a ticket for the caller's drive.
-    pub(super) async fn open_ticket(&self, principal: &Principal, id: VolumeId) -> Result<Outcome, Fault> {
-        let volume = self.volumes.find(principal.tenant, id).await?;
+    /// A new ticket to download the caller's volume.
+    pub(super) async fn open_ticket(&self, principal: &Principal, volume: &VolumeRef) -> Result<Outcome, Fault> {
+        let volume = self.look_up(principal.tenant, volume).await?;
         check_readable(&volume)?;
-        self.ticket_for(principal, &volume).await
-    }
-
-    /// A new ticket to download a volume.
-    pub(super) async fn ticket_for(&self, principal: &Principal, volume: &Volume) -> Result<Outcome, Fault> {
+        if volume.is_tree() {
+            check_filled(&volume)?;
+        }
         let expires = self.parts.clock.now().plus_seconds(self.parts.settings.ticket_seconds);
         // Users of an identity service elsewhere are not kept here.
         let user = self.parts.meta.user_with_id(principal.user_id).await?;

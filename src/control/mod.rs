@@ -13,7 +13,6 @@ mod commands;
 mod contents;
 mod download;
 mod fetch;
-mod hpc;
 mod jobs;
 mod race;
 mod scrub;
@@ -38,8 +37,8 @@ use tokio_util::task::TaskTracker;
 use crate::archive::Archive;
 use crate::auth::Tickets;
 use crate::domain::{
-    ByteCount, Clock, CrashPoints, Fault, FaultKind, HpcCatalogue, IllegalStep, JobId, Limits, UnixTime, VolumeId,
-    VolumeState,
+    ByteCount, Catalogue, Clock, CrashPoints, Fault, FaultKind, IllegalStep, JobId, Limits, Reason, TenantId, UnixTime,
+    Volume, VolumeId, VolumeKind, VolumeRef, VolumeState,
 };
 use crate::io::Pool;
 use crate::meta::{Meta, MetaError};
@@ -96,8 +95,8 @@ pub struct Parts {
     pub archive_space: Option<Arc<Ledger>>,
     /// The image service; without one, images are drives here.
     pub glance: Option<Service>,
-    /// Which regions and types HPC-AI's API offers.
-    pub hpc: HpcCatalogue,
+    /// Which regions and types there are, for those who ask for them.
+    pub catalogue: Catalogue,
 }
 
 /// How the use cases go about their work.
@@ -273,10 +272,23 @@ impl Control {
         // A push or a take leaves it whole.
         self.unended.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The caller's volume that is meant, or a fault that does not tell a foreign one from none.
+    async fn look_up(&self, tenant: TenantId, volume: &VolumeRef) -> Result<Volume, Fault> {
+        match volume {
+            VolumeRef::Drive(id) => self.volumes.find(tenant, *id).await,
+            VolumeRef::Tree(name) => self.find_tree(tenant, name).await,
+            VolumeRef::Any(id) => {
+                // A snapshot is none of the volumes that are listed.
+                let there = self.parts.meta.volume(tenant, *id).await?;
+                there.filter(|volume| volume.kind != VolumeKind::Snapshot).ok_or_else(|| no_such_drive(*id))
+            }
+        }
+    }
 }
 
 fn no_such_drive(id: VolumeId) -> Fault {
-    Fault::new(FaultKind::NotFound, format!("drive {id} does not exist"))
+    Fault::new(FaultKind::NotFound, format!("drive {id} does not exist")).for_reason(Reason::NoSuchVolume)
 }
 
 /// What a caller is told whose wish does not fit the state of the drive.

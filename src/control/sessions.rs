@@ -53,7 +53,7 @@ impl Control {
             SessionCommand::Cancel(id) => {
                 let session = self.session_of_caller(principal, id).await?;
                 if self.drop_session(&session, SessionState::Failed, "it was cancelled").await? {
-                    Ok(Outcome::Deleted)
+                    Ok(Outcome::Removed)
                 } else {
                     Err(ended())
                 }

@@ -24,10 +24,10 @@ use super::{
     resolve,
 };
 use crate::domain::{
-    AnonymousCommand, Began, ByteCount, Command, Fault, FaultKind, HpcCommand, HpcFields, HpcOutcome, HpcVolume,
-    IdentityCommand, IdentityOutcome, Limits, Listing, Media, Named, Outcome, Page, Paged, Patch, Project, Proof,
-    Secret, Session, SessionCommand, SessionState, Sha256, Source, TenantId, Token, TreeCommand, TreeSource, UnixTime,
-    Upload, UploadState, User, Volume, VolumeId, VolumeKind, VolumeState,
+    AnonymousCommand, Began, ByteCount, Command, Fault, FaultKind, IdentityCommand, IdentityOutcome, Limits, Listing,
+    Media, Named, Outcome, Page, Paged, Patch, Placement, Project, Proof, Secret, Session, SessionCommand,
+    SessionState, Sha256, Source, TenantId, Token, TreeSource, UnixTime, Upload, UploadState, User, Volume, VolumeId,
+    VolumeKind, VolumeQuery, VolumeRef, VolumeSpec, VolumeState,
 };
 
 const ID: &str = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
@@ -282,9 +282,7 @@ fn fault_named(name: &str) -> Fault {
 
 fn anonymous_outcome(anonymous: &Anonymous) -> Outcome {
     match anonymous {
-        Anonymous::Login(_) => {
-            Outcome::Hpc(HpcOutcome::LoggedIn { token: Secret::new("header.claims.signature"), seconds: 86_400 })
-        }
+        Anonymous::Login(_) => Outcome::LoggedIn { token: Secret::new("header.claims.signature"), seconds: 86_400 },
         Anonymous::Identity(AnonymousCommand::Describe) => Outcome::Identity(IdentityOutcome::Described),
         Anonymous::Identity(AnonymousCommand::Issue { proof, scope }) => {
             Outcome::Identity(issued(proof, scope.as_ref()))
@@ -304,80 +302,63 @@ fn work_outcome(work: &Work) -> Outcome {
 /// What the rest of the server would make of a command, on a day that never changes.
 fn outcome(command: &Command) -> Outcome {
     match command {
-        Command::List { page, .. } => {
-            let drives = vec![drive(), lost_drive()];
-            Outcome::Listing(Listing { drives, rest: Vec::new(), page: *page, total: 2 })
-        }
-        Command::Show(_) => Outcome::Drive(drive().into()),
-        Command::Create(specs) => Outcome::Created(
-            specs
-                .iter()
-                .map(|spec| Volume {
-                    name: spec.name.clone(),
-                    size: spec.size,
-                    media: spec.media,
-                    meta: spec.meta.clone(),
-                    attributes: spec.attributes.clone(),
-                    state: VolumeState::Creating,
-                    ..drive()
-                })
-                .collect(),
-        ),
-        Command::Update { patch, .. } => Outcome::Drive(patched(patch).into()),
-        Command::Delete(_) => Outcome::Deleted,
-        Command::Clone { spec, .. } => Outcome::Started(Box::new(Volume {
+        Command::List(query) => Outcome::Listing(listing(query)),
+        Command::Show(VolumeRef::Tree(name)) => Outcome::Volume(Box::new(Volume { name: name.clone(), ..tree() })),
+        Command::Show(_) => Outcome::Volume(drive().into()),
+        Command::Create(specs) => Outcome::Created(specs.iter().map(created).collect()),
+        Command::Change { patch, .. } => Outcome::Volume(patched(patch).into()),
+        Command::Remove { .. } => Outcome::Removed,
+        Command::Clone { patch, .. } => Outcome::Volume(Box::new(Volume {
             id: OTHER_ID.parse().unwrap(),
-            name: spec.name.clone().unwrap_or(drive().name),
-            media: spec.media.unwrap_or(drive().media),
+            name: patch.name.clone().unwrap_or(drive().name),
+            media: patch.media.unwrap_or(drive().media),
             state: VolumeState::CloningTarget,
             ..drive()
         })),
-        Command::OpenDownload(id) => Outcome::Download { id: *id, token: Secret::new("dGlja2V0") },
+        Command::OpenDownload(volume) => {
+            let id = match volume {
+                VolumeRef::Drive(id) | VolumeRef::Any(id) => *id,
+                VolumeRef::Tree(_) => tree().id,
+            };
+            Outcome::Download { id, token: Secret::new("dGlja2V0") }
+        }
         Command::Describe => Outcome::Described(limits()),
-        Command::Tree(command) => tree_outcome(command),
         Command::Session(command) => session_outcome(command),
-        Command::Hpc(command) => Outcome::Hpc(hpc_outcome(command)),
         Command::Block(command) => Outcome::Block(openstack::fixture_outcome(command)),
         Command::In { command, .. } => outcome(command),
     }
 }
 
-fn tree_outcome(command: &TreeCommand) -> Outcome {
-    match command {
-        TreeCommand::List(_) => {
-            let empty = Volume { name: "empty".to_owned(), content: None, source: None, ..tree() };
-            let page = Page { limit: None, offset: 0 };
-            Outcome::Trees(Listing { drives: vec![empty, tree()], rest: Vec::new(), page, total: 2 })
-        }
-        TreeCommand::Show(name) => Outcome::Tree(Box::new(Volume { name: name.clone(), ..tree() })),
-        TreeCommand::Create { name, size, labels } => Outcome::Tree(Box::new(Volume {
-            name: name.clone(),
-            size: size.unwrap_or(tree().size),
-            meta: labels.clone(),
-            content: None,
-            source: None,
-            ..tree()
-        })),
-        TreeCommand::Delete { .. } => Outcome::Deleted,
-        TreeCommand::OpenDownload(_) => Outcome::Download { id: tree().id, token: Secret::new("dGlja2V0") },
-    }
+/// A volume as one with a region is told.
+fn placed(mut volume: Volume, volume_type: &str) -> Volume {
+    let (region, user) = ("fce31a0c-0000-4000-8000-41caa1bdd251".to_owned(), "username".to_owned());
+    Placement { region, volume_type: volume_type.to_owned(), user }.put(&mut volume.attributes);
+    volume
 }
 
-fn hpc_outcome(command: &HpcCommand) -> HpcOutcome {
-    let shown = |volume: Volume, volume_type: &str| {
-        let (region, user) = ("fce31a0c-0000-4000-8000-41caa1bdd251".to_owned(), "username".to_owned());
-        HpcVolume { volume, fields: HpcFields { region, volume_type: volume_type.to_owned(), user } }
+fn listing(query: &VolumeQuery) -> Listing {
+    let (volumes, page, total) = match query {
+        VolumeQuery::Drives { page, .. } => (vec![drive(), lost_drive()], *page, 2),
+        VolumeQuery::Trees(_) => {
+            let empty = Volume { name: "empty".to_owned(), content: None, source: None, ..tree() };
+            (vec![empty, tree()], Page { limit: None, offset: 0 }, 2)
+        }
+        VolumeQuery::All(page) => (vec![placed(tree(), ""), placed(lost_drive(), "highspeedstorage")], *page, 12),
     };
-    match command {
-        HpcCommand::Create(spec) => {
-            let volume = Volume { name: spec.name.clone(), size: spec.size, ..drive() };
-            HpcOutcome::Made(Box::new(shown(volume, &spec.volume_type)))
-        }
-        HpcCommand::List { page, size } => {
-            let volumes = vec![shown(tree(), "filesystem"), shown(lost_drive(), "highspeedstorage")];
-            HpcOutcome::Listed { volumes, page: *page, size: *size, total: 12 }
-        }
-        HpcCommand::Delete(_) => HpcOutcome::Deleted,
+    Listing { volumes, rest: Vec::new(), page, total }
+}
+
+fn created(spec: &VolumeSpec) -> Volume {
+    let VolumeSpec { kind, name, size, media, meta, attributes, placement } = spec.clone();
+    let blank = match kind {
+        VolumeKind::Tree => Volume { content: None, source: None, ..tree() },
+        VolumeKind::Drive | VolumeKind::Snapshot => Volume { state: VolumeState::Creating, ..drive() },
+    };
+    let size = size.unwrap_or(blank.size);
+    let volume = Volume { name, media, size, meta, attributes, ..blank };
+    match placement {
+        Some(placement) => placed(volume, &placement.volume_type),
+        None => volume,
     }
 }
 
@@ -399,7 +380,7 @@ fn session_outcome(command: &SessionCommand) -> Outcome {
             Outcome::Sessions(Paged { items: vec![session()], has_more: *limit == 1 })
         }
         SessionCommand::Show(_) => Outcome::Session(Box::new(session())),
-        SessionCommand::Cancel(_) => Outcome::Deleted,
+        SessionCommand::Cancel(_) => Outcome::Removed,
     }
 }
 

@@ -3,9 +3,7 @@
 use std::fmt;
 
 use super::Probe;
-use crate::domain::{
-    AnonymousCommand, Command, HpcLogin, IdentityCommand, Principal, ReceivePlan, SendPlan, UnpackPlan,
-};
+use crate::domain::{AnonymousCommand, Command, IdentityCommand, Login, Principal, ReceivePlan, SendPlan, UnpackPlan};
 
 /// What a decoded request asks for, with the caller where there must be one, and the body `B` where that is the
 /// transfer.
@@ -29,7 +27,7 @@ pub enum Intent<B> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Anonymous {
     /// A token, for a name and password.
-    Login(HpcLogin),
+    Login(Login),
     /// Work of the identity service.
     Identity(AnonymousCommand),
     /// What is served here.

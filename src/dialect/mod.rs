@@ -331,8 +331,8 @@ mod tests {
             let drive = golden::drive();
             let page = Page { limit: None, offset: 0 };
             let outcomes = [
-                Outcome::Listing(Listing { drives: vec![drive.clone()], rest: Vec::new(), page, total: 1 }),
-                Outcome::Drive(drive.clone().into()),
+                Outcome::Listing(Listing { volumes: vec![drive.clone()], rest: Vec::new(), page, total: 1 }),
+                Outcome::Volume(drive.clone().into()),
                 Outcome::Created(vec![drive.clone()]),
                 Outcome::Download { id: drive.id, token: Secret::new(name.clone()) },
                 Outcome::Uploaded { id: drive.id, sha256: drive.sha256 },

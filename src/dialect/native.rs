@@ -111,7 +111,7 @@ fn encode(op: Op, call: &Call, outcome: &Outcome) -> Option<Reply> {
             json_reply(StatusCode::OK, &json!({"sessions": sessions, "next": next}))
         }
         (Op::Session, Outcome::Session(one)) => json_reply(StatusCode::OK, &session(one)),
-        (Op::Cancel, Outcome::Deleted) => bare(StatusCode::NO_CONTENT),
+        (Op::Cancel, Outcome::Removed) => bare(StatusCode::NO_CONTENT),
         _ => return None,
     })
 }

@@ -3,52 +3,48 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Began, BlockCommand, BlockOutcome, ByteCount, Direction, Encoding, HpcCommand, HpcOutcome, IdentityOutcome, Media,
-    Paged, Secret, Session, SessionCommand, Sha256, SortKey, TenantId, TreeCommand, Volume, VolumeId, VolumeState,
+    Began, BlockCommand, BlockOutcome, ByteCount, Direction, Encoding, IdentityOutcome, Media, Paged, Placement,
+    Secret, Session, SessionCommand, Sha256, SortKey, TenantId, TreeFilter, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
 /// Metadata work on the caller's own volumes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Some of the caller's drives.
-    List {
-        /// The filter that drives must match.
-        filter: DriveFilter,
-        /// Which part of the list.
-        page: Page,
-    },
-    /// One drive.
-    Show(VolumeId),
-    /// Blank drives: all of them or none.
-    Create(Vec<DriveSpec>),
-    /// Changes one drive.
-    Update {
-        /// The volume.
+    /// Some of the caller's volumes.
+    List(VolumeQuery),
+    /// One.
+    Show(VolumeRef),
+    /// Makes some, blank: all of them or none.
+    Create(Vec<VolumeSpec>),
+    /// Changes a drive.
+    Change {
+        /// The drive.
         id: VolumeId,
         /// To what.
         patch: Patch,
     },
-    /// Removes drives.
-    Delete(Vec<VolumeId>),
     /// Starts a copy of a drive.
     Clone {
         /// The source.
         id: VolumeId,
-        /// What the copy differs in.
-        spec: CloneSpec,
+        /// What the copy differs in. The size is never less than the source's; what is added reads as zero.
+        patch: Patch,
     },
-    /// Asks for a ticket to download a drive.
-    OpenDownload(VolumeId),
+    /// Removes volumes; of drives all or none.
+    Remove {
+        /// The volumes.
+        volumes: Vec<VolumeRef>,
+        /// Also trees that are being initialised, which ends the whole session.
+        ends_sessions: bool,
+    },
+    /// Asks for a ticket to download one.
+    OpenDownload(VolumeRef),
     /// What this server allows, and where it is.
     Describe,
-    /// Work on trees.
-    Tree(TreeCommand),
     /// Work on sessions.
     Session(SessionCommand),
     /// Work on volumes, snapshots, backups and attachments as block storage has them.
     Block(BlockCommand),
-    /// Work on volumes as HPC-AI's API has them.
-    Hpc(HpcCommand),
     /// Work on what is another tenant's. For administrators.
     In {
         /// The tenant.
@@ -58,20 +54,64 @@ pub enum Command {
     },
 }
 
+/// Which volume is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeRef {
+    /// A drive.
+    Drive(VolumeId),
+    /// A tree, by its name, which no other tree of its tenant has.
+    Tree(String),
+    /// A drive or a tree.
+    Any(VolumeId),
+}
+
+/// Which volumes are listed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum VolumeQuery {
+    /// Drives.
+    Drives {
+        /// The filter that they must match.
+        filter: DriveFilter,
+        /// Which part of the list.
+        page: Page,
+    },
+    /// Trees, by name.
+    Trees(TreeFilter),
+    /// Drives and trees with their placements, in order of making.
+    All(Page),
+}
+
+/// A volume to be made blank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VolumeSpec {
+    /// A drive or a tree.
+    pub kind: VolumeKind,
+    /// Its name. No other tree of the caller has that of a tree; when empty, one is chosen for it.
+    pub name: String,
+    /// Its size; of a tree the most that it may hold, the server's default when absent.
+    pub size: Option<ByteCount>,
+    /// What the guest sees it as.
+    pub media: Media,
+    /// The owner's labels.
+    pub meta: Map<String, Value>,
+    /// The dialect's opaque fields.
+    pub attributes: Map<String, Value>,
+    /// Where it is to be, of those whose name no other of them has.
+    pub placement: Option<Placement>,
+}
+
 /// What came of a command or an upload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// Of [`Command::List`].
     Listing(Listing),
-    /// One drive, found or changed.
-    Drive(Box<Volume>),
-    /// The drives that [`Command::Create`] made, in order.
+    /// One volume, found or changed, or what a job makes or changes.
+    Volume(Box<Volume>),
+    /// The volumes that [`Command::Create`] made, in order.
     Created(Vec<Volume>),
-    /// A job goes on; this is the drive it makes or changes.
-    Started(Box<Volume>),
-    /// Of [`Command::Delete`].
-    Deleted,
-    /// Of [`Command::OpenDownload`] and [`TreeCommand::OpenDownload`]: the secret text of the ticket.
+    /// Of [`Command::Remove`] and [`SessionCommand::Cancel`].
+    Removed,
+    /// Of [`Command::OpenDownload`]: the secret text of the ticket.
     Download {
         /// The volume that the ticket is for.
         id: VolumeId,
@@ -87,10 +127,6 @@ pub enum Outcome {
         /// The digest of the bytes that came, when it was wanted or asserted.
         sha256: Option<Sha256>,
     },
-    /// Of [`TreeCommand::List`].
-    Trees(Listing),
-    /// One tree, found or made.
-    Tree(Box<Volume>),
     /// Of [`SessionCommand::Initialize`]; none when nothing is left to upload.
     Began(Option<Began>),
     /// An archive is unpacked and durable.
@@ -103,8 +139,13 @@ pub enum Outcome {
     Session(Box<Session>),
     /// Of [`Command::Block`].
     Block(BlockOutcome),
-    /// Of [`Command::Hpc`] and [`HpcLogin`](super::HpcLogin).
-    Hpc(HpcOutcome),
+    /// Of a [`Login`](super::Login).
+    LoggedIn {
+        /// The token, told this once.
+        token: Secret,
+        /// For how long it is good.
+        seconds: u32,
+    },
     /// Of an [`IdentityCommand`](super::IdentityCommand) or an [`AnonymousCommand`](super::AnonymousCommand).
     Identity(IdentityOutcome),
     /// What is served here, which the dialect knows.
@@ -115,17 +156,17 @@ impl Outcome {
     /// The list, where it may be longer than what is held of it at once.
     pub const fn listing_mut(&mut self) -> Option<&mut Listing> {
         match self {
-            Self::Listing(listing) | Self::Trees(listing) => Some(listing),
+            Self::Listing(listing) => Some(listing),
             _ => None,
         }
     }
 }
 
-/// One page of the caller's drives, or their trees.
+/// One page of the caller's volumes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listing {
     /// The page, or its start.
-    pub drives: Vec<Volume>,
+    pub volumes: Vec<Volume>,
     /// What else is on it, in order: looked up when the start is told (I12).
     pub rest: Vec<VolumeId>,
     /// The page that was asked for.
@@ -169,7 +210,7 @@ pub struct Page {
     pub offset: u64,
 }
 
-/// A drive to be made blank.
+/// What a drive is begun with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DriveSpec {
     /// Its label.
@@ -184,7 +225,7 @@ pub struct DriveSpec {
     pub attributes: Map<String, Value>,
 }
 
-/// Changes to a drive; `None` leaves a field as it is.
+/// Changes to a drive or its copy; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Patch {
     /// A new label.
@@ -196,21 +237,6 @@ pub struct Patch {
     /// Opaque fields to set; others stay.
     pub attributes: Map<String, Value>,
     /// A new size: starts a resize when it differs.
-    pub size: Option<ByteCount>,
-}
-
-/// What a clone differs in from its source; `None` takes the source's.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CloneSpec {
-    /// Its label.
-    pub name: Option<String>,
-    /// What the guest sees it as.
-    pub media: Option<Media>,
-    /// The owner's labels.
-    pub meta: Option<Map<String, Value>>,
-    /// Opaque fields to set over the source's.
-    pub attributes: Map<String, Value>,
-    /// Its size, never less than the source's. What is added reads as zero.
     pub size: Option<ByteCount>,
 }
 

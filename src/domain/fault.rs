@@ -74,10 +74,19 @@ pub enum FaultKind {
 /// Why a fault is one of its kind, where an API has a sentence of its own for that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// There is no such volume.
+    NoSuchVolume,
+    /// Another volume has the name, of those that may have no name in common.
+    NameTaken,
     /// There is no zone of this name.
     NoSuchZone(String),
     /// There is no type of volumes of this name or id.
-    NoSuchType(String),
+    NoSuchType {
+        /// What was asked for.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
     /// There is no image of this id that the caller may use.
     NoSuchImage(VolumeId),
     /// The image of this id cannot become a volume, because of this.

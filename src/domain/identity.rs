@@ -53,6 +53,15 @@ pub struct Token {
     pub expires: UnixTime,
 }
 
+/// A login that is answered with a signed token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The name of the user.
+    pub user: String,
+    /// Their password.
+    pub password: Secret,
+}
+
 /// Work of the identity service that is open to anyone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnonymousCommand {

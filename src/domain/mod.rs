@@ -11,10 +11,10 @@ mod digest;
 mod extent;
 mod extents;
 mod fault;
-mod hpc;
 mod id;
 mod identity;
 mod network;
+mod placement;
 mod principal;
 mod session;
 mod ticket;
@@ -28,22 +28,23 @@ pub use block::{
 };
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{
-    CloneSpec, Command, DriveFilter, DriveSpec, Limits, Listing, NameMatch, Outcome, Page, Patch, ReceivePlan, SendPlan,
+    Command, DriveFilter, DriveSpec, Limits, Listing, NameMatch, Outcome, Page, Patch, ReceivePlan, SendPlan,
+    VolumeQuery, VolumeRef, VolumeSpec,
 };
 pub use crash::CrashPoints;
 pub use digest::{Pieces, Sha256};
 pub use extent::{ByteCount, Extent, PIECE};
 pub use extents::Extents;
 pub use fault::{Blame, Fault, FaultKind, Reason};
-pub use hpc::{FILESYSTEM, HpcCatalogue, HpcCommand, HpcFields, HpcLogin, HpcOutcome, HpcRegion, HpcSpec, HpcVolume};
 pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, UploadId, UserId, VolumeId};
-pub use identity::{AnonymousCommand, IdentityCommand, IdentityOutcome, Named, Project, Proof, Token, User};
+pub use identity::{AnonymousCommand, IdentityCommand, IdentityOutcome, Login, Named, Project, Proof, Token, User};
 pub use network::{Network, NotANetwork};
+pub use placement::{Catalogue, Placement, Region};
 pub use principal::{Principal, Quota, Usage};
 pub use session::{
     Began, Initialization, Secret, Session, SessionCommand, SessionState, Source, TreeSource, Unpacking, Upload,
     UploadState,
 };
 pub use ticket::{Ticket, Verb};
-pub use tree::{Encoding, LONGEST_NAME, TreeCommand, TreeFilter, TreeSpec, UnpackPlan, is_tree_name};
+pub use tree::{Encoding, LONGEST_NAME, TreeFilter, TreeSpec, UnpackPlan, is_tree_name};
 pub use volume::{IllegalStep, Media, Volume, VolumeEvent, VolumeKind, VolumeState};

@@ -1,35 +1,8 @@
-//! What a caller can want of trees, and how a tar stream is said to come.
+//! Which trees a caller can want, and how a tar stream is said to come.
 
 use serde_json::{Map, Value};
 
 use super::{ByteCount, Secret, UploadId, Volume};
-
-/// Metadata work on the caller's own trees, which are known by their names.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TreeCommand {
-    /// Those that are wanted, by name.
-    List(TreeFilter),
-    /// One.
-    Show(String),
-    /// Makes an empty one.
-    Create {
-        /// Its name, unique among the caller's trees; empty for one that is chosen for it.
-        name: String,
-        /// The most that it may hold; the server's default when absent.
-        size: Option<ByteCount>,
-        /// The owner's labels.
-        labels: Map<String, Value>,
-    },
-    /// Removes one.
-    Delete {
-        /// Its name.
-        name: String,
-        /// Also while it is being initialised, which ends the whole session.
-        force: bool,
-    },
-    /// Asks for a ticket to download one.
-    OpenDownload(String),
-}
 
 /// Which trees are wanted. Empty means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

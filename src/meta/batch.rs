@@ -12,7 +12,7 @@ use super::sqlite::{Connection, Write};
 use super::volumes::{bytes_from, kind_from, kind_text, media_text, state_from, state_text};
 use super::{Lease, Meta, MetaError, NewJob, id_bytes};
 use crate::domain::{
-    Attachment, Backup, BackupId, BackupState, BlockView, ByteCount, ContentId, HpcFields, TenantId, Volume, VolumeId,
+    Attachment, Backup, BackupId, BackupState, BlockView, ByteCount, ContentId, Placement, TenantId, Volume, VolumeId,
     VolumeKind, VolumeState,
 };
 
@@ -28,7 +28,7 @@ pub struct Batch {
     /// The job that these changes end. Nothing happens when its lease is lost ([`MetaError::LeaseLost`]).
     pub finish: Option<Lease>,
     /// A name that must not be taken when the batch begins; [`MetaError::Duplicate`] when it is.
-    pub vacant: Option<Vacancy>,
+    pub vacant: Vec<Vacancy>,
     /// Volumes whose records go, with their jobs. One that is gone already is passed over, since a removal may run
     /// twice (I7).
     pub remove: Vec<VolumeId>,
@@ -156,7 +156,7 @@ pub(super) async fn change(tx: &mut Write, batch: &Batch) -> Result<Vec<Volume>,
     if let Some(lease) = &batch.finish {
         finish(tx, lease).await?;
     }
-    if let Some(vacant) = &batch.vacant {
+    for vacant in &batch.vacant {
         check_vacant(tx, vacant).await?;
     }
     for id in &batch.remove {
@@ -341,7 +341,7 @@ pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &
     .bind(volume.source.as_deref())
     .bind(BlockView::of(volume).zone())
     .bind(i64::from(BlockView::is_image(volume)))
-    .bind(i64::from(HpcFields::of(&volume.attributes).is_some()))
+    .bind(i64::from(Placement::of(&volume.attributes).is_some()))
     .execute(connection)
     .await?;
     bill.add(volume.tenant, counted(volume.kind), volume.charged.get().cast_signed())
@@ -398,7 +398,7 @@ async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volu
     .bind(volume.source.as_deref())
     .bind(BlockView::of(volume).zone())
     .bind(i64::from(BlockView::is_image(volume)))
-    .bind(i64::from(HpcFields::of(&volume.attributes).is_some()))
+    .bind(i64::from(Placement::of(&volume.attributes).is_some()))
     .execute(&mut **tx)
     .await?;
     if done.rows_affected() == 0 {
@@ -621,7 +621,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn of_those_who_want_a_vacant_name_one_gets_it() {
         let scene = scene().await;
-        let fields = HpcFields { region: "r".to_owned(), volume_type: "t".to_owned(), user: "alice".to_owned() };
+        let fields = Placement { region: "r".to_owned(), volume_type: "t".to_owned(), user: "alice".to_owned() };
         let named = |is_hpc: bool| {
             let mut volume = Volume { name: "data".to_owned(), ..drive(scene.tenant, 1) };
             if is_hpc {
@@ -629,7 +629,7 @@ mod tests {
             }
             volume
         };
-        let vacant = || Some(Vacancy { tenant: scene.tenant, name: "data".to_owned() });
+        let vacant = || vec![Vacancy { tenant: scene.tenant, name: "data".to_owned() }];
         let wish = |volume| Batch { insert: vec![volume], vacant: vacant(), ..Batch::default() };
         // A label of another dialect takes no name.
         scene.meta.insert_volumes(vec![named(false)], vec![]).await.unwrap();
@@ -649,12 +649,12 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        let taken = all.into_iter().find(|volume| HpcFields::of(&volume.attributes).is_some()).unwrap();
+        let taken = all.into_iter().find(|volume| Placement::of(&volume.attributes).is_some()).unwrap();
         scene.meta.update(Volume { state: VolumeState::Deleting, ..taken }).await.unwrap();
         scene.meta.apply(wish(named(true))).await.unwrap();
         let other = scene.meta.add_user("bob", "h", "blue", None, UnixTime(1)).await.unwrap();
         let theirs = Vacancy { tenant: other, name: "data".to_owned() };
-        scene.meta.apply(Batch { vacant: Some(theirs), ..Batch::default() }).await.unwrap();
+        scene.meta.apply(Batch { vacant: vec![theirs], ..Batch::default() }).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use sqlx::Row as _;
 use super::sqlite::{Connection, DbRow, Of, Sql, word};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
-    ByteCount, ContentId, DriveFilter, HpcFields, Media, NameMatch, Page, Seen, Sha256, TenantId, UnixTime, Volume,
+    ByteCount, ContentId, DriveFilter, Media, NameMatch, Page, Placement, Seen, Sha256, TenantId, UnixTime, Volume,
     VolumeId, VolumeKind, VolumeState,
 };
 
@@ -88,7 +88,7 @@ impl Meta {
         row.as_ref().map(from_row).transpose()
     }
 
-    /// One page of a tenant's drives and trees in order of making, with what [`HpcFields`] are, and without what their
+    /// One page of a tenant's drives and trees in order of making, with their [`Placement`], and without what their
     /// owners say of them: a page is as long as is asked for (I12). And how many there are in all. Leaves out what is
     /// being removed.
     pub async fn volumes_of(&self, tenant: TenantId, page: Page) -> Result<(Vec<Volume>, u64), MetaError> {
@@ -112,7 +112,7 @@ impl Meta {
         while let Some(row) = rows.try_next().await? {
             let mut volume = from_row(&row)?;
             volume.meta.clear();
-            volume.attributes.retain(|name, _| name == HpcFields::KEY);
+            volume.attributes.retain(|name, _| name == Placement::KEY);
             volumes.push(volume);
         }
         drop(rows);

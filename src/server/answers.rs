@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::domain::{BlockCommand, Command, Fault, FaultKind, HpcCommand, SessionCommand, TenantId, TreeCommand};
+use crate::domain::{BlockCommand, Command, Fault, FaultKind, SessionCommand, TenantId};
 
 /// All of it: the pages of eight callers at once, of the longest that there are, or some thirty common ones.
 const TOTAL: usize = 64 << 20;
@@ -66,10 +66,8 @@ pub(super) struct Room {
 /// The most that the answer to a command may come to, where it only tells what is there; of others their outcome knows.
 pub(super) fn most_of(command: &Command) -> Option<usize> {
     match command {
-        Command::List { .. }
-        | Command::Tree(TreeCommand::List(_))
+        Command::List(_)
         | Command::Session(SessionCommand::List { .. })
-        | Command::Hpc(HpcCommand::List { .. })
         | Command::Block(
             BlockCommand::Volumes(_)
             | BlockCommand::Snapshots(_)
@@ -78,7 +76,6 @@ pub(super) fn most_of(command: &Command) -> Option<usize> {
             | BlockCommand::Attachments { .. },
         ) => Some(PAGE),
         Command::Show(_)
-        | Command::Tree(TreeCommand::Show(_))
         | Command::Session(SessionCommand::Show(_))
         | Command::Block(BlockCommand::Volume(_) | BlockCommand::Snapshot(_)) => Some(ONE),
         Command::In { command, .. } => most_of(command),

@@ -38,8 +38,8 @@ use crate::dialect::{
     Report, Resolved, Side, Work, resolve,
 };
 use crate::domain::{
-    AnonymousCommand, Command, Fault, FaultKind, HpcLogin, HpcOutcome, Outcome, Principal, ReceivePlan, SendPlan,
-    Sha256, TenantId, UnixTime, UnpackPlan, Volume,
+    AnonymousCommand, Command, Fault, FaultKind, Login, Outcome, Principal, ReceivePlan, SendPlan, Sha256, TenantId,
+    UnixTime, UnpackPlan, Volume,
 };
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport, removal_of};
@@ -495,13 +495,13 @@ impl Exchange<'_> {
     }
 
     /// Signs a token for who names the right password.
-    async fn log_in(&self, login: &HpcLogin) -> Result<Outcome, Fault> {
+    async fn log_in(&self, login: &Login) -> Result<Outcome, Fault> {
         let user = self.server.basic.login(&login.user, login.password.reveal(), self.client).await;
         if user.is_err() {
             self.server.metrics.login_failures.inc();
         }
         let (token, seconds) = self.server.tokens.issue(&user?).await?;
-        Ok(Outcome::Hpc(HpcOutcome::LoggedIn { token, seconds }))
+        Ok(Outcome::LoggedIn { token, seconds })
     }
 
     async fn authenticate(&self, guard: Guard) -> Result<Caller, Fault> {

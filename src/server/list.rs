@@ -49,7 +49,7 @@ pub(super) struct List {
 impl List {
     /// The list that `outcome` begins and `rest` continues.
     pub(super) fn new(server: &Arc<Server>, asked: Asked, mut outcome: Outcome, rest: Vec<VolumeId>) -> Self {
-        let items = outcome.listing_mut().map(|listing| std::mem::take(&mut listing.drives)).unwrap_or_default();
+        let items = outcome.listing_mut().map(|listing| std::mem::take(&mut listing.volumes)).unwrap_or_default();
         let mut list = Self {
             server: server.clone(),
             asked,
@@ -101,7 +101,7 @@ impl List {
                 continue;
             }
             if let Some(listing) = self.outcome.listing_mut() {
-                listing.drives = volumes;
+                listing.volumes = volumes;
             }
             let whole = match self.encoded() {
                 Ok(whole) => whole,

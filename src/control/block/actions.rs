@@ -26,7 +26,7 @@ impl Control {
                 }
                 self.check_size(size)?;
                 let patch = Patch { size: Some(size), ..Patch::default() };
-                self.execute(principal, Command::Update { id, patch }).await?;
+                self.execute(principal, Command::Change { id, patch }).await?;
                 self.await_resize(id).await;
                 Ok(BlockOutcome::Done)
             }

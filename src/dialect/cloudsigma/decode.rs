@@ -5,19 +5,21 @@ use http::header;
 use super::super::{Call, digest_fields, query};
 use super::fields::{self, Fields};
 use super::{Op, listing};
-use crate::domain::{ByteCount, CloneSpec, Command, DriveSpec, Fault, FaultKind, Media, Patch, ReceivePlan, VolumeId};
+use crate::domain::{
+    ByteCount, Command, Fault, FaultKind, Media, Patch, ReceivePlan, VolumeId, VolumeKind, VolumeRef, VolumeSpec,
+};
 
 pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<Command, Fault> {
     Ok(match op {
-        Op::Download => Command::OpenDownload(call.volume_id()?),
+        Op::Download => Command::OpenDownload(VolumeRef::Drive(call.volume_id()?)),
         Op::List | Op::ListDetail => listing::decode(call.query)?,
         Op::Show => {
             listing::page(call.query)?;
-            Command::Show(call.volume_id()?)
+            Command::Show(VolumeRef::Drive(call.volume_id()?))
         }
         Op::Create => create(body)?,
-        Op::Update => Command::Update { id: call.volume_id()?, patch: patch(&fields::one(body)?)? },
-        Op::Delete => Command::Delete(vec![call.volume_id()?]),
+        Op::Update => Command::Change { id: call.volume_id()?, patch: patch(&fields::one(body)?)? },
+        Op::Delete => remove([call.volume_id()?]),
         Op::DeleteMany => delete_many(body)?,
         Op::Act => act(call, body)?,
         Op::Capabilities | Op::Locations => {
@@ -76,12 +78,14 @@ fn label(file_name: &str) -> String {
 
 fn create(body: &[u8]) -> Result<Command, Fault> {
     let spec = |object: Fields| {
-        Ok(DriveSpec {
+        Ok(VolumeSpec {
+            kind: VolumeKind::Drive,
             name: object.name()?.ok_or_else(|| object.missing("name"))?,
-            size: object.size()?.ok_or_else(|| object.missing("size"))?,
+            size: Some(object.size()?.ok_or_else(|| object.missing("size"))?),
             media: object.media()?.unwrap_or(Media::Disk),
             meta: object.meta()?.unwrap_or_default(),
             attributes: object.attributes()?,
+            placement: None,
         })
     };
     let specs: Result<_, Fault> = fields::objects(body)?.into_iter().map(spec).collect();
@@ -98,6 +102,10 @@ fn patch(object: &Fields) -> Result<Patch, Fault> {
     })
 }
 
+fn remove(ids: impl IntoIterator<Item = VolumeId>) -> Command {
+    Command::Remove { volumes: ids.into_iter().map(VolumeRef::Drive).collect(), ends_sessions: false }
+}
+
 fn delete_many(body: &[u8]) -> Result<Command, Fault> {
     let mut ids: Vec<VolumeId> = Vec::new();
     for object in fields::objects(body)? {
@@ -106,34 +114,26 @@ fn delete_many(body: &[u8]) -> Result<Command, Fault> {
     // A drive named twice is removed once.
     ids.sort_unstable();
     ids.dedup();
-    Ok(Command::Delete(ids))
+    Ok(remove(ids))
 }
 
 fn act(call: &Call, body: &[u8]) -> Result<Command, Fault> {
     let id = call.volume_id()?;
     let action = query::pairs(call.query).find(|(name, _)| name == "do").map(|(_, action)| action);
     match action.as_deref() {
-        Some("clone") => Ok(Command::Clone { id, spec: clone_spec(body)? }),
+        Some("clone") => {
+            // The vendor lets the body of a clone be left out.
+            let object = if body.trim_ascii().is_empty() { Fields::none() } else { fields::one(body)? };
+            Ok(Command::Clone { id, patch: patch(&object)? })
+        }
         Some("resize") => {
             // The vendor has a whole drive in the body, as for a change.
             let object = fields::one(body)?;
             object.size()?.ok_or_else(|| object.missing("size"))?;
-            Ok(Command::Update { id, patch: patch(&object)? })
+            Ok(Command::Change { id, patch: patch(&object)? })
         }
         Some(_) | None => Err(Fault::invalid("do", "the actions on a drive are do=clone and do=resize")),
     }
-}
-
-/// The vendor lets the body of a clone be left out.
-fn clone_spec(body: &[u8]) -> Result<CloneSpec, Fault> {
-    let object = if body.trim_ascii().is_empty() { Fields::none() } else { fields::one(body)? };
-    Ok(CloneSpec {
-        name: object.name()?,
-        media: object.media()?,
-        meta: object.meta()?,
-        attributes: object.attributes()?,
-        size: object.size()?,
-    })
 }
 
 #[cfg(test)]

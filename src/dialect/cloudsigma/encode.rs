@@ -13,18 +13,16 @@ pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) ->
     Some(match (op, outcome) {
         (Op::Download, Outcome::Download { id, token }) => direct::redirect(*id, token, places)?,
         (Op::List | Op::ListDetail, Outcome::Listing(listing)) => listed(op, call, listing),
-        (Op::Show, Outcome::Drive(drive)) => {
+        (Op::Show, Outcome::Volume(drive)) => {
             let fields = listing::fields(call.query);
             json_reply(StatusCode::OK, &drive::with_fields(drive, fields.as_deref()))
         }
-        (Op::Update, Outcome::Drive(drive) | Outcome::Started(drive)) => {
-            json_reply(StatusCode::OK, &drive::object(drive).into())
-        }
+        (Op::Update, Outcome::Volume(drive)) => json_reply(StatusCode::OK, &drive::object(drive).into()),
         (Op::Create, Outcome::Created(drives)) => created(drives, places),
-        (Op::Act, Outcome::Drive(drive) | Outcome::Started(drive)) => {
+        (Op::Act, Outcome::Volume(drive)) => {
             json_reply(StatusCode::ACCEPTED, &json!({"objects": [drive::object(drive)]}))
         }
-        (Op::Delete | Op::DeleteMany, Outcome::Deleted) => bare(StatusCode::NO_CONTENT),
+        (Op::Delete | Op::DeleteMany, Outcome::Removed) => bare(StatusCode::NO_CONTENT),
         (Op::Capabilities, Outcome::Described(limits)) => json_reply(StatusCode::OK, &capabilities(limits)),
         (Op::Locations, Outcome::Described(_)) => json_reply(StatusCode::OK, &locations(call, places)?),
         _ => return None,
@@ -89,7 +87,7 @@ fn listed(op: Op, call: &Call, listing: &Listing) -> Reply {
         (Op::List, None) => drive::short(drive),
         (_, fields) => drive::with_fields(drive, fields.as_deref()),
     };
-    let objects: Vec<Value> = listing.drives.iter().map(shown).collect();
+    let objects: Vec<Value> = listing.volumes.iter().map(shown).collect();
     let limit = listing.page.limit.unwrap_or(0);
     let meta = json!({"limit": limit, "offset": listing.page.offset, "total_count": listing.total});
     json_reply(StatusCode::OK, &json!({"meta": meta, "objects": objects}))

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use super::super::query;
 use super::drive;
-use crate::domain::{Command, Direction, DriveFilter, Fault, NameMatch, Page, SortKey};
+use crate::domain::{Command, Direction, DriveFilter, Fault, NameMatch, Page, SortKey, VolumeQuery};
 
 /// How many drives a page has when the client does not say.
 const DEFAULT_LIMIT: u32 = 20;
@@ -52,7 +52,7 @@ pub(super) fn decode(query: &str) -> Result<Command, Fault> {
             other => return Err(query::unknown(other)),
         }
     }
-    Ok(Command::List { filter, page })
+    Ok(Command::List(VolumeQuery::Drives { filter, page }))
 }
 
 /// The page that is asked for of what there is one of, or an answer that has none.
@@ -158,7 +158,7 @@ mod tests {
 
     fn list(query: &str) -> (DriveFilter, Page) {
         match decode(query) {
-            Ok(Command::List { filter, page }) => (filter, page),
+            Ok(Command::List(VolumeQuery::Drives { filter, page })) => (filter, page),
             other => panic!("{query}: {other:?}"),
         }
     }
@@ -218,7 +218,7 @@ mod tests {
     fn a_list_is_sorted_by_the_fields_that_it_names() {
         use Direction::{Ascending, Descending};
         let order = |query: &str| match decode(query) {
-            Ok(Command::List { filter, .. }) => Some(filter.order),
+            Ok(Command::List(VolumeQuery::Drives { filter, .. })) => Some(filter.order),
             _ => None,
         };
         assert_eq!(order(""), Some(vec![]));

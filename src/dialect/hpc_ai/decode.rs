@@ -7,13 +7,15 @@ use http::{HeaderValue, header};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use serde_json::error::Category;
+use serde_json::{Map, Value};
 
 use super::super::{Call, hyper_sh};
-use super::Op;
+use super::encode::NOT_FOUND;
+use super::{FILESYSTEM, Op};
 use crate::domain::{
-    ByteCount, Fault, FaultKind, HpcCommand, HpcLogin, HpcSpec, LONGEST_NAME, Secret, VolumeId, is_tree_name,
+    ByteCount, Command, Fault, FaultKind, LONGEST_NAME, Login, Media, Page, Placement, Principal, Secret, VolumeKind,
+    VolumeQuery, VolumeRef, VolumeSpec, is_tree_name,
 };
 
 /// The most characters in a name, a type or a region.
@@ -23,16 +25,16 @@ const PAGE_SIZE: u64 = 10;
 /// The most that a page can have: its records are in memory at once.
 const MAX_PAGE_SIZE: u64 = 1000;
 
-pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<HpcCommand, Fault> {
+pub(super) fn decode(op: Op, call: &Call, caller: &Principal, body: &[u8]) -> Result<Command, Fault> {
     check_media_type(call)?;
     match op {
-        Op::Create => create(body),
+        Op::Create => create(caller, body).map(|spec| Command::Create(vec![spec])),
         Op::List => list(body),
         Op::Delete => delete(body),
     }
 }
 
-pub(super) fn login(call: &Call, body: &[u8]) -> Result<HpcLogin, Fault> {
+pub(super) fn login(call: &Call, body: &[u8]) -> Result<Login, Fault> {
     check_media_type(call)?;
     credentials(body)
 }
@@ -98,41 +100,47 @@ struct DeleteBody {
     id: Option<Value>,
 }
 
-fn credentials(body: &[u8]) -> Result<HpcLogin, Fault> {
+fn credentials(body: &[u8]) -> Result<Login, Fault> {
     let LoginBody { username, password } = read(body)?;
     let (Some(Value::String(user)), Some(Value::String(password))) = (username, password) else {
         return Err(Fault::invalid("username", "username and password must be there, both as text"));
     };
-    Ok(HpcLogin { user, password: Secret::new(password) })
+    Ok(Login { user, password: Secret::new(password) })
 }
 
-fn create(body: &[u8]) -> Result<HpcCommand, Fault> {
+fn create(caller: &Principal, body: &[u8]) -> Result<VolumeSpec, Fault> {
     let CreateBody { name, size, region, volume_type } = read(body)?;
-    let spec = HpcSpec {
-        name: text("name", name)?,
-        size: size_of(size.as_ref())?,
-        region: text("region", region)?,
-        volume_type: text("volumeType", volume_type)?,
-    };
-    if spec.is_tree() {
-        check_tree_name(&spec.name)?;
+    let (name, size) = (text("name", name)?, size_of(size.as_ref())?);
+    let (region, volume_type) = (text("region", region)?, text("volumeType", volume_type)?);
+    let kind = if volume_type == FILESYSTEM { VolumeKind::Tree } else { VolumeKind::Drive };
+    if kind == VolumeKind::Tree {
+        check_tree_name(&name)?;
     }
-    Ok(HpcCommand::Create(spec))
+    Ok(VolumeSpec {
+        kind,
+        name,
+        size: Some(size),
+        media: Media::Disk,
+        meta: Map::new(),
+        attributes: Map::new(),
+        placement: Some(Placement { region, volume_type, user: caller.user.clone() }),
+    })
 }
 
-fn list(body: &[u8]) -> Result<HpcCommand, Fault> {
+fn list(body: &[u8]) -> Result<Command, Fault> {
     let Pager { page, size, .. } = read::<ListBody>(body)?.pager.map(|Members(pager)| pager).unwrap_or_default();
     let page = whole_or("currentPage", page.as_ref(), 1, u64::MAX)?;
     let size = whole_or("pageSize", size.as_ref(), PAGE_SIZE, MAX_PAGE_SIZE)?;
-    // It is at most `MAX_PAGE_SIZE`.
-    Ok(HpcCommand::List { page, size: size as u32 })
+    // Nobody has as many volumes as the last page that can be counted has before it. A size is at most `MAX_PAGE_SIZE`.
+    let page = Page { limit: Some(size as u32), offset: (page - 1).saturating_mul(size) };
+    Ok(Command::List(VolumeQuery::All(page)))
 }
 
-fn delete(body: &[u8]) -> Result<HpcCommand, Fault> {
+fn delete(body: &[u8]) -> Result<Command, Fault> {
     match read::<DeleteBody>(body)?.id {
         Some(Value::String(id)) => {
-            let id: VolumeId = id.parse().map_err(|_| Fault::new(FaultKind::NotFound, "Volume not found"))?;
-            Ok(HpcCommand::Delete(id))
+            let id = id.parse().map_err(|_| Fault::new(FaultKind::NotFound, NOT_FOUND))?;
+            Ok(Command::Remove { volumes: vec![VolumeRef::Any(id)], ends_sessions: false })
         }
         _ => Err(Fault::invalid("volumeId", "volumeId must be there, as text")),
     }
@@ -232,13 +240,11 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use super::super::super::openstack;
     use super::*;
 
-    fn made(body: &str) -> Result<HpcSpec, Fault> {
-        match create(body.as_bytes())? {
-            HpcCommand::Create(spec) => Ok(spec),
-            other => panic!("{other:?}"),
-        }
+    fn made(body: &str) -> Result<VolumeSpec, Fault> {
+        create(&openstack::fixture_principal(false), body.as_bytes())
     }
 
     fn with(name: &str, value: &Value) -> String {
@@ -256,10 +262,10 @@ mod tests {
     #[test]
     fn a_size_is_a_whole_number_of_gib() {
         for size in [json!(200), json!(200.0), json!(2e2)] {
-            assert_eq!(made(&with("sizeGB", &size)).unwrap().size, ByteCount::mib(200 << 10));
+            assert_eq!(made(&with("sizeGB", &size)).unwrap().size, Some(ByteCount::mib(200 << 10)));
         }
         let most = u64::MAX >> 31;
-        assert!(made(&with("sizeGB", &json!(most))).unwrap().size.get() == most << 30);
+        assert!(made(&with("sizeGB", &json!(most))).unwrap().size.unwrap().get() == most << 30);
         let wrong = [
             json!(0),
             json!(-1),
@@ -296,11 +302,11 @@ mod tests {
             let body = json!({"name": name, "sizeGB": 1, "region": "r", "volumeType": "filesystem"});
             made(&body.to_string())
         };
-        assert!(of("vol-1.x").unwrap().is_tree());
+        assert_eq!(of("vol-1.x").unwrap().kind, VolumeKind::Tree);
         for name in ["a b", "../x", "-x", "create", "initialize", "uploadfinish", &"x".repeat(129)] {
             assert_eq!(of(name).unwrap_err().kind, FaultKind::Invalid, "{name}");
         }
-        assert!(!made(&with("name", &json!("a b"))).unwrap().is_tree());
+        assert_eq!(made(&with("name", &json!("a b"))).unwrap().kind, VolumeKind::Drive);
     }
 
     #[test]
@@ -340,16 +346,16 @@ mod tests {
     #[test]
     fn a_page_is_the_first_ten_unless_another_is_asked_for() {
         let page = |body: &str| match list(body.as_bytes()) {
-            Ok(HpcCommand::List { page, size }) => Some((page, size)),
+            Ok(Command::List(VolumeQuery::All(page))) => Some((page.offset, page.limit.unwrap())),
             Ok(other) => panic!("{other:?}"),
             Err(fault) => {
                 assert_eq!(fault.kind, FaultKind::Invalid);
                 None
             }
         };
-        assert_eq!(page("{}"), Some((1, 10)));
-        assert_eq!(page(r#"{"pager": null}"#), Some((1, 10)));
-        assert_eq!(page(r#"{"pager": {"currentPage": 3}}"#), Some((3, 10)));
+        assert_eq!(page("{}"), Some((0, 10)));
+        assert_eq!(page(r#"{"pager": null}"#), Some((0, 10)));
+        assert_eq!(page(r#"{"pager": {"currentPage": 3}}"#), Some((20, 10)));
         let last = r#"{"pager": {"currentPage": 18446744073709551615, "pageSize": 1000}}"#;
         assert_eq!(page(last), Some((u64::MAX, 1000)));
         for wrong in ["0", "-1", "1.5", "\"1\"", "true", "[]", "18446744073709551616"] {
@@ -366,7 +372,7 @@ mod tests {
         #[test]
         fn no_body_panics(body: Vec<u8>, member in "\\{\"(pager|name|sizeGB|volumeId)\": ?.{0,24}\\}") {
             for body in [&body[..], member.as_bytes()] {
-                let _ = (credentials(body).is_ok(), create(body).is_ok(), list(body).is_ok(), delete(body).is_ok());
+                let _ = (credentials(body).is_ok(), made(&String::from_utf8_lossy(body)).is_ok(), list(body).is_ok(), delete(body).is_ok());
             }
         }
 

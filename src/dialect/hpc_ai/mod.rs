@@ -15,7 +15,7 @@ use super::{
     Anonymous, Answer, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, KnownOperation, OpenOperation,
     Operation, Places, Reply, Route, Side, Work, lies_in,
 };
-use crate::domain::{Command, Fault, HpcOutcome, Outcome, Principal};
+use crate::domain::{Fault, Outcome, Principal};
 
 pub(super) static DIALECT: Dialect = Dialect {
     name: "hpc_ai",
@@ -37,14 +37,13 @@ enum Op {
 
 impl Operation for Op {
     fn encode(&self, _: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
-        let Outcome::Hpc(outcome) = outcome else { return None };
         encode::encode(*self, outcome)
     }
 }
 
 impl KnownOperation for Op {
-    fn decode(&'static self, call: &Call, _: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
-        Ok((Work::Control(Command::Hpc(decode::decode(*self, call, body)?)), Answer(self)))
+    fn decode(&'static self, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
+        Ok((Work::Control(decode::decode(*self, call, caller, body)?), Answer(self)))
     }
 }
 
@@ -54,7 +53,7 @@ struct Login;
 
 impl Operation for Login {
     fn encode(&self, _: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
-        let Outcome::Hpc(HpcOutcome::LoggedIn { token, seconds }) = outcome else { return None };
+        let Outcome::LoggedIn { token, seconds } = outcome else { return None };
         encode::logged_in(token, *seconds, places)
     }
 }
@@ -70,6 +69,9 @@ const MAX_JSON: usize = 64 << 10;
 
 /// What paths of this API begin with.
 const BASES: [&str; 2] = ["/api/storage", "/api/user"];
+
+/// The type of volumes that are trees; a volume of any other is a drive.
+const FILESYSTEM: &str = "filesystem";
 
 /// The cookie that holds the token.
 const COOKIE: &str = "AccessToken";

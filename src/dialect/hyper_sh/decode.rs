@@ -6,18 +6,18 @@ use serde_json::{Map, Value};
 use super::super::{Call, codings, query};
 use super::{DRIVER, Op, RESERVED, SIZE};
 use crate::domain::{
-    ByteCount, Command, Fault, FaultKind, Initialization, LONGEST_NAME, Secret, SessionCommand, Source, TreeCommand,
-    TreeFilter, TreeSource, UnpackPlan, is_tree_name,
+    ByteCount, Command, Fault, FaultKind, Initialization, LONGEST_NAME, Media, Secret, SessionCommand, Source,
+    TreeFilter, TreeSource, UnpackPlan, VolumeKind, VolumeQuery, VolumeRef, VolumeSpec, is_tree_name,
 };
 
 pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<Command, Fault> {
-    let name = || call.param("name").to_owned();
+    let tree = || VolumeRef::Tree(call.param("name").to_owned());
     Ok(match op {
-        Op::List => Command::Tree(TreeCommand::List(filter(call)?)),
-        Op::Create => Command::Tree(create(body)?),
-        Op::Show => Command::Tree(TreeCommand::Show(name())),
-        Op::Delete => Command::Tree(TreeCommand::Delete { name: name(), force: is_set(call, "force")? }),
-        Op::Download => Command::Tree(TreeCommand::OpenDownload(name())),
+        Op::List => Command::List(VolumeQuery::Trees(filter(call)?)),
+        Op::Create => Command::Create(vec![create(body)?]),
+        Op::Show => Command::Show(tree()),
+        Op::Delete => Command::Remove { volumes: vec![tree()], ends_sessions: is_set(call, "force")? },
+        Op::Download => Command::OpenDownload(tree()),
         Op::Initialize => Command::Session(SessionCommand::Initialize(initialization(body)?)),
         Op::Finish => {
             let token =
@@ -120,7 +120,7 @@ pub(super) fn upload(call: &Call) -> Result<UnpackPlan, Fault> {
     Ok(UnpackPlan { upload, cookie, encoding })
 }
 
-fn create(body: &[u8]) -> Result<TreeCommand, Fault> {
+fn create(body: &[u8]) -> Result<VolumeSpec, Fault> {
     let object = Object::read(body)?;
     object.only(&["Name", "Driver", "DriverOpts", "Labels"])?;
     if let Some(driver) = object.text("Driver")?
@@ -148,7 +148,15 @@ fn create(body: &[u8]) -> Result<TreeCommand, Fault> {
     if !name.is_empty() {
         check_name(&name)?;
     }
-    Ok(TreeCommand::Create { name, size, labels: labels.0 })
+    Ok(VolumeSpec {
+        kind: VolumeKind::Tree,
+        name,
+        size,
+        media: Media::Disk,
+        meta: labels.0,
+        attributes: Map::new(),
+        placement: None,
+    })
 }
 
 fn gib(count: Option<u64>) -> Result<ByteCount, Fault> {

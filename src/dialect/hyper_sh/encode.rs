@@ -12,13 +12,13 @@ use crate::domain::{Began, Fault, Outcome, UnixTime, Volume};
 /// `None` when the endpoint cannot have this outcome.
 pub(super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Option<Reply> {
     Some(match (op, outcome) {
-        (Op::List, Outcome::Trees(trees)) => {
-            let volumes: Vec<Value> = trees.drives.iter().map(volume).collect();
+        (Op::List, Outcome::Listing(trees)) => {
+            let volumes: Vec<Value> = trees.volumes.iter().map(volume).collect();
             json_reply(StatusCode::OK, &json!({"Volumes": volumes, "Warnings": null}))
         }
-        (Op::Create, Outcome::Tree(tree)) => json_reply(StatusCode::CREATED, &volume(tree)),
-        (Op::Show, Outcome::Tree(tree)) => json_reply(StatusCode::OK, &volume(tree)),
-        (Op::Delete, Outcome::Deleted) => bare(StatusCode::NO_CONTENT),
+        (Op::Create, Outcome::Created(trees)) => json_reply(StatusCode::CREATED, &volume(trees.first()?)),
+        (Op::Show, Outcome::Volume(tree)) => json_reply(StatusCode::OK, &volume(tree)),
+        (Op::Delete, Outcome::Removed) => bare(StatusCode::NO_CONTENT),
         (Op::Download, Outcome::Download { id, token }) => direct::redirect(*id, token, places)?,
         (Op::Initialize, Outcome::Began(began)) => {
             let mut reply = json_reply(StatusCode::OK, &began.as_ref().map_or(json!({}), |began| told(began, places)));

@@ -32,8 +32,8 @@ pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
 
 /// The first words that clients look for, then the reason.
 fn message(call: &Call, fault: &Fault) -> String {
-    if let Some(reason) = fault.reason.as_deref() {
-        return worded(call, reason);
+    if let Some(words) = fault.reason.as_deref().and_then(|reason| worded(call, reason)) {
+        return words;
     }
     let told = &fault.told;
     match fault.kind {
@@ -55,8 +55,8 @@ fn message(call: &Call, fault: &Fault) -> String {
 }
 
 /// The sentences that clients of this API know.
-fn worded(call: &Call, reason: &Reason) -> String {
-    match reason {
+fn worded(call: &Call, reason: &Reason) -> Option<String> {
+    Some(match reason {
         Reason::TooManyVolumes(most) => {
             format!("VolumeLimitExceeded: Maximum number of volumes allowed ({most}) exceeded for quota 'volumes'")
         }
@@ -67,7 +67,7 @@ fn worded(call: &Call, reason: &Reason) -> String {
             "VolumeBackupSizeExceedsAvailableQuota: Requested backup exceeds allowed Backup gigabytes quota".to_owned()
         }
         Reason::NoSuchZone(zone) => format!("Availability zone '{zone}' is invalid"),
-        Reason::NoSuchType(name) => format!("Volume type {name} could not be found."),
+        Reason::NoSuchType { name, .. } => format!("Volume type {name} could not be found."),
         Reason::NoSuchImage(id) => format!("Image {id} could not be found."),
         Reason::ImageUnfit(id, why) => format!("Image {id} is unacceptable: {why}"),
         Reason::SmallerThanImage(least) => {
@@ -87,7 +87,8 @@ fn worded(call: &Call, reason: &Reason) -> String {
             format!("{field} must be from {} to {} GB", least.gib_up().max(1), most.get() >> 30)
         }
         Reason::ReadOnly => "the volume may only be attached for reading: mode ro".to_owned(),
-    }
+        Reason::NoSuchVolume | Reason::NameTaken => return None,
+    })
 }
 
 /// What a client is told in the body of when to come back; zero where waiting does not help.
@@ -143,7 +144,12 @@ mod tests {
         let id: VolumeId = "29b53979-c09d-4944-a170-5430aac864df".parse().unwrap();
         let outside = Reason::SizeOutside { least: ByteCount::mib(512), most: ByteCount::mib(8 << 10) };
         for (path, kind, reason, words) in [
-            ("/volumes", FaultKind::NotFound, Reason::NoSuchType("t".to_owned()), "Volume type t could not be found."),
+            (
+                "/volumes",
+                FaultKind::NotFound,
+                Reason::NoSuchType { name: "t".to_owned(), known: Vec::new() },
+                "Volume type t could not be found.",
+            ),
             ("/volumes", FaultKind::Invalid, outside.clone(), "size must be from 1 to 8 GB"),
             ("/volumes/x/action", FaultKind::Invalid, outside, "new_size must be from 1 to 8 GB"),
             (

@@ -409,7 +409,7 @@ mod tests {
         let listed = meta.block_volumes(Owner::Tenant(tenant), VolumeKind::Drive, &query).await.unwrap();
         assert_eq!(numbers(listed.items.iter().map(|told| Volume::clone(&told.volume)).collect()), [4, 2]);
         for (number, is_taken) in [(2, false), (5, true), (6, false)] {
-            let vacant = Some(Vacancy { tenant, name: format!("name {number}") });
+            let vacant = vec![Vacancy { tenant, name: format!("name {number}") }];
             let outcome = meta.apply(Batch { vacant, ..Batch::default() }).await;
             assert_eq!(matches!(outcome, Err(MetaError::Duplicate)), is_taken, "{number}: {outcome:?}");
         }
