@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::archive::{Archive, ArchiveSettings, Bucket, Storage};
 use crate::auth::{
-    AccessTokens, Basic, BasicSettings, Identity, IdentitySettings, Keys, Keystone, Passwords, ServiceUser, Tickets,
+    AccessTokens, Basic, BasicSettings, Identity, IdentitySettings, Keys, Keystone, Logins, Passwords, Tickets,
     TokenNames, load_or_create_key, random_password,
 };
 use crate::config::{BackupStorage, Config, DirectChoice, EngineChoice, OwnersChoice, When};
@@ -29,7 +29,7 @@ use crate::domain::{Clock, CrashPoints, SystemClock, VolumeType};
 use crate::io::{IoEngine, Pool, descriptors, probe};
 use crate::meta::{Ballast, Meta};
 use crate::metrics::{DroppedLines, Metrics};
-use crate::remote::{Policy as RemotePolicy, Remote, Service};
+use crate::remote::{IdentityService, ImageService, Policy as RemotePolicy, Remote, Service, ServiceUser};
 use crate::server::tls::{SideTls, Tls, TlsError};
 use crate::server::{Listeners, Proxies, PublicUrls, Server, ServerLimits, listener};
 use crate::store::{BlockStore, Direct, Ledger, LocalSettings, LocalStore, TreeStore};
@@ -102,7 +102,7 @@ impl App {
             crash,
             settings: settings(&config),
             block: block(&config),
-            glance: glance(&config),
+            images: images(&config),
             archive: open_archive(&config, pool.clone(), tracker.clone())?,
             archive_space,
             catalogue: config.hpc_catalogue(),
@@ -145,8 +145,8 @@ impl App {
             identity: config.keystone.as_ref().map(|elsewhere| elsewhere.url.to_string()),
         };
         let proxies = Proxies { trusted: config.proxy.trusted.clone(), protocol: config.proxy.protocol };
-        let server =
-            Server::new(control.clone(), (basic, keys, tokens, identity), tls.clone(), limits, (public, proxies));
+        let logins = Logins { basic, keys, tokens, identity };
+        let server = Server::new(control.clone(), logins, tls.clone(), limits, (public, proxies));
         let (listeners, urls) = bind(&config)?;
         server.start(listeners, &stop, &kill)?;
         write_atomically(&config.data_dir.join("endpoint"), format!("{}\n", urls.join("\n")).as_bytes(), 0o644)?;
@@ -462,13 +462,14 @@ fn keystone(config: &Config, meta: &Meta) -> Option<Keystone> {
         domain: settings.domain.clone(),
         project: settings.project.clone(),
     };
-    Some(Keystone::new(Service::new(&settings.url, TIME), user, meta.clone(), config.default_quota()))
+    let service = IdentityService::new(Service::new(&settings.url, TIME), user);
+    Some(Keystone::new(service, meta.clone(), config.default_quota()))
 }
 
-fn glance(config: &Config) -> Option<Service> {
+fn images(config: &Config) -> Option<ImageService> {
     /// The longest time for the description of an image; its bytes have their own limit.
     const TIME: Duration = Duration::from_secs(30);
-    config.block.glance_url.as_ref().map(|url| Service::new(url, TIME))
+    config.block.glance_url.as_ref().map(|url| ImageService::new(Service::new(url, TIME)))
 }
 
 /// Returns a type's id, made of its name, so that it is the same after every start (UUID version 8, RFC 9562).

@@ -168,8 +168,8 @@ impl Control {
             return self.create_from(principal, source, wish, fields).await;
         }
         if let Some(id) = wish.image {
-            if let Some(glance) = &self.parts.glance {
-                return self.create_from_service(glance, principal, id, (wish, fields)).await;
+            if let Some(images) = &self.parts.images {
+                return self.create_from_service(images, principal, id, (wish, fields)).await;
             }
             let source = self.find_image(principal, id).await?;
             let facts = [("image_id", source.id.to_string()), ("image_name", source.name.clone())];

@@ -43,7 +43,7 @@ use crate::domain::{
 use crate::io::Pool;
 use crate::meta::{Meta, MetaError};
 use crate::metrics::Metrics;
-use crate::remote::{Remote, Service};
+use crate::remote::{ImageService, Remote};
 use crate::store::{BlockStore, Ledger, TreeStore};
 use crate::transfer::Transfers;
 use crate::tree::Policy;
@@ -94,7 +94,7 @@ pub struct Parts {
     /// The account of the file system that they are on, where they are in a directory.
     pub archive_space: Option<Arc<Ledger>>,
     /// The image service; without one, images are drives here.
-    pub glance: Option<Service>,
+    pub images: Option<ImageService>,
     /// Which regions and types there are, for those who ask for them.
     pub catalogue: Catalogue,
 }

@@ -6,7 +6,7 @@ use http::Method;
 
 use super::operational::Probe;
 use super::{Anonymous, Call, Intent, Places, Reply, Work, query};
-use crate::domain::{Fault, FaultKind, Outcome, Principal, ReceivePlan, SendPlan, UnpackPlan};
+use crate::domain::{Fault, FaultKind, Guard, Outcome, Principal, ReceivePlan, SendPlan, UnpackPlan};
 
 /// A path and what it does for each method.
 #[derive(Debug)]
@@ -44,19 +44,6 @@ pub enum Side {
     Control,
     /// Of an endpoint: served by both.
     Either,
-}
-
-/// How a caller proves who they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guard {
-    /// User name and password (RFC 7617), or a token as for [`Self::Token`].
-    Basic,
-    /// A signature under an access key, or as for [`Self::Basic`].
-    Signature,
-    /// A signed token in the cookie `AccessToken`, or after `Authorization: Bearer`.
-    Cookie,
-    /// A token of the identity service in X-Auth-Token.
-    Token,
 }
 
 /// One method of one path.

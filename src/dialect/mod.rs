@@ -37,11 +37,11 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use crate::domain::{Fault, FaultKind, VolumeId};
+use crate::domain::{Fault, FaultKind, Guard, VolumeId};
 use endpoint::{KnownOperation, OpenOperation, Operation};
 use resolve::Params;
 
-pub use endpoint::{Answer, ByHead, Endpoint, Entry, ForAnyone, ForKnown, Guard, Route, Side, too_large};
+pub use endpoint::{Answer, ByHead, Endpoint, Entry, ForAnyone, ForKnown, Route, Side, too_large};
 pub use intent::{Anonymous, Intent, Work};
 pub use operational::{Probe, Report};
 pub use resolve::{Resolved, resolve};

@@ -40,7 +40,7 @@ pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, UploadId,
 pub use identity::{AnonymousCommand, IdentityCommand, IdentityOutcome, Login, Named, Project, Proof, Token, User};
 pub use network::{Network, NotANetwork};
 pub use placement::{Catalogue, Placement, Region};
-pub use principal::{Principal, Quota, Usage};
+pub use principal::{Guard, Principal, Quota, Usage};
 pub use session::{
     Began, Initialization, Secret, Session, SessionCommand, SessionState, Source, TreeSource, Unpacking, Upload,
     UploadState,

@@ -15,6 +15,19 @@ pub struct Principal {
     pub is_admin: bool,
 }
 
+/// How a caller proves who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// User name and password (RFC 7617), or a token as for [`Self::Token`].
+    Basic,
+    /// A signature under an access key, or as for [`Self::Basic`].
+    Signature,
+    /// A signed token in the cookie `AccessToken`, or after `Authorization: Bearer`.
+    Cookie,
+    /// A token of the identity service in X-Auth-Token.
+    Token,
+}
+
 /// The most a tenant may hold. `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quota {

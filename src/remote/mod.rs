@@ -1,5 +1,5 @@
 //! Fetches from other hosts: files over HTTP, and trees of git repositories, under a [`Policy`]. Knows no volume, no
-//! tenant and no dialect.
+//! tenant and no dialect. Also asks the services of the cloud that the configuration names.
 //!
 //! A user who names a source makes this server connect to it, so this module does not trust its users: they choose the
 //! URL, the name server that resolves it, and what the other end sends.
@@ -31,6 +31,8 @@ mod error;
 mod exchange;
 mod file;
 mod git;
+mod glance;
+mod keystone;
 mod location;
 mod network;
 mod service;
@@ -45,8 +47,10 @@ use std::time::Duration;
 use self::dial::{Dialer, SystemResolver, system_roots};
 pub use self::error::{BadUrl, Flaw, Refusal, RemoteError, Surplus};
 pub use self::file::RemoteFile;
+pub use self::glance::{Image, ImageDownload, ImageError, ImageService};
+pub use self::keystone::{Entity, IdentityService, ServiceUser, Unusable, Validated};
 pub use self::location::{FileUrl, Location, Repository};
-pub use self::service::{Download, NotAServiceUrl, Said, Service, ServiceUrl};
+pub use self::service::{NotAServiceUrl, Service, ServiceUrl};
 use crate::domain::Network;
 
 /// A protocol for fetching a source.

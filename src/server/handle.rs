@@ -30,24 +30,21 @@ use super::regions::FileRegions;
 use super::tap::Tap;
 use super::timing::{self, SERVER_TIMING};
 use super::under_way::UnderWay;
-use crate::auth::{Signed, is_digest_of};
+use crate::auth::{Caller, has_credentials, is_digest_of};
 use crate::control::{Account, Opened, Packable};
 use crate::dialect::direct::{self, Chunk};
 use crate::dialect::{
-    Anonymous, Answer, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, Intent, Places, Probe, Reply,
-    Report, Resolved, Side, Work, resolve,
+    Anonymous, Answer, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Intent, Places, Probe, Reply, Report,
+    Resolved, Side, Work, resolve,
 };
 use crate::domain::{
-    AnonymousCommand, Command, Fault, FaultKind, Login, Outcome, Principal, ReceivePlan, SendPlan, Sha256, TenantId,
+    AnonymousCommand, Command, Fault, FaultKind, Guard, Login, Outcome, Principal, ReceivePlan, SendPlan, TenantId,
     UnixTime, UnpackPlan, Volume,
 };
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport, removal_of};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Where clients of OpenStack's services have their token.
-const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
 /// What a request needs to know of the connection it came by.
 pub(super) struct Connection {
@@ -134,14 +131,6 @@ pub(super) async fn answer(
 pub(super) fn resolved(parts: &Parts, length: Option<u64>) -> Resolved<'_> {
     let query = parts.uri.query().unwrap_or_default();
     resolve(&parts.method, parts.uri.path(), query, &parts.headers, length)
-}
-
-/// Who makes a request.
-struct Caller {
-    /// The user.
-    principal: Principal,
-    /// What the body must be, where that was signed.
-    body: Option<Sha256>,
 }
 
 struct Exchange<'a> {
@@ -287,7 +276,7 @@ impl Exchange<'_> {
             Intent::Anonymous(Anonymous::Identity(command)) => self.identify(command).await,
             Intent::Anonymous(Anonymous::Discover) | Intent::Work(_, Work::Discover) => Ok(Outcome::Discovered),
             Intent::Work(caller, Work::Identity(command)) => {
-                self.server.identity.execute(&caller, command).await.map(Outcome::Identity)
+                self.server.logins.identity.execute(&caller, command).await.map(Outcome::Identity)
             }
             Intent::Work(caller, Work::Control(command)) => {
                 room = match self.room_for(&caller, &command).await {
@@ -352,7 +341,7 @@ impl Exchange<'_> {
 
     async fn identify(&self, command: AnonymousCommand) -> Result<Outcome, Fault> {
         let is_login = matches!(command, AnonymousCommand::Issue { .. });
-        let outcome = self.server.identity.execute_anonymous(self.client, command).await;
+        let outcome = self.server.logins.identity.execute_anonymous(self.client, command).await;
         if is_login && outcome.is_err() {
             self.server.metrics.login_failures.inc();
         }
@@ -494,53 +483,20 @@ impl Exchange<'_> {
         head.map(|()| Body::Download(download))
     }
 
-    /// Signs a token for who names the right password.
     async fn log_in(&self, login: &Login) -> Result<Outcome, Fault> {
-        let user = self.server.basic.login(&login.user, login.password.reveal(), self.client).await;
-        if user.is_err() {
+        let token = self.server.logins.log_in(login, self.client).await;
+        if token.as_ref().is_err_and(|fault| fault.kind != FaultKind::Internal) {
             self.server.metrics.login_failures.inc();
         }
-        let (token, seconds) = self.server.tokens.issue(&user?).await?;
-        Ok(Outcome::LoggedIn { token, seconds })
+        token.map(|(token, seconds)| Outcome::LoggedIn { token, seconds })
     }
 
     async fn authenticate(&self, guard: Guard) -> Result<Caller, Fault> {
-        let field = |name| self.parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let authorization = field(header::AUTHORIZATION);
-        // Who has a token needs no password, whichever API they use.
-        let has_token = authorization.is_none() && self.parts.headers.contains_key(AUTH_TOKEN);
-        let takes_token = matches!(guard, Guard::Basic | Guard::Signature | Guard::Cookie);
-        let guard = if has_token && takes_token { Guard::Token } else { guard };
-        let plain = |principal| Caller { principal, body: None };
-        let result = match guard {
-            Guard::Signature if authorization.is_some_and(Signed::is_scheme) => {
-                let uri = &self.parts.uri;
-                let host = field(header::HOST);
-                let signed = Signed {
-                    method: self.parts.method.as_str(),
-                    path: uri.path(),
-                    query: uri.query().unwrap_or_default(),
-                    host: host.or(uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default(),
-                    headers: &self.parts.headers,
-                };
-                let caller = self.server.keys.authenticate(&signed).await;
-                caller.map(|(principal, body)| Caller { principal, body: Some(body) })
-            }
-            Guard::Basic | Guard::Signature => {
-                self.server.basic.authenticate(authorization, self.client).await.map(plain)
-            }
-            Guard::Cookie => self.server.tokens.authenticate(&self.parts.headers).await.map(plain),
-            Guard::Token => self.server.identity.authenticate(field(AUTH_TOKEN)).await.map(plain),
-        };
-        let shown = match guard {
-            Guard::Token => AUTH_TOKEN,
-            Guard::Cookie if authorization.is_none() => header::COOKIE,
-            Guard::Basic | Guard::Signature | Guard::Cookie => header::AUTHORIZATION,
-        };
-        if result.is_err() && self.parts.headers.contains_key(shown) {
+        let caller = self.server.logins.authenticate(guard, self.parts, self.client).await;
+        if caller.is_err() && has_credentials(guard, self.parts) {
             self.server.metrics.login_failures.inc();
         }
-        result
+        caller
     }
 
     async fn report(&self, probe: Probe) -> Response<Body> {

@@ -34,7 +34,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{AccessTokens, Basic, Identity, Keys};
+use crate::auth::Logins;
 use crate::control::Control;
 use crate::dialect::{Places, Side};
 use crate::domain::TenantId;
@@ -56,14 +56,8 @@ const BUSY: &[u8] =
 pub struct Server {
     /// The use cases.
     pub control: Arc<Control>,
-    /// Authentication by name and password.
-    pub basic: Arc<Basic>,
-    /// Authentication by signature.
-    pub keys: Keys,
-    /// Authentication by signed token.
-    pub tokens: AccessTokens,
-    /// The identity service: issues tokens, and authenticates by them.
-    pub identity: Identity,
+    /// The ways to prove who is calling.
+    pub logins: Logins,
     /// TLS, where there is any.
     pub tls: SideTls,
     /// The metrics that the server updates.
@@ -143,7 +137,7 @@ impl Server {
     /// A server over these parts.
     pub fn new(
         control: Arc<Control>,
-        (basic, keys, tokens, identity): (Arc<Basic>, Keys, AccessTokens, Identity),
+        logins: Logins,
         tls: SideTls,
         limits: ServerLimits,
         (public, proxies): (PublicUrls, Proxies),
@@ -151,10 +145,7 @@ impl Server {
         let metrics = control.metrics().clone();
         Arc::new(Self {
             control,
-            basic,
-            keys,
-            tokens,
-            identity,
+            logins,
             tls,
             metrics,
             limits,

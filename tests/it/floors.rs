@@ -35,8 +35,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("hyper::", &["server", "remote"]),
     // The words of a message: of those who take and give them, and of `auth`, which reads logins out of header fields.
-    // `archive` takes a URL apart, and `control/block/images` speaks to the image service.
-    ("http::", &["dialect", "server", "remote", "auth", "archive/mod", "control/block/images"]),
+    // `archive` takes a URL apart.
+    ("http::", &["dialect", "server", "remote", "auth", "archive/mod"]),
     ("proxy_header::", &["server"]),
     ("sqlx::", &["meta"]),
     ("tokio_uring::", &["io/ring"]),
@@ -71,7 +71,8 @@ const CRATES: &[(&str, &[&str])] = &[
             "meta",
             "archive/manifest",
             "auth/jwt",
-            "auth/keystone",
+            "remote/keystone",
+            "remote/glance",
             "store/trees",
             "domain",
             "control",
