@@ -16,7 +16,7 @@
 //! | 1 | `store` | volumes on a backend; uses `io` and `tree` |
 //! | 1 | `meta` | what we know: one struct over one database |
 //! | 1 | `archive` | backups of drives as objects, in a directory or in S3; uses `io` |
-//! | 1 | `remote` | bytes from elsewhere: HTTP files and git trees, under an address policy |
+//! | 1 | `remote` | bytes from elsewhere: HTTP files and git trees, under an address policy; services of the cloud |
 //! | 1 | `tree` | directories from tar streams and into them; blocks, for one thread per stream |
 //! | 0 | `domain` | words and rules; imports nothing |
 //!

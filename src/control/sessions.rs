@@ -40,7 +40,7 @@ impl Control {
             SessionCommand::Finish(token) => {
                 let (control, principal) = (self.clone(), principal.clone());
                 // To its end even when the caller goes: replaced contents are removed after the commit.
-                let work = async move { control.finish_session(&principal, &token).await };
+                let work = async move { control.finish_session(&principal, &token.0).await };
                 self.parts.tracker.spawn(work).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
             }
             SessionCommand::List { limit, after } => {

@@ -1,6 +1,6 @@
 //! Golden files: `fixtures/<dialect>/<case>.request` and what comes of it, word for word.
 //!
-//! A request is resolved and decoded as by the server. `.command` is the decoded intent or fault, `.response` the reply
+//! A request is resolved and decoded as by the server; its command is the same after a way through JSON. `.command` is the decoded intent or fault, `.response` the reply
 //! to a fixed outcome of it. A request may begin with lines that set the scene: `# then: <fault>` has the execution
 //! fail, `# places: public` configures public URLs, `# as: admin` has an administrator call, `# as: nobody` one who is
 //! not known.
@@ -182,6 +182,10 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
         Some(principal) => endpoint.decode(&call, principal, body.as_bytes()),
         None => Err(unknown_caller(&endpoint.entry)),
     };
+    if let Ok((Intent::Work(_, Work::Control(command)), _)) = &decoded {
+        let sent = serde_json::to_string(command).unwrap();
+        assert_eq!(serde_json::from_str::<Command>(&sent).as_ref().ok(), Some(command), "{sent}");
+    }
     let succeeds = decoded.is_ok() && then.is_none();
     let coverage = (unversioned(route), endpoint.method.to_string(), succeeds);
     let command = match &decoded {

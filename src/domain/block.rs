@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::{BackupId, ByteCount, Secret, TenantId, UnixTime, Volume, VolumeId, VolumeKind, VolumeState};
+use super::{BackupId, ByteCount, Carried, TenantId, UnixTime, Volume, VolumeId, VolumeKind, VolumeState};
 
 /// What block storage knows of a drive or snapshot beyond what every dialect does. Kept among its attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,7 +151,7 @@ impl<'a> BlockView<'a> {
 }
 
 /// Metadata work as block storage has it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum BlockCommand {
     /// Some of the drives, as volumes.
     Volumes(Box<BlockQuery>),
@@ -289,12 +289,16 @@ pub enum BlockCommand {
         /// The tenant.
         tenant: TenantId,
         /// Volumes, then bytes; `None` leaves it, `Some(None)` lifts it.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
         volumes: Option<Option<u64>>,
         /// The sum of their sizes.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
         bytes: Option<Option<ByteCount>>,
         /// Backups.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
         backups: Option<Option<u64>>,
         /// The sum of the sizes of what was backed up.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
         backup_bytes: Option<Option<ByteCount>>,
     },
     /// The types of volumes.
@@ -304,7 +308,7 @@ pub enum BlockCommand {
 }
 
 /// Whose owner's pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Thing {
     /// A drive.
     Volume(VolumeId),
@@ -313,7 +317,7 @@ pub enum Thing {
 }
 
 /// A change of the owner's pairs. Values are text.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MetadataChange {
     /// Nothing: they are read.
     Read,
@@ -326,7 +330,7 @@ pub enum MetadataChange {
 }
 
 /// Which backup, as the caller names it: version 1 counts them, the later ones give ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackupRef {
     /// By id.
     Id(BackupId),
@@ -335,7 +339,7 @@ pub enum BackupRef {
 }
 
 /// A drive to be made.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NewVolume {
     /// Its label.
     pub name: Option<String>,
@@ -356,24 +360,31 @@ pub struct NewVolume {
     /// The owner's pairs.
     pub metadata: Map<String, Value>,
     /// The caller's token, for an image service that is to be asked for the image.
-    pub token: Option<Secret>,
+    pub token: Option<Carried>,
     /// Version 1: a volume from a snapshot has the snapshot's size, whatever size is asked.
     pub takes_size_of_snapshot: bool,
 }
 
 /// A change of name or description; `None` leaves it, `Some(None)` clears it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockPatch {
     /// The label.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub name: Option<Option<String>>,
     /// What its owner says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub description: Option<Option<String>>,
     /// All of the owner's pairs anew.
     pub metadata: Option<Map<String, Value>>,
 }
 
+/// What is there is set, also to nothing: absence alone leaves a thing as it is.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
 /// A backup to be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewBackup {
     /// Of this drive.
     pub volume: VolumeId,
@@ -390,7 +401,7 @@ pub struct NewBackup {
 }
 
 /// What can be done to a drive beside the rest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeAction {
     /// Grows it.
     Extend(ByteCount),
@@ -435,7 +446,7 @@ pub enum VolumeAction {
 }
 
 /// A state that an administrator may put a volume or snapshot into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResetStatus {
     /// At rest.
     Available,
@@ -452,7 +463,7 @@ pub enum ResetStatus {
 }
 
 /// Which part of a list. All that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BlockQuery {
     /// With this name.
     pub name: Option<String>,
@@ -501,7 +512,7 @@ pub struct BlockQuery {
 }
 
 /// Which servers that have drives, in order of their ids.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerQuery {
     /// Of this tenant.
     pub tenant: Option<TenantId>,
@@ -525,7 +536,7 @@ pub struct AttachedServer {
 }
 
 /// What a list can be sorted by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SortKey {
     /// Time of making.
     Created,
@@ -542,7 +553,7 @@ pub enum SortKey {
 }
 
 /// Which end comes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
     /// The least.
     Ascending,
@@ -624,7 +635,7 @@ pub struct BlockVolume {
 }
 
 /// Where a backup is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackupState {
     /// Its objects are being written.
     Creating,

@@ -1,5 +1,6 @@
 //! The one door to the metadata side: what a caller can want, and what comes of it.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
@@ -7,8 +8,9 @@ use super::{
     Secret, Session, SessionCommand, Sha256, SortKey, TenantId, TreeFilter, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
-/// Metadata work on the caller's own volumes.
-#[derive(Clone, Debug, PartialEq)]
+/// Metadata work on the caller's own volumes. It can be sent as JSON to whoever executes it, with the secrets that it
+/// carries.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// Some of the caller's volumes.
     List(VolumeQuery),
@@ -55,7 +57,7 @@ pub enum Command {
 }
 
 /// Which volume is meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeRef {
     /// A drive.
     Drive(VolumeId),
@@ -66,7 +68,7 @@ pub enum VolumeRef {
 }
 
 /// Which volumes are listed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum VolumeQuery {
     /// Drives.
     Drives {
@@ -82,7 +84,7 @@ pub enum VolumeQuery {
 }
 
 /// A volume to be made blank.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VolumeSpec {
     /// A drive or a tree.
     pub kind: VolumeKind,
@@ -176,7 +178,7 @@ pub struct Listing {
 }
 
 /// Which drives to list. Empty means all.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DriveFilter {
     /// Every one of these must hold.
     pub names: Vec<NameMatch>,
@@ -189,7 +191,7 @@ pub struct DriveFilter {
 }
 
 /// A condition on a drive's name.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum NameMatch {
     /// The name is this.
     Is(String),
@@ -202,7 +204,7 @@ pub enum NameMatch {
 }
 
 /// Which part of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// At most this many; `None` is all.
     pub limit: Option<u32>,
@@ -226,7 +228,7 @@ pub struct DriveSpec {
 }
 
 /// Changes to a drive or its copy; `None` leaves a field as it is.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Patch {
     /// A new label.
     pub name: Option<String>,

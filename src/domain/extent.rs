@@ -3,12 +3,34 @@
 use std::fmt;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 /// The unit of the stored piece digests, in bytes.
 pub const PIECE: u64 = 4 << 20;
 
 /// A number of bytes. At most `i64::MAX`, so that it fits a database integer and a file offset.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct ByteCount(u64);
+
+/// A number that is no number of bytes of anything here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more bytes than anything can have")]
+pub struct TooManyBytes;
+
+impl TryFrom<u64> for ByteCount {
+    type Error = TooManyBytes;
+
+    fn try_from(bytes: u64) -> Result<Self, TooManyBytes> {
+        Self::new(bytes).ok_or(TooManyBytes)
+    }
+}
+
+impl From<ByteCount> for u64 {
+    fn from(count: ByteCount) -> Self {
+        count.0
+    }
+}
 
 impl ByteCount {
     /// No bytes.

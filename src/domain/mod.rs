@@ -33,7 +33,7 @@ pub use command::{
 };
 pub use crash::CrashPoints;
 pub use digest::{Pieces, Sha256};
-pub use extent::{ByteCount, Extent, PIECE};
+pub use extent::{ByteCount, Extent, PIECE, TooManyBytes};
 pub use extents::Extents;
 pub use fault::{Blame, Fault, FaultKind, Reason};
 pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, UploadId, UserId, VolumeId};
@@ -42,8 +42,8 @@ pub use network::{Network, NotANetwork};
 pub use placement::{Catalogue, Placement, Region};
 pub use principal::{Guard, Principal, Quota, Usage};
 pub use session::{
-    Began, Initialization, Secret, Session, SessionCommand, SessionState, Source, TreeSource, Unpacking, Upload,
-    UploadState,
+    Began, Carried, Initialization, Secret, Session, SessionCommand, SessionState, Source, TreeSource, Unpacking,
+    Upload, UploadState,
 };
 pub use ticket::{Ticket, Verb};
 pub use tree::{Encoding, LONGEST_NAME, TreeFilter, TreeSpec, UnpackPlan, is_tree_name};

@@ -2,17 +2,18 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::{ContentId, SessionId, Sha256, TenantId, UnixTime, UploadId, UserId, VolumeId};
 
 /// Work on sessions.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SessionCommand {
     /// Begins one.
     Initialize(Initialization),
     /// Ends the one with this token: what was uploaded becomes visible, or all of it is dropped.
-    Finish(Secret),
+    Finish(Carried),
     /// A page of the caller's sessions, newest first.
     List {
         /// The most of them.
@@ -27,7 +28,7 @@ pub enum SessionCommand {
 }
 
 /// Trees to be filled.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Initialization {
     /// Whether trees that have content get new content; without it such a tree is refused.
     pub reload: bool,
@@ -36,7 +37,7 @@ pub struct Initialization {
 }
 
 /// A tree, and where its content comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeSource {
     /// The name of the tree.
     pub name: String,
@@ -45,7 +46,7 @@ pub struct TreeSource {
 }
 
 /// Where the content of a tree comes from, as its owner writes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// A path at the owner's own machine, who will upload it. Never looked at here.
     Local(String),
@@ -198,9 +199,27 @@ impl Secret {
     }
 }
 
-impl<'de> serde::Deserialize<'de> for Secret {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// A secret that belongs to its command, and goes in clear wherever the command is serialised: so that may only be
+/// where whoever executes commands reads it. A [`Secret`] alone cannot be serialised, and neither is printed.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Carried(pub Secret);
+
+impl Serialize for Carried {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.reveal())
+    }
+}
+
+impl fmt::Debug for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -242,5 +261,8 @@ mod tests {
     #[test]
     fn a_secret_is_not_printed() {
         assert!(!format!("{:?}", Secret::new("abc")).contains("abc"));
+        let carried = Carried(Secret::new("abc"));
+        assert!(!format!("{carried:?}").contains("abc"));
+        assert_eq!(serde_json::to_string(&carried).unwrap(), "\"abc\"");
     }
 }

@@ -1,11 +1,12 @@
 //! Which trees a caller can want, and how a tar stream is said to come.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{ByteCount, Secret, UploadId, Volume};
 
 /// Which trees are wanted. Empty means all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeFilter {
     /// With one of these in the name, when there are any.
     pub names: Vec<String>,

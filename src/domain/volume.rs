@@ -1,11 +1,12 @@
 //! A volume and the steps of its life.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{ByteCount, ContentId, DriveSpec, Sha256, TenantId, TreeSpec, UnixTime, VolumeId};
 
 /// The shape of a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeKind {
     /// Raw bytes of an exact size.
     Drive,
@@ -16,7 +17,7 @@ pub enum VolumeKind {
 }
 
 /// What the guest sees a drive as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Media {
     /// A disk.
     Disk,
@@ -66,7 +67,7 @@ pub struct Volume {
 }
 
 /// Where a volume is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum VolumeState {
     /// Its bytes are arriving.
     Uploading,

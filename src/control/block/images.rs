@@ -32,7 +32,7 @@ impl Control {
         id: VolumeId,
         (wish, fields): (NewVolume, BlockFields),
     ) -> Result<BlockOutcome, Fault> {
-        let token = wish.token;
+        let token = wish.token.map(|token| token.0);
         let image = images.image(id, token.as_ref()).await.map_err(|error| not_described(id, error))?;
         let length = image.length().map_err(|why| {
             let told = format!("the image {id} cannot become a volume: {why}");

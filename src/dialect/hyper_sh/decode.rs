@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::super::{Call, codings, query};
 use super::{DRIVER, Op, RESERVED, SIZE};
 use crate::domain::{
-    ByteCount, Command, Fault, FaultKind, Initialization, LONGEST_NAME, Media, Secret, SessionCommand, Source,
+    ByteCount, Carried, Command, Fault, FaultKind, Initialization, LONGEST_NAME, Media, Secret, SessionCommand, Source,
     TreeFilter, TreeSource, UnpackPlan, VolumeKind, VolumeQuery, VolumeRef, VolumeSpec, is_tree_name,
 };
 
@@ -22,7 +22,7 @@ pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<Command, Fault>
         Op::Finish => {
             let token =
                 parameter(call, "session").ok_or_else(|| Fault::invalid("session", "the query names no session"))?;
-            Command::Session(SessionCommand::Finish(Secret::new(token)))
+            Command::Session(SessionCommand::Finish(Carried(Secret::new(token))))
         }
     })
 }

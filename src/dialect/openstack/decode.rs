@@ -7,8 +7,8 @@ use super::body::{Body, Fields, digits, gib};
 use super::listing::Part;
 use super::{Acted, Kind, Op, Version, listing, status};
 use crate::domain::{
-    BackupRef, BlockCommand, BlockPatch, Command, Fault, FaultKind, MetadataChange, NewBackup, NewVolume, Principal,
-    ResetStatus, Secret, TenantId, Thing, VolumeAction, VolumeId,
+    BackupRef, BlockCommand, BlockPatch, Carried, Command, Fault, FaultKind, MetadataChange, NewBackup, NewVolume,
+    Principal, ResetStatus, Secret, TenantId, Thing, VolumeAction, VolumeId,
 };
 
 /// The most characters of a server's id; the compute service has UUIDs.
@@ -196,7 +196,8 @@ fn new_volume(call: &Call, body: &[u8]) -> Result<NewVolume, Fault> {
     if size.is_none() && snapshot.is_none() && volume.is_none() {
         return Err(Fields::missing("size"));
     }
-    let token = call.headers.get("x-auth-token").and_then(|token| token.to_str().ok()).map(Secret::new);
+    let token =
+        call.headers.get("x-auth-token").and_then(|token| token.to_str().ok()).map(|token| Carried(Secret::new(token)));
     Ok(NewVolume {
         name,
         description,
