@@ -13,8 +13,8 @@ use crate::meta::{Batch, JobKind, MetaError, NewJob, Vacancy};
 use crate::store::DraftOptions;
 use crate::transfer::Stop;
 
-/// How many volumes of a list that is not told whole are held at once.
-pub const PIECE: usize = 20;
+/// The volumes of a long list that are in memory at once.
+pub const LIST_PART: usize = 20;
 
 impl Control {
     /// Executes one command for a caller.
@@ -66,11 +66,11 @@ impl Control {
 
     /// A list of these volumes, of which the first are held.
     pub(super) async fn begin_list(&self, mut ids: Vec<VolumeId>, page: Page, total: u64) -> Result<Listing, Fault> {
-        let rest = ids.split_off(ids.len().min(PIECE));
+        let rest = ids.split_off(ids.len().min(LIST_PART));
         Ok(Listing { volumes: self.volumes(&ids).await?, rest, page, total })
     }
 
-    /// What is still there of a list's next volumes, of which are no more than [`PIECE`].
+    /// What is still there of a list's next volumes, of which are no more than [`LIST_PART`].
     pub async fn volumes(&self, ids: &[VolumeId]) -> Result<Vec<Volume>, Fault> {
         Ok(self.parts.meta.volumes_by_id(ids).await?)
     }

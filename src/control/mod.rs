@@ -54,7 +54,7 @@ use volumes::Volumes;
 
 pub use account::Account;
 pub use block::BlockSettings;
-pub use commands::PIECE;
+pub use commands::LIST_PART;
 pub use download::{Opened, Packable};
 pub use scrub::ScrubSettings;
 pub use supervise::Supervisor;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::race::{Race, unless_lost};
-use super::{Control, PIECE, busy_tree};
+use super::{Control, LIST_PART, busy_tree};
 use crate::domain::{Fault, FaultKind, Listing, Page, Reason, SessionState, TenantId, TreeFilter, Volume, VolumeEvent};
 use crate::meta::Batch;
 
@@ -11,7 +11,7 @@ impl Control {
     /// The trees that a filter takes.
     pub(super) async fn list_trees(&self, tenant: TenantId, filter: &TreeFilter) -> Result<Listing, Fault> {
         let mut ids = Vec::new();
-        for some in self.parts.meta.tree_ids(tenant).await?.chunks(PIECE) {
+        for some in self.parts.meta.tree_ids(tenant).await?.chunks(LIST_PART) {
             let trees = self.volumes(some).await?;
             ids.extend(trees.iter().filter(|tree| filter.takes(tree)).map(|tree| tree.id));
         }

@@ -1,8 +1,8 @@
 //! The activity of a connection, and when its peer has been idle for too long.
 //!
-//! Uploads and downloads have their own watch ([`crate::transfer::Transfers`]). This one judges the rest of a
-//! connection's life, of either version of HTTP: the wait for a head, and small answers that the peer does not take.
-//! hyper's timer for heads knows HTTP/1.1 only, and nothing in hyper bounds how long an answer may be left untaken.
+//! Uploads and downloads are watched by [`crate::transfer::Transfers`]. This module watches the rest of a connection,
+//! for either version of HTTP: the wait for a head, and small answers that the peer does not take. hyper's timer for
+//! heads knows HTTP/1.1 only, and nothing in hyper limits how long an answer may stay unread.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,9 +17,9 @@ pub(super) struct Activity {
 
 #[derive(Debug)]
 struct State {
-    /// Requests that are worked on, and downloads that are sent: others see to it that these end.
+    /// Requests in progress, and downloads being sent. Other limits make sure that these end.
     working: usize,
-    /// Answers that are sent from memory.
+    /// Answers being sent from memory.
     answering: usize,
     /// When the last of both ended.
     waits_since: Instant,
@@ -46,22 +46,22 @@ impl Activity {
         Arc::new(Self { state: Mutex::new(State { working: 0, answering: 0, waits_since: Instant::now() }) })
     }
 
-    /// A request is worked on, or its download is sent, until the guard is dropped.
+    /// Marks a request, or its download, as in progress until the guard is dropped.
     pub(super) fn work(self: &Arc<Self>) -> Busy {
         self.begin(Kind::Work)
     }
 
-    /// An answer is sent from memory until the guard is dropped.
+    /// Marks an answer as being sent from memory until the guard is dropped.
     pub(super) fn answer(self: &Arc<Self>) -> Busy {
         self.begin(Kind::Answer)
     }
 
-    /// Whether nothing has been under way for so long but the wait for a request.
+    /// Whether the connection has only waited for a request for at least `silence`.
     pub(super) fn is_waiting_for(&self, silence: Duration) -> bool {
         matches!(self.now(), Now::WaitingSince(since) if since.elapsed() >= silence)
     }
 
-    /// Waits until the peer has sent no request, or taken nothing of an answer, for too long.
+    /// Waits until the peer has sent no request, or taken no byte of an answer, for too long.
     pub(super) async fn until_idle(&self, moved: &Moved, patience: Patience) {
         let often = patience.head.min(patience.idle) / 4;
         let mut look = tokio::time::interval(often.clamp(Duration::from_millis(20), Duration::from_secs(1)));
@@ -100,7 +100,7 @@ impl Activity {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Counters stay usable whatever panicked beside them.
+        // The counters stay valid whatever panicked elsewhere.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

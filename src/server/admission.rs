@@ -1,16 +1,16 @@
-//! Which connections are served: how many in all, how many of one address, and which one is closed when there are too
-//! many.
+//! Limits the connections: in all and per address. Chooses the one that is closed when there are too many.
 //!
-//! A connection is a stranger's until one of its requests has shown who is asking. When all places are taken, a new
-//! connection takes the place of a stranger that has been silent for [`GRACE`]. So whoever fills the places with
-//! silence keeps nobody out. A new connection waits while all places are held by known callers or by requests that are
-//! worked on, each of which ends or is cut in its time.
+//! A connection is a stranger until one of its requests has been authenticated. When all places are taken, a new
+//! connection takes the place of a stranger that has been silent for [`GRACE`], so silent connections keep nobody out.
+//! A new connection waits while all places are held by known callers or by requests in progress, each of which ends
+//! within its time limit.
 //!
 //! # Invariants
-//! - No more places are held than there are, and none but those of `is_exempt` addresses has more than its share.
+//! - No more places are held than there are, and no address has more than its share, except those for which `is_exempt`
+//!   holds.
 //!
 //! # Cancellation
-//! Dropping [`Admission::place`] takes no place.
+//! A dropped [`Admission::place`] takes no place.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -24,13 +24,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 
-/// A burst of callers must not make one another leave before their requests were read.
+/// The time before a silent stranger may be closed: callers in a burst must not displace one another before their
+/// requests are read.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Interval between searches for a stranger that has been silent for [`GRACE`].
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How many strangers are looked at for a silent one. Bounds the time that a place takes under a flood.
+/// The number of strangers that are searched for a silent one, which limits the cost of a place under a flood.
 const LOOKED_AT: usize = 64;
 
 /// The places of connections.
@@ -40,7 +41,7 @@ pub(super) struct Admission {
     share: usize,
     grace: Duration,
     state: Mutex<State>,
-    /// A place is free.
+    /// Notified when a place becomes free.
     freed: Notify,
 }
 
@@ -49,12 +50,12 @@ struct State {
     held: usize,
     /// The number of places of each address that has a share.
     of_address: HashMap<IpAddr, usize>,
-    /// In the order in which they came.
+    /// In the order of their arrival.
     strangers: BTreeMap<u64, Arc<Standing>>,
     next: u64,
 }
 
-/// What is known of who is connected; shared by a connection and its requests.
+/// The state of a connection that its requests share.
 #[derive(Debug)]
 pub(super) struct Standing {
     /// The connection's activity.
@@ -65,7 +66,7 @@ pub(super) struct Standing {
     admission: Arc<Admission>,
 }
 
-/// A place, until it is dropped.
+/// A place, held until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     standing: Arc<Standing>,
@@ -73,7 +74,7 @@ pub(super) struct Place {
     address: OnceLock<IpAddr>,
 }
 
-/// The address has all that one may have.
+/// The address holds all the connections that one may have.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the address has all the connections that one may have")]
 pub(super) struct ShareIsTaken;
@@ -88,7 +89,7 @@ impl Admission {
         Arc::new(Self { total, share, grace, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// A place for a connection from `address`; of one that has no share, such as a proxy's, `None`.
+    /// Waits for a place for a connection from `address`; which is `None` if it has no share (as a proxy).
     pub(super) async fn place(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, ShareIsTaken> {
         let address = address.map(holder);
         loop {
@@ -127,13 +128,13 @@ impl Admission {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics between two changes of it.
+        // No code panics between two changes of the state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// How many places this address has.
+    /// Returns the number of places that this address holds.
     fn count(&self, address: IpAddr) -> usize {
         self.of_address.get(&address).copied().unwrap_or_default()
     }
@@ -150,7 +151,7 @@ impl State {
 }
 
 impl Standing {
-    /// A request of this connection has shown who is asking.
+    /// Marks the connection as known: one of its requests was authenticated.
     pub(super) fn know(&self) {
         if !self.is_known.swap(true, Ordering::Relaxed) {
             self.admission.lock().strangers.remove(&self.number);
@@ -159,12 +160,12 @@ impl Standing {
 }
 
 impl Place {
-    /// What is known of who has it.
+    /// Returns the state that the connection's requests share.
     pub(super) fn standing(&self) -> Arc<Standing> {
         self.standing.clone()
     }
 
-    /// A proxy has told who has it: from here on it is of that address's share, and of no other's.
+    /// Counts the place against the share of this address, which a proxy has reported for the connection.
     pub(super) fn is_of(&self, address: IpAddr) -> Result<(), ShareIsTaken> {
         let address = holder(address);
         let admission = &self.standing.admission;
@@ -178,7 +179,7 @@ impl Place {
         Ok(())
     }
 
-    /// Waits until another connection is to have this place.
+    /// Waits until the place is given to another connection.
     pub(super) async fn evicted(&self) {
         self.standing.evicted.cancelled().await;
     }
@@ -199,12 +200,13 @@ impl Drop for Place {
             }
         }
         drop(state);
-        // Each listener waits with one connection at most, and looks again whether there is room.
+        // Each listener has at most one connection waiting, which checks again whether there is room.
         admission.freed.notify_waiters();
     }
 }
 
-/// Who has a share: with IPv6 a whole network of 64 bits, which is the least that one subscriber gets (RFC 6177).
+/// Returns the holder of a share: the address, or with IPv6 its whole network of 64 bits, the least that one subscriber
+/// gets (RFC 6177).
 pub(super) fn holder(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),

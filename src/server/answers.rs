@@ -1,13 +1,13 @@
-//! How much memory answers may take that were made and are not taken yet: a budget of bytes, shared out among tenants.
+//! Limits the memory of answers that are complete and not sent yet: a budget of bytes, divided among tenants.
 //!
 //! Room for the longest possible answer is taken before its content is looked up. The answer then keeps what it really
 //! needs until it was sent or dropped. So a caller who asks and does not read delays its own requests only.
 //!
 //! # Invariants
-//! - No more room is held than the total, except by answers that are longer than was expected: others wait for these,
+//! - No more room is held than the total, except by answers that are longer than expected: later ones wait for these,
 //!   too.
 //! - No tenant has more than its share, so that another always finds room. Callers without a login are one tenant.
-//! - Room is given in the order in which it was asked for, past those only whose tenant has its share.
+//! - Room is given in the order of the requests for it; only those of tenants whose share is used up are passed over.
 //!
 //! # Cancellation
 //! A caller who stops waiting holds no room.
@@ -20,20 +20,20 @@ use tokio::sync::oneshot;
 
 use crate::domain::{BlockCommand, Command, Fault, FaultKind, SessionCommand, TenantId};
 
-/// All of it: the pages of eight callers at once, of the longest that there are, or some thirty common ones.
+/// The total: eight of the longest pages at once, or some thirty usual ones.
 const TOTAL: usize = 64 << 20;
 
-/// An answer as short as this is among what a connection may take, and needs no room.
+/// Answers up to this length need no room: they count as memory of the connection.
 const SMALL: usize = 16 << 10;
 
-/// What a page may take, and a piece of a longer list: 2 MiB of its volumes' own words, at most two more, what every
-/// volume has, and the same as text.
+/// The most memory of a page, or of a part of a longer list: 2 MiB of its volumes' own words, at most two more, what
+/// every volume has, and the same as text.
 pub(super) const PAGE: usize = 8 << 20;
 
-/// What one volume may take: its row has 256 KiB at most.
+/// The most memory of one volume, whose row has 256 KiB at most.
 const ONE: usize = 512 << 10;
 
-/// The room of answers.
+/// The room for answers.
 #[derive(Debug)]
 pub(super) struct Answers {
     total: usize,
@@ -44,7 +44,7 @@ pub(super) struct Answers {
 struct State {
     held: usize,
     of_tenant: HashMap<Option<TenantId>, usize>,
-    /// In the order in which they came.
+    /// In the order of their arrival.
     waiting: VecDeque<Waiting>,
 }
 
@@ -55,7 +55,7 @@ struct Waiting {
     sender: oneshot::Sender<Room>,
 }
 
-/// Room for an answer, until it is dropped.
+/// Room for an answer, held until it is dropped.
 #[derive(Debug)]
 pub(super) struct Room {
     answers: Arc<Answers>,
@@ -63,7 +63,8 @@ pub(super) struct Room {
     bytes: usize,
 }
 
-/// The most that the answer to a command may come to, where it only tells what is there; of others their outcome knows.
+/// Returns the most that the answer to a command may take, if the command only reads; the answers to others depend on
+/// their outcome.
 pub(super) fn most_of(command: &Command) -> Option<usize> {
     match command {
         Command::List(_)
@@ -92,7 +93,7 @@ impl Answers {
         Arc::new(Self { total, state: Mutex::default() })
     }
 
-    /// Room for so many bytes, within a time; for more than one tenant may have, all that it may.
+    /// Waits for room for so many bytes, at most for `within`. A request beyond a tenant's share gets the whole share.
     pub(super) async fn room(
         self: &Arc<Self>,
         tenant: Option<TenantId>,
@@ -105,7 +106,7 @@ impl Answers {
             state.waiting.push_back(Waiting { tenant, bytes: bytes.min(self.share()), sender });
             let given = self.share_out(&mut state);
             drop(state);
-            // Room whose receiver has gone is given back when it is dropped, which takes the lock.
+            // Room whose receiver has gone is released when it is dropped, which takes the lock.
             drop(given);
             receiver
         };
@@ -117,8 +118,8 @@ impl Answers {
         }
     }
 
-    /// Room for an answer that was made before there was any; none for one that needs none. It is waited for as long as
-    /// it takes: what is told was done.
+    /// Waits for room for an answer that exists already, however long that takes, since its command was executed.
+    /// Returns `None` if it needs none.
     pub(super) async fn room_of(self: &Arc<Self>, tenant: Option<TenantId>, length: usize) -> Option<Room> {
         if length <= SMALL {
             return None;
@@ -126,12 +127,12 @@ impl Answers {
         self.room(tenant, length, Duration::MAX).await.ok()
     }
 
-    /// Three quarters, as of other things.
+    /// The share of one tenant: three quarters, as of other limits.
     fn share(&self) -> usize {
         self.total / 4 * 3
     }
 
-    /// Gives what is free to who waits; what was given to nobody.
+    /// Gives the free room to those who wait; returns the room whose receivers have gone.
     fn share_out(self: &Arc<Self>, state: &mut State) -> Vec<Room> {
         let mut unwanted = Vec::new();
         state.waiting.retain(|waiting| !waiting.sender.is_closed());
@@ -156,13 +157,13 @@ impl Answers {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Counts; each change leaves them whole.
+        // The counts stay valid: each change leaves them consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Room {
-    /// What an answer of this length keeps of it: none when it needs none.
+    /// Reduces the room to an answer of this length; `None` if it needs none.
     pub(super) fn fit(mut self, length: usize) -> Option<Self> {
         if length <= SMALL {
             return None;

@@ -1,4 +1,4 @@
-//! The body of an answer: bytes in memory, or a download.
+//! The body of an answer: bytes in memory, a download, or a long list.
 
 use std::future::Future;
 use std::io;
@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use super::activity::{Activity, Busy};
 use super::answers::Room;
 use super::incoming::Payload;
-use super::list::{List, Piece};
+use super::list::{List, ListPart};
 use super::regions::FileRegions;
 use super::timing::{self, SERVER_TIMING};
 use super::under_way::UnderWay;
@@ -21,72 +21,72 @@ use crate::transfer::{Chunk, Sending};
 
 /// The body types that hyper sends.
 pub(super) enum Body {
-    /// These bytes.
+    /// Bytes in memory.
     Whole(Bytes),
-    /// A drive, or parts of it, or a tree.
+    /// A drive or parts of it, or a tree.
     Download(Download),
-    /// A list that is longer than what is held of it.
-    List(Pieces),
-    /// One of the others, which counts as a request under way until it is dropped.
+    /// A list that is not in memory as a whole.
+    List(ListBody),
+    /// Another body, whose request counts as in progress until it is dropped.
     Counted { body: Box<Self>, _shares: UnderWay },
 }
 
 /// A list that is being sent.
-pub(super) struct Pieces {
+pub(super) struct ListBody {
     first: Bytes,
-    /// The room of the first piece.
+    /// The room of the first part.
     room: Option<Room>,
-    turn: Option<Pin<Box<dyn Future<Output = PieceTurn> + Send>>>,
-    /// Held by every frame too.
+    turn: Option<Pin<Box<dyn Future<Output = ListTurn> + Send>>>,
+    /// Held by every frame, too.
     answering: Arc<Busy>,
 }
 
-type PieceTurn = (List, Option<io::Result<Piece>>);
+type ListTurn = (List, Option<io::Result<ListPart>>);
 
-impl Pieces {
-    /// The rest of `list`, of which `whole` is what was encoded first.
+impl ListBody {
+    /// Sends `list`, whose beginning was encoded as `whole`.
     pub(super) fn new(list: List, whole: &Bytes, answering: Busy) -> Self {
         let first = list.beginning(whole);
         Self { first, room: None, turn: Some(Box::pin(list.next())), answering: Arc::new(answering) }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let piece = if self.first.is_empty() {
+        let part = if self.first.is_empty() {
             let Some(turn) = &mut self.turn else { return Poll::Ready(None) };
-            let (list, piece) = ready!(turn.as_mut().poll(cx));
-            self.turn = matches!(piece, Some(Ok(_))).then(|| Box::pin(list.next()) as _);
-            piece
+            let (list, part) = ready!(turn.as_mut().poll(cx));
+            self.turn = matches!(part, Some(Ok(_))).then(|| Box::pin(list.next()) as _);
+            part
         } else {
             Some(Ok((std::mem::take(&mut self.first), self.room.take())))
         };
         let held = |(bytes, room)| Bytes::from_owner(Held { bytes, _until_sent: (self.answering.clone(), room) });
-        Poll::Ready(piece.map(|piece| piece.map(held)))
+        Poll::Ready(part.map(|part| part.map(held)))
     }
 }
 
 /// A download that is being sent.
 pub(super) struct Download {
     state: State,
-    /// Where the connection finds the files of its frames again; none on a connection that cannot.
+    /// Where the connection finds the files of its frames; `None` if it cannot send files.
     regions: Option<FileRegions>,
-    /// Counts the bytes where the transport does not.
+    /// Whether to count the bytes here, since the transport does not.
     counts: bool,
-    /// What is left of a chunk that was too long for one frame.
+    /// The rest of a chunk that was too long for one frame.
     rest: Bytes,
-    /// Whether a field of its times comes after its bytes.
+    /// Whether its times follow its bytes in a trailer.
     tells_timing: bool,
-    /// Held by every frame too: the transfer ends when the last of them is sent or dropped.
+    /// Held by every frame, too: the transfer ends when the last of them is sent or dropped.
     open: Arc<Open>,
 }
 
-/// What is open while a download is.
+/// Guards that are held for as long as a download is open.
 struct Open {
     account: Account,
     _busy: Busy,
 }
 
-/// The most that one frame has where the transport does not count: a frame counts when it is given out, so a large one
-/// would make a slow peer look like one that stalls.
+/// The longest frame if the bytes are counted here. A frame is counted when it is handed out, so with large frames a
+/// slow peer would look like one that stalls.
 const COUNTED: usize = 64 << 10;
 
 type Turn = (Sending, Option<io::Result<Chunk>>);
@@ -98,7 +98,7 @@ enum State {
 }
 
 impl Download {
-    /// Sends `sending`; its files through `regions`.
+    /// Sends `sending`, and its files through `regions`.
     pub(super) fn new(
         sending: Sending,
         regions: Option<FileRegions>,
@@ -110,7 +110,7 @@ impl Download {
         Self { state: State::Ready(sending), regions, counts, rest: Bytes::new(), tells_timing: false, open }
     }
 
-    /// Sends the download's times in a trailer. They end when the last bytes were handed to the connection.
+    /// Sends the download's times in a trailer. They end when the last bytes are handed to the connection.
     pub(super) fn with_timing(self) -> Self {
         Self { tells_timing: true, ..self }
     }
@@ -148,7 +148,7 @@ impl Download {
         }
     }
 
-    /// What comes after the last byte, once.
+    /// Returns the trailer after the last byte, once.
     fn trailer(&mut self) -> Option<Frame<Bytes>> {
         let tells = std::mem::take(&mut self.tells_timing);
         tells
@@ -164,7 +164,7 @@ impl Download {
         Ok(self.cut(bytes))
     }
 
-    /// A frame of the start of `bytes`.
+    /// Makes a frame of the beginning of `bytes`.
     fn cut(&mut self, mut bytes: Bytes) -> Bytes {
         if self.counts {
             self.rest = bytes.split_off(bytes.len().min(COUNTED));
@@ -174,7 +174,7 @@ impl Download {
     }
 }
 
-/// A frame that keeps something until it was sent or dropped.
+/// Bytes of a frame, and a value that is kept until they are sent or dropped.
 struct Held<T> {
     bytes: Bytes,
     _until_sent: T,
@@ -187,9 +187,9 @@ impl<T> AsRef<[u8]> for Held<T> {
 }
 
 impl Body {
-    /// Makes it the answer to a request whose body was taken past hyper. It keeps that body until it is sent: hyper,
-    /// which does not know that the body is complete, would else tell the peer in the answer's head that the connection
-    /// ends.
+    /// Makes this the answer to a request whose body was taken past hyper, and keeps that body until the answer is
+    /// sent. hyper does not know that the body is complete: without it, hyper would announce in the answer's head that
+    /// the connection ends.
     pub(super) fn after(self, payload: Payload) -> Self {
         match self {
             Self::Whole(bytes) if !bytes.is_empty() => {
@@ -199,38 +199,38 @@ impl Body {
         }
     }
 
-    /// How many bytes of it are held now.
+    /// Returns the bytes that it holds in memory now.
     pub(super) fn held(&self) -> usize {
         match self {
             Self::Whole(bytes) => bytes.len(),
-            Self::List(pieces) => pieces.first.len(),
-            // Blocks of the pool, or none.
+            Self::List(list) => list.first.len(),
+            // Its memory is blocks of the pool, or none.
             Self::Download(_) => 0,
             Self::Counted { body, .. } => body.held(),
         }
     }
 
-    /// Keeps this room for [`Self::held`] until that is sent.
+    /// Keeps this room for [`Self::held`] until those bytes are sent.
     pub(super) fn within(self, room: Option<Room>) -> Self {
         match (self, room) {
             (Self::Whole(bytes), Some(room)) => Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: room })),
-            (Self::List(pieces), room) => Self::List(Pieces { room, ..pieces }),
+            (Self::List(list), room) => Self::List(ListBody { room, ..list }),
             (other, _) => other,
         }
     }
 
-    /// Counts it as a request under way until it is sent.
+    /// Counts the request as in progress until the body is sent.
     pub(super) fn counted(self, shares: UnderWay) -> Self {
         Self::Counted { body: Box::new(self), _shares: shares }
     }
 
-    /// Tells the connection's watch while it is sent.
+    /// Marks the connection as answering while the body is sent.
     pub(super) fn watched_by(self, activity: &Arc<Activity>) -> Self {
         match self {
             Self::Whole(bytes) if !bytes.is_empty() => {
                 Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: activity.answer() }))
             }
-            // A download has its own.
+            // A download and a list have marks of their own.
             other => other,
         }
     }
@@ -249,11 +249,11 @@ impl http_body::Body for Body {
             Self::Whole(bytes) if bytes.is_empty() => None,
             Self::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Self::Download(download) => ready!(download.poll_next(cx)),
-            Self::List(pieces) => ready!(pieces.poll_next(cx)),
+            Self::List(list) => ready!(list.poll_next(cx)),
             Self::Counted { .. } => None,
         };
         if let Some(Err(error)) = &next {
-            // The head is out, so cutting the connection is the only way left to tell the peer.
+            // The head has been sent, so closing the connection is the only way left to report this.
             tracing::error!(%error, "an answer broke off");
         }
         let trailer = match this {
@@ -267,7 +267,7 @@ impl http_body::Body for Body {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Download(download) => matches!(download.state, State::Ended) && !download.tells_timing,
-            Self::List(pieces) => pieces.first.is_empty() && pieces.turn.is_none(),
+            Self::List(list) => list.first.is_empty() && list.turn.is_none(),
             Self::Counted { body, .. } => body.is_end_stream(),
         }
     }
@@ -275,7 +275,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            // The length of a download is in the head; that of a list nobody knows before its last piece.
+            // The length of a download is in its head; that of a list is unknown before its last part.
             Self::Download(_) | Self::List(_) => SizeHint::default(),
             Self::Counted { body, .. } => body.size_hint(),
         }

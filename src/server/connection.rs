@@ -33,18 +33,18 @@ use crate::dialect::Side;
 use crate::metrics::Metrics;
 use crate::transfer::Transport;
 
-/// A PROXY header is one packet and a handshake a few; a peer that needs longer, or longer than for a head, is
-/// stalling.
+/// The longest wait for a PROXY header (one packet) or a handshake (a few). Peers that need longer are stalling; the
+/// limit for a head applies, too.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// The most bytes of a request's head, on HTTP/1.1 with its first line; more is answered with 431. As large as the
-/// largest cookies and tokens that are met, and small enough to be held for every connection at once (I12).
+/// The most bytes of a request's head, on HTTP/1.1 with its first line; longer ones are answered with 431. Enough for
+/// the largest usual cookies and tokens, and small enough to be held for every connection at once (I12).
 const HEAD: u32 = 16 << 10;
 
-/// The most that hyper reads at once of an upload over HTTP/1.1, and keeps room for. Larger ones gain nothing.
+/// The most that hyper reads at a time of an upload over HTTP/1.1, and its buffer. Larger ones gain nothing.
 const BUFFER: usize = 128 << 10;
 
-/// The time that a peer gets to read that it is not served.
+/// The time that a peer gets to read an answer to a refused connection, or after a stop.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// An accepted socket.
@@ -56,7 +56,7 @@ pub(super) struct Socket {
     pub(super) bound: Bound,
 }
 
-/// Serves a connection until it ends, `stop` and the end of its request, or `kill`.
+/// Serves a connection until it ends, until `stop` and the end of its request, or until `kill`.
 pub(super) async fn serve(
     server: Arc<Server>,
     (socket, place): (Socket, Place),
@@ -65,7 +65,7 @@ pub(super) async fn serve(
 ) {
     let kill = kill.child_token();
     server.metrics.connections.inc();
-    // A panic ends the connection too.
+    // Dropped, and so counted, even if this panics.
     let _counted = Counted(server.metrics.clone());
     let ended = tokio::select! {
         biased;
@@ -74,12 +74,12 @@ pub(super) async fn serve(
         ended = Box::pin(speak(&server, socket, &place, &stop, &kill)) => Some(ended),
     };
     if let Some(Err(error)) = ended {
-        // Peers break off all the time; the transfer's own line says what was lost.
+        // Peers close early all the time; the log line of the transfer says what was lost.
         tracing::debug!(%error, "connection ended");
     }
 }
 
-/// Takes a connection out of the count of the open ones.
+/// Counts an open connection until it is dropped.
 struct Counted(Arc<Metrics>);
 
 impl Drop for Counted {
@@ -88,12 +88,12 @@ impl Drop for Counted {
     }
 }
 
-/// Reasons for which a connection is cut.
+/// Reasons for closing a connection.
 const STOPPING: &str = "the server stops, and no request had begun";
 const IDLE: &str = "the peer sent no request, or took no answer, for too long";
 const EVICTED: &str = "all connections are taken, and this one had not shown whose it is";
 
-/// Reads the counts of a connection.
+/// The counts of a connection that a transfer has to itself.
 struct Meter {
     written: Arc<Moved>,
     regions: Option<FileRegions>,
@@ -172,7 +172,7 @@ async fn speak(
         () = after(stop, GOODBYE) => return Err(STOPPING.into()),
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        // Its streams share the connection, so each counts its own bytes.
+        // The streams share the connection, so each counts its own bytes.
         connection.transport = None;
         return speak_http2(server, Watched::new(stream, None, written.clone()), &written, connection, stop).await;
     }
@@ -182,8 +182,9 @@ async fn speak(
     speak_http1(server, (stream, &socket), &written, connection, stop).await
 }
 
-/// A peer may close its side behind its last request and still gets every answer (RFC 9112 section 9.6, RFC 9293
-/// section 3.6): who closes both sides looks the same until something is sent to it, which interim answers do.
+/// Serves HTTP/1.1. A peer may close its side after its last request and still gets every answer (RFC 9112 section 9.6,
+/// RFC 9293 section 3.6). A peer that has closed both sides looks the same until it is sent something, so interim
+/// answers are sent.
 async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Arc<Server>,
     (mut stream, socket): (Watched<S>, &TcpStream),
@@ -193,17 +194,17 @@ async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Ended {
     let activity = connection.activity.clone();
     let idle = activity.until_idle(moved, server.patience());
-    // hyper reads nothing while a request is worked on, so a reset must be told by the socket.
+    // hyper reads nothing while a request is in progress, so a reset is only seen at the socket.
     let gone = socket.ready(Interest::ERROR);
     let interim = connection.interim.clone();
     let mut trials = Trials::new();
     let service = service_fn(answers(server, connection));
     let unused = unused(&activity, moved, server, stop);
     tokio::pin!(idle, gone, unused);
-    // A body that was taken past hyper ends a conversation, and not the connection.
+    // A body that was taken past hyper ends a conversation, but not the connection.
     loop {
         let mut conversation = http1::Builder::new()
-            // `until_idle` does it, and knows when an answer was taken.
+            // `until_idle` replaces it, and knows when an answer was taken.
             .header_read_timeout(None)
             .half_close(true)
             .max_header_size(HEAD as usize)
@@ -227,7 +228,7 @@ async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
         match ended {
             Ok(()) if stream.resume() => {}
             Ok(()) => return part(&mut stream).await,
-            // hyper has answered what it could not read.
+            // hyper has answered the malformed request.
             Err(error) if error.is_parse() => {
                 part(&mut stream).await?;
                 return Err(error.into());
@@ -237,8 +238,8 @@ async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Ends a connection with a peer that may not have sent all it wants to: what it sends is still taken for a while, or
-/// the socket would be reset, and the peer lose the last answer (RFC 9112 section 9.6).
+/// Closes a connection whose peer may still be sending. Its bytes are read for a while: otherwise the socket would be
+/// reset, and the peer would lose the last answer (RFC 9112 section 9.6).
 async fn part<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut Watched<S>) -> Ended {
     tokio::time::timeout(GOODBYE, stream.shutdown()).await??;
     if !stream.is_between_requests() {
@@ -280,14 +281,14 @@ async fn speak_http2<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Waits for a time after `stop`.
+/// Waits for `time` after `stop`.
 async fn after(stop: &CancellationToken, time: Duration) {
     stop.cancelled().await;
     tokio::time::sleep(time).await;
 }
 
-/// Waits, once the server stops, until the connection is in the middle of nothing. What has come of a request when the
-/// stop does may still become one.
+/// Waits, once the server stops, until nothing is in progress on the connection. A request that is partly received at
+/// the stop may still be completed.
 async fn unused(activity: &Activity, moved: &Moved, server: &Server, stop: &CancellationToken) {
     after(stop, GOODBYE).await;
     activity.until_idle(moved, Patience { head: GOODBYE, ..server.patience() }).await;
@@ -303,7 +304,7 @@ fn answers(server: &Arc<Server>, connection: Connection) -> impl Fn(Request<Inco
     }
 }
 
-/// Runs hyper's own tasks in our tracker.
+/// Runs hyper's own tasks in the server's tracker.
 #[derive(Clone)]
 struct Tracked(TaskTracker);
 

@@ -1,18 +1,18 @@
-//! Watches the inbound bytes of one HTTP/1 connection and names every request whose framing is ambiguous.
+//! Watches the inbound bytes of one HTTP/1 connection and reports every request whose framing is ambiguous.
 //!
-//! hyper follows the framing too, but forgives what RFC 9112 lets a server refuse: it drops a `Content-Length` beside
-//! a `Transfer-Encoding`, and merges equal `Content-Length` lines. Whoever stands in front of us may forgive
-//! differently, and that difference is request smuggling. The guard sees the same bytes as hyper, in the same order,
-//! before hyper does, and the request handler asks [`Framing::violation_of`] before it looks at anything else.
+//! hyper follows the framing too, but forgives what RFC 9112 lets a server refuse: it drops a `Content-Length` beside a
+//! `Transfer-Encoding`, and merges equal `Content-Length` lines. A proxy in front of the server may forgive
+//! differently, and such a difference allows request smuggling. The guard sees the same bytes as hyper, in the same
+//! order, before hyper does, and the request handler asks [`Framing::violation_of`] before it looks at anything else.
 //!
-//! It answers nothing and closes nothing; the handler does. It does not judge what hyper refuses itself and what
-//! cannot move the end of a message: methods, targets, names and values of other fields, sizes of heads.
+//! It neither answers nor closes; the handler does. It does not check what hyper refuses itself and what cannot move
+//! the end of a message: methods, targets, names and values of other fields, sizes of heads.
 //!
 //! # Invariants
 //! - Fails closed: after a violation the guard stops following, and every later request of the connection is in
 //!   violation too. A request that hyper saw and the guard did not is in violation.
 //! - Where guard and hyper (1.12, httparse 1.10) both accept a message, they agree on its last byte.
-//! - Memory is constant: a line's first [`LINE_START`] bytes, never a head.
+//! - Memory is constant: the first [`LINE_START`] bytes of a line, never a head.
 //!
 //! # Rules
 //! Sections of RFC 9112. "Also hyper" says that hyper answers 400 itself.
@@ -36,11 +36,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// How much of a field line the guard keeps. The longest line it needs is `Transfer-Encoding:` with its value; the
-/// rest is room for whitespace and digits.
+/// The bytes of a field line that the guard keeps. The longest line that it needs is `Transfer-Encoding:` with its
+/// value; the rest is room for whitespace and digits.
 pub const LINE_START: usize = 64;
 
-/// What the guard found so far; shared with the handler of the connection's requests.
+/// The findings of the guard, shared with the handler of the connection's requests.
 #[derive(Debug, Default)]
 pub struct Framing {
     heads: AtomicU64,
@@ -58,7 +58,7 @@ impl Framing {
         }
     }
 
-    /// The number of heads that ended and were in order.
+    /// Returns the number of heads that were complete and in order.
     pub fn heads(&self) -> u64 {
         self.heads.load(Ordering::Acquire)
     }
@@ -70,42 +70,42 @@ pub struct FramingGuard {
     shared: Arc<Framing>,
     at: At,
     line: Line,
-    /// Of the last body that had a length.
+    /// The length of the last body that had one.
     length: u64,
 }
 
 impl FramingGuard {
-    /// A guard for a new connection, and what it shares with the handler.
+    /// Returns a guard for a new connection, and the findings that it shares with the handler.
     pub fn new() -> (Self, Arc<Framing>) {
         let shared = Arc::<Framing>::default();
         (Self { shared: Arc::clone(&shared), at: At::RequestLine, line: Line::default(), length: 0 }, shared)
     }
 
-    /// Takes the next bytes that came in. Bytes of a body cost nothing but a subtraction.
+    /// Reads the next inbound bytes. Bytes of a body cost no more than a subtraction.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match self.step(bytes) {
                 Ok(used) => bytes = &bytes[used..],
                 Err(why) => {
                     self.at = At::Lost;
-                    // Set at most once: nothing is followed from here on.
+                    // This is set at most once: nothing is parsed from here on.
                     let _ = self.shared.broken.set((self.shared.heads(), why));
                 }
             }
         }
     }
 
-    /// The number of heads that ended and were in order.
+    /// Returns the number of heads that were complete and in order.
     pub fn heads(&self) -> u64 {
         self.shared.heads()
     }
 
-    /// Whether all that came so far are whole requests, in order.
+    /// Whether all bytes so far are complete requests, in order.
     pub fn is_between_requests(&self) -> bool {
         matches!(self.at, At::RequestLine) && self.line.len == 0
     }
 
-    /// In a body with a `Content-Length`: that length, and how much of it is to come.
+    /// Returns the length of a body with a `Content-Length`, and how much of it is still to come.
     pub fn sized_body(&self) -> Option<(u64, u64)> {
         match self.at {
             At::Sized(left) => Some((self.length, left)),
@@ -113,14 +113,14 @@ impl FramingGuard {
         }
     }
 
-    /// Takes the rest of a body with a `Content-Length` as come.
+    /// Counts the rest of a body with a `Content-Length` as received.
     pub fn skip_body(&mut self) {
         if let At::Sized(_) = self.at {
             self.at = At::RequestLine;
         }
     }
 
-    /// Takes some of `bytes`, which are not none, and says how many.
+    /// Parses a part of `bytes`, which must not be empty; returns how many.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
         match &mut self.at {
             At::RequestLine => {
@@ -177,7 +177,7 @@ enum At {
     Lost,
 }
 
-/// Takes what `bytes` has of a run of `left` bytes.
+/// Skips the bytes of a run of `left` bytes that are in `bytes`; returns how many.
 fn skip(left: &mut u64, bytes: &[u8]) -> usize {
     let used = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
     *left -= used as u64;
@@ -190,7 +190,7 @@ struct Line {
     start: [u8; LINE_START],
     end: [u8; VERSION],
     len: usize,
-    /// The last byte was a CR, which belongs to the line's end if an LF follows.
+    /// Whether the last byte was a CR, which belongs to the line's end if an LF follows.
     cr: bool,
     bare_cr: bool,
 }
@@ -205,7 +205,7 @@ impl Default for Line {
 }
 
 impl Line {
-    /// Takes bytes up to and with the next LF; says how many, and whether that ended the line.
+    /// Reads bytes up to and including the next LF; returns how many, and whether that ended the line.
     fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
         let lf = bytes.iter().position(|&byte| byte == b'\n');
         for &byte in &bytes[..lf.unwrap_or(bytes.len())] {
@@ -223,18 +223,18 @@ impl Line {
         (lf.map_or(bytes.len(), |lf| lf + 1), lf.is_some())
     }
 
-    /// Whether a line that ended has nothing in it.
+    /// Whether a complete line is empty.
     fn is_empty(&self) -> Result<bool, &'static str> {
         if self.bare_cr { Err("a line has a CR without an LF") } else { Ok(self.len == 0) }
     }
 
-    /// The line as far as it was kept.
+    /// Returns the kept beginning of the line.
     fn start(&self) -> &[u8] {
         &self.start[..self.len.min(LINE_START)]
     }
 }
 
-/// What the head so far says about the body.
+/// The fields of the head so far that concern the body.
 #[derive(Debug)]
 struct Fields {
     is_http_10: bool,
@@ -258,7 +258,7 @@ impl Fields {
             return Err("a field line starts with whitespace");
         }
         let Some(colon) = start.iter().position(|&byte| byte == b':') else {
-            // A longer name is none of ours, and hyper checks it.
+            // No field of interest has such a long name, and hyper checks the line.
             return if line.len > LINE_START { Ok(()) } else { Err("a field line has no colon") };
         };
         let (name, value) = (&start[..colon], &start[colon + 1..]);
@@ -302,7 +302,7 @@ impl Fields {
         Ok(())
     }
 
-    /// What follows the head.
+    /// Returns the state after the head.
     fn body(&self) -> Result<At, &'static str> {
         match (self.chunked, self.length) {
             (true, Some(_)) => Err("Transfer-Encoding together with Content-Length"),
@@ -313,7 +313,7 @@ impl Fields {
     }
 }
 
-/// Where in a chunked body. The states are those of hyper's decoder, so that the two cannot part.
+/// The position in a chunked body. The states are those of hyper's decoder, so that the two cannot differ.
 #[derive(Debug, PartialEq)]
 enum Chunked {
     Start,
@@ -359,7 +359,7 @@ impl Chunked {
             (Self::DataCr, b'\r') => Self::DataLf,
             (Self::DataLf, b'\n') => Self::Start,
             (Self::TrailerStart, b'\r') => Self::LastLf,
-            // hyper takes an LF for a part of the trailer line, others for its end.
+            // hyper takes an LF for a part of the trailer line, others take it for its end.
             (Self::TrailerStart | Self::Trailer, b'\n') => return Err("a trailer line ends without CR"),
             (Self::Trailer, b'\r') => Self::TrailerLf,
             (Self::TrailerStart | Self::Trailer, _) => Self::Trailer,
@@ -382,7 +382,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
     rest.iter().try_fold(push_digit(0, *first, radix)?, |number, byte| push_digit(number, *byte, radix))
 }
 
-/// The value without the optional whitespace around it, which is SP and HTAB only: RFC 9110 section 5.6.3.
+/// Returns the value without the optional whitespace around it, which is SP and HTAB only (RFC 9110 section 5.6.3).
 fn trim(value: &[u8]) -> &[u8] {
     let is_solid = |byte: &u8| !matches!(byte, b' ' | b'\t');
     let from = value.iter().position(is_solid).unwrap_or(value.len());
@@ -397,7 +397,7 @@ mod tests {
 
     use super::*;
 
-    /// The heads that were in order, and where and why it stopped.
+    /// The number of heads in order, and the place and the reason of the violation.
     type Verdict = (u64, Option<(u64, &'static str)>);
 
     fn watch<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
@@ -520,12 +520,12 @@ mod tests {
         }
     }
 
-    /// The reason found by a parser of the whole stream.
+    /// The violation that a parser of the whole stream finds.
     #[derive(Debug)]
     enum Found {
         Clean,
         Violation(&'static str),
-        /// Cut off within a chunk line, where the guard may already know.
+        /// The stream is cut off within a chunk line, where the guard may already know.
         Unknown,
     }
 
@@ -535,7 +535,7 @@ mod tests {
         }
     }
 
-    /// The same rules over the whole stream at once.
+    /// Applies the same rules to the whole stream at once.
     fn naive(mut stream: &[u8]) -> (u64, Found) {
         let mut heads = 0;
         loop {
@@ -550,7 +550,7 @@ mod tests {
         }
     }
 
-    /// The rest of the stream after the first message, if that is all there, and whether its head is.
+    /// Returns the rest of the stream after the first message, if that is complete, and whether its head is.
     #[expect(clippy::type_complexity)]
     fn naive_message(mut stream: &[u8]) -> Result<(Option<&[u8]>, bool), (bool, Option<&'static str>)> {
         let mut lines = Vec::new();
@@ -622,7 +622,7 @@ mod tests {
         }
     }
 
-    /// The rest of the stream after a chunked body; the error is `None` where it is cut off within a line.
+    /// Returns the rest of the stream after a chunked body; the error is `None` if it is cut off within a line.
     fn naive_chunks(mut stream: &[u8]) -> Result<Option<&[u8]>, Option<&'static str>> {
         let line = |stream: &mut &[u8]| {
             let lf = stream.iter().position(|&byte| byte == b'\n').ok_or(None)?;
@@ -679,7 +679,7 @@ mod tests {
         }
     }
 
-    /// Streams that are nearly well formed.
+    /// Generates streams that are nearly well formed.
     fn stream() -> impl Strategy<Value = Vec<u8>> {
         let words = [
             "GET / HTTP/1.1\r\n",

@@ -1,4 +1,4 @@
-//! One request, from its head to the head of its answer.
+//! Handles one request, from its head to the head of its answer.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ use super::Server;
 use super::activity::Activity;
 use super::admission::{Standing, holder};
 use super::answers::{self, Room};
-use super::body::{Body, Download, Pieces};
+use super::body::{Body, Download, ListBody};
 use super::framing::Framing;
 use super::incoming::Payload;
 use super::interim::Interim;
@@ -46,32 +46,32 @@ use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport, remov
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a request needs to know of the connection it came by.
+/// The parts of a connection that its requests use.
 pub(super) struct Connection {
-    /// Tells the connection what it is in the middle of.
+    /// The requests and answers in progress on the connection.
     pub(super) activity: Arc<Activity>,
-    /// Is told when a request has shown whose the connection is.
+    /// Marked as known by the first authenticated request.
     pub(super) standing: Arc<Standing>,
-    /// Who is at its other end, as far as the connection tells; see [`Exchange::client`].
+    /// The address of the peer, or the one that a PROXY header gives; see [`Exchange::client`].
     pub(super) peer: SocketAddr,
-    /// Which side is served here; `None` is both.
+    /// The side that is served here; `None` for both.
     pub(super) side: Option<Side>,
     pub(super) places: Places,
-    /// What the framing guard saw, on HTTP/1.1.
+    /// The findings of the framing guard, on HTTP/1.1.
     pub(super) framing: Option<Arc<Framing>>,
     /// The number of requests so far.
     pub(super) requests: AtomicU64,
-    /// Where files can be sent by the kernel.
+    /// The regions through which the kernel sends files, if the connection can.
     pub(super) regions: Option<FileRegions>,
-    /// Where large bodies can be had past hyper.
+    /// The tap that takes large bodies past hyper, if the connection has one.
     pub(super) tap: Option<Arc<Tap>>,
-    /// What the connection has done, where one transfer at a time has it.
+    /// The counts of the connection, if it has one transfer at a time.
     pub(super) transport: Option<Arc<dyn Transport>>,
-    /// Its bytes.
+    /// The bytes that the connection has moved.
     pub(super) moved: Arc<Moved>,
-    /// Finds out whether a peer that closed its side is gone.
+    /// Interim answers, which show whether a peer that closed its side is gone.
     pub(super) interim: Arc<Interim>,
-    /// Ends the connection at once.
+    /// Closes the connection at once.
     pub(super) kill: CancellationToken,
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn answer(
     let _busy = connection.activity.work();
     let id = Uuid::new_v4().to_string();
     let (parts, body) = request.into_parts();
-    // Until the answer is returned. HTTP/1.0 has no interim answers, and HTTP/2 closes nothing by halves.
+    // Held until the answer is returned. HTTP/1.0 has no interim answers, and HTTP/2 cannot be closed by halves.
     let _interim = (parts.version == Version::HTTP_11).then(|| connection.interim.work());
     let client = server.proxies.client_of(connection.peer.ip(), &parts.headers);
     let span = {
@@ -121,13 +121,13 @@ pub(super) async fn answer(
     }
     let status = response.status();
     server.metrics.request_answered(route, status.as_u16(), started.elapsed().as_secs_f64());
-    // The route's pattern and not the path, which may hold a ticket (I10).
+    // The pattern of the route, not the path, which may hold a ticket (I10).
     tracing::debug!(parent: &span, method = %parts.method, route, status = status.as_u16(), "answered");
     let shares = std::mem::take(&mut exchange.shares);
     response.map(|body| body.watched_by(&connection.activity).counted(shares))
 }
 
-/// What a request is for.
+/// Resolves a request to its endpoint.
 pub(super) fn resolved(parts: &Parts, length: Option<u64>) -> Resolved<'_> {
     let query = parts.uri.query().unwrap_or_default();
     resolve(&parts.method, parts.uri.path(), query, &parts.headers, length)
@@ -136,17 +136,17 @@ pub(super) fn resolved(parts: &Parts, length: Option<u64>) -> Resolved<'_> {
 struct Exchange<'a> {
     server: &'a Arc<Server>,
     connection: &'a Arc<Connection>,
-    /// Where the request comes from: the address of the peer, or who is behind it if that is a proxy of ours.
+    /// The address of the client: that of the peer or, behind a trusted proxy, the one that the proxy reports.
     client: IpAddr,
     parts: &'a Parts,
     call: Call<'a>,
     dialect: &'static Dialect,
     /// The pattern that matched.
     route: &'static str,
-    /// Whose caller it is, once that is known.
+    /// The caller's tenant, once that is known.
     caller: Option<TenantId>,
     started: Instant,
-    /// It came after the server was told to stop.
+    /// Whether it came after the stop of the server.
     is_late: bool,
     shares: UnderWay,
 }
@@ -157,7 +157,7 @@ impl Exchange<'_> {
         if let Some(violation) = framing.or_else(|| origin::host_violation(self.parts)) {
             let fault = Fault::new(FaultKind::BadFraming, format!("the request is ambiguous: {violation}"));
             let mut response = self.refuse(&fault);
-            // What follows on this connection may have been smuggled in.
+            // Further requests on this connection may have been smuggled in.
             if self.parts.version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -168,13 +168,13 @@ impl Exchange<'_> {
             Err(fault) => return self.reject(&fault, body),
         };
         match self.decode(endpoint, body).await {
-            // To drop what nobody reads before the answer is there would end the connection with it.
+            // Dropping an unread body before the answer exists would close the connection with it.
             Ok((intent, answer, _unread)) => self.perform(intent, answer).await,
             Err((fault, body)) => self.reject(&fault, body),
         }
     }
 
-    /// Whether the request may be looked at further.
+    /// Refuses requests that must not be processed further.
     fn admit(&mut self, endpoint: Result<&'static Endpoint, Fault>) -> Result<&'static Endpoint, Fault> {
         if !endpoint.as_ref().is_ok_and(|endpoint| endpoint.is_probe()) {
             if self.client != self.connection.peer.ip() {
@@ -182,7 +182,8 @@ impl Exchange<'_> {
                 let share = self.server.addresses.take(holder(self.client));
                 self.shares.address = Some(share.ok_or_else(|| Fault::new(FaultKind::Unavailable, told))?);
             }
-            // What began before is finished, and this was not begun: whoever made it can make it again elsewhere.
+            // Requests from before the stop are finished. This one was not begun, so the caller can repeat it
+            // elsewhere.
             if self.is_late {
                 return Err(Fault::new(FaultKind::Unavailable, "the server is stopping and begins nothing new"));
             }
@@ -198,8 +199,8 @@ impl Exchange<'_> {
         Ok(endpoint)
     }
 
-    /// Gets what the endpoint needs, and has it read what is asked for. The body comes back where it is not a part of
-    /// that.
+    /// Authenticates and reads the body as the endpoint needs it, and decodes the request. Returns the body if it is
+    /// not a part of the intent.
     async fn decode(
         &mut self,
         endpoint: &'static Endpoint,
@@ -246,7 +247,7 @@ impl Exchange<'_> {
         Ok((Intent::Work(principal, work), answer))
     }
 
-    /// Who makes the request, which counts among those of their tenant from now on.
+    /// Authenticates the caller, whose tenant the request counts for from now on.
     async fn known(&mut self, guard: Guard) -> Result<Caller, Fault> {
         let caller = self.authenticate(guard).await?;
         self.connection.standing.know();
@@ -255,7 +256,7 @@ impl Exchange<'_> {
         Ok(caller)
     }
 
-    /// A body that is read whole, or nothing where a body means nothing.
+    /// Reads a whole body; returns nothing if the endpoint ignores bodies.
     async fn buffer(&self, most: Option<usize>, body: &mut Payload) -> Result<Bytes, Fault> {
         match most {
             Some(most) => body.buffer(most, self.server.limits.head).await,
@@ -324,13 +325,13 @@ impl Exchange<'_> {
         self.received(answer, outcome, &progress, body)
     }
 
-    /// Room for what a command is answered with, where that can be known before.
+    /// Takes room for the answer to a command, if its size can be estimated beforehand.
     async fn room_for(&self, principal: &Principal, command: &Command) -> Result<Option<Room>, Fault> {
         let Some(most) = answers::most_of(command) else { return Ok(None) };
         self.server.answers.room(Some(principal.tenant), most, self.server.limits.head).await.map(Some)
     }
 
-    /// Counts the request among those of this tenant.
+    /// Counts the request against the share of this tenant.
     fn count(&self, tenant: TenantId) -> Result<(), Fault> {
         let told = "as many requests of this tenant are under way as may be; try again";
         let share = self.server.tenants.take(tenant).ok_or_else(|| Fault::new(FaultKind::Unavailable, told))?;
@@ -348,7 +349,7 @@ impl Exchange<'_> {
         outcome.map(Outcome::Identity)
     }
 
-    /// Answers an upload whose body was read, to its end or not.
+    /// Answers an upload whose body was read, completely or not.
     fn received(
         &self,
         answer: Answer,
@@ -383,7 +384,7 @@ impl Exchange<'_> {
         let (parts, places) = (self.parts.clone(), self.connection.places.clone());
         let list = List::new(self.server, Asked { answer, parts, places, tenant: self.caller }, outcome, rest);
         let answering = self.connection.activity.answer();
-        reply.map(|first| Body::List(Pieces::new(list, &first, answering)))
+        reply.map(|first| Body::List(ListBody::new(list, &first, answering)))
     }
 
     async fn send(&self, plan: &SendPlan) -> Response<Body> {
@@ -403,9 +404,10 @@ impl Exchange<'_> {
             Opened::Drive { drive, image, checked } => (drive, image, checked),
             Opened::Tree(tree, packable) => return self.send_tree(plan, &tree, packable),
         };
-        // Unpredictable, so that no image can hold it (RFC 2046 section 5.1.1).
+        // Unpredictable, so that no image can contain it (RFC 2046 section 5.1.1).
         let boundary = Uuid::new_v4().simple().to_string();
-        // The row changes with more than the bytes. What a clock ahead of ours has written is not in the future.
+        // The time of the file, since the row changes for other reasons, too. A time written by a clock ahead of this
+        // one is not reported as in the future.
         let written = image.file().and_then(|file| file.metadata().ok()?.modified().ok()).map(UnixTime::from);
         let modified = written.unwrap_or(volume.updated).min(control.now());
         let (mut head, chunks) = direct::answer(&self.call, &volume, (modified, checked), &boundary).into_parts();
@@ -513,13 +515,14 @@ impl Exchange<'_> {
         self.connection.side.is_none_or(|side| endpoint.side == Side::Either || endpoint.side == side)
     }
 
-    /// Refuses a request whose body may be left to read.
+    /// Refuses a request whose body may be unread.
     fn reject(&self, fault: &Fault, body: Payload) -> Response<Body> {
         self.linger(body);
         self.refuse(fault)
     }
 
-    /// A peer that still waits for 100 (Continue) has sent nothing that must be read.
+    /// Reads the rest of the body, unless the peer waits for 100 (Continue): such a peer has sent nothing that must be
+    /// read.
     fn linger(&self, body: Payload) {
         if !body.is_empty() && (body.is_asked_for() || !self.parts.headers.contains_key(header::EXPECT)) {
             body.linger(self.server.control.tracker());
@@ -540,7 +543,7 @@ impl Exchange<'_> {
     }
 }
 
-/// Whether the connection ends with this request: RFC 9112 section 9.3, but for HTTP/1.0 always.
+/// Whether the connection ends with this request (RFC 9112 section 9.3); after HTTP/1.0 always.
 fn is_last(head: &Parts) -> bool {
     let closes = |value: &HeaderValue| {
         value.to_str().is_ok_and(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close")))

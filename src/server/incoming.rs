@@ -1,4 +1,4 @@
-//! The body of a request: read into memory up to a limit, streamed into an upload, or thrown away.
+//! The body of a request: read into memory up to a limit, streamed into an upload, or discarded.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,26 +16,26 @@ use crate::dialect::too_large;
 use crate::domain::{Fault, FaultKind};
 use crate::transfer::{Broken, Source};
 
-/// How much is still read of a peer that was refused. Many clients read nothing before they have sent all; to read more
-/// would cost us more than the answer is worth.
+/// The most that is still read from a peer that was refused. Many clients read no answer before they have sent
+/// everything; reading more would cost more than the answer is worth.
 pub(super) const LINGER_MOST: u64 = 64 << 20;
 
-/// And for how long.
+/// The longest time for which it is read.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 
-/// A body that has not been read.
+/// The body of a request, not read yet.
 #[derive(Debug)]
 pub(super) struct Payload {
     incoming: Incoming,
-    /// What hyper gave and nobody took yet.
+    /// Bytes from hyper that nobody has taken yet.
     frame: Bytes,
     /// The way past hyper, if this body has one.
     tapped: Option<Tapped>,
-    /// How many bytes came from hyper.
+    /// The bytes that came from hyper so far.
     given: u64,
-    /// hyper was told that its body is wanted.
+    /// Whether hyper was asked for the body.
     is_asked_for: bool,
-    /// It was read whole.
+    /// Whether it was read completely.
     is_read: bool,
 }
 
@@ -44,7 +44,7 @@ impl Payload {
         Self { incoming, frame: Bytes::new(), tapped, given: 0, is_asked_for: false, is_read: false }
     }
 
-    /// Its length, when the peer has told it.
+    /// Returns its length, if the peer has sent it.
     pub(super) fn length(&self) -> Option<u64> {
         self.incoming.size_hint().exact()
     }
@@ -54,24 +54,24 @@ impl Payload {
         self.is_read || self.incoming.is_end_stream()
     }
 
-    /// Whether it came past hyper.
+    /// Whether it is taken past hyper.
     pub(super) fn is_tapped(&self) -> bool {
         self.tapped.is_some()
     }
 
-    /// Whether hyper was told that it is wanted, and so sent 100 (Continue) to a peer that waits for it.
+    /// Whether hyper was asked for the body, and so sent 100 (Continue) to a peer that waits for it.
     pub(super) fn is_asked_for(&self) -> bool {
         self.is_asked_for
     }
 
-    /// Reads a small body whole. `within` bounds the time, so that a trickling peer holds nothing for long.
+    /// Reads a small body whole. `within` bounds the time, so that a slow peer holds nothing for long.
     ///
-    /// When it fails, what was not read is [`Self::linger`]'s.
+    /// When it fails, the caller may leave the rest to [`Self::linger`].
     pub(super) async fn buffer(&mut self, max: usize, within: Duration) -> Result<Bytes, Fault> {
         if self.length().is_some_and(|length| length > max as u64) {
             return Err(too_large(max));
         }
-        // Smaller than what is tapped.
+        // It is smaller than tapped bodies.
         self.tapped = None;
         let read = async {
             let mut whole = BytesMut::new();
@@ -95,8 +95,8 @@ impl Payload {
         Ok(whole)
     }
 
-    /// Goes on reading a body that was refused, for a while: closing a socket with unread bytes resets it, and the peer
-    /// would lose the answer that tells why (RFC 9112 section 9.6).
+    /// Reads a refused body for a while: closing a socket with unread bytes resets it, and the peer would lose the
+    /// answer with the reason (RFC 9112 section 9.6).
     pub(super) fn linger(mut self, tracker: &TaskTracker) {
         tracker.spawn(async move {
             let mut nowhere = vec![0; 16 << 10];
@@ -113,19 +113,19 @@ impl Payload {
         });
     }
 
-    /// Waits for a frame of hyper's; false at the proper end.
+    /// Waits for a frame from hyper; `false` at the proper end.
     async fn next_frame(&mut self) -> Result<bool, Broken> {
         self.is_asked_for = true;
         while self.frame.is_empty() {
             let Some(frame) = self.incoming.frame().await else { return Ok(false) };
-            // Trailers say nothing that an upload needs.
+            // An upload ignores trailers.
             self.frame = frame?.into_data().unwrap_or_default();
         }
         self.given += self.frame.len() as u64;
         Ok(true)
     }
 
-    /// Has hyper send 100 (Continue) if the peer waits for it. There is no frame to lose: hyper gave all it has.
+    /// Makes hyper send 100 (Continue) if the peer waits for it. No frame can be lost: hyper has given all it had.
     async fn ask(&mut self) -> Result<(), Broken> {
         if self.is_asked_for {
             return Ok(());

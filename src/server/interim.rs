@@ -1,14 +1,13 @@
-//! Interim answers to a peer that closed its side of the connection, while its request is worked on.
+//! Interim answers to a peer that closed its side of the connection, while its request is in progress.
 //!
-//! Such a peer may wait for its answer, or be gone for good: TCP tells the one from the other only when the peer is
-//! sent something, and a probe of the kernel's (`SO_KEEPALIVE`) is not enough, as the peer's kernel acknowledges it for
-//! a minute after the peer has closed. What is gone answers data with a reset. So such a peer is sent what every client
-//! passes over: 100 (Continue), which RFC 9110 section 15.2.1 lets a client discard that did not ask for it, and which
-//! some take that know no other interim answer.
+//! Such a peer may wait for its answer, or be gone. TCP shows the difference only when the peer is sent something. A
+//! probe of the kernel (`SO_KEEPALIVE`) is not enough, since the peer's kernel acknowledges it for a minute after the
+//! peer has closed; it answers data with a reset. So the peer is sent 100 (Continue), which every client skips: RFC
+//! 9110 section 15.2.1 lets clients discard it unasked, and some know no other interim answer.
 //!
 //! # Invariants
-//! - An interim answer stands before its answer, never in one: it is due only while a request is worked on, and taken
-//!   only when all before it was written.
+//! - An interim answer is sent before the answer, never within one: it is due only while a request is in progress, and
+//!   taken only after all earlier bytes were written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,37 +17,37 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// The whole of one.
+/// A complete interim answer.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// How long an answer may take before its peer is tried. Most are there before.
+/// The time before a peer is first tested. Most answers are ready earlier.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// The pauses double up to this.
+/// The longest pause between tests; pauses double up to it.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Whether one is due; shared by a connection, its transport and its requests.
+/// Whether an interim answer is due; shared by a connection, its transport and its requests.
 #[derive(Debug, Default)]
 pub(super) struct Interim(AtomicU8);
 
-/// No request is worked on, or its answer has begun.
+/// No request is in progress, or its answer has begun.
 const IDLE: u8 = 0;
 const WORKING: u8 = 1;
 const DUE: u8 = 2;
 
 impl Interim {
-    /// A request of HTTP/1.1, whose peer takes interim answers, is worked on until the guard is dropped.
+    /// Marks a request of HTTP/1.1, whose peer accepts interim answers, as in progress until the guard is dropped.
     pub(super) fn work(self: &Arc<Self>) -> Working {
         self.0.store(WORKING, Ordering::Relaxed);
         Working(self.clone())
     }
 
-    /// Has one sent if a request is worked on.
+    /// Makes an interim answer due if a request is in progress.
     pub(super) fn ask(&self) {
         self.step(WORKING, DUE);
     }
 
-    /// Whether one is to be written now.
+    /// Whether an interim answer is to be written now.
     pub(super) fn take(&self) -> bool {
         self.step(DUE, WORKING)
     }
@@ -68,10 +67,10 @@ impl Drop for Working {
     }
 }
 
-/// When a peer is to be tried.
+/// The times at which a peer is tested.
 #[derive(Debug)]
 pub(super) struct Trials {
-    /// Since the peer closed its side.
+    /// Set once the peer has closed its side.
     next: Option<Instant>,
     pause: Duration,
 }
@@ -81,12 +80,12 @@ impl Trials {
         Self { next: None, pause: FIRST }
     }
 
-    /// Waits until the peer is to be tried. Cancel-safe.
+    /// Waits until the next test of the peer. Cancel safe.
     pub(super) async fn next(&mut self, socket: &TcpStream) {
         let next = if let Some(next) = self.next {
             next
         } else {
-            // Of all interests, this one alone is woken by the peer's end and not by its bytes.
+            // Unlike other interests, this one is woken by the peer's end, and not by its bytes.
             let _ = socket.ready(Interest::PRIORITY).await;
             *self.next.insert(Instant::now() + self.pause)
         };

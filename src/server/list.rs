@@ -1,11 +1,12 @@
-//! A list that is longer than what is held of it: told in pieces, each looked up when the one before was taken.
+//! A list that is not in memory as a whole: it is sent in parts, each of which is looked up when the previous one was
+//! taken.
 //!
-//! Every list of our dialects is an envelope around items, which commas separate. So a piece is encoded as a list of
-//! its own, of which the envelope is cut off.
+//! Every list of the dialects is an envelope around items with commas between them. So a part is encoded as a list of
+//! its own, whose envelope is removed.
 //!
 //! # Invariants
-//! - What is held is one piece, for which there is room, and the ids of what is still to be told (I12).
-//! - The list is that of one moment, but for what was removed since, which is left out.
+//! - Memory holds one part, for which room is taken, and the ids of the volumes to come (I12).
+//! - The list is that of one moment, without volumes that were removed since.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use http::request::Parts;
 use super::Server;
 use super::answers::{PAGE, Room};
 use super::handle::resolved;
-use crate::control::PIECE;
+use crate::control::LIST_PART;
 use crate::dialect::{Answer, Places, Reply};
 use crate::domain::{Fault, Outcome, TenantId, VolumeId};
 
@@ -28,26 +29,26 @@ pub(super) struct Asked {
     pub(super) tenant: Option<TenantId>,
 }
 
-/// Some of a list, and the room that it takes.
-pub(super) type Piece = (Bytes, Option<Room>);
+/// Bytes of a list, and the room that they take.
+pub(super) type ListPart = (Bytes, Option<Room>);
 
-/// What is still to be told of a list.
+/// The rest of a list.
 pub(super) struct List {
     server: Arc<Server>,
     asked: Asked,
-    /// With the piece that was told last.
+    /// The volumes of the last part.
     outcome: Outcome,
     rest: std::vec::IntoIter<VolumeId>,
-    /// How long the envelope is before the items.
+    /// The length of the envelope before the items.
     before: usize,
-    /// The envelope behind them.
+    /// The envelope after the items.
     after: Bytes,
     has_items: bool,
     is_told: bool,
 }
 
 impl List {
-    /// The list that `outcome` begins and `rest` continues.
+    /// Returns the list that `outcome` begins and `rest` continues.
     pub(super) fn new(server: &Arc<Server>, asked: Asked, mut outcome: Outcome, rest: Vec<VolumeId>) -> Self {
         let items = outcome.listing_mut().map(|listing| std::mem::take(&mut listing.volumes)).unwrap_or_default();
         let mut list = Self {
@@ -60,31 +61,31 @@ impl List {
             has_items: !items.is_empty(),
             is_told: false,
         };
-        // Its beginning was encoded just now.
+        // The same list was encoded just now, without an error.
         let envelope = list.encoded().unwrap_or_default();
-        // No other array stands behind that of the items.
+        // No other array follows that of the items.
         list.before = envelope.windows(2).rposition(|pair| pair == b"[]").map_or(0, |at| at + 1);
         list.after = envelope.slice(list.before..);
         list
     }
 
-    /// What was encoded of the list's beginning, without the end of the envelope.
+    /// Returns the encoded beginning of the list, without the end of the envelope.
     pub(super) fn beginning(&self, whole: &Bytes) -> Bytes {
         whole.slice(..whole.len() - self.after.len())
     }
 
-    /// The next piece, with the room that it takes; none behind the last.
-    pub(super) async fn next(mut self) -> (Self, Option<io::Result<Piece>>) {
-        let piece = self.piece().await;
-        (self, piece)
+    /// Returns the next part, with its room; `None` after the last.
+    pub(super) async fn next(mut self) -> (Self, Option<io::Result<ListPart>>) {
+        let part = self.part().await;
+        (self, part)
     }
 
-    async fn piece(&mut self) -> Option<io::Result<Piece>> {
+    async fn part(&mut self) -> Option<io::Result<ListPart>> {
         loop {
             if self.is_told {
                 return None;
             }
-            let ids: Vec<VolumeId> = self.rest.by_ref().take(PIECE).collect();
+            let ids: Vec<VolumeId> = self.rest.by_ref().take(LIST_PART).collect();
             if ids.is_empty() {
                 self.is_told = true;
                 return Some(Ok((self.after.clone(), None)));
@@ -108,20 +109,20 @@ impl List {
                 Err(fault) => return Some(Err(io::Error::other(fault))),
             };
             let items = &whole[self.before..whole.len() - self.after.len()];
-            let mut piece = BytesMut::with_capacity(items.len() + 1);
+            let mut part = BytesMut::with_capacity(items.len() + 1);
             if std::mem::replace(&mut self.has_items, true) {
-                piece.put_u8(b',');
+                part.put_u8(b',');
             }
-            piece.extend_from_slice(items);
-            let room = room.fit(piece.len());
-            return Some(Ok((piece.freeze(), room)));
+            part.extend_from_slice(items);
+            let room = room.fit(part.len());
+            return Some(Ok((part.freeze(), room)));
         }
     }
 
-    /// The list of the volumes that are held now.
+    /// Encodes the list of the current volumes.
     fn encoded(&self) -> Result<Bytes, Fault> {
         let Asked { answer, parts, places, .. } = &self.asked;
-        // What is told of a list depends on no body.
+        // The encoding of a list does not depend on a request's body.
         answer.encode(&resolved(parts, None).call, &self.outcome, places).map(Reply::into_body)
     }
 }

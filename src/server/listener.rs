@@ -1,11 +1,11 @@
-//! Accepts connections: as many at once as there are places for, and whatever happens to single ones.
+//! Accepts connections, as many at once as there are places, whatever errors single ones cause.
 //!
-//! One that must wait for a place holds up those behind it, in the kernel's backlog. An accept that fails does not end
-//! the loop: out of descriptors, it backs off, because the pending connection would make the listener ready again at
+//! A connection that waits for a place delays those behind it, in the kernel's backlog. A failed accept does not end
+//! the loop: without free descriptors it pauses, since the pending connection would make the listener ready again at
 //! once.
 //!
 //! # Cancellation
-//! Dropping `accept` loses no connection but one that waits for its place.
+//! Dropping `accept` loses no connection but the one that waits for a place.
 
 use std::future::Future;
 use std::io;
@@ -20,24 +20,23 @@ use tracing::{debug, warn};
 
 use super::admission::{Admission, Place, ShareIsTaken};
 
-/// Connections the kernel holds for us, which also is what a burst may bring. The kernel caps it at
-/// `net.core.somaxconn`.
+/// Connections that wait in the kernel, and so the size of a burst. The kernel limits it to `net.core.somaxconn`.
 const BACKLOG: u32 = 1024;
 
-/// The pause after a first failure; doubled up to [`LONGEST_PAUSE`] while they go on.
+/// The pause after a first failure; it doubles up to [`LONGEST_PAUSE`] with further ones.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A peer that is gone without a word is noticed after the idle time and a few probes: two minutes, which is below
-/// the time after which common firewalls and NATs forget a silent connection.
+/// A peer that vanishes is noticed after the idle time and a few probes: two minutes, less than common firewalls and
+/// NATs keep a silent connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
 /// Listens on `address`. Must be called within a runtime.
 ///
-/// A restart may reuse the address while old connections linger. Two servers may not share it: with `SO_REUSEPORT` a
-/// stale one would take half of the connections, silently.
+/// A restart may reuse the address while old connections are closing. Two servers may not share it: with `SO_REUSEPORT`
+/// a stale one would silently take half of the connections.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -45,9 +44,10 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Gives every connection to `serve`, which must not block, until `stop`; then closes the listener.
+/// Hands every connection to `serve`, which must not block, until `stop`; then closes the listener.
 ///
-/// Each has a place of those which several listeners may share, until that is dropped; without one it is `refuse`d.
+/// Each connection holds a place, which several listeners may share, until the place is dropped. Connections that get
+/// none are passed to `refuse`.
 pub(super) async fn accept(
     listener: Arc<TcpListener>,
     places: Places,
@@ -60,15 +60,15 @@ pub(super) async fn accept(
 /// The places of a listener's connections.
 #[derive(Clone)]
 pub(super) struct Places {
-    /// All of them.
+    /// All places.
     pub(super) admission: Arc<Admission>,
-    /// Whose connections count against no share.
+    /// Addresses whose connections count against no share.
     pub(super) is_exempt: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
-    /// Ends a connection that has no place.
+    /// Closes a connection that has no place.
     pub(super) refuse: Arc<dyn Fn(TcpStream, SocketAddr) + Send + Sync>,
 }
 
-/// Where connections come from.
+/// A source of connections.
 trait Source {
     fn next(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 }
@@ -92,7 +92,7 @@ async fn accept_from(
                 Ok((stream, peer)) => {
                     pause = None;
                     if let Err(error) = tune(&stream) {
-                        // Only a connection that is gone already refuses these; its reads will say so.
+                        // These fail only for a connection that is gone; its reads will report that.
                         debug!(%peer, %error, "socket options refused");
                     }
                     let counted = Some(peer.ip()).filter(|address| !(places.is_exempt)(*address));
@@ -123,7 +123,7 @@ fn longer(pause: Option<Duration>) -> Duration {
     pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE))
 }
 
-/// Errors of the network that accept(2) hands on and says to treat like `EAGAIN`.
+/// Network errors of a single connection that accept(2) passes on, to be treated like `EAGAIN`.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(
@@ -140,7 +140,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Answers leave at once, and dead peers are noticed.
+/// Sends answers without delay, and detects dead peers.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
@@ -190,7 +190,7 @@ mod tests {
             ];
             let first = accepted.recv().await.unwrap();
             let _second = accepted.recv().await.unwrap();
-            // The loop runs on this thread: it has had its turns and took nothing.
+            // The loop runs on this thread, so it has had its turns and accepted nothing.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
-    /// Fails as told, then accepts.
+    /// Fails with these errors, then accepts.
     struct Failing(VecDeque<Errno>, Arc<TcpListener>);
 
     impl Source for Failing {

@@ -58,26 +58,26 @@ pub struct Server {
     pub control: Arc<Control>,
     /// The ways to prove who is calling.
     pub logins: Logins,
-    /// TLS, where there is any.
+    /// The certificates for TLS, if any.
     pub tls: SideTls,
     /// The metrics that the server updates.
     pub metrics: Arc<Metrics>,
     /// Time limits and numbers of connections.
     pub limits: ServerLimits,
-    /// The URLs that clients reach each side by, where the configuration names them.
+    /// The configured URLs at which clients reach each side.
     pub public: PublicUrls,
-    /// The proxies whose word on the client's address is taken.
+    /// The proxies that are trusted to report the client's address.
     pub proxies: Proxies,
-    /// The connections.
+    /// The tasks of the connections.
     connections: TaskTracker,
-    /// The memory for answers that are not taken yet.
+    /// The memory for answers that are not sent yet.
     answers: Arc<Answers>,
     /// The windows of HTTP/2 connections.
     windows: Windows,
-    /// Requests under way: of each tenant, and of each address that a proxy has told of one by one.
+    /// Requests in progress: of each tenant, and of each address that proxies report per request.
     tenants: Arc<Shares<TenantId>>,
     addresses: Arc<Shares<IpAddr>>,
-    /// Whether a lack of descriptors was logged: it is once.
+    /// Whether a lack of descriptors was logged, which happens only once.
     has_told_of_files: AtomicBool,
 }
 
@@ -88,15 +88,15 @@ pub struct ServerLimits {
     pub head: Duration,
     /// Longest time in which a peer takes no byte of an answer.
     pub idle: Duration,
-    /// Connections at once.
+    /// The most connections at once.
     pub connections: usize,
-    /// Connections at once of one address.
+    /// The most connections at once from one address.
     pub connections_per_address: usize,
-    /// Whether large bodies may pass hyper by.
+    /// Whether large bodies may be taken past hyper.
     pub tap: bool,
 }
 
-/// See [`crate::config::Endpoint::public_url`].
+/// The configured URLs; see [`crate::config::Endpoint::public_url`].
 #[derive(Clone, Debug, Default)]
 pub struct PublicUrls {
     /// The URL of the direct side.
@@ -127,14 +127,14 @@ struct Bound {
     control: SocketAddr,
 }
 
-/// What one tenant may have under way: three quarters, as of other things.
+/// The share of one tenant: three quarters, as of other limits.
 const fn share_of(total: usize) -> usize {
     let share = total / 4 * 3;
     if share == 0 { 1 } else { share }
 }
 
 impl Server {
-    /// A server over these parts.
+    /// Returns a server over these parts.
     pub fn new(
         control: Arc<Control>,
         logins: Logins,
@@ -160,9 +160,9 @@ impl Server {
         })
     }
 
-    /// Serves until `stop`; then accepts nothing more, and lets every connection end after the request it is in.
+    /// Serves until `stop`. Then it accepts no more, and lets every connection end after its current request.
     ///
-    /// `kill` ends what is left of them; [`Server::ended`] tells when there are none.
+    /// `kill` closes the remaining connections; [`Server::ended`] waits until there are none.
     pub fn start(
         self: &Arc<Self>,
         listeners: Listeners,
@@ -183,7 +183,7 @@ impl Server {
         for (listener, side) in listeners {
             let (server, until, kill) = (self.clone(), stop.clone(), kill.clone());
             let places = self.connection_places(admission.clone(), side);
-            // Accepting again goes on with the same socket, which closes with this closure.
+            // A restarted task accepts with the same socket, which closes with this closure.
             let listener = Arc::new(listener);
             self.control.supervisor().run("listener", stop, move || {
                 let (server, stop, kill) = (server.clone(), until.clone(), kill.clone());
@@ -198,15 +198,15 @@ impl Server {
         Ok(())
     }
 
-    /// Waits, after a stop, until every connection has ended: what was asked before is answered, and the answers are
-    /// with the system.
+    /// Waits, after a stop, until every connection has ended: earlier requests are answered, and their answers are
+    /// handed to the kernel.
     pub async fn ended(&self) {
         self.connections.close();
         self.connections.wait().await;
     }
 
-    /// Addresses of proxies have no share: many people may be behind one, each of whom has one as soon as the proxy has
-    /// told of them.
+    /// Addresses of proxies have no share. Many clients may be behind one, and each has a share of its own as soon as
+    /// the proxy reports its address.
     fn connection_places(self: &Arc<Self>, admission: Arc<Admission>, side: Option<Side>) -> listener::Places {
         let (server, refusing) = (self.clone(), self.clone());
         listener::Places {
@@ -216,12 +216,12 @@ impl Server {
         }
     }
 
-    /// Answers a new connection that it is not served.
+    /// Answers a connection that gets no place.
     fn refuse(&self, stream: &TcpStream, peer: SocketAddr, side: Option<Side>) {
         self.metrics.connections_refused.inc();
         tracing::debug!(%peer, "refused: its address has all the connections that one may have");
         if self.tls.of(side).is_none() {
-            // Nothing is in its buffer, so that this waits for nobody.
+            // The send buffer is empty, so this does not block.
             let _ = rustix::net::send(stream, BUSY, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         }
     }
@@ -230,9 +230,9 @@ impl Server {
         Patience { head: self.limits.head, idle: self.limits.idle }
     }
 
-    /// Where a peer that reached us at `local` finds both sides.
+    /// Returns the URLs of both sides for a peer that reached this server at `local`.
     fn places(&self, local: SocketAddr, bound: Bound, side: Option<Side>) -> Places {
-        // A listener on the wildcard address is reached at whichever address this peer used.
+        // A listener on the wildcard address is reached at the address that this peer used.
         let own = |side: Side, bound: SocketAddr| {
             let scheme = if self.tls.of(Some(side)).is_some() { "https" } else { "http" };
             let ip = if bound.ip().is_unspecified() { local.ip().to_canonical() } else { bound.ip() };

@@ -1,18 +1,18 @@
-//! The bytes that a connection has moved.
+//! The bytes that a connection has moved, for the watch over stalled peers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// How many bytes a connection has moved; shared with whoever watches for stalled peers.
+/// Counts of a connection's bytes, shared with the tasks that watch for stalled peers.
 #[derive(Debug, Default)]
 pub struct Moved {
     read: AtomicU64,
     written: AtomicU64,
-    /// The body of an upload that was let in is read.
+    /// Whether the body of an admitted upload is being read.
     wide: AtomicBool,
 }
 
-/// See [`Moved::widen`].
+/// The guard of [`Moved::widen`].
 #[derive(Debug)]
 pub(super) struct Wide(Arc<Moved>);
 
@@ -23,17 +23,17 @@ impl Drop for Wide {
 }
 
 impl Moved {
-    /// Bytes that came in.
+    /// Returns the bytes received so far.
     pub fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes that came in.
+    /// Counts received bytes.
     pub(super) fn add_read(&self, bytes: u64) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Has an upload's body come in large pieces until the guard is dropped.
+    /// Allows large reads of an upload's body until the guard is dropped.
     pub(super) fn widen(self: &Arc<Self>) -> Wide {
         self.wide.store(true, Ordering::Relaxed);
         Wide(self.clone())
@@ -43,12 +43,12 @@ impl Moved {
         self.wide.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes the socket took.
+    /// Counts bytes that the socket has taken.
     pub(super) fn add_written(&self, bytes: u64) {
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes the socket took.
+    /// Returns the bytes that the socket has taken so far.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
-//! Which host a request is for, and whether it was made by a page of another site.
+//! Checks which host a request is for, and whether a page of another site has made it.
 //!
-//! A browser sends what it has cached for us, such as a Basic login, with requests that any page makes. It also says
-//! so: by `Sec-Fetch-Site` (W3C Fetch Metadata) and `Origin` (RFC 6454). Clients that are no browsers send neither.
+//! A browser adds cached credentials, such as a Basic login, to requests that any page makes. It marks such requests
+//! with `Sec-Fetch-Site` (W3C Fetch Metadata) and `Origin` (RFC 6454). Clients that are no browsers send neither.
 
 use http::header::{self, HeaderName};
 use http::request::Parts;
@@ -10,18 +10,18 @@ use http::{Method, Version};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why it cannot be told which host the request is for: RFC 9112 section 3.2, RFC 9113 section 8.3.1.
+/// Returns the reason for which the host of the request is unclear (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
 pub(super) fn host_violation(head: &Parts) -> Option<&'static str> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Some("there is more than one Host"),
         (Some(host), None) => host,
-        // Before HTTP/1.1 it need not be there.
+        // HTTP/1.0 does not require it.
         (None, _) if head.version < Version::HTTP_11 => return None,
         (None, _) if head.version >= Version::HTTP_2 && head.uri.authority().is_some() => return None,
         (None, _) => return Some("there is no Host"),
     };
-    // Empty where the target has no authority.
+    // It is empty if the target has no authority.
     if host.is_empty() && head.version < Version::HTTP_2 {
         return None;
     }
@@ -36,15 +36,15 @@ pub(super) fn host_violation(head: &Parts) -> Option<&'static str> {
     }
 }
 
-/// Whether this is a host, and perhaps a port.
+/// Whether this is a host, with or without a port.
 fn is_host(text: &str) -> bool {
     let Ok(authority) = text.parse::<Authority>() else { return false };
     let port = text.strip_prefix(authority.host()).unwrap_or_default();
     !text.contains('@') && !authority.host().is_empty() && (matches!(port, "" | ":") || authority.port_u16().is_some())
 }
 
-/// Whether this is to change something and was made by a page that none of `ours` serves: the public URLs, beside the
-/// host that is asked itself.
+/// Whether this request is to change something and was made by a page of another site. Sites of `ours`, the public
+/// URLs, and of the requested host are allowed.
 pub(super) fn is_from_elsewhere(head: &Parts, ours: [Option<&str>; 2]) -> bool {
     if matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return false;
@@ -52,14 +52,14 @@ pub(super) fn is_from_elsewhere(head: &Parts, ours: [Option<&str>; 2]) -> bool {
     let mut origins = head.headers.get_all(header::ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
         (None, _) => None,
-        // No browser sends two.
+        // No browser sends two of them.
         (Some(origin), None) => Some(origin.to_str().unwrap_or("null")),
         (Some(_), Some(_)) => return true,
     };
     let is_ours = |origin: &str| ours.into_iter().flatten().any(|url| origin_of(url).eq_ignore_ascii_case(origin));
     let mut sites = head.headers.get_all(SEC_FETCH_SITE).iter().map(http::HeaderValue::as_bytes).peekable();
     if sites.peek().is_some() {
-        // `none` is what the user has typed.
+        // `none` means that the user has entered the address.
         let is_here = sites.all(|site| matches!(site, b"same-origin" | b"none"));
         return !is_here && !origin.is_some_and(is_ours);
     }
@@ -68,13 +68,13 @@ pub(super) fn is_from_elsewhere(head: &Parts, ours: [Option<&str>; 2]) -> bool {
     origin.is_some_and(|origin| !is_ours(origin) && !is_at(origin, asked))
 }
 
-/// The scheme and authority of a URL.
+/// Returns the scheme and authority of a URL.
 fn origin_of(url: &str) -> &str {
     let host = url.find("://").map_or(0, |scheme| scheme + 3);
     url[host..].find('/').map_or(url, |end| &url[..host + end])
 }
 
-/// Whether an origin is this host. Its scheme is not compared: a proxy in front of us may be who speaks TLS.
+/// Whether an origin is this host. The scheme is not compared, since a proxy in front of the server may terminate TLS.
 fn is_at(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };

@@ -1,12 +1,12 @@
-//! Who is behind the proxies in front of this server: what proxies that are trusted say, and nobody else.
+//! Finds the client behind the proxies in front of this server, from the reports of trusted proxies only.
 //!
-//! A proxy says it of a connection by the PROXY protocol (versions 1 and 2, of `HAProxy`), or of a request by
-//! `Forwarded` (RFC 7239) or `X-Forwarded-For`. Only addresses are taken: by which scheme and host clients reach us,
-//! the configuration says.
+//! A proxy reports it for a connection by the PROXY protocol (versions 1 and 2, of `HAProxy`), or for a request by
+//! `Forwarded` (RFC 7239) or `X-Forwarded-For`. Only addresses are read: the configuration gives the scheme and host by
+//! which clients reach the server.
 //!
 //! # Invariants
-//! - From an address that is not trusted, nothing of this counts.
-//! - No byte behind a PROXY header is taken from the socket.
+//! - Reports from an address that is not trusted are ignored.
+//! - No byte after a PROXY header is read from the socket.
 
 use std::io;
 use std::iter::once;
@@ -22,16 +22,16 @@ use crate::domain::Network;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Proxies behind one another that are followed; more than anybody has.
+/// The most proxies in a chain that are followed; more than anybody has.
 const MOST_HOPS: usize = 32;
 
 /// The longest header of version 1, its end of line included.
 const LONGEST_LINE: usize = 107;
-/// What comes before the length of a header of version 2.
+/// The beginning of a header of version 2, before its version.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// A header of version 2 up to its length, that included.
+/// The length of a header of version 2 up to and including its length field.
 const FIXED: usize = 16;
-/// Version 2 of a connection of the proxy's own, such as a check whether we live.
+/// Version 2 with the command for a connection of the proxy itself, such as a health check.
 const LOCAL: u8 = 0x20;
 
 /// The proxies in front of this server.
@@ -39,29 +39,29 @@ const LOCAL: u8 = 0x20;
 pub struct Proxies {
     /// The networks of the trusted proxies.
     pub trusted: Vec<Network>,
-    /// Whether they begin every connection by a header of the PROXY protocol.
+    /// Whether they begin every connection with a header of the PROXY protocol.
     pub protocol: bool,
 }
 
-/// Why a connection of a trusted proxy is closed before it says anything.
+/// Why a connection of a trusted proxy is closed before its first request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoPeer {
-    /// It begins with something else, or with a header of another transport.
+    /// It begins with something else, or with a header for another transport.
     #[error("the connection does not begin with a header of the PROXY protocol for TCP")]
     Malformed,
-    /// The connection broke off.
+    /// The connection ended early.
     #[error("the connection ended before its PROXY header")]
     Broken(#[from] io::Error),
 }
 
 impl Proxies {
-    /// Whether an address is a proxy's, so that many people may be behind it.
+    /// Whether an address is that of a trusted proxy, with possibly many clients behind it.
     pub(super) fn is_trusted(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// Who is at the other end of a new connection: takes the PROXY header off where there must be one.
+    /// Returns the peer of a new connection, from its PROXY header if one is expected.
     pub(super) async fn peer_of(&self, stream: &mut TcpStream, peer: SocketAddr) -> Result<SocketAddr, NoPeer> {
         if !self.protocol || !self.is_trusted(peer.ip()) {
             return Ok(peer);
@@ -76,15 +76,15 @@ impl Proxies {
             _ if length != header.len() => Err(NoPeer::Malformed),
             Some(address) if address.protocol == Protocol::Stream => Ok(address.source),
             Some(_) => Err(NoPeer::Malformed),
-            // A proxy that does not know, or has it from a socket of its own machine.
+            // The proxy does not know the peer, or got the connection from its own machine.
             None => Ok(peer),
         }
     }
 
-    /// Who sent a request with these fields by a connection of this peer.
+    /// Returns the client of a request with these fields, on a connection of this peer.
     ///
-    /// A proxy sets one of the two fields, and often hands on the other as the client sent it. So where they differ,
-    /// neither is believed, and the proxy's own address counts.
+    /// A proxy sets one of the two fields, and often passes on the other as the client sent it. So if they differ,
+    /// neither is trusted, and the proxy's own address counts.
     pub(super) fn client_of(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.is_trusted(peer) {
             return peer;
@@ -102,8 +102,8 @@ impl Proxies {
         }
     }
 
-    /// The first hop that is not a proxy of ours, from the last one back. Where a hop is not told, that is the proxy
-    /// that did not tell it; behind proxies only, the first.
+    /// Returns the last hop that is not a trusted proxy. If a hop is unknown, it is the proxy that did not report it;
+    /// if all hops are proxies, the first one.
     fn first_stranger(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
         let mut known = peer;
         for hop in hops.take(MOST_HOPS) {
@@ -117,7 +117,7 @@ impl Proxies {
     }
 }
 
-/// The bytes of a header, or of what is none.
+/// Reads a header, or as many bytes as show that it is none.
 async fn read_header(stream: &mut TcpStream) -> Result<Vec<u8>, NoPeer> {
     let mut header = vec![0; SIGNATURE.len()];
     stream.read_exact(&mut header).await?;
@@ -149,7 +149,7 @@ async fn read_header(stream: &mut TcpStream) -> Result<Vec<u8>, NoPeer> {
     Ok(header)
 }
 
-/// The address of a hop as it is written: alone, with a port, in brackets.
+/// Parses the address of a hop: alone, with a port, or in brackets.
 fn address_of(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let address = match text.strip_prefix('[') {
@@ -159,7 +159,7 @@ fn address_of(text: &str) -> Option<IpAddr> {
     address.map(|address| address.to_canonical())
 }
 
-/// For whom each element of a `Forwarded` field was handed on; none where it does not say, or says it in other words.
+/// Returns the `for` address of each element of a `Forwarded` field; `None` if it is missing or is no address.
 fn forwarded_for(field: &str) -> Vec<Option<IpAddr>> {
     let (mut is_quoted, mut begin) = (false, 0);
     let mut hops = Vec::new();
@@ -261,8 +261,8 @@ mod tests {
         assert_eq!(client(PROXY, &[(X_FORWARDED_FOR, "192.0.2.7"), (FORWARDED, "for=192.0.2.7")]), "192.0.2.7");
     }
 
-    /// Sends these bytes from a trusted address, in two parts at every place; what the server makes of it, and what is
-    /// left on the socket.
+    /// Sends these bytes from a trusted address, in two parts, split at `cut`. Returns the server's result, and the
+    /// bytes left on the socket.
     async fn served(bytes: &[u8], cut: usize) -> (Result<String, String>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -1,12 +1,12 @@
 #![expect(unsafe_code, reason = "maps files, so that a body frame has an address by which the transport knows it")]
 //! Address ranges that stand for ranges of files: body frames that are sent without being read.
 //!
-//! A frame is a slice of a private address range that maps the file. Who is given it can frame it, split it and advance
-//! it like any other bytes; [`super::sendfile::SendfileStream`] finds the file by the address. Whoever reads the slice
-//! all the same gets the right bytes, so a frame that ends up in another transport is slower and not wrong.
+//! A frame is a slice of a private address range that maps the file. Code that gets it can frame, split and advance it
+//! like other bytes; [`super::sendfile::SendfileStream`] finds the file by the address. The slice also reads as the
+//! right bytes, so in another transport a frame is slower, and not wrong.
 //!
 //! # Invariants
-//! - A region is known exactly as long as its `Bytes` live: it is forgotten before its addresses are free.
+//! - A region is known exactly as long as its `Bytes` live: it is removed before its addresses are free.
 //!
 //! # Cancellation
 //! Nothing here waits. Dropping the `Bytes` at any time is safe.
@@ -21,14 +21,14 @@ use memmap2::{Mmap, MmapOptions};
 
 use crate::io::SharedFile;
 
-/// The ranges of files whose addresses one connection knows. Clones are handles on the same set.
+/// The mapped file ranges of one connection. Clones share the same set.
 #[derive(Clone, Debug, Default)]
 pub struct FileRegions {
     by_start: Arc<Mutex<BTreeMap<usize, Region>>>,
     disk: Arc<Mutex<DiskWait>>,
 }
 
-/// How long a connection has waited for the disk.
+/// The time that a connection has waited for the disk.
 #[derive(Debug, Default)]
 struct DiskWait {
     ended: Duration,
@@ -43,10 +43,11 @@ struct Region {
 }
 
 impl FileRegions {
-    /// A body frame of `len` bytes of `file` from `offset` on, which this connection will send without reading it.
+    /// Returns a body frame of `len` bytes of `file` from `offset` on, which this connection will send without reading
+    /// it.
     ///
-    /// `file` is open for buffered reads: with `O_DIRECT` only aligned ranges could be sent. Fails with `UnexpectedEof`
-    /// when the file ends before the range does. Costs a system call and address space, whatever `len`.
+    /// `file` must be open for buffered reads, since with `O_DIRECT` only aligned ranges could be sent. Fails with
+    /// `UnexpectedEof` if the file ends before the range does. Costs one system call and address space, whatever `len`.
     pub fn register(&self, file: SharedFile, offset: u64, len: u64) -> io::Result<Bytes> {
         if len == 0 {
             return Ok(Bytes::new());
@@ -66,15 +67,14 @@ impl FileRegions {
         Ok(Bytes::from_owner(Mapped { map, regions: self.clone(), _file: file }))
     }
 
-    /// How long the connection has waited for the disk in all, and whether it does now.
+    /// Returns the total time that the connection has waited for the disk, and whether it does now.
     pub fn disk_wait(&self) -> (Duration, bool) {
         let wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
         (wait.ended + wait.since.map_or(Duration::ZERO, |since| since.elapsed()), wait.since.is_some())
     }
 
-    /// Runs a call that never waits for the peer, and is not expected to wait for the disk: if it does all the same,
-    /// for a page that has gone from the cache or a queue of the disk that is full, that is the disk's time and not the
-    /// peer's.
+    /// Runs a call that never waits for the peer and rarely for the disk. If it waits for the disk after all, because
+    /// of an evicted page or a full queue, that time counts for the disk and not for the peer.
     pub(super) fn on_disk<T>(&self, call: impl FnOnce() -> T) -> T {
         self.begin_wait();
         let outcome = call();
@@ -82,19 +82,19 @@ impl FileRegions {
         outcome
     }
 
-    /// From now on the connection waits for the disk.
+    /// Begins a wait for the disk.
     pub(super) fn begin_wait(&self) {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner).since = Some(Instant::now());
     }
 
-    /// Ends the wait, of which this much was for the peer.
+    /// Ends the wait, without the part of it that was for the peer.
     pub(super) fn end_wait(&self, for_peer: Duration) {
         let mut wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
         let whole = wait.since.take().map_or(Duration::ZERO, |since| since.elapsed());
         wait.ended += whole.saturating_sub(for_peer);
     }
 
-    /// The file and the offset in it behind a slice, if it is one of ours.
+    /// Finds the file and the offset behind a slice, if the slice is in a region.
     pub(super) fn find(&self, slice: &[u8]) -> Option<(SharedFile, u64)> {
         let start = slice.as_ptr() as usize;
         let by_start = self.lock();
@@ -114,11 +114,11 @@ impl FileRegions {
     }
 }
 
-/// The owner of a frame's addresses.
+/// The mapping that owns the addresses of a frame.
 struct Mapped {
     map: Mmap,
     regions: FileRegions,
-    /// Outlives the map, which holds the file open too.
+    /// Kept open longer than the map, which holds the file open, too.
     _file: SharedFile,
 }
 
@@ -130,7 +130,7 @@ impl AsRef<[u8]> for Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // Before the addresses are free for another map, which is when the fields drop.
+        // This must happen before the addresses are free for another map, which is when the fields drop.
         self.regions.lock().remove(&(self.map.as_ptr() as usize));
     }
 }
@@ -141,7 +141,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A file of `len` bytes, none of whose pages is like another.
+    /// Makes a file of `len` bytes, in which no page equals another.
     pub(in crate::server) fn file(len: usize) -> (SharedFile, Vec<u8>) {
         let bytes: Vec<u8> = (0..len.div_ceil(4))
             .flat_map(|word| (word as u32).wrapping_mul(0x9e37_79b1).to_le_bytes())

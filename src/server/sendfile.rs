@@ -4,15 +4,15 @@
 //! like any other bytes, but never reads it; [`SendfileStream`] knows the address when hyper writes it out and has the
 //! kernel copy from the file instead.
 //!
-//! What is cached is sent by the caller's thread, what is not by a blocking thread.
+//! Cached data is sent on the caller's thread, other data on a blocking thread.
 //!
-//! What it is not: a cache or a read-ahead. To ask the kernel for one (readahead(2), `POSIX_FADV_WILLNEED`) was
+//! This is neither a cache nor a read-ahead. Asking the kernel for one (readahead(2), `POSIX_FADV_WILLNEED`) was
 //! measured to triple the CPU time of a cold download; its own read-ahead does better.
 //!
 //! # Invariants
-//! - A frame's bytes are the file's or the connection ends: a file that is shorter than the frame is an
-//!   `UnexpectedEof`, never other bytes. (Reading the slice of a file that was cut short is a SIGBUS; nothing here
-//!   does. Published images are never cut short or written.)
+//! - A frame is sent with the bytes of its file, or the connection ends: a file shorter than the frame is an
+//!   `UnexpectedEof`, never other bytes. (Reading the slice of a truncated file would be a SIGBUS; nothing here does.
+//!   Published images are never truncated or written.)
 //! - hyper's `pipeline_flush` stays off: it would make hyper copy frames.
 //!
 //! # Cancellation
@@ -38,55 +38,55 @@ use tokio::task::JoinHandle;
 use super::regions::FileRegions;
 use crate::io::SharedFile;
 
-/// The most that one system call sends. Bounds how long a connection holds its thread. Larger ones gain nothing.
+/// The most that one system call sends, which limits how long a connection holds its thread. Larger calls gain nothing.
 const CALL: usize = 1 << 20;
 
-/// Whether a range is cached is asked for this much at a time. What is evicted meanwhile blocks the thread that sends.
+/// The range that is tested at a time for being cached. Pages that are evicted afterwards block the sending thread.
 const PROBE: usize = 8 << 20;
 
-/// The most that a blocking thread sends before it asks again: enough that handing over costs nothing. Asking disturbs
-/// the kernel's read-ahead, which takes the look at the end of a range for a jump.
+/// The most that a blocking thread sends before the cache is tested again: enough that the handover costs nothing. A
+/// test disturbs the kernel's read-ahead, which takes the read at the end of the range for a jump.
 const COLD_TURN: usize = 32 << 20;
 
 /// The most that is sent before other tasks of the thread get a turn: a fraction of a millisecond on loopback, so that
 /// many downloads share a thread evenly.
 const TURN: usize = 1 << 20;
 
-/// How long a blocking thread waits for a peer before it gives the connection back, in nanoseconds. A peer that flows
-/// keeps the thread for its whole turn; one that stalls costs it no more than this.
+/// The time that a blocking thread waits for a peer before it returns the connection, in nanoseconds. A steady peer
+/// keeps the thread for its whole turn; a stalled one costs it no more than this.
 const PEER_PAUSE: i64 = 20_000_000;
 
-/// The buffer of the way without sendfile(2).
+/// The buffer for file systems without sendfile(2).
 const COPY: usize = 64 << 10;
 
 /// A TCP stream that sends the frames of its [`FileRegions`] by sendfile(2).
 #[derive(Debug)]
 pub struct SendfileStream {
-    /// Read by others too, beneath hyper.
+    /// Shared, since the tap reads from it beneath hyper.
     socket: Arc<TcpStream>,
     regions: FileRegions,
-    /// Sent since this connection last let others go on.
+    /// Bytes sent since this connection last yielded to other tasks.
     turn: usize,
-    /// Whether the kernel keeps back packets that are not full (`TCP_CORK` in tcp(7)). While a file is sent it does,
-    /// and the next call fills the last packet of this one: a quarter less CPU time for a download over loopback.
+    /// Whether the kernel holds back packets that are not full (`TCP_CORK` in tcp(7)), as it does while a file is sent:
+    /// the next call fills the last packet, which saves a quarter of the CPU time of a download over loopback.
     corked: bool,
     place: Place,
     /// A range that a blocking thread is sending.
     cold: Option<Cold>,
-    /// The socket, for those threads: it must outlive them.
+    /// A handle on the socket for those threads, which must outlive them.
     shared: Option<Arc<OwnedFd>>,
 }
 
-/// What is known of the bytes from an address on, at which the next write should begin.
+/// The cached bytes from the address on at which the next write should begin.
 #[derive(Debug, Default)]
 struct Place {
     address: usize,
-    /// The number of bytes from there on that are cached.
+    /// The number of cached bytes from there on.
     cached: usize,
 }
 
 impl Place {
-    /// Goes to `address`. What was known is lost unless it is the next one.
+    /// Moves to `address`. The count is lost unless this is the expected address.
     fn reach(&mut self, address: usize) {
         if self.address != address {
             *self = Self { address, cached: 0 };
@@ -98,7 +98,7 @@ impl Place {
     }
 }
 
-/// See [`SendfileStream::cold`].
+/// The work of a blocking thread; see [`SendfileStream::cold`].
 #[derive(Debug)]
 struct Cold {
     /// The address of the frame whose beginning is sent.
@@ -107,12 +107,12 @@ struct Cold {
 }
 
 impl SendfileStream {
-    /// Sends over `socket`, which should have `TCP_NODELAY`: else the last packet of an answer waits for the peer.
+    /// Sends over `socket`, which should have `TCP_NODELAY`: otherwise the last packet of an answer waits for the peer.
     pub fn new(socket: Arc<TcpStream>, regions: FileRegions) -> Self {
         Self { socket, regions, turn: 0, corked: false, place: Place::default(), cold: None, shared: None }
     }
 
-    /// Runs `call` when the socket can take bytes.
+    /// Runs `call` when the socket is writable.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
@@ -129,7 +129,7 @@ impl SendfileStream {
             match self.socket.try_io(Interest::WRITABLE, || call(&self.socket)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.turn = 0;
-                    // A peer may take its time, and the cache is not kept for it.
+                    // The peer may pause for long, and the pages may be evicted meanwhile.
                     self.place.cached = 0;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -144,7 +144,7 @@ impl SendfileStream {
 }
 
 impl SendfileStream {
-    /// Sends some of a frame of `file`: at once what is cached, by a blocking thread what is not.
+    /// Sends a part of a frame of `file`: cached data at once, other data on a blocking thread.
     fn poll_send_file(
         &mut self,
         cx: &mut Context<'_>,
@@ -160,10 +160,10 @@ impl SendfileStream {
                 self.cold = None;
                 self.regions.end_wait(waited);
                 match sent {
-                    // hyper writes its frames in order, and none is taken back while it is being written.
+                    // hyper writes frames in order, and never withdraws one that is being written.
                     Ok(_) if !is_this_frame => return Poll::Ready(Err(io::Error::other("another frame was sent"))),
-                    // The runtime still takes the socket to be writable. It forgets that only by a look at the socket
-                    // as it is now: it may have become writable since, and nobody would tell us again.
+                    // The runtime still considers the socket writable. Only a test of the socket as it is now corrects
+                    // that: it may have become writable since, and nothing would wake this task again.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         let _ = self.socket.try_io(Interest::WRITABLE, || {
                             if is_writable(&self.socket, 0) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
@@ -200,7 +200,7 @@ impl SendfileStream {
         }
     }
 
-    /// See [`SendfileStream::corked`].
+    /// Sets [`SendfileStream::corked`].
     fn cork(&mut self, corked: bool) -> io::Result<()> {
         if self.corked != corked {
             rustix::net::sockopt::set_tcp_cork(&self.socket, corked)?;
@@ -227,7 +227,7 @@ impl AsyncWrite for SendfileStream {
             return self.poll_send_file(cx, first, &file, offset);
         }
         let file_at = slices.iter().position(|slice| self.regions.find(slice).is_some());
-        // With file bytes to follow, the head shares their first packet: tcp(7), MSG_MORE in send(2).
+        // If file bytes follow, the head shares their first packet (tcp(7), MSG_MORE in send(2)).
         let more = if file_at.is_some() { SendFlags::MORE } else { SendFlags::empty() };
         let ours = &slices[..file_at.unwrap_or(slices.len())];
         self.poll_send(cx, |socket| {
@@ -235,19 +235,19 @@ impl AsyncWrite for SendfileStream {
         })
     }
 
-    /// True, or hyper would flatten the frames, which is reading them.
+    /// True: otherwise hyper would copy the frames into one, which reads them.
     fn is_write_vectored(&self) -> bool {
         true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when it has nothing more to write for now: the last packet leaves here.
+        // hyper flushes when it has nothing more to write for now, so the last packet is sent here.
         Poll::Ready(self.cork(false))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         match rustix::net::shutdown(&self.socket, Shutdown::Write) {
-            // The peer was faster.
+            // The peer has closed first.
             Err(Errno::NOTCONN) => Poll::Ready(Ok(())),
             outcome => Poll::Ready(outcome.map_err(Into::into)),
         }
@@ -266,21 +266,21 @@ impl AsyncRead for SendfileStream {
     }
 }
 
-/// Wakes the task once the others had their turn and the sockets were looked at.
+/// Wakes the task after other tasks had their turn and the sockets were polled.
 ///
-/// Waking it at once would also wake another thread of the runtime, for a task that this one goes on with.
+/// Waking it at once would also wake another thread of the runtime, for a task that this thread continues.
 fn let_others_go_on<T>(cx: &mut Context<'_>) -> Poll<T> {
     // The runtime keeps the waker, so the future is not needed any more.
     let _ = pin!(tokio::task::yield_now()).poll(cx);
     Poll::Pending
 }
 
-/// Sends up to `len` bytes, waiting for the disk, and for the socket a moment. Returns how many, and how long it waited
-/// for the socket.
+/// Sends up to `len` bytes; waits for the disk, and shortly for the socket. Returns the number of bytes, and the time
+/// that it waited for the socket.
 fn send_cold(socket: &OwnedFd, file: &File, offset: u64, len: usize) -> (io::Result<usize>, Duration) {
     let (mut sent, mut waited) = (0, Duration::ZERO);
     if len == COLD_TURN {
-        // Doubles the window of the read-ahead. Only advice, and for nothing on a short range.
+        // Doubles the window of the read-ahead. It is only advice, and useless for a short range.
         let _ = rustix::fs::fadvise(file, 0, None, Advice::Sequential);
     }
     while sent < len {
@@ -295,7 +295,7 @@ fn send_cold(socket: &OwnedFd, file: &File, offset: u64, len: usize) -> (io::Res
                     return (if sent > 0 { Ok(sent) } else { Err(error) }, waited);
                 }
             }
-            // What was sent counts; the next call meets the error again.
+            // The bytes that were sent count; the next call meets the error again.
             Err(_) if sent > 0 => break,
             Err(error) => return (Err(error), waited),
         }
@@ -303,35 +303,35 @@ fn send_cold(socket: &OwnedFd, file: &File, offset: u64, len: usize) -> (io::Res
     (Ok(sent), waited)
 }
 
-/// Whether the socket can take bytes, within this many nanoseconds.
+/// Whether the socket becomes writable within this many nanoseconds.
 fn is_writable(socket: impl AsFd, within: i64) -> bool {
     let mut asked = [PollFd::new(&socket, PollFlags::OUT)];
     poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: within })).is_ok_and(|ready| ready > 0)
 }
 
-/// Whether both ends of a range can be read without waiting for the disk, which speaks for the rest of it.
+/// Whether both ends of a range can be read without waiting for the disk, which makes it likely for the rest.
 fn is_cached(file: &File, offset: u64, len: usize) -> bool {
     [offset, offset + len as u64 - 1].into_iter().all(|offset| {
         let mut byte = [0];
         let read = preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT);
-        // Only this answer means the disk; every other is sendfile's to meet.
+        // Only this error means the disk; sendfile reports all others.
         !matches!(read, Err(Errno::AGAIN))
     })
 }
 
-/// Sends some of `len` bytes of `file` from `offset` on.
+/// Sends a part of `len` bytes of `file` from `offset` on.
 fn send_file(socket: impl AsFd, file: &File, offset: u64, len: usize) -> io::Result<usize> {
     let mut at = offset;
     match rustix::fs::sendfile(&socket, file, Some(&mut at), len) {
         Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
         Ok(sent) => Ok(sent),
-        // The file system has no splice: sendfile(2), ERRORS.
+        // The file system does not support splicing (sendfile(2), ERRORS).
         Err(Errno::INVAL | Errno::NOSYS) => copy_file(socket, file, offset, len),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The same through a buffer. Not from the map, where a file cut short is a SIGBUS.
+/// Sends a part through a buffer. It does not read the map, which is a SIGBUS if the file was truncated.
 fn copy_file(socket: impl AsFd, file: &File, offset: u64, len: usize) -> io::Result<usize> {
     let mut buffer = vec![0; len.min(COPY)];
     match file.read_at(&mut buffer, offset)? {
@@ -368,7 +368,7 @@ mod tests {
 
     const BEFORE: &[u8] = b"--part\r\n";
 
-    /// Two ends of a connection over loopback. The near one takes in little at a time if `slow`.
+    /// Returns two ends of a connection over loopback. With `slow`, the near one receives little at a time.
     async fn pair(slow: bool) -> (TcpStream, TcpStream) {
         let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let near = TcpSocket::new_v4().unwrap();
@@ -384,7 +384,7 @@ mod tests {
         (near.unwrap(), far)
     }
 
-    /// A body of known length out of ready frames.
+    /// A body of known length, of frames that are ready.
     struct Frames(VecDeque<Bytes>);
 
     impl Body for Frames {
@@ -400,8 +400,8 @@ mod tests {
         }
     }
 
-    /// Serves a connection: `/OFFSET-LEN/OFFSET-LEN` answers these ranges, each behind [`BEFORE`]. What `ready` does
-    /// comes between the frames and the answer.
+    /// Serves a connection: `/OFFSET-LEN/OFFSET-LEN` answers these ranges, with [`BEFORE`] before each. `ready` runs
+    /// between making the frames and answering.
     async fn serve(socket: TcpStream, file: SharedFile, progress: Arc<Moved>, ready: impl Fn()) -> hyper::Result<()> {
         let regions = FileRegions::default();
         let io = TokioIo::new(Watched::new(SendfileStream::new(Arc::new(socket), regions.clone()), None, progress));
@@ -533,7 +533,7 @@ mod tests {
 
     #[tokio::test]
     async fn file_cut_short_ends_the_connection_after_its_last_right_byte() {
-        // The map behind the frame now has pages that cannot be read: this also shows that nothing reads them.
+        // The map behind the frame then has pages that cannot be read, so this also shows that nothing reads them.
         let (file, bytes) = file(4 << 20);
         let left = (1 << 20) + 7;
         let (mut client, socket) = pair(false).await;

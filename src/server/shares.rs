@@ -1,11 +1,11 @@
-//! Counted shares: each key may hold the same number at once.
+//! Shares of a limited resource: each key may hold the same number of units at once.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The counts of all keys that hold any.
+/// The counts of all keys that hold units.
 #[derive(Debug)]
 pub(super) struct Shares<K> {
     most: usize,
@@ -23,11 +23,11 @@ impl<K: Copy + Eq + Hash> Shares<K> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
-    /// Takes one for this key; `None` when the key holds its whole share.
+    /// Takes a unit for this key; `None` if the key holds its whole share.
     pub(super) fn take(self: &Arc<Self>, key: K) -> Option<Share<K>> {
         let mut held = self.lock();
         let of_key = held.entry(key).or_default();
-        // Only keys that hold some have an entry.
+        // Only keys that hold units have an entry.
         if *of_key >= self.most {
             if self.most == 0 {
                 held.remove(&key);
@@ -39,7 +39,7 @@ impl<K: Copy + Eq + Hash> Shares<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, usize>> {
-        // Counts; each change leaves them whole.
+        // The counts stay valid: each change leaves them consistent.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

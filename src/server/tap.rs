@@ -1,23 +1,23 @@
 //! Gives a large upload's body to its handler straight from the socket, past hyper.
 //!
-//! hyper reads a body into buffers of its own, and from there it has to be copied once more into the blocks that are
-//! written. So the transport holds hyper's reads back as soon as the framing guard has seen a head with a large
-//! `Content-Length`: what hyper has read by then is the start of the body, the rest is on the socket. The handler
-//! either takes it from there ([`Tapped`]), or lets go and has hyper read on as if nothing had been.
+//! hyper reads a body into its own buffers, from which it has to be copied once more into the blocks that are written.
+//! So the transport stops hyper's reads as soon as the framing guard has seen a head with a large `Content-Length`:
+//! hyper has read the start of the body by then, the rest is on the socket. The handler either takes it from there
+//! ([`Tapped`]), or drops it, and hyper reads on as usual.
 //!
-//! hyper still does everything else: it parses the head, sends 100 (Continue), and writes the answer. It never learns
-//! that the body ended, so its conversation ends with the answer, and the connection begins another on the same
+//! hyper still does everything else: it parses the head, sends 100 (Continue), and writes the answer. It never sees the
+//! end of the body, so its conversation ends with the answer. The connection then begins another one on the same
 //! socket, at the next head ([`Tap::resume`]).
 //!
-//! Chunked bodies, small ones, TLS and HTTP/2 are hyper's to read.
+//! hyper reads chunked bodies, small ones, and all bodies over TLS and HTTP/2.
 //!
 //! # Invariants
-//! - The bytes of a body go to the handler or to hyper, never to both: once the handler took one, hyper is given none
-//!   until the body is complete, and none ever if it never is.
-//! - What the guard counted as the rest of the body is what the handler takes, to the byte.
+//! - The bytes of a body go to the handler or to hyper, never to both. Once the handler has taken one, hyper gets none
+//!   until the body is complete, and never any if it is not completed.
+//! - The handler takes exactly the bytes that the guard counted as the rest of the body.
 //!
 //! # Cancellation
-//! Dropping a [`Tapped`] of which nothing was taken gives the body back to hyper.
+//! Dropping a [`Tapped`] from which nothing was taken returns the body to hyper.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +28,8 @@ use tokio::net::TcpStream;
 use super::framing::FramingGuard;
 use super::moved::Moved;
 
-/// Smaller bodies are hyper's: ending its conversation would cost more than the copy.
+/// The least size of a tapped body. hyper reads smaller ones, since ending its conversation would cost more than the
+/// copy.
 const LEAST: u64 = 256 << 10;
 
 /// One connection's tap; shared by its transport and its requests.
@@ -42,21 +43,21 @@ pub(super) struct Tap {
 #[derive(Debug)]
 struct State {
     at: At,
-    /// The number of heads that were looked at.
+    /// The number of heads that were examined.
     heads: u64,
-    /// hyper, which wants to read.
+    /// Wakes hyper, which wants to read.
     reader: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum At {
-    /// hyper reads.
+    /// hyper may read.
     Closed,
-    /// A body of which nothing was taken.
+    /// A body is offered, and nothing was taken from it.
     Offered { request: u64, given: u64, left: u64 },
-    /// A handler takes it.
+    /// A handler takes the body.
     Taken,
-    /// It was taken to its end, and another request may follow.
+    /// The body was taken to its end, and another request may follow.
     Complete,
 }
 
@@ -66,7 +67,7 @@ impl Tap {
         Arc::new(Self { socket, moved, state: Mutex::new(state) })
     }
 
-    /// Whether hyper must wait; it is woken when it need not.
+    /// Whether hyper must wait; it is woken when it may read.
     pub(super) fn holds_back(&self, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
         let holds = !matches!(state.at, At::Closed);
@@ -76,7 +77,7 @@ impl Tap {
         holds
     }
 
-    /// Looks at what the guard has just been fed: opens at the head of a large body.
+    /// Checks the guard after new bytes: the head of a large body makes an offer.
     pub(super) fn look(&self, guard: &FramingGuard) {
         let mut state = self.lock();
         let heads = guard.heads();
@@ -91,7 +92,8 @@ impl Tap {
         }
     }
 
-    /// The body of a request, if it can be taken from the socket. `is_last` when the peer wants no answer after this.
+    /// Returns the body of a request, if it can be taken from the socket. `is_last` if the peer wants no further answer
+    /// on this connection.
     pub(super) fn offer(self: &Arc<Self>, request: u64, is_last: bool) -> Option<Tapped> {
         match self.lock().at {
             At::Offered { request: offered, given, left } if offered == request => {
@@ -101,7 +103,7 @@ impl Tap {
         }
     }
 
-    /// Lets hyper read again after a body that was taken whole and was not the last; false if there was none.
+    /// Lets hyper read again after a body that was taken completely and was not the last; `false` if there was none.
     pub(super) fn resume(&self) -> bool {
         let mut state = self.lock();
         let complete = matches!(state.at, At::Complete);
@@ -112,12 +114,12 @@ impl Tap {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change of it is one assignment.
+        // Every change of the state is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A body, or what is left of it, that can be taken from the socket.
+/// A body, or the rest of one, that can be taken from the socket.
 #[derive(Debug)]
 pub(super) struct Tapped {
     tap: Arc<Tap>,
@@ -128,7 +130,7 @@ pub(super) struct Tapped {
 }
 
 impl Tapped {
-    /// How many bytes of the body's start hyper has.
+    /// Returns the number of bytes at the body's start that hyper has read.
     pub(super) fn given(&self) -> u64 {
         self.given
     }
@@ -141,7 +143,7 @@ impl Tapped {
         Poll::Ready(Ok(self.left > 0))
     }
 
-    /// Takes the bytes that are there, perhaps none. Fails when the peer has closed.
+    /// Takes the available bytes, possibly none. Fails if the peer has closed.
     pub(super) fn take(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let room = usize::try_from(self.left).map_or(into.len(), |left| left.min(into.len()));
         if room == 0 {

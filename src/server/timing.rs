@@ -1,7 +1,7 @@
-//! The `Server-Timing` field (W3C Server Timing): where the time of a transfer went, for whoever wonders whether the
-//! network or the disk is slow.
+//! The `Server-Timing` field (W3C Server Timing): how the time of a transfer was spent, to tell a slow network from a
+//! slow disk.
 //!
-//! Durations are in milliseconds. Nothing in it is secret: it is told to the peer of the transfer only.
+//! Durations are in milliseconds. They are not secret, and only the peer of the transfer gets them.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::transfer::Progress;
 /// The field's name.
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// What a transfer has waited for so far, and how long it has run.
+/// Returns the waits of a transfer so far, and its run time.
 pub(super) fn of(progress: &Progress) -> HeaderValue {
     let waits = progress.phases();
     metrics(&[
@@ -26,12 +26,12 @@ pub(super) fn of(progress: &Progress) -> HeaderValue {
     ])
 }
 
-/// How long an answer took to begin.
+/// Returns the time that an answer took to begin.
 pub(super) fn until_first_byte(took: Duration) -> HeaderValue {
     metrics(&[("open", took)])
 }
 
-/// Whether the peer takes a field after the body: RFC 9110 section 6.5.1. On HTTP/1.1 that would take chunked framing,
+/// Whether the peer accepts a trailer (RFC 9110 section 6.5.1). Not on HTTP/1.1, where that would need chunked framing,
 /// and a download keeps its `Content-Length`.
 pub(super) fn takes_trailer(version: Version, headers: &HeaderMap) -> bool {
     let is_trailers = |value: &HeaderValue| {

@@ -1,10 +1,11 @@
-//! The server's certificate: loaded from PEM files, and replaced while the server runs.
+//! The server's certificate, which is loaded from PEM files and can be replaced while the server runs.
 //!
-//! One TLS provider, passed explicitly, never installed for the process. TLS 1.2 and 1.3; HTTP/2 and HTTP/1 by ALPN.
+//! There is one TLS provider, passed explicitly and never installed for the process. TLS 1.2 and 1.3; HTTP/2 and HTTP/1
+//! by ALPN.
 //!
 //! # Invariants
-//! - There is always a usable certificate whose key matches: a load that fails changes nothing.
-//! - A reload touches new handshakes only; running connections go on.
+//! - There is always a usable certificate with the matching key: a failed load changes nothing.
+//! - A reload affects new handshakes only; open connections continue.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::dialect::Side;
 
-/// A certificate in use, and where it came from.
+/// A certificate in use, and the paths of its files.
 #[derive(Debug)]
 pub struct Tls {
     cert_path: PathBuf,
@@ -33,7 +34,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Loads a certificate chain (leaf first) and its private key. Reads small files: meant for start-up.
+    /// Loads a certificate chain (leaf first) and its private key. Reads small files, so it is meant for the start.
     pub fn load(cert_path: &Path, key_path: &Path) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let current = Arc::new(Current(ArcSwap::from_pointee(read(cert_path, key_path, &provider)?)));
@@ -52,24 +53,24 @@ impl Tls {
         })
     }
 
-    /// Makes TLS streams of sockets. Stays current over reloads; clone it freely.
+    /// Returns an acceptor, which makes TLS streams of sockets. It stays current over reloads, and is cheap to clone.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
 
-    /// Reads the same files again, for the handshakes from now on. On an error the old certificate stays.
+    /// Reads the same files again, for future handshakes. On an error the old certificate stays.
     pub fn reload(&self) -> Result<(), TlsError> {
         self.current.0.store(Arc::new(read(&self.cert_path, &self.key_path, &self.provider)?));
         Ok(())
     }
 }
 
-/// The certificates of the sides; one listener for both has that of either.
+/// The certificates of the two sides; a shared listener uses either.
 #[derive(Clone, Debug, Default)]
 pub struct SideTls {
-    /// Of the data plane; plain HTTP without.
+    /// The data plane's certificate; without one it speaks plain HTTP.
     pub direct: Option<Arc<Tls>>,
-    /// Of the metadata side; plain HTTP without.
+    /// The metadata side's certificate; without one it speaks plain HTTP.
     pub control: Option<Arc<Tls>>,
 }
 
@@ -85,16 +86,16 @@ impl SideTls {
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or the PEM section that it is for is missing or malformed.
+    /// A file cannot be read, or its PEM section is missing or malformed.
     #[error("{path} does not hold the PEM that is expected there")]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: pem::Error,
     },
-    /// The certificate or the key is not of a kind we can serve, or they do not belong together.
+    /// The certificate or the key has an unsupported type, or they do not match.
     #[error("the certificate and its key cannot be used")]
     Unusable(#[source] rustls::Error),
 }
@@ -113,7 +114,7 @@ fn read(cert_path: &Path, key_path: &Path, provider: &CryptoProvider) -> Result<
     CertifiedKey::from_der(chain, key, provider).map_err(TlsError::Unusable)
 }
 
-/// Gives every handshake the certificate of the moment, whatever name it asks for.
+/// Gives every handshake the current certificate, for any server name.
 #[derive(Debug)]
 struct Current(ArcSwap<CertifiedKey>);
 
@@ -139,7 +140,7 @@ mod tests {
         CertificateDer::from_pem_file(fixture(name)).unwrap()
     }
 
-    /// The certificate and the protocol that a client gets which trusts both fixtures.
+    /// Returns the certificate and the protocol that a client gets that trusts both fixtures.
     async fn handshake(
         tls: &Tls,
         version: &'static SupportedProtocolVersion,

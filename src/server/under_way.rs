@@ -1,4 +1,4 @@
-//! The shares that a request under way holds.
+//! The shares that a request in progress holds.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use super::shares::Share;
 use crate::domain::TenantId;
 
-/// The shares that one request takes, held until its answer was sent.
+/// The shares of one request, held until its answer is sent.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     pub(super) tenant: OnceLock<Share<TenantId>>,

@@ -1,8 +1,8 @@
-//! A byte stream that counts what passes and shows what comes in to the framing guard.
+//! A byte stream that counts its bytes and feeds the inbound ones to the framing guard.
 //!
-//! Stands between hyper and the socket, for every kind of connection: a [`super::sendfile::SendfileStream`] for plain
-//! HTTP, a TLS stream otherwise. Wrap it in [`hyper_util::rt::TokioIo`] for hyper. HTTP/2 connections take no guard:
-//! their framing has no such ambiguity.
+//! It is the layer between hyper and the socket, for every kind of connection: a [`super::sendfile::SendfileStream`]
+//! for plain HTTP, a TLS stream otherwise. Wrap it in [`hyper_util::rt::TokioIo`] for hyper. HTTP/2 connections need no
+//! guard, since their framing has no such ambiguity.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,39 +16,39 @@ use super::interim::{CONTINUE, Interim};
 use super::moved::Moved;
 use super::tap::Tap;
 
-/// The most that one read of HTTP/1 brings, but for an upload's body. hyper makes room for as much as it was given
-/// before, and keeps it; so a peer that may send nothing large cannot have it hold much (I12).
+/// The longest read of HTTP/1, except for an upload's body. hyper sizes its buffer by earlier reads and keeps it, so a
+/// peer that may send nothing large cannot make it hold much (I12).
 const NARROW: usize = 8 << 10;
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct Watched<S> {
     stream: S,
     guard: Option<FramingGuard>,
     tap: Option<Arc<Tap>>,
     interim: Option<Arc<Interim>>,
-    /// What is left to write of an interim answer.
+    /// The rest of an interim answer that is being written.
     interim_left: &'static [u8],
     moved: Arc<Moved>,
 }
 
 impl<S> Watched<S> {
-    /// Watches `stream`, of which nothing has been read.
+    /// Watches `stream`, from which nothing has been read.
     pub fn new(stream: S, guard: Option<FramingGuard>, moved: Arc<Moved>) -> Self {
         Self { stream, guard, tap: None, interim: None, interim_left: &[], moved }
     }
 
-    /// The same, with large bodies to be had from `tap`, if there is one, which reads the socket of `stream`.
+    /// Lets large bodies be taken from `tap`, if there is one. The tap reads from the socket of `stream`.
     pub(super) fn tapped_by(self, tap: Option<Arc<Tap>>) -> Self {
         Self { tap, ..self }
     }
 
-    /// The same, with interim answers where they are due.
+    /// Adds interim answers when they are due.
     pub(super) fn with_interim(self, interim: Arc<Interim>) -> Self {
         Self { interim: Some(interim), ..self }
     }
 
-    /// Makes ready for the next request after a body that was taken from the tap; false if none was.
+    /// Prepares for the next request after a body that was taken from the tap; `false` if none was.
     pub(super) fn resume(&mut self) -> bool {
         let resumes = self.tap.as_ref().is_some_and(|tap| tap.resume());
         if resumes && let Some(guard) = &mut self.guard {
@@ -57,7 +57,7 @@ impl<S> Watched<S> {
         resumes
     }
 
-    /// Whether the peer, as far as it was read, is in the middle of nothing.
+    /// Whether the bytes received so far are complete requests.
     pub(super) fn is_between_requests(&self) -> bool {
         self.guard.as_ref().is_none_or(FramingGuard::is_between_requests)
     }
@@ -71,7 +71,7 @@ impl<S> Watched<S> {
 }
 
 impl<S: AsyncRead + Unpin> Watched<S> {
-    /// Throws away what comes, until the peer closes or has sent `most`.
+    /// Discards inbound bytes until the peer closes or has sent `most`.
     pub(super) async fn drain(&mut self, most: u64) -> io::Result<()> {
         let mut nowhere = [0; 4 << 10];
         let mut seen = 0;
@@ -153,7 +153,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when it has nothing left to write, and does so whenever it is polled.
+        // hyper flushes whenever it is polled and has nothing left to write.
         if self.interim_left.is_empty() && self.interim.as_ref().is_some_and(|interim| interim.take()) {
             self.interim_left = CONTINUE;
         }
@@ -185,10 +185,10 @@ mod tests {
 
     use super::*;
 
-    /// What the handler saw of one request: its path, and its body unless the guard objects.
+    /// The view of the handler: the path of a request, and its body unless the guard objects.
     type Seen = (String, Option<Vec<u8>>);
 
-    /// Has hyper serve `stream` from a pipe of `pipe` bytes, with a handler that heeds the guard.
+    /// Serves `stream` by hyper from a pipe of `pipe` bytes, with a handler that asks the guard.
     async fn serve(stream: &[u8], pipe: usize) -> Vec<Seen> {
         let (near, far) = tokio::io::duplex(pipe);
         let (guard, framing) = FramingGuard::new();
@@ -208,8 +208,8 @@ mod tests {
         });
         let (mut answers, mut requests) = tokio::io::split(near);
         let mut received = Vec::new();
-        // hyper may close before it has read all, or refuse a head: both end the connection, which is what is waited
-        // for here. What matters is what reached the handler.
+        // hyper may close before it has read everything, or refuse a head. Both end the connection, and only what
+        // reached the handler matters.
         let _ = tokio::join!(
             http1::Builder::new().serve_connection(io, service),
             requests.write_all(stream),
@@ -218,7 +218,7 @@ mod tests {
         seen.into_inner().unwrap()
     }
 
-    /// A request from behind its path on, and its body, or none if the guard or hyper must object.
+    /// Generates the rest of a request after its path, and its body; `None` if the guard or hyper must object.
     fn message() -> impl Strategy<Value = (String, Option<Vec<u8>>)> {
         const DECOYS: [&str; 5] =
             ["GET /decoy HTTP/1.1\r\n\r\n", "\r\n", "0\r\n\r\n", "\n\nPUT /decoy HTTP/1.1\r\nHost: a\r\n\r\n", "5\r\n"];

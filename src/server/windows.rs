@@ -1,12 +1,12 @@
-//! How much a caller may send ahead over HTTP/2: what has arrived of a body and was not taken is in memory.
+//! Limits what a caller may send ahead over HTTP/2: received and unread bytes of a body are in memory.
 //!
-//! A connection's windows are set when it begins, when nobody knows yet whose it is. So a few are wide, as an upload
-//! wants them, with a share per address; the others have what HTTP/2 begins with, and carry the same at a slower pace
-//! over a long way.
+//! A connection's windows are set when it begins, before its caller is known. So a few connections get wide windows for
+//! fast uploads, with a share per address. The others get the initial windows of HTTP/2, which are slower over long
+//! distances.
 //!
-//! What else a peer could fill is bounded by hyper and h2: a head by `max_header_list_size`, also one in many
-//! CONTINUATION frames; streams that are reset before they were looked at, 20 of them; answers to what is wrong, 1,024;
-//! small DATA frames, by half of a window. A connection beyond these is closed with `ENHANCE_YOUR_CALM`.
+//! hyper and h2 limit what else a peer could fill: a head by `max_header_list_size`, even in many CONTINUATION frames;
+//! streams that are reset before they are read to 20; pending answers to errors to 1,024; small DATA frames to half of
+//! a window. A connection that exceeds these is closed with `ENHANCE_YOUR_CALM`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use std::sync::Arc;
 use super::admission::holder;
 use super::shares::{Share, Shares};
 
-/// How many connections have wide windows: 128 MiB together (I12).
+/// The number of connections with wide windows, which take 128 MiB together (I12).
 const WIDE: usize = 64;
 
-/// How many of these one address, or network, may have.
+/// The most of these for one address, or network.
 const WIDE_OF_ADDRESS: usize = WIDE / 2;
 
-/// The windows of one connection, until they are dropped.
+/// The windows of one connection, held until they are dropped.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// Streams at once. Each may hold a block, and a browser opens fewer.
+    /// Streams at once. Each may hold a block, and browsers open fewer.
     pub(super) streams: u32,
-    /// What one upload may send ahead.
+    /// The most that one upload may send ahead.
     pub(super) stream: u32,
-    /// What all uploads of a connection together may send ahead.
+    /// The most that all uploads of a connection together may send ahead.
     pub(super) connection: u32,
     _shares: Option<(Share<()>, Option<Share<IpAddr>>)>,
 }
 
-/// Wide windows.
+/// The shares of wide windows.
 #[derive(Debug)]
 pub(super) struct Windows {
     all: Arc<Shares<()>>,
@@ -44,7 +44,7 @@ impl Windows {
         Self { all: Shares::new(WIDE), of_address: Shares::new(WIDE_OF_ADDRESS) }
     }
 
-    /// The windows of a new connection from `address`; of one that has no share, such as a proxy's, `None`.
+    /// Returns the windows of a new connection from `address`, which is `None` if it has no share (as a proxy).
     pub(super) fn open(&self, address: Option<IpAddr>) -> Window {
         let of_address = match address {
             Some(address) => self.of_address.take(holder(address)).map(Some),
@@ -54,7 +54,7 @@ impl Windows {
         match shares {
             // The bandwidth-delay product of 10 Gbit/s at 1 ms, and of two such uploads.
             Some(_) => Window { streams: 32, stream: 1 << 20, connection: 2 << 20, _shares: shares },
-            // Four heads of 16 KiB and what nobody can refuse to take (RFC 9113 section 6.9.2).
+            // Four heads of 16 KiB, and the window that every peer must accept (RFC 9113 section 6.9.2).
             None => Window { streams: 4, stream: 65_535, connection: 65_535, _shares: None },
         }
     }
