@@ -1,4 +1,4 @@
-//! Transfers that end before their time, by the client's will or another's, and what they give back.
+//! Transfers that end early, by the client or from outside, and the resources that they release.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -15,17 +15,17 @@ use crate::harness::{PATIENCE, RawClient, Server, Setup, image, wait_for};
 const DRIVES: &str = "/api/2.0/drives/";
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const OCTETS: &str = "Content-Type: application/octet-stream";
-/// What a begun upload sends.
+/// The bytes that a begun upload sends.
 const SENT: usize = 3_000_000;
 
-/// An upload of which a part has arrived and is on the disk.
+/// Begins an upload, of which a part was received and written.
 fn begun(server: &Server, chunked: bool) -> RawClient {
     let mut client = begun_unread(server, chunked);
     assert_eq!(client.head().status, 100);
     client
 }
 
-/// The same, its 100 (Continue) not yet read.
+/// Begins an upload whose 100 (Continue) is not read yet.
 fn begun_unread(server: &Server, chunked: bool) -> RawClient {
     let mut client = server.raw();
     let framing = if chunked { "Transfer-Encoding: chunked" } else { "Content-Length: 8000000" };
@@ -42,7 +42,7 @@ fn begun_unread(server: &Server, chunked: bool) -> RawClient {
     client
 }
 
-/// curl, uploading slowly.
+/// Starts a slow upload by curl.
 fn slow_curl(server: &Server) -> Child {
     let disk = server.scratch().join("slow.img");
     image::random(&disk, 8_000_000, 101);
@@ -70,7 +70,7 @@ fn a_killed_curl_gives_back_disk_quota_and_blocks() {
 fn a_reset_connection_gives_back_disk_quota_and_blocks() {
     let server = Server::start();
     for chunked in [false, true] {
-        // A connection that is closed while it holds unread bytes, the 100 here, is reset (RFC 9293 section 3.6.1).
+        // A connection that is closed with unread bytes, here the 100, is reset (RFC 9293 section 3.6.1).
         drop(begun_unread(&server, chunked));
         stored::wait_until_nothing_is_left(&server);
     }
@@ -108,7 +108,7 @@ fn deleting_a_drive_that_is_uploading_ends_the_upload() {
     }
 }
 
-/// The deletion meets the upload at every stage, its end included.
+/// The deletion comes at every stage of the upload, its end included.
 #[test]
 fn an_upload_that_races_with_its_deletion_leaves_nothing() {
     let server = Server::start();
@@ -151,7 +151,7 @@ fn of_two_deletions_at_once_each_is_answered_and_the_drive_goes_once() {
     }
 }
 
-/// What was sent by then is right, and the disk is free at once, though the client would have read on.
+/// The bytes sent until then are correct, and the disk space is free at once, though the client would have read on.
 #[test]
 fn deleting_a_drive_ends_its_downloads_and_frees_the_disk() {
     let server = Server::start();
@@ -173,7 +173,7 @@ fn deleting_a_drive_ends_its_downloads_and_frees_the_disk() {
             open.filter_map(|fd| fs::read_link(fd.path()).ok()).map(|name| name.display().to_string()).collect();
         names.iter().all(|name| !name.contains(&uuid) && !name.starts_with(&file)).then_some(())
     });
-    // An end or a reset, it is all the same.
+    // Both an end and a reset are fine.
     let _ = client.read_to_end(&mut got);
     let head = got.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
     let body = &got[head..];

@@ -1,4 +1,4 @@
-//! How connections end: half closed, reset, with more sent than is read.
+//! The end of connections: half closed, reset, with more sent than is read.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use crate::harness::{PATIENCE, RawClient, Server, Setup, image, peer, stored, wa
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const OCTETS: &str = "Content-Type: application/octet-stream\r\n";
 
-/// Requests that are whole, each followed by the end of what is sent.
+/// Complete requests, each followed by the end of the sending side.
 fn whole_requests(server: &Server) -> Vec<(&'static str, Vec<u8>)> {
     let authorization = basic(&server.credentials());
     let request = |what: &str, fields: &str, body: &[u8]| {
@@ -36,11 +36,11 @@ fn whole_requests(server: &Server) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// The answers that come until the server closes.
+/// Returns the answers that arrive until the server closes.
 fn answers(stream: &mut impl Read) -> String {
     let mut came = Vec::new();
     if let Err(error) = stream.read_to_end(&mut came) {
-        // The one end that a stream of TLS may have without its closing message.
+        // The only error that a TLS stream without its closing message may have.
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
     }
     String::from_utf8_lossy(&came).into_owned()
@@ -79,7 +79,7 @@ fn a_client_that_closes_its_sending_side_of_tls_gets_its_answers() {
     }
 }
 
-/// An upload that is cut by the end of what is sent stays one that failed.
+/// An upload that is cut by the end of the sending side has failed.
 #[test]
 fn an_upload_that_ends_before_its_length_is_none() {
     let server = Server::start();
@@ -97,7 +97,7 @@ fn an_upload_that_ends_before_its_length_is_none() {
     }
 }
 
-/// A request that is worked on until the identity service, which never answers, is let go.
+/// Sends a request that stays in progress until the identity service, which never answers, is released.
 fn asked(server: &Server, silent: &TcpListener) -> (RawClient, TcpStream) {
     let mut client = server.raw();
     client.send_head("GET /api/2.0/drives/", &["X-Auth-Token: secret"]);
@@ -115,7 +115,7 @@ fn with_silent_keystone() -> (Server, TcpListener) {
     (server, silent)
 }
 
-/// Whoever closed both sides, or lost them, must not hold what is worked on for it.
+/// A peer that has closed or lost both sides must not keep its request in progress.
 #[test]
 fn a_peer_that_is_gone_is_noticed_while_its_request_is_worked_on() {
     let (server, silent) = with_silent_keystone();
@@ -148,7 +148,7 @@ fn a_peer_that_only_closed_its_side_is_sent_interim_answers_and_then_its_own() {
     assert!(client.is_closed());
 }
 
-/// Every client that writes all before it reads gets to know why it was refused.
+/// Clients that write everything before they read must still get the reason of a refusal.
 #[test]
 fn a_body_that_nobody_wants_does_not_cost_the_client_its_answer() {
     let server = Server::start();
@@ -167,9 +167,9 @@ fn a_body_that_nobody_wants_does_not_cost_the_client_its_answer() {
         ("DELETE /healthz", vec![&length], 405),
         ("GET /api/2.0/drives/", vec![&admin, &length], 200),
         ("POST /nowhere", vec![&length], 404),
-        // Refused for its framing.
+        // Refused because of its framing.
         ("POST /api/2.0/drives/", vec![json, &admin, chunked, &length], 400),
-        // Refused before its head is whole: what follows is its rest.
+        // Refused before its head is complete: the rest of the head follows.
         ("POST /api/2.0/drives/", vec![json, "Bad field: x", &length], 400),
     ] {
         for _ in 0..5 {
@@ -191,7 +191,7 @@ fn a_chunked_body_that_is_too_large_does_not_cost_the_client_its_answer() {
         client.send_head("POST /api/2.0/drives/", &fields);
         client.send(body.as_bytes());
         assert_eq!(client.response().status, 413);
-        // It was read to its end, so that the connection serves on.
+        // It was read to its end, so the connection can be used again.
         client.send_head("GET /healthz", &[]);
         assert_eq!(client.response().status, 200);
     }
@@ -207,7 +207,7 @@ fn a_head_above_its_bound_is_answered_with_431() {
         let _ = client.try_send(&vec![b'b'; 1 << 20]);
         assert_eq!(client.head().status, 431);
     }
-    // What tokens and cookies take is below it.
+    // Usual tokens and cookies are below the limit.
     let mut client = server.raw();
     client.send_head("GET /healthz", &[&format!("Cookie: {}", "a".repeat(12_000))]);
     assert_eq!(client.response().status, 200);

@@ -6,7 +6,7 @@ use crate::harness::{Response, Server, image, wait_for};
 
 const DRIVES: &str = "/api/2.0/drives/";
 
-/// The one drive of an answer that lists what was made.
+/// Returns the single drive of an answer that lists new drives.
 #[track_caller]
 fn only_object(response: &Response, status: u16) -> Value {
     assert_eq!(response.status, status, "{response:?}");
@@ -91,7 +91,7 @@ fn what_a_call_does_not_know_is_refused_and_changes_nothing() {
         let response = server.curl(&format!("{DRIVES}{path}")).json(method, &body).run();
         assert_eq!(response.status, 400, "{method} {path} {body}: {response:?}");
     }
-    // A drive can be sent back as it was told, and a resize may bring the rest of it.
+    // A drive can be sent back as it was returned; a resize may contain all of it.
     let told = server.drive(&drive);
     let back = server.curl(&format!("{DRIVES}{drive}/")).json("PUT", &told).run();
     assert_eq!(back.status, 200, "{back:?}");
@@ -187,7 +187,7 @@ fn a_fault_is_a_list_that_names_the_field() {
     assert!(fault["error_message"].as_str().is_some_and(|message| !message.is_empty()));
 }
 
-/// Longer than what the server holds of a list at once.
+/// The list is longer than the part that the server holds in memory.
 #[test]
 fn a_long_list_is_told_whole_and_in_order() {
     let server = Server::start();

@@ -1,5 +1,5 @@
-//! The process ends at every point where it can, and at random ones; what was acknowledged is whole, and nothing else
-//! is left. No step of repair lies between the end and the checks: the server is only started again.
+//! The process ends at every crash point, and at random moments; acknowledged work is complete, and nothing else is
+//! left. There is no repair step before the checks: the server is only started again.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ use crate::harness::{Cloud, Response, Scratch, Server, Setup, image, wait_for};
 
 const DRIVES: &str = "/api/2.0/drives/";
 const UPLOAD: &str = "/api/2.0/drives/upload/";
-/// No operation passes more points than this.
+/// More crash points than any operation passes.
 const MOST_POINTS: u64 = 60;
 
-/// What a drive must hold: this image, then zeros up to one of these sizes.
+/// The expected content of a drive: this image, then zeros up to one of these sizes.
 #[derive(Clone, Debug)]
 struct Content {
     image: PathBuf,
@@ -39,21 +39,21 @@ impl Content {
     }
 }
 
-/// What the clients of a server know.
+/// The knowledge of a server's clients.
 #[derive(Default)]
 struct Known {
-    /// Drives whose making was acknowledged.
+    /// Drives whose creation was acknowledged.
     kept: BTreeMap<String, Content>,
-    /// What was asked for and not acknowledged: it may have been made, whole.
+    /// Drives that were requested and not acknowledged: they may exist, and are complete then.
     maybe_made: Vec<Content>,
-    /// Drives whose removal was asked for and not acknowledged.
+    /// Drives whose removal was requested and not acknowledged.
     maybe_gone: Vec<String>,
-    /// Drives that were to get other content, which was not acknowledged.
+    /// Drives whose new content was requested and not acknowledged.
     maybe_replaced: BTreeMap<String, Content>,
 }
 
 impl Known {
-    /// Books what came of a request that makes a drive; `uuid` reads its answer.
+    /// Records the outcome of a request that creates a drive; `uuid` reads its answer.
     fn made(&mut self, answer: &Answer, content: Content, uuid: impl Fn(&Response) -> String) -> Option<String> {
         let Some(response) = answer.acknowledged() else {
             self.maybe_made.push(content);
@@ -64,7 +64,7 @@ impl Known {
         Some(uuid)
     }
 
-    /// Books what came of a removal.
+    /// Records the outcome of a removal.
     fn removed(&mut self, answer: &Answer, uuid: &str) {
         match answer.acknowledged() {
             Some(_) => drop(self.kept.remove(uuid)),
@@ -72,7 +72,7 @@ impl Known {
         }
     }
 
-    /// Compares all that is known with what the server has, and takes over what is now certain.
+    /// Compares this knowledge with the server's state, and adds what is certain now.
     #[track_caller]
     fn check(&mut self, server: &Server) {
         stored::assert_clean(server);
@@ -98,7 +98,7 @@ impl Known {
                 image::assert_same_then_zeros(&content.image, &file, size);
                 continue;
             }
-            // The answer was lost: then it is whole, and exactly one of those that were asked for.
+            // The answer was lost: the drive is complete then, and is exactly one of the requested ones.
             let is_this = |content: &Content| {
                 content.sizes.contains(&size) && image::part(&content.image, 0, 512) == image::part(&file, 0, 512)
             };
@@ -114,11 +114,11 @@ impl Known {
     }
 }
 
-/// What a client saw of one request.
+/// The result of one request as a client sees it.
 struct Answer(std::process::Output, Response);
 
 impl Answer {
-    /// The answer, if it is whole and no refusal.
+    /// Returns the answer, if it is complete and no refusal.
     #[track_caller]
     fn acknowledged(&self) -> Option<&Response> {
         let Self(output, response) = self;
@@ -137,8 +137,8 @@ fn uploaded(response: &Response) -> String {
     crate::harness::server::uuid_of(response)
 }
 
-/// Does `operation` on a server that crashes at its `k`-th point, for every `k`, until it passes all of them; after
-/// each crash starts a server that crashes at the `j`-th point of its recovery, for every `j`; then checks.
+/// Runs `operation` on a server that crashes at its `k`-th point, for every `k`, until it passes all of them. After
+/// each crash, starts a server that crashes at the `j`-th point of its recovery, for every `j`; then checks.
 #[track_caller]
 fn crash_everywhere(
     mut prepare: impl FnMut(&Server, &Path, &mut Known) -> String,
@@ -173,7 +173,7 @@ fn crash_everywhere(
     panic!("more than {MOST_POINTS} crash points");
 }
 
-/// Waits until all work is done or the server has crashed; whether it lives.
+/// Waits until all work is done or the server has crashed; returns whether it lives.
 fn settles(server: &Server) -> bool {
     wait_for("the work to end or the server to crash", || {
         let (output, response) = server.curl("/api/2.0/drives/detail/?limit=0").try_run();
@@ -186,7 +186,7 @@ fn settles(server: &Server) -> bool {
     })
 }
 
-/// Uploads with these arguments and checks, at every crash point.
+/// Uploads with these arguments, with a crash at every point.
 #[track_caller]
 fn crash_uploads(size: u64, seed: u64, chunked: bool, with_digest: bool) {
     let nothing = |_: &Server, home: &Path, _: &mut Known| {
@@ -204,13 +204,13 @@ fn crash_uploads(size: u64, seed: u64, chunked: bool, with_digest: bool) {
     });
 }
 
-/// The `Repr-Digest` of a file.
+/// Returns the `Repr-Digest` of a file.
 fn repr_digest(path: &Path) -> String {
     let digest = sha2::Sha256::digest(fs::read(path).expect("the image can be read"));
     format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(digest))
 }
 
-/// A drive to be worked on.
+/// Uploads a drive for the operation to work on.
 fn upload_one(server: &Server, home: &Path, known: &mut Known) -> String {
     let disk = home.join("base.img");
     if !disk.exists() {
@@ -252,7 +252,7 @@ fn a_backup_is_written_over_a_drive_though_the_process_crashes_at_any_point() {
     let backup = RefCell::new(String::new());
     let with_backup = |server: &Server, home: &Path, known: &mut Known| {
         if backup.borrow().is_empty() {
-            // Of a drive that is a folder, to be written over one that is a file.
+            // The source is a drive that is a folder, the target one that is a file.
             let disk = home.join("backed-up.img");
             image::sparse(&disk, 5_000_001, 75);
             let source = known.made(&send(server.curl(UPLOAD).upload("POST", &disk)), Content::of(&disk), uploaded);
@@ -273,7 +273,7 @@ fn a_backup_is_written_over_a_drive_though_the_process_crashes_at_any_point() {
         let path = format!("backups/{}/restore", backup.borrow());
         let answer = send(cloud.curl("v3", &path).json("POST", &json!({"restore": {"volume_id": drive}})));
         let content = Content::of(&home.join("backed-up.img"));
-        // Once it was accepted it is done, crash or not.
+        // Once it was accepted, it will be done, with or without a crash.
         match answer.acknowledged() {
             Some(_) => {
                 known.kept.insert(drive.to_owned(), content);
@@ -284,7 +284,7 @@ fn a_backup_is_written_over_a_drive_though_the_process_crashes_at_any_point() {
     });
 }
 
-/// Waits until a restore has ended or the server has crashed. The drive is there before what it held has gone.
+/// Waits until a restore has ended or the server has crashed. The drive is ready before its old content is removed.
 fn await_restore(server: &Server) {
     wait_for("the restore to end or the server to crash", || {
         let (output, response) = server.curl("/metrics").try_run();
@@ -299,7 +299,7 @@ fn a_drive_is_resized_though_the_process_crashes_at_any_point() {
         let curl = server.curl(&format!("{DRIVES}{drive}/action/?do=resize")).json("POST", &json!({"size": 5_000_000}));
         let answer = send(curl);
         let sizes = &mut known.kept.get_mut(drive).expect("it was made").sizes;
-        // Once it was accepted it is done, crash or not.
+        // Once it was accepted, it will be done, with or without a crash.
         if answer.acknowledged().is_some() {
             sizes.clear();
         }
@@ -331,7 +331,7 @@ fn a_removed_drive_stays_removed_after_a_crash_at_any_point() {
     });
 }
 
-/// Clients of all kinds work on a server that is killed, again and again.
+/// Clients of all kinds work on a server that is killed repeatedly.
 #[test]
 fn nothing_acknowledged_is_lost_when_the_server_is_killed_under_load() {
     const ROUNDS: u64 = 6;
@@ -355,7 +355,7 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed_under_load() {
             }
             scope.spawn(|| clone_again_and_again(&server, &known, &source, &base));
             scope.spawn(|| download_again_and_again(&server, &source, &base));
-            // The moment is what is tested: it depends on nothing that happens.
+            // The moment is what is tested, so it depends on no event.
             thread::sleep(life);
             server.signal(Signal::KILL);
         });
@@ -416,18 +416,19 @@ fn download_again_and_again(server: &Server, source: &str, base: &Path) {
     }
 }
 
-/// Small drives that are made at once share transactions and flushes; each of them is still whole or not there.
+/// Small drives that are created at once share transactions and flushes; each must still be complete or absent.
 #[test]
 fn small_uploads_that_are_made_together_are_each_whole_or_not_there_after_a_crash() {
     const CLIENTS: u64 = 8;
     let (home, data) = (Scratch::new(), Scratch::new());
     let known = Mutex::new(Known::default());
     for client in 0..CLIENTS {
-        // Some are written directly, some through the page cache.
+        // Some are written directly, others through the page cache.
         let size = if client % 2 == 0 { 1_100_000 } else { 200_000 };
         image::random(&home.join(format!("small{client}.img")), size + client * 1001, 80 + client);
     }
-    // An upload passes about ten points: so some crash among the first, some among drives that were acknowledged.
+    // An upload passes about ten points, so some of these crashes come with the first uploads, others after
+    // acknowledged ones.
     for k in [5, 23, 41, 58, 77, 99, 160, 241] {
         let mut server = Setup::default().data(data.path()).config(&format!("crash_after = {k}")).start();
         thread::scope(|scope| {
@@ -456,7 +457,7 @@ fn small_uploads_that_are_made_together_are_each_whole_or_not_there_after_a_cras
     assert!(!lock(&known).kept.is_empty(), "nothing was ever acknowledged");
 }
 
-/// The database, the first user, the keys: whatever a first start had made by then, the next one works with.
+/// The database, the first user, the keys: the next start works with whatever the first had made.
 #[test]
 fn a_first_start_that_is_killed_is_finished_by_the_next() {
     const SEED: u64 = 79;
@@ -468,10 +469,10 @@ fn a_first_start_that_is_killed_is_finished_by_the_next() {
     for _ in 0..8 {
         let data = Scratch::new();
         let first = Doomed::start(data.path(), &home, u64::from(u32::MAX));
-        // The moment is what is tested: it depends on nothing that happens.
+        // The moment is what is tested, so it depends on no event.
         thread::sleep(Duration::from_micros(numbers.random_range(0..200_000)));
         drop(first);
-        // The kill rarely meets a probe of the file system between its open and its unlink.
+        // The kill rarely falls between the open and the unlink of a probe of the file system.
         let probe = data.path().join("incoming/.probe-0");
         println!("a probe is left: {}", fs::write(probe, b"left").is_ok());
         let server = Setup::default().data(data.path()).start();
@@ -481,7 +482,7 @@ fn a_first_start_that_is_killed_is_finished_by_the_next() {
     }
 }
 
-/// The copy is large enough to be met in its middle, where the file system cannot share extents.
+/// The copy is large enough to be interrupted, if the file system cannot share extents.
 #[test]
 fn a_clone_that_is_killed_in_its_middle_is_made_by_the_next_process() {
     let mut server = Server::start();
@@ -541,7 +542,7 @@ fn a_clone_shares_the_disk_of_its_source_where_the_file_system_can() {
     assert_independent(&server, &image, &source, &clone);
 }
 
-/// Clones a drive and waits until it is done.
+/// Clones a drive and waits until the clone is done.
 #[track_caller]
 fn clone_of(server: &Server, source: &str) -> String {
     let curl = server.curl(&format!("{DRIVES}{source}/action/?do=clone")).json("POST", &json!({}));
@@ -550,7 +551,7 @@ fn clone_of(server: &Server, source: &str) -> String {
     clone
 }
 
-/// Changes, grows and removes the source; the clone stays what it was.
+/// Changes, grows and removes the source, and checks that the clone is unchanged.
 #[track_caller]
 fn assert_independent(server: &Server, disk: &Path, source: &str, clone: &str) {
     let file = fs::File::options().write(true).open(image_of(server, source)).expect("the image can be opened");

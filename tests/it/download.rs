@@ -1,4 +1,4 @@
-//! Downloads: the redirect, the URL it leads to, and what the answer says.
+//! Downloads: the redirect, the URL that it leads to, and the fields of the answer.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use crate::harness::raw::basic;
 use crate::harness::server::uuid_of;
 use crate::harness::{Curl, Server, Setup, image};
 
-/// A server with one drive, and its UUID.
+/// Starts a server with one drive; returns its UUID.
 fn with_drive() -> (Server, String) {
     let server = Server::start();
     let disk = server.scratch().join("disk.img");
@@ -39,7 +39,7 @@ fn head_says_what_get_would() {
     let mut client = server.raw();
     client.send_head(&format!("HEAD {path}"), &[]);
     let head = client.head();
-    // The connection goes on, so no byte of a body came.
+    // The connection continues, so no byte of a body was sent.
     client.send_head(&format!("GET {path}"), &[]);
     let get = client.response();
     assert_eq!((head.status, get.status, get.body.len()), (200, 200, 2_000_003));
@@ -66,10 +66,10 @@ fn the_redirect_keeps_to_this_server_whatever_host_is_named() {
     assert_eq!(response.field("referrer-policy"), "no-referrer");
 }
 
-/// curl sends no credentials to the second host, and the range to both.
+/// curl sends no credentials to the second host, but sends it the range.
 #[test]
 fn a_redirect_to_another_host_works_without_credentials_and_keeps_the_range() {
-    // A port that was free a moment ago: the URL must be known before the server listens.
+    // A port that was free a moment ago, since the URL must be known before the server listens.
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
     let server = Setup::default()
         .listen(&format!("127.0.0.1:{port}"))
@@ -180,15 +180,15 @@ fn an_answer_says_where_the_time_went() {
     assert_eq!(frames_of_a_download(&server, path, ("te", "trailers")), (2, 5_000_003));
 }
 
-/// Fetches over HTTP/2. How many HEADERS frames came, the last of them at the end if it is not the only one, and how
-/// many bytes of data. curl stops at the length that the head tells, and sees nothing behind it.
+/// Downloads over HTTP/2. Returns the number of HEADERS frames, of which the last must end the stream if there are
+/// several, and the number of data bytes. curl stops at the length in the head, and does not see what follows.
 fn frames_of_a_download(server: &Server, path: &str, field: (&str, &str)) -> (usize, usize) {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     /// An initial window without bounds, for the stream and then for the connection: RFC 9113 sections 6.5 and 6.9.
     const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff];
     const WINDOW: &[u8] = &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0, 0, 0];
-    // Literal fields that are not indexed: RFC 7541 section 6.2.2. A length of up to 126 is one byte, and a longer one
-    // that and what is left of it.
+    // Literal fields without indexing (RFC 7541 section 6.2.2). A length of up to 126 is one byte; a longer one has its
+    // rest in a second byte.
     let text = |text: &str| match text.len() {
         short @ 0..127 => [&[short as u8], text.as_bytes()].concat(),
         long => [&[127, (long - 127) as u8], text.as_bytes()].concat(),

@@ -1,4 +1,4 @@
-//! SIGTERM while bytes are on the way.
+//! SIGTERM while transfers are running.
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -18,7 +18,7 @@ use crate::harness::{Cloud, RawClient, Server, Setup, hyper, image, machine, pee
 
 const LARGE: usize = 40 << 20;
 
-/// A server with a large drive, and a peer that has begun to download it and stopped.
+/// Starts a server with a large drive, and a peer that has begun to download it and stalls.
 fn downloading(setup: Setup) -> (Server, TcpStream) {
     let server = setup.start();
     let disk = server.scratch().join("disk.img");
@@ -30,7 +30,7 @@ fn downloading(setup: Setup) -> (Server, TcpStream) {
     (server, socket)
 }
 
-/// Waits until nobody can connect any more.
+/// Waits until new connections are refused.
 fn wait_for_closed_door(server: &Server) {
     wait_for("new connections to be refused", || TcpStream::connect(server.authority()).is_err().then_some(()));
 }
@@ -63,7 +63,7 @@ fn what_does_not_end_in_time_is_cut_and_leaves_nothing() {
     assert!(idle.is_closed(), "a connection without a request does not delay the end");
     assert_eq!(server.wait().code(), Some(0));
     assert!(!server.data().join("endpoint").exists());
-    // What the connections that were cut have left was undone before the process ended.
+    // The leftovers of the closed connections were removed before the process ended.
     for folder in ["incoming", "trash"] {
         let left = std::fs::read_dir(server.data().join(folder)).unwrap().count();
         assert_eq!(left, 0, "{folder}");
@@ -85,12 +85,12 @@ fn stalled_transfers_over_tls_do_not_delay_the_end() {
     let mut stream = peer::tls(peer::narrow(peer::authority(&server)), "http/1.1");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert_eq!(peer::read_head(&mut stream).status, 200);
-    // One that never speaks, too.
+    // A connection that never sends anything is closed, too.
     let _silent = TcpStream::connect(peer::authority(&server)).unwrap();
     assert_eq!(server.terminate().code(), Some(0));
 }
 
-/// A client whose request has begun: its head was read, and its body is waited for.
+/// Starts a request whose head was read and whose body is pending.
 fn begun(server: &Server, request: &str, fields: &[&str], body: &str) -> RawClient {
     let mut client = server.raw();
     let length = format!("Content-Length: {}", body.len());
@@ -135,7 +135,7 @@ fn requests_that_have_begun_when_the_server_is_told_to_stop_are_carried_out_and_
     assert_eq!(server.drives().len(), 2);
 }
 
-/// A Keystone that knows one token, and answers a question about it when it is told to.
+/// A Keystone that knows one token, and answers a query about it when it is told to.
 fn slow_keystone() -> (String, std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let url = format!("http://{}", listener.local_addr().expect("it has an address"));
@@ -210,7 +210,7 @@ fn requests_over_http_2_that_have_begun_are_answered_too() {
             let made = client.send_request(creation);
             let asked = client.send_request(health);
             tokio::pin!(made);
-            // Its head went before: when this is answered, the other has begun.
+            // Its head was sent first: when this is answered, the other request has begun.
             tokio::select! {
                 early = made.as_mut() => panic!("answered before it was asked: {early:?}"),
                 healthy = asked => assert_eq!(healthy.unwrap().status(), 200),

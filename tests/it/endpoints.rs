@@ -9,7 +9,7 @@ use crate::harness::{Curl, PATIENCE, Response, Server, Setup, image, peer, wait_
 
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 
-/// A server with its sides apart, and the URLs of both, the direct one first.
+/// Starts a server with separate sides; returns the URLs of both, the direct one first.
 fn split(setup: Setup, direct: &str, control: &str) -> (Server, String, String) {
     let server = setup
         .config(&format!("direct.listen = \"{direct}\""))
@@ -21,7 +21,7 @@ fn split(setup: Setup, direct: &str, control: &str) -> (Server, String, String) 
     (server, direct, control)
 }
 
-/// Uploads to this side, and asks the other for a download.
+/// Uploads to this side, and requests a download from the other.
 fn redirect(server: &Server, direct: &str, control: &str) -> (String, Response) {
     let disk = server.scratch().join("disk.img");
     image::random(&disk, 300_000, 91);
@@ -53,7 +53,7 @@ fn two_listeners_serve_their_own_routes_only() {
     for path in ["/api/2.0/drives/", "/api/2.0/drives/detail/", &format!("/api/2.0/drives/{uuid}/"), "/metrics"] {
         assert_eq!(curl(format!("{direct}{path}")).run().status, 404, "{path}");
     }
-    // The one route of both: some clients look for downloads where the uploads went.
+    // The only route on both sides, since some clients download from where they uploaded.
     assert_eq!(curl(format!("{direct}/api/2.0/drives/{uuid}/download/")).run().status, 302);
     for side in [&direct, &control] {
         assert_eq!(curl(format!("{side}/healthz")).run().status, 200);
@@ -68,7 +68,7 @@ fn a_redirect_names_the_address_that_the_other_side_listens_on() {
     assert!(place.starts_with(&format!("{direct}/t/")), "{place} is not at {direct}");
     assert_eq!(Curl::new(place).run().body.len(), 300_000);
 
-    // On all addresses: whichever this client used.
+    // On all addresses: the URL has the one that this client used.
     let (server, direct, control) = split(Setup::default(), "0.0.0.0:0", "0.0.0.0:0");
     let reached = |url: &str| url.replace("0.0.0.0", "127.0.0.3");
     let (_, response) = redirect(&server, &reached(&direct), &reached(&control));
@@ -151,7 +151,7 @@ fn a_forged_host_is_never_repeated() {
     }
 }
 
-/// The status of a GET of this path.
+/// Returns the status of a GET of this path.
 fn status(server: &Server, path: &str) -> u16 {
     server.anonymous_curl(path).run().status
 }
@@ -165,7 +165,7 @@ fn a_ticket_is_good_for_its_drive_only_and_only_as_it_was_given() {
     assert_eq!(status(&server, &path), 200);
     assert_eq!(status(&server, &path.replace(&uuid, &other)), 403);
     let token = path.split('/').nth(2).unwrap();
-    // Every byte of it counts.
+    // A change of any byte is refused.
     for at in 0..token.len() {
         let mut forged = token.as_bytes().to_vec();
         forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
@@ -180,7 +180,7 @@ fn a_ticket_is_good_for_its_drive_only_and_only_as_it_was_given() {
         assert_eq!(response.status, 405, "{method}");
         assert_eq!(response.field("allow"), "GET, HEAD");
     }
-    // No key to anything else.
+    // The ticket gives no other access.
     assert_eq!(status(&server, &format!("/api/2.0/drives/{uuid}/?token={token}")), 401);
     assert_eq!(server.curl(&format!("/api/2.0/drives/{uuid}/")).method("DELETE").run().status, 204);
     assert_eq!(status(&server, &path), 404);
@@ -194,7 +194,7 @@ fn a_ticket_expires() {
     wait_for("the ticket to expire", || (status(&server, &path) == 403).then_some(()));
 }
 
-/// At the level that tells most, whatever happens, over both versions of HTTP.
+/// At the most detailed level, for every operation, over both versions of HTTP.
 #[test]
 fn secrets_are_not_logged() {
     let server = peer::tls_setup().config("log.level = \"trace\"").start();

@@ -1,4 +1,4 @@
-//! What is had by a login ends with it: with a token, a password, a user, a membership.
+//! The rights of a login end with it: with a token, a password, a user, a membership.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::harness::hyper::{self, Session};
 use crate::harness::server::uuid_of;
 use crate::harness::{Curl, Response, Server, image, wait_for};
 
-/// A token by this way to log in, for a project or for the user's own.
+/// Returns a token for this identity, for a project or for the user's own.
 #[track_caller]
 fn token(server: &Server, identity: &Value, project: Option<&str>) -> (String, Value) {
     let scope = project.map(|name| json!({"project": {"name": name, "domain": {"id": "default"}}}));
@@ -26,7 +26,7 @@ fn by_token(token: &str) -> Value {
     json!({"methods": ["token"], "token": {"id": token}})
 }
 
-/// A token for another, as clients of version 2.0 ask for it.
+/// Exchanges a token for another one, as clients of version 2.0 do.
 #[track_caller]
 fn old_token(server: &Server, token: &str, tenant: &str) -> String {
     let wish = json!({"auth": {"token": {"id": token}, "tenantId": tenant}});
@@ -35,7 +35,7 @@ fn old_token(server: &Server, token: &str, tenant: &str) -> String {
     answer.json()["access"]["token"]["id"].as_str().expect("a token").to_owned()
 }
 
-/// What the APIs answer to a token.
+/// Returns the statuses of the APIs' answers to a token.
 fn statuses(server: &Server, token: &str, project: &str) -> Vec<u16> {
     let (block, shown) = (format!("/v3/{project}/volumes"), "/v2.0/tenants");
     let paths = ["/v3/auth/projects", shown, &block, "/api/2.0/drives/", "/volumes"];
@@ -74,7 +74,7 @@ fn a_token_that_ends_takes_those_with_it_that_were_had_by_it() {
     assert_eq!(server.anonymous_curl("/v3/auth/tokens").json("POST", &again).run().status, 401);
 }
 
-/// All that a user can have of a login.
+/// Everything that a user can get by a login.
 struct Had {
     token: String,
     signed: String,
@@ -84,7 +84,7 @@ struct Had {
 }
 
 impl Had {
-    /// Everything, by password; and a drive to download.
+    /// Gets everything by password, and a drive to download.
     #[track_caller]
     fn by(server: &Server, credentials: &str, number: u32) -> Self {
         let (name, password) = credentials.split_once(':').expect("credentials have a colon");
@@ -107,7 +107,7 @@ impl Had {
         }
     }
 
-    /// Whether each of them is refused.
+    /// Returns whether each of them is refused.
     fn are_refused(&self, server: &Server, number: u32) -> [bool; 4] {
         let list = server.anonymous_curl("/api/storage/volume/list").json("POST", &json!({}));
         let upload = |session: &Session| session.upload(&format!("tree-{number}"), &self.archive).run();
@@ -123,7 +123,7 @@ impl Had {
     }
 }
 
-/// A text that stands somewhere in an answer.
+/// Finds a text anywhere in an answer.
 fn text_of(value: &Value, name: &str) -> String {
     match value {
         Value::Object(fields) => match fields.get(name) {
@@ -148,7 +148,7 @@ fn a_new_password_ends_tokens_links_and_sessions() {
     let bob = server.add_user("bob");
     let (of_alice, of_bob) = (Had::by(&server, &alice, 1), Had::by(&server, &bob, 2));
     let alice = succeeds(&server, "user", &["passwd", "alice"]);
-    // The tree is free again, by the new password, as soon as that is good.
+    // The tree is free again as soon as the new password is accepted.
     let again = || server.curl_as(&alice, "/volumes/initialize").json("POST", &hyper::local(&["tree-1"])).run();
     wait_for("the new password to be good", || (again().status == 200).then_some(()));
     wait_for("everything to end", || (of_alice.are_refused(&server, 1) == [true; 4]).then_some(()));
@@ -159,7 +159,7 @@ fn a_new_password_ends_tokens_links_and_sessions() {
 fn a_user_who_is_removed_takes_tokens_links_and_sessions_with_them() {
     let server = Server::start();
     let alice = server.add_user("alice");
-    // The drives stay: the tenant has another user.
+    // The drives stay, since the tenant has another user.
     let bob = succeeds(&server, "user", &["add", "bob", "--tenant", "alice"]);
     let (of_alice, of_bob) = (Had::by(&server, &alice, 1), Had::by(&server, &bob, 2));
     succeeds(&server, "user", &["remove", "alice"]);

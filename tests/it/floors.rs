@@ -1,10 +1,10 @@
-//! The floors of the house: one package gives us no walls made by the compiler, so this test makes them.
+//! The floors of the crate: within one package the compiler enforces no such borders, so this test does.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What each module may name of its siblings, beside itself. The order is that of the architecture page.
+/// The siblings that each module may name, in the order of the architecture page.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("io", &["domain"]),
@@ -30,12 +30,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["app", "archive", "auth", "config", "domain", "io", "meta", "metrics"]),
 ];
 
-/// Crates that only some modules may name, each for one job. A module is a path beneath `src` without `.rs`, and stands
-/// for what is beneath it too.
+/// Crates that only some modules may name, each for one purpose. A module is a path beneath `src` without `.rs`, and
+/// includes the modules beneath it.
 const CRATES: &[(&str, &[&str])] = &[
     ("hyper::", &["server", "remote"]),
-    // The words of a message: of those who take and give them, and of `auth`, which reads logins out of header fields.
-    // `archive` takes a URL apart.
+    // The types of messages: for modules that receive and send them, and for `auth`, which reads logins from header
+    // fields. `archive` splits URLs.
     ("http::", &["dialect", "server", "remote", "auth", "archive/mod"]),
     ("proxy_header::", &["server"]),
     ("sqlx::", &["meta"]),
@@ -61,9 +61,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("object_store::", &["archive"]),
     ("futures_util::", &["archive", "control", "meta"]),
     ("quick_xml::", &["dialect/openstack/xml"]),
-    // The bytes that a door reads and writes: of requests, of columns, of manifests, of tokens and of records beside a
-    // tree. `domain` has values of it that are their owners', and those that make volumes pass these on; the log's test
-    // reads what it wrote.
+    // The encodings of requests, columns, manifests, tokens and of the records beside a tree. `domain` has such values,
+    // which belong to their owners, and modules that create volumes pass them on; the log's test reads its own output.
     (
         "serde_json::",
         &[
@@ -80,8 +79,8 @@ const CRATES: &[(&str, &[&str])] = &[
             "cli/log",
         ],
     ),
-    // Calls of the system, of floors that own descriptors or the process. Faults know the numbers of its errors, as do
-    // tests of what these become.
+    // System calls, for floors that own descriptors or the process. Faults know the numbers of system errors, as do the
+    // tests of their conversion.
     (
         "rustix::",
         &[
@@ -100,7 +99,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// It is there in tests only, and uses nothing.
+/// A module that exists in tests only, and uses nothing.
 const OF_TESTS: &str = "skipped";
 
 #[test]
@@ -121,7 +120,7 @@ fn a_module_imports_only_from_floors_below_it() {
     assert!(breaches.is_empty(), "{breaches:#?}");
 }
 
-/// A module that no longer names its crate is not in the table, since it could name it again unseen.
+/// A module that no longer names its crate must leave the table: otherwise it could name the crate again unnoticed.
 #[test]
 fn a_crate_with_one_job_is_named_by_the_modules_of_the_table_and_no_other() {
     let mut breaches = Vec::new();
@@ -149,7 +148,7 @@ fn no_module_uses_another_that_uses_it() {
     }
 }
 
-/// Path beneath `src`, without `.rs`, and text of every source file.
+/// Returns the path beneath `src`, without `.rs`, and the text of every source file.
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
@@ -169,18 +168,18 @@ fn sources() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The lines of a source that are not comments.
+/// Returns the lines of a source that are not comments.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.trim_start().starts_with("//"))
 }
 
-/// The modules that a line names as `crate::module`.
+/// Returns the modules that a line names as `crate::module`.
 fn crate_paths(line: &str) -> Vec<String> {
     let name = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     line.split("crate::").skip(1).map(name).filter(|name| !name.is_empty()).collect()
 }
 
-/// Whether `name`, which ends in `::`, starts a path in this line.
+/// Returns whether a path in this line begins with `name`, which ends in `::`.
 fn starts_path(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(at, _)| {
         let before = line[..at].chars().next_back();

@@ -1,4 +1,5 @@
-//! Requests whose end two readers could see in two places (RFC 9112 section 6): refused, and the connection closed.
+//! Requests whose end two readers could see in different places (RFC 9112 section 6) are refused, and their connection
+//! is closed.
 
 use crate::harness::raw::basic;
 use crate::harness::{Server, Setup, machine};
@@ -68,7 +69,7 @@ fn a_head_without_bound_is_refused() {
     let mut client = server.raw();
     client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Large: ");
     let part = vec![b'a'; 64 << 10];
-    // 64 MiB: the server must not hold it, and must not wait for its end.
+    // 64 MiB, which the server must neither hold nor read to the end.
     let refused = (0..1024).any(|_| client.try_send(&part).is_err());
     assert!(refused || (400..500).contains(&client.head().status));
     assert!(machine::peak_memory(server.pid()) < 64 << 20);
@@ -94,7 +95,7 @@ fn a_request_is_for_one_host() {
     }
 }
 
-/// A browser sends the Basic login that it remembers with whatever a page asks for.
+/// A browser sends its remembered Basic login with all requests of a page.
 #[test]
 fn pages_of_other_sites_change_nothing_in_any_dialect() {
     let server = Setup::default().config("control.public_url = \"https://cloud.example.com\"").start();

@@ -1,4 +1,4 @@
-//! A disk that is full: refusals in time, clean failures, and a server that works again once there is room.
+//! A full disk: early refusals, clean failures, and a server that works again once there is room.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -18,10 +18,10 @@ const DRIVES: &str = "/api/2.0/drives/";
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const OCTETS: &str = "Content-Type: application/octet-stream";
 
-/// The size of the disks; a file system takes some of it for itself.
+/// The size of the disks in MiB; the file system takes some of it for itself.
 const DISK: u64 = 96;
 
-/// A server whose data is on a small ext4 of its own. `None` where none can be mounted.
+/// Starts a server whose data is on a small ext4 of its own. `None` if it cannot be mounted.
 fn small() -> Option<(Disk, Server)> {
     let disk = Disk::mount(&["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"], DISK)?;
     let server = Setup::default()
@@ -31,7 +31,7 @@ fn small() -> Option<(Disk, Server)> {
     Some((disk, server))
 }
 
-/// Fails unless this is 507 in the dialect's own form.
+/// Fails unless this is a 507 in the form of its dialect.
 #[track_caller]
 fn assert_full(response: &Response) {
     assert_eq!(response.status, 507, "{response:?}");
@@ -41,7 +41,7 @@ fn assert_full(response: &Response) {
     assert!(faults[0]["error_message"].as_str().is_some_and(|message| !message.is_empty()));
 }
 
-/// Asks for an upload of this length, and waits for leave to send it. The status is of the first answer.
+/// Requests an upload of this length, and waits for the permission to send it. Returns the first answer.
 fn ask(server: &Server, length: u64) -> (RawClient, Response) {
     let mut client = server.raw();
     let length = format!("Content-Length: {length}");
@@ -61,7 +61,7 @@ fn fill(disk: &Disk) -> PathBuf {
     let mut file = File::create(&path).expect("a file can be made");
     let mut part = vec![1; 1 << 20];
     while !part.is_empty() {
-        // Smaller and smaller parts, down to single bytes of the last block.
+        // In smaller and smaller parts, down to single bytes of the last block.
         if file.write_all(&part).and_then(|()| file.sync_data()).is_err() {
             part.truncate(part.len() / 2);
         }
@@ -69,7 +69,7 @@ fn fill(disk: &Disk) -> PathBuf {
     path
 }
 
-/// Uploads an image, compares the download, and removes it again.
+/// Uploads an image, compares the download, and removes it.
 #[track_caller]
 fn assert_works(server: &Server, disk: &Path) {
     let uuid = wait_for("uploads to work again", || {
@@ -100,11 +100,11 @@ fn of_two_uploads_that_fit_only_alone_one_is_admitted() {
     let (mut first, response) = ask(&server, 50 << 20);
     assert_eq!(response.status, 100);
     assert_full(&ask(&server, 50 << 20).1);
-    // Also when a part of the first has become bytes on the disk, which are counted once.
+    // The space is counted once, even after a part of the first upload was written.
     for _ in 0..30 {
         first.send(&body);
     }
-    // What is being written counts twice until the write is over.
+    // Bytes that are being written count twice until the write has ended.
     wait_for("room beside the first", || {
         let (client, small) = ask(&server, 20 << 20);
         (small.status == 100).then_some(client)
@@ -127,7 +127,7 @@ fn a_stream_that_meets_the_end_of_the_disk_is_507_and_leaves_nothing() {
     assert_works(&server, &image);
 }
 
-/// Someone else takes the space that was promised.
+/// Another process takes the space that was promised.
 #[test]
 fn a_disk_that_is_filled_from_outside_fails_uploads_cleanly_and_no_reads() {
     let Some((disk, mut server)) = small() else { return };
@@ -146,7 +146,7 @@ fn a_disk_that_is_filled_from_outside_fails_uploads_cleanly_and_no_reads() {
     });
     let filler = fill(&disk);
     for _ in 0..3 {
-        // The server may end the connection before all is sent.
+        // The server may close the connection before everything is sent.
         if client.try_send(&part).is_err() {
             break;
         }
@@ -154,7 +154,7 @@ fn a_disk_that_is_filled_from_outside_fails_uploads_cleanly_and_no_reads() {
     assert_full(&client.response());
     drop(client);
     stored::wait_until_idle(&server);
-    // What the upload had taken is free again: taken, too.
+    // The space of the failed upload is free again, and is taken, too.
     let second = disk.path().join("filler2");
     fs::rename(&filler, &second).unwrap();
     let filler = fill(&disk);
@@ -228,7 +228,7 @@ fn a_server_on_a_full_disk_starts_and_reads() {
     let back = server.scratch().join("back.img");
     server.download(&first, &back);
     image::assert_same(&image, &back);
-    // A removal is written down before it is done, so it takes room, too.
+    // A removal is recorded before it is done, so it needs space, too.
     assert_eq!(server.curl(&format!("{DRIVES}{second}/")).method("DELETE").run().status, 204);
     fs::remove_file(filler).unwrap();
     stored::assert_clean(&server);
@@ -251,7 +251,7 @@ fn a_disk_without_a_free_byte_is_emptied_by_the_api_and_says_so() {
     let is_ready = || server.anonymous_curl("/readyz").run().status == 200;
     assert!(!is_ready());
     wait_for("the log to tell of it", || server.logged().contains("the disk is full").then_some(()));
-    // What adds takes nothing of what is kept for removing, however often it is tried.
+    // Additions take none of the space that is kept for removals, however often they are tried.
     for _ in 0..200 {
         assert_full(&server.curl(DRIVES).json("POST", &spec).run());
     }
@@ -275,8 +275,7 @@ fn a_disk_without_a_free_byte_is_emptied_by_the_api_and_says_so() {
     assert_works(&server, &image);
 }
 
-/// A page of memory that is shared through a file needs room there when it is changed, and where that is refused, the
-/// process ends.
+/// A page of shared memory in a file needs space there when it is changed, and a process without it is killed.
 #[test]
 fn a_full_btrfs_does_not_end_the_server() {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux says so");
@@ -310,7 +309,7 @@ fn a_full_btrfs_does_not_end_the_server() {
     assert_eq!(server.terminate().code(), Some(0));
 }
 
-/// The draft cannot be moved while its folder may not be changed; a cancelled upload has nobody left to tell.
+/// The draft cannot be moved while its folder is immutable; a cancelled upload has no peer left to report to.
 #[test]
 fn what_could_not_be_removed_is_removed_once_it_can() {
     let Some((_disk, server)) = small() else { return };

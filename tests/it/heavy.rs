@@ -1,11 +1,11 @@
-//! What takes gigabytes: run one at a time.
+//! Tests that take gigabytes, and are run one at a time.
 
 use crate::harness::scratch::Tmpfs;
 use crate::harness::{Server, Setup, image, machine};
 
 const GIB: u64 = 1 << 30;
 
-/// Of the image only a part is data, so that the disk is not what is tested; every byte goes through the server.
+/// Only a part of the image is data, so that the disk is not tested; every byte goes through the server.
 #[test]
 fn one_upload_of_4_gib_takes_less_than_64_mib_of_memory() {
     let server = Server::start();
@@ -22,7 +22,7 @@ fn one_upload_of_4_gib_takes_less_than_64_mib_of_memory() {
     let peak = machine::peak_memory(server.pid());
     assert!(peak < 64 << 20, "{} MiB", peak >> 20);
     assert_eq!(server.drive(&uuid)["size"], serde_json::json!(4 * GIB));
-    // The end of the data, found again in the middle of the drive.
+    // The end of the data is in the middle of the drive.
     let path = server.capability(&uuid);
     let mut client = server.raw();
     client.send_head(&format!("GET {path}"), &["Range: bytes=268434456-268436455"]);
@@ -30,7 +30,7 @@ fn one_upload_of_4_gib_takes_less_than_64_mib_of_memory() {
     assert!(response.body == image::part(&disk, 268_434_456, 2000), "the bytes differ");
 }
 
-/// The disk is smaller than what is sent; what fits before and after is kept.
+/// The disk is smaller than the upload; drives that fit before and after are kept.
 #[test]
 fn a_full_disk_is_507_and_leaves_nothing() {
     let Some(small) = Tmpfs::mount(52) else { return };

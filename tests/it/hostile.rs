@@ -1,4 +1,4 @@
-//! Input that no decent client sends: never a panic, never an error of ours, never the wrong thing done.
+//! Input that no honest client sends: it never causes a panic, an internal error, or a wrong action.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -13,7 +13,7 @@ use crate::harness::{PATIENCE, Server, Setup, image, wait_for};
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const OCTETS: &str = "Content-Type: application/octet-stream";
 
-/// A server with one drive, its UUID, and the path that downloads it.
+/// Starts a server with one drive; returns its UUID, and the path that downloads it.
 fn with_drive(setup: Setup) -> (Server, String, String) {
     let server = setup.start();
     let disk = server.scratch().join("disk.img");
@@ -23,7 +23,7 @@ fn with_drive(setup: Setup) -> (Server, String, String) {
     (server, uuid, path)
 }
 
-/// Fails if something went wrong in the server, or if it holds on to something.
+/// Fails if an error occurred in the server, or if it still holds resources.
 #[track_caller]
 fn assert_sound(server: &Server) {
     let log = server.logged();
@@ -39,7 +39,7 @@ fn assert_sound(server: &Server) {
     }
 }
 
-/// What clients do that know nothing of `Expect`: all is written before anything is read.
+/// Clients that do not know `Expect` write everything before they read anything.
 #[test]
 fn refusals_reach_a_client_that_writes_everything_first() {
     let large = Setup::default().config("limits.max_drive = \"512 KiB\"").start();
@@ -65,7 +65,7 @@ fn refusals_reach_a_client_that_writes_everything_first() {
     assert_sound(&large);
 }
 
-/// Behind each message stands a request that must not be read as one.
+/// A request that must not be read as one follows each message.
 #[test]
 fn nothing_behind_a_broken_body_is_executed() {
     let (server, uuid, _) = with_drive(Setup::default());
@@ -264,7 +264,7 @@ fn any_range_is_answered_with_what_it_says() {
     assert_sound(&server);
 }
 
-/// Strings that have hurt parsers.
+/// Strings that have broken parsers.
 const WORDS: &[&str] = &[
     "\r\n",
     "\n",
@@ -409,10 +409,10 @@ fn thousands_of_mutated_requests_break_nothing() {
                     while sent < 1_500 && Instant::now() < deadline {
                         let mut socket = TcpStream::connect(authority).unwrap();
                         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-                        // Some on a connection of their own, some one behind the other.
+                        // Some messages are sent on separate connections, others in a row on one.
                         for _ in 0..numbers.random_range(1..4) {
                             let (method, path, fields, body) = &requests[numbers.random_range(0..requests.len())];
-                            // The login stands where it is not changed, or wrong ones would slow the test down.
+                            // The login is never mutated: wrong ones would slow the test down.
                             let mut start = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n").into_bytes();
                             let mut end = body.as_bytes().to_vec();
                             mutate(&mut start, &mut numbers);

@@ -1,4 +1,4 @@
-//! HPC-AI's storage volumes, as its documents have them called.
+//! HPC-AI's storage volumes, called as in its documentation.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::harness::hyper::{archive, fetch, fill, sample, untar};
 use crate::harness::rsync::assert_same_trees;
 use crate::harness::{Curl, Response, Server, Setup};
 
-/// The region that there is when none is configured.
+/// The default region.
 const REGION: &str = "6f7c1a52-3b0d-4e7f-9c15-8a2d40e6b913";
 
 fn log_in(server: &Server, credentials: &str) -> Response {
@@ -84,7 +84,7 @@ fn a_volume_is_made_listed_and_removed() {
     assert_eq!(made, expected);
     let again = call(&server, &token, "create", &volume("example-volume", 1, "filesystem"));
     assert_refused(&again, 409, "Volume already exists");
-    // The name is also taken for volumes of another type.
+    // The name is taken for volumes of other types, too.
     assert_eq!(call(&server, &token, "create", &volume("example-volume", 1, "highspeedstorage")).status, 409);
 
     let drive = created(&server, &token, &volume("my data", 3, "highspeedstorage"));
@@ -137,7 +137,7 @@ fn a_drive_is_everybodys_drive_and_a_foreign_one_is_listed_too() {
             json!(["tree", "filesystem", 10, REGION, "admin"]),
         ]
     );
-    // A tree's name is one for both APIs.
+    // Both APIs share the names of trees.
     let again = call(&server, &token, "create", &volume("tree", 1, "filesystem"));
     assert_refused(&again, 409, "Volume already exists");
     for volume in volumes {
@@ -257,7 +257,7 @@ fn bodies_that_make_no_sense_are_refused_with_a_message() {
     }
     assert_refused(&send("create", &" ".repeat((64 << 10) + 1)), 413, "");
     assert_eq!(listed(&server, &token, 1, 10).1["total"], json!(0));
-    // A GET, and a path that is not there.
+    // A GET, and a path that does not exist.
     let get = server.anonymous_curl("/api/storage/volume/list").run();
     assert_refused(&get, 405, "POST");
     assert_eq!(get.field("allow"), "POST");
@@ -299,7 +299,7 @@ fn a_login_sets_a_cookie_that_scripts_and_other_sites_do_not_get() {
     let public = Setup::default().config("control.public_url = \"https://api.example.com\"").start();
     assert!(log_in(&public, &public.credentials()).field("set-cookie").ends_with("; Secure"));
 
-    // As curl's own cookie jar has it, and as others may write it.
+    // In the form of curl's cookie jar, and in other valid forms.
     let jar = server.scratch().join("jar");
     let (username, password) = server.credentials().split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned())).unwrap();
     let body = json!({"username": username, "password": password});
@@ -321,7 +321,7 @@ fn a_login_sets_a_cookie_that_scripts_and_other_sites_do_not_get() {
         assert_refused(&response, 401, "access token");
         assert_eq!(response.field("www-authenticate"), "Bearer realm=\"longshore\"");
     }
-    // A password is not what this API takes.
+    // This API accepts no password.
     assert_refused(&list().user(&server.credentials()).run(), 401, "access token");
     let logged = server.logged();
     assert!(!logged.contains(&token) && !logged.contains(&password), "secrets are in the log");
@@ -381,7 +381,7 @@ fn a_new_password_ends_the_tokens_of_the_old_one() {
     assert_eq!(status(&server, &new), 401);
 }
 
-/// The key that a server signs with.
+/// Returns the key that a server signs with.
 fn key_of(server: &Server) -> KeyPair {
     let text = fs::read(server.data().join("hpc-ai.key")).expect("a file of keys");
     let stored: Value = serde_json::from_slice(&text).expect("JSON");
@@ -398,7 +398,7 @@ fn message(head: &Value, claims: &Value) -> String {
     format!("{}.{}", URL_SAFE_NO_PAD.encode(head.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()))
 }
 
-/// A token of this head and these claims, signed by RS256 whatever the head says.
+/// Makes a token of this head and these claims, signed by RS256 whatever the head says.
 fn signed(key: &KeyPair, head: &Value, claims: &Value) -> String {
     let message = message(head, claims);
     let mut signature = vec![0; key.public_modulus_len()];
@@ -406,7 +406,7 @@ fn signed(key: &KeyPair, head: &Value, claims: &Value) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// The tokens are made here, without the library that the server reads them with.
+/// The tokens are made here, without the library by which the server reads them.
 #[test]
 fn forged_tokens_are_refused() {
     let server = Server::start();
@@ -443,7 +443,7 @@ fn forged_tokens_are_refused() {
         forged.insert(format!("{}.", message(&head, &claims)));
         forged.insert(format!("{}.{signature}", message(&head, &claims)));
     }
-    // The public half as a shared secret, as bytes and as text.
+    // The public key as a shared secret, as bytes and as text.
     let public = key.public_key().as_ref();
     let pem = format!("-----BEGIN RSA PUBLIC KEY-----\n{}\n-----END RSA PUBLIC KEY-----\n", STANDARD.encode(public));
     for secret in [public, pem.as_bytes(), b""] {
@@ -451,7 +451,7 @@ fn forged_tokens_are_refused() {
         let mac = Hmac::<Sha256>::new_from_slice(secret).unwrap().chain_update(&message).finalize().into_bytes();
         forged.insert(format!("{message}.{}", URL_SAFE_NO_PAD.encode(mac)));
     }
-    // Another key, under this key's name and under others.
+    // Another key, under the name of this key and under others.
     let foreign = KeyPair::generate(KeySize::Rsa2048).unwrap();
     for kid in [head["kid"].clone(), json!("other"), json!(""), json!(null), json!("../hpc-ai.key")] {
         forged.insert(signed(&foreign, &head_with("kid", kid.clone()), &claims));
@@ -462,7 +462,7 @@ fn forged_tokens_are_refused() {
     let mut brought = head_with("jku", json!("http://127.0.0.1:1/keys"));
     brought["jwk"] = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB"});
     forged.insert(signed(&foreign, &brought, &claims));
-    // The right key, and the wrong claims.
+    // The right key with wrong claims.
     for changes in [
         &[("aud", json!(["other"]))][..],
         &[("aud", json!([]))],
@@ -487,9 +487,9 @@ fn forged_tokens_are_refused() {
     let said = message(&head, &claims);
     key.sign(&RSA_PKCS1_SHA512, &SystemRandom::new(), said.as_bytes(), &mut digest).unwrap();
     forged.insert(format!("{said}.{}", URL_SAFE_NO_PAD.encode(digest)));
-    // What was signed is not what is said.
+    // The signature is that of other claims.
     forged.insert(format!("{}.{signature}", message(&head, &with(&[("group", json!(["admin", "root"]))]))));
-    // No tokens at all.
+    // Texts that are no tokens.
     for garbage in ["", ".", "..", "a.b.c", "%00", &good[1..], &good[..good.len() - 4]] {
         forged.insert(garbage.to_owned());
     }
@@ -501,7 +501,7 @@ fn forged_tokens_are_refused() {
     }
     assert_eq!(status(&good), 200);
 
-    // The same key on a server of another audience.
+    // The same key on a server with another audience.
     let data = server.data().to_owned();
     let mut server = server;
     assert!(server.terminate().success());

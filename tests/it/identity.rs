@@ -8,7 +8,7 @@ use crate::harness::{Response, Server, Setup, image, wait_for};
 
 const TOKENS: &str = "/v3/auth/tokens";
 
-/// What a client of version 3 sends to log in, with this scope.
+/// Returns the body with which a client of version 3 logs in, with this scope.
 fn wish(credentials: &str, scope: &Value) -> Value {
     let (name, password) = credentials.split_once(':').expect("credentials have a colon");
     let user = json!({"name": name, "domain": {"id": "default"}, "password": password});
@@ -23,7 +23,7 @@ fn asked(server: &Server, wish: &Value) -> Response {
     server.anonymous_curl(TOKENS).json("POST", wish).run()
 }
 
-/// A token for a user's own project.
+/// Returns a token for a user's own project.
 #[track_caller]
 fn token(server: &Server, credentials: &str) -> String {
     let response = asked(server, &wish(credentials, &Value::Null));
@@ -135,7 +135,7 @@ fn wrong_passwords_are_counted_and_slowed_down_and_none_is_logged() {
     assert_eq!(server.anonymous_curl("/v2.0/tokens").json("POST", &old).run().status, 401);
     assert_eq!(failures(), before + 4);
     assert_eq!(server.curl_as("alice:geheimnis", "/api/2.0/drives/").run().status, 401);
-    // From the sixth on there is a pause before each, whichever way it comes: half a second before the seventh.
+    // From the sixth attempt on there is a pause before each, by any route: half a second before the seventh.
     let started = std::time::Instant::now();
     assert_eq!(asked(&server, &wish("alice:geheimnis", &Value::Null)).status, 401);
     assert_eq!(server.curl_as("alice:geheimnis", "/api/2.0/drives/").run().status, 401);
@@ -285,7 +285,7 @@ fn the_client_of_openstack_logs_in_and_finds_services_and_projects() {
     assert_eq!(with_token(&server, &token, "/v3/auth/projects").status, 401);
 }
 
-/// Clients are told an address in many forms, and look there for the version to log in by.
+/// Clients are given an address in many forms, and find the version for the login there.
 #[test]
 fn a_client_finds_out_how_to_log_in_from_any_address_and_with_or_without_domains() {
     const LOGIN: &str = "

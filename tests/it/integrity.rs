@@ -1,4 +1,4 @@
-//! What is stored is what came, and what is no longer what came is not served.
+//! Stored bytes are those that were sent, and bytes that have changed since are not served.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -19,7 +19,7 @@ const DRIVES: &str = "/api/2.0/drives/";
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const WANT: &str = "Want-Repr-Digest: sha-256=1";
 
-/// A word of the reason that a person is told, and how a file is damaged.
+/// A word of the reported reason, and the damage to the file.
 type Damage = (&'static str, fn(&Path));
 
 /// The `Repr-Digest` of a file's bytes.
@@ -28,7 +28,7 @@ fn repr_digest(path: &Path) -> String {
     format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(digest))
 }
 
-/// The answer to a HEAD for a drive's bytes.
+/// Returns the answer to a HEAD for a drive's bytes.
 #[track_caller]
 fn head(server: &Server, uuid: &str, fields: &[&str]) -> Response {
     let mut curl = server.curl(&format!("{DRIVES}{uuid}/download/")).args(&["--location", "--head"]);
@@ -38,7 +38,7 @@ fn head(server: &Server, uuid: &str, fields: &[&str]) -> Response {
     curl.run()
 }
 
-/// Asks for the digest of a drive, and again until downloads carry it.
+/// Asks for the digest of a drive until downloads carry it.
 #[track_caller]
 fn sealed_digest(server: &Server, uuid: &str) -> String {
     wait_for("the drive to be sealed", || {
@@ -48,7 +48,7 @@ fn sealed_digest(server: &Server, uuid: &str) -> String {
     })
 }
 
-/// Waits until the drive is unavailable for a reason with these words, and fails if a byte of it is served then.
+/// Waits until the drive is unavailable for a reason with these words, and fails if any byte of it is served then.
 #[track_caller]
 fn assert_found_damaged(server: &Server, uuid: &str, ticket: &str, why: &str) {
     wait_for("the damage to be found", || (server.drive(uuid)["status"] == "unavailable").then_some(()));
@@ -58,7 +58,7 @@ fn assert_found_damaged(server: &Server, uuid: &str, ticket: &str, why: &str) {
     assert_eq!(redirect.status, 409, "{redirect:?}");
     assert_eq!(redirect.json()[0]["error_type"], json!("backend"));
     assert!(redirect.text().contains(why), "{redirect:?}");
-    // A ticket from before is refused too.
+    // A ticket from before is refused, too.
     for method in ["GET", "HEAD"] {
         let response = server.anonymous_curl(ticket).args(if method == "HEAD" { &["--head"] } else { &[] }).run();
         assert_eq!(response.status, 409, "{response:?}");
@@ -66,12 +66,12 @@ fn assert_found_damaged(server: &Server, uuid: &str, ticket: &str, why: &str) {
     }
     let clone = server.curl(&format!("{DRIVES}{uuid}/action/?do=clone")).json("POST", &json!({})).run();
     assert_eq!(clone.status, 409, "{clone:?}");
-    // It can be removed like any other.
+    // The drive can be removed like any other.
     assert_eq!(server.curl(&format!("{DRIVES}{uuid}/")).method("DELETE").run().status, 204);
     stored::wait_until_nothing_is_left(server);
 }
 
-/// A drive of random bytes, and a ticket to download it.
+/// Stores a drive of random bytes; returns its UUID, and a ticket to download it.
 fn stored_drive(server: &Server, size: u64) -> (String, String) {
     let disk = server.scratch().join("disk.img");
     image::random(&disk, size, size);
@@ -103,7 +103,7 @@ fn a_digest_that_is_wrong_or_cannot_be_read_makes_no_drive() {
     assert_eq!(response.status, 400, "{response:?}");
     stored::wait_until_nothing_is_left(&server);
     for name in ["Repr-Digest", "Content-Digest"] {
-        // Another algorithm is passed over, as RFC 9530 says.
+        // Other algorithms are ignored, as RFC 9530 says.
         let field = format!("{name}: md5=:AAAA:, {right}");
         let uuid = uuid_of(&server.curl(UPLOAD).upload("POST", &disk).header(&field).run());
         assert_eq!(head(&server, &uuid, &[]).field("repr-digest"), right, "it is known from the upload");
@@ -137,7 +137,7 @@ fn a_download_that_wants_the_digest_has_the_drive_read_back() {
     let back = server.scratch().join("back.img");
     assert_eq!(server.download(&uuid, &back).field("repr-digest"), repr_digest(&back));
     image::assert_same(&disk, &back);
-    // Of a part, it still speaks of the whole.
+    // The digest of a partial answer is that of the whole drive.
     let part = server.anonymous_curl(&server.capability(&uuid)).args(&["--range", "5-10"]).run();
     assert_eq!((part.status, part.field("repr-digest")), (206, repr_digest(&disk).as_str()));
 }
@@ -147,7 +147,7 @@ fn the_digest_of_a_small_or_blank_or_grown_drive_covers_its_zeros() {
     let server = Server::start();
     let disk = server.scratch().join("disk.img");
     image::random(&disk, 1001, 93);
-    // What was asserted is of the bytes sent, not of the drive.
+    // The asserted digest is that of the bytes sent, not of the drive.
     let small = server.curl(UPLOAD).upload("POST", &disk).header(&format!("Repr-Digest: {}", repr_digest(&disk))).run();
     let small = uuid_of(&small);
     let spec = json!({"name": "blank", "media": "disk", "size": 9_000_001});
@@ -213,12 +213,12 @@ fn one_flipped_bit_in_an_image_is_found_by_the_seal() {
     assert_eq!(server.metric("longshore_drives_found_corrupt_total"), Some(3.0));
 }
 
-/// The first look says nothing of what the disk has later.
+/// An earlier check says nothing about later changes of the disk.
 #[test]
 fn a_drive_whose_digest_is_known_is_read_again_when_that_is_wanted() {
     let server = Server::start();
     let (uuid, ticket) = stored_drive(&server, 9_000_000);
-    // One that is wanted again begins another look, which the flip must not meet.
+    // A request for the digest begins another check, which must not meet the flip.
     head(&server, &uuid, &[WANT]);
     let seals = || server.metric("longshore_jobs_total{kind=\"seal\",ending=\"complete\"}");
     wait_for("the drive to be sealed", || (seals() == Some(1.0)).then_some(()));
@@ -228,7 +228,7 @@ fn a_drive_whose_digest_is_known_is_read_again_when_that_is_wanted() {
     assert_found_damaged(&server, &uuid, &ticket, "from 4194304 ");
 }
 
-/// A hole in the image is data of its own: bytes that come to be there are found, too.
+/// A hole in the image is data, too: bytes that appear in it are detected.
 #[test]
 fn a_byte_written_into_a_hole_is_found_by_the_seal() {
     let server = Server::start();
@@ -279,12 +279,12 @@ fn damaged_digests_are_found_by_the_seal() {
     }
 }
 
-/// The seal was asked for while the image was whole, and comes when it is not.
+/// The check is requested while the image is intact, and runs when it is not.
 #[test]
 fn an_image_that_lost_its_end_or_is_gone_is_found_by_the_seal() {
     let mut server = Server::start();
     let damages: [Damage; 2] = [
-        // Of an image that ends in zeros, the digests alone would not tell.
+        // If an image ends in zeros, the digests alone would not show a lost end.
         ("size", |image| File::options().write(true).open(image).unwrap().set_len(7_000_000).unwrap()),
         ("missing", |image| fs::remove_file(image).unwrap()),
     ];
@@ -302,7 +302,7 @@ fn an_image_that_lost_its_end_or_is_gone_is_found_by_the_seal() {
     }
 }
 
-/// Puts the job into the database of a server that does not run, as a download that wants the digest would.
+/// Puts the job into the database of a stopped server, as a download that asks for the digest would.
 fn enqueue_seal(database: &Path, uuid: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     runtime.block_on(async {
@@ -313,7 +313,7 @@ fn enqueue_seal(database: &Path, uuid: &str) {
     });
 }
 
-/// Growing would fill up what was lost with zeros, and copying would pass it on.
+/// Growing would fill a lost end with zeros, and copying would pass the damage on.
 #[test]
 fn a_damaged_drive_is_neither_grown_nor_cloned() {
     let server = Server::start();
@@ -341,8 +341,8 @@ fn a_damaged_drive_is_neither_grown_nor_cloned() {
     }
 }
 
-/// A clone that shares the disk of its source takes its digests along, so that what was damaged before is found in the
-/// copy too; any other is compared while it is made.
+/// A clone that shares the disk space of its source takes its digests along, so that earlier damage is found in the
+/// copy, too; any other clone is compared while it is copied.
 #[test]
 fn a_clone_of_a_flipped_bit_is_not_made_or_found_by_its_own_seal() {
     let server = Server::start();
@@ -361,7 +361,7 @@ fn a_clone_of_a_flipped_bit_is_not_made_or_found_by_its_own_seal() {
     assert_found_damaged(&server, &clone, &ticket, "from 4194304 ");
 }
 
-/// Its file would be held open for minutes, and the one place for such work with it.
+/// Otherwise its file would be held open for minutes, and with it the only slot for such work.
 #[test]
 fn deleting_a_drive_ends_its_seal_and_frees_the_disk() {
     let server = Server::start();
@@ -380,7 +380,7 @@ fn deleting_a_drive_ends_its_seal_and_frees_the_disk() {
     assert!(!server.logged().contains("ERROR"), "a deletion is no error");
 }
 
-/// A peer that pauses has its block taken away at whatever byte it has come to.
+/// When a peer pauses, its block is released at any byte offset.
 #[test]
 fn an_upload_that_pauses_at_odd_places_is_stored_as_it_came() {
     let server = Setup::default().config("io.direct = \"always\"").start();
@@ -421,7 +421,7 @@ fn an_upload_that_pauses_at_odd_places_is_stored_as_it_came() {
         let stored = image_of(&server, &uuid);
         assert!(fs::read(&stored).unwrap() == whole, "the bytes differ");
         assert_eq!(response.field("repr-digest"), repr_digest(&stored));
-        // The digests of its pieces agree with it.
+        // The digests of its pieces agree with this.
         assert_eq!(sealed_digest(&server, &uuid), repr_digest(&stored));
     }
 }

@@ -1,4 +1,4 @@
-//! Start, stop, and what is asked of a server from outside.
+//! Start, stop, and queries of a server from outside.
 
 use std::net::TcpStream;
 
@@ -64,7 +64,7 @@ fn a_running_upload_is_finished_before_the_server_ends() {
     let back = server.scratch().join("back.img");
     server.download(&uuid, &back);
     image::assert_same(&disk, &back);
-    // The refused ones may have come before the signal did; the finished one must be there.
+    // The refused ones may have come before the signal; the finished one must exist.
     assert!(server.drives().contains(&uuid));
 }
 
@@ -125,7 +125,7 @@ fn connections_give_back_their_file_descriptors() {
         let mut client = server.raw();
         client.send_head(&format!("GET {path}"), &[]);
         assert_eq!(client.head().status, 200);
-        // Left in the middle of the body.
+        // The client leaves in the middle of the body.
     }
     wait_for("the files to be closed", || (machine::open_files(server.pid()) <= before).then_some(()));
 }
@@ -150,7 +150,7 @@ fn variables_that_kubernetes_makes_for_a_service_of_our_name_are_told_and_passed
             "WARN longshore::cli: this variable of the environment names no setting and is passed over name={name:?}"
         ));
     }
-    // The commands too.
+    // This holds for commands, too.
     let listed = server.user_command(&["list"]);
     assert!(listed.status.success(), "{listed:?}");
     assert!(String::from_utf8_lossy(&listed.stderr).contains(": LONGSHORE_SERVICE_HOST\n"), "{listed:?}");

@@ -1,5 +1,5 @@
-//! Peers that stall, crawl or come in crowds, and peers that guess passwords: cut, refused, slowed down. Peers that are
-//! slow and honest: served.
+//! Peers that stall, crawl, come in crowds or guess passwords are closed, refused or slowed down. Slow and honest peers
+//! are served.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ const UPLOADS_FAILED: &str = "longshore_transfers_total{direction=\"upload\",end
 const DOWNLOADS_FAILED: &str = "longshore_transfers_total{direction=\"download\",ending=\"failed\"}";
 const OCTETS: &str = "Content-Type: application/octet-stream";
 
-/// Far more than the sockets of both ends hold.
+/// Far more than the socket buffers of both ends hold.
 const LARGE: u64 = 40 << 20;
 
 /// Waits for a counter of a server that may speak TLS.
@@ -30,7 +30,7 @@ fn wait_for_count(server: &Server, name: &str, count: f64) {
     });
 }
 
-/// Uploads an image to a server that may speak TLS; its UUID and the path of a capability.
+/// Uploads an image to a server that may speak TLS; returns its UUID and the path of a capability.
 fn drive(server: &Server, size: u64) -> (String, String) {
     let disk = server.scratch().join("disk.img");
     image::random(&disk, size, 71);
@@ -98,8 +98,8 @@ fn stalled_transfers_are_cut_over_tls_and_over_http_2() {
     });
 }
 
-/// The last bytes of an answer lie in buffers for long when the peer is slow; nothing may take that for an idle
-/// connection.
+/// The last bytes of an answer stay in buffers for long when the peer is slow; the connection must not be taken for an
+/// idle one.
 #[test]
 fn a_slow_peer_that_goes_on_reading_gets_everything() {
     let server = Setup::default().config("limits.idle_seconds = 1").config("limits.head_seconds = 0.5").start();
@@ -125,13 +125,14 @@ fn a_slow_peer_gets_everything_over_tls_and_over_http_2() {
     image::assert_same(&server.scratch().join("disk.img"), &back);
 }
 
-/// Takes three seconds for 6 MiB; how many bytes came.
+/// Reads 6 MiB in three seconds; returns the number of bytes.
 fn read_slowly(stream: &mut impl std::io::Read, whole: u64) -> u64 {
     let mut part = vec![0; 64 << 10];
     let mut came = 0;
     while came < whole && stream.read_exact(&mut part).is_ok() {
         came += part.len() as u64;
-        // What makes this peer slow: 2 MiB a second. Much slower, and the kernel's own buffer would hide its progress.
+        // The sleeps make this peer slow, at 2 MiB a second. If it were much slower, the kernel's buffer would hide its
+        // progress.
         std::thread::sleep(Duration::from_secs_f64(part.len() as f64 / f64::from(2 << 20)));
     }
     came
@@ -145,7 +146,7 @@ fn a_slow_upload_that_goes_on_is_taken() {
     client.send_head(&format!("POST {UPLOAD}"), &[&basic(&server.credentials()), OCTETS, "Content-Length: 200000"]);
     for part in body.chunks(10_000) {
         client.send(part);
-        // What makes this peer slow, in all four times the limit.
+        // The sleeps make this peer slow; in all they take four times the limit.
         std::thread::sleep(Duration::from_millis(100));
     }
     let uuid = crate::harness::server::uuid_of(&client.response());
@@ -160,7 +161,7 @@ fn a_peer_that_crawls_below_the_least_rate_is_cut() {
     let mut client = server.raw();
     client.send_head(&format!("POST {UPLOAD}"), &[&basic(&server.credentials()), OCTETS, "Content-Length: 4000000"]);
     let deadline = Instant::now() + PATIENCE;
-    // Never idle, and much too slow; the rate is looked at after half a minute.
+    // The peer is never idle, but much too slow; the rate is checked after half a minute.
     while client.try_send(&[7; 100]).is_ok() && !server.logged().contains("PeerTooSlow") {
         assert!(Instant::now() < deadline, "a crawler is served for ever");
         std::thread::sleep(Duration::from_millis(100));
@@ -194,7 +195,7 @@ fn silent_connections_are_closed_before_and_after_a_request() {
 #[test]
 fn a_tls_handshake_that_stalls_is_cut() {
     let server = peer::tls_setup().config("limits.head_seconds = 0.5").start();
-    // Nothing, and the start of a ClientHello.
+    // An empty start, and the start of a ClientHello.
     for start in [&b""[..], &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]] {
         let mut socket = peer::narrow(peer::authority(&server));
         socket.write_all(start).unwrap();
@@ -206,7 +207,7 @@ fn a_tls_handshake_that_stalls_is_cut() {
 fn a_silent_http_2_connection_is_closed() {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-    /// A HEADERS frame that says that more of the head follows.
+    /// A HEADERS frame that announces more of the head.
     const HALF_A_HEAD: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
     let server = peer::tls_setup().config("limits.head_seconds = 0.5").start();
     for start in
@@ -225,7 +226,7 @@ fn an_answer_that_is_not_taken_is_given_up() {
     let server = Setup::default().config("limits.idle_seconds = 0.5").config("limits.head_seconds = 0.5").start();
     let mut socket = peer::narrow(peer::authority(&server));
     socket.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-    // Many answers, none of which is read; until the server reads no more, or has closed.
+    // Unread answers, until the server reads no more or has closed.
     while !peer::is_refused(&mut socket, &b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100)) {}
     wait_for("the connection to be given up", || (server.metric("longshore_connections") == Some(1.0)).then_some(()));
 }
@@ -241,7 +242,7 @@ fn a_json_body_that_trickles_is_told_408() {
     assert!(client.is_closed());
 }
 
-/// A request by a connection from this address that stays; its answer's status.
+/// Sends a request on a connection from this address that stays open; returns its answer's status.
 fn held(server: &Server, source: [u8; 4], lines: &str) -> (TcpStream, u16) {
     let mut socket = peer::from_address(source, server.authority());
     write!(socket, "GET /api/2.0/capabilities/ HTTP/1.1\r\nHost: x\r\n{lines}\r\n").expect("the server takes it");
@@ -321,7 +322,7 @@ fn connections_without_a_login_keep_nobody_out_who_has_one() {
     let server = Setup::default().config("limits.connections = 8").config("limits.head_seconds = 600").start();
     let login = basic(&server.credentials()) + "\r\n";
     let known = held(&server, [127, 0, 0, 9], &login);
-    // Silent, in the middle of a head, and with an answer.
+    // Strangers that are silent, that are in the middle of a head, and that have an answer.
     let mut strangers = Vec::new();
     for n in 0..30 {
         let mut socket = peer::from_address([127, 0, 1, n], server.authority());
@@ -336,7 +337,7 @@ fn connections_without_a_login_keep_nobody_out_who_has_one() {
     assert_eq!(peer::read_head(&mut known).status, 200, "who had shown a login keeps the place");
 }
 
-/// The status of a login from this address, and what it says of when to come back.
+/// Returns the status of a login from this address.
 fn login(server: &Server, source: [u8; 4], credentials: &str) -> u16 {
     let mut socket = peer::from_address(source, server.authority());
     write!(socket, "GET /api/2.0/capabilities/ HTTP/1.1\r\nHost: x\r\n{}\r\n\r\n", basic(credentials))
@@ -351,13 +352,13 @@ fn guesses_at_a_password_are_slowed_down_and_others_are_not() {
     for _ in 0..4 {
         assert_eq!(login(&server, [127, 0, 0, 1], "admin:wrong"), 401);
     }
-    // The pause lies between the fifth and the sixth.
+    // The pause is between the fifth and the sixth.
     let start = Instant::now();
     for _ in 0..2 {
         assert_eq!(login(&server, [127, 0, 0, 1], "admin:wrong"), 401);
     }
     assert!(start.elapsed() >= Duration::from_millis(250), "the sixth guess is not slowed down");
-    // All at once, as a guesser would who does not mind to wait: one a second is looked at.
+    // All at once, like a guesser who does not mind waiting: one attempt a second is checked.
     let start = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..12 {
@@ -365,7 +366,7 @@ fn guesses_at_a_password_are_slowed_down_and_others_are_not() {
         }
     });
     assert!(start.elapsed() >= Duration::from_secs(8), "{:?}", start.elapsed());
-    // Another user elsewhere is not slowed down, and the same one, elsewhere, is let in.
+    // Another user at another address is not slowed down, and the same user is let in from there.
     let start = Instant::now();
     assert_eq!(login(&server, [127, 0, 0, 2], &alice), 200);
     assert!(start.elapsed() < Duration::from_secs(8));
@@ -373,9 +374,9 @@ fn guesses_at_a_password_are_slowed_down_and_others_are_not() {
     assert_eq!(login(&server, [127, 0, 0, 1], &admin), 200, "nobody is locked out");
 }
 
-/// A server that may open so many files, and no more, or as many as it asks for up to the second number.
+/// Starts a server with these limits on open files; it may raise the soft one to the hard one.
 fn with_open_files(soft: u32, hard: u32) -> Server {
-    // All of them may be of one address.
+    // All of the connections may be from one address.
     Setup::default().config("limits.connections_per_address = 4095").open_files(soft, hard).start()
 }
 
@@ -395,7 +396,7 @@ fn uploads_that_have_no_room_among_the_open_files_wait_and_all_are_taken() {
     let log = server.wait_for_line("fewer connections are served");
     assert_eq!(log.matches("fewer connections are served").count(), 1);
     server.wait_for_line("limits.connections");
-    // Of several tenants, none of which may have all connections.
+    // The clients are of several tenants, none of which may have all connections.
     let tenants = ["one", "two", "three"].map(|name| server.add_user(name));
     let mut clients: Vec<_> = (0..UPLOADS)
         .map(|n| {
@@ -409,7 +410,7 @@ fn uploads_that_have_no_room_among_the_open_files_wait_and_all_are_taken() {
     for client in &mut clients {
         client.send(&image::bytes(80, 10_000));
     }
-    // In turn: who has its answer makes room.
+    // In turn, since each answered client makes room.
     for mut client in clients {
         let response = client.response();
         assert_eq!(response.status, 201, "{response:?}");

@@ -1,4 +1,4 @@
-//! Logins while others guess passwords behind the same address.
+//! Logins while others guess passwords from the same address.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use crate::harness::raw::basic;
 use crate::harness::{Cloud, Server, Setup, wait_for};
 
-/// Connections that guess, one guess after the other, until this is dropped.
+/// Connections that guess passwords one after the other, until this is dropped.
 pub(crate) struct Guessers {
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
@@ -15,7 +15,7 @@ pub(crate) struct Guessers {
 }
 
 impl Guessers {
-    /// One connection for each of these names. Waits until they are slowed down.
+    /// Opens one connection for each of these names, and waits until they are slowed down.
     pub(crate) fn at(server: &Server, names: &[&str]) -> Self {
         let guessers = Self { stop: Arc::default(), refused: Arc::default(), threads: Vec::new() };
         let threads = names.iter().enumerate().map(|(number, name)| {
@@ -40,7 +40,7 @@ impl Guessers {
         self.refused.load(Ordering::SeqCst)
     }
 
-    /// Ends them; none may have been refused for another reason.
+    /// Ends them; fails if one was refused for another reason.
     pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::SeqCst);
         for thread in self.threads {
@@ -49,14 +49,14 @@ impl Guessers {
     }
 }
 
-/// By every way that takes a password.
+/// Logs in by every route that takes a password.
 #[track_caller]
 fn assert_is_let_in(server: &Server, credentials: &str) {
     assert_eq!(server.curl_as(credentials, "/api/2.0/drives/").run().status, 200);
     Cloud::log_in(server, credentials);
 }
 
-/// No password is remembered, so that each login stands in line.
+/// Starts a server that remembers no password, so that each login waits in the queue.
 fn server() -> Server {
     Setup::default().config("auth.remember_seconds = 0").start()
 }
@@ -75,7 +75,7 @@ fn the_right_password_is_let_in_while_six_connections_guess_at_other_users() {
     let server = server();
     let alice = server.add_user("alice");
     let guessers = Guessers::at(&server, &["a", "b", "c", "d", "e", "f"]);
-    // Whoever has not logged in yet is one of seven; then they are not held up.
+    // A user who has not logged in yet is one of seven; after that, the guesses cause no delay.
     assert_is_let_in(&server, &alice);
     let before = guessers.count();
     assert_is_let_in(&server, &alice);

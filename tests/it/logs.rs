@@ -1,4 +1,4 @@
-//! What is logged for machines, and the id that an answer and its lines share.
+//! Logs for machines, and the id that an answer shares with its log lines.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -17,7 +17,7 @@ fn json_server() -> Server {
 
 fn lines(server: &Server) -> Vec<Value> {
     let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-    // The last line may be half written.
+    // The last line may be incomplete.
     let log = server.logged();
     let whole = log.rfind('\n').map_or("", |end| &log[..end]);
     whole.lines().map(parse).collect()
@@ -92,7 +92,7 @@ fn assert_works(server: &Server) {
     image::random(&disk, 100_000, 103);
     let uuid = server.upload(&disk);
     let cloud = Cloud::of(server);
-    // More often than there are workers that could die of it.
+    // More often than there are workers, which might die of it.
     for _ in 0..4 {
         cloud.snapshot(&uuid);
     }

@@ -1,4 +1,4 @@
-//! A database that is lost, or older than what is stored: nothing is removed, and all of it comes back.
+//! A lost database, or one that is older than the stored data: nothing is removed, and everything can be recovered.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{Cloud, Server, Setup, image, stored, wait_for};
 
-/// Uploads random images of these sizes; their files and UUIDs.
+/// Uploads random images of these sizes; returns their files and UUIDs.
 fn upload(server: &Server, sizes: &[u64]) -> Vec<(PathBuf, String)> {
     let one = |(n, size): (usize, &u64)| {
         let file = server.scratch().join(format!("{size}-{n}.img"));
@@ -40,7 +40,7 @@ fn run(server: &Server, command: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("what it prints is text")
 }
 
-/// Small and large ones lie differently.
+/// Small and large drives are stored differently.
 const SIZES: [u64; 3] = [100_000, 5_000_000, 70_000];
 
 #[test]
@@ -91,7 +91,7 @@ fn the_database_of_yesterday_and_the_images_of_today_are_a_whole_server_again() 
     let line = logged.lines().find(|line| line.contains("WARN") && line.contains("longshore recover"));
     let line = line.unwrap_or_else(|| panic!("no warning: {logged}"));
     assert!(line.contains("count=2") && line.contains("bytes="), "{line}");
-    // Not beside a server.
+    // Recovery is refused while a server is running.
     assert!(!server.command("recover", &[]).status.success());
     server.terminate();
 
@@ -180,7 +180,7 @@ fn what_was_set_aside_is_back_as_soon_as_the_database_knows_it_again() {
     remove_database(server.data());
     fs::copy(&copy, server.data().join("meta.sqlite")).unwrap();
     server.restart();
-    // The file with the password is of the database between.
+    // The file with the password is that of the database in between.
     let password = run(&server, "user", &["passwd", "admin"]);
     assert_eq!(password.trim(), server.credentials());
     assert_all_there(&server, &drives);
@@ -193,7 +193,7 @@ fn a_flipped_bit_in_the_log_loses_no_image_and_is_told() {
     server.kill9();
     let log = server.data().join("meta.sqlite-wal");
     let mut bytes = fs::read(&log).unwrap();
-    // Behind the tables and the first user.
+    // After the tables and the first user.
     let late = bytes.len() / 4 * 3;
     bytes[late] ^= 1;
     fs::write(&log, bytes).unwrap();
@@ -224,7 +224,7 @@ fn a_link_in_the_data_directory_is_not_followed_and_what_others_can_read_is_told
     let mut server = Server::start();
     let drives = upload(&server, &SIZES[..1]);
     assert!(!server.logged().contains("is open to other users"), "{}", server.logged());
-    // No dump of it could be made.
+    // No core dump of it could be made.
     let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
@@ -243,7 +243,7 @@ fn a_link_in_the_data_directory_is_not_followed_and_what_others_can_read_is_told
     let logged = server.logged();
     assert!(logged.contains("the data directory") && logged.contains("is open to other users"), "{logged}");
     assert_all_there(&server, &drives);
-    // An image that is a link to something else is not served.
+    // An image that is a link to another file is not served.
     let image = stored::image_of(&server, &drives[0].1);
     fs::remove_file(&image).unwrap();
     std::os::unix::fs::symlink("/etc/hostname", &image).unwrap();

@@ -1,4 +1,4 @@
-//! How much memory clients can make the server take, and that peers that stall do not take it from others.
+//! Limits of the memory that clients can make the server use, and stalled peers that do not take it from others.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ const OCTETS: &str = "Content-Type: application/octet-stream";
 const GIB: u64 = 1 << 30;
 const BUDGET: u64 = 32;
 
-/// Chunked, so that its length is not known; zeros, so that no disk is needed.
+/// Chunked, so that its length is unknown; zeros, so that no disk is needed.
 #[test]
 fn a_stream_of_4_gib_takes_less_than_64_mib_of_memory() {
     let server = Server::start();
@@ -35,7 +35,7 @@ fn a_stream_of_4_gib_takes_less_than_64_mib_of_memory() {
     assert_eq!(server.drive(uuid.trim())["size"], serde_json::json!(4 * GIB));
 }
 
-/// 150 peers that stall, and 50 that do not, on this server.
+/// Runs 150 peers that stall, and 50 that do not, on this server.
 fn crowd(server: &Server) {
     let disk = server.scratch().join("disk.img");
     image::random(&disk, 9_000_000, 121);
@@ -90,7 +90,7 @@ fn crowd(server: &Server) {
     assert!(peak < (BUDGET + 100) << 20, "{} MiB", peak >> 20);
 }
 
-/// Each takes 19 MiB for some milliseconds.
+/// Each digest takes 19 MiB for some milliseconds.
 #[test]
 fn the_memory_of_password_digests_is_given_back() {
     let server = Server::start();
@@ -108,7 +108,7 @@ fn the_memory_of_password_digests_is_given_back() {
     });
 }
 
-/// Makes 20 drives at a time, each with this label.
+/// Creates 20 drives at a time, each with this label.
 fn make_drives(server: &Server, times: usize, label: &str) {
     let body = server.scratch().join("drives.json");
     let drive = |n| serde_json::json!({"name": format!("d{n}"), "size": 70_000, "media": "disk", "meta": {"l": label}});
@@ -121,7 +121,7 @@ fn make_drives(server: &Server, times: usize, label: &str) {
     }
 }
 
-/// Drives whose labels are as large as they may be, and readers that take nothing of their list.
+/// The labels of the drives have the greatest length, and the readers do not read their list.
 #[test]
 fn long_lists_that_nobody_reads_are_not_held() {
     let server = Server::start();
@@ -140,13 +140,13 @@ fn long_lists_that_nobody_reads_are_not_held() {
     let peak = machine::peak_memory(server.pid());
     println!("before: {} MiB, peak: {} MiB", before >> 20, peak >> 20);
     assert!(peak < before + (100 << 20), "{} MiB", peak >> 20);
-    // Who does read gets all of it.
+    // A caller who reads gets the whole list.
     let list = server.curl("/api/2.0/drives/detail/?limit=0").run().json();
     assert_eq!(list["objects"].as_array().unwrap().len(), 500);
     assert_eq!(list["objects"][499]["meta"]["l"], label);
 }
 
-/// Has many ask for the same, several times each, and read nothing: the kernel's own buffers are full then.
+/// Sends the same request several times from many peers that read nothing, so that the kernel's own buffers are full.
 fn ask_and_do_not_read(server: &Server, head: &str) -> Vec<TcpStream> {
     let mut readers: Vec<_> = (0..100).map(|_| peer::narrow(server.authority())).collect();
     for reader in &mut readers {
@@ -155,10 +155,10 @@ fn ask_and_do_not_read(server: &Server, head: &str) -> Vec<TcpStream> {
     readers
 }
 
-/// What is logged of a request for which there is no memory.
+/// The log line of a request for which there is no memory.
 const FULL: &str = "answers that nobody takes fill the memory";
 
-/// As long as they may be, in both forms.
+/// Pages of the greatest length, in both forms.
 #[test]
 fn pages_that_nobody_reads_take_a_bounded_part_of_memory_and_keep_no_other_tenant_waiting() {
     let server = Setup::default().config("limits.head_seconds = 2").start();
@@ -183,11 +183,11 @@ fn pages_that_nobody_reads_take_a_bounded_part_of_memory_and_keep_no_other_tenan
         assert!(peak < before + (140 << 20), "{path}: {} MiB", peak >> 20);
         drop(held);
     }
-    // Who does read gets all of it, in pages of which each says that there are more.
+    // A caller who reads gets everything, in pages that each announce the next.
     let mut ids = Vec::new();
     let mut marker = String::new();
     loop {
-        // Those who have gone may be noticed a little later.
+        // Closed connections may be noticed a little later.
         let page = crate::harness::wait_for("a page to be told", || {
             let page = cloud.get(&format!("volumes/detail?limit=1000{marker}"));
             (page.status == 200).then(|| page.json())
@@ -203,7 +203,7 @@ fn pages_that_nobody_reads_take_a_bounded_part_of_memory_and_keep_no_other_tenan
     assert_eq!(ids.len(), 200);
 }
 
-/// As many as one address may have, each with as much as it is let send without a login.
+/// As many connections as one address may have, each sending as much as it can without a login.
 #[test]
 fn two_thousand_connections_without_a_login_take_a_bounded_part_of_memory() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -213,7 +213,7 @@ fn two_thousand_connections_without_a_login_take_a_bounded_part_of_memory() {
     let server = Setup::default().config("limits.head_seconds = 600").start();
     let filler = "x".repeat(380_000);
     let unfinished = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {filler}");
-    // The most that is let be a head, one byte short of its end.
+    // The largest head that is accepted, one byte short of its end.
     let whole = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r", &filler[..16_000]);
     let login =
         format!("POST /v3/auth/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\n\r\n{}", &filler[..15_999]);
@@ -223,7 +223,7 @@ fn two_thousand_connections_without_a_login_take_a_bounded_part_of_memory() {
     for n in 0..count {
         let mut socket = std::net::TcpStream::connect(server.authority()).expect("the server listens");
         socket.set_nonblocking(true).unwrap();
-        // What it does not take is not held by it.
+        // Bytes that the server does not take are not held by it.
         let _ = socket.write([&unfinished, &whole, &login, &refused][n as usize % 4].as_bytes());
         held.push(socket);
     }
@@ -231,7 +231,7 @@ fn two_thousand_connections_without_a_login_take_a_bounded_part_of_memory() {
     assert!(matches!(probe.status, 200 | 503), "{probe:?}");
     crate::harness::wait_for("what they sent to be read", || {
         let waiting = held.iter().filter(|socket| rustix::io::ioctl_fionread(socket).is_ok_and(|n| n > 0)).count();
-        // A quarter is refused as too large, and a quarter for want of a login.
+        // A quarter is refused as too large, and a quarter for lack of a login.
         (waiting as u64 >= count / 2 - 1).then_some(())
     });
     let peak = machine::peak_memory(server.pid());
@@ -243,7 +243,7 @@ fn two_thousand_connections_without_a_login_take_a_bounded_part_of_memory() {
     });
 }
 
-/// What the server lets arrive before anybody has taken it is what it may have to hold.
+/// The server may have to hold all bytes that it lets peers send before they are read.
 #[test]
 fn what_is_sent_ahead_over_http2_takes_a_bounded_part_of_memory() {
     let server = peer::tls_setup().config("memory.budget = \"8 MiB\"").start();
@@ -271,7 +271,7 @@ fn what_is_sent_ahead_over_http2_takes_a_bounded_part_of_memory() {
 trait Stalled: std::io::Read + std::io::Write {}
 impl<T: std::io::Read + std::io::Write> Stalled for T {}
 
-/// Nobody is cut for being slow, nor is a link too old, however long this takes.
+/// Disables the limits on slow peers and on the age of links, however long this takes.
 fn patient(setup: Setup) -> Server {
     setup
         .config(&format!("memory.budget = \"{BUDGET} MiB\""))

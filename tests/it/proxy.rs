@@ -1,17 +1,17 @@
-//! Proxies in front of the server: whom their requests come from.
+//! Proxies in front of the server, and the addresses of their clients.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use crate::harness::{PATIENCE, Server, Setup, peer};
 
-/// A server whose proxies are at 127.0.0.1, and nowhere else.
+/// Starts a server that trusts proxies at 127.0.0.1 only.
 fn behind(protocol: bool) -> Server {
     let setup = Setup::default().config("proxy.trusted = [\"127.0.0.1\"]").config("log.level = \"longshore=debug\"");
     setup.config(&format!("proxy.protocol = {protocol}")).start()
 }
 
-/// Whether a request was logged as from this peer, which ends at a space or a port.
+/// Returns whether a request was logged as from this peer, which ends at a space or a port.
 fn is_logged(server: &Server, peer: &str) -> bool {
     server.logged().lines().any(|line| line.contains("answered") && line.contains(&format!("peer={peer}")))
 }
@@ -28,7 +28,7 @@ fn a_trusted_proxy_tells_who_asks_and_nobody_else_does() {
     assert!(is_logged(&server, "127.0.0.2:") && !server.logged().contains("203.0.113.9"), "{}", server.logged());
 }
 
-/// Guesses from one address behind a proxy slow down that address, and not the others behind it.
+/// Guesses from an address behind a proxy slow down that address, and not the others behind it.
 #[test]
 fn guesses_are_counted_for_the_address_behind_the_proxy() {
     let server = behind(false);
@@ -36,11 +36,11 @@ fn guesses_are_counted_for_the_address_behind_the_proxy() {
         let curl = server.curl_as(credentials, "/api/2.0/drives/").header(&format!("X-Forwarded-For: {address}"));
         curl.run().status
     };
-    // Each of these names is guessed once, so that what is counted can only be the address.
+    // Each of these names is tried once, so that only the address can be counted.
     for guess in 0..5 {
         assert_eq!(from(&format!("nobody-{guess}:x"), "203.0.113.7"), 401);
     }
-    // After the sixth, half a second before the seventh and a second before the eighth.
+    // After the sixth, there is half a second before the seventh and a second before the eighth.
     let started = std::time::Instant::now();
     for guess in 5..8 {
         assert_eq!(from(&format!("nobody-{guess}:x"), "203.0.113.7"), 401);
@@ -61,12 +61,12 @@ fn guesses_are_counted_for_the_address_behind_the_proxy() {
     assert!(started.elapsed().as_millis() >= 1_000, "who is not trusted has one address");
 }
 
-/// Sends these bytes and a request behind them, and returns what comes back.
+/// Sends a request on this connection, and returns the answer.
 fn answer_to<S: std::io::Read + std::io::Write>(mut stream: S, path: &str) -> String {
-    // One that is cut may be so before its request has gone out: its answer is empty then.
+    // The connection may be closed before the request was sent: the answer is empty then.
     let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
-    // TLS tells of a close without a goodbye.
+    // TLS reports a close without its closing message.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -156,6 +156,6 @@ fn a_proxy_that_sends_no_header_is_not_waited_for_longer_than_for_a_head() {
     let mut rest = Vec::new();
     silent.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty());
-    // A complete one is served, by curl's own hand.
+    // A complete header is accepted, as curl itself sends it.
     assert_eq!(server.anonymous_curl("/healthz").arg("--haproxy-protocol").run().status, 200);
 }

@@ -1,4 +1,4 @@
-//! Quotas, from the request to the books and back.
+//! Quotas, from the request to the records and back.
 
 use std::thread;
 
@@ -13,7 +13,7 @@ const DRIVES: &str = "/api/2.0/drives/";
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const OCTETS: &str = "Content-Type: application/octet-stream";
 
-/// A server, and a user who may have this many drives and bytes.
+/// Starts a server, and adds a user with this limit of drives and bytes.
 fn limited(drives: u64, bytes: u64) -> (Server, String) {
     let server = Server::start();
     let (drives, bytes) = (drives.to_string(), format!("{bytes} B"));
@@ -23,7 +23,7 @@ fn limited(drives: u64, bytes: u64) -> (Server, String) {
     (server, user)
 }
 
-/// Fails unless this is the refusal of a full quota.
+/// Fails unless this answer refuses a full quota.
 #[track_caller]
 fn assert_over(response: &Response) {
     assert_eq!(response.status, 403, "{response:?}");
@@ -106,7 +106,7 @@ fn what_an_upload_will_take_is_charged_when_it_is_admitted() {
     assert_eq!(ask(2_000_000).1, 100);
     drop(client);
     wait_for_usage(&server, (0, 0));
-    // Less than the minimum is charged as the minimum that it becomes.
+    // A size below the minimum is charged as the minimum.
     assert_eq!(ask(1).1, 100);
     wait_for_usage(&server, (0, 0));
 }
@@ -193,7 +193,7 @@ fn what_failed_is_refunded() {
     uuid_of(&server.curl_as(&user, UPLOAD).upload("POST", &disk).run());
 }
 
-/// Each takes little more of the quota than it has sent, so that all that fit find their part.
+/// Each takes little more of the quota than it has sent, so that all that fit get their share.
 #[test]
 fn streams_of_unknown_length_that_fit_together_are_all_taken() {
     let (server, user) = limited(50, 100 << 20);
@@ -206,7 +206,7 @@ fn streams_of_unknown_length_that_fit_together_are_all_taken() {
             client
         })
         .collect();
-    // All at once, piece by piece.
+    // All at once, part by part.
     for _ in 0..5 {
         for client in &mut clients {
             client.send(b"100000\r\n");

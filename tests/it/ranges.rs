@@ -1,4 +1,4 @@
-//! Parts of a drive, against the file it was made from.
+//! Parts of a drive, compared with its image.
 
 use rand::RngExt as _;
 
@@ -6,7 +6,7 @@ use crate::harness::{Response, Server, image};
 
 const SIZE: u64 = (9 << 20) + 777;
 
-/// A server with one drive, the path of its image, and a path that serves it.
+/// Starts a server with one drive; returns the path of its image, and a path that serves it.
 fn with_drive() -> (Server, std::path::PathBuf, String) {
     let server = Server::start();
     let disk = server.scratch().join("disk.img");
@@ -33,7 +33,7 @@ fn a_thousand_random_ranges_are_the_files_bytes() {
         let (last, spelled) = match numbers.random_range(0..4) {
             0 => (SIZE - 1, format!("{first}-")),
             1 => (SIZE - 1, format!("-{}", SIZE - first)),
-            // A last byte behind the end means the end.
+            // A last byte beyond the end means the end.
             2 => (SIZE - 1, format!("{first}-{}", SIZE + first)),
             _ => {
                 let last = (first + numbers.random_range(0..512 << 10)).min(SIZE - 1);
@@ -67,7 +67,7 @@ fn several_ranges_come_as_parts_in_the_order_asked() {
     }
 }
 
-/// RFC 9110 section 14.2: a server may refuse to serve what only wastes its time.
+/// RFC 9110 section 14.2: a server may refuse ranges that only waste its time.
 #[test]
 fn many_overlapping_ranges_do_not_multiply_the_drive() {
     let (server, _, path) = with_drive();
@@ -123,7 +123,7 @@ fn conditions_compare_the_entity_tag() {
     assert_eq!(get(&server, &path, &[&format!("If-Match: {etag}"), "Range: bytes=0-9"]).status, 206);
 }
 
-/// The parts of a multipart body: the fields and the bytes of each.
+/// Splits a multipart body: the fields and the bytes of each part.
 fn parts_of<'a>(body: &'a [u8], boundary: &str) -> Vec<(Response, &'a [u8])> {
     let find = |from: usize, what: &[u8]| {
         body[from..].windows(what.len()).position(|window| window == what).map(|at| from + at)
@@ -133,7 +133,7 @@ fn parts_of<'a>(body: &'a [u8], boundary: &str) -> Vec<(Response, &'a [u8])> {
     let mut parts = Vec::new();
     while &body[at..at + 2] != b"--" {
         let head_end = find(at, b"\r\n\r\n").expect("the end of a part's head");
-        // The rest of the delimiter's line stands where a status line would.
+        // The rest of the delimiter's line is in the place of a status line.
         let head = Response::parse_head(&String::from_utf8_lossy(&body[at..head_end]));
         let next = find(head_end, format!("\r\n{delimiter}").as_bytes()).expect("the next delimiter");
         parts.push((head, &body[head_end + 4..next]));

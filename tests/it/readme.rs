@@ -1,11 +1,11 @@
-//! The lines that a new user pastes.
+//! The lines that new users paste from the README.
 
 use std::process::Command;
 
 use crate::harness::{Server, Setup};
 
-/// Every block of the README that calls curl, run by a shell in an empty folder with nothing changed but the address
-/// and where the credentials are.
+/// Every block of the README that calls curl is run by a shell in an empty folder; only the address and the place of
+/// the credentials are changed.
 #[test]
 fn the_curl_lines_of_the_readme_work_as_pasted() {
     let server = Setup::default().defaults().start();
@@ -25,12 +25,12 @@ fn the_curl_lines_of_the_readme_work_as_pasted() {
     let output = Command::new("bash").args(["-c", &script]).current_dir(&dir).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    // curl succeeds on a refusal too, unless told otherwise; every answer that is one names its type.
+    // curl also succeeds on a refusal, unless told otherwise; every refusal has an error type.
     assert!(!said.contains("error_type"), "{said}");
     assert!(said.contains("index.html\n"), "{said}");
 }
 
-/// What is printed at the start is what the user pastes, so it must name this server and these credentials.
+/// Users paste what is printed at the start, so it must name this server and these credentials.
 #[test]
 fn the_server_prints_curl_lines_for_its_own_address() {
     let server = Server::start();

@@ -1,4 +1,4 @@
-//! What is stored is read back without anybody asking for it.
+//! Stored data is read and checked without a request.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -16,7 +16,7 @@ const CHECKED: &str = "longshore-checked";
 const PIECE: u64 = 4 << 20;
 const END: UnixTime = UnixTime(i64::MAX);
 
-/// A server that checks everything again after a second.
+/// A setup that checks everything again after a second.
 fn scrubbing(rate: &str) -> Setup {
     Setup::default().config("scrub.period_seconds = 1").config(&format!("scrub.rate = \"{rate}\""))
 }
@@ -29,7 +29,7 @@ fn bytes(server: &Server) -> u64 {
     server.metric("longshore_scrub_bytes_total").expect("bytes are counted") as u64
 }
 
-/// Waits until so many more checks have found their volume whole.
+/// Waits until `count` further checks have found their volume intact.
 #[track_caller]
 fn wait_for_checks(server: &Server, count: u64) {
     let before = found(server, "whole");
@@ -59,7 +59,7 @@ fn head(server: &Server, uuid: &str, fields: &[&str]) -> Response {
     response
 }
 
-/// The check that is to be made next, whenever that is.
+/// Returns the check that is due next, whenever that is.
 fn next_check(server: &Server) -> Check {
     with_meta(server, async |meta| meta.next_check(END, END).await.expect("the database answers").expect("a check"))
 }
@@ -86,7 +86,7 @@ fn rot_is_found_without_anybody_reading() {
     }
     wait_for("the rot to be counted", || (found(&server, "damaged") == 4).then_some(()));
     assert_eq!(server.metric("longshore_drives_found_corrupt_total"), Some(4.0));
-    // The others go on being checked, and what is known to be damaged is found once.
+    // The others are still checked, and known damage is counted once.
     wait_for_checks(&server, 3);
     assert_eq!(server.drive(&good)["status"], json!("unmounted"));
     assert_eq!((found(&server, "damaged"), found(&server, "failed")), (4, 0));
@@ -111,7 +111,7 @@ fn rot_in_a_tree_is_found_without_anybody_reading() {
         (answer.status == 409).then_some(answer)
     });
     assert!(refused.text().contains("sub/deeper/large"), "{refused:?}");
-    // The other goes on being checked.
+    // The other is still checked.
     wait_for_checks(&server, 2);
     assert_eq!((found(&server, "damaged"), found(&server, "failed")), (1, 0));
     assert_eq!(server.metric("longshore_trees_found_corrupt_total"), Some(1.0));
@@ -131,7 +131,7 @@ fn who_wants_the_digest_of_a_drive_is_told_when_it_was_last_checked() {
     let age = server.metric("longshore_scrub_oldest_check_seconds").expect("an age");
     assert!((0.0..3600.0).contains(&age), "{age}");
 
-    // By the seal, too; what is new was not checked yet.
+    // Seals find damage, too; new data has not been checked yet.
     let server = Setup::default().config("scrub.period_seconds = 0").start();
     let uuid = stored_drive(&server, 5_000_000, 6);
     let checked = || head(&server, &uuid, &[WANT]).values(CHECKED).first().map(|date| (*date).to_owned());
@@ -140,8 +140,8 @@ fn who_wants_the_digest_of_a_drive_is_told_when_it_was_last_checked() {
     assert_eq!((bytes(&server), found(&server, "whole")), (0, 0), "the scrub is off");
 }
 
-/// Kills a server in its first check of its one volume, and lets it end that check. Position of the kill, and bytes
-/// read afterwards.
+/// Kills a server in its first check of its only volume, and lets it finish that check. Returns the position of the
+/// kill, and the bytes read afterwards.
 #[track_caller]
 fn kill_in_check(server: &mut Server) -> (u64, u64) {
     server.kill9();
@@ -182,7 +182,7 @@ fn a_check_of_a_tree_that_was_killed_goes_on_behind_the_files_that_it_has_compar
     hyper::tar(&folder, &archive);
     hyper::fill(&server, "tree", &archive);
     let (position, read) = kill_in_check(&mut server);
-    // The file that was being read when it was noted is read again.
+    // The file that was being read when the position was noted is read again.
     assert!((14..=16).contains(&position), "{position}");
     let left = (files - position) * PIECE;
     assert!((left..left + PIECE / 2).contains(&read), "{position}, {read}");
@@ -212,7 +212,7 @@ fn a_drive_that_is_changed_while_it_is_checked_is_not_taken_for_damaged() {
     let backup = cloud.post("backups", &json!({"backup": {"volume_id": grown}})).json()["backup"]["id"].clone();
     let backup = backup.as_str().expect("an id").to_owned();
     cloud.wait("backups", &backup, "available");
-    // Each change comes while one of them is read.
+    // Each change comes while one of the volumes is read.
     let begin_reading = || {
         let before = bytes(&server);
         wait_for("a piece to be read", || (bytes(&server) > before).then_some(()));

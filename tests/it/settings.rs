@@ -1,8 +1,8 @@
-//! Settings that make no sense: every command refuses them, as `serve` does.
+//! Invalid settings, which every command refuses, as `serve` does.
 
 use crate::harness::Setup;
 
-/// Configurations whose last line has a value that is wrong: one for each setting that is a text with a meaning.
+/// Configurations whose last line has an invalid value: one for each setting that is a text with a meaning.
 const WRONG: &[&str] = &[
     "auth.region = ''",
     "backups.container = '.hidden'",

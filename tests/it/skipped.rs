@@ -1,11 +1,11 @@
-//! The tests that did not run, for whoever reads the end of a run. Shared by the unit tests and the behaviour tests.
+//! Reports the tests that did not run. Shared by the unit tests and the behaviour tests.
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 
-/// Notes that a test, or a part of it, does not run here, and why: in its output, and in the file that the variable
-/// `TEST_SKIPS` names, since the output of a test that passes is seen by nobody.
+/// Reports that a test or a part of it does not run here, and why: in its output, and in the file that the variable
+/// `TEST_SKIPS` names, since the output of passing tests is not shown.
 pub(crate) fn skipped(why: impl Display) {
     println!("SKIPPED: {why}");
     let Some(list) = std::env::var_os("TEST_SKIPS") else { return };

@@ -1,4 +1,4 @@
-//! Two tenants: neither can see, read, change or remove what is the other's.
+//! Two tenants: neither can see, read, change or remove anything of the other.
 
 use serde_json::json;
 
@@ -31,7 +31,7 @@ fn another_tenants_drive_does_not_exist() {
         as_bob(&format!("{drive}action/?do=clone")).json("POST", &json!({})),
         as_bob(&format!("{drive}action/?do=resize")).json("POST", &json!({"size": 1 << 20})),
     ];
-    // What bob is told of a drive of alice is what he is told of one that never was.
+    // Bob gets the same answers for a drive of alice as for one that never existed.
     for attempt in attempts {
         let response = attempt.run();
         assert_eq!(response.status, 404, "{response:?}");

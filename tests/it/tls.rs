@@ -43,7 +43,7 @@ fn images_come_back_as_they_went_over_http_1_and_http_2() {
     }
 }
 
-/// Whether a client that trusts only this certificate is served.
+/// Returns whether a client that trusts only this certificate is served.
 fn serves(server: &Server, name: &str) -> bool {
     let curl = Curl::new(&format!("{}/healthz", server.endpoint())).arg("--cacert").arg(certificate(name));
     curl.try_run().0.status.success()
@@ -63,7 +63,7 @@ fn a_hangup_changes_the_certificate_and_a_bad_one_changes_nothing() {
         .config(&format!("tls.key = \"{}\"", files.join("server.key").display()))
         .start();
     assert!(serves(&server, "first.pem") && !serves(&server, "second.pem"));
-    // A connection from before goes on.
+    // A connection from before the change continues.
     let mut before = peer::tls(TcpStream::connect(peer::authority(&server)).unwrap(), "http/1.1");
     before.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert_eq!(peer::read_head(&mut before).status, 200);
@@ -121,7 +121,7 @@ fn a_peer_that_does_not_speak_tls_is_closed() {
         let mut socket = TcpStream::connect(peer::authority(&server)).unwrap();
         socket.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
         socket.write_all(start).unwrap();
-        // An alert of TLS at most.
+        // At most a TLS alert.
         assert!(peer::drain(&mut socket) < 16);
     }
     assert!(serves(&server, "first.pem"));

@@ -1,4 +1,4 @@
-//! A data folder of an earlier release, taken over by this one: every byte and every list is as it was.
+//! A data folder of an earlier release, used by this one: every byte and every list is unchanged.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::stored::{self, details, uuid};
 use crate::harness::{Cloud, Scratch, Server, Setup, hyper, wait_for};
 
-/// Unpacks a folder that `fixtures/data/make` has made; what its release told of it.
+/// Unpacks a folder that `fixtures/data/make` has made; returns the answers of its release about it.
 fn unpack(name: &str, data: &Path) -> Value {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/data");
     std::fs::create_dir(data).expect("a directory");
@@ -20,7 +20,7 @@ fn unpack(name: &str, data: &Path) -> Value {
     serde_json::from_slice(&told).expect("it is JSON")
 }
 
-/// The bytes of the drive that was made under this name.
+/// Returns the bytes of the drive that was made under this name.
 fn image(word: &str, length: usize) -> Vec<u8> {
     let mut image: Vec<u8> = (0..200).flat_map(|n| format!("{word} {n}\n").into_bytes()).collect();
     image.resize(length - 7, 0);
@@ -28,7 +28,7 @@ fn image(word: &str, length: usize) -> Vec<u8> {
     image
 }
 
-/// Fails unless a drive has these bytes, and zeros behind them up to its size, of which the first few are read.
+/// Fails unless a drive has these bytes, followed by zeros up to its size, of which the first few are read.
 #[track_caller]
 fn assert_holds(server: &Server, uuid: &str, size: usize, image: &[u8]) {
     let len = size.min(6_000_000);
@@ -40,13 +40,13 @@ fn assert_holds(server: &Server, uuid: &str, size: usize, image: &[u8]) {
     assert!(read[..image.len()] == *image && read[image.len()..].iter().all(|byte| *byte == 0), "{uuid}");
 }
 
-/// A thing of a list, by its name.
+/// Finds an entry of a list by its name.
 fn named<'a>(list: &'a Value, name: &str) -> &'a Value {
     let list = list.as_array().expect("a list");
     list.iter().find(|thing| thing["name"] == name).unwrap_or_else(|| panic!("no {name} in {list:?}"))
 }
 
-/// What a list told, but for the address of the server.
+/// Returns a list without its links, which contain the address of the server.
 fn without_links(list: &Value) -> Value {
     let mut list = list.clone();
     for thing in list.as_array_mut().expect("a list") {
@@ -61,7 +61,7 @@ fn a_folder_from_before_drives_had_contents_is_taken_over() {
     let told = unpack("before-contents", &data.join("data"));
     let mut server = Setup::default().data(&data.join("data")).start();
     let cloud = Cloud::of(&server);
-    // Its jobs go on: a backup of what a drive held, and one that is written over another drive.
+    // Pending jobs continue: a backup of a drive's content, and one that is restored over another drive.
     let list = |path: &str, name: &str| cloud.get(path).json()[name].clone();
     let held = named(&list("backups/detail", "backups"), "held")["id"].as_str().expect("an id").to_owned();
     cloud.wait("backups", &held, "available");
@@ -93,12 +93,12 @@ fn a_folder_from_before_drives_had_contents_is_taken_over() {
         let unpacked = Scratch::new();
         hyper::untar(&archive, &unpacked.join("tree"));
         assert_eq!(std::fs::read(unpacked.join("tree/folder/file")).expect("the file is there"), b"a file\n");
-        // As that version starts again what it has made of the folder.
+        // This version can start again on the converted folder.
         server.terminate();
         server.restart();
     }
     let cloud = Cloud::of(&server);
-    // What the snapshot and the backups hold comes back.
+    // Snapshots and backups can be restored.
     let snapshot = &told["snapshots"][0]["id"];
     let from_snapshot = cloud.create(&serde_json::json!({"size": 1, "snapshot_id": snapshot}));
     assert_holds(&server, &from_snapshot, 1 << 30, &image("large", 5_000_000));
@@ -110,7 +110,7 @@ fn a_folder_from_before_drives_had_contents_is_taken_over() {
         volume
     };
     assert_holds(&server, &restore(&held), 100_000, &image("held", 100_000));
-    // And nothing is left but what is listed.
+    // Nothing is left but the listed volumes.
     for drive in details(&server, &server.credentials()) {
         assert_eq!(server.curl(&format!("/api/2.0/drives/{}/", uuid(&drive))).method("DELETE").run().status, 204);
     }

@@ -1,4 +1,4 @@
-//! Uploads: what becomes a drive, and what leaves nothing behind.
+//! Uploads: those that become drives, and those that leave nothing.
 
 use std::fs;
 
@@ -38,7 +38,7 @@ fn post_and_put_with_or_without_a_file_name_make_a_drive_of_the_same_bytes() {
     assert_eq!(server.drives().len(), 4);
 }
 
-/// Sizes at the edges of a sector, a page, a zero granule, a block and a piece.
+/// Sizes around those of a sector, a page, a zero granule, a block and a piece.
 #[test]
 fn a_drive_has_the_size_of_its_image_to_the_byte() {
     let server = Setup::default().config("limits.min_drive = \"1 B\"").defaults().start();
@@ -104,7 +104,7 @@ fn a_client_that_waits_for_100_gets_it_when_the_upload_is_admitted() {
     uuid_of(&client.response());
 }
 
-/// Each is answered with its own status while not one byte of the body was sent.
+/// Each is answered with a status of its own before any byte of the body is sent.
 #[test]
 fn a_client_that_waits_for_100_is_refused_before_it_sends_its_image() {
     let server = Setup::default().config("limits.max_drive = \"1 MiB\"").start();
@@ -141,7 +141,7 @@ fn a_type_other_than_octet_stream_is_refused() {
         assert_eq!(response.json()[0]["error_type"], json!("validation"));
     }
     assert!(server.drives().is_empty());
-    // curl sends no type with a file unless it is told one.
+    // curl sends no content type for a file unless it is given one.
     for header in ["Content-Type: Application/Octet-Stream; charset=binary", "Content-Type:"] {
         uuid_of(&server.curl(UPLOAD).method("POST").header(header).arg("--upload-file").arg(&disk).run());
     }
@@ -181,7 +181,7 @@ fn a_short_body_leaves_nothing() {
     for chunked in [false, true] {
         let mut client = begun_upload(&server, chunked);
         client.half_close();
-        // Whether the answer arrives is the network's matter; that it is no success is ours.
+        // The answer may be lost on the network, but it must not be a success.
         if !client.is_closed() {
             assert_eq!(client.head().status, 400);
         }
@@ -242,7 +242,7 @@ fn a_quota_refuses_what_is_over_it_and_forgets_what_failed() {
     client.send_head(&format!("POST {UPLOAD}"), &[&basic(&user), OCTETS, "Content-Length: 716800"]);
     client.send(&image::bytes(8, 100_000));
     drop(client);
-    // The place that the cut upload held is given back when the server sees the end of the connection.
+    // The cut upload's share is released when the server sees the end of the connection.
     wait_for("the quota to be free", || {
         let (_, response) = server.curl_as(&user, UPLOAD).upload("POST", &disk).try_run();
         (response.status == 201).then_some(())
@@ -250,7 +250,7 @@ fn a_quota_refuses_what_is_over_it_and_forgets_what_failed() {
     assert_eq!(server.drives_of(&user).len(), 1);
 }
 
-/// An upload that has been admitted, and of which a part has arrived.
+/// Begins an upload: it is admitted, and a part of it was received.
 fn begun_upload(server: &Server, chunked: bool) -> crate::harness::RawClient {
     let mut client = server.raw();
     let framing = if chunked { "Transfer-Encoding: chunked" } else { "Content-Length: 8000000" };
@@ -267,21 +267,21 @@ fn begun_upload(server: &Server, chunked: bool) -> crate::harness::RawClient {
     client
 }
 
-/// Waits until there is no drive, no disk taken above `before`, and no block in use.
+/// Waits until there is no drive, no disk space used above `before`, and no block in use.
 #[track_caller]
 fn nothing_is_left(server: &Server, before: u64) {
     wait_for("the disk to be free again", || {
-        // A folder's own blocks and the files of the server itself may stay.
+        // The blocks of folders and the server's own files may stay.
         (machine::disk_usage(server.data()) < before + (64 << 10)).then_some(())
     });
     wait_for("the blocks to be free again", || {
         (server.metric("longshore_pool_blocks_in_use") == Some(0.0)).then_some(())
     });
-    // The record goes after the bytes.
+    // The record is removed after the bytes.
     wait_for("the drive to be gone", || server.drives().is_empty().then_some(()));
 }
 
-/// Large bodies take another way through the server than small ones; the connection must not show it.
+/// Large bodies take another route through the server than small ones; the connection must behave the same.
 #[test]
 fn a_connection_goes_on_after_a_large_upload_unless_the_peer_wants_it_closed() {
     let server = Server::start();
@@ -298,7 +298,7 @@ fn a_connection_goes_on_after_a_large_upload_unless_the_peer_wants_it_closed() {
     let lengths = [3_000_000, 100_000, 5 << 20, 262_144, 262_145, 1_000_001];
     let mut client = server.raw();
     let health = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-    // All at once: what follows a body arrives with its end.
+    // Everything at once: the end of each body arrives together with the next request.
     for len in lengths {
         client.send(&upload(len, ""));
         client.send(health);
@@ -310,7 +310,7 @@ fn a_connection_goes_on_after_a_large_upload_unless_the_peer_wants_it_closed() {
         drives.push((len, uuid_of(&response)));
         assert_eq!(client.response().status, 200, "after {len}");
     }
-    // A refusal does not keep the peer from being told, however large the body.
+    // A refusal reaches the peer, however large the body is.
     client.send(&upload(2_000_000, "Content-Encoding: gzip\r\n"));
     assert_eq!(client.response().status, 415);
     let mut client = server.raw();

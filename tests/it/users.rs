@@ -1,4 +1,4 @@
-//! `longshore user`, on the data of a server that runs.
+//! `longshore user`, on the data of a running server.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -44,7 +44,7 @@ fn a_name_is_given_only_once() {
     assert!(can_log_in(&server, &alice));
 }
 
-/// The server remembers verified passwords; a change must reach it at once.
+/// The server remembers verified passwords, so a change must reach it at once.
 #[test]
 fn a_changed_password_replaces_the_old_one_at_once() {
     let server = Server::start();

@@ -1,4 +1,4 @@
-//! Volumes at servers.
+//! Volumes that are attached to servers.
 
 use serde_json::{Value, json};
 

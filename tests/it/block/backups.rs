@@ -1,4 +1,4 @@
-//! Backups, and their way back.
+//! Backups, and restores from them.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::disk::Disk;
 use crate::harness::{Cloud, Server, Setup, image, peer, stored, wait_for};
 
-/// The objects of the backups of a server.
+/// Returns the objects of a server's backups.
 pub(super) fn objects(server: &Server) -> Vec<PathBuf> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).into_iter().flatten() {
@@ -152,7 +152,7 @@ fn a_damaged_backup_changes_nothing_and_is_told() {
     let new = restore_when_available(&cloud, &backup);
     cloud.wait("volumes", &new, "error_restoring");
     assert!(stored::entries(&server, "incoming").is_empty(), "what was restored goes with the failure");
-    // By hand, the old bytes can be had again; a new drive never had any.
+    // A reset makes the old bytes available again; a new drive never had any.
     let reset = json!({"os-reset_status": {"status": "available"}});
     assert_eq!(cloud.post(&format!("volumes/{new}/action"), &reset).status, 400);
     assert_eq!(cloud.delete(&format!("volumes/{new}")).status, 202);
@@ -183,7 +183,7 @@ fn who_reads_a_volume_reads_what_it_held_though_a_backup_is_written_over_it() {
     assert!(read == fs::read(&old).unwrap());
     server.download(&volume, &back);
     image::assert_same_then_zeros(&new, &back, 24 << 20);
-    // It has no name any more.
+    // The replaced content is unlinked from the store.
     wait_for("what was replaced to be gone", || (stored::entries(&server, "drives").len() == 2).then_some(()));
     assert!(!stored::entries(&server, "drives").contains(&volume));
 }

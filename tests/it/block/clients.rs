@@ -1,4 +1,4 @@
-//! The clients that people have, each through every verb of each resource, by its own exit code and output.
+//! The common clients, each through every verb of each resource, by its own exit code and output.
 
 use std::fs;
 use std::process::Command;
@@ -11,13 +11,13 @@ use crate::harness::{Cloud, Server, image, wait_for};
 const NEW: &str = "openstack-clients";
 const OLD: &str = "openstack-old-clients";
 
-/// Runs `openstack` with these words; its JSON.
+/// Runs `openstack` with these words; returns its JSON.
 fn json_of(server: &Server, words: &str) -> Value {
     let words: Vec<&str> = words.split_whitespace().collect();
     printed(openstack(server, &server.credentials(), &words).expect("it is installed"))
 }
 
-/// Runs `openstack` with these words; its text.
+/// Runs `openstack` with these words; returns its text.
 fn run(server: &Server, words: &str) -> String {
     let words: Vec<&str> = words.split_whitespace().collect();
     said(openstack(server, &server.credentials(), &words).expect("it is installed"))
@@ -129,7 +129,7 @@ fn the_cinder_command_of_old_speaks_versions_1_and_2() {
     }
 }
 
-/// The verbs that all versions of `cinder` have.
+/// Runs the verbs that all versions of `cinder` have.
 fn every_verb(server: &Server, cinder: &dyn Fn(&str) -> String, name: &str, description: &str) {
     let cloud = Cloud::of(server);
     let id_of = |kind: &str, wanted: &str| {
@@ -162,7 +162,7 @@ fn every_verb(server: &Server, cinder: &dyn Fn(&str) -> String, name: &str, desc
     let backup = id_of("backups", "b1");
     cloud.wait("backups", &backup, "available");
     assert!(cinder("backup-list").contains("b1"));
-    // Version 1 counts backups.
+    // Version 1 numbers backups.
     let listed = cinder("backup-list");
     let line = listed.lines().find(|line| line.contains("b1")).expect("a line");
     let number = line.split('|').nth(1).expect("a column").trim().to_owned();
@@ -187,7 +187,7 @@ fn every_verb(server: &Server, cinder: &dyn Fn(&str) -> String, name: &str, desc
     wait_for("it to be gone", || (cloud.get(&format!("volumes/{volume}")).status == 404).then_some(()));
 }
 
-/// Scripts in Python, with the libraries that cloud tools are made with.
+/// Returns the command that runs a Python script with the libraries of common cloud tools.
 fn python(server: &Server, script: &str) -> Option<Command> {
     let mut command = client(server, &server.credentials(), NEW, "python")?;
     let path = server.scratch().join("script.py");

@@ -1,4 +1,4 @@
-//! Beside a real Keystone, whose tokens count, and a real Glance, whose images volumes are made of.
+//! With a real Keystone, whose tokens are accepted, and a real Glance, from whose images volumes are made.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -10,12 +10,12 @@ use crate::harness::clients::{openstack, printed, said};
 use crate::harness::openstack::OpenStack;
 use crate::harness::{Cloud, Server, Setup, image, wait_for};
 
-/// A server beside them.
+/// Starts a server that uses these services.
 fn beside(services: &OpenStack) -> Server {
     Setup::default().config(&services.settings()).start()
 }
 
-/// Whoever has a token of Keystone's.
+/// Logs in with a token of Keystone.
 fn cloud_of(services: &OpenStack, server: &Server) -> Cloud {
     let (token, project) = services.token();
     Cloud { endpoint: server.endpoint().to_owned(), token, project }
@@ -34,14 +34,14 @@ fn json_of(services: &OpenStack, server: &Server, words: &[&str]) -> Value {
     printed(command)
 }
 
-/// Gives a file to Glance; the image's id.
+/// Uploads a file to Glance; returns the image's id.
 fn add_image(services: &OpenStack, server: &Server, name: &str, format: &str, file: &Path) -> String {
     let file = file.to_str().expect("a path in text");
     let words = ["image", "create", "--disk-format", format, "--container-format", "bare", "--file", file, name];
     json_of(services, server, &words)["id"].as_str().expect("an id").to_owned()
 }
 
-/// An empty image in the format of QEMU (its `docs/interop/qcow2.rst`), as far as Glance looks at it.
+/// An empty image in the format of QEMU (`docs/interop/qcow2.rst`), as far as Glance checks it.
 fn qcow2() -> Vec<u8> {
     let (version, cluster_bits, size, l1_size, l1_table, refcounts) =
         (2_u32, 16_u32, 1_u64 << 20, 1_u32, 3 << 16, 1 << 16);
@@ -76,7 +76,7 @@ fn keystone_and_glance_and_longshore_are_one_cloud() {
     image::random(&file, 3_000_000, 1);
     let raw = add_image(&services, &server, "raw", "raw", &file);
 
-    // The bytes of the image come with the token of the caller, and are those that curl gets.
+    // The server fetches the image with the caller's token, and stores the bytes that curl gets.
     let made = json_of(&services, &server, &["volume", "create", "--image", "raw", "--size", "1", "of-image"]);
     let id = made["id"].as_str().unwrap().to_owned();
     let cloud = cloud_of(&services, &server);
@@ -92,7 +92,7 @@ fn keystone_and_glance_and_longshore_are_one_cloud() {
     assert_eq!(response.status, 200, "{response:?}");
     image::assert_same(&want, &back);
 
-    // What is not raw, what is larger than the volume, and what is not there.
+    // An image that is not raw, one that is larger than the volume, and one that does not exist.
     let refused = |wish: Value| {
         let response = cloud.post("volumes", &json!({"volume": wish}));
         (response.status, response.text())
@@ -110,7 +110,7 @@ fn keystone_and_glance_and_longshore_are_one_cloud() {
     let (status, text) = refused(json!({"size": 1, "imageRef": "00000000-0000-4000-8000-000000000000"}));
     assert!(matches!(status, 400 | 404) && text.contains("could not be found"), "{status} {text}");
 
-    // Bytes that changed in the image service.
+    // The bytes changed in the image service.
     let stored = fs::OpenOptions::new().write(true).open(services.image_file(&raw)).unwrap();
     stored.write_all_at(b"changed", 1_000_000).unwrap();
     let response = cloud.post("volumes", &json!({"volume": {"size": 1, "imageRef": raw, "name": "changed"}}));
@@ -120,7 +120,7 @@ fn keystone_and_glance_and_longshore_are_one_cloud() {
     server.wait_for_line("the image has another digest than it should have");
     assert_eq!(cloud.delete(&format!("volumes/{changed}")).status, 202);
 
-    // A token that is for another project, that was ended, that is none.
+    // A token for another project, a revoked one, and an invalid one.
     let elsewhere = Cloud { project: "0".repeat(32), ..cloud.clone() };
     assert!(matches!(elsewhere.get("volumes").status, 200 | 404));
     run(&services, &server, &["project", "create", "shop"]);

@@ -1,10 +1,10 @@
-//! Lists: narrowed by every parameter, which is obeyed or refused, and cut into pages.
+//! Lists: filtered by every parameter, which is obeyed or refused, and divided into pages.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Cloud, Server};
 
-/// The ids of a list, which must be answered.
+/// Returns the ids of a list, which must be answered.
 #[track_caller]
 fn ids(cloud: &Cloud, path: &str) -> Vec<String> {
     let response = cloud.get(path);
@@ -41,7 +41,7 @@ fn an_administrator_who_asks_for_one_project_is_told_of_no_other() {
             assert_eq!(of(&admin, &format!("all_tenants=1&project_id={nobody}")), [""; 0], "{list}");
             assert_eq!(of(&admin, "all_tenants=1").len(), 2, "{list}");
             assert_eq!(of(&admin, &format!("project_id={}", ann.project)), [""; 0], "{list}");
-            // Who is no administrator sees their own, and nothing when asking for another's.
+            // Users who are no administrators see their own volumes, and none when they ask for another's.
             assert_eq!(of(&ann, "all_tenants=1"), [&*hers], "{list}");
             assert_eq!(of(&ann, &format!("all_tenants=1&project_id={}", admin.project)), [""; 0], "{list}");
             assert_eq!(of(&ann, &format!("id={mine}")), [""; 0], "{list}");
@@ -122,7 +122,7 @@ fn backups_are_sorted_as_asked_and_followed_by_the_links_that_clients_know() {
         let rest = &href[href.find(list).unwrap()..];
         assert_eq!(ids(&cloud, rest), made[2..], "{list}");
     }
-    // Version 1 counts them, and its clients ask on by their numbers.
+    // Version 1 numbers them, and its clients page by these numbers.
     let numbers = |query: &str| {
         let list = cloud.curl("v1", &format!("backups{query}")).run().json();
         list["backups"].as_array().unwrap().iter().map(|one| one["id"].as_u64().unwrap()).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! What is made of a volume is what was stored in it, or is not made; and what it is made of is not kept from its
+//! Copies of a volume hold what was stored in it, or are refused; the sources of refused copies stay available to their
 //! owner.
 
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use crate::skipped::skipped;
 
 const SIZE: u64 = 9 << 20;
 
-/// Changes bytes of a stored image, as a disk may.
+/// Changes bytes of a stored image, as a failing disk might.
 fn rot(server: &Server, id: &str) {
     let file = File::options().write(true).open(image_of(server, id)).expect("the image can be opened");
     file.write_all_at(b"ROT", (5 << 20) + 7).expect("the image can be written");
@@ -52,7 +52,7 @@ fn nothing_is_made_of_bytes_that_are_not_those_that_were_stored() {
             continue;
         }
         cloud.wait(kind, &made, "error");
-        // Of its first piece, which was as it was stored, an object was written.
+        // The object of the first piece, which was intact, is removed again.
         assert_eq!(objects(&server), Vec::<PathBuf>::new(), "{kind}");
         cloud.wait("volumes", &volume, "error");
         let reason = server.drive(&volume)["status_reason"].as_str().expect("a reason").to_owned();
@@ -60,7 +60,7 @@ fn nothing_is_made_of_bytes_that_are_not_those_that_were_stored() {
         found += 1.0;
         assert_eq!(server.metric("longshore_drives_found_corrupt_total"), Some(found), "{kind}");
     }
-    // And of a snapshot.
+    // The same for a snapshot.
     let volume = stored_volume(&server, 62);
     for kind in ["backups", "volumes"] {
         let snapshot = cloud.snapshot(&volume);
@@ -79,7 +79,7 @@ fn nothing_is_made_of_bytes_that_are_not_those_that_were_stored() {
     }
 }
 
-/// Whether a copy is no read: the file system of the test shares extents.
+/// Returns whether copies do not read, because the file system of the test shares extents.
 fn shares_extents(server: &Server) -> bool {
     let (from, to) = (server.data().join("probe-from"), server.data().join("probe-to"));
     fs::write(&from, [1; 4096]).expect("a file is written");
@@ -108,7 +108,7 @@ fn a_volume_whose_file_is_gone_is_not_available_after_its_backup_has_failed() {
     }
 }
 
-/// Keeps those busy who copy, so that what is asked for next waits.
+/// Keeps the threads that copy busy, so that further copies wait.
 fn keep_copiers_busy(server: &Server) {
     let disk = server.scratch().join("large.img");
     image::random(&disk, 96 << 20, 64);
@@ -170,7 +170,7 @@ fn what_is_being_copied_can_be_deleted_extended_attached_and_backed_up_as_its_st
     let back = server.scratch().join("back.img");
     server.download(&restored, &back);
     image::assert_same(&server.scratch().join("69.img"), &back);
-    // What the copies were made of goes with the last of them.
+    // Deleted sources are removed from the disk after the last copy of them.
     wait_for("what is gone to be removed", || {
         let there = stored::entries(&server, "drives");
         (!there.contains(&snapshot) && !there.contains(&deleted)).then_some(())
@@ -203,7 +203,7 @@ fn a_copy_of_a_volume_that_was_deleted_is_made_by_the_next_process_too() {
     });
 }
 
-/// As after a folder of data was put back that is older than its database.
+/// As after an older data folder was put back beside its database.
 #[test]
 fn a_job_that_misses_what_it_is_to_read_says_so() {
     let mut server = Server::start();
@@ -219,7 +219,7 @@ fn a_job_that_misses_what_it_is_to_read_says_so() {
     cloud.wait("volumes", &copies[1], "available");
     wait_for("the other to be told of", || {
         let status = cloud.show("volumes", &copies[0])["status"].clone();
-        // It may have been made before the kill.
+        // The copy may have been made before the kill.
         (status == "error" || status == "available").then_some(())
     });
 }

@@ -1,4 +1,4 @@
-//! Snapshots, and volumes that are made of others.
+//! Snapshots, and volumes that are made from others.
 
 use serde_json::json;
 

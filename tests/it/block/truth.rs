@@ -1,4 +1,4 @@
-//! One truth: what is made through one API is there in every other.
+//! A volume that is created through one API exists in every other.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Volumes by themselves.
+//! Volumes of block storage, without snapshots and backups.
 
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ fn a_volume_is_made_listed_renamed_grown_and_removed() {
 
 #[test]
 fn a_size_in_gib_is_taken_up_to_the_largest_drive_and_not_beyond() {
-    // Its last GiB is not whole.
+    // Its last GiB is incomplete.
     let server = Setup::default().config("limits.max_drive = \"3500MiB\"").start();
     let cloud = Cloud::of(&server);
     let create = |size: Value| cloud.post("volumes", &json!({"volume": {"size": size}})).status;
@@ -159,7 +159,7 @@ fn nobody_sees_or_changes_what_is_another_tenants() {
     for path in [format!("volumes/{id}/action"), "volumes".to_owned()] {
         assert_eq!(crossing.post(&path, &json!({"os-force_delete": {}})).status, 404);
     }
-    // Resetting is for administrators, who may cross.
+    // Resetting is for administrators, who may do it for other tenants.
     let reset = json!({"os-reset_status": {"status": "error"}});
     assert_eq!(alice.post(&format!("volumes/{id}/action"), &reset).status, 403);
     let crossing = Cloud { project: alice.project.clone(), ..admin.clone() };

@@ -1,4 +1,4 @@
-//! Bytes, files and inodes.
+//! Limits of bytes, files and inodes.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,21 +11,21 @@ use crate::harness::raw::basic;
 use crate::harness::{RawClient, Response, Setup, image, peer, wait_for};
 use crate::tree::tarball::Tarball;
 
-/// A server on a file system of its own that this makes, of so many MiB. `None` where none can be mounted.
+/// Prepares a server on a new file system of this many MiB. `None` if it cannot be mounted.
 fn on_a_small_disk(mkfs: &[&str], mib: u64) -> Option<(Disk, Setup)> {
     let disk = Disk::mount(&[&["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"], mkfs].concat(), mib)?;
     let setup = Setup::default().data(&disk.path().join("data"));
     Some((disk, setup.config("io.reserve = \"1 MiB\"\nio.ballast = \"1 MiB\"")))
 }
 
-/// Writes an archive for the tenant.
+/// Writes an archive to the tenant's file.
 fn tar_of(scene: &Scene, tar: Tarball) -> std::path::PathBuf {
     let path = scene.server.scratch().join("tenant.tar");
     fs::write(&path, tar.end()).expect("an archive can be written");
     path
 }
 
-/// Names of one file.
+/// An archive of hard links to one file.
 fn links(count: usize) -> Tarball {
     (1..count).fold(Tarball::new().file("f", ""), |tar, n| tar.hard(format!("l{n}"), "f"))
 }
@@ -44,7 +44,7 @@ fn drives_and_snapshots_fill_the_quota_of_bytes() {
     scene.everything_goes();
 }
 
-/// Bytes that may never come are set aside for one tenant, and not all that there is.
+/// Space for bytes that may never come is reserved for one tenant, but not all of the disk.
 #[test]
 fn the_claims_of_one_tenant_leave_room_for_the_uploads_of_another() {
     let Some((_disk, setup)) = on_a_small_disk(&[], 96) else { return };
@@ -68,7 +68,7 @@ fn the_claims_of_one_tenant_leave_room_for_the_uploads_of_another() {
     scene.everything_goes();
 }
 
-/// Asks for an upload of this length, and waits for leave to send it.
+/// Requests an upload of this length, and waits for the permission to send it.
 fn claim(scene: &Scene, length: u64) -> (RawClient, Response) {
     let mut client = scene.server.raw();
     let fields = [&basic(&scene.tenant), OCTETS, &format!("Content-Length: {length}"), "Expect: 100-continue"];
@@ -100,7 +100,7 @@ fn backups_fill_their_quotas_of_number_and_bytes() {
 fn a_volume_has_files_in_proportion_to_its_size_and_none_beyond() {
     let scene = Scene::start(Setup::default().config("trees.default_size = \"4 MiB\""), &[]);
     let session = scene.begin(&["full", "more"]);
-    // The root has a place too.
+    // The root counts as a member, too.
     let response = session.upload("full", &tar_of(&scene, links(1024))).run();
     assert_eq!(response.status, 200, "{response:?}");
     let response = session.upload("more", &tar_of(&scene, links(1025))).run();
@@ -120,7 +120,7 @@ fn the_last_inodes_are_left_by_archives_and_drives_and_all_can_be_removed() {
     let session = scene.begin(&names);
     let statuses = names.map(|name| session.upload(name, &path).run().status);
     assert_eq!(statuses, [200, 200, 200, 507, 507]);
-    // Archives of everybody wait for room then; drives, which take few, have some left.
+    // Archives of all tenants are refused then; drives, which need few inodes, still fit.
     scene.other_has_lists_and_logins();
     let spec = json!({"name": "blank", "media": "disk", "size": 70_000});
     for count in [100, 10, 1] {
@@ -128,7 +128,7 @@ fn the_last_inodes_are_left_by_archives_and_drives_and_all_can_be_removed() {
         let mut made = (0..1000).map(|_| scene.curl(super::DRIVES).json("POST", &some).run());
         assert_eq!(made.find(|made| made.status != 201).expect("inodes have an end").status, 507);
     }
-    // A start makes files, too.
+    // A start creates files, too.
     let left = rustix::fs::statvfs(disk.path()).unwrap().f_favail;
     assert!(left > 32, "{left} inodes are left");
     scene.server.kill9();
@@ -137,7 +137,7 @@ fn the_last_inodes_are_left_by_archives_and_drives_and_all_can_be_removed() {
     scene.others_are_served();
 }
 
-/// What was received, and has no end yet, is held beside what it is to replace.
+/// Received contents of an open session take space beside those they will replace.
 #[test]
 fn open_sessions_hold_each_of_their_volumes_once_more() {
     let scene = Scene::start(Setup::default().config("trees.default_size = \"2 MiB\""), &["--max-bytes", "4 MiB"]);
@@ -252,7 +252,7 @@ fn what_copies_hold_of_removed_drives_goes_with_the_copies() {
     assert_eq!(scene.curl(&path).method("DELETE").run().status, 204);
     assert!(scene.count("SELECT COUNT(*) FROM jobs WHERE content IS NOT NULL") > 0, "twelve copies have ended");
     scene.others_are_served();
-    // The other's copies have turns of their own.
+    // The other tenant's copies have slots of their own.
     let disk = scene.server.scratch().join("other.img");
     image::random(&disk, 100_000, 153);
     let theirs = crate::harness::server::uuid_of(&scene.elsewhere(UPLOAD).upload("POST", &disk).run());

@@ -1,6 +1,7 @@
-//! What a tenant can make the server hold: filled to its bound by one, while another is served; then all of it removed.
+//! Limits on what a tenant can make the server hold. One tenant exhausts a limit while another is served; then
+//! everything is removed.
 //!
-//! The README has a table of it. Each row of the table has a test, here or where it is named.
+//! The README has a table of the limits. Each row has a test, here or in the named place.
 
 mod disk;
 mod records;
@@ -23,10 +24,10 @@ const DRIVES: &str = "/api/2.0/drives/";
 const UPLOAD: &str = "/api/2.0/drives/upload/";
 const OCTETS: &str = "Content-Type: application/octet-stream";
 
-/// Where the other comes from: one address has its share of what is shared out by addresses.
+/// The address of the other tenant, since one address has only its share of some limits.
 const ELSEWHERE: [&str; 2] = ["--interface", "127.0.0.9"];
 
-/// What holds something of tenants.
+/// The folders that hold data of tenants.
 const FOLDERS: [&str; 10] = [
     "drives",
     "incoming",
@@ -40,7 +41,7 @@ const FOLDERS: [&str; 10] = [
     "tree-scratch",
 ];
 
-/// A server with a tenant who takes all that can be had, and another.
+/// A server with a tenant who takes as much as possible, and with another tenant.
 struct Scene {
     server: Server,
     tenant: String,
@@ -48,7 +49,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// The tenant may have what these arguments of `longshore user add` say.
+    /// Starts the server; the arguments of `longshore user add` limit the tenant.
     #[track_caller]
     fn start(setup: Setup, quota: &[&str]) -> Self {
         let server = setup.start();
@@ -59,17 +60,17 @@ impl Scene {
         Self { server, tenant, other }
     }
 
-    /// A curl of the tenant.
+    /// A curl as the tenant.
     fn curl(&self, path: &str) -> Curl {
         self.server.curl_as(&self.tenant, path)
     }
 
-    /// A curl of the other.
+    /// A curl as the other tenant.
     fn elsewhere(&self, path: &str) -> Curl {
         self.server.curl_as(&self.other, path).args(&ELSEWHERE)
     }
 
-    /// The tenant as a client of block storage.
+    /// A client of block storage as the tenant.
     #[track_caller]
     fn cloud(&self) -> Cloud {
         Cloud::log_in(&self.server, &self.tenant)
@@ -82,17 +83,17 @@ impl Scene {
         self.curl(UPLOAD).upload("POST", &disk).try_run().1
     }
 
-    /// A blank drive of the tenant.
+    /// Creates a blank drive of the tenant.
     fn blank(&self, size: u64) -> Response {
         self.curl(DRIVES).json("POST", &json!({"name": "blank", "media": "disk", "size": size})).run()
     }
 
-    /// The answer to the tenant's wish to fill these volumes.
+    /// Requests, as the tenant, a session that fills these volumes.
     fn initialize(&self, names: &[&str]) -> Response {
         self.curl("/volumes/initialize").json("POST", &local(names)).run()
     }
 
-    /// A session of the tenant that fills these volumes.
+    /// Begins a session of the tenant that fills these volumes.
     #[track_caller]
     fn begin(&self, names: &[&str]) -> Session {
         let response = self.initialize(names);
@@ -105,14 +106,14 @@ impl Scene {
         self.curl(&format!("/volumes/uploadfinish?session={}", session.token)).method("PUT").run()
     }
 
-    /// The other's drive, volume, lists and logins are as they are on an idle server.
+    /// Checks that the other tenant's drives, volumes, lists and logins work as on an idle server.
     #[track_caller]
     fn others_are_served(&self) {
         self.other_has_lists_and_logins();
         self.other_has_a_volume();
     }
 
-    /// The other uploads a drive, finds it in lists after every kind of login, reads it back, and removes it.
+    /// Uploads a drive as the other tenant, finds it in lists after every kind of login, reads it back, and removes it.
     #[track_caller]
     fn other_has_lists_and_logins(&self) {
         let scratch = self.server.scratch();
@@ -132,7 +133,7 @@ impl Scene {
         assert_eq!(self.elsewhere(&path).method("DELETE").run().status, 204);
     }
 
-    /// The other fills a volume, gets it back, and removes it.
+    /// Fills a volume as the other tenant, reads it back, and removes it.
     #[track_caller]
     fn other_has_a_volume(&self) {
         let scratch = self.server.scratch();
@@ -152,8 +153,8 @@ impl Scene {
         assert_eq!(self.elsewhere("/volumes/theirs").method("DELETE").run().status, 204);
     }
 
-    /// The tenant removes all that it has, by the calls that everybody has, and nothing is left of it: neither on the
-    /// disk nor in the books.
+    /// Removes everything of the tenant by the public API, and checks that nothing of it is left, on the disk or in the
+    /// database.
     #[track_caller]
     fn everything_goes(&self) {
         let cloud = self.cloud();
@@ -181,7 +182,7 @@ impl Scene {
         self.wait_until_nothing_is_left();
     }
 
-    /// Waits until nothing is charged, stored or written down, of anybody.
+    /// Waits until nothing is charged, stored or recorded, for any tenant.
     #[track_caller]
     fn wait_until_nothing_is_left(&self) {
         let holding = || {
@@ -206,13 +207,13 @@ impl Scene {
         let mut rows: Vec<String> = tables.iter().map(|table| format!("(SELECT COUNT(*) FROM {table})")).collect();
         let used = "used_volumes + used_bytes + used_backups + used_backup_bytes";
         rows.push(format!("(SELECT SUM({used}) FROM tenants)"));
-        // What is noted of a content goes after its bytes.
+        // The record of a content is removed after its bytes.
         wait_for("no record of it to be left, and no charge", || {
             (self.count(&format!("SELECT {}", rows.join(" + "))) == 0).then_some(())
         });
     }
 
-    /// All records of the tenant's sessions.
+    /// Returns all records of the tenant's sessions.
     #[track_caller]
     fn sessions(&self) -> Vec<Value> {
         let (mut sessions, mut path) = (Vec::new(), Some("/api/v1/sessions".to_owned()));
@@ -226,7 +227,7 @@ impl Scene {
         sessions
     }
 
-    /// What a query of the database counts.
+    /// Returns the count that a query of the database gives.
     #[track_caller]
     fn count(&self, query: &str) -> u64 {
         let copy = self.server.scratch().join("copy.sqlite");
@@ -240,13 +241,13 @@ impl Scene {
     }
 }
 
-/// The elements of a list.
+/// Returns the elements of a list.
 #[track_caller]
 fn array(list: &Value) -> Vec<Value> {
     list.as_array().unwrap_or_else(|| panic!("{list} is no list")).clone()
 }
 
-/// The files beneath a folder, and the folders that would not be there if it were empty.
+/// Returns the files beneath a folder, and its subfolders that are not empty.
 fn files(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! Rows of the database, and its log.
+//! Limits of rows in the database, and of its log.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::Scene;
 use crate::harness::cloud::{TOKENS, login_body};
 use crate::harness::{RawClient, Response, Setup, wait_for};
 
-/// A request with a JSON body, on a connection that stays.
+/// Sends a request with a JSON body, on a connection that stays open.
 fn send(client: &mut RawClient, request: &str, fields: &[&str], body: &Value) -> Response {
     let body = body.to_string();
     let length = format!("Content-Length: {}", body.len());
@@ -17,7 +17,7 @@ fn send(client: &mut RawClient, request: &str, fields: &[&str], body: &Value) ->
     client.response()
 }
 
-/// As much metadata as fits a request or a row.
+/// As much metadata as fits into a request or a row.
 fn pairs(from: usize, count: usize) -> Value {
     let pair = |n: usize| (format!("{n:0>255}"), Value::from("v".repeat(255)));
     (from..from + count).map(pair).collect::<Map<_, _>>().into()
@@ -58,7 +58,7 @@ fn the_newest_records_of_ended_sessions_are_kept_and_they_are_short_together() {
     }
     assert_eq!(scene.sessions().len(), 101);
     scene.others_are_served();
-    // Of each, a quarter of a MiB is sources.
+    // The sources in each request take a quarter of a MiB.
     let volumes: Vec<_> = (0..60).map(|n| json!({"Name": format!("n{n}"), "Source": format!("/{n:0>4000}")})).collect();
     let body = json!({"Volume": volumes});
     let mut client = scene.server.raw();
@@ -91,12 +91,12 @@ fn a_user_has_so_many_tokens_and_the_oldest_goes() {
             });
         }
     });
-    // A token that was good lately is not looked up for some seconds.
+    // A recently verified token is not looked up for some seconds.
     wait_for("the oldest to be refused", || (first.get("volumes").status == 401).then_some(()));
     assert_eq!(scene.cloud().get("volumes").status, 200, "the newest");
     assert_eq!(scene.count("SELECT COUNT(*) FROM tokens"), 2048);
     scene.others_are_served();
-    // A new password ends them all.
+    // A new password ends all tokens.
     let changed = scene.server.user_command(&["passwd", "tenant"]);
     assert!(changed.status.success(), "{changed:?}");
     assert_eq!(

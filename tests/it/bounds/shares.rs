@@ -1,4 +1,4 @@
-//! What is held for a while: memory, connections, descriptors, turns.
+//! Limits of what is held for a while: memory, connections, descriptors, slots.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -73,7 +73,7 @@ fn requests_that_stall_take_a_bounded_part_of_memory() {
     for list in held.iter_mut().step_by(3) {
         assert_eq!(peer::read_head(list).status, 200);
     }
-    // A head above its bound is refused.
+    // A head above the limit is refused.
     let mut large = stalled(&scene, "GET /", &format!("X: {}\r\n\r\n", "x".repeat(17_000)));
     assert_eq!(peer::read_head(&mut large).status, 431);
     scene.others_are_served();
@@ -94,7 +94,7 @@ fn a_tenant_has_the_connections_of_its_address_and_others_have_the_rest() {
             held
         })
         .collect();
-    // Refused before it has asked for anything.
+    // It is refused before its request is read.
     let refused = || peer::read_head(&mut peer::narrow(scene.server.authority())).status;
     assert_eq!(refused(), 503);
     scene.others_are_served();
@@ -154,7 +154,7 @@ fn archives_of_one_tenant_never_keep_another_from_its_turn() {
 
 #[test]
 fn sources_of_one_tenant_that_stall_keep_no_other_from_being_fetched() {
-    // Connections to it are made, and never accepted.
+    // Connections to this listener are opened, and never accepted.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     let elsewhere = Elsewhere::new(|_| Some(b"a file".to_vec()));
@@ -166,7 +166,7 @@ fn sources_of_one_tenant_that_stall_keep_no_other_from_being_fetched() {
             let body = from(&format!("t{n}"), &format!("http://127.0.0.1:{port}/file")).to_string();
             let fields = format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             let caller = stalled(&scene, "POST /volumes/initialize", &fields);
-            // Its end is a reset, which says that nobody waits for the answer any more.
+            // The reset tells the server that no peer waits for the answer any more.
             rustix::net::sockopt::set_socket_linger(&caller, Some(Duration::ZERO)).unwrap();
             caller
         })
@@ -183,7 +183,7 @@ fn sources_of_one_tenant_that_stall_keep_no_other_from_being_fetched() {
     scene.everything_goes();
 }
 
-/// A drive that takes an hour to be read, though it takes no disk.
+/// A drive that takes an hour to read, though it takes no disk space.
 #[test]
 fn a_digest_of_one_tenant_that_takes_long_keeps_no_other_from_theirs() {
     let scene = Scene::start(Setup::default(), &[]);
@@ -208,7 +208,7 @@ fn a_digest_of_one_tenant_that_takes_long_keeps_no_other_from_theirs() {
 #[test]
 fn a_tenant_that_guesses_passwords_keeps_nobody_from_logging_in() {
     let scene = Scene::start(Setup::default().config("auth.remember_seconds = 0"), &[]);
-    // Who has logged in before has turns of their own.
+    // Users who have logged in before have slots of their own.
     scene.others_are_served();
     let guessers = Guessers::at(&scene.server, &["tenant", "tenant", "other", "other", "nobody", "admin"]);
     let login = || scene.elsewhere(DRIVES).run().status;

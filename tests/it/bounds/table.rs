@@ -1,9 +1,9 @@
-//! The table of the README, row by row.
+//! Checks that the table of the README lists exactly the tested limits.
 
 use std::fs;
 use std::path::Path;
 
-/// Each row, by its first column, and the tests that fill it.
+/// The first column of each row, and the tests of that limit.
 const ROWS: &[(&str, &[&str])] = &[
     ("bytes of drives and snapshots", &["drives_and_snapshots_fill_the_quota_of_bytes"]),
     ("free space that uploads have claimed", &["the_claims_of_one_tenant_leave_room_for_the_uploads_of_another"]),
@@ -50,7 +50,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ("what the database does not know (`lost`)", &["what_is_lost_is_removed_by_command_or_in_time"]),
 ];
 
-/// The first column of the table under this heading.
+/// Returns the first column of the table under this heading.
 fn rows(heading: &str) -> Vec<String> {
     let readme = include_str!("../../../README.md");
     let (_, section) = readme.split_once(heading).expect("the README has this section");
@@ -59,7 +59,7 @@ fn rows(heading: &str) -> Vec<String> {
     rows.map(|row| row.split('|').nth(1).expect("a first column").trim().to_owned()).collect()
 }
 
-/// The source text of all tests in this folder.
+/// Returns the source text of all tests in this folder.
 fn sources(dir: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(dir).expect("the tests are there").flatten() {

@@ -4,17 +4,17 @@ use serde_json::{Value, json};
 
 use super::{Curl, Response, Server, wait_for};
 
-/// Where tokens are had.
+/// The path that issues tokens.
 pub(crate) const TOKENS: &str = "/v3/auth/tokens";
 
-/// What asks for a token by a password.
+/// Returns the body that requests a token by a password.
 pub(crate) fn login_body(credentials: &str) -> Value {
     let (user, password) = credentials.split_once(':').expect("user:password");
     let user = json!({"name": user, "domain": {"id": "default"}, "password": password});
     json!({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}})
 }
 
-/// Somebody who has logged in.
+/// A user who is logged in.
 #[derive(Clone, Debug)]
 pub(crate) struct Cloud {
     pub(crate) endpoint: String,
@@ -23,19 +23,19 @@ pub(crate) struct Cloud {
 }
 
 impl Cloud {
-    /// As the first user.
+    /// Logs in as the first user.
     #[track_caller]
     pub(crate) fn of(server: &Server) -> Self {
         Self::log_in(server, &server.credentials())
     }
 
-    /// As this user, in the project of their own.
+    /// Logs in as this user, to the user's own project.
     #[track_caller]
     pub(crate) fn log_in(server: &Server, credentials: &str) -> Self {
         Self::log_in_by(server, credentials, server.anonymous_curl(TOKENS))
     }
 
-    /// The same, by this curl for [`TOKENS`].
+    /// Logs in with this curl for [`TOKENS`].
     #[track_caller]
     pub(crate) fn log_in_by(server: &Server, credentials: &str, curl: Curl) -> Self {
         let response = curl.json("POST", &login_body(credentials)).run();
@@ -45,28 +45,28 @@ impl Cloud {
         Self { endpoint: server.endpoint().to_owned(), token, project }
     }
 
-    /// A curl for a path beneath the project, as in `v3` and `volumes`.
+    /// Returns a curl for a path beneath the project, such as `volumes` of `v3`.
     pub(crate) fn curl(&self, version: &str, path: &str) -> Curl {
         let url = format!("{}/{version}/{}/{path}", self.endpoint, self.project);
         Curl::new(&url).header(&format!("X-Auth-Token: {}", self.token))
     }
 
-    /// What a path answers.
+    /// Requests a path.
     pub(crate) fn get(&self, path: &str) -> Response {
         self.curl("v3", path).run()
     }
 
-    /// Sends a body.
+    /// Sends a body to a path.
     pub(crate) fn post(&self, path: &str, body: &Value) -> Response {
         self.curl("v3", path).json("POST", body).run()
     }
 
-    /// Removes something.
+    /// Deletes a path.
     pub(crate) fn delete(&self, path: &str) -> Response {
         self.curl("v3", path).method("DELETE").run()
     }
 
-    /// Makes a volume and waits until it is there; returns its id.
+    /// Creates a volume and waits until it is available; returns its id.
     #[track_caller]
     pub(crate) fn create(&self, wish: &Value) -> String {
         let response = self.post("volumes", &json!({"volume": wish}));
@@ -76,7 +76,7 @@ impl Cloud {
         id
     }
 
-    /// Makes a snapshot and waits until it is there; returns its id.
+    /// Creates a snapshot and waits until it is available; returns its id.
     #[track_caller]
     pub(crate) fn snapshot(&self, volume: &str) -> String {
         let response = self.post("snapshots", &json!({"snapshot": {"volume_id": volume}}));
@@ -86,7 +86,7 @@ impl Cloud {
         id
     }
 
-    /// One of `volumes`, `snapshots` or `backups`.
+    /// Returns one of `volumes`, `snapshots` or `backups`.
     #[track_caller]
     pub(crate) fn show(&self, kind: &str, id: &str) -> Value {
         let response = self.get(&format!("{kind}/{id}"));
@@ -94,7 +94,7 @@ impl Cloud {
         response.json()[kind.trim_end_matches('s')].clone()
     }
 
-    /// Waits until one of these has a status.
+    /// Waits until one of these has this status.
     #[track_caller]
     pub(crate) fn wait(&self, kind: &str, id: &str, status: &str) {
         wait_for(status, || (self.show(kind, id)["status"] == status).then_some(()));

@@ -1,4 +1,4 @@
-//! The curl of this machine: most people's client, so the client of most tests.
+//! The curl of this machine: the most common client, and so that of most tests.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -7,10 +7,10 @@ use std::process::{Command, Output, Stdio};
 
 use super::{Response, Scratch};
 
-/// Ends a curl that hangs.
+/// The limit that ends a hanging curl.
 const MAX_TIME: &str = "120";
 
-/// One curl, yet to be run.
+/// A curl to run.
 pub(crate) struct Curl {
     command: Command,
     dir: Scratch,
@@ -22,61 +22,61 @@ impl Curl {
     /// A GET of this URL.
     pub(crate) fn new(url: &str) -> Self {
         let mut command = Command::new("curl");
-        // No proxy and no configuration file of whoever runs the tests.
+        // Without the proxy and the configuration file of the user who runs the tests.
         command.args(["--disable", "--noproxy", "*", "--silent", "--show-error", "--max-time", MAX_TIME, url]);
         Self { command, dir: Scratch::new(), output: None, input: Stdio::null() }
     }
 
-    /// One more argument.
+    /// Adds an argument.
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self
     }
 
-    /// More arguments.
+    /// Adds arguments.
     pub(crate) fn args(mut self, args: &[&str]) -> Self {
         self.command.args(args);
         self
     }
 
-    /// Another method.
+    /// Sets another method.
     pub(crate) fn method(self, method: &str) -> Self {
         self.arg("--request").arg(method)
     }
 
-    /// Basic authentication by `user:password`.
+    /// Sets Basic authentication by `user:password`.
     pub(crate) fn user(self, credentials: &str) -> Self {
         self.arg("--user").arg(credentials)
     }
 
-    /// One field of the request.
+    /// Adds a field to the request.
     pub(crate) fn header(self, header: &str) -> Self {
         self.arg("--header").arg(header)
     }
 
-    /// A file as the body, of the type that drives have.
+    /// Sends a file as the body, with the content type of drives.
     pub(crate) fn upload(self, method: &str, image: &Path) -> Self {
         self.method(method).header("Content-Type: application/octet-stream").arg("--upload-file").arg(image)
     }
 
-    /// A file through curl's standard input as the body, chunked since curl cannot know how long it is.
+    /// Sends a file through curl's standard input as the body, which is chunked since curl does not know the length.
     pub(crate) fn upload_stream(mut self, method: &str, image: &Path) -> Self {
         self.input = File::open(image).expect("the image is there").into();
         self.upload(method, Path::new("-"))
     }
 
-    /// A JSON body.
+    /// Sends a JSON body.
     pub(crate) fn json(self, method: &str, body: &serde_json::Value) -> Self {
         self.method(method).header("Content-Type: application/json").arg("--data-binary").arg(body.to_string())
     }
 
-    /// The body goes to this file.
+    /// Writes the answer's body to this file.
     pub(crate) fn output(mut self, path: &Path) -> Self {
         self.output = Some(path.to_owned());
         self
     }
 
-    /// Runs it; fails the test when curl itself fails.
+    /// Runs it; fails the test if curl itself fails.
     #[track_caller]
     pub(crate) fn run(self) -> Response {
         let (output, response) = self.try_run();
@@ -84,7 +84,7 @@ impl Curl {
         response
     }
 
-    /// Runs it; returns what curl said, and the answer as far as it came.
+    /// Runs it; returns curl's output, and as much of the answer as was received.
     pub(crate) fn try_run(mut self) -> (Output, Response) {
         let (heads, body) = (self.dir.join("heads"), self.dir.join("body"));
         self.command.arg("--dump-header").arg(&heads);
@@ -92,7 +92,7 @@ impl Curl {
         let output = self.command.stdin(self.input).output().expect("curl runs");
         let heads = fs::read(&heads).unwrap_or_default();
         let heads = String::from_utf8_lossy(&heads);
-        // One head for each answer: interim ones, redirects, the last.
+        // There is one head for each answer: interim ones, redirects, the last.
         let last = heads.split("\r\n\r\n").filter(|head| !head.trim().is_empty()).last().unwrap_or("");
         let mut response = Response::parse_head(last);
         if self.output.is_none() {

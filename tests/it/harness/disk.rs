@@ -1,4 +1,4 @@
-//! Small disks of a real file system, each in a file of its own.
+//! Small disks with a real file system, each in a file.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,13 +10,13 @@ use crate::skipped::skipped;
 /// A file system on a loop device, unmounted when this is dropped.
 pub(crate) struct Disk {
     mounted: Scratch,
-    /// Holds the file of the device.
+    /// Holds the file behind the device.
     _file: Scratch,
 }
 
 impl Disk {
-    /// Makes and mounts a disk of `mib` MiB by `mkfs`, a program and its arguments. `None`, with a line that says so,
-    /// where that is not possible.
+    /// Makes and mounts a disk of `mib` MiB with `mkfs`, a program and its arguments. If that is not possible, prints a
+    /// line about it and returns `None`.
     pub(crate) fn mount(mkfs: &[&str], mib: u64) -> Option<Self> {
         let (mounted, file) = (Scratch::new(), Scratch::new());
         let device = file.join("device");
@@ -26,7 +26,7 @@ impl Disk {
         Some(Self { mounted, _file: file })
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub(crate) fn path(&self) -> &Path {
         self.mounted.path()
     }
@@ -34,7 +34,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a server that is still ending holds files open. The loop device goes with the last of them.
+        // Lazily, since a server that is still ending holds files open. The loop device is freed with the last of them.
         let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
     }
 }

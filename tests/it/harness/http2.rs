@@ -1,4 +1,4 @@
-//! A peer that speaks HTTP/2 frame by frame, as no client does: it sends all that it may, and reads no answer.
+//! A peer that speaks HTTP/2 frame by frame. Unlike a client, it sends all that the windows allow, and reads no answer.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -13,11 +13,11 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 
-/// The most that a frame has, and what windows begin with (RFC 9113 sections 4.2 and 6.9.2).
+/// The largest frame and the initial windows (RFC 9113 sections 4.2 and 6.9.2).
 const FRAME: usize = 16_384;
 const WINDOW: usize = 65_535;
 
-/// A connection, and what it may still send.
+/// A connection, and the bytes that it may still send.
 pub(crate) struct Http2 {
     stream: StreamOwned<ClientConnection, TcpStream>,
     window: usize,
@@ -26,7 +26,7 @@ pub(crate) struct Http2 {
 }
 
 impl Http2 {
-    /// A connection whose windows are known.
+    /// Opens a connection whose windows are known.
     pub(crate) fn connect(authority: &str) -> Self {
         let socket = TcpStream::connect(authority).expect("the server listens");
         socket.set_read_timeout(Some(super::PATIENCE)).expect("a timeout can be set");
@@ -35,15 +35,15 @@ impl Http2 {
         let mut this = Self { stream, window: WINDOW, of_stream: WINDOW, next: 1 };
         this.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         this.send(SETTINGS, 0, 0, &[]);
-        // What is told of windows may follow the first answer.
+        // Window updates may follow the first answer.
         this.settle();
         this.settle();
         this
     }
 
-    /// Begins a POST and sends as much of its body as it may; how much that was.
+    /// Begins a POST and sends as much of its body as the windows allow; returns how much.
     pub(crate) fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> usize {
-        // Method and scheme by the static table, the others as literals that nobody remembers (RFC 7541).
+        // Method and scheme from the static table, the others as literals without indexing (RFC 7541).
         let mut head = vec![0x83, 0x87, 0x04];
         let text = |head: &mut Vec<u8>, text: &str| {
             head.push(u8::try_from(text.len()).expect("it is short"));
@@ -70,7 +70,7 @@ impl Http2 {
         sent
     }
 
-    /// Waits until the server has read all that was sent.
+    /// Waits until the server has read everything that was sent.
     pub(crate) fn settle(&mut self) {
         self.send(PING, 0, 0, &[7; 8]);
         loop {

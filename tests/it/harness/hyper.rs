@@ -1,4 +1,4 @@
-//! A client of the volumes, by curl: the three steps as their document has them.
+//! A client of the volumes, by curl: the three steps of their documentation.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Curl, Response, Scratch, Server};
 
-/// What the beginning of a session was answered with.
+/// The answer to the beginning of a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) token: String,
@@ -17,13 +17,13 @@ pub(crate) struct Session {
     pub(crate) uploaders: BTreeMap<String, String>,
 }
 
-/// The body that initialises volumes from local directories.
+/// Returns the body that initialises volumes from local directories.
 pub(crate) fn local(names: &[&str]) -> Value {
     let volumes: Vec<Value> = names.iter().map(|name| json!({"Name": name, "Source": "/local/dir"})).collect();
     json!({"Volume": volumes})
 }
 
-/// As the server answers to this body.
+/// Requests a session; returns the server's answer.
 pub(crate) fn ask(server: &Server, body: &Value) -> Response {
     server.curl("/volumes/initialize").json("POST", body).run()
 }
@@ -37,7 +37,7 @@ pub(crate) fn begin(server: &Server, body: &Value) -> Session {
 }
 
 impl Session {
-    /// What this answer says.
+    /// Parses an answer.
     pub(crate) fn of(response: &Response) -> Self {
         let answer = response.json();
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -49,25 +49,25 @@ impl Session {
         }
     }
 
-    /// Where a volume is uploaded to, the cookie included.
+    /// Returns the upload URL of a volume, with the cookie.
     pub(crate) fn url(&self, name: &str) -> String {
         format!("{}?cookie={}", self.uploaders[name], self.cookie)
     }
 
-    /// The same as a path, for a client that has a connection.
+    /// Returns the same as a path, for a client that has a connection.
     pub(crate) fn path(&self, name: &str) -> String {
         let url = self.url(name);
         let (_, rest) = url.split_once("://").expect("a URL");
         rest[rest.find('/').expect("a path")..].to_owned()
     }
 
-    /// A curl that uploads an archive.
+    /// Returns a curl that uploads an archive.
     pub(crate) fn upload(&self, name: &str, archive: &Path) -> Curl {
         upload_to(&self.url(name), archive)
     }
 }
 
-/// A curl that uploads an archive to a URL.
+/// Returns a curl that uploads an archive to a URL.
 pub(crate) fn upload_to(url: &str, archive: &Path) -> Curl {
     Curl::new(url).method("POST").header("Content-Type: application/x-tar").arg("--upload-file").arg(archive)
 }
@@ -77,12 +77,12 @@ pub(crate) fn finish(server: &Server, token: &str) -> Response {
     server.curl(&format!("/volumes/uploadfinish?session={token}")).method("PUT").run()
 }
 
-/// What is said of a volume.
+/// Requests the description of a volume.
 pub(crate) fn show(server: &Server, name: &str) -> Response {
     server.curl(&format!("/volumes/{name}")).run()
 }
 
-/// All three steps, for one volume.
+/// Takes all three steps for one volume.
 #[track_caller]
 pub(crate) fn fill(server: &Server, name: &str, archive: &Path) {
     let session = begin(server, &local(&[name]));
@@ -100,7 +100,7 @@ pub(crate) fn fetch(server: &Server, name: &str, to: &Path) -> Response {
     response
 }
 
-/// A directory with all kinds of things in it.
+/// Makes a directory with entries of all types.
 pub(crate) fn sample(scratch: &Scratch, seed: &str) -> PathBuf {
     let dir = scratch.join(format!("sample-{seed}"));
     if dir.exists() {
@@ -117,7 +117,7 @@ pub(crate) fn sample(scratch: &Scratch, seed: &str) -> PathBuf {
     dir
 }
 
-/// A directory as GNU tar archives it.
+/// Archives a directory by GNU tar.
 pub(crate) fn tar(dir: &Path, archive: &Path) {
     let mut command = Command::new("tar");
     command.args(["--create", "--format=posix", "--file"]).arg(archive).arg("--directory").arg(dir).arg(".");
@@ -125,7 +125,7 @@ pub(crate) fn tar(dir: &Path, archive: &Path) {
     assert!(status.success());
 }
 
-/// An archive as GNU tar unpacks it.
+/// Unpacks an archive by GNU tar.
 pub(crate) fn untar(archive: &Path, dir: &Path) {
     fs::create_dir(dir).expect("a directory");
     let mut command = Command::new("tar");
@@ -134,14 +134,14 @@ pub(crate) fn untar(archive: &Path, dir: &Path) {
     assert!(status.success());
 }
 
-/// A sample, archived.
+/// Makes and archives a sample directory.
 pub(crate) fn archive(scratch: &Scratch, seed: &str) -> PathBuf {
     let path = scratch.join(format!("{seed}.tar"));
     tar(&sample(scratch, seed), &path);
     path
 }
 
-/// The contents on a server's disk.
+/// Returns the contents on a server's disk.
 pub(crate) fn contents(server: &Server) -> Vec<String> {
     let entries = fs::read_dir(server.data().join("trees")).expect("the directory of the trees");
     let mut names: Vec<String> =

@@ -1,4 +1,4 @@
-//! Images that are the same in every run, and comparisons that say where two differ.
+//! Images that are the same on every run, and comparisons that report where two differ.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -8,19 +8,19 @@ use std::path::Path;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
-/// A stream of numbers that depends on the seed alone.
+/// Returns random numbers that depend only on the seed.
 pub(crate) fn numbers(seed: u64) -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::seed_from_u64(seed)
 }
 
-/// Random bytes in memory.
+/// Returns random bytes.
 pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     numbers(seed).fill_bytes(&mut bytes);
     bytes
 }
 
-/// A file of random bytes.
+/// Writes a file of random bytes.
 pub(crate) fn random(path: &Path, size: u64, seed: u64) {
     let mut numbers = numbers(seed);
     let mut file = File::create(path).expect("an image can be made");
@@ -34,7 +34,7 @@ pub(crate) fn random(path: &Path, size: u64, seed: u64) {
     }
 }
 
-/// A file of holes and runs of data at odd places, about one third data, as a disk image is.
+/// Writes a file of holes and runs of data at odd offsets, about one third data, as in a disk image.
 pub(crate) fn sparse(path: &Path, size: u64, seed: u64) {
     let mut numbers = numbers(seed);
     let file = zero(path, size);
@@ -48,7 +48,7 @@ pub(crate) fn sparse(path: &Path, size: u64, seed: u64) {
     }
 }
 
-/// A file of holes with some data in each 30 MB of it, for what is about sizes and not about data.
+/// Writes a file of holes with some data in each 30 MB, for tests of sizes and not of data.
 pub(crate) fn thin(path: &Path, size: u64, seed: u64) {
     let mut numbers = numbers(seed);
     let file = zero(path, size);
@@ -59,7 +59,7 @@ pub(crate) fn thin(path: &Path, size: u64, seed: u64) {
     }
 }
 
-/// A file of zeros that takes no disk.
+/// Makes a file of zeros that takes no disk space.
 pub(crate) fn zero(path: &Path, size: u64) -> File {
     let file = File::create(path).expect("an image can be made");
     file.set_len(size).expect("an image can have this size");
@@ -98,7 +98,7 @@ pub(crate) fn assert_same_then_zeros(want: &Path, got: &Path, size: u64) {
     }
 }
 
-/// The bytes of a part of a file.
+/// Returns the bytes of a part of a file.
 pub(crate) fn part(path: &Path, offset: u64, len: usize) -> Vec<u8> {
     let mut file = File::open(path).expect("the image is there");
     file.seek(SeekFrom::Start(offset)).expect("the image can be sought");
@@ -107,13 +107,13 @@ pub(crate) fn part(path: &Path, offset: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A file's size.
+/// Returns the size of a file.
 #[track_caller]
 pub(crate) fn size_of(path: &Path) -> u64 {
     path.metadata().unwrap_or_else(|e| panic!("{}: {e}", path.display())).len()
 }
 
-/// Flips a bit of the byte at `at`, behind the server's back.
+/// Flips a bit of the byte at `at`, without the server's knowledge.
 #[track_caller]
 pub(crate) fn flip(path: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(path).expect("the file can be opened");

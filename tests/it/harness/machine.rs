@@ -1,15 +1,15 @@
-//! What the kernel knows of a process and of a folder.
+//! Reports of the kernel about a process or a folder.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// The most memory that a process held, in bytes.
+/// Returns the peak memory of a process, in bytes.
 pub(crate) fn peak_memory(pid: u32) -> u64 {
     status(pid, "VmHWM:")
 }
 
-/// The memory that a process holds, in bytes.
+/// Returns the memory of a process, in bytes.
 pub(crate) fn memory(pid: u32) -> u64 {
     status(pid, "VmRSS:")
 }
@@ -21,7 +21,7 @@ fn status(pid: u32, field: &str) -> u64 {
     kib << 10
 }
 
-/// How many file descriptors a process has open, but for those of the database, which opens more when it is busy.
+/// Returns the number of open descriptors of a process, except those of the database, which opens more under load.
 pub(crate) fn open_files(pid: u32) -> usize {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs");
     // A descriptor may be closed while they are counted.
@@ -29,11 +29,11 @@ pub(crate) fn open_files(pid: u32) -> usize {
     files.filter(|file| !is_database(file)).count()
 }
 
-/// How many bytes of disk a folder takes, holes left out.
+/// Returns the bytes of disk space that a folder takes, without holes.
 ///
-/// The database is left out too: its log grows by a few pages in each transaction, and shrinks when it likes.
+/// The database is not counted: its log grows by a few pages with each transaction, and shrinks at any time.
 pub(crate) fn disk_usage(path: &Path) -> u64 {
-    // A file may go while the folder is read.
+    // A file may be removed while the folder is read.
     let Ok(metadata) = path.symlink_metadata() else { return 0 };
     if metadata.is_dir() {
         let Ok(entries) = fs::read_dir(path) else { return 0 };

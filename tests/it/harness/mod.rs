@@ -1,5 +1,5 @@
-//! What the behaviour tests stand on: the real binary, the real curl, a client that says exactly what it is told, and
-//! images that are the same in every run.
+//! The base of the behaviour tests: the real binary, the real curl, a client that sends exact bytes, and images that
+//! are the same on every run.
 
 pub(crate) mod clients;
 pub(crate) mod cloud;
@@ -26,10 +26,10 @@ pub(crate) use raw::RawClient;
 pub(crate) use scratch::Scratch;
 pub(crate) use server::{Server, Setup};
 
-/// How long anything may take before its test fails. Far above what it does take, for a machine that is busy.
+/// The longest wait for anything before the test fails. It is far above usual times, for a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Asks until there is an answer; fails the test after [`PATIENCE`].
+/// Calls `ask` until it returns a value; fails the test after [`PATIENCE`].
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -38,12 +38,12 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
-        // What is waited for is another process, which cannot wake us.
+        // The awaited change is in another process, which cannot wake this one.
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// One answer of a server.
+/// An answer of a server.
 #[derive(Default, Clone)]
 pub(crate) struct Response {
     /// The status of the last head; 0 when there was none.
@@ -64,7 +64,7 @@ impl Response {
         Self { status: status.unwrap_or(0), fields: fields.collect(), body: Vec::new() }
     }
 
-    /// The value of a field; fails the test when it is not there, or there twice.
+    /// Returns the value of a field; fails the test if it is missing or given twice.
     #[track_caller]
     pub(crate) fn field(&self, name: &str) -> &str {
         let values = self.values(name);
@@ -72,17 +72,17 @@ impl Response {
         values[0]
     }
 
-    /// Every value of a field.
+    /// Returns every value of a field.
     pub(crate) fn values(&self, name: &str) -> Vec<&str> {
         self.fields.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str()).collect()
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("not JSON ({e}): {}", self.text()))
@@ -90,7 +90,7 @@ impl Response {
 }
 
 impl fmt::Debug for Response {
-    /// A body may be a whole drive: only its start is worth reading.
+    /// A body may be a whole drive, so only its start is printed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let start = String::from_utf8_lossy(&self.body[..self.body.len().min(500)]);
         write!(f, "{} {:?}, {} bytes: {start:?}", self.status, self.fields, self.body.len())

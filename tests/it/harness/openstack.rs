@@ -1,4 +1,4 @@
-//! A real Keystone and a real Glance, where `tests/services/install` has installed them.
+//! A real Keystone and a real Glance, if `tests/services/install` has installed them.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines};
@@ -13,18 +13,18 @@ use crate::skipped::skipped;
 /// The password of Keystone's user `admin`.
 const PASSWORD: &str = "of a test";
 
-/// Both, with all they keep in a directory of their own. They end with this.
+/// Both services, which keep their data in a directory of their own and are stopped when this is dropped.
 pub(crate) struct OpenStack {
     dir: Scratch,
     process: Child,
-    /// Of Keystone, without a version.
+    /// The URL of Keystone, without a version.
     pub(crate) identity: String,
-    /// Of Glance, without a version.
+    /// The URL of Glance, without a version.
     pub(crate) images: String,
 }
 
 impl OpenStack {
-    /// Starts them; none where they are not installed, which is told.
+    /// Starts them. If they are not installed, reports that and returns `None`.
     pub(crate) fn start() -> Option<Self> {
         let target = Path::new(env!("CARGO_BIN_EXE_longshore")).ancestors().nth(2).expect("a target folder");
         let python = target.join("services/openstack/bin/python");
@@ -50,14 +50,14 @@ impl OpenStack {
         };
         let (identity, images) = (place(&mut lines), place(&mut lines));
         let this = Self { dir, process, identity, images };
-        // They are slow to import all they need.
+        // Their start is slow.
         wait_for("the image service", || {
             (Curl::new(&format!("{}/versions", this.images)).run().status == 200).then_some(())
         });
         Some(this)
     }
 
-    /// The configuration of a server that stands beside them.
+    /// Returns the configuration of a server that uses them.
     pub(crate) fn settings(&self) -> String {
         format!(
             "keystone = {{ url = \"{}\", user = \"admin\", password = \"{PASSWORD}\", project = \"admin\" }}\n\
@@ -66,12 +66,12 @@ impl OpenStack {
         )
     }
 
-    /// The login of Keystone's first user.
+    /// Returns the login of Keystone's first user.
     pub(crate) fn credentials() -> String {
         format!("admin:{PASSWORD}")
     }
 
-    /// A token of Keystone's first user for the project `admin`, and the id of that project.
+    /// Returns a token of Keystone's first user for the project `admin`, and the id of that project.
     #[track_caller]
     pub(crate) fn token(&self) -> (String, String) {
         let user = json!({"name": "admin", "domain": {"id": "default"}, "password": PASSWORD});
@@ -91,7 +91,7 @@ impl OpenStack {
         curl.header(&format!("X-Subject-Token: {token}")).run()
     }
 
-    /// The file in which Glance keeps the bytes of an image.
+    /// Returns the file in which Glance keeps the bytes of an image.
     pub(crate) fn image_file(&self, id: &str) -> PathBuf {
         self.dir.join("images").join(id)
     }

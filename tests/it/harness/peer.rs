@@ -1,4 +1,4 @@
-//! Peers that stall: sockets with little room, TLS as a client speaks it, processes that are stopped.
+//! Peers that stall: sockets with small buffers, TLS of a client, stopped processes.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,8 +14,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::{Curl, PATIENCE, Server, Setup, wait_for};
 
-/// A connection whose receive buffer is as small as the kernel allows, so that a peer that does not read is noticed
-/// after few bytes.
+/// Opens a connection whose receive buffer is as small as the kernel allows, so that a peer that does not read is
+/// noticed after few bytes.
 pub(crate) fn narrow(authority: &str) -> TcpStream {
     let address: SocketAddr = authority.parse().expect("an authority is an address");
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket can be made");
@@ -24,7 +24,7 @@ pub(crate) fn narrow(authority: &str) -> TcpStream {
     patient(TcpStream::from(socket))
 }
 
-/// A connection from another address of this machine.
+/// Opens a connection from another address of this machine.
 pub(crate) fn from_address(source: [u8; 4], authority: &str) -> TcpStream {
     let address: SocketAddr = authority.parse().expect("an authority is an address");
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket can be made");
@@ -39,36 +39,36 @@ fn patient(stream: TcpStream) -> TcpStream {
     stream
 }
 
-/// A file of the certificates for tests.
+/// Returns the path of a file among the test certificates.
 pub(crate) fn certificate(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tls").join(name)
 }
 
-/// A setup that serves TLS with the first certificate.
+/// Returns a setup that serves TLS with the first certificate.
 pub(crate) fn tls_setup() -> Setup {
     let line = |key: &str, file: &str| format!("tls.{key} = \"{}\"", certificate(file).display());
     Setup::default().config(&line("certificate", "first.pem")).config(&line("key", "first.key"))
 }
 
-/// A curl that trusts the first certificate.
+/// Makes a curl trust the first certificate.
 pub(crate) fn trusting(curl: Curl) -> Curl {
     curl.arg("--cacert").arg(certificate("first.pem"))
 }
 
-/// The address of a server that may speak TLS.
+/// Returns the address of a server that may speak TLS.
 pub(crate) fn authority(server: &Server) -> &str {
     let endpoint = server.endpoint();
     endpoint.split_once("://").expect("an endpoint is a URL").1
 }
 
-/// A TLS connection over `socket` that speaks this protocol.
+/// Opens a TLS connection over `socket` that speaks this protocol.
 pub(crate) fn tls(socket: TcpStream, alpn: &str) -> StreamOwned<ClientConnection, TcpStream> {
     let name = ServerName::try_from("localhost").expect("a name");
     let session = ClientConnection::new(Arc::new(tls_config(alpn)), name).expect("a session can be made");
     StreamOwned::new(session, socket)
 }
 
-/// What such a connection is made by.
+/// Returns the client configuration of such a connection.
 pub(crate) fn tls_config(alpn: &str) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     let first = CertificateDer::from_pem_file(certificate("first.pem")).expect("the certificate can be read");
@@ -82,7 +82,7 @@ pub(crate) fn tls_config(alpn: &str) -> ClientConfig {
     config
 }
 
-/// Reads one head of an answer, byte by byte so that nothing behind it is taken.
+/// Reads one head of an answer, byte by byte, so that nothing after it is read.
 #[track_caller]
 pub(crate) fn read_head(stream: &mut impl Read) -> super::Response {
     let mut head = Vec::new();
@@ -97,7 +97,7 @@ pub(crate) fn read_head(stream: &mut impl Read) -> super::Response {
     super::Response::parse_head(&String::from_utf8_lossy(&head))
 }
 
-/// Reads one request that the server makes, its body by `Content-Length`; the head.
+/// Reads a request of the server, its body by `Content-Length`; returns the head.
 #[track_caller]
 pub(crate) fn read_request(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
@@ -113,7 +113,7 @@ pub(crate) fn read_request(stream: &mut impl Read) -> String {
     head
 }
 
-/// Reads to the end, whether the server closed well or not; how many bytes came.
+/// Reads to the end, whether or not the server closed properly; returns the number of bytes.
 #[track_caller]
 pub(crate) fn drain(stream: &mut impl Read) -> u64 {
     let mut buffer = vec![0; 64 << 10];
@@ -123,24 +123,24 @@ pub(crate) fn drain(stream: &mut impl Read) -> u64 {
             Ok(0) => return came,
             Ok(read) => came += read as u64,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the server neither sends nor closes"),
-            // Reset, or TLS without its closing message.
+            // A reset, or TLS without its closing message.
             Err(_) => return came,
         }
     }
 }
 
-/// Writes until the server takes no more; whether it closed.
+/// Writes `bytes`; returns whether the server refuses them.
 pub(crate) fn is_refused(stream: &mut impl Write, bytes: &[u8]) -> bool {
     stream.write_all(bytes).and_then(|()| stream.flush()).is_err()
 }
 
-/// A curl that runs beside the test. Ended when this is dropped.
+/// A curl that runs beside the test, and is ended when this is dropped.
 pub(crate) struct Running {
     child: Child,
 }
 
 impl Running {
-    /// Starts `curl` with these arguments. What it reads from its standard input comes through [`Running::feed`].
+    /// Starts `curl` with these arguments. Its standard input comes from [`Running::feed`].
     pub(crate) fn curl(args: &[&str]) -> Self {
         let mut command = Command::new("curl");
         command.args(["--disable", "--noproxy", "*", "--silent", "--show-error", "--max-time", "120"]).args(args);
@@ -148,7 +148,7 @@ impl Running {
         Self { child: command.spawn().expect("curl runs") }
     }
 
-    /// Gives it bytes; whether it took them.
+    /// Sends bytes to it; returns whether it has taken them.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> bool {
         self.child.stdin.as_mut().is_some_and(|input| input.write_all(bytes).is_ok())
     }
@@ -159,7 +159,7 @@ impl Running {
         kill_process(pid, signal).expect("curl runs");
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     #[track_caller]
     pub(crate) fn wait(mut self) -> ExitStatus {
         self.child.stdin = None;

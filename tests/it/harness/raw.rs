@@ -1,4 +1,4 @@
-//! A client that sends exactly the bytes it is given, for what no decent client would send.
+//! A client that sends exactly the bytes it is given, also those that no honest client sends.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -23,7 +23,7 @@ impl RawClient {
         Self { stream: BufReader::new(stream), authority: authority.to_owned() }
     }
 
-    /// Sends these bytes; fails the test when the server does not take them.
+    /// Sends these bytes; fails the test if the server does not take them.
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.try_send(bytes).expect("the server takes the bytes");
@@ -47,12 +47,12 @@ impl RawClient {
         self.send(head.as_bytes());
     }
 
-    /// What it is connected by.
+    /// Returns its socket.
     pub(crate) fn socket(&self) -> &TcpStream {
         self.stream.get_ref()
     }
 
-    /// Says that no more bytes come.
+    /// Closes the sending side of the connection.
     pub(crate) fn half_close(&self) {
         self.stream.get_ref().shutdown(Shutdown::Write).expect("a connection can be half closed");
     }
@@ -73,7 +73,7 @@ impl RawClient {
         }
     }
 
-    /// Reads exactly so many bytes of a body.
+    /// Reads exactly `len` bytes of a body.
     #[track_caller]
     pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut body = vec![0; len];
@@ -95,19 +95,19 @@ impl RawClient {
         response
     }
 
-    /// Whether the server closes before it sends more; waits until it does either.
+    /// Waits until the server closes or sends more; returns whether it closed.
     #[track_caller]
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.stream.fill_buf() {
             Ok(bytes) => bytes.is_empty(),
-            // It closed with bytes of ours unread.
+            // The server closed with unread bytes of this client.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
             Err(error) => panic!("the server neither closes nor answers: {error}"),
         }
     }
 }
 
-/// The field of Basic authentication for `user:password`.
+/// Returns the field of Basic authentication for `user:password`.
 pub(crate) fn basic(credentials: &str) -> String {
     format!("Authorization: Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials))
 }

@@ -1,4 +1,4 @@
-//! A judge of whether two directories are the same, written by others.
+//! Compares two directories by rsync, an independent program.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ pub(crate) fn assert_same_trees(one: &Path, other: &Path) {
     assert_nothing_to_do("-aHAXc", one, other);
 }
 
-/// The same, of names, kinds, links and data alone.
+/// Like [`assert_same_trees`], but compares only names, types, links and data.
 #[track_caller]
 pub(crate) fn assert_same_data(one: &Path, other: &Path) {
     assert_nothing_to_do("-rlDHc", one, other);

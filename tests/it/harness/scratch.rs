@@ -1,4 +1,4 @@
-//! Folders for what a test writes: on the disk of the target folder, or in memory of a fixed size.
+//! Folders for the files of a test: on the disk of the target folder, or in memory of a fixed size.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -8,32 +8,32 @@ use tempfile::TempDir;
 
 use crate::skipped::skipped;
 
-/// A folder that is removed with what is in it.
+/// A folder that is removed with its content when this is dropped.
 pub(crate) struct Scratch(TempDir);
 
 impl Scratch {
-    /// A new folder on the disk of the target folder, where images have room.
+    /// Makes a folder on the disk of the target folder, where images have room.
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("it-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
         Self(dir.expect("the target folder takes a new folder"))
     }
 
-    /// Its path.
+    /// Returns its path.
     pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// A name in it.
+    /// Returns the path of a name in it.
     pub(crate) fn join(&self, name: impl AsRef<OsStr>) -> PathBuf {
         self.path().join(name.as_ref())
     }
 }
 
-/// A file system in memory, unmounted when this is dropped: a small disk that can be full.
+/// A file system in memory, unmounted when this is dropped: a small disk that can be filled.
 pub(crate) struct Tmpfs(Scratch);
 
 impl Tmpfs {
-    /// Mounts `mib` MiB. `None`, with a line that says so, where mounting is not allowed.
+    /// Mounts `mib` MiB. If mounting is not allowed, prints a line about it and returns `None`.
     pub(crate) fn mount(mib: u32) -> Option<Self> {
         let dir = Scratch::new();
         let mut mount = Command::new("mount");
@@ -51,7 +51,7 @@ impl Tmpfs {
         }
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
@@ -59,7 +59,7 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        // Lazily: a server that is still ending holds files open.
+        // Lazily, since a server that is still ending holds files open.
         let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
     }
 }

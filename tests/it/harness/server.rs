@@ -1,4 +1,4 @@
-//! The real binary on a data directory of its own.
+//! Runs the real binary on a data directory of its own.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,14 +13,14 @@ use super::{Curl, RawClient, Response, Scratch, wait_for};
 
 /// The program under test.
 const LONGSHORE: &str = env!("CARGO_BIN_EXE_longshore");
-/// Names the engine that all servers of this run use: `ring` or `threads`.
+/// The variable with the engine that all servers of this run use: `ring` or `threads`.
 const ENGINE: &str = "TEST_ENGINE";
-/// What every server starts with; a test adds keys that are not here. A small minimum keeps images small.
+/// The configuration of every server, to which tests add further keys. The small minimum keeps images small.
 const BASE_CONFIG: &str = "limits.min_drive = \"64 KiB\"\n";
-/// How much of a server's log is shown when a test fails.
+/// The lines of a server's log that are shown when a test fails.
 const TAIL_LINES: usize = 40;
 
-/// How a server is to be started.
+/// The setup of a server.
 #[derive(Default)]
 pub(crate) struct Setup {
     config: String,
@@ -34,14 +34,14 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Adds one line of configuration, a TOML key with all its parts and its value.
+    /// Adds a line of configuration: a full TOML key and its value.
     pub(crate) fn config(mut self, line: &str) -> Self {
         self.config.push_str(line);
         self.config.push('\n');
         self
     }
 
-    /// Leaves out what servers of this harness are usually given, so that the program's own defaults hold.
+    /// Leaves out the usual configuration of this harness, so that the program's defaults apply.
     pub(crate) fn defaults(mut self) -> Self {
         self.defaults = true;
         self
@@ -53,13 +53,13 @@ impl Setup {
         self
     }
 
-    /// Keeps the data here and not in a folder of its own.
+    /// Keeps the data in this folder, not in one of its own.
     pub(crate) fn data(mut self, path: &Path) -> Self {
         self.data = Some(path.to_owned());
         self
     }
 
-    /// Sends what it logs and prints here and not to files of its own.
+    /// Writes its log and output to this folder, not to one of its own.
     pub(crate) fn output(mut self, path: &Path) -> Self {
         self.output = Some(path.to_owned());
         self
@@ -71,7 +71,7 @@ impl Setup {
         self
     }
 
-    /// Listens here and not on a free port.
+    /// Listens on this address, not on a free port.
     pub(crate) fn listen(mut self, address: &str) -> Self {
         self.listen = Some(address.to_owned());
         self
@@ -93,21 +93,21 @@ impl Setup {
         server
     }
 
-    /// Starts a server that cannot start, and returns what it says.
+    /// Starts a server that must refuse to start, and returns its output.
     pub(crate) fn start_refused(self) -> Output {
         let dir = Scratch::new();
         let data = self.data.clone().unwrap_or_else(|| dir.join("data"));
         let mut command = self.command(&dir, &data);
-        // The configuration alone says what is refused, also of the engine.
+        // The configuration alone must cause the refusal, also for settings of the engine.
         command.env_remove("LONGSHORE_IO__TAP").env_remove("LONGSHORE_IO__ENGINE");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("longshore starts");
-        // What it says fits the pipes: it is a line or two.
+        // The output of a line or two fits into the pipes.
         wait_for("the server to give up", || child.try_wait().expect("a child can be waited for"));
         child.wait_with_output().expect("what it says can be read")
     }
 
-    /// Runs another command than `serve` with this configuration, and returns what it says.
+    /// Runs another command than `serve` with this configuration, and returns its output.
     pub(crate) fn command_refused(self, args: &[&str]) -> Output {
         let dir = Scratch::new();
         let mut command = Command::new(LONGSHORE);
@@ -125,7 +125,7 @@ impl Setup {
 
     fn command(&self, dir: &Scratch, data: &Path) -> Command {
         let config = self.write_config(dir);
-        // The kernel ends the server when this test dies without having dropped it.
+        // The kernel ends the server if this test dies without dropping it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         if let Some((soft, hard)) = self.open_files {
@@ -135,7 +135,7 @@ impl Setup {
         command.arg("--config").arg(config).arg("--data-dir").arg(data);
         command.args(["--listen", self.listen.as_deref().unwrap_or("127.0.0.1:0")]).args(&self.flags);
         if let Some(engine) = engine() {
-            // Two runs of the tests cover both ways of an upload too.
+            // The two runs of the tests cover both routes of uploads, too.
             command.env("LONGSHORE_IO__TAP", (engine == "ring").to_string());
             command.env("LONGSHORE_IO__ENGINE", engine);
         }
@@ -144,13 +144,13 @@ impl Setup {
     }
 }
 
-/// The engine that this run was told to use.
+/// Returns the engine that this run must use.
 #[expect(clippy::disallowed_methods, reason = "the script that runs the tests tells the engine here")]
 pub(crate) fn engine() -> Option<String> {
     std::env::var(ENGINE).ok()
 }
 
-/// A running server. Dropped, it is killed, and its folder removed.
+/// A running server. When it is dropped, it is killed and its folder is removed.
 pub(crate) struct Server {
     dir: Scratch,
     data: PathBuf,
@@ -160,7 +160,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server as most tests want it.
+    /// Starts a server with the setup of most tests.
     #[track_caller]
     pub(crate) fn start() -> Self {
         Setup::default().start()
@@ -169,7 +169,7 @@ impl Server {
     #[track_caller]
     fn run(&mut self) {
         let endpoint = self.data.join("endpoint");
-        // Of an earlier run on this data.
+        // It may be left from an earlier run on this data.
         let _ = fs::remove_file(&endpoint);
         let mut log = File::options();
         let elsewhere = self.setup.output.clone();
@@ -188,37 +188,37 @@ impl Server {
         endpoint.trim().clone_into(&mut self.endpoint);
     }
 
-    /// The URL that it listens on, without a slash at its end.
+    /// Returns the URL that it listens on, without a trailing slash.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// The address that it listens on.
+    /// Returns the address that it listens on.
     pub(crate) fn authority(&self) -> &str {
         self.endpoint.strip_prefix("http://").expect("the endpoint is http")
     }
 
-    /// The first user, as `user:password`.
+    /// Returns the credentials of the first user, as `user:password`.
     pub(crate) fn credentials(&self) -> String {
         fs::read_to_string(self.credentials_file()).expect("the credentials are there").trim().to_owned()
     }
 
-    /// Where the first user's credentials are.
+    /// Returns the path of the first user's credentials.
     pub(crate) fn credentials_file(&self) -> PathBuf {
         self.data.join("admin.credentials")
     }
 
-    /// The data directory.
+    /// Returns the data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
-    /// A folder beside the data directory for the test's own files.
+    /// Returns a folder beside the data directory for the test's own files.
     pub(crate) fn scratch(&self) -> &Scratch {
         &self.dir
     }
 
-    /// What it printed on standard output.
+    /// Returns its standard output.
     pub(crate) fn printed(&self) -> String {
         fs::read_to_string(self.stdout()).expect("the output is there")
     }
@@ -227,12 +227,12 @@ impl Server {
         self.dir.join("stdout")
     }
 
-    /// What it logged, in all its runs.
+    /// Returns its log, of all its runs.
     pub(crate) fn logged(&self) -> String {
         fs::read_to_string(self.log()).expect("the log is there")
     }
 
-    /// Waits until a line with these words is logged; the log.
+    /// Waits until a line with these words is logged; returns the log.
     #[track_caller]
     pub(crate) fn wait_for_line(&self, words: &str) -> String {
         wait_for(words, || Some(self.logged()).filter(|log| log.contains(words)))
@@ -242,7 +242,7 @@ impl Server {
         self.dir.join("stderr")
     }
 
-    /// Its process.
+    /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("the server runs").id()
     }
@@ -253,13 +253,13 @@ impl Server {
         kill_process(pid, signal).expect("the server runs");
     }
 
-    /// Ends it as a power cut would, as far as the process goes.
+    /// Kills it, which is like a power cut for the process.
     pub(crate) fn kill9(&mut self) {
         self.signal(Signal::KILL);
         assert_eq!(self.wait().signal(), Some(Signal::KILL.as_raw()));
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Stops it, and waits until it has ended.
     #[track_caller]
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
@@ -280,33 +280,33 @@ impl Server {
         self.run();
     }
 
-    /// A curl for a path of this server, as the first user.
+    /// Returns a curl for a path of this server, as the first user.
     pub(crate) fn curl(&self, path: &str) -> Curl {
         self.curl_as(&self.credentials(), path)
     }
 
-    /// A curl for a path of this server, as some user.
+    /// Returns a curl for a path of this server, as this user.
     pub(crate) fn curl_as(&self, credentials: &str, path: &str) -> Curl {
         self.anonymous_curl(path).user(credentials)
     }
 
-    /// A curl for a path of this server, as nobody.
+    /// Returns a curl for a path of this server, without credentials.
     pub(crate) fn anonymous_curl(&self, path: &str) -> Curl {
         Curl::new(&format!("{}{path}", self.endpoint))
     }
 
-    /// A connection to it.
+    /// Opens a connection to it.
     pub(crate) fn raw(&self) -> RawClient {
         RawClient::connect(self.authority())
     }
 
-    /// Uploads an image as the README says, and returns the drive's UUID.
+    /// Uploads an image as in the README, and returns the drive's UUID.
     #[track_caller]
     pub(crate) fn upload(&self, image: &Path) -> String {
         uuid_of(&self.curl("/api/2.0/drives/upload/").upload("POST", image).run())
     }
 
-    /// Downloads a drive as the README says.
+    /// Downloads a drive as in the README.
     #[track_caller]
     pub(crate) fn download(&self, uuid: &str, to: &Path) -> Response {
         let curl = self.curl(&format!("/api/2.0/drives/{uuid}/download/"));
@@ -315,7 +315,7 @@ impl Server {
         response
     }
 
-    /// The path of a URL that downloads a drive without credentials.
+    /// Returns the path of a URL that downloads a drive without credentials.
     #[track_caller]
     pub(crate) fn capability(&self, uuid: &str) -> String {
         let response = self.curl(&format!("/api/2.0/drives/{uuid}/download/")).run();
@@ -324,7 +324,7 @@ impl Server {
         place.strip_prefix(&self.endpoint).unwrap_or(place).to_owned()
     }
 
-    /// What the control API says of a drive.
+    /// Returns the description of a drive in the control API.
     #[track_caller]
     pub(crate) fn drive(&self, uuid: &str) -> serde_json::Value {
         let response = self.curl(&format!("/api/2.0/drives/{uuid}/")).run();
@@ -332,13 +332,13 @@ impl Server {
         response.json()
     }
 
-    /// The UUIDs of the first user's drives.
+    /// Returns the UUIDs of the first user's drives.
     #[track_caller]
     pub(crate) fn drives(&self) -> Vec<String> {
         self.drives_of(&self.credentials())
     }
 
-    /// The UUIDs of a user's drives.
+    /// Returns the UUIDs of a user's drives.
     #[track_caller]
     pub(crate) fn drives_of(&self, credentials: &str) -> Vec<String> {
         let response = self.curl_as(credentials, "/api/2.0/drives/?limit=0").run();
@@ -347,7 +347,7 @@ impl Server {
         objects.iter().map(|drive| drive["uuid"].as_str().expect("a drive has a uuid").to_owned()).collect()
     }
 
-    /// The value of one metric, by its name and labels as they are written.
+    /// Returns the value of a metric, by its name and labels as they are printed.
     pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let text = self.anonymous_curl("/metrics").run().text();
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
@@ -395,7 +395,7 @@ impl Drop for Server {
     }
 }
 
-/// The UUID that an upload was answered with.
+/// Returns the UUID in the answer to an upload.
 #[track_caller]
 pub(crate) fn uuid_of(response: &Response) -> String {
     assert_eq!(response.status, 201, "{response:?}");

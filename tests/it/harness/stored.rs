@@ -1,4 +1,4 @@
-//! What a server has on disk and in its books, and whether the two agree.
+//! The data of a server on the disk and in the database, and checks that the two agree.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,36 +11,36 @@ use serde_json::Value;
 
 use super::{Response, Scratch, Server, machine, wait_for};
 
-/// The file with a drive's bytes.
+/// Returns the file with a drive's bytes.
 pub(crate) fn image_of(server: &Server, uuid: &str) -> PathBuf {
     let place = place_of(server, uuid);
     if place.is_file() { place } else { place.join("image") }
 }
 
-/// The file with the piece digests of a drive of more than one piece.
+/// Returns the file with the piece digests of a drive of several pieces.
 pub(crate) fn pieces_of(server: &Server, uuid: &str) -> PathBuf {
     place_of(server, uuid).join("pieces")
 }
 
-/// Where the content of a drive is: under the drive's own id, as long as it is its first.
+/// Returns the place of a drive's content: that of the drive's own id, as long as it is the first content.
 fn place_of(server: &Server, uuid: &str) -> PathBuf {
     let drives = server.data().join("drives");
     if drives.join(uuid).exists() {
         return drives.join(uuid);
     }
-    // One that is gone has none.
+    // A removed drive has no content.
     let content = contents(server, &BTreeSet::from([uuid.to_owned()])).pop_first();
     drives.join(content.unwrap_or_else(|| uuid.to_owned()))
 }
 
-/// The contents of these drives, as the database has them.
+/// Returns the contents of these drives, from the database.
 pub(crate) fn contents(server: &Server, drives: &BTreeSet<String>) -> BTreeSet<String> {
     let known = with_meta(server, async |meta| meta.image_contents().await.expect("the database answers"));
     let of = known.into_iter().filter(|(id, _)| drives.contains(&id.to_string()));
     of.map(|(_, content)| content.to_string()).collect()
 }
 
-/// Does something with the database of a server, which may run.
+/// Runs `work` on the database of a server, which may be running.
 pub(crate) fn with_meta<T>(server: &Server, work: impl AsyncFnOnce(&Meta) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     runtime.block_on(async {
@@ -51,18 +51,18 @@ pub(crate) fn with_meta<T>(server: &Server, work: impl AsyncFnOnce(&Meta) -> T) 
     })
 }
 
-/// The bytes of disk that drives, drafts and removed drives take: no database, no keys.
+/// Returns the bytes of disk space of drives, drafts and removed drives, without database and keys.
 pub(crate) fn disk(server: &Server) -> u64 {
     ["drives", "incoming", "trash"].iter().map(|name| machine::disk_usage(&server.data().join(name))).sum()
 }
 
-/// What is in one of the store's folders.
+/// Returns the entries of one of the store's folders.
 pub(crate) fn entries(server: &Server, folder: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(server.data().join(folder)).expect("the store has its folders");
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// What `longshore user list` says that a user's tenant holds: drives and bytes.
+/// Returns the drives and bytes that `longshore user list` reports for a user's tenant.
 #[track_caller]
 pub(crate) fn used(server: &Server, user: &str) -> (u64, u64) {
     let output = server.user_command(&["list"]);
@@ -73,7 +73,7 @@ pub(crate) fn used(server: &Server, user: &str) -> (u64, u64) {
     (number(2), number(4))
 }
 
-/// All drives of a user, in detail.
+/// Returns all drives of a user, in detail.
 #[track_caller]
 pub(crate) fn details(server: &Server, credentials: &str) -> Vec<Value> {
     let response = server.curl_as(credentials, "/api/2.0/drives/detail/?limit=0").run();
@@ -81,7 +81,7 @@ pub(crate) fn details(server: &Server, credentials: &str) -> Vec<Value> {
     response.json()["objects"].as_array().expect("a list has objects").clone()
 }
 
-/// Waits until no drive is on its way to another status.
+/// Waits until no drive is changing its status.
 #[track_caller]
 pub(crate) fn wait_until_settled(server: &Server) {
     let settled = ["unmounted", "unavailable"];
@@ -91,14 +91,14 @@ pub(crate) fn wait_until_settled(server: &Server) {
     });
 }
 
-/// Fails unless disk and quota are exactly what the first user's drives need, and nothing is left of anything else.
-/// The first user must be the only one with drives.
+/// Fails unless disk and quota match exactly the first user's drives, and nothing else is left. The first user must be
+/// the only one with drives.
 #[track_caller]
 pub(crate) fn assert_clean(server: &Server) {
     wait_until_settled(server);
     let drives = details(server, &server.credentials());
     let ids: BTreeSet<String> = drives.iter().map(uuid).collect();
-    // What a drive had before goes after the drive has its new content.
+    // The previous content of a drive is removed after the drive has its new one.
     wait_for("a file or folder for each drive", || {
         let there = entries(server, "drives");
         (there == ids || there == contents(server, &ids)).then_some(())
@@ -121,7 +121,7 @@ pub(crate) fn wait_until_nothing_is_left(server: &Server) {
     });
 }
 
-/// Waits until no transfer runs and all blocks are back.
+/// Waits until no transfer is running and all blocks are back in the pool.
 #[track_caller]
 pub(crate) fn wait_until_idle(server: &Server) {
     wait_for("transfers to end and blocks to be free", || {
@@ -130,27 +130,27 @@ pub(crate) fn wait_until_idle(server: &Server) {
     });
 }
 
-/// The UUID of a drive as the API shows it.
+/// Returns the UUID of a drive from its description.
 #[track_caller]
 pub(crate) fn uuid(drive: &Value) -> String {
     drive["uuid"].as_str().expect("a drive has a uuid").to_owned()
 }
 
-/// The drive that an answer tells of.
+/// Returns the drive in an answer.
 #[track_caller]
 pub(crate) fn started(response: &Response) -> String {
     assert!(matches!(response.status, 201 | 202), "{response:?}");
     uuid(&response.json()["objects"][0])
 }
 
-/// The server on the data of another, ended by a crash point while it starts or when its jobs run.
+/// A server on the data of another, which a crash point ends while it starts or when its jobs run.
 pub(crate) struct Doomed {
     child: Child,
     endpoint: PathBuf,
 }
 
 impl Doomed {
-    /// Starts it on this data, with the log beside.
+    /// Starts it on this data, with its log in `dir`.
     pub(crate) fn start(data: &Path, dir: &Scratch, crash_after: u64) -> Self {
         let endpoint = data.join("endpoint");
         let _ = fs::remove_file(&endpoint);
@@ -163,7 +163,7 @@ impl Doomed {
         Self { child: command.spawn().expect("longshore starts"), endpoint }
     }
 
-    /// Whether it crashed before it served. One that serves is killed.
+    /// Returns whether it crashed before it served; kills it if it serves.
     pub(crate) fn crashes_at_start(mut self) -> bool {
         wait_for("a start or a crash", || match self.child.try_wait().expect("a child can be waited for") {
             Some(status) => {

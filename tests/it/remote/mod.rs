@@ -1,4 +1,4 @@
-//! Trees of git repositories, as the real git serves them over its own protocol and over HTTP.
+//! Trees of git repositories, which the real git serves over its own protocol and over HTTP.
 
 pub(crate) mod served;
 
@@ -25,7 +25,7 @@ fn fetched(port: u16, url: &str) -> Result<Vec<u8>, RemoteError> {
     remote.git_as_tar(&repository, scratch.path(), &mut stream, &|| false).map(|()| stream)
 }
 
-/// What comes of a tar stream when it is unpacked.
+/// Unpacks a tar stream; returns the listing of the tree.
 fn unpacked(stream: &[u8]) -> String {
     let scratch = Scratch::new();
     let root = File::open(scratch.path()).expect("a directory");
@@ -33,7 +33,7 @@ fn unpacked(stream: &[u8]) -> String {
     listing(&snapshot(scratch.path()))
 }
 
-/// What git itself would give out.
+/// Returns the listing of the tree that git itself would archive.
 fn archived(repository: &Path, rev: &str) -> String {
     let archive = git(repository, &["-c", "tar.umask=022", "archive", "--format=tar", rev]);
     unpacked(&archive)
@@ -69,7 +69,7 @@ fn only_the_tip_is_fetched() {
     let served = Served::new();
     let repository = served.make();
     let work = served.work();
-    // More than the policy allows, in a commit that is no longer the last.
+    // A file beyond the policy's limit, in a commit that is not the last.
     fs::write(work.join("larger"), noise(6 << 20)).unwrap();
     git(&work, &["add", "--all"]);
     git(&work, &["commit", "--quiet", "--message=large"]);
@@ -129,7 +129,7 @@ fn a_repository_without_commits_and_one_of_sha256_are_told_as_that() {
     }
 }
 
-/// Bytes that nothing compresses; the same in every run.
+/// Returns bytes that do not compress, and are the same on every run.
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let mut next = || {

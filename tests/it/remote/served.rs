@@ -1,5 +1,5 @@
-//! The real git, serving a repository on this machine: `git daemon`, and `git http-backend` behind as much of an HTTP
-//! server as it takes.
+//! The real git, serving a repository on this machine: `git daemon`, and `git http-backend` behind a minimal HTTP
+//! server.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,10 +15,10 @@ use std::thread;
 use super::noise;
 use crate::harness::Scratch;
 
-/// A folder of repositories that is served, with one in it once it is made.
+/// A folder of repositories that is served; it has one once [`Self::make`] was called.
 pub(crate) struct Served {
     folder: Scratch,
-    /// The ports: of `git daemon`, of HTTP, and of HTTP that hides which protocol was asked for.
+    /// The ports: of `git daemon`, of HTTP, and of HTTP that hides the requested protocol version.
     pub(crate) daemon: u16,
     pub(crate) http: u16,
     pub(crate) old_http: u16,
@@ -36,25 +36,25 @@ impl Served {
         Self { folder, daemon, http, old_http }
     }
 
-    /// An empty repository.
+    /// Makes an empty repository.
     pub(crate) fn init(&self, option: &str) -> PathBuf {
         let repository = self.folder.join("x.git");
         git(self.folder.path(), &["init", "--quiet", "--bare", "--initial-branch=main", option, "x.git"]);
         repository
     }
 
-    /// The working tree that was pushed.
+    /// Returns the working tree that was pushed.
     pub(crate) fn work(&self) -> PathBuf {
         self.folder.join("work")
     }
 
-    /// A repository with two commits, branches and tags, and in it whatever git can hold.
+    /// Makes a repository with two commits, branches and tags, and with every type of entry that git can hold.
     pub(crate) fn make(&self) -> PathBuf {
         let repository = self.init("--object-format=sha1");
         let work = self.work();
         git(self.folder.path(), &["init", "--quiet", "--initial-branch=main", "work"]);
         let at = |name: &str| work.join(name);
-        // Each is most like the one before.
+        // Each version resembles the one before.
         let text = noise(60_000);
         for number in 0..20 {
             let changed = [&text[40_000..40_000 + number * 1000], &text[number * 1000..40_000]].concat();
@@ -88,7 +88,7 @@ impl Served {
         repository
     }
 
-    /// The index of the only pack.
+    /// Returns the index of the only pack.
     pub(crate) fn pack(repository: &Path) -> String {
         let names = fs::read_dir(repository.join("objects/pack"))
             .expect("a directory")
@@ -115,7 +115,7 @@ fn commit(work: &Path, message: &str) {
     git(work, &["commit", "--quiet", "--message", message]);
 }
 
-/// Runs git in a folder, untouched by whoever runs the tests; what it printed.
+/// Runs git in a folder, without the configuration of the user who runs the tests; returns its output.
 pub(crate) fn git(folder: &Path, arguments: &[&str]) -> Vec<u8> {
     let output = command().current_dir(folder).args(arguments).output().expect("git runs");
     assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -132,7 +132,7 @@ fn command() -> Command {
     command
 }
 
-/// A thread for each connection; they end with the process.
+/// Serves each connection on a thread; the threads end with the process.
 fn listen(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let port = listener.local_addr().expect("a socket").port();
@@ -155,7 +155,7 @@ fn call_daemon(root: &Path, stream: TcpStream) {
     daemon.status().expect("git daemon runs");
 }
 
-/// One request, by CGI (RFC 3875).
+/// Passes one request to the backend by CGI (RFC 3875).
 fn call_backend(root: &Path, stream: TcpStream, second: bool) {
     let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
     let mut head = Vec::new();
@@ -196,6 +196,6 @@ fn call_backend(root: &Path, stream: TcpStream, second: bool) {
     let status = fields.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK");
     let answer = format!("HTTP/1.1 {status}\r\n{fields}\r\nContent-Length: {}\r\n\r\n", body.len());
     let mut stream = stream;
-    // Who has seen enough closes.
+    // A peer that has read enough closes early.
     let _ = stream.write_all(&[answer.as_bytes(), body].concat());
 }

@@ -1,7 +1,7 @@
-//! Odd and hostile archives, and what becomes of each: `fixtures/tar/<case>.tar`, and all outcomes in
+//! Unusual and hostile archives, and the outcome of each: `fixtures/tar/<case>.tar`, and all outcomes in
 //! `fixtures/tar/outcomes.txt`.
 //!
-//! `TAR_FIXTURES=write cargo test --test it tree::corpus` writes them anew; without it, the test compares.
+//! `TAR_FIXTURES=write cargo test --test it tree::corpus` writes them again; without it, the test compares.
 
 mod attacks;
 mod broken;
@@ -16,7 +16,7 @@ use longshore::tree::{Limits, Policy};
 use crate::tree::scratch::Scratch;
 use crate::tree::snapshot::{listing, snapshot};
 
-/// An archive, and why it is here.
+/// An archive, and the reason for which it is here.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) why: &'static str,
@@ -31,7 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
     [oddities::cases(), attacks::cases(), broken::cases()].into_iter().flatten().collect()
 }
 
-/// Small enough that archives of a few KiB can break each of them.
+/// Limits that are small enough to be exceeded by archives of a few KiB.
 pub(crate) fn limits() -> Limits {
     Limits {
         entries: 64,
@@ -117,8 +117,8 @@ fn an_archive_cut_anywhere_is_refused_and_never_taken_for_a_shorter_one() {
     let scratch = Scratch::new();
     for name in ["plain", "pax-name", "gnu-sparse", "pax-sparse-1.0"] {
         let whole = cases().into_iter().find(|case| case.name == name).expect("a case").bytes;
-        // Every cut around the edges of blocks, and some within.
-        // What is cut behind the first block of its end lacks nothing.
+        // Every cut around the edges of blocks, and some within. An archive that is cut after the first block of its
+        // end is still complete.
         let cuts = (0..whole.len() - 512).filter(|cut| cut % 512 < 2 || cut % 512 == 511 || cut % 97 == 0);
         for cut in cuts {
             let (_, result) = scratch.unpack(&whole[..cut], &limits(), Policy::default());

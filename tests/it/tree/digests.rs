@@ -1,4 +1,4 @@
-//! A tree that is not as it was stored is no archive, whatever about it is changed.
+//! A tree that differs from the stored one gives no complete archive, whatever was changed.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,10 +14,10 @@ use crate::harness::image::flip;
 use crate::tree::scratch::{Scratch, stored};
 use crate::tree::tarball::{GNU, Head, Tarball};
 
-/// Words of what is told of it, and a change.
+/// Words of the message, and the change that causes it.
 type Change = (&'static str, fn(&Path));
 
-/// Some files, of which one is sparse, one was there before with other bytes, and some have several names.
+/// An archive with a sparse file, a file that replaces an earlier one, and files with several names.
 fn archive() -> Vec<u8> {
     let large: Vec<u8> = (0..700_001_u32).map(|n| (n / 9 % 251) as u8).collect();
     let sparse = Head { magic: GNU, size: 1024, ..Head::new(b'S', "sub/sparse") };
@@ -56,7 +56,7 @@ fn unpacked(scratch: &Scratch) -> (std::path::PathBuf, File, Digests) {
     (path, root, stored(log))
 }
 
-/// Fails if the archive is whole, or holds the whole of what is wrong.
+/// Fails if the archive is complete, or contains all of the damaged file.
 #[track_caller]
 fn assert_refused(scratch: &Scratch, root: &File, digests: &Digests, words: &str) {
     let mut stream = Vec::new();
@@ -82,7 +82,8 @@ fn the_last_content_of_each_name_is_what_is_compared() {
     assert_eq!(compared, 10);
 }
 
-/// The bytes that a check reads which goes on after so many paths, and how many are compared at its end.
+/// Runs a check that continues after `position` paths; returns the bytes that it reads, and the paths compared at its
+/// end.
 fn checked_from(position: u64, root: &File, digests: &Digests) -> (u64, u64) {
     let (mut read, compared) = (0, AtomicU64::new(position));
     let pace = |bytes| {
@@ -102,10 +103,10 @@ fn a_check_goes_on_behind_what_was_compared() {
         let (read, compared) = checked_from(position, &root, &digests);
         assert_eq!(compared, 10);
         assert!(read <= whole, "{position}: {read}");
-        // The large file is the sixth of them: see the order of the names.
+        // The large file is the sixth in the order of names.
         assert_eq!(read > 700_000, position < 6, "{position}: {read}");
     }
-    // What is behind is not read again, but must be there.
+    // Earlier paths are not read again, but must exist.
     flip(&path.join("sub/large"), 5);
     checked_from(6, &root, &digests);
     let checked = |position| check(&root, &digests, &PackLimits::default(), &AtomicU64::new(position), |_| Ok(()));
@@ -132,7 +133,7 @@ fn every_change_of_a_file_or_link_is_found() {
         let scratch = Scratch::new();
         let (path, root, digests) = unpacked(&scratch);
         flip(&path.join(name), at);
-        // Of two names, the first is told.
+        // Of two names, the first one is reported.
         let told = if name == "twice" { "of the second" } else { name };
         assert_refused(&scratch, &root, &digests, &format!("\"{told}\": its bytes are not those"));
     }

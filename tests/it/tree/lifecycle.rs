@@ -1,4 +1,4 @@
-//! What a caller can choose, how a stream can fail, and how trees are removed.
+//! The options of a caller, the failures of a stream, and the removal of trees.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -100,7 +100,7 @@ fn a_file_of_ours_in_a_directory_that_passes_its_group_on_gets_the_group_of_the_
     let scratch = Scratch::new();
     let shared = Head { uid: 0, gid: 2000, mode: 0o2775, ..Head::new(b'5', "d") };
     let mine = Head { uid: 0, gid: 0, ..Head::new(b'0', "d/f") };
-    // Between them, enough directories that the first one's descriptor is given up.
+    // Between them are enough directories that the descriptor of the first one is closed.
     let between = (0..70).fold(Tarball::new().entry(&shared, &[]), |tarball, n| tarball.dir(format!("a{n}")));
     let archive = between.entry(&mine, &[]).end();
     let policy = Policy { owners: Owners::Keep, set_id: true, ..Policy::default() };
@@ -133,7 +133,7 @@ fn devices_are_made_if_the_policy_says_so() {
     assert_eq!(tree[b"b".as_slice()].mode, 0o660);
 }
 
-/// `user::rw-,user:1000:r--,group::r--,mask::r--,other::---` as the kernel has it.
+/// `user::rw-,user:1000:r--,group::r--,mask::r--,other::---` in the kernel's encoding.
 const ACL: [u8; 44] = [
     2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 4, 0,
     255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
@@ -166,7 +166,7 @@ fn access_lists_are_kept_and_not_inherited_by_what_the_archive_puts_into_the_dir
     let scratch = Scratch::new();
     let records: [(&[u8], &[u8]); 1] = [(b"SCHILY.xattr.system.posix_acl_default", &ACL)];
     let of_file: [(&[u8], &[u8]); 1] = [(b"SCHILY.xattr.system.posix_acl_access", &ACL)];
-    // Its descriptor is given up and taken again before the second file.
+    // Its descriptor is closed and opened again before the second file.
     let between =
         (0..70).fold(Tarball::new().pax(&records).dir("d").file("d/a", "1"), |tarball, n| tarball.dir(format!("a{n}")));
     let listed = Head { mode: 0o640, ..Head::new(b'0', "d/c") };
@@ -289,7 +289,7 @@ fn zeros_after_the_end_are_not_read_for_ever() {
     assert!(error.place.offset <= 9 << 20);
 }
 
-/// A reader that is a function.
+/// A reader made of a function.
 struct Parts<F>(F);
 
 impl<F: FnMut(&mut [u8]) -> usize> Read for Parts<F> {
@@ -298,7 +298,7 @@ impl<F: FnMut(&mut [u8]) -> usize> Read for Parts<F> {
     }
 }
 
-/// Members that each take as much memory as they may, one after the other.
+/// Members that each take as much memory as the limits allow, one after the other.
 fn greedy() -> impl Read {
     let limits = Limits::of_volume(0);
     let filler = vec![b'x'; limits.extended - 700];
@@ -315,7 +315,7 @@ fn greedy() -> impl Read {
     let sparse = Tarball::new().pax(&records).file("s", &map).bytes;
     let deep = move |n: u32| pax(&format!("{n}/{}", "d/".repeat(253))).dir("d").bytes;
     let end = Tarball::new().end();
-    // One at a time, so that only what unpacks them holds more.
+    // One at a time, so that only the unpacking holds more.
     let mut parts = (0..12).map(move |n| if n % 2 == 0 { deep(n) } else { sparse.clone() }).chain([end]);
     let mut part = io::Cursor::new(Vec::new());
     Parts(move |into: &mut [u8]| {
@@ -334,14 +334,14 @@ fn greedy() -> impl Read {
 #[test]
 fn memory_is_bounded_whatever_the_archive_holds() {
     const CHILD: &str = "TREE_MEMORY";
-    // In a process of its own, whose peak is of this alone.
+    // Run in a separate process, whose peak memory is that of this test alone.
     if std::env::var_os(CHILD).is_none() {
         let program = std::env::current_exe().expect("this program");
         let name = "tree::lifecycle::memory_is_bounded_whatever_the_archive_holds";
         let output = Command::new(program).args(["--exact", name, "--nocapture"]).env(CHILD, "1").output();
         let output = output.expect("it can be run");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        // A name that no test has is no failure to the child.
+        // The child does not fail if no test has this name, so the count is checked.
         return assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
     }
     let peak = || -> u64 {
@@ -355,7 +355,7 @@ fn memory_is_bounded_whatever_the_archive_holds() {
     let done = unpack(greedy(), &root, &Limits::of_volume(1 << 30), &Policy::default()).expect("it is unpacked");
     assert_eq!(done.members, 12);
     let grown = peak() - before;
-    // Of that, about 4 MiB are what makes the stream.
+    // Of this, about 4 MiB are used to make the stream.
     assert!(grown < 24 << 10, "{grown} KiB");
 }
 
@@ -434,7 +434,7 @@ fn a_tree_can_be_made_durable() {
     sync(&no_more_than_a_path).expect_err("a descriptor that knows no write-back errors is refused");
 }
 
-/// A chain of directories, each in the one before, and a file and a link to outside in each.
+/// Makes a chain of nested directories, each with a file and a link to the outside.
 fn chain(top: &File, depth: usize, mode: impl Fn(usize) -> u32) {
     let mut at = OwnedFd::from(top.try_clone().expect("a descriptor"));
     for level in 0..depth {
@@ -443,7 +443,7 @@ fn chain(top: &File, depth: usize, mode: impl Fn(usize) -> u32) {
         let next = openat(&at, "directory", flags, Mode::empty()).expect("a directory");
         rustix::fs::symlinkat("/outside", &next, "link").expect("a link");
         openat(&next, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).expect("a file");
-        // What is made below is made by its descriptor, and needs no way to it.
+        // The entries below are made by its descriptor, which needs no access by path.
         if level > 0 {
             rustix::fs::fchmod(&at, Mode::from_raw_mode(mode(level))).expect("a mode");
         }
@@ -456,7 +456,7 @@ fn a_tree_deeper_than_any_path_is_removed_with_few_descriptors() {
     let scratch = Scratch::new();
     let (path, root) = scratch.root("tree");
     chain(&root, 600, |level| if level % 7 == 3 { 0 } else { 0o755 });
-    // Names that it would give to what it moves up.
+    // The names that it would give to directories that it moves up.
     for n in 1..4 {
         fs::create_dir(path.join(format!("moved-up-{n}"))).expect("a directory");
     }
@@ -518,7 +518,7 @@ fn an_ordinary_user_gets_the_same() {
     fs::copy(&program, &copy).expect("a copy that others can run");
     let mut child = Command::new(&copy);
     child.args(["tree::", "--skip", "oracles", "--skip", "mutated", "--nocapture"]).env(PLACE, place.path());
-    // What takes root is not run, as it is not to be.
+    // Tests that need root are skipped, as intended, and not counted.
     child.env_remove("TEST_SKIPS");
     let output = child.uid(65534).gid(65534).current_dir("/").output().expect("it can be run");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

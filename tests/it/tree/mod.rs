@@ -1,4 +1,4 @@
-//! Trees: hostile and odd archives, other tar programs as judges, and round trips.
+//! Trees: hostile and unusual archives, comparison with other tar programs, and round trips.
 
 pub(crate) mod corpus;
 mod digests;

@@ -1,5 +1,5 @@
-//! The corpus, damaged in many ways: whatever comes out, nothing outside changes, nothing panics, and all of it can be
-//! removed again. The same on every run.
+//! The corpus, damaged in many ways: nothing outside of the tree changes, nothing panics, and the result can be
+//! removed. It is the same on every run.
 
 use std::collections::HashSet;
 
@@ -43,7 +43,7 @@ fn damage(archive: &mut Vec<u8>, others: &[Vec<u8>], random: &mut StdRng) {
                 archive[block + name.len()] = 0;
             }
         }
-        // Half of the time the checksum is right again, or little would get past it.
+        // Half of the time the checksum is corrected: otherwise few changes would pass it.
         if random.random() && block + 512 <= archive.len() {
             seal(&mut archive[block..block + 512]);
         }
@@ -72,7 +72,7 @@ fn damaged_archives_do_no_harm() {
             scratch.clear();
         }
     }
-    // Otherwise the damage was of one kind only, and this test would find nothing.
+    // Otherwise the damage would be too uniform for this test to find anything.
     assert!(taken > 100, "{taken} were taken");
     assert!(causes.len() > 20, "{causes:?}");
 }

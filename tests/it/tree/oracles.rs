@@ -1,14 +1,14 @@
-//! Other tar programs as judges: what they write is unpacked to what they packed, and what is accepted means to them
-//! what it means here.
+//! Comparison with other tar programs: their archives unpack to what they packed, and they read an accepted archive as
+//! it is read here.
 //!
-//! # Differences that are meant
+//! # Intended differences
 //! - A name through a symbolic link is refused; GNU tar follows links that lie inside of the tree.
-//! - A hard link to a symbolic link, and one to what is not there, are refused; GNU tar makes the first.
-//! - GNU tar makes links that lead up or are absolute last, and may then replace what came after them; here the order
-//!   of the archive holds. So there are none in the tests of order.
-//! - A refusal ends the work; GNU tar goes on with the next member.
-//! - When something is put into a directory that was described before, GNU tar may leave the time of now on it; here it
-//!   has the time of its last description.
+//! - A hard link to a missing target or to a directory is refused.
+//! - GNU tar makes links that lead up or are absolute last, and may then replace later members; here the order of the
+//!   archive counts. So the tests of order have no such links.
+//! - A refusal ends the work; GNU tar continues with the next member.
+//! - When an entry is added to a directory that was described earlier, GNU tar may leave the current time on the
+//!   directory; here it keeps the time of its last description.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -29,11 +29,12 @@ use crate::tree::scratch::{Scratch, is_root};
 use crate::tree::snapshot::{Kind, Tree, listing, snapshot};
 use crate::tree::tarball::{GNU, Head, OLD, Tarball, USTAR};
 
-/// Runs a program on bytes; `None` if it is not there, else whether it succeeded and what it said.
+/// Runs a program with this input; returns `None` if it is not installed, otherwise whether it succeeded, and its
+/// output.
 fn run(command: &mut Command, input: &[u8]) -> Option<(bool, String)> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().ok()?;
     let mut stdin = child.stdin.take().expect("a pipe");
-    // It may refuse the archive before it has read all.
+    // It may refuse the archive before it has read everything.
     let _ = stdin.write_all(input);
     drop(stdin);
     let output = child.wait_with_output().expect("it ends");
@@ -46,7 +47,7 @@ fn gnu_tar(archive: &[u8], target: &Path) -> Option<(bool, String)> {
     run(&mut tar, archive)
 }
 
-/// What one member of a random archive is.
+/// A member of a random archive.
 #[derive(Clone, Debug)]
 struct Step {
     path: Vec<u8>,
@@ -64,7 +65,7 @@ enum What {
     Fifo,
 }
 
-/// Few names, so that members meet.
+/// Few names, so that members collide.
 fn path() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4)
         .prop_map(|parts| parts.join("/").into_bytes())
@@ -96,7 +97,7 @@ fn archive_of(steps: &[Step]) -> Vec<u8> {
     steps.iter().fold(Tarball::new(), write).end()
 }
 
-/// What both can be held to: see the differences above.
+/// Reduces a tree to what both must agree on: see the differences above.
 fn comparable(mut tree: Tree) -> Tree {
     tree.remove(b"".as_slice());
     for node in tree.values_mut().filter(|node| node.kind == Kind::Directory) {
@@ -109,7 +110,7 @@ fn comparable(mut tree: Tree) -> Tree {
 fn members_that_meet_become_what_gnu_tar_makes_of_them() {
     let (ours, theirs) = (Scratch::in_memory(), Scratch::in_memory());
     let (accepted, refused) = (Cell::new(0), Cell::new(0));
-    // The same on every run: what fails is a change of ours.
+    // The same on every run, so that a failure is caused by a change here.
     let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, random);
@@ -156,7 +157,7 @@ fn members_that_meet_become_what_gnu_tar_makes_of_them() {
     assert!(accepted > 50 && refused > 20, "{accepted} accepted, {refused} refused");
 }
 
-/// How a member's header is spelled.
+/// The format of a member's header.
 #[derive(Clone, Copy, Debug)]
 enum Spelling {
     Old,
@@ -168,10 +169,10 @@ enum Spelling {
 #[derive(Clone, Debug)]
 struct Spelled {
     spelling: Spelling,
-    /// Made unique by its place in the archive.
+    /// Made unique by its position in the archive.
     name: String,
     data: Vec<u8>,
-    /// Runs of blocks of data after runs of blocks of holes, and how it is told.
+    /// Runs of data blocks after runs of hole blocks, and the format of the map.
     sparse: Option<(Vec<(u64, u64)>, u8)>,
     uid: u64,
     mtime: (u64, u32),
@@ -201,7 +202,7 @@ fn spelled() -> impl Strategy<Value = Spelled> {
         })
 }
 
-/// Appends a member; its name is cut to what its spelling can say.
+/// Appends a member; its name is cut to the length that its format allows.
 fn spell(tarball: Tarball, number: usize, member: &Spelled) -> Tarball {
     let (mut name, tail) = (member.name.clone(), format!("-{number}"));
     if matches!(member.spelling, Spelling::Old | Spelling::Ustar) {
@@ -273,7 +274,8 @@ fn spell(tarball: Tarball, number: usize, member: &Spelled) -> Tarball {
     }
 }
 
-/// Offsets and lengths, their data, and the size of a sparse member. It ends with an empty run, as GNU tar has it.
+/// Returns the offsets and lengths of a sparse member, their data, and its size. It ends with an empty run, as in GNU
+/// tar.
 fn layout(member: &Spelled) -> (Vec<(u64, u64)>, Vec<u8>, u64) {
     let (mut runs, mut at, mut stored) = (Vec::new(), 0, Vec::new());
     for (hole, data) in member.sparse.iter().flat_map(|(runs, _)| runs) {
@@ -310,7 +312,7 @@ fn old_sparse(tarball: Tarball, head: &Head, runs: &[(u64, u64)], size: u64) -> 
     tarball
 }
 
-/// Unpacks archives named on its input into directories named there too; prints nothing if all went well.
+/// Unpacks archives named on its input into directories that are named there, too; prints nothing on success.
 const PYTHON: &str = "
 import sys, tarfile
 if not hasattr(tarfile, 'tar_filter'):
@@ -366,7 +368,8 @@ fn each_spelling_means_to_gnu_tar_and_to_python_what_it_means_here() {
         let mut theirs = comparable(snapshot(&target));
         let mut tree = tree;
         for node in theirs.values_mut().chain(tree.values_mut()) {
-            // Its times are floating-point numbers, one of its filters keeps owners, and both change modes.
+            // Python's times are floating-point numbers, one of its filters keeps owners, and both filters change
+            // modes.
             node.mtime.1 = 0;
             node.owner = (0, 0);
             node.mode = 0;
@@ -423,7 +426,7 @@ fn what_gnu_tar_and_python_write_is_unpacked_to_what_they_read() {
         (python("PAX_FORMAT"), false),
         (python("GNU_FORMAT"), false),
     ] {
-        // From its beginning.
+        // The list must not exist, so that the archive is a full one.
         let _ = fs::remove_file(&list);
         let Ok(output) = writer.output() else {
             skipped("a program is missing");
@@ -440,7 +443,7 @@ fn what_gnu_tar_and_python_write_is_unpacked_to_what_they_read() {
         for (name, node) in &tree {
             let (mut node, mut found) = (node.clone(), found[name].clone());
             if !exact {
-                // GNU's own format has whole seconds, Python rounds, and only bsdtar's has attributes.
+                // GNU's own format has whole seconds, Python rounds, and only bsdtar's archives have attributes.
                 node.attributes.clear();
                 found.attributes.clear();
                 node.mtime = (0, 0);
@@ -466,7 +469,7 @@ fn what_gnu_tar_takes_and_we_refuse_is_refused_by_a_rule_of_the_readme() {
     for case in corpus::cases() {
         let (_, result) = ours.unpack(&case.bytes, &Limits::of_volume(1 << 30), Policy::default());
         ours.clear();
-        // What a volume may hold is no matter of tar programs.
+        // Tar programs do not know the limits of a volume.
         let Some(error) = result.err().filter(|error| !matches!(error.cause, UnpackCause::OverBudget(_))) else {
             continue;
         };

@@ -24,7 +24,7 @@ fn everything() -> (Limits, Policy) {
     (Limits::of_volume(1 << 30), policy)
 }
 
-/// Packs what is in a directory.
+/// Packs the content of a directory.
 pub(crate) fn packed(path: &Path) -> Vec<u8> {
     let mut archive = Vec::new();
     let root = File::open(path).expect("a directory");
@@ -39,7 +39,7 @@ fn set_time(path: &Path, seconds: i64, nanoseconds: i64) {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("a time");
 }
 
-/// A tree with one of everything that this user can make.
+/// Makes a tree with one of everything that this user can make.
 pub(crate) fn make_everything(root: &Path) {
     let at = |name: &str| root.join(name);
     fs::write(at("empty"), "").expect("a file");
@@ -145,7 +145,7 @@ fn each_accepted_archive_of_the_corpus_survives_packing_and_unpacking() {
     let mut accepted = 0;
     for case in cases() {
         let (path, result) = scratch.unpack(&case.bytes, &limits, policy);
-        // What not even its owner may read is not packed but by root.
+        // Only root can pack files that their owner may not read.
         if result.is_err() || (!is_root() && ["modes", "closed-directory"].contains(&case.name)) {
             scratch.clear();
             continue;
@@ -321,11 +321,11 @@ fn what_is_packed_is_read_alike_by_gnu_tar_and_python() {
             skipped("a program is missing");
             continue;
         };
-        // Tar tells of a keyword that it does not know, hdrcharset, and goes on.
+        // Tar reports an unknown keyword, hdrcharset, and continues.
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let (mut before, mut after) = (snapshot(&source), snapshot(&path));
         for node in before.values_mut().chain(after.values_mut()) {
-            // Tar is not to be asked for those of other namespaces, Python reads none, and rounds times.
+            // Tar cannot be asked for attributes of other namespaces. Python reads none, and rounds times.
             node.attributes.retain(|name, _| by_tar && name.starts_with(b"user."));
             if !by_tar {
                 node.mtime = (0, 0);

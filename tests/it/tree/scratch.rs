@@ -1,4 +1,4 @@
-//! A place to unpack in, with a neighbour that must not be touched.
+//! A directory to unpack in, with a neighbour that must not be touched.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::tree::snapshot::{Tree, snapshot};
 
-/// The variable that says where else to unpack.
+/// The variable that names another directory to unpack in.
 pub(crate) const PLACE: &str = "TREE_SCRATCH";
 
 pub(crate) struct Scratch {
@@ -27,7 +27,7 @@ impl Scratch {
         }
     }
 
-    /// Where thousands of trees take seconds; on the disk, if there is no such place.
+    /// A directory in memory, where thousands of trees take seconds; on the disk if there is none.
     pub(crate) fn in_memory() -> Self {
         let memory = Path::new("/dev/shm");
         if memory.is_dir() { Self::within(memory) } else { Self::new() }
@@ -47,7 +47,7 @@ impl Scratch {
         self.folder.path()
     }
 
-    /// A new directory beside the others, open.
+    /// Makes and opens a new directory beside the others.
     pub(crate) fn root(&self, name: &str) -> (PathBuf, File) {
         let path = self.folder.path().join(name);
         fs::create_dir(&path).expect("a directory");
@@ -55,7 +55,7 @@ impl Scratch {
         (path, root)
     }
 
-    /// Unpacks into `tree`, and checks that nothing beside it has changed, and that the tree is as its digests say.
+    /// Unpacks into `tree`, and checks that nothing beside it has changed and that the tree matches its digests.
     pub(crate) fn unpack(
         &self,
         archive: &[u8],
@@ -67,7 +67,7 @@ impl Scratch {
         let result = unpack_digested(archive, &root, limits, &policy, &mut log);
         self.assert_untouched();
         if result.is_ok() {
-            // What only root can read cannot be compared by others.
+            // Only root can compare files that only root can read.
             let differs = pack(&root, Some(&stored(log)), std::io::sink(), &PackLimits::default()).err();
             assert_eq!(differs.and_then(|error| error.damage()), None);
         }
@@ -82,7 +82,7 @@ impl Scratch {
         }
     }
 
-    /// Removes `tree`, so that the next can be unpacked.
+    /// Removes `tree`, so that the next one can be unpacked.
     pub(crate) fn clear(&self) {
         let folder = File::open(self.path()).expect("a directory");
         remove(&folder, b"tree").expect("the tree is removed");
@@ -93,7 +93,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // By our own means: what the tests make may be too deep or too closed for others.
+        // Removed by the code under test: the trees may be too deep or too restricted for other means.
         let folder = File::open(self.folder.path()).expect("a directory");
         for entry in fs::read_dir(self.folder.path()).expect("a directory") {
             let name = entry.expect("an entry").file_name();
@@ -102,7 +102,7 @@ impl Drop for Scratch {
     }
 }
 
-/// The digests of a tree, as they are stored.
+/// Returns the digests of a tree as they are stored.
 pub(crate) fn stored(log: DigestLog) -> Digests {
     let file = tempfile::tempfile().expect("a file");
     log.finish(file.try_clone().expect("a descriptor")).expect("they are written");

@@ -1,4 +1,4 @@
-//! All that is to be seen of a tree, by means of the standard library.
+//! Everything visible of a tree, read by the standard library only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-/// By path beneath the root; the root is the empty path.
+/// Nodes by path beneath the root; the root is the empty path.
 pub(crate) type Tree = BTreeMap<Vec<u8>, Node>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(crate) struct Node {
     pub(crate) owner: (u32, u32),
     pub(crate) mtime: (i64, i64),
     pub(crate) attributes: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// The first name of the same file, if this is another one.
+    /// The first name of the same file, if this is a further one.
     pub(crate) same_as: Option<Vec<u8>>,
 }
 
@@ -86,7 +86,7 @@ fn visit(path: &Path, name: &[u8], tree: &mut Tree, seen: &mut HashMap<(u64, u64
 
 fn read(path: &Path, len: u64) -> Vec<u8> {
     match fs::read(path) {
-        // Closed to its owner; but there is nothing to be read.
+        // Its mode denies access to its owner, but it is empty.
         Err(_) if len == 0 => Vec::new(),
         read => read.expect("a file can be read"),
     }
@@ -105,12 +105,12 @@ fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     names.map(read).collect()
 }
 
-/// A line for each thing in a tree but its root; without owners, who differ from user to user.
+/// Lists a tree, one line for each node but the root; without owners, which depend on the user.
 pub(crate) fn listing(tree: &Tree) -> String {
     let mut text = String::new();
     for (name, node) in tree.iter().filter(|(name, _)| !name.is_empty()) {
         let (seconds, nanoseconds) = node.mtime;
-        // A directory that no member describes was made now.
+        // A directory that no member describes has the time of the test.
         let told = seconds < 1_750_000_000;
         let kind = match &node.kind {
             Kind::Directory => "directory".to_owned(),
@@ -136,7 +136,7 @@ pub(crate) fn listing(tree: &Tree) -> String {
     text
 }
 
-/// A large content in short: each run of one byte.
+/// Shortens a large content to its runs of equal bytes.
 fn runs(data: &[u8]) -> String {
     let runs: Vec<_> =
         data.chunk_by(|a, b| a == b).map(|run| format!("{}x{:?}", run.len(), char::from(run[0]))).collect();

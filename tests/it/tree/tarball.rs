@@ -1,6 +1,6 @@
-//! Writes tar archives byte by byte, right or wrong, without the code under test or the crate it uses.
+//! Writes tar archives byte by byte, valid or not, without the code under test and the crate it uses.
 
-/// What a header says. Fields that a test does not name are those of an ordinary file.
+/// The fields of a header. Those that a test does not set are those of an ordinary file.
 #[derive(Clone)]
 pub(crate) struct Head {
     pub(crate) name: Vec<u8>,
@@ -72,14 +72,14 @@ fn number(value: u64, width: usize) -> Vec<u8> {
     bytes
 }
 
-/// Sets the right checksum.
+/// Sets the correct checksum.
 pub(crate) fn seal(block: &mut [u8]) {
     block[148..156].fill(b' ');
     let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
-/// A growing archive.
+/// An archive that is being written.
 #[derive(Clone, Default)]
 pub(crate) struct Tarball {
     pub(crate) bytes: Vec<u8>,
@@ -95,12 +95,12 @@ impl Tarball {
         self
     }
 
-    /// A header as it is, and its data.
+    /// Appends a header, unchanged, and its data.
     pub(crate) fn entry(self, head: &Head, data: &[u8]) -> Self {
         self.raw(&head.block()).data(data)
     }
 
-    /// A header that is changed before it is sealed.
+    /// Appends a header that is changed before its checksum is set.
     pub(crate) fn changed(self, head: &Head, data: &[u8], change: impl FnOnce(&mut [u8; 512])) -> Self {
         let mut block = head.block();
         change(&mut block);
@@ -130,7 +130,7 @@ impl Tarball {
         self.entry(&Head { link: target.as_ref().to_vec(), ..Head::new(b'1', name) }, &[])
     }
 
-    /// An extended header with these records.
+    /// Appends an extended header with these records.
     pub(crate) fn pax(self, records: &[(&[u8], &[u8])]) -> Self {
         self.extension(b'x', "PaxHeaders/x", &self::records(records))
     }
@@ -139,7 +139,7 @@ impl Tarball {
         self.extension(b'g', "GlobalHead/g", &self::records(records))
     }
 
-    /// A long name (`L`) or link (`K`) of GNU tar.
+    /// Appends a long name (`L`) or link (`K`) of GNU tar.
     pub(crate) fn long(self, kind: u8, name: &[u8]) -> Self {
         let head = Head { magic: GNU, size: name.len() as u64 + 1, mode: 0, ..Head::new(kind, "././@LongLink") };
         self.entry(&head, &[name, b"\0"].concat())

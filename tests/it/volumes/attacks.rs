@@ -1,4 +1,4 @@
-//! Hostile archives and hostile peers, on the way that a client has.
+//! Hostile archives and hostile peers, through the API of clients.
 
 use std::fs;
 use std::thread;
@@ -113,7 +113,7 @@ fn an_archive_that_the_disk_cannot_hold_is_refused_and_leaves_nothing() {
 fn a_refusal_in_the_middle_is_heard_by_a_client_that_goes_on_sending() {
     let server = Server::start();
     let session = begin(&server, &local(&["vol"]));
-    // Nothing after the first member is a header.
+    // The bytes after the first member are no header.
     let mut tar = Tarball::new().dir(".").file("f", vec![b'x'; 1 << 20]).end();
     tar.truncate((1 << 20) + 1024);
     tar.resize(25 << 20, b'y');

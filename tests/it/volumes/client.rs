@@ -1,5 +1,5 @@
-//! What the vendor's compiled client sends, byte for byte: signed calls, chunked archives that nobody escapes or
-//! measures, several at once, and an end that is told even after failures.
+//! The requests of the vendor's compiled client, byte for byte: signed calls, chunked archives with unescaped names and
+//! unknown lengths, several uploads at once, and an end that is requested even after failures.
 
 use std::thread;
 
@@ -13,7 +13,7 @@ use crate::harness::rsync::assert_same_data;
 use crate::harness::{Response, Server};
 use crate::tree::tarball::{Head, Tarball, records};
 
-/// What the client copies at a time.
+/// The size of the client's reads.
 const CHUNK: usize = 32 << 10;
 
 /// An access key.
@@ -32,7 +32,7 @@ impl Key {
         Self { id: id.to_owned(), secret: secret.to_owned() }
     }
 
-    /// The lines that sign a request, in the order in which the client writes them.
+    /// Returns the lines that sign a request, in the order in which the client writes them.
     fn lines(&self, (method, path, query): (&str, &str, &str), host: &str, kind: &str, body: &str) -> Vec<String> {
         let hex = |bytes: &[u8]| {
             let digits =
@@ -68,7 +68,7 @@ impl Key {
     }
 }
 
-/// One call of the control side.
+/// Makes one call to the control side.
 fn call(server: &Server, key: &Key, (method, path, query): (&str, &str, &str), kind: &str, body: &str) -> Response {
     let mut client = server.raw();
     let mut lines = vec!["User-Agent: Hyper-Client/1.10.16 (linux)".to_owned()];
@@ -85,7 +85,7 @@ fn call(server: &Server, key: &Key, (method, path, query): (&str, &str, &str), k
 }
 
 fn initialize(server: &Server, key: &Key, body: &str) -> Response {
-    // Its encoder ends every document with a newline, which is signed too.
+    // The client's encoder ends every document with a newline, which is signed, too.
     call(server, key, ("POST", "/v1.23/volumes/initialize", ""), "application/json", &format!("{body}\n"))
 }
 
@@ -94,7 +94,7 @@ fn finish(server: &Server, key: &Key, session: &str) -> Response {
     call(server, key, ("PUT", "/v1.23/volumes/uploadfinish", &query), "text/plain", "")
 }
 
-/// Uploads what the client would send of a directory.
+/// Uploads an archive as the client sends it.
 fn upload(server: &Server, uploader: &str, cookie: &str, archive: &[u8]) -> Response {
     let place = format!("{uploader}?cookie={cookie}");
     let path = place.strip_prefix(server.endpoint()).expect("an uploader of this server");
@@ -110,7 +110,7 @@ fn upload(server: &Server, uploader: &str, cookie: &str, archive: &[u8]) -> Resp
     );
     for chunk in archive.chunks(CHUNK) {
         let framed = [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat();
-        // A server that refuses what it has seen may not read the rest.
+        // A server that has refused the request may not read the rest.
         if client.try_send(&framed).is_err() {
             break;
         }
@@ -119,8 +119,8 @@ fn upload(server: &Server, uploader: &str, cookie: &str, archive: &[u8]) -> Resp
     client.response()
 }
 
-/// A directory as the client's walk writes it: itself first, in lexical order, no slash after a directory, targets of
-/// links as they are, every set bit of the mode, hard links as files of their own, and an end of two blocks.
+/// Returns a directory as the client writes it: the root first, in lexical order, no slash after a directory, unchanged
+/// targets of links, every set bit of the mode, hard links as separate files, and an end of two blocks.
 fn walked(seed: &str) -> Vec<u8> {
     let long = format!("sub/{}", "n".repeat(150));
     let owned = |kind: u8, name: &str, mode: u32, size: usize| Head {
@@ -144,7 +144,7 @@ fn walked(seed: &str) -> Vec<u8> {
         .end()
 }
 
-/// What [`walked`] describes, as a directory.
+/// Returns the content of [`walked`] as a directory.
 fn walked_dir(server: &Server, seed: &str) -> std::path::PathBuf {
     let (archive, dir) = (server.scratch().join(format!("{seed}.walk")), server.scratch().join(format!("{seed}.dir")));
     std::fs::write(&archive, walked(seed)).expect("a file");
@@ -191,7 +191,7 @@ fn the_vendors_client_fills_several_volumes_at_once() {
     assert_eq!(list.json()["Volumes"].as_array().unwrap().len(), 2);
 }
 
-/// It prints what failed and calls the end all the same.
+/// The client prints the failure, and still requests the end.
 #[test]
 fn the_vendors_client_ends_a_session_whose_upload_failed() {
     let server = Server::start();
@@ -199,7 +199,7 @@ fn the_vendors_client_ends_a_session_whose_upload_failed() {
     let body = r#"{"Reload":false,"Volume":[{"Name":"ok","Source":"/a"},{"Name":"grew","Source":"/b"}]}"#;
     let begun = begun(&initialize(&server, &key, body));
     let url = |name: &str| begun.uploaders[name].clone();
-    // A file that grows while it is walked has more bytes than its header says.
+    // A file that grows while it is read has more bytes than its header says.
     let grew = Tarball::new().dir(".").file("log", [b'x'; 100]).raw(&[b'y'; 4096]).end();
     let response = upload(&server, &url("grew"), &begun.cookie, &grew);
     assert_eq!(response.status, 400);
@@ -221,7 +221,7 @@ fn a_signature_is_good_for_one_request_and_a_key_for_one_user() {
     assert_eq!(server.curl_as(&alice, "/volumes/mine").run().status, 200);
     assert_eq!(show(&server, "mine").status, 404);
 
-    // The body of another request under the signature of this one.
+    // The body of another request, with the signature of this one.
     let mut client = server.raw();
     let mut lines =
         key.lines(("POST", "/v1.23/volumes/create", ""), server.authority(), "application/json", r#"{"Name":"a"}"#);

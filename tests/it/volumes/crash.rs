@@ -1,4 +1,4 @@
-//! The process ends at every point of a session; what was acknowledged is whole, and nothing else is left.
+//! The process ends at every crash point of a session; acknowledged work is complete, and nothing else is left.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,10 +9,10 @@ use crate::harness::hyper::{archive, begin, contents, fetch, finish, local, samp
 use crate::harness::rsync::assert_same_trees;
 use crate::harness::{Scratch, Server, Setup, hyper, image, stored, wait_for};
 
-/// No session passes more points than this.
+/// More crash points than any session passes.
 const MOST_POINTS: u64 = 60;
 
-/// What a client has been told.
+/// The acknowledgements that a client has received.
 #[derive(Default)]
 struct Known {
     session: Option<Value>,
@@ -21,7 +21,7 @@ struct Known {
     is_removed: bool,
 }
 
-/// A session from its beginning to the removal of its volume, as far as the server lives.
+/// Runs a session from its beginning to the removal of its volume, as far as the server lives.
 fn live(server: &Server, home: &Scratch) -> Known {
     let mut known = Known::default();
     let credentials = server.credentials();
@@ -56,16 +56,16 @@ fn live(server: &Server, home: &Scratch) -> Known {
 
 #[track_caller]
 fn check(server: &Server, home: &Scratch, known: &Known) {
-    // A removal takes the digests first.
+    // A removal removes the digests first.
     let digests = stored::entries(server, "tree-digests");
     assert_eq!(digests.into_iter().collect::<Vec<_>>(), contents(server), "digests of nothing, or none");
     let sessions = server.curl("/api/v1/sessions").run().json();
     let there = show(server, "vol");
     if let (true, false, Some(session)) = (known.is_received, known.is_finished, &known.session) {
-        // Finished or not before the end, it is now.
+        // Whether or not the session had ended before, it can be ended now.
         assert_eq!(finish(server, session["Session"].as_str().expect("a token")).status, 200);
     } else if known.is_finished && !known.is_removed && there.status == 404 {
-        // Its removal was asked for.
+        // Its removal was requested.
         assert_eq!(contents(server), Vec::<String>::new());
         return;
     }
@@ -75,7 +75,7 @@ fn check(server: &Server, home: &Scratch, known: &Known) {
         return;
     }
     if !known.is_received {
-        // An upload may have been received that nobody was told of; what was not is gone.
+        // An upload may have been received without an acknowledgement; any other has left nothing.
         let received = sessions["sessions"][0]["uploads"][0]["state"] == json!("received");
         assert_eq!(contents(server).len(), usize::from(received), "{sessions}");
         return;
@@ -95,7 +95,7 @@ fn a_session_survives_a_crash_at_every_point() {
     loop {
         assert!(passed < MOST_POINTS, "it never passes all points");
         let data = Scratch::new();
-        // The first start passes points of its own.
+        // The first start passes crash points of its own.
         let mut first = Setup::default().data(data.path()).start();
         first.terminate();
         let mut server = Setup::default().data(data.path()).config(&format!("crash_after = {}", passed + 1)).start();

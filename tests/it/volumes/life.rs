@@ -1,4 +1,4 @@
-//! Volumes by themselves: making, listing, removing, limits, and out again as archives.
+//! Volumes: creating, listing, removing, limits, and downloads as archives.
 
 use std::fs;
 use std::process::Command;
@@ -34,7 +34,7 @@ fn a_volume_is_made_listed_shown_and_removed() {
     for path in ["/volumes/vol1/", "/v1.23/volumes/vol1", "/v1.40/volumes/vol1"] {
         assert_eq!(server.curl(path).run().json(), volume, "{path}");
     }
-    // A volume that was never filled has nothing to be read.
+    // A volume that was never filled cannot be downloaded.
     assert_eq!(server.curl("/volumes/vol1/download").run().status, 409);
     assert_eq!(server.curl("/volumes/vol1").method("DELETE").run().status, 204);
     assert_eq!(server.curl("/volumes/vol1").method("DELETE").run().status, 404);
@@ -130,7 +130,7 @@ fn a_volume_that_is_being_filled_is_removed_by_force_only() {
     let remove = |path: &str| server.curl(path).method("DELETE").run().status;
     assert_eq!((remove("/volumes/old"), remove("/volumes/new")), (409, 409));
     assert_eq!(remove("/volumes/new?force=1"), 204);
-    // The session is over; the other volume is as it was before.
+    // The session has ended; the other volume is unchanged.
     assert_eq!(show(&server, "new").status, 404);
     assert_eq!(contents(&server).len(), 1);
     fetch(&server, "old", &server.scratch().join("back.tar"));
@@ -180,7 +180,7 @@ fn large_files_come_back_byte_for_byte_among_small_ones() {
     let server = Server::start();
     let dir = server.scratch().join("large");
     fs::create_dir_all(&dir).unwrap();
-    // Around the sizes from which they are written in another way, and around its units.
+    // Sizes around the least that is written directly, and around its units.
     let sizes = [4_194_303, 4_194_304, 4_194_305, 6_291_456, 9_441_281, 5_000_000, 1, 20_971_520];
     for (n, size) in sizes.into_iter().enumerate() {
         fs::write(dir.join(format!("{n}")), image::bytes(n as u64, size)).unwrap();
@@ -219,7 +219,7 @@ fn a_volume_holds_no_more_than_its_size() {
     let response = upload("many", &files, "identity");
     assert_eq!(response.status, 413, "{response:?}");
     assert!(response.text().contains("more data than the volume holds"), "{response:?}");
-    // 64 MiB of zeros in 64 KiB.
+    // 64 MiB of zeros, compressed to 64 KiB.
     let bomb = server.scratch().join("bomb");
     fs::write(&bomb, archive_of(64 << 20)).unwrap();
     let packed = Command::new("gzip").arg("--stdout").arg(&bomb).output().unwrap().stdout;
@@ -237,7 +237,7 @@ fn a_tenant_has_no_more_volumes_than_its_quota() {
     let one = ask(&["a"]);
     assert_eq!(one.status, 200, "{one:?}");
     assert_eq!(ask(&["b"]).status, 403);
-    // What a session has made goes with it, and its quota too.
+    // A removed session removes the volumes it has created, and frees their quota.
     let token = one.json()["Session"].as_str().unwrap().to_owned();
     let path = format!("/volumes/uploadfinish?session={token}");
     assert_eq!(server.curl_as(&alice, &path).method("PUT").run().status, 400);

@@ -1,4 +1,4 @@
-//! Volumes that are filled from archives, as their clients see them.
+//! Volumes that are filled from archives, as clients see them.
 
 mod attacks;
 mod client;

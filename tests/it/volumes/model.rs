@@ -1,4 +1,4 @@
-//! Calls in any order beside a model that says what each must answer, and what is there after it.
+//! Random sequences of calls, compared with a model of each answer and of the resulting state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +13,7 @@ use crate::tree::tarball::Tarball;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// Calls of one walk.
+/// The number of calls in one sequence.
 const STEPS: usize = 150;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,18 +23,18 @@ enum State {
     Dropped,
 }
 
-/// A session, as it should be.
+/// The expected state of a session.
 #[derive(Debug)]
 struct Filling {
     session: Session,
     state: State,
-    /// What each volume has received: the number of an archive.
+    /// The number of the archive that each volume has received.
     received: BTreeMap<&'static str, Option<u32>>,
-    /// The volumes that are there for it alone.
+    /// Volumes that exist only for this session.
     made: BTreeSet<&'static str>,
 }
 
-/// All that should be there: the volumes and the archive each holds, and the sessions that there ever were.
+/// The expected state: the volumes with the archive that each holds, and all sessions so far.
 #[derive(Default)]
 struct Model {
     volumes: BTreeMap<&'static str, Option<u32>>,
@@ -55,7 +55,7 @@ impl Model {
         }
     }
 
-    /// How many contents are on the disk.
+    /// The number of contents on the disk.
     fn contents(&self) -> usize {
         let open = self.sessions.iter().filter(|filling| filling.state == State::Open);
         let received = open.flat_map(|filling| filling.received.values());
@@ -67,7 +67,7 @@ struct Walk {
     server: Server,
     random: StdRng,
     model: Model,
-    /// Archives that were made; the last is the number of the last.
+    /// The number of archives made so far, which is also the number of the last.
     archives: u32,
 }
 
@@ -88,7 +88,7 @@ impl Walk {
         NAMES[self.random.random_range(0..NAMES.len())]
     }
 
-    /// A session, more often one that is open.
+    /// Picks a session, more often an open one.
     fn some_session(&mut self) -> Option<usize> {
         let open: Vec<usize> =
             (0..self.model.sessions.len()).filter(|at| self.model.sessions[*at].state == State::Open).collect();
@@ -136,7 +136,7 @@ impl Walk {
         let mut archive = Tarball::new().dir(".").file("number", number.to_string()).end();
         let fault = self.random.random_range(0..4);
         if fault == 0 {
-            // Before its last member's data.
+            // Cut before its last member's data.
             archive.truncate(1024);
         }
         let path = self.server.scratch().join("next.tar");
@@ -249,7 +249,7 @@ impl Walk {
             .collect();
         names.sort_unstable();
         assert!(names.iter().eq(self.model.volumes.keys()), "{names:?} after {told:#?}");
-        // What was replaced is unlinked after the answer.
+        // Replaced contents are unlinked after the answer.
         wait_for("the contents to be as many as they should be", || {
             (contents(&self.server).len() == self.model.contents()).then_some(())
         });

@@ -1,4 +1,4 @@
-//! Volumes that the server fills itself, from files and repositories elsewhere.
+//! Volumes that the server fills itself, from files and repositories on other servers.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -17,7 +17,7 @@ use crate::harness::{Server, Setup, wait_for};
 use crate::remote::served::{Served, git};
 use crate::skipped::skipped;
 
-/// A server elsewhere: `/file` and `/x.tar.gz` have what is given, `/stall` never ends, `/absent` is not there.
+/// Another server: `/file` and `/x.tar.gz` answer with the given bytes, `/stall` never ends, `/absent` is missing.
 pub(crate) struct Elsewhere {
     pub(crate) port: u16,
     is_hung_up: Arc<AtomicBool>,
@@ -29,7 +29,7 @@ impl Elsewhere {
         let port = listener.local_addr().expect("a port").port();
         let is_hung_up = Arc::new(AtomicBool::new(false));
         let hung_up = is_hung_up.clone();
-        // It ends with the process of the test.
+        // The thread ends with the process of the test.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.expect("a connection");
@@ -39,7 +39,7 @@ impl Elsewhere {
                 while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
                 if path == "/stall" {
                     write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nhalf").expect("a client");
-                    // Nothing more comes from a client but its end.
+                    // Nothing but the end of the connection comes from a client now.
                     let _ = lines.next();
                     hung_up.store(true, Ordering::SeqCst);
                     continue;
@@ -62,7 +62,7 @@ impl Elsewhere {
     }
 }
 
-/// A server that may fetch from these ports of this machine.
+/// Starts a server that may fetch from these ports of this machine.
 fn allowing(setup: Setup, ports: &[u16]) -> Server {
     setup.config("remote.networks = [\"127.0.0.0/8\"]").config(&format!("remote.ports = {ports:?}")).start()
 }
@@ -72,7 +72,7 @@ fn from(volumes: &[(&str, &str)]) -> Value {
     json!({"Volume": volumes})
 }
 
-/// What a volume holds, unpacked.
+/// Downloads and unpacks a volume.
 fn held(server: &Server, name: &str, as_name: &str) -> PathBuf {
     let archive = server.scratch().join(format!("{as_name}.back.tar"));
     fetch(server, name, &archive);
@@ -198,7 +198,7 @@ fn a_branch_of_a_repository_becomes_the_content_of_a_volume() {
 #[test]
 fn a_caller_that_hangs_up_ends_the_fetch_and_the_session() {
     let elsewhere = Elsewhere::new(|_| None);
-    // The silence of the source is not what ends it.
+    // With this setting, a silent source is not what ends the fetch.
     let server = elsewhere.server(Setup::default().config("remote.stall_seconds = 600"));
     let mut client = server.raw();
     let body = from(&[("vol", &elsewhere.url("/stall"))]).to_string();
@@ -231,7 +231,7 @@ fn a_fetch_that_was_killed_leaves_nothing() {
     assert_eq!(server.curl("/api/v1/sessions").run().json()["sessions"][0]["state"], json!("failed"));
 }
 
-/// A process that keeps the server from writing to its database, until the input of the process ends.
+/// Starts a process that keeps the server from writing to its database until the process's input ends.
 fn hold(database: &Path) -> Option<Child> {
     const HOLD: &str = "import sqlite3, sys\n\
         held = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
@@ -272,7 +272,7 @@ fn an_upload_that_was_cut_off_can_be_repeated_even_when_the_database_was_held_me
 fn the_names_of_a_session_that_failed_are_free_again_even_when_the_database_was_held_meanwhile() {
     let (database, holder) = (Arc::new(Mutex::new(PathBuf::new())), Arc::new(Mutex::new(None)));
     let (path, holding) = (database.clone(), holder.clone());
-    // The server's own write, in which it gives the names free, comes after the answer to this.
+    // The server frees the names in a write of its own, which comes after the answer to this request.
     let elsewhere = Elsewhere::new(move |_| {
         *holding.lock().unwrap() = hold(&path.lock().unwrap());
         None
@@ -284,7 +284,7 @@ fn the_names_of_a_session_that_failed_are_free_again_even_when_the_database_was_
     let Some(mut child) = holder.lock().unwrap().take() else {
         return skipped("there is no python3");
     };
-    // It has failed twice: for the caller, and behind its back.
+    // It has failed twice: once for the caller, and once in the background.
     wait_for("another attempt to fail", || server.logged().contains("not dropped").then_some(()));
     drop(child.stdin.take());
     child.wait().unwrap();

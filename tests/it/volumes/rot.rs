@@ -1,4 +1,4 @@
-//! A tree whose files are not those that were stored is not served.
+//! A tree whose files differ from the stored ones is not served.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,16 @@ use crate::harness::image::flip;
 use crate::harness::rsync::assert_same_trees;
 use crate::harness::{Scratch, Server, image, stored, wait_for};
 
-/// Words of what is told of it, and a change.
+/// Words of the message, and the change that causes it.
 type Change = (&'static str, fn(&Path));
 
-/// Where a volume's only content is, and where its digests are.
+/// The path of a server's only content, and the path of its digests.
 fn stored_at(server: &Server) -> (PathBuf, PathBuf) {
     let content = contents(server).pop().expect("a content");
     (server.data().join("trees").join(&content), server.data().join("tree-digests").join(&content))
 }
 
-/// Fails if the volume is served, or is not told as damaged.
+/// Fails if the volume is served, or is not reported as damaged.
 #[track_caller]
 fn assert_told(server: &Server, why: &str) {
     let again = server.curl("/volumes/vol/download").arg("--location").run();
@@ -126,7 +126,7 @@ fn digests_go_with_their_content_and_no_others_are_kept() {
     let held = |server: &Server| stored::entries(server, "tree-digests").into_iter().collect::<Vec<_>>();
     assert_eq!(held(&server), first);
 
-    // A broken archive leaves none.
+    // A broken archive leaves no digests.
     let session = begin(&server, &local(&["other"]));
     let cut = home.join("cut.tar");
     fs::write(&cut, &fs::read(archive(&home, "a")).expect("an archive")[..20_000]).expect("a file");
@@ -135,7 +135,7 @@ fn digests_go_with_their_content_and_no_others_are_kept() {
     wait_for("the attempt to be undone", || (contents(&server) == first).then_some(()));
     assert_eq!(held(&server), first);
 
-    // Those of nothing go with the next start, what is not ours stays.
+    // Digests without a content are removed by the next start; files that are not the server's stay.
     server.terminate();
     let orphan = server.data().join("tree-digests").join(uuid::Uuid::new_v4().to_string());
     fs::write(&orphan, "x").expect("a file");

@@ -1,4 +1,4 @@
-//! Sessions: what becomes visible when, who may upload what until when, and what is left of what failed.
+//! Sessions: when their volumes become visible, who may upload to them and until when, and what a failed one leaves.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -52,7 +52,7 @@ fn nothing_is_visible_before_the_end_and_then_all_of_it_at_once() {
     }
     assert_eq!(finish(&server, &session.token).status, 200);
     assert!(is_filled("one") && is_filled("two"));
-    // Said again, it is as true as before.
+    // The end of a session may be requested again.
     assert_eq!(finish(&server, &session.token).status, 200);
 }
 
@@ -102,7 +102,7 @@ fn two_archives_for_one_volume_at_the_same_time_are_one_too_many() {
     assert_eq!(finish(&server, &session.token).status, 200);
 }
 
-/// What is sent, and a word of what is said of it.
+/// Bodies of broken archives, with a word of the message about each.
 fn broken() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let whole = || Tarball::new().dir(".").file("first", "1").file("second", [b'x'; 2000]);
     let cut = whole().end();
@@ -151,13 +151,13 @@ fn a_session_with_something_missing_fails_as_a_whole_and_names_it() {
         let text = response.text();
         assert!(text.contains("bad: entry 1") && text.contains("none: no archive") && !text.contains("good"), "{text}");
     }
-    // They were made for the session, and went with it.
+    // They were created by the session, and removed with it.
     for name in ["good", "bad", "none"] {
         assert_eq!(show(&server, name).status, 404);
     }
     assert_eq!(contents(&server), Vec::<String>::new());
     assert_eq!(session.upload("good", &tar).run().status, 410);
-    // Nobody has to wait for anything.
+    // The names are free at once.
     fill(&server, "good", &tar);
 }
 
@@ -176,7 +176,7 @@ fn a_volume_is_in_one_session_at_a_time_and_filled_once_unless_it_is_loaded_anew
     assert_eq!(refused.status, 409);
     assert!(refused.text().contains("Reload"), "{refused:?}");
 
-    // The source is known from the last time.
+    // The source is known from the first load.
     let reload = begin(&server, &json!({"Reload": true, "Volume": [{"Name": "vol"}]}));
     assert_eq!(reload.upload("vol", &two).run().status, 200);
     assert_eq!(finish(&server, &reload.token).status, 200);
@@ -205,7 +205,7 @@ fn a_reload_that_fails_leaves_the_old_content() {
     fetch(&server, "vol", &server.scratch().join("back.tar"));
 }
 
-/// Reads the head of a download and none of its body.
+/// Reads the head of a download, and nothing of its body.
 pub(super) fn stalled_download(server: &Server, name: &str) -> TcpStream {
     let response = server.curl(&format!("/volumes/{name}/download")).run();
     assert_eq!(response.status, 302, "{response:?}");
@@ -258,7 +258,7 @@ fn a_session_goes_on_after_the_process_was_killed() {
     let address = server.authority().to_owned();
     server.kill9();
     server.restart();
-    // Another port, which a public URL would hide.
+    // The restarted server has another port, which a public URL would hide.
     let moved = |url: &str| url.replace(&address, server.authority());
     let mut session = session;
     for url in session.uploaders.values_mut() {
@@ -318,7 +318,7 @@ fn after_its_time_a_session_takes_no_upload_and_is_dropped() {
         (broken.status == 410).then_some(broken)
     });
     assert!(refused.text().contains("expired"), "{refused:?}");
-    // What runs goes on for a while, and is then cut.
+    // The running upload continues for a while, and is then stopped.
     let answer = running.response();
     assert_eq!(answer.status, 410, "{answer:?}");
     wait_for("the session to be dropped", || contents(&server).is_empty().then_some(()));

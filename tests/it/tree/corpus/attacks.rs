@@ -1,4 +1,4 @@
-//! Archives that want something outside of the tree, more than they may have, or to be two things to two readers.
+//! Archives that aim outside of the tree, exceed a limit, or look different to two readers.
 
 use super::{Case, case};
 use crate::tree::tarball::{GNU, Head, Tarball};
@@ -7,7 +7,7 @@ pub(crate) fn cases() -> Vec<Case> {
     [escapes(), link_attacks(), special(), smuggling(), budgets()].into_iter().flatten().collect()
 }
 
-/// Out by a name (CVE-2018-20990, CVE-2026-47753, CVE-2025-4517 and many more).
+/// Escapes through a name (CVE-2018-20990, CVE-2026-47753, CVE-2025-4517 and many more).
 fn escapes() -> Vec<Case> {
     let pax = |name: &[u8]| Tarball::new().pax(&[(b"path", name)]).file("f", "x").end();
     vec![
@@ -47,7 +47,8 @@ fn escapes() -> Vec<Case> {
     ]
 }
 
-/// Out by a link (CVE-2021-38511, CVE-2026-33056, CVE-2026-23745, CVE-2026-26960, CVE-2025-45582, CVE-2026-48749).
+/// Escapes through a link (CVE-2021-38511, CVE-2026-33056, CVE-2026-23745, CVE-2026-26960, CVE-2025-45582,
+/// CVE-2026-48749).
 fn link_attacks() -> Vec<Case> {
     vec![
         case("through-link", "a link to outside, and a file through it", {
@@ -146,7 +147,7 @@ fn special() -> Vec<Case> {
     ]
 }
 
-/// One archive that is two (CVE-2025-62518, CVE-2026-33055, RUSTSEC-2026-0066, -0112, -0145).
+/// Archives that two readers see differently (CVE-2025-62518, CVE-2026-33055, RUSTSEC-2026-0066, -0112, -0145).
 fn smuggling() -> Vec<Case> {
     let hidden = Tarball::new().file("hidden", "x").end();
     let head = |name: &str, size: usize| Head { size: size as u64, ..Head::new(b'0', name) };

@@ -1,4 +1,4 @@
-//! Archives that are none, or not whole.
+//! Broken and truncated archives.
 
 use super::{Case, case};
 use crate::tree::tarball::{GNU, Head, Tarball, USTAR};
@@ -204,7 +204,7 @@ fn maps() -> Vec<Case> {
     ]
 }
 
-/// Records that only some readers heed.
+/// Records that only some readers use.
 fn records_of_maps() -> Vec<Case> {
     vec![
         case("map-of-star", "the size that a sparse file has for star", {

@@ -1,4 +1,4 @@
-//! Archives that honest programs write, or wrote once.
+//! Unusual archives of honest programs, old and new.
 
 use super::{Case, case};
 use crate::tree::tarball::{GNU, Head, OLD, Tarball};
@@ -73,7 +73,7 @@ fn names() -> Vec<Case> {
         }),
         case("closed-directory", "a directory without rights, and things in it afterwards", {
             let closed = Head { mode: 0, ..Head::new(b'5', "d") };
-            // A 65th directory makes it give up the descriptor of the first.
+            // A 65th directory makes it close the descriptor of the first.
             let between = (0..20).fold(Tarball::new().entry(&closed, &[]), |tarball, n| {
                 tarball.dir(format!("a{n}/b")).dir(format!("a{n}/c"))
             });
@@ -82,7 +82,7 @@ fn names() -> Vec<Case> {
     ]
 }
 
-/// What particular programs write.
+/// Archives as particular programs write them.
 fn writers() -> Vec<Case> {
     vec![
         case("directory-with-size", "a directory whose size means nothing", {
