@@ -217,7 +217,10 @@ impl From<UnpackError> for Fault {
             UnpackCause::OverBudget(_) => FaultKind::TooLarge,
             UnpackCause::NoRoom(_) => FaultKind::NoSpace,
             UnpackCause::Disk(disk) => match disk.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FaultKind::NoSpace,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    let told = format!("{}: {}", error.place, UnpackCause::NoRoom("bytes"));
+                    return Self::new(FaultKind::NoSpace, told).because(error);
+                }
                 io::ErrorKind::FileTooLarge => FaultKind::TooLarge,
                 io::ErrorKind::TooManyLinks => FaultKind::Invalid,
                 _ => return Self::internal(error),
@@ -253,6 +256,11 @@ mod tests {
         let told = Fault::from(UnpackError { place: place.clone(), cause: Rule::ParentName.into() });
         assert_eq!(told.kind, FaultKind::Invalid);
         assert_eq!(told.told, "entry 3 \"../x\" at byte 1536: a name with ..");
+        for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let told = Fault::from(UnpackError { place: place.clone(), cause: UnpackCause::Disk(full.into()) });
+            assert_eq!(told.kind, FaultKind::NoSpace);
+            assert_eq!(told.told, "entry 3 \"../x\" at byte 1536: the disk has no room for more bytes");
+        }
         let hidden = Fault::from(UnpackError { place, cause: UnpackCause::Disk(io::Error::other("/secret")) });
         assert_eq!(hidden.kind, FaultKind::Internal);
         assert!(!hidden.told.contains("entry"));
