@@ -53,7 +53,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("prometheus_client::", &["metrics"]),
     ("argon2::", &["auth/passwords"]),
     ("jsonwebtoken::", &["auth/jwt"]),
-    ("libc::", &["cli/allocator"]),
+    ("libc::", &["cli/allocator", "meta/sqlite/mapped"]),
     ("memmap2::", &["io/pool", "server/regions", "tree/large"]),
     ("tar::", &["tree", "remote/git"]),
     ("flate2::", &["tree", "remote/git"]),

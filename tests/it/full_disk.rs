@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::disk::Disk;
@@ -307,6 +308,65 @@ fn a_full_btrfs_does_not_end_the_server() {
     }
     assert_works(&server, &image);
     assert_eq!(server.terminate().code(), Some(0));
+}
+
+/// A quota shows in nothing that a server can ask for. Of who is at its end, Btrfs takes no other name, no other length
+/// and no page of mapped memory, which ends the process (SIGBUS).
+#[test]
+fn a_quota_of_btrfs_is_a_full_disk_that_does_not_end_the_server_and_is_emptied_by_the_api() {
+    let Some(disk) = Disk::mount(&["mkfs.btrfs", "-q"], 512) else { return };
+    for asked in [&["quota", "enable"][..], &["qgroup", "limit", "100M"]] {
+        let done = Command::new("btrfs").args(asked).arg(disk.path()).output().expect("it is of the same package");
+        assert!(done.status.success(), "{done:?}");
+    }
+    let server = Setup::default().data(&disk.path().join("data")).config("io.ballast = \"8 MiB\"").start();
+    let image = server.scratch().join("disk.img");
+    image::random(&image, 12 << 20, 92);
+    let mut drives = Vec::new();
+    for round in 0.. {
+        let (_, response) = server.curl(UPLOAD).upload("POST", &image).try_run();
+        if response.status != 201 {
+            assert_full(&response);
+            break;
+        }
+        assert!(round < 8, "there is no room for more");
+        drives.push(crate::harness::server::uuid_of(&response));
+    }
+    stored::wait_until_idle(&server);
+    server.download(&drives[0], &server.scratch().join("back.img"));
+    image::assert_same(&image, &server.scratch().join("back.img"));
+    let is_ready = || server.anonymous_curl("/readyz").run().status == 200;
+    wait_for("what is kept for removing", || (is_ready() && server.data().join("ballast").exists()).then_some(()));
+    // What is free by now becomes somebody else's, all at once; what is kept does not.
+    let filler = disk.path().join("filler");
+    let mut file = File::create(&filler).expect("a file can be made");
+    server.signal(Signal::STOP);
+    for part in [1 << 20, 1 << 16, 1 << 12] {
+        let part = image::bytes(93, part);
+        while file.write_all(&part).and_then(|()| file.sync_data()).is_ok() {}
+    }
+    server.signal(Signal::CONT);
+    let spec = json!({"name": "blank", "media": "disk", "size": 3_000_000});
+    let create = || server.curl(DRIVES).json("POST", &spec).run();
+    // Only a write can meet it.
+    wait_for("the quota to be noticed", || {
+        let response = create();
+        if response.status == 201 {
+            drives.push(stored::started(&response));
+        }
+        (response.status == 507).then_some(())
+    });
+    for _ in 0..50 {
+        assert_full(&create());
+    }
+    assert!(!is_ready());
+    for drive in &drives {
+        assert_eq!(server.curl(&format!("{DRIVES}{drive}/")).method("DELETE").run().status, 204);
+    }
+    fs::remove_file(filler).unwrap();
+    stored::wait_until_nothing_is_left(&server);
+    wait_for("the room to be seen", || is_ready().then_some(()));
+    assert_works(&server, &image);
 }
 
 /// The draft cannot be moved while its folder is immutable; a cancelled upload has no peer left to report to.

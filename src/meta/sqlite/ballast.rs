@@ -1,22 +1,26 @@
-//! Space that is kept for making room: a file beside the database that is given up when the disk is full.
+//! Space that is kept for making room: a file beside the database that is removed when the disk is full.
 //!
 //! Removing writes, too: the log, the entry of a folder. So a disk without a free byte could not be emptied by those
 //! whose things fill it.
 //!
 //! # Invariants
-//! - While little is left, or the file is given up, what only adds is refused ([`Ballast::admit`]); what removes, ends
+//! - While little is left, or the file is gone, what only adds is refused ([`Ballast::admit`]); what removes, ends
 //!   or tells a state is carried out. The file comes back as soon as there is room for it.
 //!
 //! Everything here may block, for about as long as `SQLite`'s own writes.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, fallocate, fstatvfs, open, openat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::domain::ByteCount;
@@ -34,7 +38,14 @@ pub struct Ballast(Option<Arc<Held>>);
 #[derive(Debug)]
 struct Held {
     size: u64,
-    file: Mutex<File>,
+    folder: File,
+    /// The file in it. Nobody has it open for long: it is given up by being unlinked, which Btrfs does for who is at
+    /// the end of their quota, too. It refuses them a new length, a file and another name.
+    name: CString,
+    /// What is tried to see whether there is room.
+    probe: CString,
+    /// One at a time takes the space again, or tries for room.
+    turn: Mutex<()>,
     is_out: AtomicBool,
 }
 
@@ -47,28 +58,36 @@ impl Ballast {
     /// Keeps so much space in this file, which an earlier process may have left; 0 keeps none. A disk that is full now
     /// is no error: the space is taken when there is room.
     pub fn open(path: &Path, size: ByteCount) -> io::Result<Self> {
-        if size == ByteCount::ZERO {
-            return match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(Self::none()),
-            };
-        }
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
-        let held = Held { size: size.get(), file: Mutex::new(file), is_out: AtomicBool::new(true) };
-        let is_there = {
-            let file = held.file();
-            let metadata = file.metadata()?;
-            let is_there = metadata.len() == held.size && metadata.blocks() * 512 >= held.size;
-            if !is_there {
-                file.set_len(0)?;
-            }
-            is_there
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
         };
-        held.is_out.store(!is_there, Ordering::Release);
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let held = Held {
+            size: size.get(),
+            folder: open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?.into(),
+            name: CString::new(name.as_bytes())?,
+            probe: CString::new([name.as_bytes(), b".probe"].concat())?,
+            turn: Mutex::default(),
+            is_out: AtomicBool::new(true),
+        };
+        held.remove(&held.probe)?;
+        if held.size > 0 && held.taken().is_some_and(|taken| taken >= held.size) {
+            held.is_out.store(false, Ordering::Release);
+        } else {
+            held.remove(&held.name)?;
+        }
+        if held.size == 0 {
+            return Ok(Self::none());
+        }
         let ballast = Self(Some(Arc::new(held)));
         ballast.make_room();
         let _ = ballast.take_back();
         Ok(ballast)
+    }
+
+    /// Whether space is kept, also while it is given up.
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Whether the space is given up.
@@ -91,15 +110,13 @@ impl Ballast {
         }
     }
 
-    /// Gives the space up; whether there was any.
+    /// Gives the space up; whether there was any. Takes no lock and allocates nothing: the handler of a signal does it.
     pub(super) fn give_up(&self) -> bool {
         let Some(held) = &self.0 else { return false };
-        let file = held.file();
-        if held.is_out.load(Ordering::Acquire) || file.set_len(0).is_err() {
-            return false;
-        }
+        // The file first: who takes the space again looks for it last.
+        let was_there = unlinkat(&held.folder, held.name.as_c_str(), AtFlags::empty()).is_ok();
         held.is_out.store(true, Ordering::Release);
-        true
+        was_there
     }
 
     /// Takes the space again if it is given up and there is room for it.
@@ -108,19 +125,29 @@ impl Ballast {
         if !held.is_out.load(Ordering::Acquire) {
             return Ok(());
         }
-        let file = held.file();
+        let _turn = held.turn();
         if !held.is_out.load(Ordering::Acquire) {
             return Ok(());
         }
-        if free_beside(&file)? < held.size + held.size / FULL_PART {
+        if held.free()? < held.size + held.size / FULL_PART {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        if let Err(error) = allocate(&file, 0, held.size) {
+        // What must be free beside it is tried for, too: a quota shows nowhere.
+        let taken = held.file(&held.name, OFlags::CREATE).and_then(|file| {
+            allocate(&file, 0, held.size + held.size / FULL_PART)?;
+            file.set_len(held.size)
+        });
+        if let Err(error) = taken {
             // What was allocated of it is not kept: it is all or nothing.
-            let _ = file.set_len(0);
+            let _ = held.remove(&held.name);
             return Err(error);
         }
         held.is_out.store(false, Ordering::Release);
+        if held.taken().is_none() {
+            // Given up between the two.
+            held.is_out.store(true, Ordering::Release);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         Ok(())
     }
 
@@ -128,36 +155,53 @@ impl Ballast {
     pub(super) fn check(&self) -> io::Result<()> {
         let Some(held) = &self.0 else { return Ok(()) };
         self.admit()?;
-        held.file().write_all_at(MARK, 0)
+        match held.file(&held.name, OFlags::empty()) {
+            // Given up since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(io::ErrorKind::StorageFull.into()),
+            opened => opened?.write_all_at(MARK, 0),
+        }
     }
 
-    /// Whether the file system refuses one more block to whom it belongs: a quota of it shows nowhere else, and
-    /// `SQLite` tells it as an error of the disk.
+    /// Whether the file system refuses so much to whom it belongs that it counts as full: a quota of it shows nowhere
+    /// else, and `SQLite` tells it as an error of the disk.
     pub(super) fn is_full(&self) -> bool {
         let Some(held) = &self.0 else { return false };
-        let file = held.file();
-        let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return false };
-        let refused = allocate(&file, length, 1 << 16).err();
-        let _ = file.set_len(length);
-        refused.is_some_and(|error| is_full(&error))
+        let _turn = held.turn();
+        let tried = held.file(&held.probe, OFlags::CREATE).and_then(|file| allocate(&file, 0, held.size / FULL_PART));
+        let _ = held.remove(&held.probe);
+        tried.is_err_and(|error| is_full(&error))
     }
 }
 
 impl Held {
-    fn file(&self) -> MutexGuard<'_, File> {
-        // Its length is set or not; there is nothing between.
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn file(&self, name: &CString, more: OFlags) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
+        Ok(openat(&self.folder, name.as_c_str(), flags, Mode::RUSR | Mode::WUSR)?.into())
+    }
+
+    fn remove(&self, name: &CString) -> io::Result<()> {
+        match unlinkat(&self.folder, name.as_c_str(), AtFlags::empty()) {
+            Err(error) if error != Errno::NOENT => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many bytes of disk the file takes; `None` if it is not there, or not of its length.
+    fn taken(&self) -> Option<u64> {
+        let told = statat(&self.folder, self.name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let is_whole = FileType::from_raw_mode(told.st_mode).is_file() && u64::try_from(told.st_size) == Ok(self.size);
+        is_whole.then_some(u64::try_from(told.st_blocks).ok()? * 512)
+    }
+
+    /// The free bytes of the file system.
     fn free(&self) -> io::Result<u64> {
-        free_beside(&self.file())
+        let told = fstatvfs(&self.folder)?;
+        Ok(told.f_bavail.saturating_mul(told.f_frsize))
     }
-}
-
-/// The free bytes of the file system of this file.
-fn free_beside(file: &File) -> io::Result<u64> {
-    let told = fstatvfs(file)?;
-    Ok(told.f_bavail.saturating_mul(told.f_frsize))
 }
 
 /// Whether this says that there is no room.
@@ -184,6 +228,8 @@ fn allocate(file: &File, from: u64, length: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn kept(dir: &tempfile::TempDir) -> Ballast {
@@ -191,7 +237,7 @@ mod tests {
     }
 
     fn blocks(dir: &tempfile::TempDir) -> u64 {
-        std::fs::metadata(dir.path().join("ballast")).unwrap().blocks() * 512
+        std::fs::metadata(dir.path().join("ballast")).map_or(0, |told| told.blocks() * 512)
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod ballast;
 mod log;
+mod mapped;
 mod order;
 mod wal;
 mod words;
@@ -70,7 +71,10 @@ impl Database {
     /// Opens the database in this file, which is made when it is missing, and brings its tables up to date. With
     /// `begins_anew` its log begins anew, and nobody else may have it open now.
     pub(super) async fn open(path: &Path, begins_anew: bool, ballast: Ballast) -> Result<Self, MetaError> {
-        make_private(path).and_then(|()| share_in_place(path)).map_err(|error| MetaError::File(Arc::new(error)))?;
+        make_private(path)
+            .and_then(|()| share_in_place(path))
+            .and_then(|()| mapped::guard(&ballast))
+            .map_err(|error| MetaError::File(Arc::new(error)))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -236,8 +240,8 @@ fn make_private(path: &Path) -> io::Result<()> {
 }
 
 /// Has the memory that the connections share written to its file in place. Btrfs writes what is changed elsewhere, and
-/// where there is no room for that, the change of a page ends the process (SIGBUS): a full disk would. A file that is
-/// not empty stays as it is; other file systems write in place anyway, or know no such flag.
+/// where there is no room for that, the change of a page is a SIGBUS: on a full disk each would be (see `mapped`). A file
+/// that is not empty stays as it is; other file systems write in place anyway, or know no such flag.
 fn share_in_place(database: &Path) -> io::Result<()> {
     let mut name = database.as_os_str().to_owned();
     name.push("-shm");
