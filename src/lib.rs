@@ -85,7 +85,7 @@ pub mod io;
 pub mod meta;
 pub mod metrics;
 pub mod remote;
-pub mod server;
+mod server;
 pub mod store;
 pub mod transfer;
 pub mod tree;

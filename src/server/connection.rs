@@ -156,7 +156,7 @@ async fn speak(
         let (guard, framing) = FramingGuard::new();
         let regions = FileRegions::default();
         let socket = Arc::new(stream);
-        let tap = server.limits.tap.then(|| Tap::new(socket.clone(), written.clone()));
+        let tap = server.limits.tap.then(|| Tap::new(socket.clone()));
         let stream = SendfileStream::new(socket.clone(), regions.clone());
         let stream = Watched::new(stream, Some(guard), written.clone()).tapped_by(tap.clone()).with_interim(interim);
         connection.framing = Some(framing);

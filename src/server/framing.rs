@@ -38,11 +38,11 @@ use std::sync::{Arc, OnceLock};
 
 /// The bytes of a field line that the guard keeps. The longest line that it needs is `Transfer-Encoding:` with its
 /// value; the rest is room for whitespace and digits.
-pub const LINE_START: usize = 64;
+pub(super) const LINE_START: usize = 64;
 
 /// The findings of the guard, shared with the handler of the connection's requests.
 #[derive(Debug, Default)]
-pub struct Framing {
+pub(super) struct Framing {
     heads: AtomicU64,
     broken: OnceLock<(u64, &'static str)>,
 }
@@ -50,7 +50,7 @@ pub struct Framing {
 impl Framing {
     /// Why the `request_index`-th request of the connection, counted from 0 in the order in which hyper delivers them,
     /// must be answered with 400 and the connection closed.
-    pub fn violation_of(&self, request_index: u64) -> Option<&'static str> {
+    pub(super) fn violation_of(&self, request_index: u64) -> Option<&'static str> {
         match self.broken.get() {
             Some((at, why)) if request_index >= *at => Some(why),
             _ if request_index >= self.heads() => Some("request framing was lost"),
@@ -59,14 +59,14 @@ impl Framing {
     }
 
     /// Returns the number of heads that were complete and in order.
-    pub fn heads(&self) -> u64 {
+    pub(super) fn heads(&self) -> u64 {
         self.heads.load(Ordering::Acquire)
     }
 }
 
 /// Follows the message framing of one connection. Fed by the connection's reads.
 #[derive(Debug)]
-pub struct FramingGuard {
+pub(super) struct FramingGuard {
     shared: Arc<Framing>,
     at: At,
     line: Line,
@@ -76,13 +76,13 @@ pub struct FramingGuard {
 
 impl FramingGuard {
     /// Returns a guard for a new connection, and the findings that it shares with the handler.
-    pub fn new() -> (Self, Arc<Framing>) {
+    pub(super) fn new() -> (Self, Arc<Framing>) {
         let shared = Arc::<Framing>::default();
         (Self { shared: Arc::clone(&shared), at: At::RequestLine, line: Line::default(), length: 0 }, shared)
     }
 
     /// Reads the next inbound bytes. Bytes of a body cost no more than a subtraction.
-    pub fn feed(&mut self, mut bytes: &[u8]) {
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match self.step(bytes) {
                 Ok(used) => bytes = &bytes[used..],
@@ -96,17 +96,17 @@ impl FramingGuard {
     }
 
     /// Returns the number of heads that were complete and in order.
-    pub fn heads(&self) -> u64 {
+    pub(super) fn heads(&self) -> u64 {
         self.shared.heads()
     }
 
     /// Whether all bytes so far are complete requests, in order.
-    pub fn is_between_requests(&self) -> bool {
+    pub(super) fn is_between_requests(&self) -> bool {
         matches!(self.at, At::RequestLine) && self.line.len == 0
     }
 
     /// Returns the length of a body with a `Content-Length`, and how much of it is still to come.
-    pub fn sized_body(&self) -> Option<(u64, u64)> {
+    pub(super) fn sized_body(&self) -> Option<(u64, u64)> {
         match self.at {
             At::Sized(left) => Some((self.length, left)),
             _ => None,
@@ -114,7 +114,7 @@ impl FramingGuard {
     }
 
     /// Counts the rest of a body with a `Content-Length` as received.
-    pub fn skip_body(&mut self) {
+    pub(super) fn skip_body(&mut self) {
         if let At::Sized(_) = self.at {
             self.at = At::RequestLine;
         }

@@ -67,7 +67,7 @@ pub(super) struct Connection {
     pub(super) tap: Option<Arc<Tap>>,
     /// The counts of the connection, if it has one transfer at a time.
     pub(super) transport: Option<Arc<dyn Transport>>,
-    /// The bytes that the connection has moved.
+    /// The bytes that the connection has sent, and the size of its reads.
     pub(super) moved: Arc<Moved>,
     /// Interim answers, which show whether a peer that closed its side is gone.
     pub(super) interim: Arc<Interim>,

@@ -37,7 +37,7 @@ const KEEPALIVE_PROBES: u32 = 4;
 ///
 /// A restart may reuse the address while old connections are closing. Two servers may not share it: with `SO_REUSEPORT`
 /// a stale one would silently take half of the connections.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

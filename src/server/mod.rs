@@ -5,23 +5,23 @@ mod admission;
 mod answers;
 mod body;
 mod connection;
-pub mod framing;
+mod framing;
 mod handle;
 mod incoming;
 mod interim;
 mod list;
-pub mod listener;
-pub mod moved;
+pub(crate) mod listener;
+mod moved;
 mod origin;
 mod proxy;
-pub mod regions;
-pub mod sendfile;
+mod regions;
+mod sendfile;
 mod shares;
 mod tap;
 mod timing;
-pub mod tls;
+pub(crate) mod tls;
 mod under_way;
-pub mod watched;
+mod watched;
 mod windows;
 
 use std::net::{IpAddr, SocketAddr};
@@ -46,28 +46,28 @@ use shares::Shares;
 use tls::SideTls;
 use windows::Windows;
 
-pub use proxy::Proxies;
+pub(crate) use proxy::Proxies;
 
 /// The answer to a connection that is not served.
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// What every connection shares.
-pub struct Server {
+pub(crate) struct Server {
     /// The use cases.
-    pub control: Arc<Control>,
+    pub(crate) control: Arc<Control>,
     /// The ways to prove who is calling.
-    pub logins: Logins,
+    pub(crate) logins: Logins,
     /// The certificates for TLS, if any.
-    pub tls: SideTls,
+    pub(crate) tls: SideTls,
     /// The metrics that the server updates.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Time limits and numbers of connections.
-    pub limits: ServerLimits,
+    pub(crate) limits: ServerLimits,
     /// The configured URLs at which clients reach each side.
-    pub public: PublicUrls,
+    pub(crate) public: PublicUrls,
     /// The proxies that are trusted to report the client's address.
-    pub proxies: Proxies,
+    pub(crate) proxies: Proxies,
     /// The tasks of the connections.
     connections: TaskTracker,
     /// The memory for answers that are not sent yet.
@@ -83,32 +83,32 @@ pub struct Server {
 
 /// Limits of the server.
 #[derive(Clone, Copy, Debug)]
-pub struct ServerLimits {
+pub(crate) struct ServerLimits {
     /// Longest wait for a head, for a buffered body, and between requests.
-    pub head: Duration,
+    pub(crate) head: Duration,
     /// Longest time in which a peer takes no byte of an answer.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
     /// The most connections at once.
-    pub connections: usize,
+    pub(crate) connections: usize,
     /// The most connections at once from one address.
-    pub connections_per_address: usize,
+    pub(crate) connections_per_address: usize,
     /// Whether large bodies may be taken past hyper.
-    pub tap: bool,
+    pub(crate) tap: bool,
 }
 
 /// The configured URLs; see [`crate::config::Endpoint::public_url`].
 #[derive(Clone, Debug, Default)]
-pub struct PublicUrls {
+pub(crate) struct PublicUrls {
     /// The URL of the direct side.
-    pub direct: Option<String>,
+    pub(crate) direct: Option<String>,
     /// The URL of the control side.
-    pub control: Option<String>,
+    pub(crate) control: Option<String>,
     /// The URL of an identity service elsewhere.
-    pub identity: Option<String>,
+    pub(crate) identity: Option<String>,
 }
 
 /// The listeners: one for both sides, or one for each.
-pub enum Listeners {
+pub(crate) enum Listeners {
     /// One listener for both sides.
     Shared(TcpListener),
     /// One listener for each side.
@@ -135,7 +135,7 @@ const fn share_of(total: usize) -> usize {
 
 impl Server {
     /// Returns a server over these parts.
-    pub fn new(
+    pub(crate) fn new(
         control: Arc<Control>,
         logins: Logins,
         tls: SideTls,
@@ -163,7 +163,7 @@ impl Server {
     /// Serves until `stop`. Then it accepts no more, and lets every connection end after its current request.
     ///
     /// `kill` closes the remaining connections; [`Server::ended`] waits until there are none.
-    pub fn start(
+    pub(crate) fn start(
         self: &Arc<Self>,
         listeners: Listeners,
         stop: &CancellationToken,
@@ -200,7 +200,7 @@ impl Server {
 
     /// Waits, after a stop, until every connection has ended: earlier requests are answered, and their answers are
     /// handed to the kernel.
-    pub async fn ended(&self) {
+    pub(crate) async fn ended(&self) {
         self.connections.close();
         self.connections.wait().await;
     }

@@ -1,12 +1,11 @@
-//! The bytes that a connection has moved, for the watch over stalled peers.
+//! The bytes that a connection has sent, for the watch over stalled peers, and how much it may read at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Counts of a connection's bytes, shared with the tasks that watch for stalled peers.
+/// The count of a connection's sent bytes, and the size of its reads; shared with its requests and its watch.
 #[derive(Debug, Default)]
-pub struct Moved {
-    read: AtomicU64,
+pub(super) struct Moved {
     written: AtomicU64,
     /// Whether the body of an admitted upload is being read.
     wide: AtomicBool,
@@ -23,16 +22,6 @@ impl Drop for Wide {
 }
 
 impl Moved {
-    /// Returns the bytes received so far.
-    pub fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
-
-    /// Counts received bytes.
-    pub(super) fn add_read(&self, bytes: u64) {
-        self.read.fetch_add(bytes, Ordering::Relaxed);
-    }
-
     /// Allows large reads of an upload's body until the guard is dropped.
     pub(super) fn widen(self: &Arc<Self>) -> Wide {
         self.wide.store(true, Ordering::Relaxed);
@@ -49,7 +38,7 @@ impl Moved {
     }
 
     /// Returns the bytes that the socket has taken so far.
-    pub fn written(&self) -> u64 {
+    pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
 }

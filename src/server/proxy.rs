@@ -36,11 +36,11 @@ const LOCAL: u8 = 0x20;
 
 /// The proxies in front of this server.
 #[derive(Clone, Debug, Default)]
-pub struct Proxies {
+pub(crate) struct Proxies {
     /// The networks of the trusted proxies.
-    pub trusted: Vec<Network>,
+    pub(crate) trusted: Vec<Network>,
     /// Whether they begin every connection with a header of the PROXY protocol.
-    pub protocol: bool,
+    pub(crate) protocol: bool,
 }
 
 /// Why a connection of a trusted proxy is closed before its first request.

@@ -23,7 +23,7 @@ use crate::io::SharedFile;
 
 /// The mapped file ranges of one connection. Clones share the same set.
 #[derive(Clone, Debug, Default)]
-pub struct FileRegions {
+pub(super) struct FileRegions {
     by_start: Arc<Mutex<BTreeMap<usize, Region>>>,
     disk: Arc<Mutex<DiskWait>>,
 }
@@ -48,7 +48,7 @@ impl FileRegions {
     ///
     /// `file` must be open for buffered reads, since with `O_DIRECT` only aligned ranges could be sent. Fails with
     /// `UnexpectedEof` if the file ends before the range does. Costs one system call and address space, whatever `len`.
-    pub fn register(&self, file: SharedFile, offset: u64, len: u64) -> io::Result<Bytes> {
+    pub(super) fn register(&self, file: SharedFile, offset: u64, len: u64) -> io::Result<Bytes> {
         if len == 0 {
             return Ok(Bytes::new());
         }
@@ -68,7 +68,7 @@ impl FileRegions {
     }
 
     /// Returns the total time that the connection has waited for the disk, and whether it does now.
-    pub fn disk_wait(&self) -> (Duration, bool) {
+    pub(super) fn disk_wait(&self) -> (Duration, bool) {
         let wait = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
         (wait.ended + wait.since.map_or(Duration::ZERO, |since| since.elapsed()), wait.since.is_some())
     }

@@ -26,7 +26,6 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::net::TcpStream;
 
 use super::framing::FramingGuard;
-use super::moved::Moved;
 
 /// The least size of a tapped body. hyper reads smaller ones, since ending its conversation would cost more than the
 /// copy.
@@ -36,7 +35,6 @@ const LEAST: u64 = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Tap {
     socket: Arc<TcpStream>,
-    moved: Arc<Moved>,
     state: Mutex<State>,
 }
 
@@ -62,9 +60,9 @@ enum At {
 }
 
 impl Tap {
-    pub(super) fn new(socket: Arc<TcpStream>, moved: Arc<Moved>) -> Arc<Self> {
+    pub(super) fn new(socket: Arc<TcpStream>) -> Arc<Self> {
         let state = State { at: At::Closed, heads: 0, reader: None };
-        Arc::new(Self { socket, moved, state: Mutex::new(state) })
+        Arc::new(Self { socket, state: Mutex::new(state) })
     }
 
     /// Whether hyper must wait; it is woken when it may read.
@@ -159,7 +157,6 @@ impl Tapped {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
             Err(error) => return Err(error),
         };
-        self.tap.moved.add_read(taken as u64);
         self.left -= taken as u64;
         if self.left == 0 && !self.is_last {
             self.tap.lock().at = At::Complete;

@@ -25,7 +25,7 @@ use crate::dialect::Side;
 
 /// A certificate in use, and the paths of its files.
 #[derive(Debug)]
-pub struct Tls {
+pub(crate) struct Tls {
     cert_path: PathBuf,
     key_path: PathBuf,
     provider: Arc<CryptoProvider>,
@@ -35,7 +35,7 @@ pub struct Tls {
 
 impl Tls {
     /// Loads a certificate chain (leaf first) and its private key. Reads small files, so it is meant for the start.
-    pub fn load(cert_path: &Path, key_path: &Path) -> Result<Self, TlsError> {
+    pub(crate) fn load(cert_path: &Path, key_path: &Path) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let current = Arc::new(Current(ArcSwap::from_pointee(read(cert_path, key_path, &provider)?)));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -54,12 +54,12 @@ impl Tls {
     }
 
     /// Returns an acceptor, which makes TLS streams of sockets. It stays current over reloads, and is cheap to clone.
-    pub fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
 
     /// Reads the same files again, for future handshakes. On an error the old certificate stays.
-    pub fn reload(&self) -> Result<(), TlsError> {
+    pub(crate) fn reload(&self) -> Result<(), TlsError> {
         self.current.0.store(Arc::new(read(&self.cert_path, &self.key_path, &self.provider)?));
         Ok(())
     }
@@ -67,11 +67,11 @@ impl Tls {
 
 /// The certificates of the two sides; a shared listener uses either.
 #[derive(Clone, Debug, Default)]
-pub struct SideTls {
+pub(crate) struct SideTls {
     /// The data plane's certificate; without one it speaks plain HTTP.
-    pub direct: Option<Arc<Tls>>,
+    pub(crate) direct: Option<Arc<Tls>>,
     /// The metadata side's certificate; without one it speaks plain HTTP.
-    pub control: Option<Arc<Tls>>,
+    pub(crate) control: Option<Arc<Tls>>,
 }
 
 impl SideTls {
@@ -85,7 +85,7 @@ impl SideTls {
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     /// A file cannot be read, or its PEM section is missing or malformed.
     #[error("{path} does not hold the PEM that is expected there")]
     Pem {

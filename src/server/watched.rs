@@ -1,4 +1,4 @@
-//! A byte stream that counts its bytes and feeds the inbound ones to the framing guard.
+//! A byte stream that counts its outbound bytes and feeds the inbound ones to the framing guard.
 //!
 //! It is the layer between hyper and the socket, for every kind of connection: a [`super::sendfile::SendfileStream`]
 //! for plain HTTP, a TLS stream otherwise. Wrap it in [`hyper_util::rt::TokioIo`] for hyper. HTTP/2 connections need no
@@ -22,7 +22,7 @@ const NARROW: usize = 8 << 10;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Watched<S> {
+pub(super) struct Watched<S> {
     stream: S,
     guard: Option<FramingGuard>,
     tap: Option<Arc<Tap>>,
@@ -34,7 +34,7 @@ pub struct Watched<S> {
 
 impl<S> Watched<S> {
     /// Watches `stream`, from which nothing has been read.
-    pub fn new(stream: S, guard: Option<FramingGuard>, moved: Arc<Moved>) -> Self {
+    pub(super) fn new(stream: S, guard: Option<FramingGuard>, moved: Arc<Moved>) -> Self {
         Self { stream, guard, tap: None, interim: None, interim_left: &[], moved }
     }
 
@@ -107,7 +107,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let came = &buffer.filled()[before..];
         if !came.is_empty() {
             let watched = &mut *self;
-            watched.moved.add_read(came.len() as u64);
             if let Some(guard) = &mut watched.guard {
                 guard.feed(came);
                 if let Some(tap) = &watched.tap {
