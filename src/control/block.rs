@@ -22,6 +22,8 @@ use crate::domain::{
 };
 use crate::meta::{JobKind, MetaError, NewJob, Owner};
 
+pub(super) use backups::Backups;
+
 /// What block storage offers here.
 #[derive(Clone, Debug)]
 pub struct BlockSettings {
@@ -58,7 +60,7 @@ impl Control {
             BlockCommand::Act { id, action } => self.act(principal, id, action).await,
             BlockCommand::Snapshots(query) => self.list_block(principal, VolumeKind::Snapshot, &query).await,
             BlockCommand::Snapshot(id) => {
-                let snapshot = self.find_snapshot(principal.tenant, id).await?;
+                let snapshot = self.volumes.find_snapshot(principal.tenant, id).await?;
                 self.told(snapshot).await
             }
             BlockCommand::CreateSnapshot { volume, name, description, metadata, force } => {
@@ -69,7 +71,7 @@ impl Control {
             BlockCommand::DeleteSnapshot { id } => self.delete_snapshot(principal, id).await,
             BlockCommand::ResetSnapshot { id, status } => {
                 only_administrators(principal)?;
-                let snapshot = self.find_snapshot(principal.tenant, id).await?;
+                let snapshot = self.volumes.find_snapshot(principal.tenant, id).await?;
                 self.reset(snapshot.id, status, false).await
             }
             BlockCommand::Metadata { of, change } => self.change_metadata(principal, of, change).await,
@@ -109,15 +111,17 @@ impl Control {
             }
             BlockCommand::Types => Ok(BlockOutcome::Types(self.parts.block.types.clone())),
             BlockCommand::Zones => Ok(BlockOutcome::Zones(self.parts.block.zones.clone())),
-            BlockCommand::Backups(query) => self.list_backups(principal, &query).await,
+            BlockCommand::Backups(query) => self.backups.list(principal, &query).await,
             BlockCommand::Backup(backup) => {
-                let backup = self.find_backup(principal, backup).await?;
+                let backup = self.backups.find(principal, backup).await?;
                 Ok(BlockOutcome::Backup(Box::new(backup)))
             }
-            BlockCommand::CreateBackup(wish) => self.create_backup(principal, *wish).await,
-            BlockCommand::DeleteBackup(backup) => self.delete_backup(principal, backup).await,
-            BlockCommand::Restore { backup, volume, name } => self.restore(principal, backup, volume, name).await,
-            BlockCommand::ResetBackup { backup, state } => self.reset_backup(principal, backup, state).await,
+            BlockCommand::CreateBackup(wish) => self.backups.create(principal, *wish).await,
+            BlockCommand::DeleteBackup(backup) => self.backups.delete(principal, backup).await,
+            BlockCommand::Restore { backup, volume, name } => {
+                self.backups.restore(principal, backup, volume, name).await
+            }
+            BlockCommand::ResetBackup { backup, state } => self.backups.reset(principal, backup, state).await,
         }
     }
 
@@ -160,7 +164,7 @@ impl Control {
         check_pairs(&wish.metadata)?;
         let fields = self.fields_of(principal, &wish)?;
         if let Some(snapshot) = wish.snapshot {
-            let source = self.find_snapshot(principal.tenant, snapshot).await?;
+            let source = self.volumes.find_snapshot(principal.tenant, snapshot).await?;
             return self.create_from(principal, source, wish, fields).await;
         }
         if let Some(volume) = wish.volume {
@@ -177,7 +181,7 @@ impl Control {
             return self.create_from(principal, source, wish, BlockFields { bootable: true, image, ..fields }).await;
         }
         let Some(size) = wish.size else { return Err(Fault::invalid("size", "a volume has a size")) };
-        self.check_size(size)?;
+        self.volumes.check_size(size)?;
         let mut attributes = Map::new();
         fields.put(&mut attributes);
         let name = wish.name.unwrap_or_default();
@@ -266,7 +270,7 @@ impl Control {
         }
         // Its source may be smaller than what is taken from others.
         if size > source.size {
-            self.check_size(size)?;
+            self.volumes.check_size(size)?;
         }
         let mut attributes = Map::new();
         fields.put(&mut attributes);
@@ -306,7 +310,7 @@ impl Control {
                 Ok(())
             })
             .await?;
-        self.wake_jobs.notify_waiters();
+        self.bells.wake();
         let volume = copy.ok_or_else(|| Fault::internal("a copy without a target"))?;
         Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Seen::new(volume), attachment: None })))
     }
@@ -366,7 +370,7 @@ impl Control {
     async fn find_thing(&self, principal: &Principal, of: Thing) -> Result<VolumeId, Fault> {
         match of {
             Thing::Volume(id) => self.volumes.find(principal.tenant, id).await.map(|volume| volume.id),
-            Thing::Snapshot(id) => self.find_snapshot(principal.tenant, id).await.map(|volume| volume.id),
+            Thing::Snapshot(id) => self.volumes.find_snapshot(principal.tenant, id).await.map(|volume| volume.id),
         }
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::race::{Race, unless_lost};
 use super::{Control, busy, no_such_drive};
 use crate::domain::{
-    ByteCount, Command, ContentId, DriveSpec, Fault, FaultKind, Limits, Listing, Outcome, Page, Patch, Pieces,
-    Placement, Principal, Reason, TenantId, TreeSpec, Volume, VolumeEvent, VolumeId, VolumeKind, VolumeQuery,
-    VolumeRef, VolumeSpec, VolumeState,
+    ByteCount, Command, ContentId, DriveSpec, Fault, FaultKind, Listing, Outcome, Page, Patch, Pieces, Placement,
+    Principal, Reason, TenantId, TreeSpec, Volume, VolumeEvent, VolumeId, VolumeKind, VolumeQuery, VolumeRef,
+    VolumeSpec, VolumeState,
 };
 use crate::meta::{Batch, JobKind, MetaError, NewJob, Vacancy};
 use crate::store::DraftOptions;
@@ -98,7 +98,7 @@ impl Control {
         }
         let size = size.or(is_tree.then_some(self.parts.settings.trees.default_size));
         let size = size.ok_or_else(|| Fault::invalid("size", "a drive has a size"))?;
-        if is_tree { self.check_tree_size(size) } else { self.check_size(size) }?;
+        if is_tree { self.check_tree_size(size) } else { self.volumes.check_size(size) }?;
         let now = self.parts.clock.now();
         if is_tree {
             // As the Docker API has it: who gives no name gets one that nobody else has.
@@ -200,7 +200,7 @@ impl Control {
             })
             .await?;
         if drive.state == VolumeState::Resizing {
-            self.wake_jobs.notify_waiters();
+            self.bells.wake();
         }
         Ok(Outcome::Volume(Box::new(drive)))
     }
@@ -212,18 +212,9 @@ impl Control {
             let told = format!("a drive can only grow; it has {} bytes", volume.size);
             return Err(Fault::invalid("size", told));
         }
-        self.check_size(size)?;
+        self.volumes.check_size(size)?;
         volume.charged = size;
         batch.enqueue.push(NewJob::new(JobKind::Resize { size }, volume.id, self.parts.clock.now()));
-        Ok(())
-    }
-
-    pub(super) fn check_size(&self, size: ByteCount) -> Result<(), Fault> {
-        let Limits { min_drive: least, max_drive: most } = self.limits();
-        if size < least || size > most {
-            let told = format!("must be from {least} to {most} bytes");
-            return Err(Fault::invalid("size", told).for_reason(Reason::SizeOutside { least, most }));
-        }
         Ok(())
     }
 
@@ -249,7 +240,7 @@ impl Control {
                     return Err(Fault::invalid("size", told));
                 }
                 if size > source.size {
-                    self.check_size(size)?;
+                    self.volumes.check_size(size)?;
                 }
                 let mut attributes = source.attributes.clone();
                 attributes.extend(patch.attributes);
@@ -277,7 +268,7 @@ impl Control {
                 Ok(())
             })
             .await?;
-        self.wake_jobs.notify_waiters();
+        self.bells.wake();
         Ok(Outcome::Volume(Box::new(self.volumes.find(principal.tenant, target).await?)))
     }
 

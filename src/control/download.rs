@@ -117,7 +117,7 @@ impl Control {
             // such job at most. Nobody is told of it, so that it need not outlive a power cut.
             let seal = NewJob::new(JobKind::Seal, volume.id, self.parts.clock.now());
             self.parts.meta.apply(Batch { enqueue: vec![seal], is_provisional: true, ..Batch::default() }).await?;
-            self.wake_jobs.notify_waiters();
+            self.bells.wake();
         }
         Ok(Opened::Drive { drive: volume, image, checked })
     }

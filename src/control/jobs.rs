@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::bells::{ATTEMPTS, Bells};
+use super::block::Backups;
+use super::busy;
 use super::race::{Race, unless_lost};
-use super::supervise::caught;
-use super::volumes::{MISSING, WRONG_SIZE, spoil};
-use super::{Control, busy};
-use crate::domain::{ByteCount, ContentId, Fault, Volume, VolumeEvent, VolumeId, VolumeState};
+use super::supervise::{Supervisor, caught};
+use super::volumes::{MISSING, Volumes, WRONG_SIZE, spoil};
+use crate::domain::{ByteCount, ContentId, Fault, JobId, Volume, VolumeEvent, VolumeId, VolumeState};
 use crate::meta::{Batch, Job, JobKind, Lane, MetaError};
 use crate::metrics::Ending;
 use crate::store::StoreError;
@@ -20,9 +22,6 @@ use crate::store::StoreError;
 /// How long a claim holds when its worker says nothing. The data directory has one process, whose start frees all
 /// older claims, so this only bounds how long a stuck worker blocks a job.
 const LEASE_SECONDS: u32 = 60;
-
-/// A job that was lost by an accident of the disk is tried again this often.
-pub(super) const ATTEMPTS: u32 = 3;
 
 /// The wait before the next attempt.
 const RETRY_SECONDS: u32 = 10;
@@ -33,18 +32,33 @@ const POLL: Duration = Duration::from_secs(5);
 /// What takes longer is answered before it has ended.
 const PROMPT: Duration = Duration::from_secs(2);
 
-impl Control {
+/// The workers.
+pub(super) struct Jobs {
+    pub(super) volumes: Arc<Volumes>,
+    backups: Arc<Backups>,
+    bells: Bells,
+    supervisor: Supervisor,
+    /// Names this process in the leases of its jobs.
+    owner: JobId,
+}
+
+impl Jobs {
+    /// Nothing is worked on before [`Jobs::start`].
+    pub(super) fn new(volumes: Arc<Volumes>, backups: Arc<Backups>, bells: Bells, supervisor: Supervisor) -> Arc<Self> {
+        Arc::new(Self { volumes, backups, bells, supervisor, owner: JobId::random() })
+    }
+
     /// Starts the workers; they end when `stop` is cancelled. A job that is cut short is begun again at the next start.
-    pub async fn start_jobs(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), Fault> {
-        self.parts.meta.release_leases_of_others(&self.owner.to_string()).await?;
-        self.recover_backups().await?;
+    pub(super) async fn start(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), Fault> {
+        self.volumes.meta.release_leases_of_others(&self.owner.to_string()).await?;
+        self.backups.recover().await?;
         let lanes = [Lane::Prompt, Lane::Long, Lane::Idle].into_iter();
         let lanes = lanes.flat_map(|lane| std::iter::repeat_n(lane, lane.workers()));
         for lane in lanes {
-            let control = self.clone();
+            let jobs = self.clone();
             self.supervisor.run("jobs", stop, move || {
-                let control = control.clone();
-                async move { control.work(lane).await }
+                let jobs = jobs.clone();
+                async move { jobs.work(lane).await }
             });
         }
         Ok(())
@@ -52,11 +66,12 @@ impl Control {
 
     async fn work(&self, lane: Lane) {
         loop {
-            let rung = self.wake_jobs.notified();
+            let rung = self.bells.work.notified();
             tokio::pin!(rung);
             // Before the look, so that a ring between look and wait is heard.
             rung.as_mut().enable();
-            match self.parts.meta.claim(&self.owner.to_string(), self.parts.clock.now(), LEASE_SECONDS, lane).await {
+            match self.volumes.meta.claim(&self.owner.to_string(), self.volumes.clock.now(), LEASE_SECONDS, lane).await
+            {
                 Ok(Some(job)) => self.run(job).await,
                 Ok(None) => {
                     let _ = tokio::time::timeout(POLL, rung).await;
@@ -81,8 +96,8 @@ impl Control {
             match job.kind {
                 JobKind::Clone { source, content, size } => self.run_clone(&job, source, (content, size)).await,
                 JobKind::Resize { size } => self.run_resize(&job, size).await,
-                JobKind::Backup { backup, content } => Box::pin(self.run_backup(&job, backup, content)).await,
-                JobKind::Restore { backup, content } => Box::pin(self.run_restore(&job, backup, content)).await,
+                JobKind::Backup { backup, content } => Box::pin(self.backups.run_backup(&job, backup, content)).await,
+                JobKind::Restore { backup, content } => Box::pin(self.backups.run_restore(&job, backup, content)).await,
                 JobKind::Seal => self.run_seal(&job).await,
             }
         };
@@ -91,12 +106,12 @@ impl Control {
             () = self.keep_lease(&job) => return,
         };
         let ending = if result.is_ok() { Ending::Complete } else { Ending::Failed };
-        self.parts.metrics.job_ended(kind, ending);
-        self.job_ended.notify_waiters();
+        self.volumes.metrics.job_ended(kind, ending);
+        self.bells.ended.notify_waiters();
         let Err(fault) = result else { return tracing::info!(kind, volume = %job.volume, "job done") };
         loop {
-            let retry_at = self.parts.clock.now().plus_seconds(RETRY_SECONDS);
-            match self.parts.meta.fail(&job.lease, &fault.told, retry_at).await {
+            let retry_at = self.volumes.clock.now().plus_seconds(RETRY_SECONDS);
+            match self.volumes.meta.fail(&job.lease, &fault.told, retry_at).await {
                 Ok(()) => {
                     tracing::error!(kind, volume = %job.volume, fault = %fault, cause = ?fault.cause, "job failed");
                     return;
@@ -115,11 +130,11 @@ impl Control {
     pub(super) async fn await_resize(&self, id: VolumeId) {
         let resized = async {
             loop {
-                let ended = self.job_ended.notified();
+                let ended = self.bells.ended.notified();
                 tokio::pin!(ended);
                 // Before the look, as for the workers.
                 ended.as_mut().enable();
-                match self.parts.meta.volume_any(id).await {
+                match self.volumes.meta.volume_any(id).await {
                     Ok(Some(volume)) if volume.state == VolumeState::Resizing => ended.await,
                     _ => return,
                 }
@@ -132,7 +147,7 @@ impl Control {
     async fn keep_lease(&self, job: &Job) {
         loop {
             tokio::time::sleep(Duration::from_secs(u64::from(LEASE_SECONDS / 3))).await;
-            match self.parts.meta.renew(&job.lease, self.parts.clock.now(), LEASE_SECONDS).await {
+            match self.volumes.meta.renew(&job.lease, self.volumes.clock.now(), LEASE_SECONDS).await {
                 Err(MetaError::LeaseLost) => return,
                 Err(error) => tracing::warn!(cause = ?error, "cannot renew a lease"),
                 Ok(()) => {}
@@ -146,11 +161,11 @@ impl Control {
         source: VolumeId,
         (content, read): (ContentId, ByteCount),
     ) -> Result<(), Fault> {
-        let Some(target) = self.parts.meta.volume_any(job.volume).await? else {
+        let Some(target) = self.volumes.meta.volume_any(job.volume).await? else {
             return self.finish(job, &[], |_| Ok(())).await;
         };
         let copied = match self.volumes.open_content(content, read).await {
-            Ok(_) => self.parts.store.clone_image(content, target.image(), target.size, (&target).into()).await,
+            Ok(_) => self.volumes.store.clone_image(content, target.image(), target.size, (&target).into()).await,
             Err(error) => Err(error),
         };
         let (failure, damage) = match copied {
@@ -160,7 +175,7 @@ impl Control {
             Err(error) if job.attempts() < ATTEMPTS => return Err(error.into()),
             Err(_) => (Some("the clone could not be made"), None),
         };
-        self.parts.crash.hit("clone: copied");
+        self.volumes.crash.hit("clone: copied");
         if let Some(why) = damage {
             self.volumes.mark_read(source, content, why).await?;
         }
@@ -177,26 +192,28 @@ impl Control {
     }
 
     async fn run_resize(&self, job: &Job, size: ByteCount) -> Result<(), Fault> {
-        let Some(volume) = self.parts.meta.volume_any(job.volume).await? else {
+        let Some(volume) = self.volumes.meta.volume_any(job.volume).await? else {
             return self.finish(job, &[], |_| Ok(())).await;
         };
         let content = volume.image();
-        let grown = match self.parts.store.open(content).await {
+        let grown = match self.volumes.store.open(content).await {
             // An earlier run may have grown it. Growing one that lost its end would put zeros there, unnoticed.
             Ok(image) if image.size() != volume.size && image.size() != size => {
                 Err(StoreError::Damaged(content, WRONG_SIZE))
             }
-            Ok(_) => self.parts.store.grow(content, size).await,
+            Ok(_) => self.volumes.store.grow(content, size).await,
             Err(StoreError::Missing(id)) => Err(StoreError::Damaged(id, MISSING)),
             Err(error) => Err(error),
         };
-        self.parts.crash.hit("resize: grown");
+        self.volumes.crash.hit("resize: grown");
         let ended = match grown {
             Ok(()) => Ok(size),
             Err(StoreError::Damaged(_, why)) => Err(why),
             Err(error) if job.attempts() < ATTEMPTS => return Err(error.into()),
             // It keeps the size it has.
-            Err(_) => self.parts.store.open(content).await.map(|image| image.size()).map_err(|_| "it cannot be opened"),
+            Err(_) => {
+                self.volumes.store.open(content).await.map(|image| image.size()).map_err(|_| "it cannot be opened")
+            }
         };
         self.finish(job, &[job.volume], |volume| {
             let size = match ended {
@@ -233,17 +250,17 @@ impl Control {
             race.round()?;
             let mut update = Vec::with_capacity(ids.len());
             for id in ids {
-                match self.parts.meta.volume_any(*id).await? {
+                match self.volumes.meta.volume_any(*id).await? {
                     Some(mut volume) if volume.state != VolumeState::Deleting => {
                         change(&mut volume)?;
-                        volume.updated = self.parts.clock.now();
+                        volume.updated = self.volumes.clock.now();
                         update.push(volume);
                     }
                     _ => {}
                 }
             }
             let batch = Batch { finish: Some(job.lease.clone()), update, ..Batch::default() };
-            if unless_lost(self.parts.meta.apply(batch).await)?.is_some() {
+            if unless_lost(self.volumes.meta.apply(batch).await)?.is_some() {
                 return Ok(());
             }
         }

@@ -8,6 +8,7 @@
 //! without its bytes.
 
 mod account;
+mod bells;
 mod block;
 mod commands;
 mod contents;
@@ -31,13 +32,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::archive::Archive;
 use crate::auth::Tickets;
 use crate::domain::{
-    ByteCount, Catalogue, Clock, CrashPoints, Fault, FaultKind, IllegalStep, JobId, Limits, Reason, TenantId, UnixTime,
+    ByteCount, Catalogue, Clock, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Reason, TenantId, UnixTime,
     Volume, VolumeId, VolumeKind, VolumeRef, VolumeState,
 };
 use crate::io::Pool;
@@ -48,6 +49,9 @@ use crate::store::{BlockStore, Ledger, TreeStore};
 use crate::transfer::Transfers;
 use crate::tree::Policy;
 
+use bells::Bells;
+use block::Backups;
+use jobs::Jobs;
 use turns::Turns;
 use unpack::Unended;
 use volumes::Volumes;
@@ -151,11 +155,9 @@ pub struct TreeSettings {
 pub struct Control {
     parts: Parts,
     volumes: Arc<Volumes>,
-    /// Names this process in the leases of its jobs.
-    owner: JobId,
-    wake_jobs: Notify,
-    /// Rung when a job has ended, or is to be tried again.
-    job_ended: Notify,
+    backups: Arc<Backups>,
+    jobs: Arc<Jobs>,
+    bells: Bells,
     supervisor: Supervisor,
     draining: AtomicBool,
     /// Attempts that were not undone when they should have been; the same.
@@ -179,23 +181,32 @@ impl Control {
             metrics: parts.metrics.clone(),
             tracker: parts.tracker.clone(),
             crash: parts.crash.clone(),
+            limits: parts.settings.limits,
             leftovers: Mutex::default(),
             // What a process before has left there.
             has_trash: AtomicBool::new(true),
         });
+        let bells = Bells::default();
+        let backups = Backups::new(&parts, volumes.clone(), bells.clone());
+        let supervisor = Supervisor::new(parts.tracker.clone(), parts.metrics.clone());
         Arc::new(Self {
-            volumes,
             slots: Turns::new(parts.settings.trees.streams, parts.settings.trees.least_rate),
             fetches: Turns::new(parts.settings.trees.fetches, parts.settings.trees.least_rate),
             can_write: AtomicBool::new(true),
-            supervisor: Supervisor::new(parts.tracker.clone(), parts.metrics.clone()),
+            jobs: Jobs::new(volumes.clone(), backups.clone(), bells.clone(), supervisor.clone()),
+            supervisor,
+            backups,
+            bells,
+            volumes,
             parts,
-            owner: JobId::random(),
-            wake_jobs: Notify::new(),
-            job_ended: Notify::new(),
             draining: AtomicBool::new(false),
             unended: Mutex::default(),
         })
+    }
+
+    /// Starts the workers; they end when `stop` is cancelled. A job that is cut short is begun again at the next start.
+    pub async fn start_jobs(&self, stop: &CancellationToken) -> Result<(), Fault> {
+        self.jobs.start(stop).await
     }
 
     /// Nothing new is begun from now on.

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::Control;
+use super::jobs::Jobs;
 use crate::domain::{Fault, FaultKind, PIECE, Sha256, Volume};
 use crate::io::IdleThread;
 use crate::meta::Job;
@@ -17,9 +17,9 @@ enum Verdict {
     Damaged(&'static str),
 }
 
-impl Control {
+impl Jobs {
     pub(super) async fn run_seal(&self, job: &Job) -> Result<(), Fault> {
-        let Some(volume) = self.parts.meta.volume_any(job.volume).await? else {
+        let Some(volume) = self.volumes.meta.volume_any(job.volume).await? else {
             return self.finish(job, &[], |_| Ok(())).await;
         };
         if !volume.state.is_readable() {
@@ -27,7 +27,8 @@ impl Control {
         }
         let verdict = self.judge(&volume).await?;
         if let Verdict::Whole(_) = verdict
-            && let Err(error) = self.parts.meta.note_checked(volume.id, volume.generation, self.parts.clock.now()).await
+            && let Err(error) =
+                self.volumes.meta.note_checked(volume.id, volume.generation, self.volumes.clock.now()).await
         {
             tracing::warn!(%error, "that a drive was checked is not noted");
         }

@@ -214,7 +214,7 @@ impl Admitted {
             .await?;
         control.parts.crash.hit("upload: committed");
         if control.parts.settings.always_seal {
-            control.wake_jobs.notify_waiters();
+            control.bells.wake();
         }
         Ok(written.sha256)
     }

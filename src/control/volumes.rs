@@ -8,7 +8,8 @@ use tokio_util::task::TaskTracker;
 use super::race::{Race, unless_lost};
 use super::{busy, no_such_drive};
 use crate::domain::{
-    Clock, CrashPoints, Fault, FaultKind, TenantId, Volume, VolumeEvent, VolumeId, VolumeKind, VolumeState,
+    ByteCount, Clock, CrashPoints, Fault, FaultKind, Limits, Reason, TenantId, Volume, VolumeEvent, VolumeId,
+    VolumeKind, VolumeState,
 };
 use crate::meta::{Batch, Meta};
 use crate::metrics::Metrics;
@@ -28,6 +29,8 @@ pub(super) struct Volumes {
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracker: TaskTracker,
     pub(super) crash: CrashPoints,
+    /// Sizes that are taken.
+    pub(super) limits: Limits,
     /// What could not be removed when it should have been; the sweeper tries again.
     pub(super) leftovers: Mutex<Vec<VolumeId>>,
     /// Whether there are removed trees that are still to be unlinked.
@@ -44,6 +47,25 @@ impl Volumes {
     pub(super) async fn find(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
         let drive = self.meta.volume(tenant, id).await?.filter(|volume| volume.kind == VolumeKind::Drive);
         drive.ok_or_else(|| no_such_drive(id))
+    }
+
+    /// The caller's snapshot.
+    pub(super) async fn find_snapshot(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
+        let there = self.meta.volume(tenant, id).await?.filter(|volume| volume.kind == VolumeKind::Snapshot);
+        there.ok_or_else(|| {
+            let told = format!("there is no snapshot {id}");
+            Fault::new(FaultKind::NotFound, told).for_reason(Reason::NoSuchSnapshot(id))
+        })
+    }
+
+    /// Fails unless a drive may have this size.
+    pub(super) fn check_size(&self, size: ByteCount) -> Result<(), Fault> {
+        let Limits { min_drive: least, max_drive: most } = self.limits;
+        if size < least || size > most {
+            let told = format!("must be from {least} to {most} bytes");
+            return Err(Fault::invalid("size", told).for_reason(Reason::SizeOutside { least, most }));
+        }
+        Ok(())
     }
 
     /// Changes one volume by compare-and-set, reading it anew when another writer came first.

@@ -24,10 +24,10 @@ impl Control {
                     let told = format!("a drive can only grow; it has {} bytes", drive.size);
                     return Err(Fault::invalid("size", told).for_reason(Reason::NotLarger(drive.size)));
                 }
-                self.check_size(size)?;
+                self.volumes.check_size(size)?;
                 let patch = Patch { size: Some(size), ..Patch::default() };
                 self.execute(principal, Command::Change { id, patch }).await?;
-                self.await_resize(id).await;
+                self.jobs.await_resize(id).await;
                 Ok(BlockOutcome::Done)
             }
             VolumeAction::Reserve => self.step_block(id, VolumeEvent::Reserved).await,

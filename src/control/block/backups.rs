@@ -11,43 +11,72 @@
 use std::sync::Arc;
 
 use super::{only_administrators, owner_of};
-use crate::archive::{BackupHead, BackupSink, BackupSource, CHUNK_SIZE, Container};
-use crate::control::jobs::ATTEMPTS;
+use crate::archive::{Archive, BackupHead, BackupSink, BackupSource, CHUNK_SIZE, Container};
+use crate::control::bells::{ATTEMPTS, Bells};
 use crate::control::race::{Race, unless_lost};
 use crate::control::supervise::caught;
-use crate::control::{Control, busy, no_such_drive};
+use crate::control::volumes::Volumes;
+use crate::control::{Parts, busy, no_such_drive};
 use crate::domain::{
     Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, ContentId,
     DriveSpec, Extent, Fault, FaultKind, Media, NewBackup, Principal, Reason, Seen, Volume, VolumeEvent, VolumeId,
     VolumeState,
 };
-use crate::io::{Block, SharedBlock};
+use crate::io::{Block, Pool, SharedBlock};
 use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
-use crate::store::{CheckedImage, DraftOptions, Reservation, StoreError};
+use crate::store::{CheckedImage, DraftOptions, Ledger, Reservation, StoreError};
 use crate::transfer::{DraftWriter, Progress, ReceiveError, WriteOptions};
 
-impl Control {
-    pub(super) async fn list_backups(&self, principal: &Principal, query: &BlockQuery) -> Result<BlockOutcome, Fault> {
-        match self.parts.meta.backups(owner_of(principal, query), query).await {
+/// Backups, in the storage of them.
+pub(in crate::control) struct Backups {
+    volumes: Arc<Volumes>,
+    archive: Archive,
+    /// The account of the file system that they are on, where they are in a directory.
+    space: Option<Arc<Ledger>>,
+    /// The memory that pieces are read into.
+    pool: Pool,
+    /// Where those lie for which no container is asked.
+    container: Container,
+    /// The zone of volumes that have none of their own.
+    zone: Option<String>,
+    bells: Bells,
+}
+
+impl Backups {
+    /// Over these parts.
+    pub(in crate::control) fn new(parts: &Parts, volumes: Arc<Volumes>, bells: Bells) -> Arc<Self> {
+        Arc::new(Self {
+            volumes,
+            archive: parts.archive.clone(),
+            space: parts.archive_space.clone(),
+            pool: parts.pool.clone(),
+            container: parts.block.container.clone(),
+            zone: parts.block.zones.first().cloned(),
+            bells,
+        })
+    }
+
+    pub(super) async fn list(&self, principal: &Principal, query: &BlockQuery) -> Result<BlockOutcome, Fault> {
+        match self.volumes.meta.backups(owner_of(principal, query), query).await {
             Ok(page) => Ok(BlockOutcome::Backups(page)),
             Err(MetaError::NotFound) => Err(Fault::invalid("marker", "the marker is nothing of this list")),
             Err(error) => Err(error.into()),
         }
     }
 
-    pub(super) async fn find_backup(&self, principal: &Principal, backup: BackupRef) -> Result<Backup, Fault> {
-        let there = self.parts.meta.backup(Owner::Tenant(principal.tenant), backup).await?;
+    pub(super) async fn find(&self, principal: &Principal, backup: BackupRef) -> Result<Backup, Fault> {
+        let there = self.volumes.meta.backup(Owner::Tenant(principal.tenant), backup).await?;
         there.ok_or_else(|| Fault::new(FaultKind::NotFound, "there is no such backup").for_reason(Reason::NoSuchBackup))
     }
 
-    pub(super) async fn create_backup(
+    pub(super) async fn create(
         self: &Arc<Self>,
         principal: &Principal,
         wish: NewBackup,
     ) -> Result<BlockOutcome, Fault> {
         let container = match &wish.container {
             Some(name) => container_named(name)?,
-            None => self.parts.block.container.clone(),
+            None => self.container.clone(),
         };
         let drive = self.volumes.find(principal.tenant, wish.volume).await?;
         if matches!(drive.state, VolumeState::InUse) && !wish.force && wish.snapshot.is_none() {
@@ -58,14 +87,14 @@ impl Control {
         let from = match wish.snapshot {
             None => drive,
             Some(snapshot) => {
-                let snapshot = self.find_snapshot(principal.tenant, snapshot).await?;
+                let snapshot = self.volumes.find_snapshot(principal.tenant, snapshot).await?;
                 if snapshot.source != Some(drive.id.to_string()) {
                     return Err(Fault::invalid("snapshot", "the snapshot is of another volume"));
                 }
                 snapshot
             }
         };
-        let now = self.parts.clock.now();
+        let now = self.volumes.clock.now();
         let backup = Backup {
             id: BackupId::random(),
             number: 0,
@@ -91,62 +120,62 @@ impl Control {
             Ok(())
         };
         self.volumes.begin_copy(from.tenant, from.id, plan).await?;
-        self.wake_jobs.notify_waiters();
-        let made = self.find_backup(principal, BackupRef::Id(backup.id)).await?;
+        self.bells.wake();
+        let made = self.find(principal, BackupRef::Id(backup.id)).await?;
         Ok(BlockOutcome::Backup(Box::new(made)))
     }
 
     /// The zone that a volume is shown in.
     fn zone_of(&self, volume: &Volume) -> Option<String> {
-        BlockFields::of(volume).zone.or_else(|| self.parts.block.zones.first().cloned())
+        BlockFields::of(volume).zone.or_else(|| self.zone.clone())
     }
 
-    pub(super) async fn delete_backup(
+    pub(super) async fn delete(
         self: &Arc<Self>,
         principal: &Principal,
         backup: BackupRef,
     ) -> Result<BlockOutcome, Fault> {
-        let backup = self.find_backup(principal, backup).await?;
+        let backup = self.find(principal, backup).await?;
         if !matches!(backup.state, BackupState::Available | BackupState::Error) {
             let told = "the backup is neither whole nor failed";
             return Err(Fault::new(FaultKind::Conflict, told).for_reason(Reason::BackupNotAtRest));
         }
-        let doomed = Backup { state: BackupState::Deleting, updated: self.parts.clock.now(), ..backup.clone() };
-        self.change_backup(doomed.clone(), backup.state).await?;
-        self.remove_backup_soon(doomed);
+        let doomed = Backup { state: BackupState::Deleting, updated: self.volumes.clock.now(), ..backup.clone() };
+        self.change(doomed.clone(), backup.state).await?;
+        self.remove_soon(doomed);
         Ok(BlockOutcome::Done)
     }
 
     /// Goes on with the removals that an earlier process had begun.
-    pub(in crate::control) async fn recover_backups(self: &Arc<Self>) -> Result<(), Fault> {
-        for backup in self.parts.meta.backups_in(BackupState::Deleting).await? {
-            self.remove_backup_soon(backup);
+    pub(in crate::control) async fn recover(self: &Arc<Self>) -> Result<(), Fault> {
+        for backup in self.volumes.meta.backups_in(BackupState::Deleting).await? {
+            self.remove_soon(backup);
         }
         Ok(())
     }
 
-    fn remove_backup_soon(self: &Arc<Self>, backup: Backup) {
-        let control = self.clone();
-        self.parts.tracker.spawn(async move {
+    fn remove_soon(self: &Arc<Self>, backup: Backup) {
+        let backups = self.clone();
+        self.volumes.tracker.spawn(async move {
             let removed = async {
-                control.parts.archive.delete(&control.head_of(&backup)?).await?;
-                control.parts.crash.hit("backup: removed");
+                backups.archive.delete(&backups.head_of(&backup)?).await?;
+                backups.volumes.crash.hit("backup: removed");
                 let batch = Batch { remove_backups: vec![backup.id], ..Batch::default() };
-                control.parts.meta.apply(batch).await?;
+                backups.volumes.meta.apply(batch).await?;
                 Ok::<(), Fault>(())
             };
             let Err(fault) = caught(removed).await else { return };
             tracing::error!(backup = %backup.id, fault = %fault, cause = ?fault.cause, "a backup was not removed");
             let failed = Backup { state: BackupState::Error, reason: Some(fault.told), ..backup };
-            if let Err(fault) = control.change_backup(failed, BackupState::Deleting).await {
+            if let Err(fault) = backups.change(failed, BackupState::Deleting).await {
                 tracing::error!(cause = ?fault.cause, "the failed removal of a backup is not noted");
             }
         });
     }
 
-    async fn change_backup(&self, backup: Backup, from: BackupState) -> Result<(), Fault> {
+    async fn change(&self, backup: Backup, from: BackupState) -> Result<(), Fault> {
         let batch = Batch { update_backups: vec![(backup, from)], ..Batch::default() };
-        self.parts.meta.apply(batch).await.map(drop).map_err(Fault::from)
+        self.volumes.meta.apply(batch).await.map(drop).map_err(Fault::from)
     }
 
     pub(super) async fn restore(
@@ -156,11 +185,11 @@ impl Control {
         volume: Option<VolumeId>,
         name: Option<String>,
     ) -> Result<BlockOutcome, Fault> {
-        let backup = self.find_backup(principal, backup).await?;
+        let backup = self.find(principal, backup).await?;
         if backup.state != BackupState::Available {
             return Err(Fault::new(FaultKind::Conflict, "the backup is not whole").for_reason(Reason::BackupNotWhole));
         }
-        let now = self.parts.clock.now();
+        let now = self.volumes.clock.now();
         let restoring = Backup { state: BackupState::Restoring, updated: now, ..backup.clone() };
         let update_backups = vec![(restoring.clone(), BackupState::Available)];
         let kind = JobKind::Restore { backup: backup.id, content: ContentId::random() };
@@ -179,15 +208,15 @@ impl Control {
                 })
                 .await?
         } else {
-            self.check_size(backup.size)?;
+            self.volumes.check_size(backup.size)?;
             let volume =
                 Volume::begun(principal.tenant, restored(principal, &backup, name), VolumeState::Restoring, now);
             let enqueue = vec![NewJob::new(kind, volume.id, now)];
             let insert = vec![volume.clone()];
-            self.parts.meta.apply(Batch { insert, update_backups, enqueue, ..Batch::default() }).await?;
+            self.volumes.meta.apply(Batch { insert, update_backups, enqueue, ..Batch::default() }).await?;
             volume
         };
-        self.wake_jobs.notify_waiters();
+        self.bells.wake();
         let volume = BlockVolume { volume: Seen::new(volume), attachment: None };
         Ok(BlockOutcome::Restoring { backup: Box::new(restoring), volume: Box::new(volume) })
     }
@@ -198,7 +227,7 @@ impl Control {
         id: BackupId,
         content: ContentId,
     ) -> Result<(), Fault> {
-        let ended = match self.write_backup(id, content).await {
+        let ended = match self.write(id, content).await {
             Err(Unwritten { fault, damage: None }) if is_transient(&fault) && job.attempts() < ATTEMPTS => {
                 return Err(fault);
             }
@@ -208,7 +237,7 @@ impl Control {
             }
             Ok(objects) => Ok(objects),
         };
-        self.parts.crash.hit("backup: written");
+        self.volumes.crash.hit("backup: written");
         let (objects, why, damage) = match &ended {
             Ok(objects) => (Some(*objects), None, None),
             Err(unwritten) => (None, Some(unwritten.fault.told.clone()), unwritten.damage),
@@ -216,7 +245,7 @@ impl Control {
         if let Some(damage) = damage {
             self.volumes.mark_read(job.volume, content, damage).await?;
         }
-        self.end_backup_job(job, id, BackupState::Creating, |backup, _| {
+        self.end_job(job, id, BackupState::Creating, |backup, _| {
             if let Some(backup) = backup {
                 backup.state = if why.is_none() { BackupState::Available } else { BackupState::Error };
                 backup.objects = objects;
@@ -226,7 +255,7 @@ impl Control {
         })
         .await?;
         // It may have been deleted meanwhile, and its record have waited for this.
-        let volume = self.parts.meta.volume_any(job.volume).await?;
+        let volume = self.volumes.meta.volume_any(job.volume).await?;
         if volume.is_some_and(|volume| volume.state == VolumeState::Deleting) {
             self.volumes.discard(job.volume).await;
         }
@@ -237,8 +266,8 @@ impl Control {
         Ok(())
     }
 
-    async fn write_backup(&self, id: BackupId, content: ContentId) -> Result<u64, Unwritten> {
-        let backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
+    async fn write(&self, id: BackupId, content: ContentId) -> Result<u64, Unwritten> {
+        let backup = self.volumes.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
         let backup = backup.ok_or_else(|| Fault::new(FaultKind::NotFound, "the backup is gone"))?;
         let image = self.volumes.open_content(content, backup.size).await?;
         let image = CheckedImage::new(image, content, backup.size).await?;
@@ -251,13 +280,13 @@ impl Control {
             Err(fault) => return Err(failed(&image, fault)),
         };
         let source = Reading { image, space, taken: std::sync::Mutex::default() };
-        let written = self.parts.archive.write(&self.head_of(&backup)?, &source, |_| {}).await;
+        let written = self.archive.write(&self.head_of(&backup)?, &source, |_| {}).await;
         written.map(|written| written.objects).map_err(|error| failed(&source.image, error.into()))
     }
 
     /// Sets the space aside that a backup may take, where it takes some of a file system.
     async fn space_for(&self, image: &CheckedImage, backup: &Backup) -> Result<Option<Reservation>, Fault> {
-        let Some(ledger) = &self.parts.archive_space else { return Ok(None) };
+        let Some(ledger) = &self.space else { return Ok(None) };
         let (mut data, mut offset) = (0, 0);
         while offset < backup.size.get() {
             let len = (backup.size.get() - offset).min(CHUNK_SIZE);
@@ -270,9 +299,9 @@ impl Control {
     /// Removes what a backup that failed has left.
     async fn drop_objects(&self, id: BackupId) {
         let dropped = async {
-            let there = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
+            let there = self.volumes.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
             if let Some(backup) = there {
-                self.parts.archive.delete(&self.head_of(&backup)?).await?;
+                self.archive.delete(&self.head_of(&backup)?).await?;
             }
             Ok::<(), Fault>(())
         };
@@ -289,7 +318,7 @@ impl Control {
     ) -> Result<(), Fault> {
         let written = self.write_back(job, id, content).await;
         if written.is_err()
-            && let Err(error) = self.parts.store.remove(content).await
+            && let Err(error) = self.volumes.store.remove(content).await
         {
             tracing::error!(volume = %job.volume, cause = ?error, "what a failed restore has made goes later");
         }
@@ -297,8 +326,8 @@ impl Control {
             Err(fault) if is_transient(&fault) && job.attempts() < ATTEMPTS => return Err(fault),
             ended => ended,
         };
-        self.parts.crash.hit("restore: published");
-        self.end_backup_job(job, id, BackupState::Restoring, |backup, volume| {
+        self.volumes.crash.hit("restore: published");
+        self.end_job(job, id, BackupState::Restoring, |backup, volume| {
             if let Some(backup) = backup {
                 backup.state = BackupState::Available;
             }
@@ -320,7 +349,7 @@ impl Control {
             Ok(Ending { changes: true, drop: Some(drop) })
         })
         .await?;
-        self.parts.crash.hit("restore: committed");
+        self.volumes.crash.hit("restore: committed");
         self.volumes.remove_dropped().await;
         if let Err(fault) = ended {
             tracing::error!(backup = %id, volume = %job.volume, fault = %fault, cause = ?fault.cause, "a restore failed");
@@ -331,23 +360,23 @@ impl Control {
     async fn write_back(&self, job: &Job, id: BackupId, content: ContentId) -> Result<(), Fault> {
         if job.attempts() > 1 {
             // An earlier attempt may have come to its end before its process did.
-            self.parts.store.remove(content).await?;
+            self.volumes.store.remove(content).await?;
         }
-        let backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
+        let backup = self.volumes.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
         let backup = backup.ok_or_else(|| Fault::new(FaultKind::NotFound, "the backup is gone"))?;
-        let volume = self.parts.meta.volume_any(job.volume).await?.ok_or_else(|| no_such_drive(job.volume))?;
+        let volume = self.volumes.meta.volume_any(job.volume).await?.ok_or_else(|| no_such_drive(job.volume))?;
         let head = self.head_of(&backup)?;
         // The pieces that are not zero, and no more than there is.
-        let objects = self.parts.archive.head(&head).await?.written().objects;
+        let objects = self.archive.head(&head).await?.written().objects;
         let most = objects.saturating_mul(CHUNK_SIZE).min(backup.size.get());
         let most = ByteCount::new(most).unwrap_or(ByteCount::MAX);
-        let reservation = self.parts.store.space().reserve_for(volume.tenant, most)?;
+        let reservation = self.volumes.store.space().reserve_for(volume.tenant, most)?;
         let options = DraftOptions { expected: Some(backup.size), reservation, record: (&volume).into() };
-        let draft = self.parts.store.draft(content, options).await?;
+        let draft = self.volumes.store.draft(content, options).await?;
         let progress = Progress::fetching(volume.id);
-        let writer = DraftWriter::new(&draft, self.pool(), IN_TURNS, &progress);
+        let writer = DraftWriter::new(&draft, &self.pool, IN_TURNS, &progress);
         let mut sink = Writing(writer);
-        let restored = self.parts.archive.restore(&head, &mut sink, |_| {}).await;
+        let restored = self.archive.restore(&head, &mut sink, |_| {}).await;
         let written = sink.0.finish().await;
         restored?;
         let pieces = written?.map.finish(backup.size).map_err(Fault::internal)?;
@@ -357,7 +386,7 @@ impl Control {
 
     /// Ends a job together with the changes of its backup and its volume, as far as they are there. `change` makes
     /// them.
-    async fn end_backup_job(
+    async fn end_job(
         &self,
         job: &Job,
         id: BackupId,
@@ -367,22 +396,22 @@ impl Control {
         let mut race = Race::of("the volume is");
         loop {
             race.round()?;
-            let mut backup = self.parts.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
+            let mut backup = self.volumes.meta.backup(Owner::Anyone, BackupRef::Id(id)).await?;
             backup = backup.filter(|backup| backup.state == from);
             let mut batch = Batch { finish: Some(job.lease.clone()), ..Batch::default() };
-            if let Some(mut volume) = self.parts.meta.volume_any(job.volume).await? {
+            if let Some(mut volume) = self.volumes.meta.volume_any(job.volume).await? {
                 let Ending { changes, drop } = change(backup.as_mut(), &mut volume)?;
                 batch.drop.extend(drop);
                 if changes {
-                    volume.updated = self.parts.clock.now();
+                    volume.updated = self.volumes.clock.now();
                     batch.update.push(volume);
                 }
             }
             if let Some(mut backup) = backup {
-                backup.updated = self.parts.clock.now();
+                backup.updated = self.volumes.clock.now();
                 batch.update_backups.push((backup, from));
             }
-            if unless_lost(self.parts.meta.apply(batch).await)?.is_some() {
+            if unless_lost(self.volumes.meta.apply(batch).await)?.is_some() {
                 return Ok(());
             }
         }
@@ -392,7 +421,7 @@ impl Control {
     fn head_of(&self, backup: &Backup) -> Result<BackupHead, Fault> {
         let container = match &backup.container {
             Some(name) => container_named(name)?,
-            None => self.parts.block.container.clone(),
+            None => self.container.clone(),
         };
         let zone = backup.zone.clone().unwrap_or_default();
         let head = BackupHead::of(backup, container, zone);
@@ -403,19 +432,19 @@ impl Control {
     }
 
     /// Puts a backup into a state by hand.
-    pub(super) async fn reset_backup(
+    pub(super) async fn reset(
         &self,
         principal: &Principal,
         backup: BackupRef,
         state: BackupState,
     ) -> Result<BlockOutcome, Fault> {
         only_administrators(principal)?;
-        let backup = self.find_backup(principal, backup).await?;
+        let backup = self.find(principal, backup).await?;
         let from = backup.state;
         if !matches!(from, BackupState::Available | BackupState::Error) {
             return Err(Fault::new(FaultKind::Conflict, "the backup is being worked on"));
         }
-        self.change_backup(Backup { state, updated: self.parts.clock.now(), ..backup }, from).await?;
+        self.change(Backup { state, updated: self.volumes.clock.now(), ..backup }, from).await?;
         Ok(BlockOutcome::Done)
     }
 }

@@ -45,7 +45,7 @@ impl Control {
             let told = format!("a volume of this image has {least} bytes or more");
             return Err(Fault::invalid("size", told).for_reason(Reason::SmallerThanImage(least)));
         }
-        self.check_size(size)?;
+        self.volumes.check_size(size)?;
         let mut attributes = Map::new();
         let facts = image.facts(id);
         BlockFields { bootable: true, image: facts, ..fields }.put(&mut attributes);

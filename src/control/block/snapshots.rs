@@ -9,8 +9,7 @@ use serde_json::{Map, Value};
 use super::{change_fields, check_pairs};
 use crate::control::Control;
 use crate::domain::{
-    BlockFields, BlockOutcome, DriveSpec, Fault, FaultKind, Principal, Reason, TenantId, Volume, VolumeId, VolumeKind,
-    VolumeState,
+    BlockFields, BlockOutcome, DriveSpec, Fault, FaultKind, Principal, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
 /// What a snapshot is to be.
@@ -23,15 +22,6 @@ pub(super) struct Wish {
 }
 
 impl Control {
-    /// The caller's snapshot.
-    pub(super) async fn find_snapshot(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
-        let there = self.parts.meta.volume(tenant, id).await?.filter(|volume| volume.kind == VolumeKind::Snapshot);
-        there.ok_or_else(|| {
-            let told = format!("there is no snapshot {id}");
-            Fault::new(FaultKind::NotFound, told).for_reason(Reason::NoSuchSnapshot(id))
-        })
-    }
-
     pub(super) async fn create_snapshot(
         self: &Arc<Self>,
         principal: &Principal,
@@ -74,7 +64,7 @@ impl Control {
         principal: &Principal,
         id: VolumeId,
     ) -> Result<BlockOutcome, Fault> {
-        self.find_snapshot(principal.tenant, id).await?;
+        self.volumes.find_snapshot(principal.tenant, id).await?;
         self.delete_all(principal.tenant, vec![id]).await?;
         Ok(BlockOutcome::Done)
     }
