@@ -31,7 +31,7 @@ impl Control {
             Command::Clone { id, patch } => self.start_clone(principal, id, patch).await,
             Command::OpenDownload(volume) => self.open_ticket(principal, &volume).await,
             Command::Describe => Ok(Outcome::Described(self.limits())),
-            Command::Session(command) => self.execute_session(principal, command).await,
+            Command::Session(command) => self.sessions.execute(principal, command).await,
             Command::Block(command) => Box::pin(self.execute_block(principal, command)).await.map(Outcome::Block),
             Command::In { tenant, command } => {
                 if !principal.is_admin {

@@ -8,8 +8,8 @@ use super::Control;
 use super::turns::Turn;
 use super::volumes::{MISSING, check_readable};
 use crate::domain::{
-    ContentId, Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, TenantId, Ticket, UnixTime, Verb,
-    Volume, VolumeRef,
+    ContentId, Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, Ticket, UnixTime, Verb, Volume,
+    VolumeRef,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, OpenTree, StoreError, TreeReadError};
@@ -124,12 +124,12 @@ impl Control {
 
     async fn open_tree(self: &Arc<Self>, tree: Volume) -> Result<Opened, Fault> {
         let content = check_filled(&tree)?;
-        let turn = self.turn(tree.tenant).await?;
+        let turn = self.sessions.turn(tree.tenant).await?;
         let trees = self.parts.trees.clone();
         let opened = self.parts.tracker.spawn_blocking(move || trees.read(content)).await.map_err(Fault::internal)?;
         match opened {
             Ok(opened) => {
-                let (control, wanted) = (self.clone(), self.slots.wanted());
+                let (control, wanted) = (self.clone(), self.sessions.turns.wanted());
                 let packable = Packable { control, volume: Box::new(tree.clone()), tree: opened, turn, wanted };
                 Ok(Opened::Tree(tree, packable))
             }
@@ -147,11 +147,6 @@ impl Control {
             }
             Err(error) => Err(Fault::internal(error)),
         }
-    }
-
-    /// A turn to work on a tree, within a time that clients wait.
-    pub(super) async fn turn(&self, tenant: TenantId) -> Result<Turn, Fault> {
-        self.slots.take(tenant, self.parts.settings.trees.wait).await
     }
 }
 

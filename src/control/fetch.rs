@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::Control;
+use super::sessions::Sessions;
 use crate::domain::{ContentId, Encoding, Fault, Upload};
 use crate::remote::{Location, Remote, RemoteError, RemoteFile, Repository};
 use crate::transfer::{Broken, ChunkSource, Chunks, Progress, Shape};
@@ -20,7 +20,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(10);
 /// Pieces of a tree that wait to be unpacked.
 const AHEAD: usize = 4;
 
-impl Control {
+impl Sessions {
     /// Fetches these parts of a session, in order. What fails is told with the name of its volume.
     pub(super) async fn fetch_all(self: &Arc<Self>, parts: &[&Upload]) -> Result<(), Fault> {
         for part in parts {
@@ -33,10 +33,10 @@ impl Control {
     }
 
     async fn fetch(self: &Arc<Self>, part: &Upload) -> Result<(), Fault> {
-        let tree = self.parts.meta.volume_any(part.volume).await?;
+        let tree = self.volumes.meta.volume_any(part.volume).await?;
         let tree = tree.ok_or_else(|| super::trees::no_such_tree(&part.name))?;
         let _turn = self.fetches.take(tree.tenant, LONGEST_WAIT).await?;
-        let remote = self.parts.remote.at_most(tree.size.get());
+        let remote = self.remote.at_most(tree.size.get());
         match Location::parse(&part.source)? {
             Location::File(url) => {
                 let file = remote.open(&url).await?;
@@ -57,7 +57,7 @@ impl Control {
     /// A file is kept as it is, unless archives are to be unpacked and its name says that it is one.
     fn shape_of(&self, name: &str) -> Shape {
         let is = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-        if !self.parts.settings.trees.unpack_remote {
+        if !self.settings.unpack_remote {
             Shape::File(name.to_owned())
         } else if is(&[".tar"]) {
             Shape::Archive(Encoding::Plain)
@@ -73,13 +73,13 @@ impl Control {
     fn clone_tree(&self, remote: Remote, repository: Repository, content: ContentId) -> GitChunks {
         let (sender, pieces) = mpsc::channel(AHEAD);
         let is_wanted = Arc::new(AtomicBool::new(true));
-        let (trees, wanted) = (self.parts.trees.clone(), is_wanted.clone());
+        let (trees, wanted) = (self.volumes.trees.clone(), is_wanted.clone());
         let work = move || {
             let scratch = trees.scratch(content).map_err(RemoteError::Scratch)?;
             let stop = || !wanted.load(Ordering::Relaxed);
             remote.git_as_tar(&repository, scratch.path(), Pieces(sender), &stop)
         };
-        GitChunks { pieces, work: Some(self.parts.tracker.spawn_blocking(work)), is_wanted }
+        GitChunks { pieces, work: Some(self.volumes.tracker.spawn_blocking(work)), is_wanted }
     }
 }
 

@@ -29,7 +29,7 @@ mod upload;
 mod volumes;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -39,10 +39,10 @@ use crate::archive::Archive;
 use crate::auth::Tickets;
 use crate::domain::{
     ByteCount, Catalogue, Clock, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Reason, TenantId, UnixTime,
-    Volume, VolumeId, VolumeKind, VolumeRef, VolumeState,
+    UnpackPlan, Volume, VolumeId, VolumeKind, VolumeRef, VolumeState,
 };
 use crate::io::Pool;
-use crate::meta::{Meta, MetaError};
+use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::remote::{ImageService, Remote};
 use crate::store::{BlockStore, Ledger, TreeStore};
@@ -52,8 +52,8 @@ use crate::tree::Policy;
 use bells::Bells;
 use block::Backups;
 use jobs::Jobs;
-use turns::Turns;
-use unpack::Unended;
+use sessions::Sessions;
+use sweep::Sweeper;
 use volumes::Volumes;
 
 pub use account::Account;
@@ -159,15 +159,9 @@ pub struct Control {
     jobs: Arc<Jobs>,
     bells: Bells,
     supervisor: Supervisor,
-    draining: AtomicBool,
-    /// Attempts that were not undone when they should have been; the same.
-    unended: Mutex<Vec<Unended>>,
-    /// Turns to work on trees.
-    slots: Turns,
-    /// Turns to fetch.
-    fetches: Turns,
-    /// Whether the disk took what is new when it was last looked at.
-    can_write: AtomicBool,
+    draining: Arc<AtomicBool>,
+    sessions: Arc<Sessions>,
+    sweeper: Arc<Sweeper>,
 }
 
 impl Control {
@@ -189,24 +183,40 @@ impl Control {
         let bells = Bells::default();
         let backups = Backups::new(&parts, volumes.clone(), bells.clone());
         let supervisor = Supervisor::new(parts.tracker.clone(), parts.metrics.clone());
+        let draining = Arc::new(AtomicBool::new(false));
+        let sessions = Sessions::new(&parts, volumes.clone(), draining.clone());
         Arc::new(Self {
-            slots: Turns::new(parts.settings.trees.streams, parts.settings.trees.least_rate),
-            fetches: Turns::new(parts.settings.trees.fetches, parts.settings.trees.least_rate),
-            can_write: AtomicBool::new(true),
+            sweeper: Sweeper::new(&parts, volumes.clone(), sessions.clone()),
+            sessions,
             jobs: Jobs::new(volumes.clone(), backups.clone(), bells.clone(), supervisor.clone()),
             supervisor,
             backups,
             bells,
             volumes,
             parts,
-            draining: AtomicBool::new(false),
-            unended: Mutex::default(),
+            draining,
         })
     }
 
     /// Starts the workers; they end when `stop` is cancelled. A job that is cut short is begun again at the next start.
     pub async fn start_jobs(&self, stop: &CancellationToken) -> Result<(), Fault> {
         self.jobs.start(stop).await
+    }
+
+    /// Cleans up after the process before, before anything else runs. If the database `may_be_old`, what it calls not
+    /// complete may have become so later.
+    pub async fn recover(&self, may_be_old: bool) -> Result<(), Fault> {
+        self.sweeper.recover(may_be_old).await
+    }
+
+    /// Sweeps until `stop` is cancelled.
+    pub fn start_sweeper(&self, stop: &CancellationToken) {
+        self.sweeper.start(&self.supervisor, stop);
+    }
+
+    /// Admits an archive: everything that can refuse it happens here, before its first byte is asked for.
+    pub async fn admit_tree(&self, plan: &UnpackPlan) -> Result<AdmittedTree, Fault> {
+        self.sessions.admit_tree(plan).await
     }
 
     /// Nothing new is begun from now on.
@@ -226,22 +236,7 @@ impl Control {
             && self.supervisor.is_complete()
             && self.parts.store.is_alive()
             && self.parts.meta.is_alive().await
-            && self.can_write().await
-    }
-
-    /// Whether the disk takes what is new. That it does not any more, or does again, is logged.
-    async fn can_write(&self) -> bool {
-        let checked = self.parts.meta.check_room().await;
-        let could = self.can_write.swap(checked.is_ok(), Ordering::AcqRel);
-        match &checked {
-            Ok(()) if !could => tracing::info!("the disk takes what is new again"),
-            Err(MetaError::DiskFull) if could => {
-                tracing::warn!("the disk is full: only what removes is carried out until there is room");
-            }
-            Err(error) if could => tracing::warn!(cause = ?error, "nothing can be written"),
-            _ => {}
-        }
-        checked.is_ok()
+            && self.sweeper.can_write().await
     }
 
     /// What this server allows.
@@ -277,11 +272,6 @@ impl Control {
     /// The metrics that use cases update.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.parts.metrics
-    }
-
-    fn unended(&self) -> MutexGuard<'_, Vec<Unended>> {
-        // A push or a take leaves it whole.
-        self.unended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The caller's volume that is meant, or a fault that does not tell a foreign one from none.

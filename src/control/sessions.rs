@@ -9,19 +9,24 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Control;
 use super::race::{Race, unless_lost};
+use super::turns::{Turn, Turns};
 use super::undo::{Undo, Undoing};
+use super::volumes::Volumes;
+use super::{Parts, TreeSettings};
 use crate::auth::{digest_of, random_secret};
 use crate::domain::{
     Began, ContentId, Fault, FaultKind, Initialization, Outcome, Principal, Secret, Session, SessionCommand, SessionId,
-    SessionState, Source, TreeSource, TreeSpec, UnixTime, Upload, UploadId, UploadState, Volume, VolumeId, VolumeState,
+    SessionState, Source, TenantId, TreeSource, TreeSpec, UnixTime, Upload, UploadId, UploadState, Volume, VolumeId,
+    VolumeState,
 };
+use crate::io::Pool;
 use crate::meta::MetaError;
-use crate::remote::Location;
-use crate::transfer::Stop;
+use crate::remote::{Location, Remote};
+use crate::transfer::{Stop, Transfers};
 
 /// Trees of one session. Their rows are written in one transaction.
 const MOST_TREES: usize = 64;
@@ -29,8 +34,52 @@ const MOST_TREES: usize = 64;
 /// For how long the record of an ended session is kept: so long its uploaders are told that it is over.
 const REMEMBER_SECONDS: u32 = 24 * 60 * 60;
 
-impl Control {
-    pub(super) async fn execute_session(
+/// Sessions, and the trees that they fill.
+pub(super) struct Sessions {
+    pub(super) volumes: Arc<Volumes>,
+    pub(super) transfers: Transfers,
+    pub(super) remote: Remote,
+    /// The memory of the transfers.
+    pub(super) pool: Pool,
+    pub(super) settings: TreeSettings,
+    /// Turns to work on trees.
+    pub(super) turns: Turns,
+    /// Turns to fetch.
+    pub(super) fetches: Turns,
+    /// Attempts that were not undone when they should have been; the sweeper tries again.
+    unended: Mutex<Vec<Unended>>,
+    /// Whether nothing new is begun any more.
+    draining: Arc<AtomicBool>,
+}
+
+impl Sessions {
+    /// Over these parts.
+    pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, draining: Arc<AtomicBool>) -> Arc<Self> {
+        let settings = parts.settings.trees;
+        Arc::new(Self {
+            volumes,
+            transfers: parts.transfers.clone(),
+            remote: parts.remote.clone(),
+            pool: parts.pool.clone(),
+            settings,
+            turns: Turns::new(settings.streams, settings.least_rate),
+            fetches: Turns::new(settings.fetches, settings.least_rate),
+            unended: Mutex::default(),
+            draining,
+        })
+    }
+
+    pub(super) fn unended(&self) -> MutexGuard<'_, Vec<Unended>> {
+        // A push or a take leaves it whole.
+        self.unended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A turn to work on a tree, within a time that clients wait.
+    pub(super) async fn turn(&self, tenant: TenantId) -> Result<Turn, Fault> {
+        self.turns.take(tenant, self.settings.wait).await
+    }
+
+    pub(super) async fn execute(
         self: &Arc<Self>,
         principal: &Principal,
         command: SessionCommand,
@@ -38,13 +87,13 @@ impl Control {
         match command {
             SessionCommand::Initialize(initialization) => self.initialize(principal, initialization).await,
             SessionCommand::Finish(token) => {
-                let (control, principal) = (self.clone(), principal.clone());
+                let (sessions, principal) = (self.clone(), principal.clone());
                 // To its end even when the caller goes: replaced contents are removed after the commit.
-                let work = async move { control.finish_session(&principal, &token.0).await };
-                self.parts.tracker.spawn(work).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
+                let work = async move { sessions.finish_session(&principal, &token.0).await };
+                self.volumes.tracker.spawn(work).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
             }
             SessionCommand::List { limit, after } => {
-                match self.parts.meta.sessions(principal.tenant, limit, after).await {
+                match self.volumes.meta.sessions(principal.tenant, limit, after).await {
                     Err(MetaError::NotFound) => Err(Fault::invalid("marker", "the marker is no session of yours")),
                     page => Ok(Outcome::Sessions(page?)),
                 }
@@ -62,7 +111,7 @@ impl Control {
     }
 
     async fn session_of_caller(&self, principal: &Principal, id: SessionId) -> Result<Session, Fault> {
-        let session = self.parts.meta.session(id).await?.filter(|session| session.tenant == principal.tenant);
+        let session = self.volumes.meta.session(id).await?.filter(|session| session.tenant == principal.tenant);
         session.ok_or_else(|| Fault::new(FaultKind::NotFound, "there is no such session"))
     }
 
@@ -83,7 +132,7 @@ impl Control {
             for tree in &wish.trees {
                 self.plan(principal, tree, wish.reload, &mut planned).await?;
             }
-            let now = self.parts.clock.now();
+            let now = self.volumes.clock.now();
             let session = Session {
                 id: SessionId::random(),
                 tenant: principal.tenant,
@@ -93,16 +142,16 @@ impl Control {
                 state: SessionState::Open,
                 reason: None,
                 created: now,
-                expires: now.plus_seconds(self.parts.settings.trees.session_seconds),
+                expires: now.plus_seconds(self.settings.session_seconds),
                 ended: None,
                 uploads: planned.uploads,
             };
             // Whoever is not told of a session has no use for it, and it would keep others from its volumes: it is
             // dropped with the request, and when anything fails from here on, its first row included, of which nobody
             // knows then whether it was written.
-            let unanswered = Unanswered { control: self.clone(), session: session.clone() };
-            let mut undo = Undo::new(&self.parts.tracker, unanswered);
-            let outcome = match self.parts.meta.begin_session(&session, planned.new, planned.old).await {
+            let unanswered = Unanswered { sessions: self.clone(), session: session.clone() };
+            let mut undo = Undo::new(&self.volumes.tracker, unanswered);
+            let outcome = match self.volumes.meta.begin_session(&session, planned.new, planned.old).await {
                 // Made, deleted or initialised by others since it was looked at.
                 Err(MetaError::Duplicate | MetaError::Conflict) => {
                     undo.complete();
@@ -110,7 +159,7 @@ impl Control {
                 }
                 Err(error) => Err(error.into()),
                 Ok(()) => {
-                    self.parts.crash.hit("session: rows");
+                    self.volumes.crash.hit("session: rows");
                     self.begin(&session, token, cookie).await
                 }
             };
@@ -131,14 +180,14 @@ impl Control {
         planned: &mut Planned,
     ) -> Result<(), Fault> {
         let name = wish.name.clone();
-        let mut old = self.parts.meta.tree(principal.tenant, &name).await?;
+        let mut old = self.volumes.meta.tree(principal.tenant, &name).await?;
         let conflict = |why: &str| Err(Fault::new(FaultKind::Conflict, format!("the volume {name} {why}")));
         if let Some(tree) = &old {
             if self.session_now(tree.id).await?.is_some() {
                 return conflict("is being initialised");
             }
             // It may have gone with a session that was over.
-            old = self.parts.meta.tree(principal.tenant, &name).await?;
+            old = self.volumes.meta.tree(principal.tenant, &name).await?;
         }
         if let Some(tree) = &old {
             match tree.state {
@@ -172,9 +221,9 @@ impl Control {
             planned.old.push(tree.clone());
             tree.id
         } else {
-            let size = self.parts.settings.trees.default_size;
+            let size = self.settings.default_size;
             let spec = TreeSpec { name: name.clone(), size, labels: serde_json::Map::new() };
-            let tree = Volume::tree(principal.tenant, spec, VolumeState::Uploading, self.parts.clock.now());
+            let tree = Volume::tree(principal.tenant, spec, VolumeState::Uploading, self.volumes.clock.now());
             let id = tree.id;
             planned.new.push(tree);
             id
@@ -200,9 +249,9 @@ impl Control {
         let (remote, local): (Vec<&Upload>, Vec<&Upload>) = session.uploads.iter().partition(|part| part.is_remote);
         self.fetch_all(&remote).await?;
         if local.is_empty() {
-            let (control, id) = (self.clone(), session.id);
-            let work = async move { control.publish(id).await };
-            self.parts.tracker.spawn(work).await.map_err(Fault::internal)??;
+            let (sessions, id) = (self.clone(), session.id);
+            let work = async move { sessions.publish(id).await };
+            self.volumes.tracker.spawn(work).await.map_err(Fault::internal)??;
             return Ok(Outcome::Began(None));
         }
         let uploads = local.iter().map(|upload| (upload.name.clone(), upload.id)).collect();
@@ -211,7 +260,7 @@ impl Control {
 
     /// Ends the session of a token. May be said again.
     async fn finish_session(&self, principal: &Principal, token: &Secret) -> Result<Outcome, Fault> {
-        let session = self.parts.meta.session_by_token(&digest_of(token)).await?;
+        let session = self.volumes.meta.session_by_token(&digest_of(token)).await?;
         let session = session.filter(|session| session.tenant == principal.tenant);
         let session = session.ok_or_else(|| Fault::invalid("session", "there is no such session"))?;
         if session.state == SessionState::Open
@@ -227,7 +276,7 @@ impl Control {
         let mut race = Race::of("the volumes are");
         loop {
             race.round()?;
-            let Some(session) = self.parts.meta.session(id).await? else {
+            let Some(session) = self.volumes.meta.session(id).await? else {
                 return Err(Fault::invalid("session", "there is no such session"));
             };
             match session.state {
@@ -246,9 +295,9 @@ impl Control {
             }
             let mut trees = Vec::with_capacity(session.uploads.len());
             let mut replaced = Vec::new();
-            let now = self.parts.clock.now();
+            let now = self.volumes.clock.now();
             for upload in &session.uploads {
-                let Some(mut tree) = self.parts.meta.volume(session.tenant, upload.volume).await? else { break };
+                let Some(mut tree) = self.volumes.meta.volume(session.tenant, upload.volume).await? else { break };
                 replaced.extend(tree.content);
                 tree.fill(upload.content, &upload.source, now).map_err(super::busy_tree)?;
                 trees.push(tree);
@@ -257,10 +306,10 @@ impl Control {
                 // It went with its session since that was read.
                 continue;
             }
-            if unless_lost(self.parts.meta.finish_session(id, trees, now).await)?.is_none() {
+            if unless_lost(self.volumes.meta.finish_session(id, trees, now).await)?.is_none() {
                 continue;
             }
-            self.parts.crash.hit("session: finished");
+            self.volumes.crash.hit("session: finished");
             for content in replaced {
                 self.volumes.remove_content(content).await;
             }
@@ -270,13 +319,13 @@ impl Control {
 
     /// Ends a session that is open, and drops what it has received; whether nobody was first.
     pub(super) async fn drop_session(&self, session: &Session, state: SessionState, why: &str) -> Result<bool, Fault> {
-        match self.parts.meta.drop_session(session.id, state, why, self.parts.clock.now()).await {
+        match self.volumes.meta.drop_session(session.id, state, why, self.volumes.clock.now()).await {
             Err(MetaError::Conflict) => return Ok(false),
             result => result?,
         }
         tracing::info!(session = %session.id, ?state, why, "a session was dropped");
         for upload in &session.uploads {
-            self.parts.transfers.stop_uploads(upload.volume, Stop::SessionEnded);
+            self.transfers.stop_uploads(upload.volume, Stop::SessionEnded);
             // An attempt that still runs writes to what is in the trash now, and ends soon.
             self.volumes.remove_content(upload.content).await;
         }
@@ -285,7 +334,7 @@ impl Control {
 
     /// The session that fills a tree. One that is over is dropped: nobody has to wait until the sweeper does it.
     pub(super) async fn session_now(&self, tree: VolumeId) -> Result<Option<Session>, Fault> {
-        let Some(session) = self.parts.meta.session_of(tree).await? else { return Ok(None) };
+        let Some(session) = self.volumes.meta.session_of(tree).await? else { return Ok(None) };
         let Some((state, why)) = self.over(&session) else { return Ok(Some(session)) };
         self.drop_session(&session, state, why).await?;
         Ok(None)
@@ -294,32 +343,32 @@ impl Control {
     /// What becomes of an open session and why, if it is over: by its time, uploads that run then included, or with the
     /// login that it was begun with.
     fn over<'a>(&self, session: &'a Session) -> Option<(SessionState, &'a str)> {
-        let end = session.expires.plus_seconds(self.parts.settings.trees.grace_seconds);
+        let end = session.expires.plus_seconds(self.settings.grace_seconds);
         match &session.reason {
             Some(reason) => Some((SessionState::Failed, reason)),
-            None if self.parts.clock.now() >= end => Some((SessionState::Expired, TOO_LATE)),
+            None if self.volumes.clock.now() >= end => Some((SessionState::Expired, TOO_LATE)),
             None => None,
         }
     }
 
     /// Ends the sessions that nobody has ended in time.
     pub(super) async fn expire_sessions(&self) -> Result<(), Fault> {
-        let now = self.parts.clock.now();
+        let now = self.volumes.clock.now();
         let ago = |seconds: u32| UnixTime(now.0 - i64::from(seconds) * 1000);
-        for id in self.parts.meta.overdue_sessions(ago(self.parts.settings.trees.grace_seconds)).await? {
-            if let Some(session) = self.parts.meta.session(id).await?
+        for id in self.volumes.meta.overdue_sessions(ago(self.settings.grace_seconds)).await? {
+            if let Some(session) = self.volumes.meta.session(id).await?
                 && let Some((state, why)) = self.over(&session)
             {
                 self.drop_session(&session, state, why).await?;
             }
         }
-        Ok(self.parts.meta.forget_sessions(ago(REMEMBER_SECONDS)).await?)
+        Ok(self.volumes.meta.forget_sessions(ago(REMEMBER_SECONDS)).await?)
     }
 
     /// Undoes what a process that died was doing, before anything else runs.
     pub(super) async fn recover_sessions(&self) -> Result<(), Fault> {
-        for id in self.parts.meta.open_sessions().await? {
-            let Some(session) = self.parts.meta.session(id).await? else { continue };
+        for id in self.volumes.meta.open_sessions().await? {
+            let Some(session) = self.volumes.meta.session(id).await? else { continue };
             let is_fetching = |part: &Upload| part.is_remote && part.state != UploadState::Received;
             // Nobody was told the token of a session that only fetches.
             if session.uploads.iter().any(is_fetching) || session.uploads.iter().all(|part| part.is_remote) {
@@ -330,8 +379,15 @@ impl Control {
                 self.volumes.remove_content(part.content).await;
             }
         }
-        Ok(self.parts.meta.end_attempts_of_the_dead("the server was restarted meanwhile").await?)
+        Ok(self.volumes.meta.end_attempts_of_the_dead("the server was restarted meanwhile").await?)
     }
+}
+
+/// An attempt that is over, and is to be undone.
+pub(super) struct Unended {
+    pub(super) upload: UploadId,
+    pub(super) content: ContentId,
+    pub(super) why: String,
 }
 
 fn ended() -> Fault {
@@ -364,7 +420,7 @@ fn missing_from(session: &Session) -> Option<String> {
 
 /// A session of which its caller is not told.
 struct Unanswered {
-    control: Arc<Control>,
+    sessions: Arc<Sessions>,
     session: Session,
 }
 
@@ -374,11 +430,11 @@ impl Undoing for Unanswered {
     const AGAIN: &'static [u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 512, 512];
 
     fn hand_over(&mut self) -> Self {
-        Self { control: self.control.clone(), session: self.session.clone() }
+        Self { sessions: self.sessions.clone(), session: self.session.clone() }
     }
 
     async fn undo(&mut self, why: &str) -> bool {
-        let dropped = self.control.drop_session(&self.session, SessionState::Failed, why).await;
+        let dropped = self.sessions.drop_session(&self.session, SessionState::Failed, why).await;
         if let Err(fault) = &dropped {
             tracing::error!(session = %self.session.id, cause = ?fault.cause, "a session is not dropped");
         }
@@ -387,6 +443,6 @@ impl Undoing for Unanswered {
 
     fn is_over(&self) -> bool {
         // A restart sees what the disk has.
-        self.control.is_draining() || !self.control.parts.meta.is_writable()
+        self.sessions.draining.load(Ordering::SeqCst) || !self.sessions.volumes.meta.is_writable()
     }
 }

@@ -5,17 +5,20 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::Control;
-use super::volumes::MISSING;
-use super::volumes::spoil;
+use super::Parts;
+use super::sessions::Sessions;
+use super::supervise::Supervisor;
+use super::volumes::{MISSING, Volumes, spoil};
 use crate::domain::{ContentId, Fault, FaultKind, UnixTime, VolumeState};
+use crate::meta::MetaError;
 use crate::store::TreeRecord;
+use crate::transfer::Transfers;
 
 const EVERY: Duration = Duration::from_hours(1);
 
@@ -42,26 +45,43 @@ impl Pause {
     }
 }
 
-impl Control {
+/// The sweeper.
+pub(super) struct Sweeper {
+    volumes: Arc<Volumes>,
+    sessions: Arc<Sessions>,
+    transfers: Transfers,
+    /// For how long what nobody knows is kept after it was set aside; for good when absent.
+    keep_lost: Option<Duration>,
+    /// Whether the disk took what is new when it was last looked at.
+    can_write: AtomicBool,
+}
+
+impl Sweeper {
+    /// Over these parts.
+    pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, sessions: Arc<Sessions>) -> Arc<Self> {
+        let (transfers, keep_lost) = (parts.transfers.clone(), parts.settings.keep_lost);
+        Arc::new(Self { volumes, sessions, transfers, keep_lost, can_write: AtomicBool::new(true) })
+    }
+
     /// Cleans up after the process before, before anything else runs. If the database `may_be_old`, what it calls not
     /// complete may have become so later.
-    pub async fn recover(self: &Arc<Self>, may_be_old: bool) -> Result<(), Fault> {
+    pub(super) async fn recover(self: &Arc<Self>, may_be_old: bool) -> Result<(), Fault> {
         if may_be_old {
             self.doubt_unfinished().await?;
         }
-        self.recover_sessions().await?;
-        for volume in self.parts.meta.volumes_in(&[VolumeState::Downloading]).await? {
+        self.sessions.recover_sessions().await?;
+        for volume in self.volumes.meta.volumes_in(&[VolumeState::Downloading]).await? {
             // Copies of images go on by their jobs. A fetch from a service had a token that is gone.
-            if !self.parts.meta.has_jobs(volume.id).await? {
+            if !self.volumes.meta.has_jobs(volume.id).await? {
                 self.volumes.spoil_unfilled(volume.id, "the server was restarted while the image was fetched").await;
             }
         }
         self.sweep(UnixTime(i64::MAX)).await?;
         // Only here: later, a content may be new and its row not durable yet.
-        let (trees, keep) = (self.parts.trees.clone(), self.ask_contents());
-        let (held, forget_before) = (self.parts.meta.held_contents().await?, self.forget_before());
+        let (trees, keep) = (self.volumes.trees.clone(), self.ask_contents());
+        let (held, forget_before) = (self.volumes.meta.held_contents().await?, self.forget_before());
         let held: Vec<_> = held.iter().filter_map(|tree| Some((tree.content?, TreeRecord::from(tree)))).collect();
-        let swept = self.parts.tracker.spawn_blocking(move || {
+        let swept = self.volumes.tracker.spawn_blocking(move || {
             let swept = trees.sweep(&keep, forget_before)?;
             trees.complete_records(&held).map(|_| swept)
         });
@@ -71,17 +91,17 @@ impl Control {
         }
         self.tell_lost("trees", (swept.set_aside, swept.bytes), swept.returned, swept.forgotten);
         self.find_missing().await?;
-        self.parts.meta.beat(self.parts.clock.now()).await?;
+        self.volumes.meta.beat(self.volumes.clock.now()).await?;
         Ok(())
     }
 
     /// Forgets the rows of what was being made and is there whole, so that it is set aside and not removed.
     async fn doubt_unfinished(&self) -> Result<(), Fault> {
-        let there: HashSet<ContentId> = self.parts.store.images().await?.into_iter().collect();
+        let there: HashSet<ContentId> = self.volumes.store.images().await?.into_iter().collect();
         let unfinished = [VolumeState::Uploading, VolumeState::Creating, VolumeState::Downloading];
-        for volume in self.parts.meta.volumes_in(&unfinished).await? {
-            if there.contains(&volume.image()) && !self.parts.meta.has_jobs(volume.id).await? {
-                self.parts.meta.remove_volume(volume.id).await?;
+        for volume in self.volumes.meta.volumes_in(&unfinished).await? {
+            if there.contains(&volume.image()) && !self.volumes.meta.has_jobs(volume.id).await? {
+                self.volumes.meta.remove_volume(volume.id).await?;
             }
         }
         Ok(())
@@ -89,13 +109,13 @@ impl Control {
 
     /// Marks the drives whose images are not there: of a database that is older than they are, it may be.
     async fn find_missing(&self) -> Result<(), Fault> {
-        let there: HashSet<ContentId> = self.parts.store.images().await?.into_iter().collect();
+        let there: HashSet<ContentId> = self.volumes.store.images().await?.into_iter().collect();
         let mut count = 0;
-        for (id, content) in self.parts.meta.image_contents().await? {
+        for (id, content) in self.volumes.meta.image_contents().await? {
             if there.contains(&content) {
                 continue;
             }
-            let Some(volume) = self.parts.meta.volume_any(id).await? else { continue };
+            let Some(volume) = self.volumes.meta.volume_any(id).await? else { continue };
             if !volume.state.is_readable() {
                 continue;
             }
@@ -113,13 +133,13 @@ impl Control {
 
     /// What was set aside before this is removed.
     fn forget_before(&self) -> UnixTime {
-        let kept = self.parts.settings.keep_lost.and_then(|kept| i64::try_from(kept.as_millis()).ok());
-        UnixTime(kept.map_or(i64::MIN, |kept| self.parts.clock.now().0.saturating_sub(kept)))
+        let kept = self.keep_lost.and_then(|kept| i64::try_from(kept.as_millis()).ok());
+        UnixTime(kept.map_or(i64::MIN, |kept| self.volumes.clock.now().0.saturating_sub(kept)))
     }
 
     fn tell_lost(&self, what: &'static str, (count, bytes): (usize, u64), returned: usize, forgotten: usize) {
         if count > 0 {
-            let days = self.parts.settings.keep_lost.map(|kept| kept.as_secs() / 86_400);
+            let days = self.keep_lost.map(|kept| kept.as_secs() / 86_400);
             tracing::warn!(
                 what,
                 count,
@@ -137,17 +157,32 @@ impl Control {
         }
     }
 
+    /// Whether the disk takes what is new. That it does not any more, or does again, is logged.
+    pub(super) async fn can_write(&self) -> bool {
+        let checked = self.volumes.meta.check_room().await;
+        let could = self.can_write.swap(checked.is_ok(), Ordering::AcqRel);
+        match &checked {
+            Ok(()) if !could => tracing::info!("the disk takes what is new again"),
+            Err(MetaError::DiskFull) if could => {
+                tracing::warn!("the disk is full: only what removes is carried out until there is room");
+            }
+            Err(error) if could => tracing::warn!(cause = ?error, "nothing can be written"),
+            _ => {}
+        }
+        checked.is_ok()
+    }
+
     /// Sweeps until `stop` is cancelled.
-    pub fn start_sweeper(self: &Arc<Self>, stop: &CancellationToken) {
-        let control = self.clone();
+    pub(super) fn start(self: &Arc<Self>, supervisor: &Supervisor, stop: &CancellationToken) {
+        let sweeper = self.clone();
         // By itself: a large tree takes long.
-        self.supervisor.run("trash", stop, move || {
-            let control = control.clone();
+        supervisor.run("trash", stop, move || {
+            let sweeper = sweeper.clone();
             async move {
                 let mut pause = Pause(AGAIN);
                 loop {
-                    control.volumes.empty_trash().await;
-                    let emptied = control.parts.store.empty_trash().await;
+                    sweeper.volumes.empty_trash().await;
+                    let emptied = sweeper.volumes.store.empty_trash().await;
                     let wait = pause.after(emptied.is_ok());
                     if let Err(error) = emptied {
                         tracing::error!(cause = ?error, again = ?wait, "cannot empty the trash of the drives");
@@ -156,44 +191,45 @@ impl Control {
                 }
             }
         });
-        let control = self.clone();
-        self.supervisor.run("sweeper", stop, move || {
-            let control = control.clone();
+        let sweeper = self.clone();
+        supervisor.run("sweeper", stop, move || {
+            let sweeper = sweeper.clone();
             async move {
                 let mut next = Instant::now() + EVERY;
                 let mut beat = Instant::now() + BEAT;
                 let (mut retry, mut pause) = (Instant::now(), Pause(AGAIN));
                 loop {
                     tokio::time::sleep(AGAIN).await;
-                    control.can_write().await;
+                    sweeper.can_write().await;
                     if Instant::now() >= beat {
                         beat = Instant::now() + BEAT;
-                        if let Err(error) = control.parts.meta.beat(control.parts.clock.now()).await {
+                        if let Err(error) = sweeper.volumes.meta.beat(sweeper.volumes.clock.now()).await {
                             tracing::warn!(%error, "the database does not note that it is in use");
                         }
                     }
                     if Instant::now() >= retry {
-                        let leftovers = std::mem::take(&mut *control.volumes.leftovers());
+                        let leftovers = std::mem::take(&mut *sweeper.volumes.leftovers());
                         for id in leftovers {
-                            control.volumes.discard(id).await;
+                            sweeper.volumes.discard(id).await;
                         }
-                        let unended = std::mem::take(&mut *control.unended());
+                        let unended = std::mem::take(&mut *sweeper.sessions.unended());
                         for attempt in unended {
-                            control.end_attempt(attempt).await;
+                            sweeper.sessions.end_attempt(attempt).await;
                         }
-                        control.volumes.remove_dropped().await;
-                        let has_failed = !control.volumes.leftovers().is_empty() || !control.unended().is_empty();
+                        sweeper.volumes.remove_dropped().await;
+                        let has_failed =
+                            !sweeper.volumes.leftovers().is_empty() || !sweeper.sessions.unended().is_empty();
                         retry = Instant::now() + pause.after(!has_failed);
                     }
-                    if let Err(fault) = control.expire_sessions().await {
+                    if let Err(fault) = sweeper.sessions.expire_sessions().await {
                         tracing::error!(cause = ?fault.cause, "sessions were not looked after; it is tried again");
                     }
                     if Instant::now() < next {
                         continue;
                     }
                     next = Instant::now() + EVERY;
-                    let stale = UnixTime(control.parts.clock.now().0 - STALE.as_millis() as i64);
-                    if let Err(fault) = control.sweep(stale).await {
+                    let stale = UnixTime(sweeper.volumes.clock.now().0 - STALE.as_millis() as i64);
+                    if let Err(fault) = sweeper.sweep(stale).await {
                         tracing::error!(cause = ?fault.cause, "the sweep failed; it is tried again in an hour");
                     }
                 }
@@ -205,12 +241,12 @@ impl Control {
     /// on disk that no volume owns.
     async fn sweep(self: &Arc<Self>, stale: UnixTime) -> Result<(), Fault> {
         let cut_short = [VolumeState::Uploading, VolumeState::Creating, VolumeState::Deleting];
-        for volume in self.parts.meta.volumes_in(&cut_short).await? {
+        for volume in self.volumes.meta.volumes_in(&cut_short).await? {
             // An upload is among the running from before its row until after its end, however long it takes.
             let is_leftover = match volume.state {
                 // It goes with its session.
                 VolumeState::Uploading if volume.is_tree() => false,
-                VolumeState::Uploading => !self.parts.transfers.concerns(volume.id),
+                VolumeState::Uploading => !self.transfers.concerns(volume.id),
                 _ => volume.updated < stale,
             };
             if is_leftover {
@@ -219,11 +255,11 @@ impl Control {
             }
         }
         self.volumes.remove_dropped().await;
-        let (meta, runtime) = (self.parts.meta.clone(), Handle::current());
+        let (meta, runtime) = (self.volumes.meta.clone(), Handle::current());
         // A database that does not answer keeps everything.
         let is_filled = move |id| runtime.block_on(meta.fills_content(id)).unwrap_or(true);
         let (is_owned, is_filled) = (Arc::new(self.ask_contents()), Arc::new(is_filled));
-        let swept = self.parts.store.sweep(is_owned, is_filled, self.forget_before()).await?;
+        let swept = self.volumes.store.sweep(is_owned, is_filled, self.forget_before()).await?;
         if !swept.removed.is_empty() {
             tracing::info!(count = swept.removed.len(), "removed leftovers from the store");
         }
@@ -232,8 +268,8 @@ impl Control {
     }
 
     async fn forget_lost_trees(&self) -> Result<(), Fault> {
-        let (trees, keep, before) = (self.parts.trees.clone(), self.ask_contents(), self.forget_before());
-        let forgotten = self.parts.tracker.spawn_blocking(move || trees.forget_old(&keep, before)).await;
+        let (trees, keep, before) = (self.volumes.trees.clone(), self.ask_contents(), self.forget_before());
+        let forgotten = self.volumes.tracker.spawn_blocking(move || trees.forget_old(&keep, before)).await;
         let forgotten = forgotten.map_err(Fault::internal)?.map_err(Fault::internal)?;
         if forgotten > 0 {
             self.volumes.has_trash.store(true, Ordering::SeqCst);
@@ -245,7 +281,7 @@ impl Control {
     /// Whether anybody has a content, asked from a blocking thread: of what is made after the sweep began that was
     /// written down before there was any of it. A database that does not answer keeps everything.
     fn ask_contents(&self) -> impl Fn(ContentId) -> bool + Send + Sync + use<> {
-        let (meta, runtime) = (self.parts.meta.clone(), Handle::current());
+        let (meta, runtime) = (self.volumes.meta.clone(), Handle::current());
         move |id| runtime.block_on(meta.owns_content(id)).unwrap_or(true)
     }
 }

@@ -36,12 +36,12 @@ impl Control {
             if tree.id != *id {
                 return Err(no_such_tree(name));
             }
-            if let Some(session) = self.session_now(tree.id).await? {
+            if let Some(session) = self.sessions.session_now(tree.id).await? {
                 if !ends_sessions {
                     return Err(Fault::new(FaultKind::Conflict, format!("the volume {name} is being initialised")));
                 }
                 let why = format!("the volume {name} was deleted");
-                let is_dropped = self.drop_session(&session, SessionState::Failed, &why).await?;
+                let is_dropped = self.sessions.drop_session(&session, SessionState::Failed, &why).await?;
                 // It goes with its session then.
                 if is_dropped && session.uploads.iter().any(|upload| upload.volume == tree.id && upload.is_new) {
                     return Ok(());

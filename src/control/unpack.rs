@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::Control;
 use super::account::Account;
+use super::sessions::{Sessions, Unended};
 use super::turns::Turn;
 use super::undo::{Undo, Undoing};
 use crate::auth::is_secret;
@@ -34,15 +34,15 @@ pub struct AdmittedTree {
     turn: Turn,
 }
 
-impl Control {
+impl Sessions {
     /// Admits an archive: everything that can refuse it happens here, before its first byte is asked for.
-    pub async fn admit_tree(self: &Arc<Self>, plan: &UnpackPlan) -> Result<AdmittedTree, Fault> {
-        let part = self.parts.meta.unpacking(plan.upload).await?;
+    pub(super) async fn admit_tree(self: &Arc<Self>, plan: &UnpackPlan) -> Result<AdmittedTree, Fault> {
+        let part = self.volumes.meta.unpacking(plan.upload).await?;
         let part = part.ok_or_else(|| Fault::new(FaultKind::NotFound, "there is no such uploader"))?;
         if !is_secret(&plan.cookie, &part.session.cookie) {
             return Err(Fault::new(FaultKind::TicketRefused, "the cookie is not the one of this uploader"));
         }
-        let now = self.parts.clock.now();
+        let now = self.volumes.clock.now();
         check_open(&part, now >= part.session.expires)?;
         self.attempt(part.upload, Shape::Archive(plan.encoding), Progress::receiving).await
     }
@@ -54,42 +54,42 @@ impl Control {
         shape: Shape,
         progress: impl FnOnce(VolumeId) -> Progress,
     ) -> Result<AdmittedTree, Fault> {
-        let tree = self.parts.meta.volume_any(upload.volume).await?;
+        let tree = self.volumes.meta.volume_any(upload.volume).await?;
         let tree = tree.ok_or_else(|| super::trees::no_such_tree(&upload.name))?;
         let turn = self.turn(tree.tenant).await?;
         // Among the running before the row says so: a session that ends must find it.
         let progress = progress(tree.id);
-        progress.hold(self.slots.wanted());
-        let running = self.parts.transfers.start(Arc::new(progress));
-        let control = self.clone();
+        progress.hold(self.turns.wanted());
+        let running = self.transfers.start(Arc::new(progress));
+        let sessions = self.clone();
         // A task of its own: when the caller goes meanwhile, what it returns is dropped, and so undone.
         let start = async move {
-            match control.parts.meta.start_attempt(upload.id).await {
+            match sessions.volumes.meta.start_attempt(upload.id).await {
                 Err(MetaError::Conflict) => {
                     let told = format!("an archive for the volume {} is being received, or was", upload.name);
                     return Err(Fault::new(FaultKind::Conflict, told));
                 }
                 result => result?,
             }
-            let tracker = control.parts.tracker.clone();
-            let filling = Filling { control, upload: upload.id, content: upload.content, work: None };
+            let tracker = sessions.volumes.tracker.clone();
+            let filling = Filling { sessions, upload: upload.id, content: upload.content, work: None };
             Ok(Undo::new(&tracker, filling))
         };
-        let undo = self.parts.tracker.spawn(start).await.map_err(Fault::internal)??;
-        let account = Account::open(&self.parts.metrics, running, Direction::Upload, tree.id);
+        let undo = self.volumes.tracker.spawn(start).await.map_err(Fault::internal)??;
+        let account = Account::open(&self.volumes.metrics, running, Direction::Upload, tree.id);
         Ok(AdmittedTree { undo, shape, tree, account, turn })
     }
 
     /// Removes what an attempt has made, and lets another begin. What fails is left to the sweeper, or to the next
     /// start where nothing can be written.
     pub(super) async fn end_attempt(&self, attempt: Unended) {
-        if !self.parts.meta.is_writable() {
+        if !self.volumes.meta.is_writable() {
             return;
         }
         // In this order: another attempt writes to the same place.
         let is_removed = self.volumes.remove_content(attempt.content).await;
         if is_removed {
-            match self.parts.meta.end_attempt(attempt.upload, &Attempt::Failed(attempt.why.clone())).await {
+            match self.volumes.meta.end_attempt(attempt.upload, &Attempt::Failed(attempt.why.clone())).await {
                 Ok(()) | Err(MetaError::Conflict) => return,
                 Err(error) => {
                     let upload = attempt.upload;
@@ -99,13 +99,6 @@ impl Control {
         }
         self.unended().push(attempt);
     }
-}
-
-/// An attempt that is over, and is to be undone.
-pub(super) struct Unended {
-    upload: UploadId,
-    content: ContentId,
-    why: String,
 }
 
 fn check_open(part: &Unpacking, is_late: bool) -> Result<(), Fault> {
@@ -132,31 +125,31 @@ impl AdmittedTree {
     /// # Cancellation
     /// Dropping it before the last byte was received undoes the attempt; dropping it later lets it finish.
     pub async fn receive(mut self, source: &mut impl Source) -> Result<Outcome, Fault> {
-        let control = self.undo.control.clone();
+        let sessions = self.undo.sessions.clone();
         let progress = self.account.progress().clone();
-        let space = match control.parts.store.space().reserve_for(self.tree.tenant, ByteCount::ZERO) {
+        let space = match sessions.volumes.store.space().reserve_for(self.tree.tenant, ByteCount::ZERO) {
             Ok(space) => space,
             Err(error) => return Err(self.fail(error.into()).await),
         };
         let size = self.tree.size.get();
         let options = UnpackOptions {
             shape: self.shape.clone(),
-            limits: Limits { reserve: control.parts.settings.trees.reserve.get(), ..Limits::of_volume(size) },
-            policy: control.parts.settings.trees.policy,
+            limits: Limits { reserve: sessions.settings.reserve.get(), ..Limits::of_volume(size) },
+            policy: sessions.settings.policy,
         };
-        let (trees, content) = (control.parts.trees.clone(), self.undo.content);
+        let (trees, content) = (sessions.volumes.trees.clone(), self.undo.content);
         let make = move || trees.create(content);
-        let (trees, record) = (control.parts.trees.clone(), TreeRecord::from(&self.tree));
+        let (trees, record) = (sessions.volumes.trees.clone(), TreeRecord::from(&self.tree));
         let durably = move |new| trees.make_durable(new, &record);
         let (feeder, work) = start_unpack(make, options, space, durably);
         self.undo.work = Some(work);
-        let fed = Box::pin(feeder.feed(source, control.pool(), &progress)).await;
+        let fed = Box::pin(feeder.feed(source, &sessions.pool, &progress)).await;
         let finish = self.finish(fed);
-        control.parts.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
+        sessions.volumes.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
     }
 
     async fn finish(mut self, fed: Result<(), ReceiveError>) -> Result<Outcome, Fault> {
-        let control = self.undo.control.clone();
+        let sessions = self.undo.sessions.clone();
         let progress = self.account.progress().clone();
         let worked = progress.during(crate::transfer::Phase::Disk, self.undo.end()).await;
         let unpacked = match (fed, worked) {
@@ -176,14 +169,14 @@ impl AdmittedTree {
             Err(fault) => return Err(self.fail(fault).await),
         };
         let attempt = Attempt::Received { members: unpacked.members, bytes: unpacked.bytes };
-        match control.parts.meta.end_attempt(self.undo.upload, &attempt).await {
+        match sessions.volumes.meta.end_attempt(self.undo.upload, &attempt).await {
             Ok(()) => {}
             Err(MetaError::Conflict) => {
                 return Err(self.fail(Fault::new(FaultKind::Gone, "the session has ended")).await);
             }
             Err(error) => return Err(self.fail(error.into()).await),
         }
-        control.parts.crash.hit("unpack: received");
+        sessions.volumes.crash.hit("unpack: received");
         tell(&self.tree, &unpacked);
         self.undo.complete();
         self.account.complete();
@@ -212,7 +205,7 @@ fn tell(tree: &Volume, done: &Unpacked) {
 
 /// An attempt to fill a tree.
 struct Filling {
-    control: Arc<Control>,
+    sessions: Arc<Sessions>,
     upload: UploadId,
     content: ContentId,
     /// The thread that unpacks: what it still writes cannot be removed.
@@ -232,14 +225,14 @@ impl Undoing for Filling {
     const CUT_OFF: &'static str = "the upload was cut off";
 
     fn hand_over(&mut self) -> Self {
-        let (control, work) = (self.control.clone(), self.work.take());
-        Self { control, upload: self.upload, content: self.content, work }
+        let (sessions, work) = (self.sessions.clone(), self.work.take());
+        Self { sessions, upload: self.upload, content: self.content, work }
     }
 
     async fn undo(&mut self, why: &str) -> bool {
         let _ = self.end().await;
         let attempt = Unended { upload: self.upload, content: self.content, why: why.to_owned() };
-        self.control.end_attempt(attempt).await;
+        self.sessions.end_attempt(attempt).await;
         true
     }
 }
