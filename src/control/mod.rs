@@ -38,8 +38,8 @@ use tokio_util::task::TaskTracker;
 use crate::archive::Archive;
 use crate::auth::Tickets;
 use crate::domain::{
-    ByteCount, Catalogue, Clock, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Reason, TenantId, UnixTime,
-    UnpackPlan, Volume, VolumeId, VolumeKind, VolumeRef, VolumeState,
+    ByteCount, Catalogue, Clock, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Principal, Reason, ReceivePlan,
+    TenantId, UnixTime, UnpackPlan, Volume, VolumeId, VolumeKind, VolumeRef, VolumeState,
 };
 use crate::io::Pool;
 use crate::meta::Meta;
@@ -54,6 +54,7 @@ use block::Backups;
 use jobs::Jobs;
 use sessions::Sessions;
 use sweep::Sweeper;
+use upload::Uploads;
 use volumes::Volumes;
 
 pub use account::Account;
@@ -160,6 +161,7 @@ pub struct Control {
     bells: Bells,
     supervisor: Supervisor,
     draining: Arc<AtomicBool>,
+    uploads: Arc<Uploads>,
     sessions: Arc<Sessions>,
     sweeper: Arc<Sweeper>,
 }
@@ -187,6 +189,7 @@ impl Control {
         let sessions = Sessions::new(&parts, volumes.clone(), draining.clone());
         Arc::new(Self {
             sweeper: Sweeper::new(&parts, volumes.clone(), sessions.clone()),
+            uploads: Uploads::new(&parts, volumes.clone(), bells.clone()),
             sessions,
             jobs: Jobs::new(volumes.clone(), backups.clone(), bells.clone(), supervisor.clone()),
             supervisor,
@@ -212,6 +215,11 @@ impl Control {
     /// Sweeps until `stop` is cancelled.
     pub fn start_sweeper(&self, stop: &CancellationToken) {
         self.sweeper.start(&self.supervisor, stop);
+    }
+
+    /// Admits an upload: everything that can refuse it happens here, before its first byte is asked for.
+    pub async fn admit(&self, principal: &Principal, plan: ReceivePlan) -> Result<Admitted, Fault> {
+        self.uploads.admit(principal, plan).await
     }
 
     /// Admits an archive: everything that can refuse it happens here, before its first byte is asked for.

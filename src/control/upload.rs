@@ -11,18 +11,21 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::Control;
 use super::account::Account;
+use super::bells::Bells;
 use super::undo::{Undo, Undoing};
+use super::volumes::Volumes;
+use super::{Parts, Settings};
 use crate::domain::{
     ByteCount, DriveSpec, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent,
     VolumeId, VolumeState,
 };
+use crate::io::Pool;
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::metrics::Direction;
 use crate::store::{Draft, DraftOptions, Reservation, StoreError};
 use crate::transfer::{
-    Allowance, DraftWriter, Phase, Progress, ReceiveError, Source, Stop, WriteOptions, Written, receive,
+    Allowance, DraftWriter, Phase, Progress, ReceiveError, Source, Stop, Transfers, WriteOptions, Written, receive,
 };
 
 /// How much quota and space an upload of unknown length takes at a time: few trips to the database, little taken that
@@ -38,16 +41,32 @@ pub struct Admitted {
     account: Account,
 }
 
-impl Control {
+/// Uploads, and whatever else fills a new drive.
+pub(super) struct Uploads {
+    volumes: Arc<Volumes>,
+    transfers: Transfers,
+    /// The memory of the transfers.
+    pool: Pool,
+    settings: Settings,
+    bells: Bells,
+}
+
+impl Uploads {
+    /// Over these parts.
+    pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, bells: Bells) -> Arc<Self> {
+        let (transfers, pool) = (parts.transfers.clone(), parts.pool.clone());
+        Arc::new(Self { volumes, transfers, pool, settings: parts.settings, bells })
+    }
+
     /// Admits an upload: everything that can refuse it happens here, before its first byte is asked for.
-    pub async fn admit(self: &Arc<Self>, principal: &Principal, plan: ReceivePlan) -> Result<Admitted, Fault> {
-        let limits = self.limits();
+    pub(super) async fn admit(self: &Arc<Self>, principal: &Principal, plan: ReceivePlan) -> Result<Admitted, Fault> {
+        let limits = self.volumes.limits;
         let length = plan.length.unwrap_or_default();
         if length > limits.max_drive {
             return Err(Fault::new(FaultKind::TooLarge, format!("a drive has at most {} bytes", limits.max_drive)));
         }
         // Before the row: the space is the scarcer of the two, and it is given back by itself.
-        let reservation = self.parts.store.space().reserve_for(principal.tenant, length)?;
+        let reservation = self.volumes.store.space().reserve_for(principal.tenant, length)?;
         let charged = length.max(limits.min_drive);
         let spec = DriveSpec {
             name: plan.name.clone(),
@@ -56,14 +75,14 @@ impl Control {
             meta: serde_json::Map::new(),
             attributes: serde_json::Map::new(),
         };
-        let volume = Volume::begun(principal.tenant, spec, VolumeState::Uploading, self.parts.clock.now());
+        let volume = Volume::begun(principal.tenant, spec, VolumeState::Uploading, self.volumes.clock.now());
         // A stream of unknown length will have at least the least size.
         let volume = Volume { charged, ..volume };
-        self.begin_filling(volume, plan, reservation, Failure::Remove).await
+        self.begin(volume, plan, reservation, Failure::Remove).await
     }
 
     /// Begins to fill a volume that has no row yet.
-    pub(super) async fn begin_filling(
+    pub(super) async fn begin(
         self: &Arc<Self>,
         volume: Volume,
         plan: ReceivePlan,
@@ -76,23 +95,23 @@ impl Control {
             Failure::Remove => Progress::receiving(id).expecting(plan.length),
             Failure::Spoil => Progress::fetching(id),
         };
-        let running = self.parts.transfers.start(Arc::new(progress));
-        let filling = Filling { control: self.clone(), id, making: None, failure };
-        let mut undo = Undo::new(&self.parts.tracker, filling);
+        let running = self.transfers.start(Arc::new(progress));
+        let filling = Filling { uploads: self.clone(), id, making: None, failure };
+        let mut undo = Undo::new(&self.volumes.tracker, filling);
         // Provisional: nobody is told of the drive before its bytes and its last row are durable, and without this row
         // what the upload has made is garbage.
         let is_provisional = failure == Failure::Remove;
-        self.parts.meta.apply(Batch { insert: vec![volume.clone()], is_provisional, ..Batch::default() }).await?;
-        self.parts.crash.hit("upload: row");
+        self.volumes.meta.apply(Batch { insert: vec![volume.clone()], is_provisional, ..Batch::default() }).await?;
+        self.volumes.crash.hit("upload: row");
         let (content, record) = (volume.image(), (&volume).into());
         let options = DraftOptions { expected: plan.length, reservation, record };
-        let control = self.clone();
-        undo.making = Some(self.parts.tracker.spawn(async move {
-            let draft = control.parts.store.draft(content, options).await;
-            control.parts.crash.hit("upload: draft");
+        let uploads = self.clone();
+        undo.making = Some(self.volumes.tracker.spawn(async move {
+            let draft = uploads.volumes.store.draft(content, options).await;
+            uploads.volumes.crash.hit("upload: draft");
             draft
         }));
-        let account = Account::open(&self.parts.metrics, running, Direction::Upload, id);
+        let account = Account::open(&self.volumes.metrics, running, Direction::Upload, id);
         Ok(Admitted { undo, plan, volume, account })
     }
 }
@@ -113,7 +132,7 @@ impl Admitted {
     /// # Cancellation
     /// Dropping it before the last byte was received undoes the upload; dropping it later lets it finish.
     pub async fn receive(mut self, source: &mut impl Source) -> Result<Outcome, Fault> {
-        let control = self.undo.control.clone();
+        let uploads = self.undo.uploads.clone();
         let progress = self.account.progress().clone();
         // Asking the source has the peer send.
         let early = tokio::select! {
@@ -126,33 +145,33 @@ impl Admitted {
         };
         let draft = match early {
             Ok(draft) => draft,
-            Err(fault) => return Err(self.fail(&control, fault).await),
+            Err(fault) => return Err(self.fail(&uploads, fault).await),
         };
         let options = WriteOptions {
-            depth: control.parts.settings.depth,
-            sha256: control.parts.settings.always_sha256 || self.plan.wants_sha256 || self.plan.expected.is_some(),
+            depth: uploads.settings.depth,
+            sha256: uploads.settings.always_sha256 || self.plan.wants_sha256 || self.plan.expected.is_some(),
         };
         let room = self.plan.length.map_or(0, ByteCount::get);
         let mut growth = Growth {
-            control: &control,
+            uploads: &uploads,
             id: self.undo.id,
             draft: &draft,
             fixed: self.plan.length.is_some(),
             room,
             charged: self.volume.charged,
         };
-        let writer = DraftWriter::new(&draft, control.pool(), options, &progress);
+        let writer = DraftWriter::new(&draft, &uploads.pool, options, &progress);
         let written = match receive(source, writer, room, &mut growth, &progress).await {
             Ok(written) => written,
-            Err(error) => return Err(self.fail(&control, error.into()).await),
+            Err(error) => return Err(self.fail(&uploads, error.into()).await),
         };
-        let finish = self.finish(control.clone(), draft, written);
-        control.parts.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
+        let finish = self.finish(uploads.clone(), draft, written);
+        uploads.volumes.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
     }
 
     /// Undoes at once, so that the caller who reads the refusal finds quota and space free again.
-    async fn fail(mut self, control: &Control, fault: Fault) -> Fault {
-        let is_deleted = match control.parts.meta.volume_any(self.undo.id).await {
+    async fn fail(mut self, uploads: &Uploads, fault: Fault) -> Fault {
+        let is_deleted = match uploads.volumes.meta.volume_any(self.undo.id).await {
             Ok(row) => row.is_none_or(|volume| volume.state == VolumeState::Deleting),
             Err(_) => false,
         };
@@ -163,22 +182,22 @@ impl Admitted {
 
     async fn finish(
         mut self,
-        control: Arc<Control>,
+        uploads: Arc<Uploads>,
         draft: Arc<dyn Draft>,
         written: Written,
     ) -> Result<Outcome, Fault> {
         let progress = self.account.progress().clone();
-        match progress.during(Phase::Disk, self.commit(&control, &*draft, written)).await {
+        match progress.during(Phase::Disk, self.commit(&uploads, &*draft, written)).await {
             Ok(sha256) => {
                 self.undo.complete();
                 self.account.complete();
                 Ok(Outcome::Uploaded { id: self.undo.id, sha256 })
             }
-            Err(fault) => Err(self.fail(&control, fault).await),
+            Err(fault) => Err(self.fail(&uploads, fault).await),
         }
     }
 
-    async fn commit(&self, control: &Control, draft: &dyn Draft, written: Written) -> Result<Option<Sha256>, Fault> {
+    async fn commit(&self, uploads: &Uploads, draft: &dyn Draft, written: Written) -> Result<Option<Sha256>, Fault> {
         let Some(bytes) = ByteCount::new(written.end) else {
             return Err(Fault::new(FaultKind::TooLarge, "too many bytes"));
         };
@@ -193,11 +212,11 @@ impl Admitted {
         {
             return Err(Fault::new(FaultKind::DigestMismatch, "the bytes received do not have the asserted SHA-256"));
         }
-        let size = bytes.max(control.limits().min_drive).max(self.volume.size);
-        control.parts.crash.hit("upload: received");
+        let size = bytes.max(uploads.volumes.limits.min_drive).max(self.volume.size);
+        uploads.volumes.crash.hit("upload: received");
         draft.publish(size, written.map.finish(bytes).map_err(Fault::internal)?).await?;
-        control.parts.crash.hit("upload: published");
-        control
+        uploads.volumes.crash.hit("upload: published");
+        uploads
             .volumes
             .change_known(self.undo.id, Some(self.volume.clone()), |volume, batch| {
                 volume.step(VolumeEvent::Completed).map_err(super::busy)?;
@@ -206,15 +225,15 @@ impl Admitted {
                 volume.generation += 1;
                 // Of the whole drive only if no zeros were added after the bytes that were digested.
                 volume.sha256 = written.sha256.filter(|_| size == bytes);
-                if control.parts.settings.always_seal {
+                if uploads.settings.always_seal {
                     batch.enqueue.push(NewJob::new(JobKind::Seal, volume.id, volume.created));
                 }
                 Ok(())
             })
             .await?;
-        control.parts.crash.hit("upload: committed");
-        if control.parts.settings.always_seal {
-            control.bells.wake();
+        uploads.volumes.crash.hit("upload: committed");
+        if uploads.settings.always_seal {
+            uploads.bells.wake();
         }
         Ok(written.sha256)
     }
@@ -232,7 +251,7 @@ fn reason_of(fault: &Fault) -> String {
 
 /// Takes quota and space as a stream of unknown length grows.
 struct Growth<'a> {
-    control: &'a Control,
+    uploads: &'a Uploads,
     id: VolumeId,
     draft: &'a Arc<dyn Draft>,
     fixed: bool,
@@ -245,7 +264,7 @@ impl Allowance for Growth<'_> {
         if self.fixed {
             return Err(Fault::new(FaultKind::BadFraming, "the body is longer than its length"));
         }
-        let max = self.control.limits().max_drive.get();
+        let max = self.uploads.volumes.limits.max_drive.get();
         if end > max {
             return Err(Fault::new(FaultKind::TooLarge, format!("a drive has at most {max} bytes")));
         }
@@ -253,7 +272,8 @@ impl Allowance for Growth<'_> {
         let count = |bytes| ByteCount::new(bytes).unwrap_or(ByteCount::MAX);
         if wish > self.charged.get() {
             let least = count(end.saturating_sub(self.charged.get()));
-            let granted = self.control.parts.meta.charge_upto(self.id, count(wish - self.charged.get()), least).await?;
+            let granted =
+                self.uploads.volumes.meta.charge_upto(self.id, count(wish - self.charged.get()), least).await?;
             self.charged = count(self.charged.get() + granted.get());
             wish = wish.min(self.charged.get());
         }
@@ -277,7 +297,7 @@ pub(super) enum Failure {
 
 /// A volume that is being filled.
 struct Filling {
-    control: Arc<Control>,
+    uploads: Arc<Uploads>,
     id: VolumeId,
     failure: Failure,
     /// The draft, which may still be on its way: what is not there yet cannot be removed.
@@ -298,8 +318,8 @@ impl Undoing for Filling {
     const CUT_OFF: &'static str = "it was cut off";
 
     fn hand_over(&mut self) -> Self {
-        let (control, making) = (self.control.clone(), self.making.take());
-        Self { control, id: self.id, failure: self.failure, making }
+        let (uploads, making) = (self.uploads.clone(), self.making.take());
+        Self { uploads, id: self.id, failure: self.failure, making }
     }
 
     async fn undo(&mut self, why: &str) -> bool {
@@ -307,8 +327,8 @@ impl Undoing for Filling {
             let _ = self.draft().await;
         }
         match self.failure {
-            Failure::Remove => self.control.volumes.discard(self.id).await,
-            Failure::Spoil => self.control.volumes.spoil_unfilled(self.id, why).await,
+            Failure::Remove => self.uploads.volumes.discard(self.id).await,
+            Failure::Spoil => self.uploads.volumes.spoil_unfilled(self.id, why).await,
         }
         true
     }

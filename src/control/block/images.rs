@@ -54,7 +54,7 @@ impl Control {
         let volume = Volume::begun(principal.tenant, spec, VolumeState::Downloading, self.parts.clock.now());
         let reservation = self.parts.store.space().reserve_for(principal.tenant, length)?;
         let plan = ReceivePlan { name, length: Some(length), expected: None, wants_sha256: false };
-        let admitted = self.begin_filling(volume.clone(), plan, reservation, Failure::Spoil).await?;
+        let admitted = self.uploads.begin(volume.clone(), plan, reservation, Failure::Spoil).await?;
         let images = images.clone();
         self.parts.tracker.spawn(async move {
             let opened = images.download(id, &image, token.as_ref()).await;
