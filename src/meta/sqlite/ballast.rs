@@ -82,6 +82,10 @@ impl Ballast {
         let ballast = Self(Some(Arc::new(held)));
         ballast.make_room();
         let _ = ballast.take_back();
+        if ballast.is_full() {
+            // The database cannot be opened without room.
+            ballast.give_up();
+        }
         Ok(ballast)
     }
 
