@@ -178,13 +178,13 @@ impl Scrub {
     /// Reads an image from where its check is to its end.
     async fn read_back(&mut self, volume: &Volume, check: &Check) -> Result<Found, StoreError> {
         let image = self.volumes.open_as_recorded(volume).await?;
-        let mut image = ReadBack::new(&*image).await?;
+        let mut image = image.read_back().await?;
         let thread = IdleThread::start("scrub")?;
         let (mut at, mut unnoted) = (check.position, 0);
         loop {
             self.pace.ready().await;
             let read = move |_: &dyn Fn() -> bool| {
-                let step = step(&mut image, at);
+                let step = step(&mut *image, at);
                 (image, step)
             };
             let (again, outcome) = thread.run(read).await?;
@@ -302,7 +302,7 @@ fn check_tree(
 }
 
 /// Reads the next piece that holds something, or held something when it was stored.
-fn step(image: &mut ReadBack, at: u64) -> std::io::Result<Step> {
+fn step(image: &mut dyn ReadBack, at: u64) -> std::io::Result<Step> {
     if image.is_removed() {
         return Ok(Step::Removed);
     }

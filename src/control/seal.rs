@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::bells::ATTEMPTS;
 use super::jobs::Jobs;
 use crate::domain::{Fault, FaultKind, PIECE, Sha256, Volume};
 use crate::io::IdleThread;
@@ -25,7 +26,15 @@ impl Jobs {
         if !volume.state.is_readable() {
             return self.finish(job, &[], |_| Ok(())).await;
         }
-        let verdict = self.judge(&volume).await?;
+        let verdict = match self.judge(&volume).await {
+            Err(fault) if job.attempts() < ATTEMPTS => return Err(fault),
+            Err(fault) => {
+                // Nothing is known of its bytes. Who asks for the digest again has it tried again.
+                tracing::error!(volume = %volume.id, cause = ?fault.cause, "a volume was not sealed, which is given up");
+                return self.finish(job, &[], |_| Ok(())).await;
+            }
+            Ok(verdict) => verdict,
+        };
         if let Verdict::Whole(_) = verdict
             && let Err(error) =
                 self.volumes.meta.note_checked(volume.id, volume.generation, self.volumes.clock.now()).await
@@ -58,7 +67,7 @@ impl Jobs {
     async fn judge(&self, volume: &Volume) -> Result<Verdict, Fault> {
         let verdict: Result<Verdict, StoreError> = async {
             let image = self.volumes.open_as_recorded(volume).await?;
-            let image = ReadBack::new(&*image).await?;
+            let image = image.read_back().await?;
             let read = IdleThread::start("seal")?.run(move |unwanted| check(image, unwanted)).await?;
             read.map_err(|error| StoreError::of_read(volume.image(), error))
         }
@@ -71,7 +80,7 @@ impl Jobs {
 }
 
 /// Reads an image and compares it with what was stored, until nobody wants to know any more.
-fn check(mut image: ReadBack, unwanted: &dyn Fn() -> bool) -> io::Result<Verdict> {
+fn check(mut image: Box<dyn ReadBack>, unwanted: &dyn Fn() -> bool) -> io::Result<Verdict> {
     let mut sha256 = Sha256State::default();
     for index in 0..image.count() {
         if unwanted() || image.is_removed() {

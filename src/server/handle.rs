@@ -39,10 +39,10 @@ use crate::dialect::{
 };
 use crate::domain::{
     AnonymousCommand, Command, Fault, FaultKind, Guard, Login, Outcome, Principal, ReceivePlan, SendPlan, TenantId,
-    UnixTime, UnpackPlan, Volume,
+    UnpackPlan, Volume,
 };
 use crate::metrics::Direction;
-use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport, removal_of};
+use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -406,10 +406,9 @@ impl Exchange<'_> {
         };
         // Unpredictable, so that no image can contain it (RFC 2046 section 5.1.1).
         let boundary = Uuid::new_v4().simple().to_string();
-        // The time of the file, since the row changes for other reasons, too. A time written by a clock ahead of this
+        // The time of the image, since the row changes for other reasons, too. A time written by a clock ahead of this
         // one is not reported as in the future.
-        let written = image.file().and_then(|file| file.metadata().ok()?.modified().ok()).map(UnixTime::from);
-        let modified = written.unwrap_or(volume.updated).min(control.now());
+        let modified = image.written().unwrap_or(volume.updated).min(control.now());
         let (mut head, chunks) = direct::answer(&self.call, &volume, (modified, checked), &boundary).into_parts();
         head.headers.insert(SERVER_TIMING, timing::until_first_byte(self.started.elapsed()));
         let is_data = |chunk: &Chunk| matches!(chunk, Chunk::Extent(_));
@@ -440,7 +439,7 @@ impl Exchange<'_> {
             _ => (Route::Blocks(control.pool().clone(), control.tracker().clone()), None),
         };
         let (account, progress) = self.account_of_download(&volume);
-        progress.watch_removal(removal_of(&*image));
+        progress.watch_removal(image.removal());
         let outgoing = Outgoing::new(image, parts, route, progress);
         let sending = Sending::Image(Box::new(outgoing));
         self.download(Response::from_parts(head, ()), sending, regions, account.whole_at(whole))

@@ -5,25 +5,23 @@
 //! - One piece is held in memory.
 //!
 //! # Cancellation
-//! Dropping a future of this is safe at any time; a read that was begun ends by itself.
+//! Dropping a future of this is safe at any time; a read that was begun ends by itself, and its block with it.
 
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Mutex;
 
 use super::{CHANGED, Image, Run, StoreError, piece_digest, stored_digest, zero_piece};
 use crate::domain::{ByteCount, ContentId, Extent, PIECE, Pieces};
-use crate::io::{Block, SharedFile};
+use crate::io::Block;
 
 /// See the module.
 pub struct CheckedImage {
     image: Arc<dyn Image>,
     id: ContentId,
-    file: SharedFile,
     size: ByteCount,
-    pieces: Arc<Pieces>,
+    pieces: Pieces,
     held: Mutex<Held>,
     damage: OnceLock<&'static str>,
 }
@@ -38,11 +36,11 @@ struct Held {
 impl CheckedImage {
     /// The first `size` bytes of an image, which has them.
     pub async fn new(image: Arc<dyn Image>, id: ContentId, size: ByteCount) -> Result<Self, StoreError> {
-        let pieces = Arc::new(image.pieces().await?);
-        let Some(file) = image.file().filter(|_| image.size() >= size) else {
+        let pieces = image.pieces().await?;
+        if image.size() < size {
             return Err(StoreError::Io(io::ErrorKind::InvalidInput.into()));
-        };
-        Ok(Self { image, id, file, size, pieces, held: Mutex::default(), damage: OnceLock::new() })
+        }
+        Ok(Self { image, id, size, pieces, held: Mutex::default(), damage: OnceLock::new() })
     }
 
     /// How many bytes there are.
@@ -80,47 +78,53 @@ impl CheckedImage {
 
     /// Fills `block[..len]` with the bytes at `offset`. The block always comes back.
     pub async fn read_at(&self, mut block: Block, len: usize, offset: u64) -> (Block, io::Result<()>) {
-        let outcome = match block.get_mut(..len) {
-            Some(into) => self.fill(into, offset).await,
-            None => Err(io::ErrorKind::InvalidInput.into()),
-        };
-        (block, outcome)
-    }
-
-    async fn fill(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        if len > block.len() {
+            return (block, Err(io::ErrorKind::InvalidInput.into()));
+        }
         let mut held = self.held.lock().await;
-        let mut done = 0;
-        while done < into.len() {
-            let at = offset + done as u64;
+        // A piece is read by way of the block, where what another piece has of these bytes could not stay.
+        let mut before = Vec::new();
+        loop {
+            let at = offset + before.len() as u64;
             if held.index != Some(at / PIECE) {
-                *held = self.load(std::mem::take(&mut held.bytes), at / PIECE).await?;
+                held.index = None;
+                let (back, outcome) = self.load(&mut held.bytes, block, at / PIECE).await;
+                block = back;
+                if let Err(error) = outcome {
+                    return (block, Err(error));
+                }
+                held.index = Some(at / PIECE);
             }
             let rest = held.bytes.get((at % PIECE) as usize..).unwrap_or_default();
-            let now = rest.len().min(into.len() - done);
-            if now == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            let now = rest.len().min(len - before.len());
+            if before.len() + now == len {
+                block[..before.len()].copy_from_slice(&before);
+                block[before.len()..len].copy_from_slice(&rest[..now]);
+                return (block, Ok(()));
             }
-            into[done..done + now].copy_from_slice(&rest[..now]);
-            done += now;
+            if now == 0 {
+                return (block, Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            before.extend_from_slice(&rest[..now]);
         }
-        Ok(())
     }
 
-    /// Reads a piece and compares it.
-    async fn load(&self, mut bytes: Vec<u8>, index: u64) -> io::Result<Held> {
-        let (file, pieces) = (self.file.clone(), self.pieces.clone());
-        let len = (self.size.get().saturating_sub(index.saturating_mul(PIECE))).min(PIECE) as usize;
-        let read = tokio::task::spawn_blocking(move || {
-            bytes.resize(len, 0);
-            file.read_exact_at(&mut bytes, index * PIECE)?;
-            let is_whole = piece_digest(&bytes) == stored_digest(&pieces, index);
-            Ok((bytes, is_whole))
-        });
-        match read.await.map_err(io::Error::other)? {
-            Ok((bytes, true)) => Ok(Held { index: Some(index), bytes }),
-            Ok((_, false)) => Err(self.found(CHANGED)),
-            Err(error) => Err(self.unreadable(error)),
+    /// Reads a piece by way of this block, and compares it.
+    async fn load(&self, bytes: &mut Vec<u8>, mut block: Block, index: u64) -> (Block, io::Result<()>) {
+        bytes.clear();
+        let start = index.saturating_mul(PIECE);
+        let piece = self.size.get().saturating_sub(start).min(PIECE) as usize;
+        while bytes.len() < piece {
+            let len = block.len().min(piece - bytes.len());
+            let (back, outcome) = self.image.read_at(block, len, start + bytes.len() as u64).await;
+            block = back;
+            if let Err(error) = outcome {
+                return (block, Err(self.unreadable(error)));
+            }
+            bytes.extend_from_slice(&block[..len]);
         }
+        let is_whole = piece_digest(bytes) == stored_digest(&self.pieces, index);
+        (block, if is_whole { Ok(()) } else { Err(self.found(CHANGED)) })
     }
 
     fn unreadable(&self, error: io::Error) -> io::Error {

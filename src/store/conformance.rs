@@ -132,7 +132,7 @@ impl Subject {
 /// Runs a behaviour on every store.
 #[expect(clippy::needless_pass_by_value, reason = "a closure written in place")]
 fn on_every_store(behaviour: impl AsyncFn(&Subject)) {
-    on_each(local::tests::every_way(), |subject| subject, &behaviour);
+    on_each(local::tests::every_way().chain(memory::tests::every_way()), |subject| subject, &behaviour);
 }
 
 /// Runs a behaviour on each of these.

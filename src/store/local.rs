@@ -43,15 +43,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::files::length;
+use self::readback::{LocalReadBack, is_unlinked};
 use self::steps::{Begun, Form, Opened, Steps};
 use super::{
-    BlockStore, Boxed, Capabilities, Draft, DraftOptions, Image, Ledger, LostImage, Record, Reservation, Run,
-    StoreError, Swept, data_runs, is_zero,
+    BlockStore, Boxed, Capabilities, Draft, DraftOptions, Image, Ledger, LostImage, ReadBack, Record, Removal,
+    Reservation, Run, StoreError, Swept, data_runs, is_zero,
 };
 use crate::domain::{ByteCount, ContentId, CrashPoints, Extent, Pieces, UnixTime};
 use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
-
-pub use readback::{PieceRead, ReadBack};
 
 /// Whether drafts are written past the page cache (`O_DIRECT`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -330,6 +329,22 @@ impl Image for LocalImage {
     fn pieces(&self) -> Boxed<'_, Result<Pieces, StoreError>> {
         let (opened, id, size) = (Arc::clone(&self.opened), self.id, self.size);
         Box::pin(blocking(move || opened.pieces(id, size)))
+    }
+
+    fn written(&self) -> Option<UnixTime> {
+        self.opened.file.metadata().ok()?.modified().ok().map(UnixTime::from)
+    }
+
+    fn removal(&self) -> Removal {
+        let file = self.opened.file.clone();
+        Box::new(move || is_unlinked(&file))
+    }
+
+    fn read_back(&self) -> Boxed<'_, Result<Box<dyn ReadBack>, StoreError>> {
+        Box::pin(async {
+            let pieces = self.pieces().await?;
+            Ok(Box::new(LocalReadBack::new(self.opened.file.clone(), self.size, pieces)) as Box<dyn ReadBack>)
+        })
     }
 
     fn file(&self) -> Option<SharedFile> {

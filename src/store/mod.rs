@@ -10,6 +10,8 @@
 
 mod checked;
 mod local;
+#[cfg(test)]
+mod memory;
 mod piece_map;
 mod pieces;
 mod reservation;
@@ -29,7 +31,7 @@ use crate::domain::{ByteCount, ContentId, Extent, Fault, FaultKind, Pieces, Tena
 use crate::io::{Block, SharedBlock, SharedFile};
 
 pub use checked::CheckedImage;
-pub use local::{Direct, LocalSettings, LocalStore, PieceRead, ReadBack};
+pub use local::{Direct, LocalSettings, LocalStore};
 pub use piece_map::{MOST_EXTENTS, Piece, PieceMap, Scattered, Unfinished};
 pub use pieces::{piece_digest, stored_digest, zero_piece};
 pub use reservation::{Ledger, Reservation};
@@ -49,6 +51,9 @@ pub struct Capabilities {
     /// Images have a file; else [`Image::file`] is `None`.
     pub kernel_file: bool,
 }
+
+/// Tells whether something that was opened was removed since, so that only those have it who have it open.
+pub type Removal = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// A backend that holds the contents of drives.
 pub trait BlockStore: Send + Sync {
@@ -208,9 +213,46 @@ pub trait Image: Send + Sync {
     /// The piece digests stored with it; fails when they are missing or damaged.
     fn pieces(&self) -> Boxed<'_, Result<Pieces, StoreError>>;
 
+    /// When its bytes were stored, if that is known.
+    fn written(&self) -> Option<UnixTime>;
+
+    /// Tells whether it was removed since it was opened; also when it is not open any more.
+    fn removal(&self) -> Removal;
+
+    /// Begins to read it back: from what holds its bytes, and not from a cache, which may have what is not there.
+    fn read_back(&self) -> Boxed<'_, Result<Box<dyn ReadBack>, StoreError>>;
+
     /// The open file behind it, in a store that has [`Capabilities::kernel_file`]: a hint, for the kernel's own copy to
     /// a socket.
     fn file(&self) -> Option<SharedFile>;
+}
+
+/// An image that is read back piece by piece, and compared with what was stored. All of it blocks, and is for a thread
+/// whose reads nobody waits for. It holds one piece, and the digests of all.
+pub trait ReadBack: Send {
+    /// How many pieces there are.
+    fn count(&self) -> u64;
+
+    /// Whether the image was removed: it would keep its space until the last byte was read.
+    fn is_removed(&self) -> bool;
+
+    /// The first piece from this one on that is not known to be good without reading it: all before it are holes, and
+    /// were stored so.
+    fn next_in_doubt(&self, from: u64) -> io::Result<Option<u64>>;
+
+    /// Reads a piece.
+    fn piece(&mut self, index: u64) -> io::Result<PieceRead<'_>>;
+}
+
+/// One piece of an image that is read back.
+#[derive(Debug)]
+pub struct PieceRead<'a> {
+    /// What it holds.
+    pub bytes: &'a [u8],
+    /// How many of them were read. Holes are not.
+    pub read: u64,
+    /// Whether it is as it was stored.
+    pub is_whole: bool,
 }
 
 /// A part of an image that is all data or all hole.

@@ -17,6 +17,6 @@ pub use feed::{ChunkSource, Chunks, Source};
 pub use pack::Packing;
 pub use progress::{Pace, Phase, Phases, Progress, Running, Stop, Transfers, Transport, Wanted};
 pub use receive::{Allowance, receive};
-pub use send::{Chunk, Outgoing, Part, Route, Sending, removal_of};
+pub use send::{Chunk, Outgoing, Part, Route, Sending};
 pub use unpack::{Feeder, Shape, UnpackOptions, start_unpack};
 pub use writer::{DraftWriter, WriteOptions, Written};

@@ -10,7 +10,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -72,12 +71,6 @@ impl Sending {
             Self::Tree(packing) => packing.next().await.map(|chunk| chunk.map(Chunk::Bytes)),
         }
     }
-}
-
-/// Returns a test of whether this image was removed and only its open files are left.
-pub fn removal_of(image: &dyn Image) -> impl Fn() -> bool + Send + Sync + 'static {
-    let file = image.file();
-    move || file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|file| file.nlink() == 0))
 }
 
 /// A download of a drive.

@@ -66,3 +66,36 @@ fn a_clone_takes_nothing_that_is_not_as_it_was_stored() {
         assert_eq!(subject.left(), [id.to_string()]);
     });
 }
+
+#[test]
+fn what_is_read_back_is_what_was_stored_or_is_told_by_its_piece() {
+    on_every_store(async |subject| {
+        let piece = PIECE as usize;
+        let mut content = vec![0; 4 * piece];
+        content[2 * piece - 7..2 * piece].fill(3);
+        let id = subject.publish(&content).await;
+        let image = subject.store.open(id).await.unwrap();
+        assert!(image.written().is_some_and(|written| written > UnixTime(0)));
+        let mut whole = image.read_back().await.unwrap();
+        assert_eq!((whole.count(), whole.next_in_doubt(0).unwrap()), (4, Some(1)));
+        assert_eq!(whole.next_in_doubt(2).unwrap(), None);
+        for index in 0..4 {
+            let read = whole.piece(index).unwrap();
+            assert!(read.is_whole && read.bytes == &content[index as usize * piece..][..piece], "{index}");
+            assert_eq!(read.read > 0, index == 1);
+        }
+        subject.outside.spoil(id, 3 * PIECE + 1, &[1]);
+        subject.outside.lose_end(id, 3 * PIECE + 2);
+        let spoilt = subject.store.open(id).await.unwrap();
+        let mut read_back = spoilt.read_back().await.unwrap();
+        assert_eq!(read_back.next_in_doubt(2).unwrap(), Some(3));
+        assert!(read_back.piece(1).unwrap().is_whole && !read_back.piece(3).unwrap().is_whole);
+
+        let removal = spoilt.removal();
+        assert!(!read_back.is_removed() && !removal());
+        subject.store.remove(id).await.unwrap();
+        assert!(read_back.is_removed() && removal());
+        drop((spoilt, read_back, image, whole));
+        assert!(removal());
+    });
+}

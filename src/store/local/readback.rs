@@ -15,51 +15,34 @@ use rustix::io::Errno;
 use super::holes::read_piece;
 use crate::domain::{ByteCount, Extent, PIECE, Pieces};
 use crate::io::SharedFile;
-use crate::store::{Image, StoreError, stored_digest, zero_piece};
+use crate::store::{PieceRead, ReadBack, stored_digest, zero_piece};
 
-/// An image that is read back. It holds one piece, and the digests of all.
-pub struct ReadBack {
+/// An image that is read back from its file.
+pub(super) struct LocalReadBack {
     file: SharedFile,
     size: ByteCount,
     pieces: Pieces,
     buffer: Vec<u8>,
 }
 
-/// One piece of it.
-#[derive(Debug)]
-pub struct PieceRead<'a> {
-    /// What it holds.
-    pub bytes: &'a [u8],
-    /// How many of them came from the disk. Holes do not.
-    pub read: u64,
-    /// Whether it is as it was stored.
-    pub is_whole: bool,
-}
-
-impl ReadBack {
-    /// Reads an image back that has a file.
-    pub async fn new(image: &dyn Image) -> Result<Self, StoreError> {
-        let pieces = image.pieces().await?;
-        let file = image.file().ok_or(StoreError::Io(io::ErrorKind::Unsupported.into()))?;
+impl LocalReadBack {
+    pub(super) fn new(file: SharedFile, size: ByteCount, pieces: Pieces) -> Self {
         // What the kernel read ahead would be dropped before it is asked for. A hint.
         let _ = rustix::fs::fadvise(&*file, 0, None, Advice::Random);
-        Ok(Self { file, size: image.size(), pieces, buffer: vec![0; PIECE as usize] })
+        Self { file, size, pieces, buffer: vec![0; PIECE as usize] }
     }
+}
 
-    /// How many pieces there are.
-    pub fn count(&self) -> u64 {
+impl ReadBack for LocalReadBack {
+    fn count(&self) -> u64 {
         Pieces::spanned_by(self.size)
     }
 
-    /// Whether nothing but this holds the file any more: a removed drive would keep its disk until the last byte was
-    /// read.
-    pub fn is_removed(&self) -> bool {
-        self.file.metadata().is_ok_and(|file| file.nlink() == 0)
+    fn is_removed(&self) -> bool {
+        is_unlinked(&self.file)
     }
 
-    /// The first piece from this one on that is not known to be good without reading it: all before it are holes, and
-    /// were stored so.
-    pub fn next_in_doubt(&self, from: u64) -> io::Result<Option<u64>> {
+    fn next_in_doubt(&self, from: u64) -> io::Result<Option<u64>> {
         let data = match rustix::fs::seek(&*self.file, SeekFrom::Data(from.saturating_mul(PIECE))) {
             Ok(offset) => offset / PIECE,
             Err(Errno::NXIO) => u64::MAX,
@@ -73,8 +56,7 @@ impl ReadBack {
         Ok(Some(next).filter(|next| *next < self.count()))
     }
 
-    /// Reads a piece.
-    pub fn piece(&mut self, index: u64) -> io::Result<PieceRead<'_>> {
+    fn piece(&mut self, index: u64) -> io::Result<PieceRead<'_>> {
         let offset = index * PIECE;
         let extent = Extent { offset, len: self.size.get().saturating_sub(offset).min(PIECE) };
         drop_cached(&self.file, offset);
@@ -86,6 +68,11 @@ impl ReadBack {
         let is_whole = digest == stored_digest(&self.pieces, index);
         Ok(PieceRead { bytes: &self.buffer[..extent.len as usize], read, is_whole })
     }
+}
+
+/// Whether nothing but those who have it open holds a file any more.
+pub(super) fn is_unlinked(file: &File) -> bool {
+    file.metadata().is_ok_and(|file| file.nlink() == 0)
 }
 
 /// Has the cache drop a piece of a file. A hint; what is not flushed stays.
@@ -101,9 +88,8 @@ mod tests {
     use crate::skipped::skipped;
     use crate::store::pieces::pieces_of;
 
-    fn readback(file: File, stored: &[u8], size: u64) -> ReadBack {
-        let size = ByteCount::new(size).unwrap();
-        ReadBack { file: file.into(), size, pieces: pieces_of(stored), buffer: vec![0; PIECE as usize] }
+    fn readback(file: File, stored: &[u8], size: u64) -> LocalReadBack {
+        LocalReadBack::new(file.into(), ByteCount::new(size).unwrap(), pieces_of(stored))
     }
 
     fn file_of(bytes: &[u8]) -> File {

@@ -25,6 +25,7 @@ pub(in crate::store) struct Local {
     subject: Subject,
     store: LocalStore,
     root: PathBuf,
+    dir: Option<Arc<TempDir>>,
 }
 
 impl Deref for Local {
@@ -36,22 +37,27 @@ impl Deref for Local {
 }
 
 impl Local {
-    fn new(root: PathBuf, engine: IoEngine, settings: LocalSettings, dir: Option<TempDir>) -> Self {
+    fn new(root: PathBuf, engine: IoEngine, settings: LocalSettings, dir: Option<Arc<TempDir>>) -> Self {
         let name = format!("{} {:?}", engine.name(), settings.direct);
         let store = LocalStore::open(&root, engine, settings).unwrap();
-        let outside = Box::new(Directory { root: root.clone(), store: store.clone(), _dir: dir });
+        let outside = Box::new(Directory { root: root.clone(), store: store.clone(), _dir: dir.clone() });
         let subject = Subject { name, store: Arc::new(store.clone()), outside, pool: Pool::new(ByteCount::mib(32)) };
-        Self { subject, store, root }
+        Self { subject, store, root, dir }
     }
 
     fn at(root: PathBuf, engine: IoEngine, direct: Direct) -> Self {
         Self::new(root, engine, LocalSettings { direct, ..LocalSettings::default() }, None)
     }
 
-    fn temporary(engine: IoEngine, direct: Direct) -> Self {
+    pub(in crate::store) fn temporary(engine: IoEngine, direct: Direct) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = LocalSettings { direct, ..LocalSettings::default() };
-        Self::new(dir.path().join("store"), engine, settings, Some(dir))
+        Self::new(dir.path().join("store"), engine, settings, Some(Arc::new(dir)))
+    }
+
+    /// Opens it anew, as the next process does.
+    pub(in crate::store) fn reopen(&mut self) {
+        *self = Self::new(self.root.clone(), IoEngine::best(1).0, LocalSettings::default(), self.dir.clone());
     }
 
     fn drive(&self, id: ContentId) -> PathBuf {
@@ -74,7 +80,7 @@ struct Directory {
     root: PathBuf,
     store: LocalStore,
     /// Removed with this.
-    _dir: Option<TempDir>,
+    _dir: Option<Arc<TempDir>>,
 }
 
 impl Directory {

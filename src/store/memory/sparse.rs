@@ -1,0 +1,82 @@
+//! Bytes of which those that are zero take no room. Copies share what they have in common.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use crate::domain::Extent;
+use crate::store::{GRANULE, Run, is_zero};
+
+/// See the module.
+#[derive(Clone, Default)]
+pub(super) struct Sparse(BTreeMap<u64, Arc<Vec<u8>>>);
+
+impl Sparse {
+    pub(super) fn write(&mut self, mut offset: u64, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (index, at) = (offset / GRANULE as u64, offset as usize % GRANULE);
+            let now = bytes.len().min(GRANULE - at);
+            if !is_zero(&bytes[..now]) || self.0.contains_key(&index) {
+                let granule = Arc::make_mut(self.0.entry(index).or_insert_with(|| Arc::new(vec![0; GRANULE])));
+                granule[at..at + now].copy_from_slice(&bytes[..now]);
+            }
+            offset += now as u64;
+            bytes = &bytes[now..];
+        }
+    }
+
+    pub(super) fn read(&self, mut offset: u64, mut into: &mut [u8]) {
+        while !into.is_empty() {
+            let (index, at) = (offset / GRANULE as u64, offset as usize % GRANULE);
+            let now = into.len().min(GRANULE - at);
+            let (part, rest) = into.split_at_mut(now);
+            match self.0.get(&index) {
+                Some(granule) => part.copy_from_slice(&granule[at..at + now]),
+                None => part.fill(0),
+            }
+            offset += now as u64;
+            into = rest;
+        }
+    }
+
+    /// Loses all from here on.
+    pub(super) fn truncate(&mut self, len: u64) {
+        self.0.split_off(&len.div_ceil(GRANULE as u64));
+        let at = len as usize % GRANULE;
+        if let Some(last) = self.0.get_mut(&(len / GRANULE as u64)).filter(|_| at > 0) {
+            Arc::make_mut(last)[at..].fill(0);
+        }
+    }
+
+    /// A copy that shares nothing.
+    pub(super) fn unshared(&self) -> Self {
+        Self(self.0.iter().map(|(index, granule)| (*index, Arc::new(granule.to_vec()))).collect())
+    }
+
+    /// The runs of data and holes of an extent.
+    pub(super) fn runs(&self, within: Extent) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut at = within.offset;
+        while at < within.end() {
+            let index = at / GRANULE as u64;
+            let end = within.end().min((index + 1) * GRANULE as u64);
+            let hole = !self.0.contains_key(&index);
+            match runs.last_mut() {
+                Some(last) if last.hole == hole => last.extent.len += end - at,
+                _ => runs.push(Run { extent: Extent { offset: at, len: end - at }, hole }),
+            }
+            at = end;
+        }
+        runs
+    }
+
+    /// The room that it takes.
+    pub(super) fn taken(&self) -> u64 {
+        (self.0.len() * GRANULE) as u64
+    }
+
+    /// The room that it takes beside what was `seen`, to which it is added.
+    pub(super) fn taken_beside(&self, seen: &mut HashSet<*const Vec<u8>>) -> u64 {
+        let new = self.0.values().filter(|granule| seen.insert(Arc::as_ptr(granule))).count();
+        (new * GRANULE) as u64
+    }
+}
