@@ -32,7 +32,7 @@ use crate::metrics::{DroppedLines, Metrics};
 use crate::remote::{IdentityService, ImageService, Policy as RemotePolicy, Remote, Service, ServiceUser};
 use crate::server::tls::{SideTls, Tls, TlsError};
 use crate::server::{Listeners, Proxies, PublicUrls, Server, ServerLimits, listener};
-use crate::store::{BlockStore, Direct, Ledger, LocalSettings, LocalStore, TreeStore};
+use crate::store::{BlockStore, Direct, Ledger, LocalSettings, LocalStore, LocalTrees};
 use crate::transfer::{Pace, Stop, Transfers};
 use crate::tree::{DESCRIPTORS_PER_STREAM, ForeignAttributes, LargeWrites, Owners, Policy};
 
@@ -78,7 +78,7 @@ impl App {
         let tls = load_tls(&config)?;
         let crash = config.crash_after.map_or_else(CrashPoints::none, CrashPoints::after);
         let store = LocalStore::open(&config.data_dir, engine.clone(), local_settings(&config, crash.clone()))?;
-        let trees = TreeStore::open(&config.data_dir, crash.clone()).context("cannot use the data directory")?;
+        let trees = open_trees(&config, &store, crash.clone())?;
         loss::take_over(&meta, &store).await?;
         tracing::debug!(capabilities = ?store.capabilities(), "the store of the drives is open");
         loss::check_rows(&meta, &store, &trees, accept_loss).await?;
@@ -91,7 +91,7 @@ impl App {
         let control = Control::new(Parts {
             meta: meta.clone(),
             store: Arc::new(store),
-            trees,
+            trees: Arc::new(trees),
             remote: remote(&config),
             pool: pool.clone(),
             tickets,
@@ -256,6 +256,12 @@ pub fn open_archive(config: &Config, pool: Pool, tracker: TaskTracker) -> anyhow
     };
     let settings = ArchiveSettings { storage, level: backups.level };
     Archive::open(&settings, pool, tracker).context("cannot use the storage of backups")
+}
+
+/// Opens the store of trees.
+fn open_trees(config: &Config, drives: &dyn BlockStore, crash: CrashPoints) -> anyhow::Result<LocalTrees> {
+    // It is in the same directory as that of the drives, and so they have one account of one disk.
+    LocalTrees::open(&config.data_dir, drives.space().clone(), crash).context("cannot use the data directory")
 }
 
 /// Returns the ledger of the file system of a directory of backups, which is that of the drives if they share it.

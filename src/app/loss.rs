@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use serde_json::Map;
 
-use super::{claim_data_dir, has_installation, local_settings, open_meta, pick_engine};
+use super::{claim_data_dir, has_installation, local_settings, open_meta, open_trees, pick_engine};
 use crate::config::Config;
 use crate::domain::{
     ByteCount, Clock, ContentId, CrashPoints, DriveSpec, Media, Named, SystemClock, TenantId, TreeSpec, UnixTime,
@@ -59,7 +59,7 @@ pub(super) async fn take_over(meta: &Meta, store: &LocalStore) -> anyhow::Result
 pub(super) async fn check_rows(
     meta: &Meta,
     store: &dyn BlockStore,
-    trees: &TreeStore,
+    trees: &dyn TreeStore,
     accept_loss: bool,
 ) -> anyhow::Result<()> {
     let known = meta.contents().await?;
@@ -143,7 +143,7 @@ pub async fn recover(config: &Config, what: &Recovery) -> anyhow::Result<Vec<Fou
 async fn recover_all(config: &Config, meta: &Meta, what: &Recovery) -> anyhow::Result<Vec<Found>> {
     let crash = CrashPoints::none();
     let store = LocalStore::open(&config.data_dir, pick_engine(config)?, local_settings(config, crash.clone()))?;
-    let trees = TreeStore::open(&config.data_dir, crash).context("cannot use the data directory")?;
+    let trees = open_trees(config, &store, crash)?;
     let all_to = match what {
         Recovery::TakeBack { tenant: Some(name) } => {
             let owner = meta.project(&Named::Name(name.clone())).await?;
@@ -164,7 +164,7 @@ async fn recover_all(config: &Config, meta: &Meta, what: &Recovery) -> anyhow::R
 }
 
 /// Sets aside what a server would set aside at its start.
-async fn set_aside(meta: &Meta, store: &dyn BlockStore, trees: &TreeStore) -> anyhow::Result<()> {
+async fn set_aside(meta: &Meta, store: &dyn BlockStore, trees: &dyn TreeStore) -> anyhow::Result<()> {
     let known = Arc::new(meta.contents().await?);
     let (never, keep) = (UnixTime(i64::MIN), known.clone());
     store.sweep(Arc::new(move |id| keep.contains(&id)), Arc::new(|_| true), never).await?;
@@ -238,7 +238,7 @@ async fn take_back(meta: &Meta, store: &dyn BlockStore, volume: Volume) -> anyho
 
 async fn recover_tree(
     meta: &Meta,
-    trees: &TreeStore,
+    trees: &dyn TreeStore,
     lost: LostTree,
     what: &Recovery,
     all_to: Option<TenantId>,

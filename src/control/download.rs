@@ -34,7 +34,7 @@ pub enum Opened {
 pub struct Packable {
     control: Arc<Control>,
     volume: Box<Volume>,
-    tree: OpenTree,
+    tree: Box<dyn OpenTree>,
     turn: Turn,
     wanted: Arc<Wanted>,
 }
@@ -126,7 +126,7 @@ impl Control {
         let content = check_filled(&tree)?;
         let turn = self.sessions.turn(tree.tenant).await?;
         let trees = self.parts.trees.clone();
-        let opened = self.parts.tracker.spawn_blocking(move || trees.read(content)).await.map_err(Fault::internal)?;
+        let opened = self.parts.tracker.spawn_blocking(move || trees.open(content)).await.map_err(Fault::internal)?;
         match opened {
             Ok(opened) => {
                 let (control, wanted) = (self.clone(), self.sessions.turns.wanted());

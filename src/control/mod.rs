@@ -73,7 +73,7 @@ pub struct Parts {
     /// Where the bytes of drives are.
     pub store: Arc<dyn BlockStore>,
     /// Where the trees are.
-    pub trees: TreeStore,
+    pub trees: Arc<dyn TreeStore>,
     /// What is elsewhere.
     pub remote: Remote,
     /// Memory for transfers.

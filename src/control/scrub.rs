@@ -24,7 +24,7 @@ use crate::io::IdleThread;
 use crate::meta::{Check, MetaError};
 use crate::metrics::Scrubbed;
 use crate::store::{OpenTree, ReadBack, StoreError, TreeReadError};
-use crate::tree::{Digests, PackCause, PackError, PackLimits, check};
+use crate::tree::{PackCause, PackError};
 
 /// What was stored within this time is left to its first readers, who find it in the page cache. What could not be read
 /// is tried again, and what is new is looked for, this often.
@@ -211,7 +211,7 @@ impl Scrub {
     async fn read_tree(&mut self, volume: &Volume, check: &Check) -> Result<Found, StoreError> {
         let Some(content) = volume.content else { return Ok(Found::Unknown) };
         let (trees, thread) = (self.volumes.trees.clone(), IdleThread::start("scrub")?);
-        let tree = match thread.run(move |_| trees.read(content)).await? {
+        let tree = match thread.run(move |_| trees.open(content)).await? {
             Ok(tree) => tree,
             Err(TreeReadError::Missing) => return Err(StoreError::Damaged(content, MISSING)),
             Err(TreeReadError::Damaged(why)) => return Err(StoreError::Damaged(content, why)),
@@ -221,10 +221,7 @@ impl Scrub {
         let (sender, mut reads) = mpsc::channel(1);
         let compared = Arc::new(AtomicU64::new(check.position));
         let position = compared.clone();
-        let work = thread.run(move |_| match tree.digests() {
-            Some(digests) => check_tree(&tree, digests, &compared, &sender).map(Some),
-            None => Ok(None),
-        });
+        let work = thread.run(move |_| check_tree(&*tree, &compared, &sender));
         tokio::pin!(work);
         let mut unnoted = 0;
         loop {
@@ -237,7 +234,7 @@ impl Scrub {
                     unnoted += read;
                 }
                 found = &mut work => return match found? {
-                    Ok(found) => Ok(found.unwrap_or(Found::Unknown)),
+                    Ok(found) => Ok(found),
                     Err(error) => error.damage().map(Found::Damaged).ok_or_else(|| io::Error::other(error).into()),
                 },
             }
@@ -282,22 +279,19 @@ impl Scrub {
 }
 
 /// Compares a tree, and tells of the bytes that it reads.
-fn check_tree(
-    tree: &OpenTree,
-    digests: &Digests,
-    compared: &AtomicU64,
-    reads: &mpsc::Sender<u64>,
-) -> Result<Found, PackError> {
-    let pace = |read| {
-        if tree.is_removed() {
+fn check_tree(tree: &dyn OpenTree, compared: &AtomicU64, reads: &mpsc::Sender<u64>) -> Result<Found, PackError> {
+    let is_removed = tree.removal();
+    let mut pace = |read| {
+        if is_removed() {
             return Err(io::ErrorKind::NotFound.into());
         }
         reads.blocking_send(read).map_err(|_| io::ErrorKind::BrokenPipe.into())
     };
-    match check(tree.root(), digests, &PackLimits::default(), compared, pace) {
-        Ok(_) => Ok(Found::Whole),
-        Err(PackError { cause: PackCause::Sink(_), .. }) => Ok(Found::Gone),
-        Err(error) => Err(error),
+    match tree.check(compared, &mut pace) {
+        None => Ok(Found::Unknown),
+        Some(Ok(_)) => Ok(Found::Whole),
+        Some(Err(PackError { cause: PackCause::Sink(_), .. })) => Ok(Found::Gone),
+        Some(Err(error)) => Err(error),
     }
 }
 

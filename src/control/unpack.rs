@@ -14,8 +14,8 @@ use super::turns::Turn;
 use super::undo::{Undo, Undoing};
 use crate::auth::is_secret;
 use crate::domain::{
-    ByteCount, ContentId, Fault, FaultKind, Outcome, SessionState, UnpackPlan, Unpacking, Upload, UploadId,
-    UploadState, Volume, VolumeId,
+    ContentId, Fault, FaultKind, Outcome, SessionState, UnpackPlan, Unpacking, Upload, UploadId, UploadState, Volume,
+    VolumeId,
 };
 use crate::meta::{Attempt, MetaError};
 use crate::metrics::Direction;
@@ -127,21 +127,17 @@ impl AdmittedTree {
     pub async fn receive(mut self, source: &mut impl Source) -> Result<Outcome, Fault> {
         let sessions = self.undo.sessions.clone();
         let progress = self.account.progress().clone();
-        let space = match sessions.volumes.store.space().reserve_for(self.tree.tenant, ByteCount::ZERO) {
-            Ok(space) => space,
-            Err(error) => return Err(self.fail(error.into()).await),
-        };
         let size = self.tree.size.get();
         let options = UnpackOptions {
             shape: self.shape.clone(),
             limits: Limits { reserve: sessions.settings.reserve.get(), ..Limits::of_volume(size) },
             policy: sessions.settings.policy,
         };
-        let (trees, content) = (sessions.volumes.trees.clone(), self.undo.content);
-        let make = move || trees.create(content);
-        let (trees, record) = (sessions.volumes.trees.clone(), TreeRecord::from(&self.tree));
-        let durably = move |new| trees.make_durable(new, &record);
-        let (feeder, work) = start_unpack(make, options, space, durably);
+        let into = (sessions.volumes.trees.clone(), self.undo.content);
+        let (feeder, work) = match start_unpack(into, TreeRecord::from(&self.tree), options) {
+            Ok(started) => started,
+            Err(error) => return Err(self.fail(error.into()).await),
+        };
         self.undo.work = Some(work);
         let fed = Box::pin(feeder.feed(source, &sessions.pool, &progress)).await;
         let finish = self.finish(fed);

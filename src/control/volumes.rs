@@ -24,7 +24,7 @@ pub(super) const MISSING: &str = "its image is missing";
 pub(super) struct Volumes {
     pub(super) meta: Meta,
     pub(super) store: Arc<dyn BlockStore>,
-    pub(super) trees: TreeStore,
+    pub(super) trees: Arc<dyn TreeStore>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracker: TaskTracker,

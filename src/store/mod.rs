@@ -35,7 +35,7 @@ pub use local::{Direct, LocalSettings, LocalStore};
 pub use piece_map::{MOST_EXTENTS, Piece, PieceMap, Scattered, Unfinished};
 pub use pieces::{piece_digest, stored_digest, zero_piece};
 pub use reservation::{Ledger, Reservation};
-pub use trees::{LostTree, NewTree, OpenTree, SweptTrees, TreeReadError, TreeRecord, TreeStore};
+pub use trees::{LocalTrees, LostTree, OpenTree, Scratch, SweptTrees, TreeDraft, TreeReadError, TreeRecord, TreeStore};
 pub use zero::{GRANULE, data_runs, is_zero};
 
 /// What the methods of the traits return: one box per call, which is noise beside a block of 2 MiB.

@@ -1,44 +1,110 @@
-//! Trees as directories on a local file system.
+//! The contents of trees: what a store of them promises, and the one that keeps the promise in a directory.
 //!
-//! ```text
-//! root/trees/<content>              what a tree holds, held or will hold
-//! root/tree-records/<content>       whose tree that is, in JSON: only of what was unpacked to its end
-//! root/tree-digests/<content>       the digests of its files: see [`Digests`]; an earlier version made none
-//! root/lost/trees/<content>         what has a record and no tree, set aside
-//! root/lost/tree-records/<content>  its record
-//! root/lost/tree-digests/<content>  its digests
-//! root/tree-trash/<content>-<rand>  removed, and being unlinked
-//! root/tree-scratch/<content>       what is needed while a content is fetched or unpacked
-//! ```
-//! Which content is visible, and of which tree, is not known here: whoever knows keeps the ids.
+//! A content is first a *draft*, which nobody can open, then published whole, once. Which content is visible, and of
+//! which tree, is not known here: whoever knows keeps the ids.
+//!
+//! A store is asked for whole contents. What it does with the files of one is its own, so that thousands of small files
+//! cost no call each.
 //!
 //! # Invariants
-//! - A content never changes once it was made durable, and what is being read is not unlinked.
-//! - Removing takes a rename, whatever the tree's size; [`TreeStore::empty_trash`] does the work later.
-//! - Digests are durable when their content is. A content that has them is read with them or not at all.
+//! - A content never changes once it was published, and one that is being read stays whole until that ends.
 //!
 //! # Crash
-//! What nobody knows is set aside by [`TreeStore::sweep`] if it was unpacked to its end, else removed; digests of
-//! nothing are removed too.
+//! After a crash a store holds published contents, each complete, and leftovers that [`TreeStore::sweep`] removes.
 //!
 //! Everything here blocks.
 
-use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt as _};
+mod local;
+
+use std::fs;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
-use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
+use super::{Ledger, Removal};
+use crate::domain::{ByteCount, ContentId, TenantId, UnixTime, Volume};
+use crate::tree::{Limits, PackError, PackLimits, Packed, Policy, UnpackError, Unpacked};
 
-use crate::domain::{ByteCount, ContentId, CrashPoints, TenantId, UnixTime, Volume};
-use crate::tree::{self, DigestLog, Digests, DigestsError};
+pub use local::LocalTrees;
 
-/// No record is longer: a name has 255 characters, which JSON may write in twelve bytes each.
-const LONGEST_RECORD: u64 = 8 << 10;
+/// A backend that holds the contents of trees.
+pub trait TreeStore: Send + Sync {
+    /// The account of its space, from which an archive has what it takes.
+    fn space(&self) -> &Arc<Ledger>;
+
+    /// Begins a content. What an earlier attempt left under this id is removed.
+    fn begin(&self, id: ContentId) -> io::Result<Box<dyn TreeDraft>>;
+
+    /// Opens a content to be read. It stays whole as long as this lives, removed or not.
+    fn open(&self, id: ContentId) -> Result<Box<dyn OpenTree>, TreeReadError>;
+
+    /// Takes a content out of sight, in a moment whatever its size; [`TreeStore::empty_trash`] does the work later.
+    /// Removing what is not there succeeds.
+    fn remove(&self, id: ContentId) -> io::Result<()>;
+
+    /// Unlinks what was removed and nobody reads any more; whether that is all of it. What fails keeps nothing else
+    /// from going; the last failure is told.
+    fn empty_trash(&self) -> io::Result<bool>;
+
+    /// The ids of all contents that were unpacked to their end, as far as that is known.
+    fn contents(&self) -> io::Result<Vec<ContentId>>;
+
+    /// Writes the records of contents that have none, of an earlier version; from now on, a content without one was
+    /// never whole. How many it wrote.
+    fn complete_records(&self, held: &[(ContentId, TreeRecord)]) -> io::Result<usize>;
+
+    /// Sets aside every content that `keep` refuses and that is whole, or may be; removes the others. What was set
+    /// aside and is kept again comes back; what was set aside before `forget_before` is removed.
+    fn sweep(&self, keep: &dyn Fn(ContentId) -> bool, forget_before: UnixTime) -> io::Result<SweptTrees>;
+
+    /// Removes what was set aside before `forget_before`, as [`TreeStore::sweep`] does, but for what `keep` wants; how
+    /// much it was. Safe at any time: nothing new is set aside but by a sweep.
+    fn forget_old(&self, keep: &dyn Fn(ContentId) -> bool, forget_before: UnixTime) -> io::Result<usize>;
+
+    /// The contents that were set aside.
+    fn lost(&self) -> io::Result<Vec<LostTree>>;
+
+    /// Shows a content that was set aside.
+    fn bring_back(&self, id: ContentId) -> io::Result<()>;
+
+    /// Removes a content that was set aside; [`TreeStore::empty_trash`] does the work later.
+    fn forget(&self, id: ContentId) -> io::Result<()>;
+
+    /// A directory for what is needed while a content is fetched. It is removed when this is dropped.
+    fn scratch(&self, id: ContentId) -> io::Result<Scratch>;
+}
+
+/// A content that is being made. Dropping it without [`TreeDraft::publish`] leaves a leftover for
+/// [`TreeStore::remove`] or the sweep.
+pub trait TreeDraft {
+    /// Puts all into it that an archive holds, and notes the digest of each file.
+    fn unpack(&mut self, archive: &mut dyn Read, limits: &Limits, policy: &Policy) -> Result<Unpacked, UnpackError>;
+
+    /// Puts one file into it, and notes its digest.
+    fn put_file(&mut self, bytes: &mut dyn Read, name: &str, limits: &Limits) -> Result<Unpacked, UnpackError>;
+
+    /// Makes it durable, with its digests and its record.
+    fn publish(self: Box<Self>, record: &TreeRecord) -> io::Result<()>;
+}
+
+/// A content that is being read.
+pub trait OpenTree: Send {
+    /// Packs all of it, and compares each file with its digest.
+    fn pack(&self, into: &mut dyn Write, limits: &PackLimits) -> Result<Packed, PackError>;
+
+    /// Compares all of it with its digests, from the file `compared` on, which is counted up. `pace` is told the bytes
+    /// of each read, and ends it with an error. `None` of a content that was stored without digests.
+    fn check(
+        &self,
+        compared: &AtomicU64,
+        pace: &mut dyn FnMut(u64) -> io::Result<()>,
+    ) -> Option<Result<Packed, PackError>>;
+
+    /// Tells whether it was removed meanwhile, and takes its space only as long as it is read; also when it is not open
+    /// any more.
+    fn removal(&self) -> Removal;
+}
 
 /// What is kept beside the content of a tree, durable with it, so that a tree can be made of it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,27 +120,6 @@ pub struct TreeRecord {
 impl From<&Volume> for TreeRecord {
     fn from(tree: &Volume) -> Self {
         Self { tenant: tree.tenant, name: tree.name.clone(), size: tree.size }
-    }
-}
-
-/// A record as its file has it.
-#[derive(Serialize, Deserialize)]
-struct StoredRecord {
-    tenant: String,
-    name: String,
-    size: u64,
-}
-
-impl TreeRecord {
-    fn encode(&self) -> io::Result<Vec<u8>> {
-        let Self { tenant, name, size } = self;
-        let stored = StoredRecord { tenant: tenant.to_string(), name: name.clone(), size: size.get() };
-        Ok(serde_json::to_vec(&stored)?)
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let StoredRecord { tenant, name, size } = serde_json::from_slice(bytes).ok()?;
-        Some(Self { tenant: tenant.parse().ok()?, name, size: ByteCount::new(size)? })
     }
 }
 
@@ -116,370 +161,6 @@ pub enum TreeReadError {
     Io(#[source] io::Error),
 }
 
-/// The trees of one directory. Clones share it.
-#[derive(Clone, Debug)]
-pub struct TreeStore {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    trees: PathBuf,
-    trash: PathBuf,
-    scratch: PathBuf,
-    records: PathBuf,
-    digests: PathBuf,
-    lost: PathBuf,
-    lost_records: PathBuf,
-    lost_digests: PathBuf,
-    /// How many read each content.
-    readers: Mutex<HashMap<ContentId, usize>>,
-    crash: CrashPoints,
-}
-
-impl TreeStore {
-    /// Opens the store in `root`, which is made if it is missing. One process at a time; the caller sees to that.
-    pub fn open(root: &Path, crash: CrashPoints) -> io::Result<Self> {
-        let [trees, trash, scratch] = ["trees", "tree-trash", "tree-scratch"].map(|name| root.join(name));
-        let [records, digests] = ["tree-records", "tree-digests"].map(|name| root.join(name));
-        let [lost, lost_records, lost_digests] =
-            ["lost/trees", "lost/tree-records", "lost/tree-digests"].map(|name| root.join(name));
-        // Of a process before.
-        tree::remove(File::open(root)?, b"tree-scratch")?;
-        if !trees.try_exists()? {
-            // Else that is of a version without records, and they begin when they are complete.
-            make_directory(&records)?;
-        }
-        for dir in [&trees, &trash, &scratch, &digests, &lost, &lost_records, &lost_digests] {
-            make_directory(dir)?;
-        }
-        File::open(root)?.sync_all()?;
-        let readers = Mutex::default();
-        let shared =
-            Shared { trees, trash, scratch, records, digests, lost, lost_records, lost_digests, readers, crash };
-        Ok(Self { shared: Arc::new(shared) })
-    }
-
-    /// An empty directory for a new content. What an earlier attempt left is removed.
-    pub fn create(&self, id: ContentId) -> io::Result<NewTree> {
-        self.remove(id)?;
-        let place = self.place(id);
-        DirBuilder::new().mode(0o755).create(&place)?;
-        self.shared.crash.hit("unpack: made");
-        let scratch = self.shared.scratch.join(format!("{id}-digests"));
-        let digests = DigestLog::new(move || {
-            let file = create_file(&scratch)?;
-            fs::remove_file(&scratch)?;
-            Ok(file)
-        });
-        Ok(NewTree { root: File::open(place)?, id, digests })
-    }
-
-    /// Makes a content durable that was unpacked, with its digests and its record.
-    pub fn make_durable(&self, new: NewTree, record: &TreeRecord) -> io::Result<()> {
-        let NewTree { root, id, digests } = new;
-        self.shared.crash.hit("unpack: unpacked");
-        digests.finish(create_file(&self.digests_of(id))?)?;
-        self.shared.crash.hit("unpack: digested");
-        write_record(&self.shared.records, id, record)?;
-        // Of the whole file system, so the entry of the root in its parent is among it.
-        tree::sync(root)?;
-        self.shared.crash.hit("unpack: durable");
-        Ok(())
-    }
-
-    /// Opens a content to be read. It stays whole as long as this lives, removed or not.
-    pub fn read(&self, id: ContentId) -> Result<OpenTree, TreeReadError> {
-        let mut tree = {
-            let mut readers = self.readers();
-            let root = File::open(self.place(id)).map_err(absent_is_missing)?;
-            *readers.entry(id).or_default() += 1;
-            OpenTree { root, digests: None, id, store: self.clone() }
-        };
-        tree.digests = self.open_digests(id)?;
-        if tree.digests.is_none() && !self.place(id).exists() {
-            // Removed meanwhile, its digests first.
-            return Err(TreeReadError::Missing);
-        }
-        Ok(tree)
-    }
-
-    fn open_digests(&self, id: ContentId) -> Result<Option<Digests>, TreeReadError> {
-        let file = match open_file(&self.digests_of(id)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(TreeReadError::Io)?,
-        };
-        match Digests::open(file) {
-            Ok(digests) => Ok(Some(digests)),
-            Err(error @ DigestsError::Unknown(_)) => {
-                tracing::warn!(content = %id, %error, "a tree is read unchecked");
-                Ok(None)
-            }
-            Err(DigestsError::Damaged) => Err(TreeReadError::Damaged("its digests are damaged")),
-            Err(DigestsError::Io(error)) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
-                Err(TreeReadError::Damaged("the disk cannot read its digests"))
-            }
-            Err(DigestsError::Io(error)) => Err(TreeReadError::Io(error)),
-        }
-    }
-
-    /// Takes a content out of sight. Removing what is not there succeeds.
-    pub fn remove(&self, id: ContentId) -> io::Result<()> {
-        // A random name: the trash may still hold an earlier attempt.
-        let hidden = self.shared.trash.join(format!("{id}-{}", uuid::Uuid::new_v4().simple()));
-        // Before it, so that none is left when the process ends between the two.
-        absent_is_fine(fs::remove_file(self.shared.records.join(id.to_string())))?;
-        absent_is_fine(fs::remove_file(self.digests_of(id)))?;
-        absent_is_fine(fs::rename(self.place(id), hidden))
-    }
-
-    /// Writes the records of contents that have none, of an earlier version; from now on, a content without one was
-    /// never whole. How many it wrote.
-    pub fn complete_records(&self, held: &[(ContentId, TreeRecord)]) -> io::Result<usize> {
-        let records = &self.shared.records;
-        let is_first = !records.try_exists()?;
-        let place = if is_first { records.with_extension("new") } else { records.clone() };
-        make_directory(&place)?;
-        let mut written = 0;
-        for (id, record) in held {
-            if !place.join(id.to_string()).try_exists()? && self.place(*id).try_exists()? {
-                write_record(&place, *id, record)?;
-                written += 1;
-            }
-        }
-        if written > 0 || is_first {
-            tree::sync(&File::open(&place)?)?;
-        }
-        if is_first {
-            fs::rename(&place, records)?;
-            tree::sync(&File::open(records)?)?;
-        }
-        Ok(written)
-    }
-
-    /// A directory for what is needed while a content is fetched. It is removed when this is dropped.
-    pub fn scratch(&self, id: ContentId) -> io::Result<Scratch> {
-        let path = self.shared.scratch.join(id.to_string());
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Scratch { path })
-    }
-
-    /// Sets aside every content that `keep` refuses and that is whole, or may be; removes the others. What was set
-    /// aside and is kept again comes back; what was set aside before `forget_before` is removed.
-    pub fn sweep(&self, keep: &dyn Fn(ContentId) -> bool, forget_before: UnixTime) -> io::Result<SweptTrees> {
-        let mut swept = SweptTrees::default();
-        let Shared { trees, records, digests, lost, lost_records, lost_digests, .. } = &*self.shared;
-        for id in ids_in(lost)? {
-            if keep(id) && !self.place(id).try_exists()? {
-                self.bring_back(id)?;
-                swept.returned += 1;
-            } else if self.is_old(id, forget_before)? {
-                self.forget(id)?;
-                swept.forgotten += 1;
-            }
-        }
-        let has_records = records.try_exists()?;
-        for id in ids_in(trees)? {
-            if keep(id) {
-                continue;
-            }
-            let name = id.to_string();
-            if has_records && !records.join(&name).try_exists()? {
-                self.remove(id)?;
-                swept.removed += 1;
-                continue;
-            }
-            swept.bytes += on_disk(&trees.join(&name));
-            // Its record stays until it has moved: one without is removed.
-            move_entry(trees, lost, &name)?;
-            absent_is_fine(move_entry(records, lost_records, &name))?;
-            absent_is_fine(move_entry(digests, lost_digests, &name))?;
-            swept.set_aside += 1;
-        }
-        for dir in [digests, lost_digests] {
-            for id in ids_in(dir)? {
-                let name = id.to_string();
-                if !trees.join(&name).try_exists()? && !lost.join(&name).try_exists()? {
-                    absent_is_fine(fs::remove_file(dir.join(&name)))?;
-                }
-            }
-        }
-        Ok(swept)
-    }
-
-    /// Removes what was set aside before `forget_before`, as [`Self::sweep`] does, but for what `keep` wants; how much
-    /// it was. Safe at any time: nothing new is set aside but by a sweep.
-    pub fn forget_old(&self, keep: &dyn Fn(ContentId) -> bool, forget_before: UnixTime) -> io::Result<usize> {
-        let mut forgotten = 0;
-        for id in ids_in(&self.shared.lost)? {
-            if self.is_old(id, forget_before)? && !keep(id) {
-                self.forget(id)?;
-                forgotten += 1;
-            }
-        }
-        Ok(forgotten)
-    }
-
-    /// Whether a content was set aside before this: its last change is the rename.
-    fn is_old(&self, id: ContentId, forget_before: UnixTime) -> io::Result<bool> {
-        let path = self.shared.lost.join(id.to_string());
-        Ok(UnixTime(path.symlink_metadata()?.ctime().saturating_mul(1_000)) < forget_before)
-    }
-
-    /// The ids of all contents that were unpacked to their end, as far as that is known.
-    pub fn contents(&self) -> io::Result<Vec<ContentId>> {
-        let has_records = self.shared.records.try_exists()?;
-        let mut ids = ids_in(&self.shared.trees)?;
-        ids.retain(|id| !has_records || self.shared.records.join(id.to_string()).exists());
-        Ok(ids)
-    }
-
-    /// The contents that were set aside.
-    pub fn lost(&self) -> io::Result<Vec<LostTree>> {
-        let Shared { records, lost, lost_records, .. } = &*self.shared;
-        // It may not have been moved to its end.
-        let record =
-            |id: ContentId| [lost_records, records].into_iter().find_map(|dir| read_record(&dir.join(id.to_string())));
-        Ok(ids_in(lost)?.into_iter().map(|id| LostTree { id, record: record(id) }).collect())
-    }
-
-    /// Shows a content that was set aside.
-    pub fn bring_back(&self, id: ContentId) -> io::Result<()> {
-        let (name, shared) = (id.to_string(), &*self.shared);
-        absent_is_fine(move_entry(&shared.lost_digests, &shared.digests, &name))?;
-        absent_is_fine(move_entry(&shared.lost_records, &shared.records, &name))?;
-        move_entry(&shared.lost, &shared.trees, &name)
-    }
-
-    /// Removes a content that was set aside; [`TreeStore::empty_trash`] does the work later.
-    pub fn forget(&self, id: ContentId) -> io::Result<()> {
-        let hidden = self.shared.trash.join(format!("{id}-{}", uuid::Uuid::new_v4().simple()));
-        fs::rename(self.shared.lost.join(id.to_string()), hidden)?;
-        absent_is_fine(fs::remove_file(self.shared.lost_digests.join(id.to_string())))?;
-        absent_is_fine(fs::remove_file(self.shared.lost_records.join(id.to_string())))
-    }
-
-    /// Unlinks what was removed and nobody reads any more; whether that is all of it. What fails keeps nothing else
-    /// from going; the last failure is told.
-    pub fn empty_trash(&self) -> io::Result<bool> {
-        let trash = File::open(&self.shared.trash)?;
-        let mut is_empty = Ok(true);
-        for entry in fs::read_dir(&self.shared.trash)? {
-            let name = entry?.file_name();
-            let id = name.to_str().and_then(|name| name.get(..36)?.parse::<ContentId>().ok());
-            if id.is_some_and(|id| self.readers().contains_key(&id)) {
-                is_empty = is_empty.and(Ok(false));
-                continue;
-            }
-            if let Err(error) = tree::remove(&trash, name.as_encoded_bytes()) {
-                is_empty = Err(error);
-            }
-        }
-        is_empty
-    }
-
-    fn place(&self, id: ContentId) -> PathBuf {
-        self.shared.trees.join(id.to_string())
-    }
-
-    fn digests_of(&self, id: ContentId) -> PathBuf {
-        self.shared.digests.join(id.to_string())
-    }
-
-    fn readers(&self) -> MutexGuard<'_, HashMap<ContentId, usize>> {
-        // Counts; each change leaves them whole.
-        self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn ids_in(dir: &Path) -> io::Result<Vec<ContentId>> {
-    let mut ids = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        // What is not ours was put there by somebody who may want it.
-        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<ContentId>().ok()));
-    }
-    Ok(ids)
-}
-
-fn make_directory(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-/// Writes what is kept beside a content. Durable with the next flush of the file system.
-fn write_record(dir: &Path, id: ContentId, record: &TreeRecord) -> io::Result<()> {
-    let path = dir.join(id.to_string());
-    // Of an earlier attempt.
-    absent_is_fine(fs::remove_file(&path))?;
-    create_file(&path)?.write_all(&record.encode()?)
-}
-
-fn create_file(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// Opens a file to be read, through no link; should it be a pipe, that is not waited for.
-fn open_file(path: &Path) -> io::Result<File> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    File::options().read(true).custom_flags(flags).open(path)
-}
-
-fn read_record(path: &Path) -> Option<TreeRecord> {
-    let file = open_file(path).ok()?;
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, LONGEST_RECORD), &mut bytes).ok()?;
-    TreeRecord::decode(&bytes)
-}
-
-/// Moves an entry of a directory, durably.
-fn move_entry(from: &Path, to: &Path, name: &str) -> io::Result<()> {
-    renameat_with(CWD, from.join(name), CWD, to.join(name), RenameFlags::NOREPLACE)?;
-    File::open(to)?.sync_all()?;
-    File::open(from)?.sync_all()
-}
-
-/// What a directory takes on the disk, with all that is in it and can be looked at. Goes through no link.
-fn on_disk(dir: &Path) -> u64 {
-    let mut left = vec![dir.to_owned()];
-    let mut blocks = 0;
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let Ok(found) = entry.metadata() else { continue };
-            blocks += found.blocks();
-            if found.is_dir() {
-                left.push(entry.path());
-            }
-        }
-    }
-    blocks * 512
-}
-
-fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {
-    match outcome {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
-    }
-}
-
-fn absent_is_missing(error: io::Error) -> TreeReadError {
-    if error.kind() == io::ErrorKind::NotFound { TreeReadError::Missing } else { TreeReadError::Io(error) }
-}
-
-/// A content that is being unpacked, for [`TreeStore::make_durable`].
-#[derive(Debug)]
-pub struct NewTree {
-    /// Opened before the first byte is written: see [`tree::sync`].
-    root: File,
-    id: ContentId,
-    digests: DigestLog,
-}
-
-impl NewTree {
-    /// Its root directory, and what notes the digests of what is put into it.
-    pub fn parts(&mut self) -> (&File, &mut DigestLog) {
-        (&self.root, &mut self.digests)
-    }
-}
-
 /// See [`TreeStore::scratch`].
 #[derive(Debug)]
 pub struct Scratch {
@@ -499,164 +180,5 @@ impl Drop for Scratch {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::error!(%error, "a scratch directory was not removed");
         }
-    }
-}
-
-/// A content that is being read.
-#[derive(Debug)]
-pub struct OpenTree {
-    root: File,
-    digests: Option<Digests>,
-    id: ContentId,
-    store: TreeStore,
-}
-
-impl OpenTree {
-    /// Its root directory.
-    pub fn root(&self) -> &File {
-        &self.root
-    }
-
-    /// Whether it was removed meanwhile, and takes its space only as long as it is read.
-    pub fn is_removed(&self) -> bool {
-        self.removal()()
-    }
-
-    /// Tells [`OpenTree::is_removed`], also when it is not open any more.
-    pub fn removal(&self) -> impl Fn() -> bool + Send + Sync + 'static {
-        let place = self.store.place(self.id);
-        move || !place.exists()
-    }
-
-    /// What its files were stored with; `None` of a content that an earlier version has stored.
-    pub fn digests(&self) -> Option<&Digests> {
-        self.digests.as_ref()
-    }
-}
-
-impl Drop for OpenTree {
-    fn drop(&mut self) {
-        let mut readers = self.store.readers();
-        if let Some(count) = readers.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                readers.remove(&self.id);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store() -> (tempfile::TempDir, TreeStore) {
-        let directory = tempfile::tempdir().unwrap();
-        let store = TreeStore::open(directory.path(), CrashPoints::none()).unwrap();
-        (directory, store)
-    }
-
-    fn record() -> TreeRecord {
-        TreeRecord { tenant: TenantId::from_bytes([7; 16]), name: "site".to_owned(), size: ByteCount::mib(1) }
-    }
-
-    fn is_empty(path: &Path) -> bool {
-        fs::read_dir(path).unwrap().next().is_none()
-    }
-
-    #[test]
-    fn a_content_that_is_read_stays_whole_until_its_last_reader_is_done() {
-        let (directory, store) = store();
-        let id = ContentId::random();
-        let new = store.create(id).unwrap();
-        fs::write(directory.path().join(format!("trees/{id}/file")), "1").unwrap();
-        store.make_durable(new, &record()).unwrap();
-        let readers = [store.read(id).unwrap(), store.read(id).unwrap()];
-        store.remove(id).unwrap();
-        assert!(matches!(store.read(id), Err(TreeReadError::Missing)));
-        let trash = directory.path().join("tree-trash");
-        for reader in readers {
-            assert!(!store.empty_trash().unwrap());
-            rustix::fs::accessat(reader.root(), "file", rustix::fs::Access::READ_OK, rustix::fs::AtFlags::empty())
-                .unwrap();
-        }
-        assert!(store.empty_trash().unwrap());
-        assert!(is_empty(&trash));
-    }
-
-    #[test]
-    fn a_second_attempt_begins_empty() {
-        let (directory, store) = store();
-        let id = ContentId::random();
-        store.create(id).unwrap();
-        let file = directory.path().join(format!("trees/{id}/file"));
-        fs::write(&file, "1").unwrap();
-        store.create(id).unwrap();
-        assert!(!file.exists());
-    }
-
-    #[test]
-    fn a_sweep_keeps_what_is_known_and_what_is_not_ours() {
-        let (directory, store) = store();
-        let [known, unknown] = [ContentId::random(), ContentId::random()];
-        store.create(known).unwrap();
-        store.create(unknown).unwrap();
-        let other = directory.path().join("trees/lost+found");
-        fs::create_dir(&other).unwrap();
-        let swept = store.sweep(&|id| id == known, UnixTime(0)).unwrap();
-        assert_eq!(swept, SweptTrees { removed: 1, ..SweptTrees::default() });
-        assert!(store.read(known).is_ok() && store.read(unknown).is_err() && other.exists());
-    }
-
-    #[test]
-    fn what_is_whole_and_known_to_nobody_is_set_aside_and_comes_back_with_its_record_or_is_forgotten() {
-        let (directory, store) = store();
-        let ids = [ContentId::random(), ContentId::random()];
-        for id in ids {
-            let new = store.create(id).unwrap();
-            fs::write(directory.path().join(format!("trees/{id}/file")), id.to_string()).unwrap();
-            store.make_durable(new, &record()).unwrap();
-        }
-        assert_eq!(store.contents().unwrap().len(), 2);
-        let digests = |dir: &str| ids_in(&directory.path().join(dir)).unwrap().len();
-        let swept = store.sweep(&|_| false, UnixTime(0)).unwrap();
-        assert_eq!((digests("tree-digests"), digests("lost/tree-digests")), (0, 2));
-        assert!(swept.set_aside == 2 && swept.removed == 0 && swept.bytes >= 2 * 512, "{swept:?}");
-        assert!(store.read(ids[0]).is_err() && store.contents().unwrap().is_empty());
-        for lost in store.lost().unwrap() {
-            assert_eq!(lost.record, Some(record()));
-        }
-        assert_eq!(store.sweep(&|id| id == ids[0], UnixTime(0)).unwrap().returned, 1);
-        let back = fs::read(directory.path().join(format!("trees/{}/file", ids[0]))).unwrap();
-        assert_eq!(back, ids[0].to_string().as_bytes());
-        store.bring_back(ids[1]).unwrap();
-        assert_eq!(store.contents().unwrap().len(), 2);
-        assert!(ids.iter().all(|id| store.read(*id).unwrap().digests().is_some()));
-        let end = UnixTime(i64::MAX);
-        assert_eq!(store.sweep(&|id| id == ids[0], end).unwrap().set_aside, 1);
-        assert_eq!(store.sweep(&|id| id == ids[0], end).unwrap().forgotten, 1);
-        // While it serves, it only forgets.
-        assert_eq!(store.sweep(&|_| false, end).unwrap().set_aside, 1);
-        assert_eq!(store.forget_old(&|_| false, UnixTime(0)).unwrap(), 0);
-        assert_eq!(store.forget_old(&|id| id == ids[0], end).unwrap(), 0);
-        assert_eq!(store.forget_old(&|_| false, end).unwrap(), 1);
-        assert!(store.lost().unwrap().is_empty() && store.empty_trash().unwrap());
-        assert_eq!((digests("tree-digests"), digests("lost/tree-digests")), (0, 0));
-    }
-
-    #[test]
-    fn a_content_of_a_version_without_records_is_set_aside_too_until_they_are_complete() {
-        let (directory, store) = store();
-        fs::remove_dir(directory.path().join("tree-records")).unwrap();
-        let [old, other] = [ContentId::random(), ContentId::random()];
-        store.create(old).unwrap();
-        assert_eq!(store.sweep(&|_| false, UnixTime(0)).unwrap().set_aside, 1);
-        assert!(store.lost().unwrap()[0].record.is_none());
-        store.bring_back(old).unwrap();
-        assert_eq!(store.complete_records(&[(old, record()), (other, record())]).unwrap(), 1);
-        store.create(other).unwrap();
-        let swept = store.sweep(&|_| false, UnixTime(0)).unwrap();
-        assert_eq!((swept.set_aside, swept.removed), (1, 1));
-        assert_eq!(store.lost().unwrap()[0].record, Some(record()));
     }
 }

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::progress::{Phase, Progress};
 use crate::domain::Encoding;
 use crate::store::OpenTree;
-use crate::tree::{Encoder, PackError, PackLimits, Packed, pack};
+use crate::tree::{Encoder, PackError, PackLimits, Packed};
 
 /// Large enough that the cost of handing it over is small beside that of packing it.
 const CHUNK: usize = 256 << 10;
@@ -38,7 +38,7 @@ impl Packing {
     /// Starts to pack. `held` is kept until the end; `damaged` is called on the thread with a description of the
     /// damage, if there is any.
     pub fn start(
-        tree: OpenTree,
+        tree: Box<dyn OpenTree>,
         encoding: Encoding,
         progress: Arc<Progress>,
         held: impl Send + 'static,
@@ -50,7 +50,7 @@ impl Packing {
             let broken = |error| PackError { name: ".".to_owned(), cause: crate::tree::PackCause::Sink(error) };
             let sink = Sink { sender, chunk: Vec::new() };
             let mut encoder = Encoder::new(sink, encoding).map_err(broken)?;
-            let packed = pack(tree.root(), tree.digests(), &mut encoder, &PackLimits::default());
+            let packed = tree.pack(&mut encoder, &PackLimits::default());
             let packed = packed.inspect_err(|error| {
                 if let Some(why) = error.damage() {
                     damaged(why);

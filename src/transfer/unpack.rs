@@ -19,12 +19,10 @@ use tokio::task::JoinHandle;
 use super::error::ReceiveError;
 use super::feed::{Sink, Source, feed};
 use super::progress::{Phase, Progress};
-use crate::domain::{ByteCount, Encoding};
+use crate::domain::{ByteCount, ContentId, Encoding};
 use crate::io::{BLOCK, Block, Pool};
-use crate::store::{NewTree, Reservation, StoreError};
-use crate::tree::{
-    Decoder, DecoderLimits, Limits, Place, Policy, UnpackCause, UnpackError, Unpacked, put_file, unpack_digested,
-};
+use crate::store::{Reservation, StoreError, TreeRecord, TreeStore};
+use crate::tree::{Decoder, DecoderLimits, Limits, Place, Policy, UnpackCause, UnpackError, Unpacked};
 
 /// Blocks queued for the thread; besides these, one is being filled, and one unpacked.
 const AHEAD: usize = 2;
@@ -70,33 +68,31 @@ pub struct Feeder {
     fed: u64,
 }
 
-/// Starts a thread that unpacks a stream into the tree that `make` opens, and then runs `finish`. The space comes from
-/// `space`, which is extended as the stream grows.
+/// Starts a thread that unpacks a stream into a content, and makes that durable. The space comes from the account of the
+/// store, for the tenant of the record, and more of it is reserved as the stream grows.
 pub fn start_unpack(
-    make: impl FnOnce() -> io::Result<NewTree> + Send + 'static,
+    (trees, content): (Arc<dyn TreeStore>, ContentId),
+    record: TreeRecord,
     options: UnpackOptions,
-    space: Reservation,
-    finish: impl FnOnce(NewTree) -> io::Result<()> + Send + 'static,
-) -> (Feeder, JoinHandle<Result<Unpacked, UnpackError>>) {
+) -> Result<(Feeder, JoinHandle<Result<Unpacked, UnpackError>>), StoreError> {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let space = Arc::new(space);
-    let stream = Stream { receiver, block: None, ended: false, space: space.clone() };
+    let space = Arc::new(trees.space().reserve_for(record.tenant, ByteCount::ZERO)?);
+    let mut stream = Stream { receiver, block: None, ended: false, space: space.clone() };
     let work = move || {
         let disk = |error| UnpackError { place: Place::default(), cause: UnpackCause::Disk(error) };
-        let mut new = make().map_err(disk)?;
-        let (root, digests) = new.parts();
+        let mut draft = trees.begin(content).map_err(disk)?;
         let UnpackOptions { shape, limits, policy } = options;
         let done = match shape {
             Shape::Archive(encoding) => {
                 let decoder = Decoder::new(stream, encoding, DecoderLimits::of_volume(limits.bytes));
-                unpack_digested(decoder.map_err(disk)?, root, &limits, &policy, digests)?
+                draft.unpack(&mut decoder.map_err(disk)?, &limits, &policy)?
             }
-            Shape::File(name) => put_file(stream, root, &name, &limits, digests)?,
+            Shape::File(name) => draft.put_file(&mut stream, &name, &limits)?,
         };
-        finish(new).map_err(disk)?;
+        draft.publish(&record).map_err(disk)?;
         Ok(done)
     };
-    (Feeder { sender, space, room: 0, fed: 0 }, tokio::task::spawn_blocking(work))
+    Ok((Feeder { sender, space, room: 0, fed: 0 }, tokio::task::spawn_blocking(work)))
 }
 
 impl Feeder {
