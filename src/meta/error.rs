@@ -54,6 +54,9 @@ pub enum MetaError {
     /// The log cannot be flushed: what was committed may not be durable, and nothing more is written until a restart.
     #[error("the database's log cannot be flushed")]
     Unflushed(#[source] Arc<std::io::Error>),
+    /// A flush of the log failed before, so that nothing more is written until a restart: neither was this.
+    #[error("nothing is written since a flush of the database's log failed")]
+    Stopped,
     /// The database file cannot be made or its mode cannot be set.
     #[error("the database file cannot be opened")]
     File(#[source] Arc<std::io::Error>),
@@ -118,6 +121,10 @@ impl From<MetaError> for Fault {
             }
             MetaError::Busy(_) => {
                 Self::new(FaultKind::Unavailable, "the server cannot take this now; try again").because(error)
+            }
+            MetaError::Stopped => {
+                let told = "the server cannot write any more, and must be started anew; nothing was changed";
+                Self::new(FaultKind::Unavailable, told).because(error)
             }
             MetaError::LeaseLost
             | MetaError::InUse

@@ -150,7 +150,7 @@ impl Database {
     /// waiting when another process has written in between.
     pub(super) async fn begin(&self) -> Result<Write, MetaError> {
         if !self.is_writable() {
-            return Err(MetaError::Unflushed(Arc::new(io::Error::other("an earlier flush of the log failed"))));
+            return Err(MetaError::Stopped);
         }
         self.ballast.make_room();
         let begun = self.writer.begin_with("BEGIN IMMEDIATE").await;
