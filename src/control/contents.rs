@@ -7,7 +7,6 @@
 //! That a content is no volume's any more is noted with what makes it so; its bytes go after that, and when the last
 //! job that reads them has ended. What a crash leaves of this is gone on with at the next start.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -69,7 +68,7 @@ impl Volumes {
         let removed = async {
             let mut failed: Result<(), Fault> = Ok(());
             for content in self.meta.dropped_contents().await? {
-                match self.remove_image(content).await {
+                match self.store.remove(content).await {
                     Ok(()) => {
                         self.crash.hit("dropped: removed");
                         self.meta.forget_dropped(content).await?;
@@ -88,7 +87,7 @@ impl Volumes {
     pub(super) async fn spoil_unfilled(&self, id: VolumeId, why: &str) {
         let removed = async {
             match self.meta.volume_any(id).await? {
-                Some(volume) => Ok(self.remove_image(volume.image()).await?),
+                Some(volume) => Ok(self.store.remove(volume.image()).await?),
                 None => Ok::<(), Fault>(()),
             }
         };
@@ -128,7 +127,7 @@ impl Volumes {
                     }
                 }
                 Some(drive) if self.meta.reads_content(drive.image()).await? => drop.push(drive.image()),
-                Some(drive) => self.remove_image(drive.image()).await?,
+                Some(drive) => self.store.remove(drive.image()).await?,
             }
             // Provisional: who was told that the volume goes, was so after a flush of the row that says it; who was
             // told that an upload failed may find the drive uploading until the next start has removed it.
@@ -147,15 +146,6 @@ impl Volumes {
         }
     }
 
-    /// Removes the content of a drive. What is to go gets another name first, and at the end of a quota Btrfs takes none:
-    /// then with the space that is kept for removing.
-    async fn remove_image(&self, content: ContentId) -> Result<(), StoreError> {
-        match self.store.remove(content).await {
-            Err(StoreError::NoSpace) if self.meta.make_room() => self.store.remove(content).await,
-            removed => removed,
-        }
-    }
-
     /// Takes a content out of sight that nobody refers to any more, and says whether it is. What fails is found by the
     /// next start.
     pub(super) async fn remove_content(&self, id: ContentId) -> bool {
@@ -163,17 +153,8 @@ impl Volumes {
             // A row may refer to it still, and nobody can tell before the next start.
             return false;
         }
-        let (trees, meta) = (self.trees.clone(), self.meta.clone());
-        let removed = self.tracker.spawn_blocking(move || match trees.remove(id) {
-            // As of an image.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) && meta.make_room() =>
-            {
-                trees.remove(id)
-            }
-            removed => removed,
-        });
-        match removed.await {
+        let trees = self.trees.clone();
+        match self.tracker.spawn_blocking(move || trees.remove(id)).await {
             Ok(Ok(())) => {
                 self.has_trash.store(true, Ordering::SeqCst);
                 return true;

@@ -107,11 +107,6 @@ impl Meta {
         Ok(())
     }
 
-    /// Gives up the space that is kept for removing, where removing needs it; whether there was any.
-    pub fn make_room(&self) -> bool {
-        self.db.give_up_ballast()
-    }
-
     /// Closes all connections, after what they do now. Later calls answer [`MetaError::Busy`].
     pub async fn close(&self) {
         self.groups.settle().await;

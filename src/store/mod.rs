@@ -317,7 +317,7 @@ impl From<io::Error> for StoreError {
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NoSpace => Self::new(FaultKind::NoSpace, "the storage has no room for this"),
+            StoreError::NoSpace => Self::new(FaultKind::NoSpace, "the storage has no room for this").because(error),
             StoreError::TooLarge => Self::new(FaultKind::TooLarge, "the storage cannot hold a drive of this size"),
             StoreError::Missing(_) | StoreError::Unsupported | StoreError::Io(_) => Self::internal(error),
             StoreError::Damaged(..) => {

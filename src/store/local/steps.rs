@@ -341,7 +341,16 @@ impl Steps {
 
     /// Removes what these directories hold under this id, first from sight, durably, and then from the disk.
     fn discard(&self, dirs: &[&Path], id: ContentId) -> Result<(), StoreError> {
-        let hidden = dirs.iter().map(|dir| self.hide(dir, id)).collect::<io::Result<Vec<_>>>()?;
+        let mut hidden = Vec::with_capacity(dirs.len());
+        for dir in dirs {
+            match self.hide(dir, id).map_err(StoreError::from) {
+                Ok(moved) => hidden.push(moved),
+                // At the end of a quota Btrfs gives nothing another name, and unlinks all the same. Who removes it does so
+                // again after a crash.
+                Err(StoreError::NoSpace) => unlink(&place(dir, id))?,
+                Err(error) => return Err(error),
+            }
+        }
         self.crash.hit("remove: renamed");
         // Also when nothing was there: an earlier run may have ended between its rename and this.
         self.flush_places()?;

@@ -187,7 +187,16 @@ impl TreeStore for LocalTrees {
         // Before it, so that none is left when the process ends between the two.
         absent_is_fine(fs::remove_file(self.shared.records.join(id.to_string())))?;
         absent_is_fine(fs::remove_file(self.digests_of(id)))?;
-        absent_is_fine(fs::rename(self.place(id), hidden))
+        match fs::rename(self.place(id), hidden) {
+            // At the end of a quota Btrfs gives nothing another name, and unlinks all the same.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                    && !self.readers().contains_key(&id) =>
+            {
+                tree::remove(&File::open(&self.shared.trees)?, id.to_string().as_bytes())
+            }
+            renamed => absent_is_fine(renamed),
+        }
     }
 
     fn complete_records(&self, held: &[(ContentId, TreeRecord)]) -> io::Result<usize> {
