@@ -62,8 +62,8 @@ impl Volumes {
         }
     }
 
-    /// Removes the contents that no volume has any more and no job reads. One that cannot be removed keeps no other from
-    /// going, and is tried again by the sweeper.
+    /// Removes the contents that no volume has any more and no job reads. One that cannot be removed keeps no other
+    /// from going, and is tried again by the sweeper.
     pub(super) async fn remove_dropped(&self) {
         let removed = async {
             let mut failed: Result<(), Fault> = Ok(());

@@ -66,7 +66,8 @@ pub trait BlockStore: Send + Sync {
     }
 
     /// The account of its space, from which a draft has what it takes, so that uploads admitted together cannot fill
-    /// the store together. That of a store which cannot tell its space admits everything, and the backend alone refuses.
+    /// the store together. That of a store which cannot tell its space admits everything, and the backend alone
+    /// refuses.
     fn space(&self) -> &Arc<Ledger>;
 
     /// Begins an image that nobody can open. A draft left by an earlier attempt under this id is replaced.

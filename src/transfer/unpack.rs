@@ -68,8 +68,8 @@ pub struct Feeder {
     fed: u64,
 }
 
-/// Starts a thread that unpacks a stream into a content, and makes that durable. The space comes from the account of the
-/// store, for the tenant of the record, and more of it is reserved as the stream grows.
+/// Starts a thread that unpacks a stream into a content, and makes that durable. The space comes from the account of
+/// the store, for the tenant of the record, and more of it is reserved as the stream grows.
 pub fn start_unpack(
     (trees, content): (Arc<dyn TreeStore>, ContentId),
     record: TreeRecord,

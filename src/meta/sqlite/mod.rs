@@ -240,8 +240,8 @@ fn make_private(path: &Path) -> io::Result<()> {
 }
 
 /// Has the memory that the connections share written to its file in place. Btrfs writes what is changed elsewhere, and
-/// where there is no room for that, the change of a page is a SIGBUS: on a full disk each would be (see `mapped`). A file
-/// that is not empty stays as it is; other file systems write in place anyway, or know no such flag.
+/// where there is no room for that, the change of a page is a SIGBUS: on a full disk each would be (see `mapped`). A
+/// file that is not empty stays as it is; other file systems write in place anyway, or know no such flag.
 fn share_in_place(database: &Path) -> io::Result<()> {
     let mut name = database.as_os_str().to_owned();
     name.push("-shm");

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::Sql;
 
 /// What precedes the conditions of a page of volumes when only ids and revisions are wanted; a parenthesis must follow.
-/// One text for all of them, since rows cost more than what is in them: each id in 32 hex digits with the revision right
-/// behind it, and a space between two. A query within another that ends in LIMIT keeps its order.
+/// One text for all of them, since rows cost more than what is in them: each id in 32 hex digits with the revision
+/// right behind it, and a space between two. A query within another that ends in LIMIT keeps its order.
 pub(in crate::meta) const IDS_AND_REVISIONS: &str =
     "SELECT group_concat(hex(id) || revision, ' ') FROM (SELECT id, revision FROM volumes ";
 

@@ -345,8 +345,8 @@ impl Steps {
         for dir in dirs {
             match self.hide(dir, id).map_err(StoreError::from) {
                 Ok(moved) => hidden.push(moved),
-                // At the end of a quota Btrfs gives nothing another name, and unlinks all the same. Who removes it does so
-                // again after a crash.
+                // At the end of a quota Btrfs gives nothing another name, and unlinks all the same. Who removes it does
+                // so again after a crash.
                 Err(StoreError::NoSpace) => unlink(&place(dir, id))?,
                 Err(error) => return Err(error),
             }

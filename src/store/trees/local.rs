@@ -16,8 +16,8 @@
 //! - Digests are durable when their content is. A content that has them is read with them or not at all.
 //!
 //! # Crash
-//! What nobody knows is set aside by a sweep if it was unpacked to its end, else removed; digests of nothing are removed
-//! too.
+//! What nobody knows is set aside by a sweep if it was unpacked to its end, else removed; digests of nothing are
+//! removed too.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};

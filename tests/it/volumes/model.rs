@@ -30,7 +30,7 @@ struct Filling {
     state: State,
     /// The number of the archive that each volume has received.
     received: BTreeMap<&'static str, Option<u32>>,
-    /// Volumes that exist only for this session.
+    /// Volumes that the session itself makes.
     made: BTreeSet<&'static str>,
 }
 
