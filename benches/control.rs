@@ -12,8 +12,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use http::{HeaderMap, HeaderValue, Method, header};
 use longshore::dialect::{Call, Endpoint, Places, resolve};
 use longshore::domain::{
-    BlockOutcome, BlockQuery, BlockVolume, ByteCount, Direction, DriveSpec, Media, Outcome, Paged, Principal, Seen,
-    SortKey, TenantId, UnixTime, UserId, Volume, VolumeId, VolumeKind, VolumeState,
+    BlockQuery, ByteCount, Direction, Outcome, Paged, Principal, SortKey, TenantId, UnixTime, UserId, Volume, VolumeId,
+    VolumeKind, VolumeState,
 };
 use longshore::meta::{Meta, Owner};
 use serde_json::json;
@@ -28,14 +28,13 @@ fn tenant() -> TenantId {
 /// A volume as a client makes it, the `n`th of them.
 fn volume(tenant: TenantId, n: u32) -> Volume {
     let pairs = |pairs: serde_json::Value| pairs.as_object().cloned().unwrap_or_default();
-    let spec = DriveSpec {
-        name: format!("volume {}", n % 1000),
-        size: ByteCount::mib(1024),
-        media: Media::Disk,
+    let (kind, state, size) = (VolumeKind::Drive, VolumeState::Available, ByteCount::mib(1024));
+    let now = UnixTime(1_700_000_000_000 + i64::from(n));
+    Volume {
         meta: pairs(json!({"owner": "bench"})),
         attributes: pairs(json!({"block": {"description": "of a bench", "zone": "nova", "bootable": false}})),
-    };
-    Volume::begun(tenant, spec, VolumeState::Available, UnixTime(1_700_000_000_000 + i64::from(n)))
+        ..Volume::begun(tenant, kind, format!("volume {}", n % 1000), size, state, now)
+    }
 }
 
 /// A request, taken apart as the server does before a dialect sees it.
@@ -118,13 +117,9 @@ fn encode(criterion: &mut Criterion) {
         direct_relative: true,
         identity: here,
     };
-    let items =
-        |count| (0..count).map(|n| BlockVolume { volume: Seen::new(volume(tenant(), n)), attachment: None }).collect();
-    let page = Outcome::Block(BlockOutcome::Volumes(Paged { items: items(100), has_more: true }));
-    let one = Outcome::Block(BlockOutcome::Volume(Box::new(BlockVolume {
-        volume: Seen::new(volume(tenant(), 0)),
-        attachment: None,
-    })));
+    let items = (0..100).map(|n| volume(tenant(), n).into()).collect();
+    let page = Outcome::Page(Paged { items, has_more: true });
+    let one = Outcome::Volume(Box::new(volume(tenant(), 0).into()));
     let id = VolumeId::from_bytes([7; 16]);
     for (name, version, path, media, outcome) in [
         ("one, JSON", "v3", format!("volumes/{id}"), "application/json", &one),

@@ -1,6 +1,7 @@
 //! Composition root: the only place that picks engine, store, database and verifiers, and knows the order in which
 //! they start and stop.
 
+mod administration;
 mod exposure;
 mod loss;
 #[cfg(test)]
@@ -20,30 +21,33 @@ use tokio_util::task::TaskTracker;
 
 use crate::archive::{Archive, ArchiveSettings, Bucket, Storage};
 use crate::auth::{
-    AccessTokens, Basic, BasicSettings, Identity, IdentitySettings, Keys, Keystone, Logins, Passwords, Tickets,
-    TokenNames, load_or_create_key, random_password,
+    AccessTokens, Accounts, Basic, BasicSettings, Bounds, Identity, IdentitySettings, Keys, Keystone, Logins, NewUser,
+    Receipts, Tickets, TokenNames, load_or_create_key,
 };
 use crate::config::{BackupStorage, Config, DirectChoice, EngineChoice, OwnersChoice, When};
-use crate::control::{BlockSettings, Control, Parts, ScrubSettings, Settings, TreeSettings};
-use crate::domain::{Clock, CrashPoints, SystemClock, VolumeType};
+use crate::control::{BlockSettings, Control, Parts, ScrubSettings, Settings, TransferSettings, TreeSettings};
+use crate::domain::{Clock, CrashPoints, Shortage, SystemClock, VolumeType};
 use crate::io::{IoEngine, Pool, descriptors, probe};
 use crate::meta::{Ballast, Meta};
 use crate::metrics::{DroppedLines, Metrics};
-use crate::remote::{IdentityService, ImageService, Policy as RemotePolicy, Remote, Service, ServiceUser};
+use crate::remote::{
+    IdentityService, ImageService, Policy as RemotePolicy, Remote, ScratchSpace, Service, ServiceUser,
+};
 use crate::server::tls::{SideTls, Tls, TlsError};
 use crate::server::{Listeners, Proxies, PublicUrls, Server, ServerLimits, listener};
 use crate::store::{BlockStore, Direct, Ledger, LocalSettings, LocalStore, LocalTrees};
 use crate::transfer::{Pace, Stop, Transfers};
 use crate::tree::{DESCRIPTORS_PER_STREAM, ForeignAttributes, LargeWrites, Owners, Policy};
 
-pub use exposure::{exposed, forbid_core_dumps};
-pub use loss::{Found, Recovered, Recovery, backup_database, recover};
+pub(crate) use administration::Administration;
+pub(crate) use exposure::{exposed, forbid_core_dumps};
+pub(crate) use loss::{Found, Recovered, Recovery, recover};
 
 /// The time that transfers and tasks get to undo their work after they were cut.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A running server.
-pub struct App {
+pub(crate) struct App {
     config: Config,
     control: Arc<Control>,
     server: Arc<Server>,
@@ -63,7 +67,7 @@ impl App {
     /// Starts everything: the data directory, the database, the engine, recovery, the listeners.
     ///
     /// A database that does not know what is stored here is refused, unless `accept_loss` says to serve without that.
-    pub async fn start(config: Config, accept_loss: bool, dropped_lines: DroppedLines) -> anyhow::Result<Self> {
+    pub(crate) async fn start(config: Config, accept_loss: bool, dropped_lines: DroppedLines) -> anyhow::Result<Self> {
         let lock = claim_data_dir(&config.data_dir)?;
         for told in exposed(&config) {
             tracing::warn!("{told}");
@@ -72,12 +76,17 @@ impl App {
         loss::check_presence(&config, accept_loss)?;
         let ballast = Ballast::open(&config.data_dir.join("ballast"), config.io.ballast.0);
         let ballast = ballast.context("cannot use the file ballast")?;
+        let shortage = ballast.shortage();
         let meta = Meta::open_to_serve(&database(&config), ballast).await.context("cannot open the database")?;
-        ensure_admin(&meta, &config, &*clock).await?;
+        ensure_admin(&meta, &config, clock.clone()).await?;
         let engine = pick_engine(&config)?;
         let tls = load_tls(&config)?;
         let crash = config.crash_after.map_or_else(CrashPoints::none, CrashPoints::after);
-        let store = LocalStore::open(&config.data_dir, engine.clone(), local_settings(&config, crash.clone()))?;
+        let store = LocalStore::open(
+            &config.data_dir,
+            engine.clone(),
+            local_settings(&config, shortage.clone(), crash.clone()),
+        )?;
         let trees = open_trees(&config, &store, crash.clone())?;
         loss::take_over(&meta, &store).await?;
         tracing::debug!(capabilities = ?store.capabilities(), "the store of the drives is open");
@@ -88,13 +97,16 @@ impl App {
         let tickets =
             Tickets::new(*load_or_create_key(&config.data_dir.join("ticket.key")).context("cannot use ticket.key")?);
         let archive_space = archive_space(&config, &store)?;
+        let archive_shortage = if shares_disk(&config)? { shortage } else { Shortage::default() };
         let control = Control::new(Parts {
             meta: meta.clone(),
             store: Arc::new(store),
             trees: Arc::new(trees),
             remote: remote(&config),
+            scratch: ScratchSpace::open(&config.data_dir.join("fetch-scratch")).context("cannot use fetch-scratch/")?,
             pool: pool.clone(),
-            tickets,
+            tickets: Arc::new(tickets),
+            receipts: Arc::new(open_receipts(&config)?),
             clock: clock.clone(),
             transfers: transfers.clone(),
             metrics,
@@ -103,7 +115,7 @@ impl App {
             settings: settings(&config),
             block: block(&config),
             images: images(&config),
-            archive: open_archive(&config, pool.clone(), tracker.clone())?,
+            archive: open_archive(&config, archive_shortage, pool.clone(), tracker.clone())?,
             archive_space,
             catalogue: config.hpc_catalogue(),
         });
@@ -123,13 +135,12 @@ impl App {
             BasicSettings { remember_seconds: config.auth.remember_seconds, ..BasicSettings::default() },
             clock.clone(),
         ));
-        let keys = open_keys(&config, &meta, clock.clone())?;
         let settings = IdentitySettings {
             token_seconds: config.auth.token_seconds,
             region: config.auth.region.clone(),
             requests_per_second: config.auth.requests_per_second,
         };
-        let tokens = open_tokens(&config, &meta, clock.clone())?;
+        let (keys, tokens) = (open_keys(&config, &meta, clock.clone())?, open_tokens(&config, &meta, clock.clone())?);
         let identity = Identity::new(meta.clone(), basic.clone(), settings, keystone(&config, &meta), clock);
         let connections = fit_connections(&config);
         let limits = ServerLimits {
@@ -139,11 +150,7 @@ impl App {
             connections_per_address: config.limits.connections_per_address.unwrap_or(connections.div_ceil(2)),
             tap: config.io.tap,
         };
-        let public = PublicUrls {
-            direct: config.direct.public_url.clone(),
-            control: config.control.public_url.clone(),
-            identity: config.keystone.as_ref().map(|elsewhere| elsewhere.url.to_string()),
-        };
+        let public = public_urls(&config);
         let proxies = Proxies { trusted: config.proxy.trusted.clone(), protocol: config.proxy.protocol };
         let logins = Logins { basic, keys, tokens, identity };
         let server = Server::new(control.clone(), logins, tls.clone(), limits, (public, proxies));
@@ -159,7 +166,7 @@ impl App {
     }
 
     /// Reads the certificates again; an invalid one leaves the old one in use.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         let SideTls { direct, control } = &self.tls;
         let other =
             control.as_ref().filter(|control| !direct.as_ref().is_some_and(|direct| Arc::ptr_eq(direct, control)));
@@ -177,7 +184,7 @@ impl App {
     }
 
     /// Drains and stops: begins nothing new, gives running transfers the configured time, and then cuts them.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let _ = std::fs::remove_file(self.config.data_dir.join("endpoint"));
         self.control.start_draining();
         self.stop.cancel();
@@ -213,23 +220,23 @@ impl App {
     }
 
     /// Returns the URL that clients reach the data plane by.
-    pub fn direct_url(&self) -> &str {
+    pub(crate) fn direct_url(&self) -> &str {
         &self.direct_url
     }
 
     /// Returns the path of the first user's name and password.
-    pub fn credentials_path(&self) -> PathBuf {
+    pub(crate) fn credentials_path(&self) -> PathBuf {
         credentials_path(&self.config)
     }
 }
 
 /// Where the first user's name and password are.
-pub fn credentials_path(config: &Config) -> PathBuf {
+pub(crate) fn credentials_path(config: &Config) -> PathBuf {
     config.data_dir.join("admin.credentials")
 }
 
 /// Opens the database of a data directory, which a running server may have open too.
-pub async fn open_meta(config: &Config) -> anyhow::Result<Meta> {
+async fn open_meta(config: &Config) -> anyhow::Result<Meta> {
     Meta::open(&database(config)).await.context("cannot open the database")
 }
 
@@ -237,8 +244,14 @@ fn database(config: &Config) -> PathBuf {
     config.data_dir.join("meta.sqlite")
 }
 
-/// Opens the storage of backups. Makes its directory if it does not exist.
-pub fn open_archive(config: &Config, pool: Pool, tracker: TaskTracker) -> anyhow::Result<Archive> {
+/// Opens the storage of backups. Makes its directory if it does not exist. While `shortage` is on, no backup is
+/// written.
+pub(crate) fn open_archive(
+    config: &Config,
+    shortage: Shortage,
+    pool: Pool,
+    tracker: TaskTracker,
+) -> anyhow::Result<Archive> {
     let backups = &config.backups;
     let storage = match backups.storage {
         BackupStorage::Directory => Storage::Directory(backup_directory(config)),
@@ -254,7 +267,7 @@ pub fn open_archive(config: &Config, pool: Pool, tracker: TaskTracker) -> anyhow
             checksum: backups.checksum,
         })),
     };
-    let settings = ArchiveSettings { storage, level: backups.level };
+    let settings = ArchiveSettings { storage, level: backups.level, shortage };
     Archive::open(&settings, pool, tracker).context("cannot use the storage of backups")
 }
 
@@ -271,11 +284,17 @@ fn archive_space(config: &Config, store: &dyn BlockStore) -> anyhow::Result<Opti
     }
     let directory = backup_directory(config);
     make_data_dir(&directory)?;
-    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
-    if device(&directory)? == device(&config.data_dir)? {
+    if shares_disk(config)? {
         return Ok(Some(store.space().clone()));
     }
     Ok(Some(Ledger::new(move || probe::free_space(&directory), config.io.reserve.0)))
+}
+
+/// Whether backups are in a directory on the file system of the drives.
+fn shares_disk(config: &Config) -> anyhow::Result<bool> {
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
+    let is_here = config.backups.storage == BackupStorage::Directory;
+    Ok(is_here && device(&backup_directory(config))? == device(&config.data_dir)?)
 }
 
 fn backup_directory(config: &Config) -> PathBuf {
@@ -283,7 +302,7 @@ fn backup_directory(config: &Config) -> PathBuf {
 }
 
 /// Opens the access keys of a data directory.
-pub fn open_keys(config: &Config, meta: &Meta, clock: Arc<dyn Clock>) -> anyhow::Result<Keys> {
+fn open_keys(config: &Config, meta: &Meta, clock: Arc<dyn Clock>) -> anyhow::Result<Keys> {
     let master = load_or_create_key(&config.data_dir.join("access.key")).context("cannot use access.key")?;
     Ok(Keys::new(meta.clone(), clock, master))
 }
@@ -294,19 +313,35 @@ fn open_tokens(config: &Config, meta: &Meta, clock: Arc<dyn Clock>) -> anyhow::R
     AccessTokens::open(meta.clone(), clock, names, config.data_dir.join("hpc-ai.key")).context("cannot use hpc-ai.key")
 }
 
+/// The URLs at which clients reach this server, and the sites that may use it.
+fn public_urls(config: &Config) -> PublicUrls {
+    PublicUrls {
+        direct: config.direct.public_url.clone(),
+        control: config.control.public_url.clone(),
+        identity: config.keystone.as_ref().map(|elsewhere| elsewhere.url.to_string()),
+        origins: config.cors.origins.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Opens the receipts of a data directory.
+fn open_receipts(config: &Config) -> anyhow::Result<Receipts> {
+    let issuer = config.control.public_url.clone().unwrap_or_else(|| "longshore".to_owned());
+    Receipts::open(issuer, config.data_dir.join("receipts.key")).context("cannot use receipts.key")
+}
+
 /// Makes an installation without serving it: the database, the keys, and a first user.
-pub async fn init(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
+pub(crate) async fn init(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
     let _lock = claim_data_dir(&config.data_dir)?;
     ensure!(!has_installation(config)?, "there is an installation in {} already", config.data_dir.display());
     loss::check_presence(config, accept_loss)?;
     let meta = Meta::open_to_serve(&database(config), Ballast::none()).await.context("cannot open the database")?;
-    let made = ensure_admin(&meta, config, &SystemClock).await;
+    let made = ensure_admin(&meta, config, Arc::new(SystemClock)).await;
     meta.close().await;
     made
 }
 
 /// Whether the data directory has a database. Only `serve` and `init` make one.
-pub fn has_installation(config: &Config) -> anyhow::Result<bool> {
+pub(crate) fn has_installation(config: &Config) -> anyhow::Result<bool> {
     let path = database(config);
     match std::fs::metadata(&path) {
         // A start that was cut leaves an empty file.
@@ -317,7 +352,7 @@ pub fn has_installation(config: &Config) -> anyhow::Result<bool> {
 }
 
 /// Fails when there is no installation.
-pub fn require_installation(config: &Config) -> anyhow::Result<()> {
+pub(crate) fn require_installation(config: &Config) -> anyhow::Result<()> {
     ensure!(
         has_installation(config)?,
         "there is no installation in {}: name the right directory with --data-dir, or make one with `longshore serve` or \
@@ -355,20 +390,20 @@ fn claim_data_dir(dir: &Path) -> anyhow::Result<File> {
 }
 
 /// Makes the first user, an administrator, when there is no user, and writes the credentials.
-async fn ensure_admin(meta: &Meta, config: &Config, clock: &dyn Clock) -> anyhow::Result<()> {
-    if !meta.users().await?.is_empty() {
+async fn ensure_admin(meta: &Meta, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
+    let accounts = Accounts::new(meta.clone(), config.default_quota(), clock);
+    if !accounts.users().await?.is_empty() {
         return Ok(());
     }
-    let password = random_password();
-    let hash = Passwords::default().hash(password.clone()).await?;
+    let user = NewUser { name: "admin".to_owned(), tenant: None, bounds: Bounds::default(), is_admin: true };
+    let user = accounts.prepare_user(user).await?;
     // The file is written first: a user without a known password could never log in.
-    write_credentials(config, "admin", &password)?;
-    meta.add_administrator("admin", &hash, "admin", Some(config.default_quota()), clock.now()).await?;
-    Ok(())
+    write_credentials(config, "admin", user.password())?;
+    Ok(accounts.add_user(&user).await?)
 }
 
 /// Writes `user:password` where the curl lines look for it.
-pub fn write_credentials(config: &Config, user: &str, password: &str) -> anyhow::Result<()> {
+pub(crate) fn write_credentials(config: &Config, user: &str, password: &str) -> anyhow::Result<()> {
     write_atomically(&credentials_path(config), format!("{user}:{password}\n").as_bytes(), 0o600)
 }
 
@@ -408,14 +443,14 @@ fn pick_engine(config: &Config) -> anyhow::Result<IoEngine> {
     })
 }
 
-fn local_settings(config: &Config, crash: CrashPoints) -> LocalSettings {
+fn local_settings(config: &Config, shortage: Shortage, crash: CrashPoints) -> LocalSettings {
     let direct = match config.io.direct {
         DirectChoice::Auto => Direct::Auto,
         DirectChoice::Always => Direct::Always,
         DirectChoice::Never => Direct::Never,
     };
     // The ballast is a part of what is kept free.
-    LocalSettings { direct, reserve: config.io.reserve.0.saturating_sub(config.io.ballast.0), crash }
+    LocalSettings { direct, reserve: config.io.reserve.0.saturating_sub(config.io.ballast.0), shortage, crash }
 }
 
 fn settings(config: &Config) -> Settings {
@@ -443,6 +478,11 @@ fn settings(config: &Config) -> Settings {
             fetches: config.remote.at_once,
             unpack_remote: config.remote.unpack,
             policy: policy(config),
+        },
+        transfers: TransferSettings {
+            lifetime: config.transfers.expire_seconds,
+            checkpoint_bytes: config.transfers.checkpoint_bytes.0,
+            checkpoint_time: config.transfers.checkpoint_time,
         },
     }
 }
@@ -524,6 +564,12 @@ fn load_tls(config: &Config) -> Result<SideTls, TlsError> {
     let direct = load(files[0]).transpose()?;
     let control = if files[0] == files[1] { direct.clone() } else { load(files[1]).transpose()? };
     Ok(SideTls { direct, control })
+}
+
+/// Loads the TLS files as a start does; returns whether there are any.
+pub(crate) fn check_tls(config: &Config) -> anyhow::Result<bool> {
+    let SideTls { direct, control } = load_tls(config)?;
+    Ok(direct.is_some() || control.is_some())
 }
 
 /// Binds the listeners; returns their URLs too, the direct one first.

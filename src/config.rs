@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use cloud::{Auth, BackupStorage, Backups, Block, DEFAULT_REGION, HpcAi, KeystoneSettings};
-pub use listeners::{Endpoint, EndpointTls, TlsFiles};
-pub use values::{LogFilter, Size};
+pub(crate) use cloud::{Auth, BackupStorage, Backups, Block, DEFAULT_REGION, HpcAi, KeystoneSettings};
+pub(crate) use listeners::{Endpoint, TlsFiles};
+pub(crate) use values::{LogFilter, Origin, Size};
 
 use self::values::{seconds, text, texts};
 use crate::archive::LEVELS;
@@ -28,7 +28,7 @@ use crate::remote::Scheme;
 /// The checked configuration. Each field says what gets worse when it is raised.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub(crate) struct Config {
     /// The directory of everything that the server keeps: images, database, keys. One process at a time uses it.
     pub data_dir: PathBuf,
     /// The address of every route, unless `direct` or `control` has its own. Port 0 lets the system pick.
@@ -41,6 +41,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// Proxies in front of this server.
     pub proxy: ProxySettings,
+    /// Other sites whose scripts may use this server.
+    pub cors: CorsSettings,
     /// Limits on sizes, times and connections.
     pub limits: LimitSettings,
     /// Memory for data.
@@ -55,6 +57,8 @@ pub struct Config {
     pub recovery: RecoverySettings,
     /// Settings for tree volumes.
     pub trees: Trees,
+    /// Uploads that survive cut lines and restarts.
+    pub transfers: TransferOptions,
     /// Sources elsewhere that volumes may be filled from.
     pub remote: RemoteSources,
     /// Block storage.
@@ -85,7 +89,7 @@ pub struct Config {
 /// Proxies in front of this server. They tell the addresses of clients, by which logins are slowed down and logged.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ProxySettings {
+pub(crate) struct ProxySettings {
     /// The networks of the proxies that are believed when they tell a client's address, by `Forwarded` or
     /// `X-Forwarded-For`. A list, or a text with commas between. None by default, because anybody can write these
     /// fields. More: every host there can pretend to be at any address.
@@ -96,10 +100,20 @@ pub struct ProxySettings {
     pub protocol: bool,
 }
 
+/// Other sites whose scripts may use this server from a browser.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CorsSettings {
+    /// Their origins. A list, or a text with commas between. More: a script of each does what the user who visits it
+    /// may do here, if it is given their login.
+    #[serde(deserialize_with = "texts")]
+    pub origins: Vec<Origin>,
+}
+
 /// Limits on sizes, times and connections.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct LimitSettings {
+pub(crate) struct LimitSettings {
     /// A smaller upload is resized up to this on completion.
     pub min_drive: Size,
     /// The largest drive. Raised: one upload can claim more of the disk.
@@ -130,7 +144,7 @@ pub struct LimitSettings {
 /// Memory for data.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// The budget of all transfers together, in 2 MiB blocks. Lower: many transfers wait for each other. Raised: more
     /// memory at the peak; a single transfer gains nothing above 16 MiB.
     pub budget: Size,
@@ -139,7 +153,7 @@ pub struct Memory {
 /// Settings for reading and writing files.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Io {
+pub(crate) struct Io {
     /// The engine: `auto` takes the ring where the kernel allows it.
     pub engine: EngineChoice,
     /// Threads of the engine. One ring thread saturates a disk; raised: more switching.
@@ -163,7 +177,7 @@ pub struct Io {
 /// The I/O engine to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum EngineChoice {
+pub(crate) enum EngineChoice {
     /// The ring if it works here, else threads.
     Auto,
     /// `io_uring`, or fail to start.
@@ -175,7 +189,7 @@ pub enum EngineChoice {
 /// Whether images are written past the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum DirectChoice {
+pub(crate) enum DirectChoice {
     /// Large ones, where the file system can.
     Auto,
     /// All, where the file system can.
@@ -187,7 +201,7 @@ pub enum DirectChoice {
 /// Digests of drives.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Digests {
+pub(crate) struct Digests {
     /// `asked`: SHA-256 only when the client asserts or wants it. `always`: of every upload, which holds a stream to
     /// the speed of one core's SHA-256.
     pub sha256: When,
@@ -199,7 +213,7 @@ pub struct Digests {
 /// The scrub, which reads stored volumes back at idle priority and compares them with their digests.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Scrub {
+pub(crate) struct Scrub {
     /// Seconds within which everything is checked once; 0 turns it off. A month: disks that rot do so slowly, and
     /// copies elsewhere are kept for longer than that. Raised: rot is found later, when copies elsewhere may be gone.
     /// Lowered: the disk reads more.
@@ -213,7 +227,7 @@ pub struct Scrub {
 /// Data on the disk that the database does not know.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RecoverySettings {
+pub(crate) struct RecoverySettings {
     /// Seconds for which it is kept in `lost/`; 0 keeps it until `longshore recover --remove`. A month: time to notice,
     /// and to restore a backup of the database. Raised: it takes disk, which nobody is charged for, for longer.
     pub keep_seconds: u64,
@@ -234,7 +248,7 @@ impl Default for RecoverySettings {
 /// When an optional step is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum When {
+pub(crate) enum When {
     /// Only when a client asks.
     Asked,
     /// Every time.
@@ -244,7 +258,7 @@ pub enum When {
 /// Settings for tree volumes.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Trees {
+pub(crate) struct Trees {
     /// The size of a volume for which the client asks none.
     pub default_size: Size,
     /// The largest size of a volume. Raised: one volume can claim more of the disk.
@@ -273,11 +287,26 @@ pub struct Trees {
     pub capabilities: bool,
 }
 
+/// Settings for transfers: uploads that survive cut lines and restarts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct TransferOptions {
+    /// Seconds after the last activity within which one must go on. Raised: what nobody finishes holds disk and quota
+    /// for longer.
+    pub expire_seconds: u32,
+    /// Bytes of a part after which what has come of it is made durable. Raised: fewer flushes, and a crash of the
+    /// server repeats so much.
+    pub checkpoint_bytes: Size,
+    /// Seconds after which that happens to a slow part. Raised: the same.
+    #[serde(rename = "checkpoint_seconds", deserialize_with = "seconds")]
+    pub checkpoint_time: Duration,
+}
+
 /// Sources elsewhere that volumes may be filled from. A user who may initialise a volume makes this server connect to
 /// them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RemoteSources {
+pub(crate) struct RemoteSources {
     /// `http`, `https`, `git`; none turns it off. Plain HTTP and git can be changed on their way.
     #[serde(deserialize_with = "texts")]
     pub schemes: Vec<Scheme>,
@@ -307,7 +336,7 @@ pub struct RemoteSources {
 /// The owners of the files of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OwnersChoice {
+pub(crate) enum OwnersChoice {
     /// Keep them if the server runs as root.
     Auto,
     /// Keep them.
@@ -319,7 +348,7 @@ pub enum OwnersChoice {
 /// A tenant's quota.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct QuotaSettings {
+pub(crate) struct QuotaSettings {
     /// The most drives.
     pub drives: Option<u64>,
     /// The most bytes, by the drives' sizes.
@@ -334,7 +363,7 @@ pub struct QuotaSettings {
 /// Settings of the log.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Log {
+pub(crate) struct Log {
     /// Text for people, JSON for machines; always on standard error.
     pub format: LogFormat,
     /// Which lines are logged.
@@ -345,7 +374,7 @@ pub struct Log {
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Text,
     /// One object a line.
@@ -361,6 +390,7 @@ impl Default for Config {
             control: Endpoint::default(),
             tls: TlsFiles::default(),
             proxy: ProxySettings::default(),
+            cors: CorsSettings::default(),
             limits: LimitSettings::default(),
             memory: Memory::default(),
             io: Io::default(),
@@ -368,6 +398,7 @@ impl Default for Config {
             scrub: Scrub::default(),
             recovery: RecoverySettings::default(),
             trees: Trees::default(),
+            transfers: TransferOptions::default(),
             remote: RemoteSources::default(),
             block: Block::default(),
             keystone: None,
@@ -443,6 +474,16 @@ impl Default for Trees {
     }
 }
 
+impl Default for TransferOptions {
+    fn default() -> Self {
+        Self {
+            expire_seconds: 24 * 60 * 60,
+            checkpoint_bytes: Size(ByteCount::mib(64)),
+            checkpoint_time: Duration::from_secs(5),
+        }
+    }
+}
+
 impl Default for RemoteSources {
     fn default() -> Self {
         Self {
@@ -467,7 +508,7 @@ impl Default for Log {
 
 /// Values of flags; each wins over environment and file.
 #[derive(Debug, Default)]
-pub struct Overrides {
+pub(crate) struct Overrides {
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
     /// `--listen`.
@@ -476,7 +517,7 @@ pub struct Overrides {
 
 /// A failure to load the configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {0}")]
     Read(PathBuf, #[source] std::io::Error),
@@ -495,7 +536,7 @@ pub enum ConfigError {
 
 impl Config {
     /// Reads file and environment, lets the flags win, and checks the result.
-    pub fn load(
+    pub(crate) fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         flags: Overrides,
@@ -539,6 +580,15 @@ impl Config {
         }
         if self.trees.default_size.0 == ByteCount::ZERO || self.trees.default_size.0 > self.trees.max_size.0 {
             return wrong("trees.default_size", "must be from 1 byte to trees.max_size");
+        }
+        if !(1..=30 * 24 * 60 * 60).contains(&self.transfers.expire_seconds) {
+            return wrong("transfers.expire_seconds", "must be from a second to 30 days");
+        }
+        if self.transfers.checkpoint_bytes.0 < ByteCount::mib(1) {
+            return wrong("transfers.checkpoint_bytes", "must be 1 MiB or more");
+        }
+        if self.transfers.checkpoint_time.is_zero() {
+            return wrong("transfers.checkpoint_seconds", "must be 1 or more");
         }
         if !(1..=256).contains(&self.trees.streams) {
             return wrong("trees.streams", "must be 1 to 256");
@@ -590,12 +640,12 @@ impl Config {
     }
 
     /// Returns the limits that clients are told.
-    pub fn drive_limits(&self) -> Limits {
+    pub(crate) fn drive_limits(&self) -> Limits {
         Limits { min_drive: self.limits.min_drive.0, max_drive: self.limits.max_drive.0 }
     }
 
     /// Returns what HPC-AI's API offers.
-    pub fn hpc_catalogue(&self) -> Catalogue {
+    pub(crate) fn hpc_catalogue(&self) -> Catalogue {
         let mut regions = self.hpc_ai.regions.clone();
         if regions.is_empty() {
             regions.push(Region { id: DEFAULT_REGION.to_owned(), name: "default".to_owned() });
@@ -604,7 +654,7 @@ impl Config {
     }
 
     /// Returns the quota of new tenants.
-    pub fn default_quota(&self) -> Quota {
+    pub(crate) fn default_quota(&self) -> Quota {
         let quota = &self.quota;
         Quota {
             volumes: quota.drives,
@@ -704,6 +754,21 @@ mod tests {
             load("[remote]\nschemes = ['git']\n", &[("LONGSHORE_REMOTE__NETWORKS", "10.0.0.0/8,::1")]).unwrap();
         assert_eq!((remote.remote.schemes, remote.remote.networks.len()), (vec![Scheme::Git], 2));
         assert!(load("remote = {schemes = []}", &[]).unwrap().remote.schemes.is_empty());
+    }
+
+    #[test]
+    fn an_origin_is_written_as_browsers_send_it() {
+        let origins = |list: &str| load(&format!("cors.origins = {list}\n"), &[]).map(|config| config.cors.origins);
+        for right in ["https://portal.example.com", "http://127.0.0.1:3000", "https://[::1]:8443"] {
+            assert_eq!(origins(&format!("['{right}']")).unwrap()[0].to_string(), right);
+        }
+        let from_environment = load("", &[("LONGSHORE_CORS__ORIGINS", "https://a, https://b")]).unwrap();
+        assert_eq!(from_environment.cors.origins.len(), 2);
+        for wrong in
+            ["*", "null", "portal.example.com", "https://a/", "https://u@a", "ftp://a", "https://a:443", "https://"]
+        {
+            assert!(origins(&format!("['{wrong}']")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

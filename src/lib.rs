@@ -18,6 +18,7 @@
 //! | 1 | `archive` | backups of drives as objects, in a directory or in S3; uses `io` |
 //! | 1 | `remote` | bytes from elsewhere: HTTP files and git trees, under an address policy; services of the cloud |
 //! | 1 | `tree` | directories from tar streams and into them; blocks, for one thread per stream |
+//! | 1 | `client` | uploads, downloads and lists by way of a server elsewhere; no part of it |
 //! | 0 | `domain` | words and rules; imports nothing |
 //!
 //! Beside them: `app` composes them and is the only place that picks engine, store and database; `config` turns file,
@@ -32,6 +33,12 @@
 //! written with several writes in flight, flushed, committed, answered. Uploads that end together share flushes and
 //! commits.
 //!
+//! *A transfer up*: an upload that survives is a record beside its volume and a draft that is kept. Each connection
+//! brings a part, of any offset and alignment (`transfer::Assembly`); checkpoints say what is durable, and the next
+//! part goes on from there, also after days and a restart. Its end is asked for apart: pieces that no part brought
+//! whole are read back, then it is published as any upload. All dialects of it (Content-Range, tus, the IETF's draft,
+//! JSON) meet in the URL that its ticket makes.
+//!
 //! *An archive up*: from the socket into blocks of the pool, which one blocking thread unpacks into a directory of its
 //! own, digesting each file. One flush of the file system makes it durable; the end of its session makes it visible, in
 //! one transaction.
@@ -39,8 +46,8 @@
 //! *Bytes down*: on plain HTTP/1.1 the kernel copies from file to socket and no byte enters user space; over TLS or
 //! HTTP/2, blocks are read ahead and written out.
 //!
-//! *A backup*: pieces of a drive, read block by block without its holes, compressed on the blocking threads while the
-//! one before is stored; the manifest last. A restore is a draft like any upload, published when every piece had its
+//! *A backup*: chunks of a drive, read block by block without its holes, compressed on the blocking threads while the
+//! one before is stored; the manifest last. A restore is a draft like any upload, published when every chunk had its
 //! digest, and takes the place of what its drive held in one transaction.
 //!
 //! *A control request*: resolved to an endpoint by its head (`dialect::resolve`, the one way to it), authenticated,
@@ -59,7 +66,8 @@
 //!   removed only when nothing refers to it: no volume, no session, no job. What is whole and is referred to by nothing
 //!   is set aside, since the row may have been lost.
 //! - I7 Job steps may run twice and are fenced by a lease.
-//! - I9 A partial upload is invisible, and leaves nothing behind.
+//! - I9 A partial upload is invisible, and leaves nothing behind; that of a transfer stays, and is charged, until it is
+//!   finished, cancelled or expired. What was told to be durable of it never shrinks.
 //! - I10 Secrets are stored as digests, compared in constant time, redacted wherever we print.
 //! - I11 Bytes never written read as zero, for every tenant, always.
 //! - I12 Memory is the block budget, two password digests of 19 MiB, 40 MiB of volumes that were asked for lately, and
@@ -67,23 +75,28 @@
 //!   elsewhere, and the digests of a drive's pieces, 4 MiB for each TiB up to its last byte that is not zero, while it
 //!   is received, copied or read back (by the scrub one, and those that are sealed). A connection without a login holds
 //!   tens of KiB, with HTTP/2 some 200, and 64 of those at a time 2 MiB. Answers that are made or not taken yet have 64
-//!   MiB together; a list is held in pieces, and by the ids of what it is still to tell.
+//!   MiB together; a list is held in parts, and by the ids of what it is still to tell.
 //! - I13 What is unpacked stays beneath its root and goes through no link, whatever the archive says.
+//! - I14 The last room of a disk is the database's, since nothing is removed without it. While the space that is kept
+//!   for removing is given up (`domain::Shortage`), no bytes of volumes are written: the store refuses each block, as a
+//!   full disk does. Whoever could not write gives back what they took before they ask the database for anything: it
+//!   may be waiting for just that.
 
 // The macros that print panic when nobody can read it, and whatever was under way ends with them.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
-pub mod app;
-pub mod archive;
-pub mod auth;
+mod app;
+mod archive;
+mod auth;
 pub mod cli;
-pub mod config;
-pub mod control;
+mod client;
+mod config;
+mod control;
 pub mod dialect;
 pub mod domain;
 pub mod io;
 pub mod meta;
-pub mod metrics;
+mod metrics;
 pub mod remote;
 mod server;
 pub mod store;

@@ -15,7 +15,7 @@ use crate::transfer::Phases;
 const LATENCY_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0];
 
 /// The metrics of one server.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     /// `longshore_transfers_total`.
     transfers: Family<TransferLabels, Counter>,
@@ -59,23 +59,24 @@ pub struct Metrics {
 
 /// `longshore_log_lines_dropped_total`. It counts before the other metrics exist; clones share the count.
 #[derive(Clone, Debug, Default)]
-pub struct DroppedLines(Counter);
+pub(crate) struct DroppedLines(Counter);
 
 impl DroppedLines {
     /// Adds one.
-    pub fn count(&self) {
+    pub(crate) fn count(&self) {
         self.0.inc();
     }
 
     /// Returns the count.
-    pub fn get(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn get(&self) -> u64 {
         self.0.get()
     }
 }
 
 /// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// Bytes come in.
     Upload,
     /// Bytes go out.
@@ -84,7 +85,7 @@ pub enum Direction {
 
 /// The result of a transfer, request, job or task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// It was completed.
     Complete,
     /// It was not completed.
@@ -93,7 +94,7 @@ pub enum Ending {
 
 /// The result of the check of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scrubbed {
+pub(crate) enum Scrubbed {
     /// The volume is as it was stored.
     Whole,
     /// The volume differs from what was stored.
@@ -104,7 +105,7 @@ pub enum Scrubbed {
 
 impl Direction {
     /// The name in logs and metrics.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Upload => "upload",
             Self::Download => "download",
@@ -147,7 +148,7 @@ struct TransferLabels {
 
 /// The label of a direction.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DirectionLabel {
+pub(crate) struct DirectionLabel {
     /// The direction.
     pub direction: Direction,
 }
@@ -187,7 +188,7 @@ struct JobLabels {
 
 impl Metrics {
     /// Registers all metrics of a server that uses this engine.
-    pub fn new(engine: &'static str, pool_budget: usize, dropped_lines: &DroppedLines) -> Self {
+    pub(crate) fn new(engine: &'static str, pool_budget: usize, dropped_lines: &DroppedLines) -> Self {
         let mut registry = Registry::with_prefix("longshore");
         let metrics = Self {
             registry: Registry::default(),
@@ -256,7 +257,7 @@ impl Metrics {
     }
 
     /// Counts a transfer that ended.
-    pub fn transfer_ended(&self, direction: Direction, ending: Ending, bytes: u64, waits: Phases) {
+    pub(crate) fn transfer_ended(&self, direction: Direction, ending: Ending, bytes: u64, waits: Phases) {
         self.transfers.get_or_create(&TransferLabels { direction, ending }).inc();
         self.transfer_bytes.get_or_create(&DirectionLabel { direction }).inc_by(bytes);
         for (on, wait) in
@@ -267,28 +268,28 @@ impl Metrics {
     }
 
     /// Counts an answered request.
-    pub fn request_answered(&self, route: &'static str, status: u16, seconds: f64) {
+    pub(crate) fn request_answered(&self, route: &'static str, status: u16, seconds: f64) {
         self.requests.get_or_create(&RequestLabels { route, status }).inc();
         self.request_seconds.observe(seconds);
     }
 
     /// Counts a job that ended.
-    pub fn job_ended(&self, kind: &'static str, ending: Ending) {
+    pub(crate) fn job_ended(&self, kind: &'static str, ending: Ending) {
         self.jobs.get_or_create(&JobLabels { kind, ending }).inc();
     }
 
     /// Counts a check of a volume that ended.
-    pub fn scrubbed(&self, found: Scrubbed) {
+    pub(crate) fn scrubbed(&self, found: Scrubbed) {
         self.scrubbed.get_or_create(&ScrubLabel { found }).inc();
     }
 
     /// Counts a task that ended and must not.
-    pub fn task_ended(&self, task: &'static str) {
+    pub(crate) fn task_ended(&self, task: &'static str) {
         self.task_ends.get_or_create(&TaskLabel { task }).inc();
     }
 
     /// Returns all metrics in the `OpenMetrics` text format.
-    pub fn render(&self, pool_in_use: usize) -> String {
+    pub(crate) fn render(&self, pool_in_use: usize) -> String {
         self.pool_in_use.set(pool_in_use as i64);
         let mut text = String::new();
         // Writing into a string cannot fail.

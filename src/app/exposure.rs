@@ -11,14 +11,16 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use crate::config::Config;
 
 /// The names of files and directories in the data directory.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 23] = [
     "access.key",
     "admin.credentials",
     "backups",
     "ballast",
     "drives",
     "endpoint",
+    "fetch-scratch",
     "hpc-ai.key",
+    "receipts.key",
     "incoming",
     "lock",
     "lost",
@@ -27,6 +29,7 @@ const NAMES: [&str; 20] = [
     "meta.sqlite-wal",
     "ticket.key",
     "trash",
+    "tree-digests",
     "tree-records",
     "tree-scratch",
     "tree-trash",
@@ -35,7 +38,7 @@ const NAMES: [&str; 20] = [
 ];
 
 /// Returns a sentence for each file that others can read though it holds secrets or data of tenants.
-pub fn exposed(config: &Config) -> Vec<String> {
+pub(crate) fn exposed(config: &Config) -> Vec<String> {
     let mut all = vec![
         (Some(&*config.data_dir), 0o077, "the data directory", "0700"),
         (config.file.as_deref(), 0o044, "the configuration", "0600"),
@@ -76,7 +79,7 @@ pub(super) fn refuse_links(data_dir: &Path) -> anyhow::Result<()> {
 
 /// Forbids core dumps of this process, which would hold keys and data of tenants: both the file and the pipe to a
 /// program that the kernel runs instead, to which no limit applies (core(5)).
-pub fn forbid_core_dumps() {
+pub(crate) fn forbid_core_dumps() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let outcome = setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
     if let Err(error) = outcome {

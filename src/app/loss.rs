@@ -7,16 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use serde_json::Map;
 
 use super::{claim_data_dir, has_installation, local_settings, open_meta, open_trees, pick_engine};
 use crate::config::Config;
 use crate::domain::{
-    ByteCount, Clock, ContentId, CrashPoints, DriveSpec, Media, Named, SystemClock, TenantId, TreeSpec, UnixTime,
-    Volume, VolumeId, VolumeState,
+    ByteCount, Clock, ContentId, CrashPoints, Digests, Named, Shortage, SystemClock, TenantId, UnixTime, Volume,
+    VolumeId, VolumeKind, VolumeState,
 };
 use crate::meta::{Meta, MetaError};
-use crate::store::{BlockStore, LocalStore, LostImage, LostTree, Record, TreeStore};
+use crate::store::{BlockStore, LocalStore, LocalTrees, LostImage, LostTree, Record, TreeStore};
 
 /// Fewer unknown images are no reason to refuse: a power cut may leave as many uploads whole that were never answered.
 const MANY: usize = 10;
@@ -34,17 +33,8 @@ pub(super) fn check_presence(config: &Config, accept_loss: bool) -> anyhow::Resu
     if accept_loss || has_installation(config)? {
         return Ok(());
     }
-    let mut count = 0;
-    for name in ["drives", "trees"] {
-        let entries = match fs::read_dir(config.data_dir.join(name)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            entries => entries.with_context(|| format!("cannot read {name}/"))?,
-        };
-        // Drives and trees are named by UUIDs.
-        let is_id =
-            |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.parse::<VolumeId>().is_ok());
-        count += entries.flatten().filter(is_id).count();
-    }
+    let drives = LocalStore::count(&config.data_dir).context("cannot count the drives")?;
+    let count = drives + LocalTrees::count(&config.data_dir).context("cannot count the trees")?;
     ensure!(count == 0, "the database is missing, and {count} drives and trees are there. {ADVICE}");
     Ok(())
 }
@@ -89,7 +79,7 @@ pub(super) async fn check_rows(
 
 /// The action on data that the database does not know.
 #[derive(Clone, Debug)]
-pub enum Recovery {
+pub(crate) enum Recovery {
     /// List it.
     List,
     /// Remove it.
@@ -103,7 +93,7 @@ pub enum Recovery {
 
 /// A drive or a tree that no row of the database knows.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// The id of the drive, or of the tree's content.
     pub id: String,
     /// `drive` or `tree`.
@@ -120,7 +110,7 @@ pub struct Found {
 
 /// The outcome for such a drive or tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Recovered {
+pub(crate) enum Recovered {
     /// It was listed only.
     Listed,
     /// It is a volume again.
@@ -132,7 +122,7 @@ pub enum Recovered {
 }
 
 /// Handles all data that no row of the database knows. The server must not run.
-pub async fn recover(config: &Config, what: &Recovery) -> anyhow::Result<Vec<Found>> {
+pub(crate) async fn recover(config: &Config, what: &Recovery) -> anyhow::Result<Vec<Found>> {
     let _lock = claim_data_dir(&config.data_dir)?;
     let meta = open_meta(config).await?;
     let done = recover_all(config, &meta, what).await;
@@ -142,7 +132,8 @@ pub async fn recover(config: &Config, what: &Recovery) -> anyhow::Result<Vec<Fou
 
 async fn recover_all(config: &Config, meta: &Meta, what: &Recovery) -> anyhow::Result<Vec<Found>> {
     let crash = CrashPoints::none();
-    let store = LocalStore::open(&config.data_dir, pick_engine(config)?, local_settings(config, crash.clone()))?;
+    let settings = local_settings(config, Shortage::default(), crash.clone());
+    let store = LocalStore::open(&config.data_dir, pick_engine(config)?, settings)?;
     let trees = open_trees(config, &store, crash)?;
     let all_to = match what {
         Recovery::TakeBack { tenant: Some(name) } => {
@@ -193,13 +184,12 @@ async fn recover_image(
         }
         (Recovery::TakeBack { .. }, None) => unknown_owner(),
         (Recovery::TakeBack { .. }, Some(tenant)) => {
-            let spec =
-                DriveSpec { name: name.clone(), size, media: Media::Disk, meta: Map::new(), attributes: Map::new() };
+            let (kind, state) = (VolumeKind::Drive, VolumeState::Available);
             let volume = Volume {
                 id: record.map_or(VolumeId::from_bytes(*id.as_bytes()), |record| record.volume),
                 content: Some(id),
                 generation: 1,
-                ..Volume::begun(tenant, spec, VolumeState::Available, SystemClock.now())
+                ..Volume::begun(tenant, kind, &name, size, state, SystemClock.now())
             };
             // Its bytes first: a row without them would be damage, and an image without its row is set aside again.
             match store.bring_back(id).await {
@@ -223,10 +213,10 @@ async fn take_back(meta: &Meta, store: &dyn BlockStore, volume: Volume) -> anyho
     let there = meta.volume_any(volume.id).await?.context("a volume is there and is not found")?;
     let is_missing = there.tenant == volume.tenant && store.open(there.image()).await.is_err();
     if is_missing && matches!(there.state, VolumeState::Available | VolumeState::Unavailable) {
-        let (size, generation) = (volume.size, there.generation + 1);
-        let state = VolumeState::Available;
-        let whole = Volume { content: volume.content, size, charged: size, state, generation, ..there };
-        let whole = Volume { sha256: None, reason: None, updated: SystemClock.now(), ..whole };
+        let (content, size, state) = (volume.content, volume.size, VolumeState::Available);
+        let mut whole = Volume { content, size, charged: size, state, reason: None, ..there };
+        whole.renew(Digests::NONE);
+        whole.updated = SystemClock.now();
         return match meta.update(whole).await {
             Err(error @ MetaError::QuotaExceeded) => Ok(Recovered::Left(format!("{error}"))),
             outcome => outcome.map(|_| Recovered::Back).map_err(Into::into),
@@ -257,8 +247,7 @@ async fn recover_tree(
         (Recovery::TakeBack { .. }, Some(tenant)) => {
             trees.bring_back(id)?;
             let now = SystemClock.now();
-            let spec = TreeSpec { name: name.clone(), size, labels: Map::new() };
-            let mut tree = Volume::tree(tenant, spec, VolumeState::Available, now);
+            let mut tree = Volume::begun(tenant, VolumeKind::Tree, &name, size, VolumeState::Available, now);
             tree.fill(id, "recovered", now)?;
             match meta.take_back(&tree, &name_of(tenant)).await {
                 Err(MetaError::Duplicate) => {
@@ -291,7 +280,7 @@ async fn told_tenant(meta: &Meta, tenant: Option<TenantId>) -> anyhow::Result<Op
 }
 
 /// Writes a copy of the database into a new file, which is there whole or not at all.
-pub async fn backup_database(meta: &Meta, file: &Path) -> anyhow::Result<()> {
+pub(super) async fn backup_database(meta: &Meta, file: &Path) -> anyhow::Result<()> {
     ensure!(!file.try_exists()?, "{} exists already", file.display());
     let mut draft = file.to_owned().into_os_string();
     draft.push(".part");

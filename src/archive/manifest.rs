@@ -46,7 +46,7 @@ const COVER: ArchiveError = ArchiveError::Damaged("its pieces do not make up the
 
 /// A backup and its chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// The backup that it describes.
     pub head: BackupHead,
     pub(super) chunk_size: u64,
@@ -111,7 +111,7 @@ pub(super) fn extent(number: u64, count: u64, chunk_size: u64, size: ByteCount) 
 
 impl Manifest {
     /// Returns the storage that the objects take.
-    pub fn written(&self) -> Written {
+    pub(crate) fn written(&self) -> Written {
         let mut written = Written::default();
         for chunk in &self.chunks.0 {
             if let Chunk::Data { stored, .. } = chunk {

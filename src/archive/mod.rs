@@ -62,33 +62,35 @@ use object_store::ObjectMeta;
 use object_store::path::Path as Key;
 use tokio_util::task::TaskTracker;
 
-pub use self::error::ArchiveError;
-pub use self::manifest::Manifest;
-pub use self::place::{BackupHead, Container, NotAContainer};
+pub(crate) use self::error::ArchiveError;
+pub(crate) use self::manifest::Manifest;
+pub(crate) use self::place::{BackupHead, Container};
 
 use self::objects::{Objects, blocking};
 use self::place::may_be_manifest;
-use crate::domain::{ByteCount, Extent, Secret};
+use crate::domain::{ByteCount, Extent, Secret, Shortage};
 use crate::io::{Block, Pool, SharedBlock};
 
 /// The bytes of a drive in one object, as in HP's Block Storage and in Cinder; 25 blocks of the pool.
-pub const CHUNK_SIZE: u64 = 52_428_800;
+pub(crate) const CHUNK_SIZE: u64 = 52_428_800;
 
 /// The zstd levels that are accepted. Higher ones need more memory to decompress than is given.
-pub const LEVELS: RangeInclusive<i32> = 1..=19;
+pub(crate) const LEVELS: RangeInclusive<i32> = 1..=19;
 
 /// Settings for the storage of backups.
 #[derive(Clone, Debug)]
-pub struct ArchiveSettings {
+pub(crate) struct ArchiveSettings {
     /// The storage that holds the objects.
     pub storage: Storage,
     /// The zstd level, one of [`LEVELS`]. A higher one makes smaller objects and takes many times the CPU.
     pub level: i32,
+    /// While this is on, no object is put: the last room of the directory's file system is for what removes.
+    pub shortage: Shortage,
 }
 
 /// The storage of backups.
 #[derive(Clone, Debug)]
-pub enum Storage {
+pub(crate) enum Storage {
     /// A directory of a local file system.
     Directory(PathBuf),
     /// A bucket.
@@ -98,7 +100,7 @@ pub enum Storage {
 /// A bucket of S3, or of storage with the same protocol.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that a storage does or does not")]
-pub struct Bucket {
+pub(crate) struct Bucket {
     /// Its name.
     pub name: String,
     /// The URL of the storage; by default that of AWS for the region.
@@ -123,7 +125,8 @@ pub struct Bucket {
 
 impl Bucket {
     /// Returns the settings for an AWS bucket of this name in `us-east-1`.
-    pub fn new(name: impl Into<String>) -> Self {
+    #[cfg(test)]
+    fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             endpoint: None,
@@ -141,14 +144,14 @@ impl Bucket {
 /// The URL of a storage that speaks the protocol of S3: HTTPS, or plain HTTP to this machine. Anyone on the path of
 /// plain HTTP to another machine could read and change every backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StorageUrl {
+pub(crate) struct StorageUrl {
     text: String,
     is_plain: bool,
 }
 
 /// A text that is not the URL of a storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAStorageUrl {
+pub(crate) enum NotAStorageUrl {
     /// No URL, or one of another scheme.
     #[error("the storage of backups is at an http or https URL")]
     Syntax,
@@ -175,7 +178,7 @@ impl FromStr for StorageUrl {
 }
 
 /// A drive that is backed up. It does not change during the backup.
-pub trait BackupSource: Send + Sync {
+pub(crate) trait BackupSource: Send + Sync {
     /// Its exact size.
     fn size(&self) -> ByteCount;
 
@@ -188,7 +191,7 @@ pub trait BackupSource: Send + Sync {
 
 /// A drive that a backup is restored to, from its first byte to its last. Its content is valid, and may be visible,
 /// only after [`Archive::restore`] has returned without an error.
-pub trait BackupSink: Send {
+pub(crate) trait BackupSink: Send {
     /// Takes `block[..len]` for `offset`, which is a multiple of [`crate::io::ALIGN`]. So is `len`, except at the end
     /// of the drive, where the bytes of the block up to the next multiple are zero. May return before the bytes are
     /// written.
@@ -200,7 +203,7 @@ pub trait BackupSink: Send {
 
 /// The progress of a write or a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub(crate) struct BackupProgress {
     /// Bytes of the drive that are done.
     pub done: u64,
     /// Objects that are done. The last one of a write may still be pending.
@@ -209,7 +212,7 @@ pub struct Progress {
 
 /// The storage that a backup takes, without its manifest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub(crate) struct Written {
     /// The number of objects.
     pub objects: u64,
     /// Their bytes.
@@ -218,7 +221,7 @@ pub struct Written {
 
 /// A place for backups. Cheap to clone.
 #[derive(Clone)]
-pub struct Archive {
+pub(crate) struct Archive {
     objects: Objects,
     pool: Pool,
     level: i32,
@@ -228,11 +231,11 @@ pub struct Archive {
 impl Archive {
     /// Opens an archive. Creates a missing local directory; an S3 bucket must exist, which is not checked. Blocks:
     /// meant for start-up. Bytes pass through blocks of `pool`; puts run in `tracker`.
-    pub fn open(settings: &ArchiveSettings, pool: Pool, tracker: TaskTracker) -> Result<Self, ArchiveError> {
+    pub(crate) fn open(settings: &ArchiveSettings, pool: Pool, tracker: TaskTracker) -> Result<Self, ArchiveError> {
         if !LEVELS.contains(&settings.level) {
             return Err(ArchiveError::Settings("the level of compression is 1 to 19"));
         }
-        let objects = Objects::open(&settings.storage, tracker)?;
+        let objects = Objects::open(&settings.storage, settings.shortage.clone(), tracker)?;
         Ok(Self { objects, pool, level: settings.level, chunk_size: CHUNK_SIZE })
     }
 
@@ -243,7 +246,7 @@ impl Archive {
     }
 
     /// Reads and checks the manifest of a backup.
-    pub async fn head(&self, head: &BackupHead) -> Result<Manifest, ArchiveError> {
+    pub(crate) async fn head(&self, head: &BackupHead) -> Result<Manifest, ArchiveError> {
         let manifest = self.read_manifest(&head.place().manifest()).await?.ok_or(ArchiveError::Missing)?;
         if !manifest.head.is_same_backup(head) {
             return Err(ArchiveError::Damaged("its manifest is that of another backup"));
@@ -253,7 +256,7 @@ impl Archive {
 
     /// Removes a backup, finished or not: the manifest first, then all objects. May be repeated; removing a missing
     /// backup succeeds. No write of this backup may run meanwhile; one that was dropped before is no problem.
-    pub async fn delete(&self, head: &BackupHead) -> Result<(), ArchiveError> {
+    pub(crate) async fn delete(&self, head: &BackupHead) -> Result<(), ArchiveError> {
         let place = head.place();
         self.objects.quiesce(&place).await?;
         self.objects.remove_manifest(&place).await?;
@@ -261,7 +264,7 @@ impl Archive {
     }
 
     /// Lists the backups of all containers, one at a time, for another installation that takes them over.
-    pub fn list(&self) -> Listing {
+    pub(crate) fn list(&self) -> Listing {
         Listing { archive: self.clone(), objects: self.objects.list() }
     }
 
@@ -278,14 +281,14 @@ impl fmt::Debug for Archive {
 }
 
 /// A listing of the backups of an archive. Holds one manifest at a time.
-pub struct Listing {
+pub(crate) struct Listing {
     archive: Archive,
     objects: BoxStream<'static, Result<ObjectMeta, object_store::Error>>,
 }
 
 /// An entry of a [`Listing`].
 #[derive(Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// The key of its manifest, for a person.
     pub location: String,
     /// The manifest, or its damage. A manifest is at the place of its backup, which can be restored by its head.
@@ -294,7 +297,7 @@ pub struct Found {
 
 impl Listing {
     /// Returns the next entry; `None` after the last. An error ends the list.
-    pub async fn next(&mut self) -> Option<Result<Found, ArchiveError>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Found, ArchiveError>> {
         loop {
             let key = match self.objects.next().await? {
                 Ok(object) => object.location,

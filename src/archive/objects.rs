@@ -34,6 +34,7 @@ use super::error::ArchiveError;
 use super::local;
 use super::place::Place;
 use super::{Bucket, Storage};
+use crate::domain::Shortage;
 
 /// Time limit of one request, including the 50 MiB that it carries: 175 kB/s.
 const REQUEST: Duration = Duration::from_mins(5);
@@ -62,6 +63,8 @@ pub(super) struct Objects {
     can_create: bool,
     /// Held for reading by each pending put.
     gate: Arc<RwLock<()>>,
+    /// While this is on, nothing is put.
+    shortage: Shortage,
     tracker: TaskTracker,
 }
 
@@ -86,7 +89,7 @@ pub(super) enum Mode {
 
 impl Objects {
     /// Opens the storage. Creates a missing local directory; a bucket must exist.
-    pub(super) fn open(storage: &Storage, tracker: TaskTracker) -> Result<Self, ArchiveError> {
+    pub(super) fn open(storage: &Storage, shortage: Shortage, tracker: TaskTracker) -> Result<Self, ArchiveError> {
         let (store, root, can_create): (Arc<dyn ObjectStore>, _, _) = match storage {
             Storage::Directory(root) => {
                 local::make_root(root).map_err(ArchiveError::of_disk)?;
@@ -96,7 +99,7 @@ impl Objects {
             }
             Storage::S3(bucket) => (s3(bucket)?, None, bucket.conditional_put),
         };
-        Ok(Self { store, root, can_create, gate: Arc::default(), tracker })
+        Ok(Self { store, root, can_create, gate: Arc::default(), shortage, tracker })
     }
 
     /// Starts a put of an object of a backup.
@@ -111,6 +114,9 @@ impl Objects {
     }
 
     async fn put_now(&self, place: &Place, key: &Key, bytes: Bytes, mode: Mode) -> Result<Made, ArchiveError> {
+        if self.shortage.is_on() {
+            return Err(ArchiveError::of_disk(std::io::ErrorKind::StorageFull.into()));
+        }
         self.on_disk(place, local::make).await?;
         if mode == Mode::Create {
             // The objects that the manifest names are found only through the directories above them.
@@ -331,7 +337,9 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
         runtime.block_on(async {
             let root = tempfile::tempdir().unwrap();
-            let objects = Objects::open(&Storage::Directory(root.path().to_owned()), TaskTracker::new()).unwrap();
+            let objects =
+                Objects::open(&Storage::Directory(root.path().to_owned()), Shortage::default(), TaskTracker::new())
+                    .unwrap();
             let place = crate::archive::testing::head(crate::domain::ByteCount::ZERO).place();
             let (go_on, wait) = std::sync::mpsc::channel::<()>();
             let busy = tokio::task::spawn_blocking(move || wait.recv());
@@ -359,14 +367,14 @@ mod tests {
         };
         let settings = Storage::S3(Box::new(bucket));
         assert!(!format!("{settings:?}").contains("very-secret"));
-        let objects = Objects::open(&settings, TaskTracker::new()).unwrap();
+        let objects = Objects::open(&settings, Shortage::default(), TaskTracker::new()).unwrap();
         assert!(!format!("{objects:?}").contains("very-secret"));
     }
 
     #[test]
     fn half_of_the_credentials_is_refused() {
         let bucket = Bucket { access_key_id: Some("id".to_owned()), ..Bucket::new("b") };
-        let opened = Objects::open(&Storage::S3(Box::new(bucket)), TaskTracker::new());
+        let opened = Objects::open(&Storage::S3(Box::new(bucket)), Shortage::default(), TaskTracker::new());
         assert!(matches!(opened, Err(ArchiveError::Settings(_))));
     }
 }

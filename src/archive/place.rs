@@ -17,19 +17,19 @@ use crate::domain::{Backup, BackupId, ByteCount, TenantId, UnixTime, VolumeId};
 
 /// The first segment of the paths of backups.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Container(String);
+pub(crate) struct Container(String);
 
 /// A text that cannot name a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a container has 1 to 255 letters, digits, '.', '_' and '-', and does not start with '.'")]
-pub struct NotAContainer;
+pub(crate) struct NotAContainer;
 
 impl Container {
     /// The longest name of a file on common file systems.
     const LONGEST: usize = 255;
 
     /// The name.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -58,7 +58,7 @@ impl fmt::Display for Container {
 
 /// The metadata of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackupHead {
+pub(crate) struct BackupHead {
     /// Its identity.
     pub backup: BackupId,
     /// Its number, which is part of the names of its objects.
@@ -83,7 +83,7 @@ pub struct BackupHead {
 
 impl BackupHead {
     /// Returns the head of a backup of the database.
-    pub fn of(backup: &Backup, container: Container, zone: impl Into<String>) -> Self {
+    pub(crate) fn of(backup: &Backup, container: Container, zone: impl Into<String>) -> Self {
         Self {
             backup: backup.id,
             number: backup.number,

@@ -7,7 +7,7 @@ use super::error::ArchiveError;
 use super::manifest::{Chunk, Manifest, extent};
 use super::objects::{Reader, blocking};
 use super::place::{BackupHead, Place};
-use super::{Archive, BackupSink, Progress};
+use super::{Archive, BackupProgress, BackupSink};
 use crate::domain::{Extent, Sha256};
 use crate::io::{ALIGN, Block};
 
@@ -20,15 +20,15 @@ const STAMPED: ArchiveError = ArchiveError::Damaged("an object is that of anothe
 impl Archive {
     /// Writes a backup to `sink`, first byte to last, and reports after each chunk. The bytes in the sink are those
     /// that were backed up only if it returns without an error.
-    pub async fn restore<S: BackupSink>(
+    pub(crate) async fn restore<S: BackupSink>(
         &self,
         head: &BackupHead,
         sink: &mut S,
-        mut report: impl FnMut(Progress) + Send,
+        mut report: impl FnMut(BackupProgress) + Send,
     ) -> Result<Manifest, ArchiveError> {
         let manifest = self.head(head).await?;
         let place = head.place();
-        let mut progress = Progress { done: 0, objects: 0 };
+        let mut progress = BackupProgress { done: 0, objects: 0 };
         for (number, chunk) in manifest.chunks.numbered() {
             match chunk {
                 Chunk::Zeros(count) => {

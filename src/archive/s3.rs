@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use futures_util::StreamExt as _;
 use tokio_util::task::TaskTracker;
 
-use super::testing::{CHUNK, MemorySource, head_of, noise, restore, within_polls};
-use super::{Archive, ArchiveError, ArchiveSettings, BackupHead, Bucket, Storage, StorageUrl};
+use super::testing::{CHUNK, MemorySource, head_of, noise, restore, settings, within_polls};
+use super::{Archive, ArchiveError, BackupHead, Bucket, Storage, StorageUrl};
 use crate::domain::{BackupId, ByteCount, Secret};
 use crate::io::Pool;
 use crate::skipped::skipped;
@@ -77,7 +77,7 @@ fn python() -> Option<PathBuf> {
 
 fn open(bucket: Bucket) -> (Archive, TaskTracker) {
     let tracker = TaskTracker::new();
-    let settings = ArchiveSettings { storage: Storage::S3(Box::new(bucket)), level: 3 };
+    let settings = settings(Storage::S3(Box::new(bucket)), 3);
     let archive = Archive::open(&settings, Pool::new(ByteCount::mib(2)), tracker.clone()).unwrap();
     (archive.with_chunks_of(CHUNK), tracker)
 }

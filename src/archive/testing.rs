@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     Archive, ArchiveError, ArchiveSettings, BackupHead, BackupSink, BackupSource, Container, Manifest, Storage, Written,
 };
-use crate::domain::{BackupId, ByteCount, Extent, TenantId, UnixTime, VolumeId};
+use crate::domain::{BackupId, ByteCount, Extent, Shortage, TenantId, UnixTime, VolumeId};
 use crate::io::{ALIGN, Block, Pool, SharedBlock};
 
 /// A small chunk size, so that there are many chunks.
@@ -157,6 +157,11 @@ impl BackupSink for MemorySink {
 }
 
 /// An archive in a directory.
+/// Settings of an archive whose disk is never short.
+pub(super) fn settings(storage: Storage, level: i32) -> ArchiveSettings {
+    ArchiveSettings { storage, level, shortage: Shortage::default() }
+}
+
 pub(super) struct Scene {
     pub(super) root: TempDir,
     pub(super) archive: Archive,
@@ -171,7 +176,7 @@ pub(super) fn scene() -> Scene {
     let pool = Pool::new(ByteCount::mib(2));
     let tracker = TaskTracker::new();
     let storage = Storage::Directory(root.path().join("backups"));
-    let archive = Archive::open(&ArchiveSettings { storage, level: 1 }, pool.clone(), tracker.clone()).unwrap();
+    let archive = Archive::open(&settings(storage, 1), pool.clone(), tracker.clone()).unwrap();
     Scene { root, archive: archive.with_chunks_of(CHUNK), pool, tracker }
 }
 

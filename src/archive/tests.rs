@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::testing::{CHUNK, MemorySink, MemorySource, has_files, head_of, noise, scene, within_polls};
+use super::testing::{CHUNK, MemorySink, MemorySource, has_files, head_of, noise, scene, settings, within_polls};
 use super::{
-    Archive, ArchiveError, ArchiveSettings, BackupHead, CHUNK_SIZE, NotAStorageUrl, Progress, Storage, StorageUrl,
-    Written,
+    Archive, ArchiveError, BackupHead, BackupProgress, CHUNK_SIZE, NotAStorageUrl, Storage, StorageUrl, Written,
 };
 use crate::domain::{BackupId, ByteCount, TenantId};
 use crate::io::Pool;
@@ -50,13 +49,31 @@ async fn a_backup_comes_back_and_only_chunks_that_hold_data_have_objects() {
     assert_eq!(scene.files(), expected);
 
     assert_eq!(reports.len(), 7);
-    assert_eq!(reports.last(), Some(&Progress { done: data.len() as u64, objects: 5 }));
+    assert_eq!(reports.last(), Some(&BackupProgress { done: data.len() as u64, objects: 5 }));
     assert!(reports.is_sorted_by_key(|progress| progress.done));
 
     assert!(scene.restore(&head).await.unwrap() == data);
     let manifest = scene.archive.head(&head).await.unwrap();
     assert_eq!((&manifest.head, manifest.written()), (&head, written));
     assert_eq!(scene.pool.in_use(), 0);
+}
+
+#[tokio::test]
+async fn while_the_last_room_is_for_what_removes_nothing_is_put_and_everything_is_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let settings = settings(Storage::Directory(root.path().join("b")), 1);
+    let shortage = settings.shortage.clone();
+    let archive = Archive::open(&settings, Pool::new(ByteCount::mib(2)), tokio_util::task::TaskTracker::new()).unwrap();
+    let (data, other) = (noise(100, 1), noise(100, 2));
+    let (head, next) = (head_of(&data), head_of(&other));
+    archive.write(&head, &MemorySource::new(&data), |_| ()).await.unwrap();
+    shortage.set(true);
+    let refused = archive.write(&next, &MemorySource::new(&other), |_| ()).await;
+    assert!(matches!(refused, Err(ArchiveError::Full(_))), "{refused:?}");
+    archive.delete(&head).await.unwrap();
+    assert!(!has_files(root.path()));
+    shortage.set(false);
+    archive.write(&next, &MemorySource::new(&other), |_| ()).await.unwrap();
 }
 
 #[tokio::test]
@@ -74,7 +91,7 @@ async fn an_empty_drive_and_a_blank_one_are_a_manifest() {
 async fn chunks_of_the_real_size_pass_through_few_blocks() {
     let root = tempfile::tempdir().unwrap();
     let pool = Pool::new(ByteCount::mib(4));
-    let settings = ArchiveSettings { storage: Storage::Directory(root.path().join("b")), level: 1 };
+    let settings = settings(Storage::Directory(root.path().join("b")), 1);
     let archive = Archive::open(&settings, pool, tokio_util::task::TaskTracker::new()).unwrap();
     let mut data = noise(CHUNK_SIZE as usize + 100_000, 9);
     data[3 << 20..20 << 20].fill(0);
@@ -342,7 +359,7 @@ fn plain_http_is_for_this_machine_only() {
 fn a_level_that_is_none_is_refused() {
     let root = tempfile::tempdir().unwrap();
     for level in [-1, 0, 20, 100] {
-        let settings = ArchiveSettings { storage: Storage::Directory(root.path().to_owned()), level };
+        let settings = settings(Storage::Directory(root.path().to_owned()), level);
         let opened = Archive::open(&settings, Pool::small(), tokio_util::task::TaskTracker::new());
         assert!(matches!(opened, Err(ArchiveError::Settings(_))), "{level}");
     }

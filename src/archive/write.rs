@@ -10,7 +10,7 @@ use super::error::ArchiveError;
 use super::manifest::{Chunk, Chunks, LONGEST, Manifest, extent};
 use super::objects::{Made, Mode, Put, blocking};
 use super::place::{BackupHead, Place};
-use super::{Archive, BackupSource, Progress, Written};
+use super::{Archive, BackupProgress, BackupSource, Written};
 use crate::domain::Extent;
 
 /// A step of compression on a blocking thread, which returns its encoder.
@@ -19,11 +19,11 @@ type Step = JoinHandle<io::Result<Encoder>>;
 impl Archive {
     /// Writes a backup of `source`, which must have the size in `head`, and reports after each chunk. Durable when it
     /// returns. May be run again after an interruption, and after success.
-    pub async fn write<S: BackupSource>(
+    pub(crate) async fn write<S: BackupSource>(
         &self,
         head: &BackupHead,
         source: &S,
-        mut report: impl FnMut(Progress) + Send,
+        mut report: impl FnMut(BackupProgress) + Send,
     ) -> Result<Written, ArchiveError> {
         if source.size() != head.size {
             return Err(ArchiveError::Source(io::Error::other("the drive has another size than its backup")));
@@ -41,7 +41,7 @@ impl Archive {
         let lengths = self.objects.lengths(&place).await?;
 
         let mut chunks = Chunks::default();
-        let mut progress = Progress { done: 0, objects: 0 };
+        let mut progress = BackupProgress { done: 0, objects: 0 };
         let mut putting: Option<Put> = None;
         for number in 1..=head.size.get().div_ceil(self.chunk_size) {
             let extent = extent(number, 1, self.chunk_size, head.size);

@@ -42,7 +42,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Settings for checking logins.
 #[derive(Clone, Debug)]
-pub struct BasicSettings {
+pub(crate) struct BasicSettings {
     /// Seconds since its last use for which a right password is remembered and not digested again. A digest takes tens
     /// of milliseconds of a core, which a client pays per request without this; more than minutes gains nothing.
     pub remember_seconds: u32,
@@ -59,7 +59,7 @@ impl Default for BasicSettings {
 }
 
 /// Checks Basic credentials against the users.
-pub struct Basic {
+pub(crate) struct Basic {
     meta: Meta,
     clock: Arc<dyn Clock>,
     passwords: Passwords,
@@ -78,7 +78,7 @@ type Mark = [u8; 32];
 
 impl Basic {
     /// Checks against the users of this database.
-    pub fn new(meta: Meta, settings: BasicSettings, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(meta: Meta, settings: BasicSettings, clock: Arc<dyn Clock>) -> Self {
         let mut key = Zeroizing::new([0; 32]);
         rand::rng().fill_bytes(&mut *key);
         Self {
@@ -95,14 +95,14 @@ impl Basic {
     }
 
     /// Returns the caller who sent this `Authorization` header from this address.
-    pub async fn authenticate(&self, authorization: Option<&str>, peer: IpAddr) -> Result<Principal, Fault> {
+    pub(crate) async fn authenticate(&self, authorization: Option<&str>, peer: IpAddr) -> Result<Principal, Fault> {
         let credentials = authorization.and_then(Credentials::parse).ok_or_else(unauthenticated)?;
         self.check(&credentials, peer).await.map(|record| record.principal())
     }
 
     /// The user of this name and password, with the digest that the password is right for: for logins by other ways
     /// than a header, checked and slowed down like those.
-    pub async fn login(&self, user: &str, password: &str, peer: IpAddr) -> Result<UserRecord, Fault> {
+    pub(crate) async fn login(&self, user: &str, password: &str, peer: IpAddr) -> Result<UserRecord, Fault> {
         let credentials = Credentials::new(user, password).ok_or_else(unauthenticated)?;
         self.check(&credentials, peer).await
     }
@@ -127,7 +127,7 @@ impl Basic {
         #[cfg(test)]
         self.comparisons.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         turn.look();
-        let right = Passwords::verify_with(permit, credentials.password.clone(), digest).await?;
+        let right = Passwords::verify(permit, credentials.password.clone(), digest).await?;
         self.settle(turn, mark, record.filter(|_| right))
     }
 
@@ -182,7 +182,7 @@ impl fmt::Debug for Basic {
 }
 
 /// Whether a user may have this name: one that can be sent by Basic authentication and shown on a line.
-pub fn check_user_name(name: &str) -> Result<(), Fault> {
+pub(super) fn check_user_name(name: &str) -> Result<(), Fault> {
     if name.is_empty() || name.len() > LONGEST_USER {
         return Err(Fault::invalid("name", format!("a user's name has 1 to {LONGEST_USER} bytes")));
     }

@@ -29,7 +29,7 @@ const LONGEST_PROJECT: usize = 64;
 
 /// Settings for the identity service.
 #[derive(Clone, Debug)]
-pub struct IdentitySettings {
+pub(crate) struct IdentitySettings {
     /// Seconds for which a token is valid. Raised: one that leaks is of use for longer.
     pub token_seconds: u32,
     /// The region that the catalogue of services names.
@@ -39,7 +39,7 @@ pub struct IdentitySettings {
 }
 
 /// The identity service.
-pub struct Identity {
+pub(crate) struct Identity {
     meta: Meta,
     basic: Arc<Basic>,
     tokens: Tokens,
@@ -52,7 +52,7 @@ impl Identity {
     /// A service for the users of this database, whose passwords are checked here.
     ///
     /// Tokens are issued here too, unless there is a service elsewhere that does.
-    pub fn new(
+    pub(crate) fn new(
         meta: Meta,
         basic: Arc<Basic>,
         settings: IdentitySettings,
@@ -68,14 +68,18 @@ impl Identity {
     }
 
     /// Returns the caller whose token the text of an `X-Auth-Token` field is, if the tenant may make a request now.
-    pub async fn authenticate(&self, token: Option<&str>) -> Result<Principal, Fault> {
+    pub(crate) async fn authenticate(&self, token: Option<&str>) -> Result<Principal, Fault> {
         let principal = self.tokens.authenticate(token).await?;
         self.rates.take(principal.tenant, self.clock.now())?;
         Ok(principal)
     }
 
     /// Executes one command that is open to anyone, and came from this address.
-    pub async fn execute_anonymous(&self, peer: IpAddr, command: AnonymousCommand) -> Result<IdentityOutcome, Fault> {
+    pub(crate) async fn execute_anonymous(
+        &self,
+        peer: IpAddr,
+        command: AnonymousCommand,
+    ) -> Result<IdentityOutcome, Fault> {
         match command {
             AnonymousCommand::Describe => Ok(IdentityOutcome::Described),
             AnonymousCommand::Issue { proof, scope } => self.issue(proof, scope, peer).await,
@@ -83,7 +87,7 @@ impl Identity {
     }
 
     /// Executes one command of this caller.
-    pub async fn execute(&self, caller: &Principal, command: IdentityCommand) -> Result<IdentityOutcome, Fault> {
+    pub(crate) async fn execute(&self, caller: &Principal, command: IdentityCommand) -> Result<IdentityOutcome, Fault> {
         let region = || self.settings.region.clone();
         Ok(match command {
             IdentityCommand::ShowToken(token) => {
@@ -186,7 +190,7 @@ impl fmt::Debug for Identity {
 }
 
 /// Whether a project may have this name: one that can be shown on a line.
-pub fn check_project_name(name: &str) -> Result<(), Fault> {
+pub(super) fn check_project_name(name: &str) -> Result<(), Fault> {
     if name.trim().is_empty() || name.len() > LONGEST_PROJECT || name.contains(char::is_control) {
         let told = format!("a project's name has 1 to {LONGEST_PROJECT} bytes and no control characters");
         return Err(Fault::invalid("name", told));
@@ -203,7 +207,8 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::auth::{BasicSettings, Passwords};
+    use crate::auth::BasicSettings;
+    use crate::auth::passwords::Passwords;
     use crate::domain::{FixedClock, Quota, UnixTime};
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);

@@ -12,8 +12,6 @@
 //! # Cancellation
 //! Dropping a call is safe at any await. A key that is being made becomes one of ours all the same.
 
-mod keys;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,11 +25,9 @@ use subtle::ConstantTimeEq;
 use tokio::task::spawn_blocking;
 
 use super::hmac_sha256;
+use super::signing_keys::{Key, KeyError, KeyRing, Purpose};
 use crate::domain::{Clock, Fault, FaultKind, Principal, Secret, UnixTime, UserId};
 use crate::meta::{Meta, UserRecord};
-use keys::{Key, KeyRing};
-
-pub use keys::KeyError;
 
 /// Seconds for which a token is valid: a day, as the vendor's.
 const LIFETIME: u32 = 24 * 60 * 60;
@@ -47,7 +43,7 @@ const COOKIE: &[u8] = b"AccessToken";
 
 /// The issuer and the audience that tokens name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenNames {
+pub(crate) struct TokenNames {
     /// The claim `iss`.
     pub issuer: String,
     /// The claim `aud`.
@@ -69,7 +65,7 @@ struct Claims {
 }
 
 /// Signs tokens, and checks them.
-pub struct AccessTokens {
+pub(crate) struct AccessTokens {
     meta: Meta,
     clock: Arc<dyn Clock>,
     names: TokenNames,
@@ -80,18 +76,18 @@ pub struct AccessTokens {
 impl AccessTokens {
     /// Tokens for the users of this database, signed by the keys of this file; it is made with the first token. Blocks;
     /// for the start only.
-    pub fn open(meta: Meta, clock: Arc<dyn Clock>, names: TokenNames, path: PathBuf) -> Result<Self, KeyError> {
+    pub(crate) fn open(meta: Meta, clock: Arc<dyn Clock>, names: TokenNames, path: PathBuf) -> Result<Self, KeyError> {
         let mut validation = Validation::new(Algorithm::RS256);
         validation.set_issuer(&[&names.issuer]);
         validation.set_audience(&[&names.audience]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         // Checked here, against the clock that is passed in.
         validation.validate_exp = false;
-        Ok(Self { meta, clock, names, validation, keys: Arc::new(KeyRing::open(path)?) })
+        Ok(Self { meta, clock, names, validation, keys: Arc::new(KeyRing::open(path, Purpose::Tokens)?) })
     }
 
     /// Returns a new token for a user, and the seconds for which it is valid.
-    pub async fn issue(&self, user: &UserRecord) -> Result<(Secret, u32), Fault> {
+    pub(crate) async fn issue(&self, user: &UserRecord) -> Result<(Secret, u32), Fault> {
         let now = self.clock.now();
         let key = self.keys.current(now).await?;
         let claims = self.claims(user, &key, now);
@@ -115,7 +111,7 @@ impl AccessTokens {
 
     /// Returns the caller of a request with these fields: the bearer of a token in `Authorization: Bearer` (RFC 6750)
     /// or in the cookie `AccessToken`. Of several tokens the first valid one counts.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Fault> {
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Fault> {
         for token in tokens_of(headers).take(MOST) {
             if let Some(user) = self.bearer_of(token).await? {
                 return Ok(user.principal());

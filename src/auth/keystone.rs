@@ -16,7 +16,7 @@ use crate::remote::{IdentityService, Validated};
 const ADMIN: &str = "admin";
 
 /// An identity service elsewhere.
-pub struct Keystone {
+pub(crate) struct Keystone {
     service: IdentityService,
     meta: Meta,
     /// The quota of projects that are seen for the first time.
@@ -25,7 +25,7 @@ pub struct Keystone {
 
 impl Keystone {
     /// Uses this service; projects that are seen for the first time get this quota.
-    pub fn new(service: IdentityService, meta: Meta, quota: Quota) -> Self {
+    pub(crate) fn new(service: IdentityService, meta: Meta, quota: Quota) -> Self {
         Self { service, meta, quota }
     }
 

@@ -17,7 +17,7 @@ use crate::domain::{Fault, Guard, Login, Principal, Secret, Sha256};
 const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 
 /// The ways to prove who is calling.
-pub struct Logins {
+pub(crate) struct Logins {
     /// By name and password.
     pub basic: Arc<Basic>,
     /// By signature.
@@ -30,7 +30,7 @@ pub struct Logins {
 
 /// Who makes a request.
 #[derive(Debug)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// The user.
     pub principal: Principal,
     /// What the body must be, where that was signed.
@@ -39,7 +39,7 @@ pub struct Caller {
 
 impl Logins {
     /// Returns who makes the request with this head, which came from this client.
-    pub async fn authenticate(&self, guard: Guard, head: &Parts, client: IpAddr) -> Result<Caller, Fault> {
+    pub(crate) async fn authenticate(&self, guard: Guard, head: &Parts, client: IpAddr) -> Result<Caller, Fault> {
         let field = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let authorization = field(AUTHORIZATION);
         let plain = |principal| Caller { principal, body: None };
@@ -62,14 +62,14 @@ impl Logins {
     }
 
     /// Signs a token for who names the right password; it is told with the seconds that it is good for.
-    pub async fn log_in(&self, login: &Login, client: IpAddr) -> Result<(Secret, u32), Fault> {
+    pub(crate) async fn log_in(&self, login: &Login, client: IpAddr) -> Result<(Secret, u32), Fault> {
         let user = self.basic.login(&login.user, login.password.reveal(), client).await?;
         self.tokens.issue(&user).await
     }
 }
 
 /// Whether the request has credentials of the kind that its guard looks at.
-pub fn has_credentials(guard: Guard, head: &Parts) -> bool {
+pub(crate) fn has_credentials(guard: Guard, head: &Parts) -> bool {
     let shown = match guard_of(guard, head) {
         Guard::Token => AUTH_TOKEN,
         Guard::Cookie if !head.headers.contains_key(AUTHORIZATION) => COOKIE,
@@ -100,9 +100,10 @@ mod tests {
             assert_eq!(guard_of(guard, &head(&["x-auth-token", "cookie"])), Guard::Token);
             assert_eq!(guard_of(guard, &head(&["x-auth-token", "authorization"])), guard);
             assert!(!has_credentials(guard, &head(&[])));
+            assert!(has_credentials(guard, &head(&["x-auth-token"])));
+            assert_eq!(has_credentials(guard, &head(&["authorization"])), guard != Guard::Token);
         }
         assert!(has_credentials(Guard::Cookie, &head(&["cookie"])));
-        assert!(has_credentials(Guard::Cookie, &head(&["authorization"])));
         assert!(!has_credentials(Guard::Basic, &head(&["cookie"])));
     }
 }

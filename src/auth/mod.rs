@@ -9,6 +9,7 @@
 //! - Secrets are compared in constant time, and an unknown user costs as much as a wrong password.
 //! - The memory that callers without a password can make it use is bounded (I12).
 
+mod accounts;
 mod basic;
 mod identity;
 mod jwt;
@@ -18,9 +19,11 @@ mod logins;
 mod passwords;
 mod private_file;
 mod rates;
+mod receipts;
 mod recent;
 mod secrets;
 mod signatures;
+mod signing_keys;
 mod throttle;
 mod tickets;
 mod tokens;
@@ -29,17 +32,16 @@ use hmac::{Hmac, KeyInit};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-pub use basic::{Basic, BasicSettings, check_user_name};
-pub use identity::{Identity, IdentitySettings, check_project_name};
-pub use jwt::{AccessTokens, KeyError, TokenNames};
-pub use keystone::Keystone;
-pub use logins::{Caller, Logins, has_credentials};
-pub use passwords::{PasswordError, Passwords, random_password};
-pub use secrets::{digest_of, is_digest_of, is_secret, random_secret};
-pub use signatures::{Keys, Signed};
-pub use throttle::ThrottleSettings;
-pub use tickets::{Tickets, load_or_create_key};
-pub use tokens::Tokens;
+pub(crate) use accounts::{AccountError, Accounts, Bounds, NewPassword, NewUser};
+pub(crate) use basic::{Basic, BasicSettings};
+pub(crate) use identity::{Identity, IdentitySettings};
+pub(crate) use jwt::{AccessTokens, TokenNames};
+pub(crate) use keystone::Keystone;
+pub(crate) use logins::{Caller, Logins, has_credentials};
+pub(crate) use receipts::{Receipts, verified};
+pub(crate) use secrets::{digest_of, is_digest_of, is_secret, random_secret};
+pub(crate) use signatures::{Keys, Signed};
+pub(crate) use tickets::{Tickets, load_or_create_key};
 
 /// HMAC-SHA256 under this key. Filling a short key up with zeros is what HMAC itself does (RFC 2104 section 2), and
 /// makes it infallible here.

@@ -30,7 +30,7 @@ const NOBODY: &str =
 /// Makes and checks the digests of passwords: argon2id with 19 MiB, two passes and one lane, as OWASP advises
 /// (Password Storage Cheat Sheet). Clones share the same permits.
 #[derive(Clone, Debug)]
-pub struct Passwords {
+pub(crate) struct Passwords {
     permits: Arc<Semaphore>,
 }
 
@@ -62,20 +62,14 @@ impl Default for Passwords {
 
 impl Passwords {
     /// Returns the digest of a password with a new salt, as text to be stored (PHC string format).
-    pub async fn hash(&self, password: Zeroizing<String>) -> Result<String, PasswordError> {
+    pub(crate) async fn hash(&self, password: Zeroizing<String>) -> Result<String, PasswordError> {
         let permit = self.permit().await;
         let digest = move || Argon2::default().hash_password(password.as_bytes()).map(|digest| digest.to_string());
         run(permit, digest).await
     }
 
-    /// Whether a password matches this digest. Without a digest it takes as long, and returns false.
-    pub async fn verify(&self, password: Zeroizing<String>, digest: Option<String>) -> Result<bool, PasswordError> {
-        let permit = self.permit().await;
-        Self::verify_with(permit, password, digest).await
-    }
-
-    /// Does the same as [`Passwords::verify`] with a permit that was acquired before.
-    pub(super) async fn verify_with(
+    /// Reports whether a password matches this digest. Without a digest it takes as long, and reports false.
+    pub(super) async fn verify(
         permit: Permit,
         password: Zeroizing<String>,
         digest: Option<String>,
@@ -116,7 +110,7 @@ async fn run<T: Send + 'static>(
 }
 
 /// Returns a random password of 150 bits, in groups, that needs no quoting in a shell or a URL.
-pub fn random_password() -> Zeroizing<String> {
+pub(super) fn random_password() -> Zeroizing<String> {
     let mut random = Zeroizing::new([0; 30]);
     rand::rng().fill_bytes(&mut *random);
     let mut password = Zeroizing::new(String::with_capacity(34));
@@ -139,14 +133,22 @@ mod tests {
         Zeroizing::new(text.to_owned())
     }
 
+    async fn verify(
+        passwords: &Passwords,
+        password: Zeroizing<String>,
+        digest: Option<String>,
+    ) -> Result<bool, PasswordError> {
+        Passwords::verify(passwords.permit().await, password, digest).await
+    }
+
     #[tokio::test]
     async fn a_digest_fits_its_password_only() {
         let passwords = Passwords::default();
         let digest = passwords.hash(secret("right")).await.unwrap();
         assert!(!digest.contains("right"));
-        assert!(passwords.verify(secret("right"), Some(digest.clone())).await.unwrap());
-        assert!(!passwords.verify(secret("Right"), Some(digest.clone())).await.unwrap());
-        assert!(!passwords.verify(secret(""), Some(digest.clone())).await.unwrap());
+        assert!(verify(&passwords, secret("right"), Some(digest.clone())).await.unwrap());
+        assert!(!verify(&passwords, secret("Right"), Some(digest.clone())).await.unwrap());
+        assert!(!verify(&passwords, secret(""), Some(digest.clone())).await.unwrap());
         assert_ne!(passwords.hash(secret("right")).await.unwrap(), digest, "salted");
     }
 
@@ -157,12 +159,12 @@ mod tests {
         let costs = |digest: &str| digest.split('$').take(4).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(costs(&digest), costs(NOBODY));
         assert_eq!(digest.len(), NOBODY.len());
-        assert!(!passwords.verify(secret("x"), None).await.unwrap());
+        assert!(!verify(&passwords, secret("x"), None).await.unwrap());
     }
 
     #[tokio::test]
     async fn a_damaged_digest_is_an_error_and_not_a_wrong_password() {
-        let refused = Passwords::default().verify(secret("x"), Some("plain text".to_owned())).await;
+        let refused = verify(&Passwords::default(), secret("x"), Some("plain text".to_owned())).await;
         assert!(matches!(refused, Err(PasswordError::Digest(_))));
     }
 

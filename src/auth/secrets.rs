@@ -7,24 +7,24 @@ use subtle::ConstantTimeEq;
 use crate::domain::{Secret, Sha256};
 
 /// A new secret of 256 bits, as 64 hexadecimal digits: it can stand in a URL as it is.
-pub fn random_secret() -> Secret {
+pub(crate) fn random_secret() -> Secret {
     let mut bytes = [0_u8; 32];
     rand::rng().fill_bytes(&mut bytes);
     Secret::new(format!("{:?}", Sha256(bytes)))
 }
 
 /// Returns the digest of a secret, which is all that is kept. A fast digest is enough for 256 random bits.
-pub fn digest_of(secret: &Secret) -> Sha256 {
+pub(crate) fn digest_of(secret: &Secret) -> Sha256 {
     Sha256(Hasher::digest(secret.reveal().as_bytes()).into())
 }
 
 /// Whether these bytes have this digest.
-pub fn is_digest_of(digest: &Sha256, bytes: &[u8]) -> bool {
+pub(crate) fn is_digest_of(digest: &Sha256, bytes: &[u8]) -> bool {
     *digest == Sha256(Hasher::digest(bytes).into())
 }
 
 /// Whether this is the secret of a digest, in constant time.
-pub fn is_secret(secret: &Secret, digest: &Sha256) -> bool {
+pub(crate) fn is_secret(secret: &Secret, digest: &Sha256) -> bool {
     digest_of(secret).0.ct_eq(&digest.0).into()
 }
 

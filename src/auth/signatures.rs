@@ -33,7 +33,7 @@ const LONGEST: usize = 4096;
 
 /// A request as it is signed.
 #[derive(Clone, Copy, Debug)]
-pub struct Signed<'a> {
+pub(crate) struct Signed<'a> {
     /// The method.
     pub method: &'a str,
     /// The path as it was sent.
@@ -48,13 +48,13 @@ pub struct Signed<'a> {
 
 impl Signed<'_> {
     /// Whether an `Authorization` field is of this scheme.
-    pub fn is_scheme(authorization: &str) -> bool {
+    pub(crate) fn is_scheme(authorization: &str) -> bool {
         authorization.split(' ').next().is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
     }
 }
 
 /// The access keys of users.
-pub struct Keys {
+pub(crate) struct Keys {
     meta: Meta,
     clock: Arc<dyn Clock>,
     master: Zeroizing<[u8; 32]>,
@@ -62,12 +62,12 @@ pub struct Keys {
 
 impl Keys {
     /// Uses keys whose secrets are derived from this one.
-    pub fn new(meta: Meta, clock: Arc<dyn Clock>, master: Zeroizing<[u8; 32]>) -> Self {
+    pub(crate) fn new(meta: Meta, clock: Arc<dyn Clock>, master: Zeroizing<[u8; 32]>) -> Self {
         Self { meta, clock, master }
     }
 
     /// Makes a key for a user; returns its name and its secret.
-    pub async fn add(&self, user: &str) -> Result<(String, Secret), Fault> {
+    pub(crate) async fn add(&self, user: &str) -> Result<(String, Secret), Fault> {
         /// Letters and digits that are not taken for one another.
         const LETTERS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
         let mut bytes = [0_u8; 20];
@@ -84,7 +84,7 @@ impl Keys {
     }
 
     /// Returns the signer of a request, and the digest that its body must have.
-    pub async fn authenticate(&self, request: &Signed<'_>) -> Result<(Principal, Sha256), Fault> {
+    pub(crate) async fn authenticate(&self, request: &Signed<'_>) -> Result<(Principal, Sha256), Fault> {
         let authorization = field(request.headers, "authorization").ok_or_else(refused)?;
         let claim = Claim::parse(authorization).ok_or_else(refused)?;
         let date = field(request.headers, DATE).ok_or_else(refused)?;

@@ -34,7 +34,7 @@ const GLANCE: Duration = Duration::from_millis(50);
 
 /// Settings for slowing down guesses.
 #[derive(Clone, Debug)]
-pub struct ThrottleSettings {
+pub(crate) struct ThrottleSettings {
     /// Failures that cost nothing: people mistype. More give a guesser more free guesses.
     pub free_failures: u32,
     /// Failures are forgotten when none came for so many seconds. Longer slows guessers down for longer, and the

@@ -31,18 +31,18 @@ const TEXT: usize = WHOLE / 3 * 4;
 const _: () = assert!(WHOLE.is_multiple_of(3));
 
 /// Issues tickets and checks them, under one key.
-pub struct Tickets {
+pub(crate) struct Tickets {
     key: Zeroizing<[u8; 32]>,
 }
 
 impl Tickets {
     /// Issues and checks tickets under this key; those of another key are refused.
-    pub fn new(key: [u8; 32]) -> Self {
+    pub(crate) fn new(key: [u8; 32]) -> Self {
         Self { key: Zeroizing::new(key) }
     }
 
     /// Returns the text of a new ticket, bound to its user's present password. No two are alike.
-    pub fn issue(&self, ticket: &Ticket, user: Option<&UserRecord>) -> Secret {
+    pub(crate) fn issue(&self, ticket: &Ticket, user: Option<&UserRecord>) -> Secret {
         let mut random = [0; 16];
         rand::rng().fill_bytes(&mut random);
         let mut bytes = Vec::with_capacity(WHOLE);
@@ -60,7 +60,7 @@ impl Tickets {
     }
 
     /// Returns the ticket of this text, if this server issued it and `now` is before its expiry.
-    pub fn verify(&self, text: &str, now: UnixTime) -> Result<Ticket, Fault> {
+    pub(crate) fn verify(&self, text: &str, now: UnixTime) -> Result<Ticket, Fault> {
         let (ticket, _) = self.read(text).ok_or_else(|| refused("this ticket is not valid"))?;
         if now >= ticket.expires {
             return Err(refused("this ticket has expired; ask for a new one"));
@@ -69,7 +69,7 @@ impl Tickets {
     }
 
     /// Whether a valid ticket was issued for this user, whose password has not changed since.
-    pub fn is_of(&self, text: &str, user: &UserRecord) -> bool {
+    pub(crate) fn is_of(&self, text: &str, user: &UserRecord) -> bool {
         let known = self.read(text).filter(|(ticket, _)| ticket.user == Some(user.id));
         known.is_some_and(|(_, mark)| mark.ct_eq(&self.mark(Some(user))).into())
     }
@@ -134,7 +134,7 @@ const fn verb_from(byte: u8) -> Option<Verb> {
 /// only.
 ///
 /// A file that others may read is refused: the key may be known, and whoever knows it can download every volume.
-pub fn load_or_create_key(path: &Path) -> io::Result<Zeroizing<[u8; 32]>> {
+pub(crate) fn load_or_create_key(path: &Path) -> io::Result<Zeroizing<[u8; 32]>> {
     match private_file::open(path) {
         Ok(file) => load(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

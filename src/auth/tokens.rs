@@ -26,15 +26,15 @@ const REMEMBERED: usize = 4_096;
 const LONGEST: usize = 4096;
 
 /// Issues tokens and checks them.
-pub struct Tokens {
-    source: Source,
+pub(crate) struct Tokens {
+    issuer: Issuer,
     clock: Arc<dyn Clock>,
     known: Mutex<Known>,
 }
 
 /// The service that issues and validates tokens.
 #[derive(Debug)]
-enum Source {
+enum Issuer {
     /// This server.
     Own(Meta),
     /// An identity service elsewhere.
@@ -50,19 +50,19 @@ struct Known {
 
 impl Tokens {
     /// Tokens that are kept in this database.
-    pub fn new(meta: Meta, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(meta: Meta, clock: Arc<dyn Clock>) -> Self {
         let known = Known { tokens: Recent::new(REMEMBERED), revocations: 0 };
-        Self { source: Source::Own(meta), clock, known: Mutex::new(known) }
+        Self { issuer: Issuer::Own(meta), clock, known: Mutex::new(known) }
     }
 
     /// Tokens of an identity service elsewhere.
-    pub fn elsewhere(keystone: Keystone, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn elsewhere(keystone: Keystone, clock: Arc<dyn Clock>) -> Self {
         let known = Known { tokens: Recent::new(REMEMBERED), revocations: 0 };
-        Self { source: Source::Elsewhere(Box::new(keystone)), clock, known: Mutex::new(known) }
+        Self { issuer: Issuer::Elsewhere(Box::new(keystone)), clock, known: Mutex::new(known) }
     }
 
     /// Returns the caller whose token this text of an `X-Auth-Token` field is.
-    pub async fn authenticate(&self, token: Option<&str>) -> Result<Principal, Fault> {
+    pub(crate) async fn authenticate(&self, token: Option<&str>) -> Result<Principal, Fault> {
         let token = Secret::new(token.ok_or_else(refused)?);
         let Token { user, project, .. } = self.check(&token).await?.ok_or_else(refused)?;
         Ok(Principal { user: user.name, user_id: user.id, tenant: project.id, is_admin: user.is_admin })
@@ -82,9 +82,9 @@ impl Tokens {
         if let Some(token) = remembered.filter(|token| token.expires > now) {
             return Ok(Some(token));
         }
-        let found = match &self.source {
-            Source::Own(meta) => meta.token(&digest, now).await?,
-            Source::Elsewhere(keystone) => keystone.token(token).await?.filter(|token| token.expires > now),
+        let found = match &self.issuer {
+            Issuer::Own(meta) => meta.token(&digest, now).await?,
+            Issuer::Elsewhere(keystone) => keystone.token(token).await?.filter(|token| token.expires > now),
         };
         let mut known = self.known();
         match &found {
@@ -106,7 +106,7 @@ impl Tokens {
         let (old, chain) = old.map(|(old, chain)| (digest_of(&old), chain)).unzip();
         let token = Token { id: TokenId::random(), user, project, chain, issued: self.clock.now(), expires };
         let secret = random_secret();
-        let Source::Own(meta) = &self.source else { return Err(elsewhere()) };
+        let Issuer::Own(meta) = &self.issuer else { return Err(elsewhere()) };
         match meta.insert_token(&digest_of(&secret), &token, old.as_ref()).await {
             Ok(()) => Ok((secret, token)),
             // The user, the project or the old token has gone since it was looked at.
@@ -117,7 +117,7 @@ impl Tokens {
 
     /// Ends a token and those that were given for it, durably.
     pub(super) async fn revoke(&self, token: &Secret) -> Result<(), Fault> {
-        let Source::Own(meta) = &self.source else { return Err(elsewhere()) };
+        let Issuer::Own(meta) = &self.issuer else { return Err(elsewhere()) };
         let ended = meta.remove_token(&digest_of(token)).await?;
         let mut known = self.known();
         known.revocations += 1;

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::with_meta;
-use crate::app;
+use super::administer;
 use crate::config::Config;
 
 #[derive(Subcommand)]
@@ -20,5 +19,5 @@ pub(super) enum DatabaseCommand {
 
 pub(super) fn run(config: &Config, command: DatabaseCommand) -> anyhow::Result<ExitCode> {
     let DatabaseCommand::Backup { file } = command;
-    with_meta(config, async |meta| app::backup_database(meta, &file).await)
+    administer(config, async |administration| administration.backup_database(&file).await)
 }

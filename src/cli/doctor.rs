@@ -33,6 +33,7 @@ pub(super) fn run(config: &Config) -> ExitCode {
         ("free space", free_space(dir, config.io.reserve.0)),
         ("clock", clock()),
         ("secrets", secrets(config)),
+        ("TLS", tls(config)),
     ];
     let mut code = ExitCode::SUCCESS;
     for (what, finding) in findings {
@@ -68,6 +69,14 @@ fn secrets(config: &Config) -> Finding {
     match app::exposed(config) {
         told if told.is_empty() => Finding::Good("data, configuration and TLS key are their owner's alone".to_owned()),
         told => Finding::Weak(told.join("; ")),
+    }
+}
+
+fn tls(config: &Config) -> Finding {
+    match app::check_tls(config) {
+        Ok(true) => Finding::Good("certificates and keys can be used".to_owned()),
+        Ok(false) => Finding::Good("is not configured; HTTP is plain".to_owned()),
+        Err(error) => Finding::Bad(format!("{error:#}; serve cannot start")),
     }
 }
 

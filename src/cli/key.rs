@@ -2,17 +2,14 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::with_meta;
-use crate::app;
+use super::{administer, undone};
+use crate::app::Administration;
 use crate::config::Config;
-use crate::domain::SystemClock;
-use crate::meta::Meta;
 
 #[derive(Subcommand)]
 pub(super) enum KeyCommand {
@@ -31,26 +28,27 @@ pub(super) enum KeyCommand {
 }
 
 pub(super) fn run(config: &Config, command: KeyCommand) -> anyhow::Result<ExitCode> {
-    with_meta(config, async |meta| execute(meta, config, command).await)
+    administer(config, async |administration| execute(administration, config, command).await)
 }
 
-async fn execute(meta: &Meta, config: &Config, command: KeyCommand) -> anyhow::Result<()> {
+async fn execute(administration: &Administration, config: &Config, command: KeyCommand) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match command {
         KeyCommand::Add { user } => {
-            let keys = app::open_keys(config, meta, Arc::new(SystemClock))?;
+            let keys = administration.open_keys(config)?;
             let (key, secret) = keys.add(&user).await.with_context(|| format!("no key was added for {user}"))?;
             writeln!(out, "{key}:{}", secret.reveal())?;
         }
         KeyCommand::List => {
             writeln!(out, "KEY\tUSER\tCREATED")?;
-            for key in meta.keys().await? {
+            for key in administration.accounts.keys().await? {
                 let created = Timestamp::from_millisecond(key.created.0).unwrap_or_default();
                 writeln!(out, "{}\t{}\t{created}", key.id, key.user)?;
             }
         }
         KeyCommand::Remove { key } => {
-            meta.remove_key(&key).await.with_context(|| format!("{key} was not removed"))?;
+            let removed = administration.accounts.remove_key(&key).await;
+            removed.map_err(|error| undone(error, || format!("{key} was not removed")))?;
         }
     }
     Ok(())

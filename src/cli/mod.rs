@@ -2,26 +2,35 @@
 
 mod allocator;
 mod backup;
+mod connection;
 mod database;
 mod doctor;
+mod download;
+mod drives;
+mod generate;
 mod image;
 mod key;
 mod log;
+mod progress;
 mod project;
 mod recover;
 mod serve;
+mod transfers;
+mod upload;
 mod user;
+mod verify;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::app;
+use crate::app::{self, Administration};
+use crate::auth::AccountError;
+use crate::client::ClientError;
 use crate::config::{Config, Overrides};
-use crate::meta::Meta;
 use crate::metrics::DroppedLines;
 
 /// Loads drive images and volumes into a cloud over plain HTTP, and unloads them again.
@@ -83,6 +92,30 @@ enum Command {
     Recover(recover::RecoverArguments),
     /// Check what this machine offers, and say what each finding means
     Doctor,
+    /// Check a file against a receipt: 0 it is what was stored, 3 it is not, 4 the signature is not good, 1 unknown
+    Verify(verify::VerifyArguments),
+    /// Download a drive from a server; goes on with what broke off
+    #[command(after_long_help = connection::HELP)]
+    Download(download::DownloadArguments),
+    /// Upload raw images to a server; goes on with what broke off
+    #[command(after_long_help = connection::HELP)]
+    Upload(upload::UploadArguments),
+    /// List, show and cancel the transfers on a server
+    #[command(after_long_help = connection::HELP)]
+    Transfers(transfers::TransfersArguments),
+    /// List the drives on a server
+    #[command(after_long_help = connection::HELP)]
+    Drives(drives::DrivesArguments),
+    /// Print the completions of a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of all commands into a directory
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
 }
 
 /// Not an error: the variable may be mistyped, or not be meant for this program.
@@ -96,32 +129,39 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // `eprintln` panics when nobody can read it.
             let _ = writeln!(std::io::stderr(), "longshore: {error:#}");
-            ExitCode::FAILURE
+            error.downcast_ref::<ClientError>().map_or(ExitCode::FAILURE, |error| error.exit_code().into())
         }
     }
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let listen = match &cli.command {
+    match cli.command {
+        // Clients of a server know nothing of its configuration.
+        Command::Download(arguments) => download::run(arguments),
+        Command::Drives(arguments) => drives::run(arguments),
+        Command::Transfers(arguments) => transfers::run(arguments),
+        Command::Upload(arguments) => upload::run(arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Completion { shell } => generate::completion(shell, Cli::command()),
+        Command::Man { dir } => generate::manual(&dir, Cli::command()),
+        command => run_here(cli.common, command),
+    }
+}
+
+/// Runs a command that is about an installation on this machine.
+fn run_here(common: Common, command: Command) -> anyhow::Result<ExitCode> {
+    let listen = match &command {
         Command::Serve { listen, .. } => *listen,
-        Command::Init { .. }
-        | Command::User(_)
-        | Command::Project(_)
-        | Command::Key(_)
-        | Command::Image(_)
-        | Command::Backup(_)
-        | Command::Database(_)
-        | Command::Recover(_)
-        | Command::Doctor => None,
+        _ => None,
     };
-    let flags = Overrides { data_dir: cli.common.data_dir, listen };
-    let config = Config::load(cli.common.config.as_deref(), std::env::vars_os(), flags)?;
-    if !matches!(cli.command, Command::Serve { .. }) {
+    let flags = Overrides { data_dir: common.data_dir, listen };
+    let config = Config::load(common.config.as_deref(), std::env::vars_os(), flags)?;
+    if !matches!(command, Command::Serve { .. }) {
         for name in &config.unknown_variables {
             let _ = writeln!(std::io::stderr(), "longshore: {UNKNOWN_VARIABLE}: {}", name.escape_debug());
         }
     }
-    match cli.command {
+    match command {
         Command::Serve { accept_loss, .. } => {
             let dropped = DroppedLines::default();
             log::start(&config, dropped.clone())?;
@@ -144,18 +184,36 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Database(command) => database::run(&config, command),
         Command::Recover(arguments) => recover::run(&config, arguments),
         Command::Doctor => Ok(doctor::run(&config)),
+        Command::Upload(_)
+        | Command::Transfers(_)
+        | Command::Download(_)
+        | Command::Drives(_)
+        | Command::Completion { .. }
+        | Command::Man { .. }
+        | Command::Verify(_) => {
+            anyhow::bail!("this command is about no installation")
+        }
     }
 }
 
-/// Runs a command on the database of an installation.
-fn with_meta(config: &Config, command: impl AsyncFnOnce(&Meta) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
-    app::require_installation(config)?;
+/// Runs a command of whoever runs the server on an installation.
+fn administer(
+    config: &Config,
+    command: impl AsyncFnOnce(&Administration) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
-        let meta = app::open_meta(config).await?;
-        let done = command(&meta).await;
-        meta.close().await;
+        let administration = Administration::open(config).await?;
+        let done = command(&administration).await;
+        administration.close().await;
         done.map(|()| ExitCode::SUCCESS)
     })
+}
+
+/// Adds what was not done to an error of the database; any other says that itself.
+fn undone(error: AccountError, what: impl FnOnce() -> String) -> anyhow::Error {
+    let is_of_database = matches!(error, AccountError::Database(_));
+    let error = anyhow::Error::from(error);
+    if is_of_database { error.context(what()) } else { error }
 }
 
 /// Builds the runtime for commands that do I/O.

@@ -4,14 +4,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
 use clap::Subcommand;
 
-use super::with_meta;
-use crate::auth::check_project_name;
+use super::{administer, undone};
+use crate::auth::{Accounts, Bounds};
 use crate::config::{Config, Size};
-use crate::domain::{ByteCount, Named, Project, Quota, TenantId};
-use crate::meta::Meta;
+use crate::domain::ByteCount;
 
 #[derive(Subcommand)]
 pub(super) enum ProjectCommand {
@@ -50,27 +48,22 @@ pub(super) enum ProjectCommand {
 }
 
 pub(super) fn run(config: &Config, command: ProjectCommand) -> anyhow::Result<ExitCode> {
-    with_meta(config, async |meta| execute(meta, config, command).await)
+    administer(config, async |administration| execute(&administration.accounts, command).await)
 }
 
-async fn execute(meta: &Meta, config: &Config, command: ProjectCommand) -> anyhow::Result<()> {
+async fn execute(accounts: &Accounts, command: ProjectCommand) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match command {
         ProjectCommand::Add { name, max_drives, max_bytes } => {
-            check_project_name(&name)?;
-            let default = config.default_quota();
-            let quota = Quota {
-                volumes: max_drives.or(default.volumes),
-                bytes: max_bytes.map(|size| size.0).or(default.bytes),
-                ..default
-            };
-            let id = meta.add_project(&name, quota).await.with_context(|| format!("{name} was not added"))?;
+            let bounds = Bounds { volumes: max_drives, bytes: max_bytes.map(|size| size.0) };
+            let id = accounts.add_project(&name, bounds).await;
+            let id = id.map_err(|error| undone(error, || format!("{name} was not added")))?;
             writeln!(out, "{}", id.plain())?;
         }
         ProjectCommand::List => {
             let limit = |limit: Option<u64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
             writeln!(out, "PROJECT\tID\tDRIVES\tMAX DRIVES\tBYTES\tMAX BYTES\tUSERS")?;
-            for row in meta.projects().await? {
+            for row in accounts.projects().await? {
                 writeln!(
                     out,
                     "{}\t{}\t{}\t{}\t{}\t{}\t{}",
@@ -85,30 +78,17 @@ async fn execute(meta: &Meta, config: &Config, command: ProjectCommand) -> anyho
             }
         }
         ProjectCommand::Remove { project } => {
-            let found = find(meta, &project).await?;
-            meta.remove_project(found.id).await.with_context(|| format!("{project} was not removed"))?;
+            let removed = accounts.remove_project(&project).await;
+            removed.map_err(|error| undone(error, || format!("{project} was not removed")))?;
         }
         ProjectCommand::Grant { user, project } => {
-            let found = find(meta, &project).await?;
-            meta.add_member(&user, found.id).await.with_context(|| format!("no change for {user}"))?;
+            let granted = accounts.grant(&user, &project).await;
+            granted.map_err(|error| undone(error, || format!("no change for {user}")))?;
         }
         ProjectCommand::Revoke { user, project } => {
-            let found = find(meta, &project).await?;
-            meta.remove_member(&user, found.id).await.with_context(|| format!("no change for {user}"))?;
+            let revoked = accounts.revoke(&user, &project).await;
+            revoked.map_err(|error| undone(error, || format!("no change for {user}")))?;
         }
     }
     Ok(())
-}
-
-/// Returns the project of this name, or else of this id.
-async fn find(meta: &Meta, text: &str) -> anyhow::Result<Project> {
-    if let Some(project) = meta.project(&Named::Name(text.to_owned())).await? {
-        return Ok(project);
-    }
-    if let Some(id) = TenantId::from_plain(text)
-        && let Some(project) = meta.project(&Named::Id(id)).await?
-    {
-        return Ok(project);
-    }
-    bail!("there is no project {text}")
 }

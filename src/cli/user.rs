@@ -4,15 +4,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Subcommand;
 
-use super::with_meta;
+use super::{administer, undone};
 use crate::app;
-use crate::auth::{Passwords, check_user_name, random_password};
+use crate::auth::{Accounts, Bounds, NewPassword, NewUser};
 use crate::config::{Config, Size};
-use crate::domain::{Clock, Quota, SystemClock};
-use crate::meta::Meta;
 
 #[derive(Subcommand)]
 pub(super) enum UserCommand {
@@ -48,38 +45,25 @@ pub(super) enum UserCommand {
 }
 
 pub(super) fn run(config: &Config, command: UserCommand) -> anyhow::Result<ExitCode> {
-    with_meta(config, async |meta| execute(meta, config, command).await)
+    administer(config, async |administration| execute(&administration.accounts, config, command).await)
 }
 
-async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::Result<()> {
+async fn execute(accounts: &Accounts, config: &Config, command: UserCommand) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match command {
         UserCommand::Add { name, tenant, max_drives, max_bytes, admin } => {
-            check_user_name(&name)?;
-            // An existing tenant keeps its quota unless this call names one.
-            let sets_quota = tenant.is_none() || max_drives.is_some() || max_bytes.is_some();
-            let default = config.default_quota();
-            let quota = Quota {
-                volumes: max_drives.or(default.volumes),
-                bytes: max_bytes.map(|size| size.0).or(default.bytes),
-                ..default
-            };
-            let password = random_password();
-            let hash = Passwords::default().hash(password.clone()).await?;
-            let tenant = tenant.unwrap_or_else(|| name.clone());
-            let (quota, now) = (sets_quota.then_some(quota), SystemClock.now());
-            let added = if admin {
-                meta.add_administrator(&name, &hash, &tenant, quota, now).await.map(drop)
-            } else {
-                meta.add_user(&name, &hash, &tenant, quota, now).await.map(drop)
-            };
-            added.with_context(|| format!("the user {name} was not added"))?;
-            writeln!(out, "{name}:{}", *password)?;
+            let bounds = Bounds { volumes: max_drives, bytes: max_bytes.map(|size| size.0) };
+            let user = NewUser { name, tenant, bounds, is_admin: admin };
+            let name = user.name.clone();
+            let user = accounts.prepare_user(user).await?;
+            let added = accounts.add_user(&user).await;
+            added.map_err(|error| undone(error, || format!("the user {name} was not added")))?;
+            writeln!(out, "{name}:{}", **user.password())?;
         }
         UserCommand::List => {
             let limit = |limit: Option<u64>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
             writeln!(out, "USER\tTENANT\tDRIVES\tMAX DRIVES\tBYTES\tMAX BYTES\tROLE")?;
-            for user in meta.users().await? {
+            for user in accounts.users().await? {
                 writeln!(
                     out,
                     "{}\t{}\t{}\t{}\t{}\t{}\t{}",
@@ -94,14 +78,14 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
             }
         }
         UserCommand::Passwd { name } => {
-            let password = random_password();
-            let hash = Passwords::default().hash(password.clone()).await?;
-            let keys = meta.set_password(&name, &hash).await.with_context(|| format!("no change for {name}"))?;
-            if keys > 0 {
+            let renewed = accounts.renew_password(&name).await;
+            let NewPassword { password, ended_keys } =
+                renewed.map_err(|error| undone(error, || format!("no change for {name}")))?;
+            if ended_keys > 0 {
                 // Print the new password all the same.
                 let _ = writeln!(
                     std::io::stderr(),
-                    "{keys} access keys of {name} ended with the old password; `longshore key add` makes new ones"
+                    "{ended_keys} access keys of {name} ended with the old password; `longshore key add` makes new ones"
                 );
             }
             // The printed curl lines read the password from this file.
@@ -112,7 +96,8 @@ async fn execute(meta: &Meta, config: &Config, command: UserCommand) -> anyhow::
             writeln!(out, "{name}:{}", *password)?;
         }
         UserCommand::Remove { name } => {
-            meta.remove_user(&name).await.with_context(|| format!("{name} was not removed"))?;
+            let removed = accounts.remove_user(&name).await;
+            removed.map_err(|error| undone(error, || format!("{name} was not removed")))?;
         }
     }
     Ok(())

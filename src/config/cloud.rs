@@ -12,7 +12,7 @@ use crate::remote::ServiceUrl;
 /// Settings for HPC-AI's API. None of them changes where bytes are kept.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct HpcAi {
+pub(crate) struct HpcAi {
     /// The issuer that access tokens name. Changed: older tokens are refused.
     pub issuer: String,
     /// The audience that access tokens name. Changed: the same.
@@ -38,12 +38,12 @@ impl Default for HpcAi {
 }
 
 /// The id of the region if none is configured.
-pub const DEFAULT_REGION: &str = "6f7c1a52-3b0d-4e7f-9c15-8a2d40e6b913";
+pub(crate) const DEFAULT_REGION: &str = "6f7c1a52-3b0d-4e7f-9c15-8a2d40e6b913";
 
 /// Settings for block storage. None of them changes where bytes are kept: clients ask for them and are shown them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Block {
+pub(crate) struct Block {
     /// The availability zones, the default one first.
     pub zones: Vec<String>,
     /// The names of the types of volumes.
@@ -65,7 +65,7 @@ impl Default for Block {
 /// An identity service (Keystone) that issues the tokens of block storage; absent, this server does.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct KeystoneSettings {
+pub(crate) struct KeystoneSettings {
     /// Its URL, without the version, as in `http://identity.example.com:5000`.
     #[serde(deserialize_with = "text")]
     pub url: ServiceUrl,
@@ -95,7 +95,7 @@ impl KeystoneSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that a storage does or does not")]
-pub struct Backups {
+pub(crate) struct Backups {
     /// The kind of storage.
     pub storage: BackupStorage,
     /// The directory; `backups` in the data directory when absent. Elsewhere, they outlive the disk of the drives.
@@ -151,7 +151,7 @@ impl Default for Backups {
 /// The kind of storage of backups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum BackupStorage {
+pub(crate) enum BackupStorage {
     /// A directory.
     Directory,
     /// A bucket of S3, or of a storage that speaks its protocol.
@@ -161,7 +161,7 @@ pub enum BackupStorage {
 /// Settings for logins.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Auth {
+pub(crate) struct Auth {
     /// Seconds after its last use for which a verified password is remembered, so that its cost is paid once. A changed
     /// password is refused at once all the same. Raised: more memory for many users.
     pub remember_seconds: u32,

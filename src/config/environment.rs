@@ -10,8 +10,8 @@ use super::Config;
 /// The prefix of this program's variables.
 const PREFIX: &str = "LONGSHORE_";
 
-/// The variable that the command line reads.
-const CONFIG: &str = "config";
+/// Variables that are no settings: the command line reads them, and the commands that are a server's clients.
+const ELSEWHERE: &[&str] = &["config", "url", "user", "password", "token"];
 
 /// Puts every `LONGSHORE_SECTION__KEY` over the table. A value that reads as a number or a truth value is one.
 ///
@@ -22,7 +22,7 @@ pub(super) fn overlay(table: &mut Table, environment: impl IntoIterator<Item = (
     for (name, value) in environment {
         let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
         let Some(key) = name.strip_prefix(PREFIX).map(str::to_ascii_lowercase) else { continue };
-        if key == CONFIG {
+        if ELSEWHERE.contains(&key.as_str()) {
             continue;
         }
         let value = value
@@ -85,6 +85,10 @@ mod tests {
                 ("LONGSHORE_IO__DEPHT", "3"),
                 ("LONGSHORE_DIRECT__TLS__CERTIFCATE", "x"),
                 ("LONGSHORE_CONFIG", "x"),
+                ("LONGSHORE_URL", "http://127.0.0.1:8700"),
+                ("LONGSHORE_USER", "alice"),
+                ("LONGSHORE_PASSWORD", "sesame"),
+                ("LONGSHORE_TOKEN", "x"),
                 ("LONGSHORE_IO__DEPTH", "3"),
                 ("OTHER_IO__DEPTH", "5"),
             ],

@@ -10,7 +10,7 @@ use super::{Config, ConfigError};
 /// One of the two endpoints.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Its own address; `listen` when absent.
     pub listen: Option<SocketAddr>,
     /// The URL that clients reach it by, without a trailing slash. Absent: redirects are relative, and absolute URLs
@@ -22,7 +22,7 @@ pub struct Endpoint {
 
 /// The certificate of one endpoint.
 #[derive(Clone, Debug, Default)]
-pub enum EndpointTls {
+pub(crate) enum EndpointTls {
     /// The certificate of `tls`.
     #[default]
     Common,
@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for EndpointTls {
 /// The certificate chain and key, as PEM files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct TlsFiles {
+pub(crate) struct TlsFiles {
     /// The chain, leaf first. Read again on SIGHUP.
     pub certificate: Option<PathBuf>,
     /// The private key. Read again on SIGHUP.
@@ -56,14 +56,14 @@ pub struct TlsFiles {
 
 impl TlsFiles {
     /// Returns certificate and key, if both are set.
-    pub fn pair(&self) -> Option<(&Path, &Path)> {
+    pub(crate) fn pair(&self) -> Option<(&Path, &Path)> {
         self.certificate.as_deref().zip(self.key.as_deref())
     }
 }
 
 impl Config {
     /// Returns the files of an endpoint that has TLS.
-    pub fn tls_of<'a>(&'a self, endpoint: &'a Endpoint) -> Option<(&'a Path, &'a Path)> {
+    pub(crate) fn tls_of<'a>(&'a self, endpoint: &'a Endpoint) -> Option<(&'a Path, &'a Path)> {
         match &endpoint.tls {
             EndpointTls::Common => self.tls.pair(),
             EndpointTls::Off => None,
@@ -72,7 +72,7 @@ impl Config {
     }
 
     /// Whether each endpoint has a listener of its own. Two that ask the system for a port get two.
-    pub fn is_split(&self) -> bool {
+    pub(crate) fn is_split(&self) -> bool {
         let addresses = [&self.direct, &self.control].map(|endpoint| endpoint.listen.unwrap_or(self.listen));
         let has_own = self.direct.listen.is_some() || self.control.listen.is_some();
         has_own && (addresses[0] != addresses[1] || addresses[0].port() == 0)

@@ -1,6 +1,6 @@
 //! Values of settings as people write them, each a type of its own once it is read.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::domain::ByteCount;
 
 /// A byte count as people write it: a number of bytes, or a number with `KiB`, `MiB`, `GiB` or `TiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub ByteCount);
+pub(crate) struct Size(pub ByteCount);
 
 impl Size {
     fn parse(text: &str) -> Option<ByteCount> {
@@ -54,13 +54,42 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+/// The origin of a site, as browsers name it: `https://portal.example.com`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin(String);
+
+impl FromStr for Origin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let wrong = "not an origin; write a scheme, a host and, if it is not the usual one, a port";
+        let (scheme, authority) = text.split_once("://").ok_or(wrong)?;
+        let usual = match scheme {
+            "http" => 80,
+            "https" => 443,
+            _ => return Err(wrong),
+        };
+        let host = authority.parse::<http::uri::Authority>().map_err(|_| wrong)?;
+        let port = host.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+        // A browser leaves the usual port out.
+        let is_whole = authority == format!("{}{port}", host.host()) && host.port_u16() != Some(usual);
+        if is_whole { Ok(Self(text.to_owned())) } else { Err(wrong) }
+    }
+}
+
+impl Display for Origin {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Which lines are logged, in the syntax of `tracing-subscriber`: `info`, `longshore=debug`.
 #[derive(Clone, Debug)]
-pub struct LogFilter(String);
+pub(crate) struct LogFilter(String);
 
 impl LogFilter {
     /// The filter itself, which cannot be cloned.
-    pub fn build(&self) -> EnvFilter {
+    pub(crate) fn build(&self) -> EnvFilter {
         EnvFilter::new(&self.0)
     }
 }

@@ -8,7 +8,7 @@ use crate::metrics::{Direction, DirectionLabel, Ending, Metrics};
 use crate::transfer::{Progress, Running};
 
 /// A transfer that is booked when this is dropped.
-pub struct Account {
+pub(crate) struct Account {
     metrics: Arc<Metrics>,
     running: Running,
     direction: Direction,
@@ -22,7 +22,7 @@ pub struct Account {
 
 impl Account {
     /// Opens the account of a transfer that has just begun.
-    pub fn open(metrics: &Arc<Metrics>, running: Running, direction: Direction, volume: VolumeId) -> Self {
+    pub(crate) fn open(metrics: &Arc<Metrics>, running: Running, direction: Direction, volume: VolumeId) -> Self {
         metrics.transfers_running.get_or_create(&DirectionLabel { direction }).inc();
         let span = tracing::Span::current();
         let complete = AtomicBool::new(false);
@@ -31,18 +31,18 @@ impl Account {
 
     /// The transfer is complete exactly when it has moved this many bytes, whole messages included.
     #[must_use]
-    pub fn whole_at(mut self, bytes: u64) -> Self {
+    pub(crate) fn whole_at(mut self, bytes: u64) -> Self {
         self.whole = Some(bytes);
         self
     }
 
     /// The transfer is complete, unless the bytes that were moved decide.
-    pub fn complete(&self) {
+    pub(crate) fn complete(&self) {
         self.complete.store(true, Ordering::Relaxed);
     }
 
     /// The transfer.
-    pub fn progress(&self) -> &Arc<Progress> {
+    pub(crate) fn progress(&self) -> &Arc<Progress> {
         &self.running.progress
     }
 }

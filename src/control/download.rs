@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::Control;
+use super::Parts;
+use super::bells::Bells;
+use super::sessions::Sessions;
 use super::turns::Turn;
-use super::volumes::{MISSING, check_readable};
+use super::volumes::{MISSING, Volumes, check_readable};
+use crate::auth::Tickets;
 use crate::domain::{
     ContentId, Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, Ticket, UnixTime, Verb, Volume,
     VolumeRef,
 };
 use crate::meta::{Batch, JobKind, NewJob};
-use crate::store::{Image, OpenTree, StoreError, TreeReadError};
+use crate::store::{Image, OpenTree, StoreError, TreeReadError, TreeStore};
 use crate::transfer::{Packing, Progress, Wanted};
 
 /// A volume that may be sent.
-pub enum Opened {
+pub(crate) enum Opened {
     /// A drive.
     Drive {
         /// What we know of it.
@@ -31,8 +34,8 @@ pub enum Opened {
 }
 
 /// A tree that may be packed, and the turn to do it.
-pub struct Packable {
-    control: Arc<Control>,
+pub(crate) struct Packable {
+    volumes: Arc<Volumes>,
     volume: Box<Volume>,
     tree: Box<dyn OpenTree>,
     turn: Turn,
@@ -41,13 +44,13 @@ pub struct Packable {
 
 impl Packable {
     /// Starts to pack it.
-    pub fn pack(self, encoding: Encoding, progress: Arc<Progress>) -> Packing {
+    pub(crate) fn pack(self, encoding: Encoding, progress: Arc<Progress>) -> Packing {
         progress.hold(self.wanted);
         progress.watch_removal(self.tree.removal());
-        let Self { control, volume, tree, turn, .. } = self;
+        let Self { volumes, volume, tree, turn, .. } = self;
         let runtime = Handle::current();
         let damaged = move |why: String| {
-            if let Err(fault) = runtime.block_on(control.volumes.mark_spoiled(&volume, &why)) {
+            if let Err(fault) = runtime.block_on(volumes.mark_spoiled(&volume, &why)) {
                 tracing::error!(drive = %volume.id, why, cause = ?fault, "a damaged volume cannot be marked");
             }
         };
@@ -55,17 +58,34 @@ impl Packable {
     }
 }
 
-impl Control {
+/// Downloads, by tickets.
+pub(super) struct Downloads {
+    volumes: Arc<Volumes>,
+    sessions: Arc<Sessions>,
+    trees: Arc<dyn TreeStore>,
+    tickets: Arc<Tickets>,
+    /// How long a ticket can be started.
+    ticket_seconds: u32,
+    bells: Bells,
+}
+
+impl Downloads {
+    /// Over these parts.
+    pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, sessions: Arc<Sessions>, bells: Bells) -> Self {
+        let (trees, tickets) = (parts.trees.clone(), parts.tickets.clone());
+        Self { volumes, sessions, trees, tickets, ticket_seconds: parts.settings.ticket_seconds, bells }
+    }
+
     /// A new ticket to download the caller's volume.
     pub(super) async fn open_ticket(&self, principal: &Principal, volume: &VolumeRef) -> Result<Outcome, Fault> {
-        let volume = self.look_up(principal.tenant, volume).await?;
+        let volume = self.volumes.look_up(principal.tenant, volume).await?;
         check_readable(&volume)?;
         if volume.is_tree() {
             check_filled(&volume)?;
         }
-        let expires = self.parts.clock.now().plus_seconds(self.parts.settings.ticket_seconds);
+        let expires = self.volumes.clock.now().plus_seconds(self.ticket_seconds);
         // Users of an identity service elsewhere are not kept here.
-        let user = self.parts.meta.user_with_id(principal.user_id).await?;
+        let user = self.volumes.meta.user_with_id(principal.user_id).await?;
         let ticket = Ticket {
             verb: Verb::Download,
             volume: volume.id,
@@ -73,15 +93,15 @@ impl Control {
             user: user.as_ref().map(|user| user.id),
             expires,
         };
-        Ok(Outcome::Download { id: volume.id, token: self.parts.tickets.issue(&ticket, user.as_ref()) })
+        Ok(Outcome::Download { id: volume.id, token: self.tickets.issue(&ticket, user.as_ref()) })
     }
 
     /// Whether a good ticket is still that of somebody who may have it.
     async fn check_bearer(&self, ticket: &Ticket, text: &str) -> Result<(), Fault> {
         let Some(id) = ticket.user else { return Ok(()) };
-        let user = self.parts.meta.user_with_id(id).await?.filter(|user| self.parts.tickets.is_of(text, user));
+        let user = self.volumes.meta.user_with_id(id).await?.filter(|user| self.tickets.is_of(text, user));
         if let Some(user) = user
-            && self.parts.meta.project_of(&user.name, &Named::Id(ticket.tenant)).await?.is_some()
+            && self.volumes.meta.project_of(&user.name, &Named::Id(ticket.tenant)).await?.is_some()
         {
             return Ok(());
         }
@@ -89,13 +109,13 @@ impl Control {
     }
 
     /// Opens the volume that a ticket is for.
-    pub async fn open_download(self: &Arc<Self>, plan: &SendPlan) -> Result<Opened, Fault> {
-        let ticket = self.parts.tickets.verify(plan.token.reveal(), self.parts.clock.now())?;
+    pub(super) async fn open(&self, plan: &SendPlan) -> Result<Opened, Fault> {
+        let ticket = self.tickets.verify(plan.token.reveal(), self.volumes.clock.now())?;
         if ticket.verb != Verb::Download || ticket.volume != plan.id {
             return Err(Fault::new(FaultKind::TicketRefused, "this download link is for another volume"));
         }
         self.check_bearer(&ticket, plan.token.reveal()).await?;
-        let volume = self.parts.meta.volume(ticket.tenant, ticket.volume).await?;
+        let volume = self.volumes.meta.volume(ticket.tenant, ticket.volume).await?;
         let volume = volume.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume does not exist any more"))?;
         check_readable(&volume)?;
         if volume.is_tree() {
@@ -111,30 +131,30 @@ impl Control {
             Err(error) => return Err(error.into()),
         };
         let mut checked = None;
-        if plan.wants_sha256 {
-            checked = self.parts.meta.last_checked(volume.id, volume.generation).await?;
+        if !plan.wanted.is_empty() {
+            checked = self.volumes.meta.last_checked(volume.id, volume.generation).await?;
             // Also when it is known: whoever wants the digest wants to know what the disk has now. A volume has one
             // such job at most. Nobody is told of it, so that it need not outlive a power cut.
-            let seal = NewJob::new(JobKind::Seal, volume.id, self.parts.clock.now());
-            self.parts.meta.apply(Batch { enqueue: vec![seal], is_provisional: true, ..Batch::default() }).await?;
+            let seal = NewJob::new(JobKind::Seal, volume.id, self.volumes.clock.now());
+            self.volumes.meta.apply(Batch { enqueue: vec![seal], is_provisional: true, ..Batch::default() }).await?;
             self.bells.wake();
         }
         Ok(Opened::Drive { drive: volume, image, checked })
     }
 
-    async fn open_tree(self: &Arc<Self>, tree: Volume) -> Result<Opened, Fault> {
+    async fn open_tree(&self, tree: Volume) -> Result<Opened, Fault> {
         let content = check_filled(&tree)?;
         let turn = self.sessions.turn(tree.tenant).await?;
-        let trees = self.parts.trees.clone();
-        let opened = self.parts.tracker.spawn_blocking(move || trees.open(content)).await.map_err(Fault::internal)?;
+        let trees = self.trees.clone();
+        let opened = self.volumes.tracker.spawn_blocking(move || trees.open(content)).await.map_err(Fault::internal)?;
         match opened {
             Ok(opened) => {
-                let (control, wanted) = (self.clone(), self.sessions.turns.wanted());
-                let packable = Packable { control, volume: Box::new(tree.clone()), tree: opened, turn, wanted };
+                let (volumes, wanted) = (self.volumes.clone(), self.sessions.turns.wanted());
+                let packable = Packable { volumes, volume: Box::new(tree.clone()), tree: opened, turn, wanted };
                 Ok(Opened::Tree(tree, packable))
             }
             Err(TreeReadError::Missing) => {
-                let now = self.parts.meta.volume(tree.tenant, tree.id).await?;
+                let now = self.volumes.meta.volume(tree.tenant, tree.id).await?;
                 if now.is_none_or(|now| now.content != tree.content) {
                     return Err(Fault::new(FaultKind::Conflict, "the volume was changed meanwhile; try again"));
                 }

@@ -10,14 +10,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::sessions::Sessions;
-use crate::domain::{ContentId, Encoding, Fault, Upload};
+use crate::domain::{Encoding, Fault, Upload};
 use crate::remote::{Location, Remote, RemoteError, RemoteFile, Repository};
 use crate::transfer::{Broken, ChunkSource, Chunks, Progress, Shape};
 
 /// For how long a source waits for its turn: as long as one may take by default.
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
 
-/// Pieces of a tree that wait to be unpacked.
+/// Chunks of a tree that wait to be unpacked.
 const AHEAD: usize = 4;
 
 impl Sessions {
@@ -34,7 +34,7 @@ impl Sessions {
 
     async fn fetch(self: &Arc<Self>, part: &Upload) -> Result<(), Fault> {
         let tree = self.volumes.meta.volume_any(part.volume).await?;
-        let tree = tree.ok_or_else(|| super::trees::no_such_tree(&part.name))?;
+        let tree = tree.ok_or_else(|| super::no_such_tree(&part.name))?;
         let _turn = self.fetches.take(tree.tenant, LONGEST_WAIT).await?;
         let remote = self.remote.at_most(tree.size.get());
         match Location::parse(&part.source)? {
@@ -47,7 +47,7 @@ impl Sessions {
             Location::Git(repository) => {
                 let shape = Shape::Archive(Encoding::Plain);
                 let admitted = self.attempt((*part).clone(), shape, Progress::fetching).await?;
-                let tree = self.clone_tree(remote, repository, part.content);
+                let tree = self.clone_tree(remote, repository);
                 Box::pin(admitted.receive(&mut ChunkSource::from(tree))).await?;
             }
         }
@@ -70,16 +70,22 @@ impl Sessions {
         }
     }
 
-    fn clone_tree(&self, remote: Remote, repository: Repository, content: ContentId) -> GitChunks {
-        let (sender, pieces) = mpsc::channel(AHEAD);
+    fn clone_tree(&self, remote: Remote, repository: Repository) -> GitChunks {
+        let (sender, chunks) = mpsc::channel(AHEAD);
         let is_wanted = Arc::new(AtomicBool::new(true));
-        let (trees, wanted) = (self.volumes.trees.clone(), is_wanted.clone());
+        let (scratch, trees, wanted) = (self.scratch.clone(), self.trees.clone(), is_wanted.clone());
         let work = move || {
-            let scratch = trees.scratch(content).map_err(RemoteError::Scratch)?;
-            let stop = || !wanted.load(Ordering::Relaxed);
-            remote.git_as_tar(&repository, scratch.path(), Pieces(sender), &stop)
+            // The scratch directory is on the disk of the trees.
+            let go_on = || {
+                if !wanted.load(Ordering::Relaxed) {
+                    return Err(RemoteError::Stopped);
+                }
+                trees.space().admit_write().map_err(RemoteError::Scratch)
+            };
+            let scratch = scratch.begin().map_err(RemoteError::Scratch)?;
+            remote.git_as_tar(&repository, scratch.path(), ChunkWriter(sender), &go_on)
         };
-        GitChunks { pieces, work: Some(self.volumes.tracker.spawn_blocking(work)), is_wanted }
+        GitChunks { chunks, work: Some(self.volumes.tracker.spawn_blocking(work)), is_wanted }
     }
 }
 
@@ -91,14 +97,14 @@ impl Chunks for RemoteFile {
 
 /// A tree that comes from a thread that fetches it. Dropped, it ends that thread soon.
 struct GitChunks {
-    pieces: mpsc::Receiver<Bytes>,
+    chunks: mpsc::Receiver<Bytes>,
     work: Option<JoinHandle<Result<(), RemoteError>>>,
     is_wanted: Arc<AtomicBool>,
 }
 
 impl Chunks for GitChunks {
     async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        if let Some(chunk) = self.pieces.recv().await {
+        if let Some(chunk) = self.chunks.recv().await {
             return Ok(Some(chunk));
         }
         if let Some(work) = &mut self.work {
@@ -117,15 +123,15 @@ impl Drop for GitChunks {
 }
 
 /// Gives what is written to whoever unpacks it.
-struct Pieces(mpsc::Sender<Bytes>);
+struct ChunkWriter(mpsc::Sender<Bytes>);
 
-impl Write for Pieces {
+impl Write for ChunkWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         /// More at once would be more memory.
         const MOST: usize = 256 << 10;
         let taken = bytes.len().min(MOST);
-        let piece = Bytes::copy_from_slice(&bytes[..taken]);
-        self.0.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        let chunk = Bytes::copy_from_slice(&bytes[..taken]);
+        self.0.blocking_send(chunk).map_err(|_| io::ErrorKind::BrokenPipe)?;
         Ok(taken)
     }
 

@@ -4,19 +4,20 @@
 //! is one transaction fenced by its lease (I7).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::bells::{ATTEMPTS, Bells};
 use super::block::Backups;
-use super::busy;
 use super::race::{Race, unless_lost};
 use super::supervise::{Supervisor, caught};
 use super::volumes::{MISSING, Volumes, WRONG_SIZE, spoil};
-use crate::domain::{ByteCount, ContentId, Fault, JobId, Volume, VolumeEvent, VolumeId, VolumeState};
+use super::{Parts, busy};
+use crate::domain::{ByteCount, ContentId, Digests, Fault, JobId, Volume, VolumeEvent, VolumeId, VolumeState};
 use crate::meta::{Batch, Job, JobKind, Lane, MetaError};
-use crate::metrics::Ending;
+use crate::metrics::{Ending, Metrics};
 use crate::store::StoreError;
 
 /// How long a claim holds when its worker says nothing. The data directory has one process, whose start frees all
@@ -29,23 +30,31 @@ const RETRY_SECONDS: u32 = 10;
 /// Looks for jobs even when nobody rang, for those that wait for their next attempt.
 const POLL: Duration = Duration::from_secs(5);
 
-/// What takes longer is answered before it has ended.
-const PROMPT: Duration = Duration::from_secs(2);
-
 /// The workers.
 pub(super) struct Jobs {
     pub(super) volumes: Arc<Volumes>,
+    metrics: Arc<Metrics>,
     backups: Arc<Backups>,
     bells: Bells,
     supervisor: Supervisor,
     /// Names this process in the leases of its jobs.
     owner: JobId,
+    /// Whether the worker that looked last could look for jobs.
+    can_claim: AtomicBool,
 }
 
 impl Jobs {
     /// Nothing is worked on before [`Jobs::start`].
-    pub(super) fn new(volumes: Arc<Volumes>, backups: Arc<Backups>, bells: Bells, supervisor: Supervisor) -> Arc<Self> {
-        Arc::new(Self { volumes, backups, bells, supervisor, owner: JobId::random() })
+    pub(super) fn new(
+        parts: &Parts,
+        volumes: Arc<Volumes>,
+        backups: Arc<Backups>,
+        bells: Bells,
+        supervisor: Supervisor,
+    ) -> Arc<Self> {
+        let (metrics, owner) = (parts.metrics.clone(), JobId::random());
+        let can_claim = AtomicBool::new(true);
+        Arc::new(Self { volumes, metrics, backups, bells, supervisor, owner, can_claim })
     }
 
     /// Starts the workers; they end when `stop` is cancelled. A job that is cut short is begun again at the next start.
@@ -70,17 +79,26 @@ impl Jobs {
             tokio::pin!(rung);
             // Before the look, so that a ring between look and wait is heard.
             rung.as_mut().enable();
-            match self.volumes.meta.claim(&self.owner.to_string(), self.volumes.clock.now(), LEASE_SECONDS, lane).await
-            {
+            let owner = self.owner.to_string();
+            let claimed = self.volumes.meta.claim(&owner, self.volumes.clock.now(), LEASE_SECONDS, lane).await;
+            self.tell_claim(&claimed);
+            match claimed {
                 Ok(Some(job)) => self.run(job).await,
                 Ok(None) => {
                     let _ = tokio::time::timeout(POLL, rung).await;
                 }
-                Err(error) => {
-                    tracing::error!(cause = ?error, "cannot claim jobs");
-                    tokio::time::sleep(POLL).await;
-                }
+                Err(_) => tokio::time::sleep(POLL).await,
             }
+        }
+    }
+
+    /// Logs that jobs cannot be claimed any more, or can again: there are many workers, which all meet the same.
+    fn tell_claim(&self, claimed: &Result<Option<Job>, MetaError>) {
+        let could = self.can_claim.swap(claimed.is_ok(), Ordering::AcqRel);
+        match claimed {
+            Ok(_) if !could => tracing::info!("jobs are claimed again"),
+            Err(error) if could => tracing::error!(cause = ?error, "cannot claim jobs; it is tried again"),
+            _ => {}
         }
     }
 
@@ -106,7 +124,7 @@ impl Jobs {
             () = self.keep_lease(&job) => return,
         };
         let ending = if result.is_ok() { Ending::Complete } else { Ending::Failed };
-        self.volumes.metrics.job_ended(kind, ending);
+        self.metrics.job_ended(kind, ending);
         self.bells.ended.notify_waiters();
         let Err(fault) = result else { return tracing::info!(kind, volume = %job.volume, "job done") };
         loop {
@@ -123,24 +141,6 @@ impl Jobs {
             // While this cannot be written down, no other job could be claimed either.
             tokio::time::sleep(POLL).await;
         }
-    }
-
-    /// Waits until a volume has been resized, for as long as that takes where no other job is in the way: who asks for
-    /// the next thing at once finds it at rest. Later, its state says that it is being resized.
-    pub(super) async fn await_resize(&self, id: VolumeId) {
-        let resized = async {
-            loop {
-                let ended = self.bells.ended.notified();
-                tokio::pin!(ended);
-                // Before the look, as for the workers.
-                ended.as_mut().enable();
-                match self.volumes.meta.volume_any(id).await {
-                    Ok(Some(volume)) if volume.state == VolumeState::Resizing => ended.await,
-                    _ => return,
-                }
-            }
-        };
-        let _ = tokio::time::timeout(PROMPT, resized).await;
     }
 
     /// Renews the lease until it is lost.
@@ -180,7 +180,8 @@ impl Jobs {
             self.volumes.mark_read(source, content, why).await?;
         }
         self.finish(job, &[job.volume], |volume| {
-            volume.generation += 1;
+            // A copy has the digests of its source from the start.
+            volume.renew(volume.digests);
             match failure {
                 Some(why) => spoil(volume, why),
                 None => volume.step(VolumeEvent::Completed).map_err(busy),
@@ -224,8 +225,7 @@ impl Jobs {
                 }
             };
             if volume.size != size {
-                volume.generation += 1;
-                volume.sha256 = None;
+                volume.renew(Digests::NONE);
             }
             volume.size = size;
             volume.charged = size;

@@ -10,64 +10,80 @@
 mod account;
 mod bells;
 mod block;
-mod commands;
-mod contents;
+mod creation;
 mod download;
+mod drives;
 mod fetch;
+mod growth;
 mod jobs;
+mod listing;
+mod operator;
 mod race;
+mod receipts;
+mod removal;
 mod scrub;
 mod seal;
 mod sessions;
 mod supervise;
 mod sweep;
-mod trees;
+mod transfers;
 mod turns;
 mod undo;
 mod unpack;
 mod upload;
 mod volumes;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::archive::Archive;
-use crate::auth::Tickets;
+use crate::auth::{Receipts, Tickets};
 use crate::domain::{
-    ByteCount, Catalogue, Clock, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Principal, Reason, ReceivePlan,
-    TenantId, UnixTime, UnpackPlan, Volume, VolumeId, VolumeKind, VolumeRef, VolumeState,
+    ByteCount, Catalogue, Clock, Command, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Outcome, PartPlan,
+    Principal, PublicKey, Reason, ReceivePlan, Secret, SendPlan, TransferAction, TransferId, UnixTime, UnpackPlan,
+    Volume, VolumeId, VolumeState,
 };
 use crate::io::Pool;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
-use crate::remote::{ImageService, Remote};
+use crate::remote::{ImageService, Remote, ScratchSpace};
 use crate::store::{BlockStore, Ledger, TreeStore};
 use crate::transfer::Transfers;
 use crate::tree::Policy;
 
 use bells::Bells;
-use block::Backups;
+use block::{Attachments, Backups, Block, Copies};
+use creation::Creations;
+use download::Downloads;
+use drives::Drives;
 use jobs::Jobs;
+use listing::Lists;
+use receipts::Receipting;
+use removal::Removals;
+use scrub::Scrubs;
 use sessions::Sessions;
 use sweep::Sweeper;
+use transfers::Assemblies;
 use upload::Uploads;
 use volumes::Volumes;
 
-pub use account::Account;
-pub use block::BlockSettings;
-pub use commands::LIST_PART;
-pub use download::{Opened, Packable};
-pub use scrub::ScrubSettings;
-pub use supervise::Supervisor;
-pub use unpack::AdmittedTree;
-pub use upload::Admitted;
+pub(crate) use account::Account;
+pub(crate) use block::BlockSettings;
+pub(crate) use download::{Opened, Packable};
+pub(crate) use listing::LIST_PART;
+pub(crate) use operator::{Audience, Operator};
+pub(crate) use scrub::ScrubSettings;
+pub(crate) use supervise::Supervisor;
+pub(crate) use transfers::{AdmittedPart, TransferSettings};
+pub(crate) use unpack::AdmittedTree;
+pub(crate) use upload::Admitted;
 
 /// What the use cases work with.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The database.
     pub meta: Meta,
     /// Where the bytes of drives are.
@@ -76,10 +92,14 @@ pub struct Parts {
     pub trees: Arc<dyn TreeStore>,
     /// What is elsewhere.
     pub remote: Remote,
+    /// Where fetches have what they need while they run.
+    pub scratch: ScratchSpace,
     /// Memory for transfers.
     pub pool: Pool,
     /// Makes and checks download tickets.
-    pub tickets: Tickets,
+    pub tickets: Arc<Tickets>,
+    /// Signs receipts.
+    pub receipts: Arc<Receipts>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// The running transfers.
@@ -106,7 +126,7 @@ pub struct Parts {
 
 /// How the use cases go about their work.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Sizes that are taken.
     pub limits: Limits,
     /// Writes in flight for one upload.
@@ -123,11 +143,13 @@ pub struct Settings {
     pub scrub: Option<ScrubSettings>,
     /// About trees.
     pub trees: TreeSettings,
+    /// About transfers.
+    pub transfers: TransferSettings,
 }
 
 /// Settings for tree volumes.
 #[derive(Clone, Copy, Debug)]
-pub struct TreeSettings {
+pub(crate) struct TreeSettings {
     /// The size of a tree for which none is asked.
     pub default_size: ByteCount,
     /// Nothing larger is made.
@@ -153,48 +175,56 @@ pub struct TreeSettings {
 }
 
 /// The use cases.
-pub struct Control {
+pub(crate) struct Control {
     parts: Parts,
     volumes: Arc<Volumes>,
-    backups: Arc<Backups>,
     jobs: Arc<Jobs>,
-    bells: Bells,
     supervisor: Supervisor,
     draining: Arc<AtomicBool>,
+    lists: Lists,
+    creations: Arc<Creations>,
+    copies: Copies,
+    drives: Arc<Drives>,
+    block: Block,
+    removals: Removals,
     uploads: Arc<Uploads>,
+    downloads: Downloads,
+    receipts: Receipting,
     sessions: Arc<Sessions>,
+    assemblies: Arc<Assemblies>,
     sweeper: Arc<Sweeper>,
+    scrubs: Scrubs,
 }
 
 impl Control {
     /// The use cases over these parts.
-    pub fn new(parts: Parts) -> Arc<Self> {
-        let volumes = Arc::new(Volumes {
-            meta: parts.meta.clone(),
-            store: parts.store.clone(),
-            trees: parts.trees.clone(),
-            clock: parts.clock.clone(),
-            metrics: parts.metrics.clone(),
-            tracker: parts.tracker.clone(),
-            crash: parts.crash.clone(),
-            limits: parts.settings.limits,
-            leftovers: Mutex::default(),
-            // What a process before has left there.
-            has_trash: AtomicBool::new(true),
-        });
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let volumes = Volumes::new(&parts);
         let bells = Bells::default();
         let backups = Backups::new(&parts, volumes.clone(), bells.clone());
         let supervisor = Supervisor::new(parts.tracker.clone(), parts.metrics.clone());
         let draining = Arc::new(AtomicBool::new(false));
         let sessions = Sessions::new(&parts, volumes.clone(), draining.clone());
+        let attachments = Arc::new(Attachments::new(volumes.clone()));
+        let drives = Arc::new(Drives::new(volumes.clone(), bells.clone()));
+        let uploads = Uploads::new(&parts, volumes.clone(), bells.clone());
+        let assemblies = Assemblies::new(&parts, volumes.clone(), bells.clone());
         Arc::new(Self {
-            sweeper: Sweeper::new(&parts, volumes.clone(), sessions.clone()),
-            uploads: Uploads::new(&parts, volumes.clone(), bells.clone()),
+            copies: Copies::new(&parts, volumes.clone(), uploads.clone(), bells.clone()),
+            sweeper: Sweeper::new(&parts, volumes.clone(), sessions.clone(), assemblies.clone()),
+            uploads,
+            lists: Lists::new(&parts, volumes.clone()),
+            creations: Creations::new(&parts, volumes.clone()),
+            block: Block::new(&parts, drives.clone(), attachments.clone(), backups.clone()),
+            drives,
+            removals: Removals::new(&parts, volumes.clone(), sessions.clone(), attachments, assemblies.clone()),
+            downloads: Downloads::new(&parts, volumes.clone(), sessions.clone(), bells.clone()),
+            receipts: Receipting::new(&parts, volumes.clone()),
             sessions,
-            jobs: Jobs::new(volumes.clone(), backups.clone(), bells.clone(), supervisor.clone()),
+            assemblies,
+            scrubs: Scrubs::new(&parts, volumes.clone()),
+            jobs: Jobs::new(&parts, volumes.clone(), backups, bells, supervisor.clone()),
             supervisor,
-            backups,
-            bells,
             volumes,
             parts,
             draining,
@@ -202,44 +232,109 @@ impl Control {
     }
 
     /// Starts the workers; they end when `stop` is cancelled. A job that is cut short is begun again at the next start.
-    pub async fn start_jobs(&self, stop: &CancellationToken) -> Result<(), Fault> {
+    pub(crate) async fn start_jobs(&self, stop: &CancellationToken) -> Result<(), Fault> {
         self.jobs.start(stop).await
     }
 
     /// Cleans up after the process before, before anything else runs. If the database `may_be_old`, what it calls not
     /// complete may have become so later.
-    pub async fn recover(&self, may_be_old: bool) -> Result<(), Fault> {
+    pub(crate) async fn recover(&self, may_be_old: bool) -> Result<(), Fault> {
         self.sweeper.recover(may_be_old).await
     }
 
     /// Sweeps until `stop` is cancelled.
-    pub fn start_sweeper(&self, stop: &CancellationToken) {
+    pub(crate) fn start_sweeper(&self, stop: &CancellationToken) {
         self.sweeper.start(&self.supervisor, stop);
     }
 
+    /// Checks what is stored until `stop` is cancelled, unless that is off.
+    pub(crate) fn start_scrub(&self, stop: &CancellationToken) {
+        self.scrubs.start(&self.supervisor, stop);
+    }
+
+    /// Executes one command for a caller.
+    pub(crate) async fn execute(self: &Arc<Self>, principal: &Principal, command: Command) -> Result<Outcome, Fault> {
+        match command {
+            Command::List(query) => self.lists.list(principal, query).await,
+            Command::Show(volume) => self.volumes.told(self.volumes.look_up(principal.tenant, &volume).await?).await,
+            Command::Create(specs) => self.creations.create(principal, specs).await,
+            Command::CreateFrom { source, spec } => Box::pin(self.copies.create(principal, source, *spec)).await,
+            Command::Change { volume, patch } => self.drives.change(principal, &volume, patch).await,
+            Command::Remove { volumes, reach } => self.removals.remove(principal, &volumes, reach).await,
+            Command::Clone { id, patch } => self.drives.clone_drive(principal, id, patch).await,
+            Command::OpenDownload(volume) => self.downloads.open_ticket(principal, &volume).await,
+            Command::Describe => Ok(Outcome::Described(self.limits())),
+            Command::Receipt(of) => self.receipts.issue(principal, of).await,
+            Command::Session(command) => self.sessions.execute(principal, command).await,
+            Command::Transfer(command) => Box::pin(self.assemblies.execute(principal, command)).await,
+            Command::Block(command) => Box::pin(self.block.execute(principal, command)).await.map(Outcome::Block),
+            Command::In { tenant, command } => {
+                if !principal.is_admin {
+                    return Err(Fault::new(FaultKind::Forbidden, "only an administrator works in another tenant"));
+                }
+                let within = Principal { tenant, ..principal.clone() };
+                Box::pin(self.execute(&within, *command)).await
+            }
+        }
+    }
+
+    /// What is still there of a list's next volumes, of which are no more than [`LIST_PART`].
+    pub(crate) async fn volumes(&self, ids: &[VolumeId]) -> Result<Vec<Volume>, Fault> {
+        self.lists.volumes(ids).await
+    }
+
     /// Admits an upload: everything that can refuse it happens here, before its first byte is asked for.
-    pub async fn admit(&self, principal: &Principal, plan: ReceivePlan) -> Result<Admitted, Fault> {
+    pub(crate) async fn admit(&self, principal: &Principal, plan: ReceivePlan) -> Result<Admitted, Fault> {
         self.uploads.admit(principal, plan).await
     }
 
     /// Admits an archive: everything that can refuse it happens here, before its first byte is asked for.
-    pub async fn admit_tree(&self, plan: &UnpackPlan) -> Result<AdmittedTree, Fault> {
+    pub(crate) async fn admit_tree(&self, plan: &UnpackPlan) -> Result<AdmittedTree, Fault> {
         self.sessions.admit_tree(plan).await
     }
 
+    /// Admits a part of a transfer, likewise: of the caller, or of whoever has its secret.
+    pub(crate) async fn admit_part(
+        &self,
+        principal: Option<&Principal>,
+        plan: PartPlan,
+    ) -> Result<AdmittedPart, Fault> {
+        Box::pin(self.assemblies.admit(principal, plan)).await
+    }
+
+    /// Works on the transfer that has this secret.
+    pub(crate) async fn on_transfer(
+        &self,
+        id: TransferId,
+        ticket: &Secret,
+        action: TransferAction,
+    ) -> Result<Outcome, Fault> {
+        Box::pin(self.assemblies.execute_by_ticket(id, ticket, action)).await
+    }
+
+    /// Opens the volume that a ticket is for.
+    pub(crate) async fn open_download(&self, plan: &SendPlan) -> Result<Opened, Fault> {
+        self.downloads.open(plan).await
+    }
+
+    /// Returns the keys that check receipts.
+    pub(crate) fn public_keys(&self) -> Vec<PublicKey> {
+        self.receipts.public_keys()
+    }
+
     /// Nothing new is begun from now on.
-    pub fn start_draining(&self) {
+    pub(crate) fn start_draining(&self) {
         self.draining.store(true, Ordering::SeqCst);
     }
 
     /// Whether nothing new is begun any more.
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
 
     /// Whether new work can be taken: the database answers, the disk takes it, all tasks run, and the server does not
     /// stop.
-    pub async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         !self.is_draining()
             && self.supervisor.is_complete()
             && self.parts.store.is_alive()
@@ -248,56 +343,55 @@ impl Control {
     }
 
     /// What this server allows.
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         self.parts.settings.limits
     }
 
     /// The running transfers.
-    pub fn transfers(&self) -> &Transfers {
+    pub(crate) fn transfers(&self) -> &Transfers {
         &self.parts.transfers
     }
 
     /// The memory of the transfers.
-    pub fn pool(&self) -> &Pool {
+    pub(crate) fn pool(&self) -> &Pool {
         &self.parts.pool
     }
 
     /// Where tasks belong.
-    pub fn tracker(&self) -> &TaskTracker {
+    pub(crate) fn tracker(&self) -> &TaskTracker {
         &self.parts.tracker
     }
 
     /// Runs tasks for as long as the server does.
-    pub fn supervisor(&self) -> &Supervisor {
+    pub(crate) fn supervisor(&self) -> &Supervisor {
         &self.supervisor
     }
 
     /// The current time of the clock that was passed in.
-    pub fn now(&self) -> UnixTime {
+    pub(crate) fn now(&self) -> UnixTime {
         self.parts.clock.now()
     }
 
     /// The metrics that use cases update.
-    pub fn metrics(&self) -> &Arc<Metrics> {
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.parts.metrics
-    }
-
-    /// The caller's volume that is meant, or a fault that does not tell a foreign one from none.
-    async fn look_up(&self, tenant: TenantId, volume: &VolumeRef) -> Result<Volume, Fault> {
-        match volume {
-            VolumeRef::Drive(id) => self.volumes.find(tenant, *id).await,
-            VolumeRef::Tree(name) => self.find_tree(tenant, name).await,
-            VolumeRef::Any(id) => {
-                // A snapshot is none of the volumes that are listed.
-                let there = self.parts.meta.volume(tenant, *id).await?;
-                there.filter(|volume| volume.kind != VolumeKind::Snapshot).ok_or_else(|| no_such_drive(*id))
-            }
-        }
     }
 }
 
 fn no_such_drive(id: VolumeId) -> Fault {
     Fault::new(FaultKind::NotFound, format!("drive {id} does not exist")).for_reason(Reason::NoSuchVolume)
+}
+
+fn only_administrators(principal: &Principal) -> Result<(), Fault> {
+    if principal.is_admin {
+        return Ok(());
+    }
+    Err(Fault::new(FaultKind::Forbidden, "this is for administrators"))
+}
+
+fn no_such_tree(name: &str) -> Fault {
+    let told = format!("there is no volume of the name {name}");
+    Fault::new(FaultKind::NotFound, told).for_reason(Reason::NoSuchVolume)
 }
 
 /// What a caller is told whose wish does not fit the state of the drive.

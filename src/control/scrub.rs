@@ -16,14 +16,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Control;
+use super::Parts;
 use super::seal::differs;
+use super::supervise::Supervisor;
 use super::volumes::{MISSING, Volumes};
 use crate::domain::{Fault, FaultKind, UnixTime, Volume, VolumeKind, VolumeState};
 use crate::io::IdleThread;
 use crate::meta::{Check, MetaError};
-use crate::metrics::Scrubbed;
-use crate::store::{OpenTree, ReadBack, StoreError, TreeReadError};
+use crate::metrics::{Metrics, Scrubbed};
+use crate::store::{OpenTree, ReadBack, StoreError, TreeReadError, TreeStore};
 use crate::tree::{PackCause, PackError};
 
 /// What was stored within this time is left to its first readers, who find it in the page cache. What could not be read
@@ -41,15 +42,27 @@ const NOTED: u64 = 64 << 20;
 
 /// How it is gone about.
 #[derive(Clone, Copy, Debug)]
-pub struct ScrubSettings {
+pub(crate) struct ScrubSettings {
     /// In which everything is checked once.
     pub period: Duration,
     /// Bytes read per second.
     pub rate: u64,
 }
 
+/// Checks of what is stored.
+pub(super) struct Scrubs {
+    volumes: Arc<Volumes>,
+    trees: Arc<dyn TreeStore>,
+    metrics: Arc<Metrics>,
+    /// How it is checked; it is not when absent.
+    settings: Option<ScrubSettings>,
+}
+
+/// All the checks, one after the other.
 struct Scrub {
     volumes: Arc<Volumes>,
+    trees: Arc<dyn TreeStore>,
+    metrics: Arc<Metrics>,
     period: Duration,
     pace: Pace,
 }
@@ -72,13 +85,20 @@ enum Step {
     End,
 }
 
-impl Control {
+impl Scrubs {
+    /// Over these parts.
+    pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>) -> Self {
+        let (trees, metrics) = (parts.trees.clone(), parts.metrics.clone());
+        Self { volumes, trees, metrics, settings: parts.settings.scrub }
+    }
+
     /// Checks what is stored until `stop` is cancelled, unless that is off.
-    pub fn start_scrub(self: &Arc<Self>, stop: &CancellationToken) {
-        let Some(ScrubSettings { period, rate }) = self.parts.settings.scrub else { return };
-        let volumes = self.volumes.clone();
-        self.supervisor.run("scrub", stop, move || {
-            let scrub = Scrub { volumes: volumes.clone(), period, pace: Pace::new(rate) };
+    pub(super) fn start(&self, supervisor: &Supervisor, stop: &CancellationToken) {
+        let Some(ScrubSettings { period, rate }) = self.settings else { return };
+        let (volumes, trees, metrics) = (self.volumes.clone(), self.trees.clone(), self.metrics.clone());
+        supervisor.run("scrub", stop, move || {
+            let (volumes, trees, metrics) = (volumes.clone(), trees.clone(), metrics.clone());
+            let scrub = Scrub { volumes, trees, metrics, period, pace: Pace::new(rate) };
             async move { scrub.run().await }
         });
     }
@@ -144,7 +164,7 @@ impl Scrub {
             VolumeKind::Drive | VolumeKind::Snapshot => self.read_back(&volume, check).await,
             VolumeKind::Tree => self.read_tree(&volume, check).await,
         };
-        let metrics = &self.volumes.metrics;
+        let metrics = &self.metrics;
         match found {
             Ok(Found::Whole) => {
                 metrics.scrubbed(Scrubbed::Whole);
@@ -167,7 +187,7 @@ impl Scrub {
     async fn found_damaged(&self, check: &Check, volume: &Volume, why: &str) -> Result<(), Fault> {
         match self.volumes.mark_spoiled(volume, why).await {
             Ok(now) if now.generation == volume.generation && now.state == VolumeState::Unavailable => {
-                self.volumes.metrics.scrubbed(Scrubbed::Damaged);
+                self.metrics.scrubbed(Scrubbed::Damaged);
                 self.put_off(check, self.ago(Duration::ZERO)).await
             }
             Err(fault) if !matches!(fault.kind, FaultKind::NotFound | FaultKind::Conflict) => Err(fault),
@@ -191,7 +211,7 @@ impl Scrub {
             image = again;
             match outcome.map_err(|error| StoreError::of_read(volume.image(), error))? {
                 Step::Read { next, read } => {
-                    self.volumes.metrics.scrubbed_bytes.inc_by(read);
+                    self.metrics.scrubbed_bytes.inc_by(read);
                     self.pace.spend(read);
                     at = next;
                     unnoted += read;
@@ -210,7 +230,7 @@ impl Scrub {
     /// Reads a tree from where its check is to its end.
     async fn read_tree(&mut self, volume: &Volume, check: &Check) -> Result<Found, StoreError> {
         let Some(content) = volume.content else { return Ok(Found::Unknown) };
-        let (trees, thread) = (self.volumes.trees.clone(), IdleThread::start("scrub")?);
+        let (trees, thread) = (self.trees.clone(), IdleThread::start("scrub")?);
         let tree = match thread.run(move |_| trees.open(content)).await? {
             Ok(tree) => tree,
             Err(TreeReadError::Missing) => return Err(StoreError::Damaged(content, MISSING)),
@@ -229,7 +249,7 @@ impl Scrub {
             tokio::select! {
                 biased;
                 Some(read) = reads.recv() => {
-                    self.volumes.metrics.scrubbed_bytes.inc_by(read);
+                    self.metrics.scrubbed_bytes.inc_by(read);
                     self.pace.spend(read);
                     unnoted += read;
                 }
@@ -259,7 +279,7 @@ impl Scrub {
     async fn tell_age(&self) -> Result<(), Fault> {
         let since = self.volumes.meta.oldest_check().await?;
         let age = since.map_or(0, |since| self.volumes.clock.now().0.saturating_sub(since.0));
-        self.volumes.metrics.oldest_check_age.set(age.max(0) / 1000);
+        self.metrics.oldest_check_age.set(age.max(0) / 1000);
         Ok(())
     }
 

@@ -1,19 +1,19 @@
 //! Seals a drive: reads it back at idle priority, compares it with the pieces it was stored with, and records its
-//! SHA-256. So it checks the disk, which a digest of the arriving bytes cannot, nor one of what the page cache has.
+//! digests. So it checks the disk, which a digest of the arriving bytes cannot, nor one of what the page cache has.
 
 use std::io;
 
 use super::bells::ATTEMPTS;
 use super::jobs::Jobs;
-use crate::domain::{Fault, FaultKind, PIECE, Sha256, Volume};
+use crate::domain::{Algorithms, Digests, Fault, FaultKind, PIECE, Volume};
 use crate::io::IdleThread;
 use crate::meta::Job;
 use crate::store::{ReadBack, StoreError};
-use crate::transfer::Sha256State;
+use crate::transfer::DigestState;
 
 /// What reading a drive back has shown.
 enum Verdict {
-    Whole(Sha256),
+    Whole(Digests),
     Differs { piece: u64 },
     Damaged(&'static str),
 }
@@ -42,12 +42,12 @@ impl Jobs {
             tracing::warn!(%error, "that a drive was checked is not noted");
         }
         let spoiled = match verdict {
-            Verdict::Whole(sha256) if volume.sha256 == Some(sha256) => return self.finish(job, &[], |_| Ok(())).await,
-            Verdict::Whole(sha256) => {
+            Verdict::Whole(digests) if volume.digests == digests => return self.finish(job, &[], |_| Ok(())).await,
+            Verdict::Whole(digests) => {
                 return self
                     .finish(job, &[volume.id], |now| {
                         if now.generation == volume.generation {
-                            now.sha256 = Some(sha256);
+                            now.digests = digests;
                         }
                         Ok(())
                     })
@@ -81,7 +81,7 @@ impl Jobs {
 
 /// Reads an image and compares it with what was stored, until nobody wants to know any more.
 fn check(mut image: Box<dyn ReadBack>, unwanted: &dyn Fn() -> bool) -> io::Result<Verdict> {
-    let mut sha256 = Sha256State::default();
+    let mut digests = DigestState::new(Algorithms::ALL);
     for index in 0..image.count() {
         if unwanted() || image.is_removed() {
             return Err(io::ErrorKind::Interrupted.into());
@@ -90,9 +90,9 @@ fn check(mut image: Box<dyn ReadBack>, unwanted: &dyn Fn() -> bool) -> io::Resul
         if !piece.is_whole {
             return Ok(Verdict::Differs { piece: index });
         }
-        sha256.update(piece.bytes);
+        digests.update(piece.bytes);
     }
-    Ok(Verdict::Whole(sha256.finish()))
+    Ok(Verdict::Whole(digests.finish()))
 }
 
 /// What a person is told of a piece that is not as it was stored.

@@ -20,12 +20,14 @@ use super::{Parts, TreeSettings};
 use crate::auth::{digest_of, random_secret};
 use crate::domain::{
     Began, ContentId, Fault, FaultKind, Initialization, Outcome, Principal, Secret, Session, SessionCommand, SessionId,
-    SessionState, Source, TenantId, TreeSource, TreeSpec, UnixTime, Upload, UploadId, UploadState, Volume, VolumeId,
+    SessionState, Source, TenantId, TreeSource, UnixTime, Upload, UploadId, UploadState, Volume, VolumeId, VolumeKind,
     VolumeState,
 };
 use crate::io::Pool;
 use crate::meta::MetaError;
-use crate::remote::{Location, Remote};
+use crate::metrics::Metrics;
+use crate::remote::{Location, Remote, ScratchSpace};
+use crate::store::TreeStore;
 use crate::transfer::{Stop, Transfers};
 
 /// Trees of one session. Their rows are written in one transaction.
@@ -37,10 +39,14 @@ const REMEMBER_SECONDS: u32 = 24 * 60 * 60;
 /// Sessions, and the trees that they fill.
 pub(super) struct Sessions {
     pub(super) volumes: Arc<Volumes>,
+    pub(super) trees: Arc<dyn TreeStore>,
     pub(super) transfers: Transfers,
     pub(super) remote: Remote,
+    /// Where fetches have what they need while they run.
+    pub(super) scratch: ScratchSpace,
     /// The memory of the transfers.
     pub(super) pool: Pool,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) settings: TreeSettings,
     /// Turns to work on trees.
     pub(super) turns: Turns,
@@ -58,9 +64,12 @@ impl Sessions {
         let settings = parts.settings.trees;
         Arc::new(Self {
             volumes,
+            trees: parts.trees.clone(),
             transfers: parts.transfers.clone(),
             remote: parts.remote.clone(),
+            scratch: parts.scratch.clone(),
             pool: parts.pool.clone(),
+            metrics: parts.metrics.clone(),
             settings,
             turns: Turns::new(settings.streams, settings.least_rate),
             fetches: Turns::new(settings.fetches, settings.least_rate),
@@ -222,8 +231,8 @@ impl Sessions {
             tree.id
         } else {
             let size = self.settings.default_size;
-            let spec = TreeSpec { name: name.clone(), size, labels: serde_json::Map::new() };
-            let tree = Volume::tree(principal.tenant, spec, VolumeState::Uploading, self.volumes.clock.now());
+            let (kind, state, now) = (VolumeKind::Tree, VolumeState::Uploading, self.volumes.clock.now());
+            let tree = Volume::begun(principal.tenant, kind, &name, size, state, now);
             let id = tree.id;
             planned.new.push(tree);
             id
@@ -306,13 +315,11 @@ impl Sessions {
                 // It went with its session since that was read.
                 continue;
             }
-            if unless_lost(self.volumes.meta.finish_session(id, trees, now).await)?.is_none() {
+            if unless_lost(self.volumes.meta.finish_session(id, trees, replaced, now).await)?.is_none() {
                 continue;
             }
             self.volumes.crash.hit("session: finished");
-            for content in replaced {
-                self.volumes.remove_content(content).await;
-            }
+            self.volumes.remove_dropped().await;
             return Ok(());
         }
     }
@@ -326,9 +333,12 @@ impl Sessions {
         tracing::info!(session = %session.id, ?state, why, "a session was dropped");
         for upload in &session.uploads {
             self.transfers.stop_uploads(upload.volume, Stop::SessionEnded);
-            // An attempt that still runs writes to what is in the trash now, and ends soon.
-            self.volumes.remove_content(upload.content).await;
+            if upload.state != UploadState::Received {
+                // An attempt that still runs writes to what is in the trash now, and ends soon.
+                self.volumes.remove_content(upload.content).await;
+            }
         }
+        self.volumes.remove_dropped().await;
         Ok(true)
     }
 

@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Starts such tasks. Clones share what is known of them.
 #[derive(Clone)]
-pub struct Supervisor {
+pub(crate) struct Supervisor {
     tracker: TaskTracker,
     metrics: Arc<Metrics>,
     /// Tasks that have ended and were not begun again yet.
@@ -37,8 +37,12 @@ impl Supervisor {
     }
 
     /// Runs what `task` begins until `stop` is cancelled, which drops it.
-    pub fn run<F>(&self, name: &'static str, stop: &CancellationToken, task: impl Fn() -> F + Send + Sync + 'static)
-    where
+    pub(crate) fn run<F>(
+        &self,
+        name: &'static str,
+        stop: &CancellationToken,
+        task: impl Fn() -> F + Send + Sync + 'static,
+    ) where
         F: Future<Output = ()> + Send,
     {
         let (this, stop) = (self.clone(), stop.clone());

@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::Parts;
 use super::sessions::Sessions;
 use super::supervise::Supervisor;
+use super::transfers::Assemblies;
 use super::volumes::{MISSING, Volumes, spoil};
 use crate::domain::{ContentId, Fault, FaultKind, UnixTime, VolumeState};
 use crate::meta::MetaError;
-use crate::store::TreeRecord;
+use crate::store::{TreeRecord, TreeStore};
 use crate::transfer::Transfers;
 
 const EVERY: Duration = Duration::from_hours(1);
@@ -49,6 +50,8 @@ impl Pause {
 pub(super) struct Sweeper {
     volumes: Arc<Volumes>,
     sessions: Arc<Sessions>,
+    assemblies: Arc<Assemblies>,
+    trees: Arc<dyn TreeStore>,
     transfers: Transfers,
     /// For how long what nobody knows is kept after it was set aside; for good when absent.
     keep_lost: Option<Duration>,
@@ -58,9 +61,15 @@ pub(super) struct Sweeper {
 
 impl Sweeper {
     /// Over these parts.
-    pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, sessions: Arc<Sessions>) -> Arc<Self> {
+    pub(super) fn new(
+        parts: &Parts,
+        volumes: Arc<Volumes>,
+        sessions: Arc<Sessions>,
+        assemblies: Arc<Assemblies>,
+    ) -> Arc<Self> {
         let (transfers, keep_lost) = (parts.transfers.clone(), parts.settings.keep_lost);
-        Arc::new(Self { volumes, sessions, transfers, keep_lost, can_write: AtomicBool::new(true) })
+        let (trees, can_write) = (parts.trees.clone(), AtomicBool::new(true));
+        Arc::new(Self { volumes, sessions, assemblies, trees, transfers, keep_lost, can_write })
     }
 
     /// Cleans up after the process before, before anything else runs. If the database `may_be_old`, what it calls not
@@ -76,9 +85,10 @@ impl Sweeper {
                 self.volumes.spoil_unfilled(volume.id, "the server was restarted while the image was fetched").await;
             }
         }
+        self.assemblies.recover().await?;
         self.sweep(UnixTime(i64::MAX)).await?;
         // Only here: later, a content may be new and its row not durable yet.
-        let (trees, keep) = (self.volumes.trees.clone(), self.ask_contents());
+        let (trees, keep) = (self.trees.clone(), self.ask_contents());
         let (held, forget_before) = (self.volumes.meta.held_contents().await?, self.forget_before());
         let held: Vec<_> = held.iter().filter_map(|tree| Some((tree.content?, TreeRecord::from(tree)))).collect();
         let swept = self.volumes.tracker.spawn_blocking(move || {
@@ -208,21 +218,20 @@ impl Sweeper {
                         }
                     }
                     if Instant::now() >= retry {
-                        let leftovers = std::mem::take(&mut *sweeper.volumes.leftovers());
-                        for id in leftovers {
-                            sweeper.volumes.discard(id).await;
-                        }
+                        sweeper.volumes.discard_leftovers().await;
                         let unended = std::mem::take(&mut *sweeper.sessions.unended());
                         for attempt in unended {
                             sweeper.sessions.end_attempt(attempt).await;
                         }
                         sweeper.volumes.remove_dropped().await;
-                        let has_failed =
-                            !sweeper.volumes.leftovers().is_empty() || !sweeper.sessions.unended().is_empty();
+                        let has_failed = sweeper.volumes.has_leftovers() || !sweeper.sessions.unended().is_empty();
                         retry = Instant::now() + pause.after(!has_failed);
                     }
                     if let Err(fault) = sweeper.sessions.expire_sessions().await {
                         tracing::error!(cause = ?fault.cause, "sessions were not looked after; it is tried again");
+                    }
+                    if let Err(fault) = sweeper.assemblies.look_after().await {
+                        tracing::error!(cause = ?fault.cause, "transfers were not looked after; it is tried again");
                     }
                     if Instant::now() < next {
                         continue;
@@ -246,7 +255,9 @@ impl Sweeper {
             let is_leftover = match volume.state {
                 // It goes with its session.
                 VolumeState::Uploading if volume.is_tree() => false,
-                VolumeState::Uploading => !self.transfers.concerns(volume.id),
+                VolumeState::Uploading => {
+                    !self.transfers.concerns(volume.id) && self.volumes.meta.transfer_of(volume.id).await?.is_none()
+                }
                 _ => volume.updated < stale,
             };
             if is_leftover {
@@ -268,11 +279,11 @@ impl Sweeper {
     }
 
     async fn forget_lost_trees(&self) -> Result<(), Fault> {
-        let (trees, keep, before) = (self.volumes.trees.clone(), self.ask_contents(), self.forget_before());
+        let (trees, keep, before) = (self.trees.clone(), self.ask_contents(), self.forget_before());
         let forgotten = self.volumes.tracker.spawn_blocking(move || trees.forget_old(&keep, before)).await;
         let forgotten = forgotten.map_err(Fault::internal)?.map_err(Fault::internal)?;
         if forgotten > 0 {
-            self.volumes.has_trash.store(true, Ordering::SeqCst);
+            self.volumes.note_trash();
         }
         self.tell_lost("trees", (0, 0), 0, forgotten);
         Ok(())

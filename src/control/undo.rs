@@ -103,10 +103,19 @@ async fn undo<T: Undoing>(mut what: T, why: String, tried: Option<oneshot::Sende
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use futures_util::FutureExt as _;
+
     use super::*;
 
+    /// Counts the attempts to undo it.
     #[derive(Clone)]
-    struct Begun(Arc<Mutex<Vec<String>>>);
+    struct Begun {
+        told: Arc<Mutex<Vec<String>>>,
+        /// The attempt that undoes it.
+        undone_by: usize,
+        /// The attempt after which another is of no use.
+        over_after: usize,
+    }
 
     impl Undoing for Begun {
         const CUT_OFF: &'static str = "cut off";
@@ -117,9 +126,14 @@ mod tests {
         }
 
         async fn undo(&mut self, why: &str) -> bool {
-            let mut told = self.0.lock().unwrap();
+            tokio::task::yield_now().await;
+            let mut told = self.told.lock().unwrap();
             told.push(why.to_owned());
-            told.len() > 1
+            told.len() >= self.undone_by
+        }
+
+        fn is_over(&self) -> bool {
+            self.told.lock().unwrap().len() >= self.over_after
         }
     }
 
@@ -128,7 +142,7 @@ mod tests {
         let tracker = TaskTracker::new();
         let begin = || {
             let told = Arc::<Mutex<Vec<String>>>::default();
-            (Undo::new(&tracker, Begun(told.clone())), told)
+            (Undo::new(&tracker, Begun { told: told.clone(), undone_by: 2, over_after: usize::MAX }), told)
         };
         let (mut complete, nothing) = begin();
         complete.complete();
@@ -145,5 +159,17 @@ mod tests {
         assert!(nothing.lock().unwrap().is_empty());
         assert_eq!(*cut_off.lock().unwrap(), ["cut off"; 2]);
         assert_eq!(*told.lock().unwrap(), ["why"; 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_ends_without_who_waited_for_it_and_none_follows_that_is_of_no_use() {
+        let tracker = TaskTracker::new();
+        let told = Arc::<Mutex<Vec<String>>>::default();
+        let mut failed = Undo::new(&tracker, Begun { told: told.clone(), undone_by: usize::MAX, over_after: 1 });
+        assert!(failed.now("why").now_or_never().is_none(), "the attempt takes a while");
+        drop(failed);
+        tracker.close();
+        tracker.wait().await;
+        assert_eq!(*told.lock().unwrap(), ["why"]);
     }
 }

@@ -21,11 +21,11 @@ use crate::meta::{Attempt, MetaError};
 use crate::metrics::Direction;
 use crate::remote::RemoteError;
 use crate::store::TreeRecord;
-use crate::transfer::{Progress, ReceiveError, Shape, Source, UnpackOptions, start_unpack};
+use crate::transfer::{ByteSource, Progress, ReceiveError, Shape, UnpackOptions, start_unpack};
 use crate::tree::{Limits, UnpackError, Unpacked};
 
 /// An archive that may come. Dropping it undoes the attempt.
-pub struct AdmittedTree {
+pub(crate) struct AdmittedTree {
     undo: Undo<Filling>,
     shape: Shape,
     tree: Volume,
@@ -55,7 +55,7 @@ impl Sessions {
         progress: impl FnOnce(VolumeId) -> Progress,
     ) -> Result<AdmittedTree, Fault> {
         let tree = self.volumes.meta.volume_any(upload.volume).await?;
-        let tree = tree.ok_or_else(|| super::trees::no_such_tree(&upload.name))?;
+        let tree = tree.ok_or_else(|| super::no_such_tree(&upload.name))?;
         let turn = self.turn(tree.tenant).await?;
         // Among the running before the row says so: a session that ends must find it.
         let progress = progress(tree.id);
@@ -76,7 +76,7 @@ impl Sessions {
             Ok(Undo::new(&tracker, filling))
         };
         let undo = self.volumes.tracker.spawn(start).await.map_err(Fault::internal)??;
-        let account = Account::open(&self.volumes.metrics, running, Direction::Upload, tree.id);
+        let account = Account::open(&self.metrics, running, Direction::Upload, tree.id);
         Ok(AdmittedTree { undo, shape, tree, account, turn })
     }
 
@@ -116,7 +116,7 @@ fn check_open(part: &Unpacking, is_late: bool) -> Result<(), Fault> {
 
 impl AdmittedTree {
     /// The progress of this transfer.
-    pub fn progress(&self) -> Arc<Progress> {
+    pub(crate) fn progress(&self) -> Arc<Progress> {
         self.account.progress().clone()
     }
 
@@ -124,7 +124,7 @@ impl AdmittedTree {
     ///
     /// # Cancellation
     /// Dropping it before the last byte was received undoes the attempt; dropping it later lets it finish.
-    pub async fn receive(mut self, source: &mut impl Source) -> Result<Outcome, Fault> {
+    pub(crate) async fn receive(mut self, source: &mut impl ByteSource) -> Result<Outcome, Fault> {
         let sessions = self.undo.sessions.clone();
         let progress = self.account.progress().clone();
         let size = self.tree.size.get();
@@ -133,7 +133,7 @@ impl AdmittedTree {
             limits: Limits { reserve: sessions.settings.reserve.get(), ..Limits::of_volume(size) },
             policy: sessions.settings.policy,
         };
-        let into = (sessions.volumes.trees.clone(), self.undo.content);
+        let into = (sessions.trees.clone(), self.undo.content);
         let (feeder, work) = match start_unpack(into, TreeRecord::from(&self.tree), options) {
             Ok(started) => started,
             Err(error) => return Err(self.fail(error.into()).await),

@@ -13,27 +13,24 @@ use tokio::task::JoinHandle;
 
 use super::account::Account;
 use super::bells::Bells;
+use super::growth::Room;
 use super::undo::{Undo, Undoing};
 use super::volumes::Volumes;
 use super::{Parts, Settings};
 use crate::domain::{
-    ByteCount, DriveSpec, Fault, FaultKind, Media, Outcome, Principal, ReceivePlan, Sha256, Volume, VolumeEvent,
-    VolumeId, VolumeState,
+    Algorithms, ByteCount, ContentId, Digests, Fault, FaultKind, Outcome, Principal, ReceivePlan, Volume, VolumeEvent,
+    VolumeId, VolumeKind, VolumeState,
 };
 use crate::io::Pool;
 use crate::meta::{Batch, JobKind, NewJob};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Metrics};
 use crate::store::{Draft, DraftOptions, Reservation, StoreError};
 use crate::transfer::{
-    Allowance, DraftWriter, Phase, Progress, ReceiveError, Source, Stop, Transfers, WriteOptions, Written, receive,
+    Allowance, ByteSource, DraftWriter, Phase, Progress, ReceiveError, Stop, Transfers, WriteOptions, Written, receive,
 };
 
-/// How much quota and space an upload of unknown length takes at a time: few trips to the database, little taken that
-/// another could have had.
-const STEP: ByteCount = ByteCount::mib(64);
-
 /// An upload that has its quota and its space, and may start. Dropping it undoes all of that.
-pub struct Admitted {
+pub(crate) struct Admitted {
     undo: Undo<Filling>,
     plan: ReceivePlan,
     /// As its row was written.
@@ -47,6 +44,7 @@ pub(super) struct Uploads {
     transfers: Transfers,
     /// The memory of the transfers.
     pool: Pool,
+    metrics: Arc<Metrics>,
     settings: Settings,
     bells: Bells,
 }
@@ -55,12 +53,13 @@ impl Uploads {
     /// Over these parts.
     pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, bells: Bells) -> Arc<Self> {
         let (transfers, pool) = (parts.transfers.clone(), parts.pool.clone());
-        Arc::new(Self { volumes, transfers, pool, settings: parts.settings, bells })
+        let (metrics, settings) = (parts.metrics.clone(), parts.settings);
+        Arc::new(Self { volumes, transfers, pool, metrics, settings, bells })
     }
 
     /// Admits an upload: everything that can refuse it happens here, before its first byte is asked for.
     pub(super) async fn admit(self: &Arc<Self>, principal: &Principal, plan: ReceivePlan) -> Result<Admitted, Fault> {
-        let limits = self.volumes.limits;
+        let limits = self.settings.limits;
         let length = plan.length.unwrap_or_default();
         if length > limits.max_drive {
             return Err(Fault::new(FaultKind::TooLarge, format!("a drive has at most {} bytes", limits.max_drive)));
@@ -68,14 +67,9 @@ impl Uploads {
         // Before the row: the space is the scarcer of the two, and it is given back by itself.
         let reservation = self.volumes.store.space().reserve_for(principal.tenant, length)?;
         let charged = length.max(limits.min_drive);
-        let spec = DriveSpec {
-            name: plan.name.clone(),
-            size: plan.length.map_or(ByteCount::ZERO, |_| charged),
-            media: Media::Disk,
-            meta: serde_json::Map::new(),
-            attributes: serde_json::Map::new(),
-        };
-        let volume = Volume::begun(principal.tenant, spec, VolumeState::Uploading, self.volumes.clock.now());
+        let size = plan.length.map_or(ByteCount::ZERO, |_| charged);
+        let (kind, state, now) = (VolumeKind::Drive, VolumeState::Uploading, self.volumes.clock.now());
+        let volume = Volume::begun(principal.tenant, kind, &plan.name, size, state, now);
         // A stream of unknown length will have at least the least size.
         let volume = Volume { charged, ..volume };
         self.begin(volume, plan, reservation, Failure::Remove).await
@@ -96,34 +90,29 @@ impl Uploads {
             Failure::Spoil => Progress::fetching(id),
         };
         let running = self.transfers.start(Arc::new(progress));
-        let filling = Filling { uploads: self.clone(), id, making: None, failure };
+        let content = volume.image();
+        let filling = Filling { uploads: self.clone(), id, content, making: None, has_draft: true, failure };
         let mut undo = Undo::new(&self.volumes.tracker, filling);
         // Provisional: nobody is told of the drive before its bytes and its last row are durable, and without this row
         // what the upload has made is garbage.
         let is_provisional = failure == Failure::Remove;
         self.volumes.meta.apply(Batch { insert: vec![volume.clone()], is_provisional, ..Batch::default() }).await?;
         self.volumes.crash.hit("upload: row");
-        let (content, record) = (volume.image(), (&volume).into());
-        let options = DraftOptions { expected: plan.length, reservation, record };
+        let options = DraftOptions { expected: plan.length, reservation, record: (&volume).into(), is_kept: false };
         let uploads = self.clone();
         undo.making = Some(self.volumes.tracker.spawn(async move {
             let draft = uploads.volumes.store.draft(content, options).await;
             uploads.volumes.crash.hit("upload: draft");
             draft
         }));
-        let account = Account::open(&self.volumes.metrics, running, Direction::Upload, id);
+        let account = Account::open(&self.metrics, running, Direction::Upload, id);
         Ok(Admitted { undo, plan, volume, account })
     }
 }
 
 impl Admitted {
-    /// The drive that is being made.
-    pub fn id(&self) -> VolumeId {
-        self.undo.id
-    }
-
     /// The progress of this transfer.
-    pub fn progress(&self) -> Arc<Progress> {
+    pub(crate) fn progress(&self) -> Arc<Progress> {
         self.account.progress().clone()
     }
 
@@ -131,7 +120,7 @@ impl Admitted {
     ///
     /// # Cancellation
     /// Dropping it before the last byte was received undoes the upload; dropping it later lets it finish.
-    pub async fn receive(mut self, source: &mut impl Source) -> Result<Outcome, Fault> {
+    pub(crate) async fn receive(mut self, source: &mut impl ByteSource) -> Result<Outcome, Fault> {
         let uploads = self.undo.uploads.clone();
         let progress = self.account.progress().clone();
         // Asking the source has the peer send.
@@ -147,30 +136,53 @@ impl Admitted {
             Ok(draft) => draft,
             Err(fault) => return Err(self.fail(&uploads, fault).await),
         };
-        let options = WriteOptions {
-            depth: uploads.settings.depth,
-            sha256: uploads.settings.always_sha256 || self.plan.wants_sha256 || self.plan.expected.is_some(),
-        };
+        let always = Algorithms { sha256: uploads.settings.always_sha256, blake3: false };
+        let digests = always.or(self.plan.wanted).or(self.plan.asserted.algorithms());
+        let options = WriteOptions { depth: uploads.settings.depth, digests };
         let room = self.plan.length.map_or(0, ByteCount::get);
         let mut growth = Growth {
             uploads: &uploads,
             id: self.undo.id,
             draft: &draft,
             fixed: self.plan.length.is_some(),
-            room,
-            charged: self.volume.charged,
+            room: Room { end: room, charged: self.volume.charged },
         };
-        let writer = DraftWriter::new(&draft, &uploads.pool, options, &progress);
+        let writer = DraftWriter::new(draft.clone(), uploads.pool.clone(), options, progress.clone());
         let written = match receive(source, writer, room, &mut growth, &progress).await {
             Ok(written) => written,
-            Err(error) => return Err(self.fail(&uploads, error.into()).await),
+            Err(error) => {
+                // It takes its space as long as it is open.
+                drop(draft);
+                return Err(self.fail(&uploads, error.into()).await);
+            }
         };
+        let trailed = source.asserted().and_then(|asserted| self.trail(asserted, written.digests));
+        if let Err(fault) = trailed {
+            drop(draft);
+            return Err(self.fail(&uploads, fault).await);
+        }
         let finish = self.finish(uploads.clone(), draft, written);
         uploads.volumes.tracker.spawn(finish).await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
     }
 
+    /// Adds the digests that the peer has asserted behind the last byte.
+    fn trail(&mut self, asserted: Digests, computed: Digests) -> Result<(), Fault> {
+        if asserted.algorithms().or(computed.algorithms()) != computed.algorithms() {
+            // To pass over it would leave its sender believing that the bytes were checked.
+            let told = "a digest that follows the body is announced in the field Trailer: it is computed on the way";
+            return Err(Fault::invalid("Trailer", told));
+        }
+        if let Some(algorithm) = self.plan.asserted.contradiction(&asserted) {
+            let told = format!("the {algorithm} that follows the body is not the one that came before it");
+            return Err(Fault::new(FaultKind::DigestMismatch, told));
+        }
+        self.plan.asserted = self.plan.asserted.or(asserted);
+        Ok(())
+    }
+
     /// Undoes at once, so that the caller who reads the refusal finds quota and space free again.
     async fn fail(mut self, uploads: &Uploads, fault: Fault) -> Fault {
+        self.undo.remove_bytes().await;
         let is_deleted = match uploads.volumes.meta.volume_any(self.undo.id).await {
             Ok(row) => row.is_none_or(|volume| volume.state == VolumeState::Deleting),
             Err(_) => false,
@@ -187,17 +199,17 @@ impl Admitted {
         written: Written,
     ) -> Result<Outcome, Fault> {
         let progress = self.account.progress().clone();
-        match progress.during(Phase::Disk, self.commit(&uploads, &*draft, written)).await {
-            Ok(sha256) => {
+        match progress.during(Phase::Disk, self.commit(&uploads, draft, written)).await {
+            Ok(digests) => {
                 self.undo.complete();
                 self.account.complete();
-                Ok(Outcome::Uploaded { id: self.undo.id, sha256 })
+                Ok(Outcome::Uploaded { id: self.undo.id, digests })
             }
             Err(fault) => Err(self.fail(&uploads, fault).await),
         }
     }
 
-    async fn commit(&self, uploads: &Uploads, draft: &dyn Draft, written: Written) -> Result<Option<Sha256>, Fault> {
+    async fn commit(&mut self, uploads: &Uploads, draft: Arc<dyn Draft>, written: Written) -> Result<Digests, Fault> {
         let Some(bytes) = ByteCount::new(written.end) else {
             return Err(Fault::new(FaultKind::TooLarge, "too many bytes"));
         };
@@ -207,24 +219,23 @@ impl Admitted {
         if self.plan.length.is_some_and(|length| length != bytes) {
             return Err(Fault::new(FaultKind::BodyIncomplete, "the body ended before it was complete"));
         }
-        if let (Some(expected), Some(actual)) = (self.plan.expected, written.sha256)
-            && expected != actual
-        {
-            return Err(Fault::new(FaultKind::DigestMismatch, "the bytes received do not have the asserted SHA-256"));
+        if let Some(algorithm) = self.plan.asserted.contradiction(&written.digests) {
+            let told = format!("the bytes received do not have the asserted {algorithm}");
+            return Err(Fault::new(FaultKind::DigestMismatch, told));
         }
-        let size = bytes.max(uploads.volumes.limits.min_drive).max(self.volume.size);
+        let size = bytes.max(uploads.settings.limits.min_drive).max(self.volume.size);
         uploads.volumes.crash.hit("upload: received");
         draft.publish(size, written.map.finish(bytes).map_err(Fault::internal)?).await?;
         uploads.volumes.crash.hit("upload: published");
+        self.undo.has_draft = false;
         uploads
             .volumes
             .change_known(self.undo.id, Some(self.volume.clone()), |volume, batch| {
                 volume.step(VolumeEvent::Completed).map_err(super::busy)?;
                 volume.size = size;
                 volume.charged = size;
-                volume.generation += 1;
                 // Of the whole drive only if no zeros were added after the bytes that were digested.
-                volume.sha256 = written.sha256.filter(|_| size == bytes);
+                volume.renew(if size == bytes { written.digests } else { Digests::NONE });
                 if uploads.settings.always_seal {
                     batch.enqueue.push(NewJob::new(JobKind::Seal, volume.id, volume.created));
                 }
@@ -235,7 +246,7 @@ impl Admitted {
         if uploads.settings.always_seal {
             uploads.bells.wake();
         }
-        Ok(written.sha256)
+        Ok(written.digests)
     }
 }
 
@@ -255,8 +266,7 @@ struct Growth<'a> {
     id: VolumeId,
     draft: &'a Arc<dyn Draft>,
     fixed: bool,
-    room: u64,
-    charged: ByteCount,
+    room: Room,
 }
 
 impl Allowance for Growth<'_> {
@@ -264,25 +274,8 @@ impl Allowance for Growth<'_> {
         if self.fixed {
             return Err(Fault::new(FaultKind::BadFraming, "the body is longer than its length"));
         }
-        let max = self.uploads.volumes.limits.max_drive.get();
-        if end > max {
-            return Err(Fault::new(FaultKind::TooLarge, format!("a drive has at most {max} bytes")));
-        }
-        let mut wish = end.max(self.room + STEP.get()).min(max);
-        let count = |bytes| ByteCount::new(bytes).unwrap_or(ByteCount::MAX);
-        if wish > self.charged.get() {
-            let least = count(end.saturating_sub(self.charged.get()));
-            let granted =
-                self.uploads.volumes.meta.charge_upto(self.id, count(wish - self.charged.get()), least).await?;
-            self.charged = count(self.charged.get() + granted.get());
-            wish = wish.min(self.charged.get());
-        }
-        if self.draft.reserve_more(count(wish - self.room)).is_err() {
-            self.draft.reserve_more(count(end - self.room))?;
-            wish = end;
-        }
-        self.room = wish;
-        Ok(wish)
+        let most = self.uploads.settings.limits.max_drive;
+        self.room.extend(end, most, (&self.uploads.volumes.meta, self.id), self.draft).await
     }
 }
 
@@ -299,7 +292,10 @@ pub(super) enum Failure {
 struct Filling {
     uploads: Arc<Uploads>,
     id: VolumeId,
+    content: ContentId,
     failure: Failure,
+    /// Whether there may be bytes of it that its row does not call complete.
+    has_draft: bool,
     /// The draft, which may still be on its way: what is not there yet cannot be removed.
     making: Option<JoinHandle<Result<Arc<dyn Draft>, StoreError>>>,
 }
@@ -312,6 +308,17 @@ impl Filling {
         self.making = None;
         Ok(made.map_err(Fault::internal)??)
     }
+
+    /// Removes what there is of the bytes, and asks no database first: on a full disk that may be waiting for just the
+    /// space that these take. What fails is tried again with the row.
+    async fn remove_bytes(&mut self) {
+        if self.making.is_some() {
+            let _ = self.draft().await;
+        }
+        if std::mem::take(&mut self.has_draft) {
+            let _ = self.uploads.volumes.store.remove(self.content).await;
+        }
+    }
 }
 
 impl Undoing for Filling {
@@ -319,13 +326,12 @@ impl Undoing for Filling {
 
     fn hand_over(&mut self) -> Self {
         let (uploads, making) = (self.uploads.clone(), self.making.take());
-        Self { uploads, id: self.id, failure: self.failure, making }
+        let Self { id, content, failure, has_draft, .. } = *self;
+        Self { uploads, id, content, failure, has_draft, making }
     }
 
     async fn undo(&mut self, why: &str) -> bool {
-        if self.making.is_some() {
-            let _ = self.draft().await;
-        }
+        self.remove_bytes().await;
         match self.failure {
             Failure::Remove => self.uploads.volumes.discard(self.id).await,
             Failure::Spoil => self.uploads.volumes.spoil_unfilled(self.id, why).await,

@@ -1,15 +1,17 @@
 //! Volumes as everybody here works with them: their records, and what is stored of each.
 
+mod contents;
+
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio_util::task::TaskTracker;
 
 use super::race::{Race, unless_lost};
-use super::{busy, no_such_drive};
+use super::{Parts, busy, no_such_drive, no_such_tree};
 use crate::domain::{
-    ByteCount, Clock, CrashPoints, Fault, FaultKind, Limits, Reason, TenantId, Volume, VolumeEvent, VolumeId,
-    VolumeKind, VolumeState,
+    ByteCount, Clock, CrashPoints, Fault, FaultKind, Limits, Outcome, Reason, Seen, TenantId, Volume, VolumeEvent,
+    VolumeId, VolumeKind, VolumeRef, VolumeState,
 };
 use crate::meta::{Batch, Meta};
 use crate::metrics::Metrics;
@@ -24,29 +26,60 @@ pub(super) const MISSING: &str = "its image is missing";
 pub(super) struct Volumes {
     pub(super) meta: Meta,
     pub(super) store: Arc<dyn BlockStore>,
-    pub(super) trees: Arc<dyn TreeStore>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) metrics: Arc<Metrics>,
     pub(super) tracker: TaskTracker,
     pub(super) crash: CrashPoints,
+    trees: Arc<dyn TreeStore>,
+    metrics: Arc<Metrics>,
     /// Sizes that are taken.
-    pub(super) limits: Limits,
+    limits: Limits,
     /// What could not be removed when it should have been; the sweeper tries again.
-    pub(super) leftovers: Mutex<Vec<VolumeId>>,
+    leftovers: Mutex<Vec<VolumeId>>,
     /// Whether there are removed trees that are still to be unlinked.
-    pub(super) has_trash: AtomicBool,
+    has_trash: AtomicBool,
 }
 
 impl Volumes {
-    pub(super) fn leftovers(&self) -> MutexGuard<'_, Vec<VolumeId>> {
-        // A push or a take leaves it whole.
-        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Over these parts.
+    pub(super) fn new(parts: &Parts) -> Arc<Self> {
+        Arc::new(Self {
+            meta: parts.meta.clone(),
+            store: parts.store.clone(),
+            clock: parts.clock.clone(),
+            tracker: parts.tracker.clone(),
+            crash: parts.crash.clone(),
+            trees: parts.trees.clone(),
+            metrics: parts.metrics.clone(),
+            limits: parts.settings.limits,
+            leftovers: Mutex::default(),
+            // What a process before has left there.
+            has_trash: AtomicBool::new(true),
+        })
+    }
+
+    /// The caller's volume that is meant, or a fault that does not tell a foreign one from none.
+    pub(super) async fn look_up(&self, tenant: TenantId, volume: &VolumeRef) -> Result<Volume, Fault> {
+        match volume {
+            VolumeRef::Drive(id) => self.find(tenant, *id).await,
+            VolumeRef::Snapshot(id) => self.find_snapshot(tenant, *id).await,
+            VolumeRef::Tree(name) => self.find_tree(tenant, name).await,
+            VolumeRef::Any(id) => {
+                // A snapshot is none of the volumes that are listed.
+                let there = self.meta.volume(tenant, *id).await?;
+                there.filter(|volume| volume.kind != VolumeKind::Snapshot).ok_or_else(|| no_such_drive(*id))
+            }
+        }
     }
 
     /// The caller's drive, or a fault that does not tell a foreign drive from none.
     pub(super) async fn find(&self, tenant: TenantId, id: VolumeId) -> Result<Volume, Fault> {
         let drive = self.meta.volume(tenant, id).await?.filter(|volume| volume.kind == VolumeKind::Drive);
         drive.ok_or_else(|| no_such_drive(id))
+    }
+
+    /// The caller's tree.
+    pub(super) async fn find_tree(&self, tenant: TenantId, name: &str) -> Result<Volume, Fault> {
+        self.meta.tree(tenant, name).await?.ok_or_else(|| no_such_tree(name))
     }
 
     /// The caller's snapshot.
@@ -56,6 +89,13 @@ impl Volumes {
             let told = format!("there is no snapshot {id}");
             Fault::new(FaultKind::NotFound, told).for_reason(Reason::NoSuchSnapshot(id))
         })
+    }
+
+    /// A volume as it is told: with where it is attached.
+    pub(super) async fn told(&self, volume: Volume) -> Result<Outcome, Fault> {
+        let mut told = self.meta.with_attachments(vec![Seen::new(volume)]).await?;
+        let told = told.pop().ok_or_else(|| Fault::internal("one volume gave none"))?;
+        Ok(Outcome::Volume(Box::new(told)))
     }
 
     /// Fails unless a drive may have this size.

@@ -12,7 +12,9 @@ use super::{
     ByHead, Call, Dialect, Endpoint, Entry, Operation, Places, Reply, Route, Side, advise, bare, basic, codings,
     digest_fields, reply,
 };
-use crate::domain::{Encoding, Extent, Fault, FaultKind, Outcome, Secret, SendPlan, UnixTime, Volume, VolumeId};
+use crate::domain::{
+    Digests, Encoding, Extent, Fault, FaultKind, Outcome, Secret, SendPlan, UnixTime, Volume, VolumeId,
+};
 
 /// Of the capability URLs, and of every path that belongs to no API.
 pub(super) static DIALECT: Dialect =
@@ -23,6 +25,7 @@ static ROUTES: &[Route] = &[Route {
     allow: "GET, HEAD",
     endpoints: &[Endpoint {
         method: Method::GET,
+        media: None,
         side: Side::Direct,
         summary: "the bytes of a drive, whole or by range, or a tree as an archive",
         entry: Entry::Send(ByHead { op: &Download, decode }),
@@ -62,7 +65,7 @@ fn decode(call: &Call) -> Result<SendPlan, Fault> {
     Ok(SendPlan {
         token: Secret::new(call.param("token")),
         id: call.volume_id()?,
-        wants_sha256: digest_fields::wanted(call.headers),
+        wanted: digest_fields::wanted(call.headers),
         encoding: codings::accepted(call.headers),
     })
 }
@@ -134,8 +137,11 @@ pub fn answer(
     if let Some(range) = range {
         set(headers, header::CONTENT_RANGE, &range);
     }
-    if let Some(sha256) = &volume.sha256 {
-        headers.insert(digest_fields::REPR_DIGEST, digest_fields::repr_digest(sha256));
+    // The one digest that was told to everybody before there was another stays so.
+    let blake3 = volume.digests.blake3.filter(|_| digest_fields::wanted(call.headers).blake3);
+    let digests = Digests { blake3, ..volume.digests };
+    if let Some(value) = digest_fields::repr_digest(&digests) {
+        headers.insert(digest_fields::REPR_DIGEST, value);
     }
     if let Some(checked) = checked {
         set(headers, CHECKED, &httpdate::fmt_http_date(whole_seconds(checked)));
@@ -198,7 +204,7 @@ fn line(status: StatusCode, text: &str) -> Reply {
 
 /// Keeps the capability in the URL, and what it gives, out of caches and of other sites' logs; and a browser from
 /// taking an image for a page.
-fn guarded(headers: &mut HeaderMap) {
+pub(super) fn guarded(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -1,12 +1,13 @@
 //! What a path does for each method: what an endpoint needs of a request, and what reads and answers it.
 
 use std::fmt;
+use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderMap, Method};
 
 use super::operational::Probe;
-use super::{Anonymous, Call, Intent, Places, Reply, Work, query};
-use crate::domain::{Fault, FaultKind, Guard, Outcome, Principal, ReceivePlan, SendPlan, UnpackPlan};
+use super::{Anonymous, Call, Intent, Meanwhile, Places, Reply, Work, media, query};
+use crate::domain::{Fault, FaultKind, Guard, Outcome, PartPlan, Principal, ReceivePlan, SendPlan, UnpackPlan};
 
 /// A path and what it does for each method.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub struct Route {
     pub pattern: &'static str,
     /// The methods it takes, for an `Allow` field (RFC 9110 section 10.2.1).
     pub allow: &'static str,
-    /// One entry per method; `HEAD` is served by the entry of `GET`.
+    /// One entry per method and media type; `HEAD` is served by the entry of `GET`.
     pub endpoints: &'static [Endpoint],
 }
 
@@ -25,10 +26,16 @@ impl Route {
         [self.pattern.to_owned(), format!("{}/", self.pattern)]
     }
 
-    /// What this path does for a method.
-    pub(super) fn endpoint(&self, method: &Method) -> Result<&'static Endpoint, Fault> {
+    /// What this path does for a method, and a request with these fields.
+    pub(super) fn endpoint(&self, method: &Method, headers: &HeaderMap) -> Result<&'static Endpoint, Fault> {
+        let media = media::of(headers);
         let method = if method == Method::HEAD { &Method::GET } else { method };
-        self.endpoints.iter().find(|endpoint| endpoint.method == *method).ok_or_else(|| {
+        let is_meant = |endpoint: &&Endpoint| {
+            endpoint.method == *method
+                && endpoint.media.is_none_or(|own| media.is_some_and(|media| own.eq_ignore_ascii_case(media)))
+                && endpoint.op().is_for(headers)
+        };
+        self.endpoints.iter().find(is_meant).ok_or_else(|| {
             let kind = FaultKind::MethodNotAllowed { allow: self.allow };
             Fault::new(kind, format!("this path takes {} only", self.allow))
         })
@@ -51,6 +58,8 @@ pub enum Side {
 pub struct Endpoint {
     /// The method.
     pub method: Method,
+    /// The media type of the bodies that it is for, where the same method takes others too; those endpoints follow.
+    pub media: Option<&'static str>,
     /// Where it is served, when the sides have listeners of their own.
     pub side: Side,
     /// What it does, in a few words.
@@ -69,6 +78,9 @@ pub enum Entry {
     Known(ForKnown),
     /// A known caller, and the body, which is a drive: left on the socket until the transfer is admitted.
     Receive(Guard, ByHead<ReceivePlan>),
+    /// The body, which is a part of a transfer: left on the socket likewise. With a guard, for a known caller; without
+    /// one, the path is the capability for it.
+    Part(Option<Guard>, ByHead<PartPlan>),
     /// The body, which is an archive: left on the socket likewise. Path and query are the capability for it.
     Unpack(ByHead<UnpackPlan>),
     /// Nothing: the path is the capability for bytes.
@@ -86,8 +98,8 @@ pub struct ForAnyone {
 }
 
 impl ForAnyone {
-    /// What the request asks for.
-    pub fn decode(&self, call: &Call, body: &[u8]) -> Result<Anonymous, Fault> {
+    /// What the request asks for, and what tells how that ended.
+    pub fn decode(&self, call: &Call, body: &[u8]) -> Result<(Anonymous, Answer), Fault> {
         query::check(call.query, self.op.parameters())?;
         self.op.decode(call, body)
     }
@@ -127,20 +139,32 @@ impl<Plan> ByHead<Plan> {
 }
 
 /// What an endpoint does, in its dialect's own terms.
-pub(super) trait Operation: fmt::Debug + Sync {
+pub(super) trait Operation: fmt::Debug + Send + Sync {
+    /// Whether it is meant by a request with these fields, where the same method does something else too; the endpoint
+    /// of that follows.
+    fn is_for(&self, _headers: &HeaderMap) -> bool {
+        true
+    }
+
     /// What its query may hold. It refuses everything else.
     fn parameters(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// The reply that tells the outcome; `None` when the operation cannot have it.
+    /// The reply that tells the outcome; `None` when the operation cannot have it. What the query says of the reply is
+    /// not read here but in `decode`, which gives it to an operation of its own: see [`Answer::asked`].
     fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply>;
+
+    /// The fields of an answer before the last, while the body comes; `None` where there is none.
+    fn interim(&self, _call: &Call, _meanwhile: Meanwhile, _places: &Places) -> Option<HeaderMap> {
+        None
+    }
 }
 
 /// An operation that is open to anyone.
 pub(super) trait OpenOperation: Operation {
-    /// What the request asks for.
-    fn decode(&self, call: &Call, body: &[u8]) -> Result<Anonymous, Fault>;
+    /// What the request asks for, and what tells how that ended.
+    fn decode(&'static self, call: &Call, body: &[u8]) -> Result<(Anonymous, Answer), Fault>;
 }
 
 /// An operation of known callers.
@@ -151,13 +175,43 @@ pub(super) trait KnownOperation: Operation {
 }
 
 /// What tells how a request ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer(pub(super) &'static dyn Operation);
+#[derive(Clone, Debug)]
+pub struct Answer(Told);
+
+#[derive(Clone, Debug)]
+enum Told {
+    /// By an operation, whatever else the request says.
+    Alike(&'static dyn Operation),
+    /// By an operation with what the request says of the reply.
+    Asked(Arc<dyn Operation>),
+}
 
 impl Answer {
+    /// The reply of an operation of which requests ask nothing else, or this one did not.
+    pub(super) fn of(op: &'static dyn Operation) -> Self {
+        Self(Told::Alike(op))
+    }
+
+    /// The reply of an operation that carries what this request asks of it.
+    pub(super) fn asked(op: impl Operation + 'static) -> Self {
+        Self(Told::Asked(Arc::new(op)))
+    }
+
+    /// The fields of an interim answer; `None` where there is none.
+    pub fn interim(&self, call: &Call, meanwhile: Meanwhile, places: &Places) -> Option<HeaderMap> {
+        self.operation().interim(call, meanwhile, places)
+    }
+
+    fn operation(&self) -> &dyn Operation {
+        match &self.0 {
+            Told::Alike(op) => *op,
+            Told::Asked(op) => &**op,
+        }
+    }
+
     /// The reply that tells the outcome. An outcome that the operation cannot have is our fault.
-    pub fn encode(self, call: &Call, outcome: &Outcome, places: &Places) -> Result<Reply, Fault> {
-        let reply = self.0.encode(call, outcome, places);
+    pub fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Result<Reply, Fault> {
+        let reply = self.operation().encode(call, outcome, places);
         reply.ok_or_else(|| Fault::internal("an outcome that this endpoint cannot have"))
     }
 }
@@ -168,15 +222,16 @@ impl Endpoint {
             Entry::Anonymous(open) => open.op,
             Entry::Known(known) => known.op,
             Entry::Receive(_, upload) => upload.op,
+            Entry::Part(_, part) => part.op,
             Entry::Unpack(upload) => upload.op,
             Entry::Send(download) => download.op,
             Entry::Probe(probe) => probe.op(),
         }
     }
 
-    /// What tells how a request ended, where its path alone says what is done.
+    /// What tells how a request ended, where its path alone says what is done and how that is told.
     pub fn answer(&self) -> Answer {
-        Answer(self.op())
+        Answer::of(self.op())
     }
 
     /// What its query may hold; `None` is anything.
@@ -198,12 +253,16 @@ impl Endpoint {
             Some(_) => Ok(body),
         };
         let intent = match &self.entry {
-            Entry::Anonymous(open) => Intent::Anonymous(open.decode(call, within(open.body)?)?),
+            Entry::Anonymous(open) => {
+                let (open, answer) = open.decode(call, within(open.body)?)?;
+                return Ok((Intent::Anonymous(open), answer));
+            }
             Entry::Known(known) => {
                 let (work, answer) = known.decode(call, caller, within(known.body)?)?;
                 return Ok((Intent::Work(caller.clone(), work), answer));
             }
             Entry::Receive(_, upload) => Intent::Receive(caller.clone(), upload.decode(call)?, ()),
+            Entry::Part(guard, part) => Intent::Part(guard.map(|_| caller.clone()), part.decode(call)?, ()),
             Entry::Unpack(upload) => Intent::Unpack(upload.decode(call)?, ()),
             Entry::Send(download) => Intent::Send(download.decode(call)?),
             Entry::Probe(probe) => Intent::Probe(*probe),

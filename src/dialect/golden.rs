@@ -2,8 +2,8 @@
 //!
 //! A request is resolved and decoded as by the server; its command is the same after a way through JSON. `.command` is
 //! the decoded intent or fault, `.response` the reply to a fixed outcome of it. A request may begin with lines that set
-//! the scene: `# then: <fault>` has the execution fail, `# places: public` configures public URLs, `# as: admin` has an
-//! administrator call, `# as: nobody` one who is not known.
+//! the scene: `# then: <fault>` has the execution fail (`WrongOffset` is a reason of one), `# places: public` configures
+//! public URLs, `# as: admin` has an administrator call, `# as: nobody` one who is not known.
 //! `LONGSHORE_GOLDEN=write cargo nextest run --lib golden` writes the files anew; read the difference.
 //!
 //! The comparison is ours: `insta` would put a header of its own before each text and its name behind each file's, and
@@ -24,10 +24,12 @@ use super::{
     resolve,
 };
 use crate::domain::{
-    AnonymousCommand, Began, ByteCount, Command, Fault, FaultKind, IdentityCommand, IdentityOutcome, Limits, Listing,
-    Media, Named, Outcome, Page, Paged, Patch, Placement, Project, Proof, Secret, Session, SessionCommand,
-    SessionState, Sha256, Source, TenantId, Token, TreeSource, UnixTime, Upload, UploadState, User, Volume, VolumeId,
-    VolumeKind, VolumeQuery, VolumeRef, VolumeSpec, VolumeState,
+    AnonymousCommand, Began, Blake3, ByteCount, Command, Digests, Extents, Fault, FaultKind, Finishes, IdentityCommand,
+    IdentityOutcome, Limiter, Limits, Listing, Media, Named, Outcome, Page, Paged, PartTarget, Patch, Placement,
+    Project, Proof, PublicKey, Reason, Receipt, ReceiptOf, Secret, Session, SessionCommand, SessionState, Sha256,
+    SignedReceipt, Source, TenantId, Token, Transfer, TransferAction, TransferCommand, TransferSeen, TransferState,
+    TreeSource, UnixTime, Upload, UploadState, User, Volume, VolumeId, VolumeKind, VolumeQuery, VolumeRef, VolumeSpec,
+    VolumeState,
 };
 
 const ID: &str = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
@@ -194,7 +196,7 @@ fn run(text: &str) -> (String, String, Option<Coverage>) {
     };
     let response = match (decoded, then) {
         (Err(fault), _) | (Ok(_), Some(fault)) => printed(&dialect.fault(&call, &fault, &places)),
-        (Ok((intent, answer)), None) => answered(answer, &call, &intent, &places),
+        (Ok((intent, answer)), None) => answered(&answer, &call, &intent, &places),
     };
     (command, response, Some(coverage))
 }
@@ -206,7 +208,7 @@ fn unknown_caller(entry: &Entry) -> Fault {
     Fault::new(FaultKind::Unauthenticated, "a valid token is needed")
 }
 
-fn answered(answer: Answer, call: &Call, intent: &Intent<()>, places: &Places) -> String {
+fn answered(answer: &Answer, call: &Call, intent: &Intent<()>, places: &Places) -> String {
     let told = |outcome: &Outcome| printed(&answer.encode(call, outcome, places).unwrap());
     match intent {
         Intent::Send(_) => {
@@ -221,10 +223,24 @@ fn answered(answer: Answer, call: &Call, intent: &Intent<()>, places: &Places) -
         }
         Intent::Probe(probe) => printed(&report(*probe).reply()),
         Intent::Anonymous(anonymous) => told(&anonymous_outcome(anonymous)),
-        Intent::Work(_, work) => told(&work_outcome(work)),
+        Intent::Work(_, work) => told(&work_outcome(work).unwrap()),
         Intent::Receive(_, plan, ()) => {
-            let sha256 = if plan.wants_sha256 { Some(Sha256([0xab; 32])) } else { plan.expected };
-            told(&Outcome::Uploaded { id: drive().id, sha256 })
+            let sha256 = plan.wanted.sha256.then_some(Sha256([0xab; 32]));
+            let blake3 = plan.wanted.blake3.then_some(Blake3([0xb3; 32]));
+            let digests = Digests { sha256, blake3 }.or(plan.asserted);
+            told(&Outcome::Uploaded { id: drive().id, digests })
+        }
+        Intent::Part(_, plan, ()) => {
+            let state = if plan.finishes == Finishes::Here { TransferState::Done } else { TransferState::Open };
+            let seen = transfer(state, plan.size.unwrap_or(ByteCount::mib(1024)));
+            let seen = match &plan.target {
+                PartTarget::New(spec) => {
+                    let transfer = Transfer { size: spec.size.or(seen.transfer.size), ..seen.transfer };
+                    TransferSeen { transfer, ticket: Some(Secret::new("7e".repeat(32))), ..seen }
+                }
+                PartTarget::Ticketed(..) | PartTarget::Own(_) => seen,
+            };
+            told(&Outcome::Transfer(Box::new(seen)))
         }
         Intent::Unpack(_, ()) => told(&Outcome::Unpacked),
     }
@@ -280,6 +296,14 @@ fn field((name, value): (&str, &str)) -> (HeaderName, HeaderValue) {
 }
 
 fn fault_named(name: &str) -> Fault {
+    let named = [("InconsistentLength", Reason::InconsistentLength), ("TransferComplete", Reason::TransferComplete)];
+    if let Some((_, reason)) = named.into_iter().find(|(known, _)| *known == name) {
+        return Fault::new(FaultKind::Conflict, "the reason, in a sentence").for_reason(reason);
+    }
+    if name == "WrongOffset" {
+        let reason = Reason::WrongOffset { expected: 64 << 20, told: 0 };
+        return Fault::new(FaultKind::Conflict, "the reason, in a sentence").for_reason(reason);
+    }
     let named = |kind: &&FaultKind| format!("{kind:?}").split(' ').next() == Some(name);
     Fault::new(*FAULTS.iter().find(named).unwrap(), "the reason, in a sentence")
 }
@@ -291,46 +315,82 @@ fn anonymous_outcome(anonymous: &Anonymous) -> Outcome {
         Anonymous::Identity(AnonymousCommand::Issue { proof, scope }) => {
             Outcome::Identity(issued(proof, scope.as_ref()))
         }
+        Anonymous::Transfer(id, _, action) => transfer_outcome(&TransferCommand::On(*id, action.clone())),
+        Anonymous::Keys => Outcome::Keys(vec![PublicKey {
+            kty: "OKP".to_owned(),
+            crv: "Ed25519".to_owned(),
+            kid: "5e".repeat(16),
+            x: "c0".repeat(21),
+        }]),
         Anonymous::Discover => Outcome::Discovered,
+        Anonymous::Describe => Outcome::Described(limits()),
     }
 }
 
-fn work_outcome(work: &Work) -> Outcome {
+fn work_outcome(work: &Work) -> Result<Outcome, Fault> {
     match work {
         Work::Control(command) => outcome(command),
-        Work::Identity(command) => Outcome::Identity(identity_outcome(command)),
-        Work::Discover => Outcome::Discovered,
+        Work::Identity(command) => Ok(Outcome::Identity(identity_outcome(command))),
+        Work::Discover => Ok(Outcome::Discovered),
     }
 }
 
-/// What the rest of the server would make of a command, on a day that never changes.
-fn outcome(command: &Command) -> Outcome {
-    match command {
+/// What the rest of the server would make of a command, on a day that never changes. Some changes do not fit the drive.
+pub(super) fn outcome(command: &Command) -> Result<Outcome, Fault> {
+    if let Some(outcome) = openstack::fixture_outcome(command) {
+        return Ok(outcome);
+    }
+    Ok(match command {
         Command::List(query) => Outcome::Listing(listing(query)),
-        Command::Show(VolumeRef::Tree(name)) => Outcome::Volume(Box::new(Volume { name: name.clone(), ..tree() })),
-        Command::Show(_) => Outcome::Volume(drive().into()),
+        Command::Show(VolumeRef::Tree(name)) => one(Volume { name: name.clone(), ..tree() }),
+        Command::Show(_) => one(drive()),
         Command::Create(specs) => Outcome::Created(specs.iter().map(created).collect()),
-        Command::Change { patch, .. } => Outcome::Volume(patched(patch).into()),
+        Command::CreateFrom { spec, .. } => Outcome::Created(vec![created(spec)]),
+        Command::Change { patch, .. } => one(patched(patch)?),
         Command::Remove { .. } => Outcome::Removed,
-        Command::Clone { patch, .. } => Outcome::Volume(Box::new(Volume {
+        Command::Clone { patch, .. } => one(Volume {
             id: OTHER_ID.parse().unwrap(),
             name: patch.name.clone().unwrap_or(drive().name),
             media: patch.media.unwrap_or(drive().media),
             state: VolumeState::CloningTarget,
             ..drive()
-        })),
+        }),
         Command::OpenDownload(volume) => {
             let id = match volume {
-                VolumeRef::Drive(id) | VolumeRef::Any(id) => *id,
+                VolumeRef::Drive(id) | VolumeRef::Snapshot(id) | VolumeRef::Any(id) => *id,
                 VolumeRef::Tree(_) => tree().id,
             };
             Outcome::Download { id, token: Secret::new("dGlja2V0") }
         }
         Command::Describe => Outcome::Described(limits()),
+        Command::Receipt(of) => receipt(*of),
         Command::Session(command) => session_outcome(command),
-        Command::Block(command) => Outcome::Block(openstack::fixture_outcome(command)),
-        Command::In { command, .. } => outcome(command),
-    }
+        Command::Transfer(command) => transfer_outcome(command),
+        Command::Block(command) => panic!("{command:?}"),
+        Command::In { command, .. } => return outcome(command),
+    })
+}
+
+fn receipt(of: ReceiptOf) -> Outcome {
+    let receipt = Receipt {
+        issuer: "https://cloud.example.com".to_owned(),
+        issued: "2023-11-14T22:15:00Z".to_owned(),
+        drive: drive().id,
+        name: drive().name,
+        tenant: drive().tenant,
+        user: None,
+        transfer: if let ReceiptOf::Transfer(id) = of { Some(id) } else { None },
+        size: drive().size,
+        allocated: Some(8 << 20),
+        digest: drive().digests.into(),
+        created: "2023-11-14T22:13:20Z".to_owned(),
+        stored: Some("2023-11-14T22:14:00Z".to_owned()),
+    };
+    Outcome::Receipt(Box::new(SignedReceipt { receipt, jws: "header.receipt.signature".to_owned() }))
+}
+
+fn one(volume: Volume) -> Outcome {
+    Outcome::Volume(Box::new(volume.into()))
 }
 
 /// A volume as one with a region is told.
@@ -347,13 +407,14 @@ fn listing(query: &VolumeQuery) -> Listing {
             let empty = Volume { name: "empty".to_owned(), content: None, source: None, ..tree() };
             (vec![empty, tree()], Page { limit: None, offset: 0 }, 2)
         }
+        VolumeQuery::Attached { .. } => panic!("{query:?}"),
         VolumeQuery::All(page) => (vec![placed(tree(), ""), placed(lost_drive(), "highspeedstorage")], *page, 12),
     };
     Listing { volumes, rest: Vec::new(), page, total }
 }
 
 fn created(spec: &VolumeSpec) -> Volume {
-    let VolumeSpec { kind, name, size, media, meta, attributes, placement } = spec.clone();
+    let VolumeSpec { kind, name, size, media, meta, attributes, placement, block: _ } = spec.clone();
     let blank = match kind {
         VolumeKind::Tree => Volume { content: None, source: None, ..tree() },
         VolumeKind::Drive | VolumeKind::Snapshot => Volume { state: VolumeState::Creating, ..drive() },
@@ -385,6 +446,70 @@ fn session_outcome(command: &SessionCommand) -> Outcome {
         }
         SessionCommand::Show(_) => Outcome::Session(Box::new(session())),
         SessionCommand::Cancel(_) => Outcome::Removed,
+    }
+}
+
+fn transfer_outcome(command: &TransferCommand) -> Outcome {
+    let size = ByteCount::mib(1024);
+    Outcome::Transfer(Box::new(match command {
+        TransferCommand::Create(spec) => {
+            let begun = transfer(TransferState::Open, size);
+            let transfer = Transfer {
+                size: spec.size,
+                name: spec.name.clone(),
+                reference: spec.reference.clone(),
+                metadata: spec.metadata.clone(),
+                asserted: spec.asserted,
+                ..begun.transfer
+            };
+            TransferSeen { transfer, durable: Extents::default(), ticket: Some(Secret::new("7e".repeat(32))), ..begun }
+        }
+        TransferCommand::List(query) => {
+            let items = vec![transfer(TransferState::Open, size), transfer(TransferState::Failed, size)];
+            return Outcome::Transfers(Paged { items, has_more: query.limit == 2 });
+        }
+        TransferCommand::On(_, TransferAction::Finish(_)) => transfer(TransferState::Done, size),
+        TransferCommand::On(_, TransferAction::Cancel) => transfer(TransferState::Cancelled, size),
+        TransferCommand::On(..) => transfer(TransferState::Open, size),
+    }))
+}
+
+/// A transfer in this state, of which some has come; at its end, all.
+pub(super) fn transfer(state: TransferState, size: ByteCount) -> TransferSeen {
+    let (is_failed, is_done) = (state == TransferState::Failed, state == TransferState::Done);
+    let mut durable = Extents::default();
+    durable.insert(0..64 << 20);
+    durable.insert(512 << 20..513 << 20);
+    if is_done {
+        durable.insert(0..size.get());
+    }
+    TransferSeen {
+        transfer: Transfer {
+            id: OTHER_ID.parse().unwrap(),
+            tenant: TENANT.parse().unwrap(),
+            user: ID.parse().unwrap(),
+            volume: ID.parse().unwrap(),
+            name: "disk.img".to_owned(),
+            size: Some(size),
+            reference: Some("batch 7".to_owned()),
+            metadata: Some("filename ZGlzay5pbWc=".to_owned()),
+            asserted: Digests { sha256: Some(Sha256([0xcd; 32])), blake3: None },
+            ticket: Sha256([1; 32]),
+            epoch: 2,
+            state,
+            reason: is_failed.then(|| "the bytes do not have the asserted SHA-256".to_owned()),
+            lifetime: 86_400,
+            created: UnixTime(1_700_000_000_000),
+            updated: UnixTime(1_700_000_060_000),
+            digests: if is_done { drive().digests } else { Digests::NONE },
+        },
+        durable,
+        parts: 2,
+        rate: 100 << 20,
+        limit: Some(Limiter::Peer),
+        ticket: None,
+        most: limits().max_drive,
+        left: 86_400,
     }
 }
 
@@ -448,7 +573,7 @@ fn tree() -> Volume {
         kind: VolumeKind::Tree,
         name: "vol1".to_owned(),
         size: ByteCount::mib(10 << 10),
-        sha256: None,
+        digests: Digests::NONE,
         content: Some(OTHER_ID.parse().unwrap()),
         source: Some("/local/dir".to_owned()),
         meta: json!({"autoremove": "true"}).as_object().cloned().unwrap(),
@@ -491,17 +616,13 @@ fn session() -> Session {
     }
 }
 
-fn patched(patch: &Patch) -> Volume {
+fn patched(patch: &Patch) -> Result<Volume, Fault> {
     let mut drive = drive();
-    let Patch { name, media, meta, attributes, size } = patch.clone();
-    drive.name = name.unwrap_or(drive.name);
-    drive.media = media.unwrap_or(drive.media);
-    drive.meta = meta.unwrap_or(drive.meta);
-    drive.attributes.extend(attributes);
-    if let Some(size) = size.filter(|size| *size != drive.size) {
+    patch.clone().apply(&mut drive)?;
+    if let Some(size) = patch.size.filter(|size| *size != drive.size) {
         (drive.size, drive.state) = (size, VolumeState::Resizing);
     }
-    drive
+    Ok(drive)
 }
 
 /// A drive that has everything.
@@ -521,7 +642,7 @@ pub(super) fn drive() -> Volume {
         revision: 7,
         created: UnixTime(1_700_000_000_000),
         updated: UnixTime(1_700_000_100_000),
-        sha256: Some(Sha256([0xcd; 32])),
+        digests: Digests { sha256: Some(Sha256([0xcd; 32])), blake3: Some(Blake3([0xb3; 32])) },
         content: None,
         source: None,
         meta: map(json!({"description": "a \"quoted\" text"})),

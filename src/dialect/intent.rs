@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::Probe;
-use crate::domain::{AnonymousCommand, Command, IdentityCommand, Login, Principal, ReceivePlan, SendPlan, UnpackPlan};
+use crate::domain::{
+    AnonymousCommand, Command, IdentityCommand, Login, PartPlan, Principal, ReceivePlan, Secret, SendPlan,
+    TransferAction, TransferId, UnpackPlan,
+};
 
 /// What a decoded request asks for, with the caller where there must be one, and the body `B` where that is the
 /// transfer.
@@ -15,6 +18,8 @@ pub enum Intent<B> {
     Work(Principal, Work),
     /// Bytes of a drive come in.
     Receive(Principal, ReceivePlan, B),
+    /// A part of a transfer comes in: for this caller, or under the capability in the plan.
+    Part(Option<Principal>, PartPlan, B),
     /// The archive of a tree comes in. The plan holds the capability for it.
     Unpack(UnpackPlan, B),
     /// Bytes go out. The plan holds the capability for them.
@@ -30,8 +35,14 @@ pub enum Anonymous {
     Login(Login),
     /// Work of the identity service.
     Identity(AnonymousCommand),
+    /// Work on a transfer, by who has the secret of its URL.
+    Transfer(TransferId, Secret, TransferAction),
+    /// The keys that check receipts.
+    Keys,
     /// What is served here.
     Discover,
+    /// What this server allows.
+    Describe,
 }
 
 /// What is done for a known caller.
@@ -52,6 +63,7 @@ impl<B> fmt::Debug for Intent<B> {
             Self::Anonymous(anonymous) => anonymous.fmt(f),
             Self::Work(_, work) => work.fmt(f),
             Self::Receive(_, plan, _) => f.debug_tuple("Receive").field(plan).finish(),
+            Self::Part(_, plan, _) => f.debug_tuple("Part").field(plan).finish(),
             Self::Unpack(plan, _) => f.debug_tuple("Unpack").field(plan).finish(),
             Self::Send(plan) => f.debug_tuple("Send").field(plan).finish(),
             Self::Probe(probe) => f.debug_tuple("Probe").field(probe).finish(),

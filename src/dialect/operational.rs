@@ -81,5 +81,5 @@ impl Operation for Probe {
 const fn probe(probe: Probe, summary: &'static str) -> Endpoint {
     // Its numbers tell of every tenant: they are not for the side that is open to the world.
     let side = if matches!(probe, Probe::Metrics) { Side::Control } else { Side::Either };
-    Endpoint { method: Method::GET, side, summary, entry: Entry::Probe(probe) }
+    Endpoint { method: Method::GET, media: None, side, summary, entry: Entry::Probe(probe) }
 }

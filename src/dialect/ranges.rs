@@ -1,4 +1,4 @@
-//! Byte ranges of RFC 9110 section 14: the `Range` field read, and the framing of an answer in several parts.
+//! Byte ranges of RFC 9110 section 14: the fields of requests read, and the framing of an answer in several parts.
 
 use bytes::Bytes;
 
@@ -105,6 +105,20 @@ fn coalesced(wanted: Vec<Extent>) -> Vec<Extent> {
     merged.into_iter().map(|(_, extent)| extent).collect()
 }
 
+/// Reads the value of a `Content-Range` field that speaks of the body of a request (section 14.4): which bytes these
+/// are, and of how many, if that is told. `None` when it is not well-formed.
+pub fn of_part(value: &[u8]) -> Option<(Extent, Option<ByteCount>)> {
+    let (unit, rest) = value.split_at_checked(b"bytes ".len())?;
+    let mut halves = rest.splitn(2, |byte| *byte == b'/');
+    let (range, size) = (halves.next()?, halves.next()?);
+    let mut bounds = range.splitn(2, |byte| *byte == b'-');
+    let (first, last) = (number(bounds.next()?).ok()?, number(bounds.next()?).ok()?);
+    let end = ByteCount::new(last.checked_add(1)?)?;
+    let size = if size == b"*" { None } else { Some(ByteCount::new(number(size).ok()?)?) };
+    let is_right = unit.eq_ignore_ascii_case(b"bytes ") && first <= last && size.is_none_or(|size| end <= size);
+    is_right.then(|| (Extent { offset: first, len: last - first + 1 }, size))
+}
+
 /// The value of `Content-Range` for one part.
 pub fn content_range(part: Extent, size: ByteCount) -> String {
     format!("bytes {}-{}/{size}", part.offset, part.end().saturating_sub(1))
@@ -209,6 +223,38 @@ mod tests {
     }
 
     #[test]
+    fn the_range_of_a_part_is_read_as_the_specification_has_it() {
+        let part = |offset, len, size: Option<u64>| Some((Extent { offset, len }, size.map(bytes)));
+        for (value, expected) in [
+            ("bytes 0-0/1", part(0, 1, Some(1))),
+            ("bytes 500-999/1000", part(500, 500, Some(1000))),
+            ("BYTES 500-999/*", part(500, 500, None)),
+            ("bytes 0-9223372036854775806/9223372036854775807", part(0, i64::MAX as u64, Some(i64::MAX as u64))),
+            ("bytes 9223372036854775806-9223372036854775806/*", part(i64::MAX as u64 - 1, 1, None)),
+            ("bytes 0-9223372036854775807/*", None),
+            ("bytes 0-99999999999999999999999/*", None),
+            ("bytes 0-0/99999999999999999999999", None),
+            ("bytes 500-999/999", None),
+            ("bytes 500-499/1000", None),
+            ("bytes */1000", None),
+            ("bytes 500-/1000", None),
+            ("bytes -500/1000", None),
+            ("bytes 500-*/*", None),
+            ("bytes 500-999", None),
+            ("bytes 500-999/", None),
+            ("bytes 500-999/1000/1000", None),
+            ("bytes=500-999/1000", None),
+            ("bytes  500-999/1000", None),
+            ("bytes 500-999/1000 ", None),
+            ("bytes +500-999/1000", None),
+            ("items 500-999/1000", None),
+            ("", None),
+        ] {
+            assert_eq!(of_part(value.as_bytes()), expected, "{value}");
+        }
+    }
+
+    #[test]
     fn too_many_ranges_are_answered_with_the_whole() {
         let set = |n: usize| (0..n).map(|i| format!("{0}-{0}", i * 2)).collect::<Vec<_>>().join(",");
         let Ranges::Parts(at_most) = parse(format!("bytes={}", set(MAX_RANGES)).as_bytes(), bytes(1000)) else {
@@ -300,7 +346,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(value: Vec<u8>) {
-            let _ = parse(&value, bytes(1000));
+            let _ = (parse(&value, bytes(1000)), of_part(&value), of_part(&[b"bytes ", value.as_slice()].concat()));
             let _ = parse(&[b"bytes=", value.as_slice()].concat(), ByteCount::MAX);
         }
     }

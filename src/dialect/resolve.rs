@@ -8,12 +8,12 @@ use http::{HeaderMap, Method};
 
 use super::{
     Call, Dialect, Endpoint, Route, cloudsigma, direct, hpc_ai, hyper_sh, identity, native, openstack, operational,
-    query,
+    query, ticket,
 };
 use crate::domain::{Fault, FaultKind};
 
 /// Every dialect, in the order in which they are asked whether an unknown path lies in theirs. The last takes all.
-pub(super) static DIALECTS: [&Dialect; 8] = [
+pub(super) static DIALECTS: [&Dialect; 9] = [
     &cloudsigma::DIALECT,
     &native::DIALECT,
     &identity::DIALECT,
@@ -21,6 +21,7 @@ pub(super) static DIALECTS: [&Dialect; 8] = [
     &hpc_ai::DIALECT,
     &openstack::DIALECT,
     &operational::DIALECT,
+    &ticket::DIALECT,
     &direct::DIALECT,
 ];
 
@@ -62,13 +63,14 @@ pub fn resolve<'a>(
     headers: &'a HeaderMap,
     length: Option<u64>,
 ) -> Resolved<'a> {
+    let method = ticket::method_of(method, path, headers);
     let call = |params| Call { method, path, params, query, headers, length };
     // Where an API lets a suffix of the path name a format, the path is matched without it.
     match ROUTER.at(openstack::without_suffix(path).0) {
         Ok(matched) => {
             let (dialect, route) = *matched.value;
             let params = matched.params.iter().map(|(name, value)| (name, query::percent_decoded(value))).collect();
-            Resolved { call: call(params), dialect, route: route.pattern, endpoint: route.endpoint(method) }
+            Resolved { call: call(params), dialect, route: route.pattern, endpoint: route.endpoint(method, headers) }
         }
         Err(_) => Resolved {
             call: call(Vec::new()),
@@ -106,6 +108,8 @@ mod tests {
             ("/api/users", "direct"),
             ("/api/v1/x", "native"),
             ("/v3/auth/x", "identity"),
+            ("/x", "ticket"),
+            ("/xy", "direct"),
             ("/healthz/x", "direct"),
             ("/", "direct"),
         ] {
@@ -121,7 +125,7 @@ mod tests {
         assert_eq!((download.route, download.call.param("uuid")), ("/api/2.0/drives/{uuid}/download", "a b"));
         assert!(download.endpoint.is_ok());
         let fault = resolved(&Method::GET, "/api/2.0/drives/upload").endpoint.expect_err("uploads have no GET");
-        assert_eq!(fault.kind, FaultKind::MethodNotAllowed { allow: "POST, PUT" });
+        assert_eq!(fault.kind, FaultKind::MethodNotAllowed { allow: "POST, PUT, OPTIONS" });
         let unknown = resolved(&Method::GET, "/v3/auth/x");
         assert_eq!((unknown.route, unknown.dialect.name), ("none", "identity"));
         assert_eq!(unknown.endpoint.expect_err("it is unknown").kind, FaultKind::NotFound);

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct UnixTime(pub i64);
 
 impl UnixTime {
-    /// This time plus a number of seconds.
+    /// Returns this time plus a number of seconds.
     #[must_use]
     pub const fn plus_seconds(self, seconds: u32) -> Self {
         Self(self.0.saturating_add(seconds as i64 * 1000))
@@ -21,9 +21,9 @@ impl From<SystemTime> for UnixTime {
     }
 }
 
-/// Tells the wall-clock time.
+/// A source of the wall-clock time.
 pub trait Clock: Send + Sync {
-    /// The time now.
+    /// Returns the present time.
     fn now(&self) -> UnixTime;
 }
 
@@ -43,7 +43,7 @@ impl Clock for SystemClock {
 pub struct FixedClock(AtomicI64);
 
 impl FixedClock {
-    /// A clock that stands at this time.
+    /// Returns a clock that stands at this time.
     pub fn at(time: UnixTime) -> Self {
         Self(AtomicI64::new(time.0))
     }

@@ -1,53 +1,66 @@
-//! The one door to the metadata side: what a caller can want, and what comes of it.
+//! Commands and their outcomes: the only way to the metadata.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Began, BlockCommand, BlockOutcome, ByteCount, Direction, Encoding, IdentityOutcome, Media, Paged, Placement,
-    Secret, Session, SessionCommand, Sha256, SortKey, TenantId, TreeFilter, Volume, VolumeId, VolumeKind, VolumeState,
+    Algorithms, Began, BlockCommand, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, Carried, Digests,
+    Direction, Encoding, IdentityOutcome, Media, Paged, Patch, Placement, PublicKey, ReceiptOf, Secret, Session,
+    SessionCommand, SignedReceipt, SortKey, TenantId, TransferCommand, TransferSeen, TreeFilter, Volume, VolumeId,
+    VolumeKind, VolumeState,
 };
 
-/// Metadata work on the caller's own volumes. It can be sent as JSON to whoever executes it, with the secrets that it
-/// carries.
+/// Metadata work on the caller's own volumes. A command can be sent as JSON, secrets included, to the process that
+/// executes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// Some of the caller's volumes.
+    /// Lists volumes of the caller.
     List(VolumeQuery),
-    /// One.
+    /// Shows a volume.
     Show(VolumeRef),
-    /// Makes some, blank: all of them or none.
+    /// Creates blank volumes: all of them or none.
     Create(Vec<VolumeSpec>),
-    /// Changes a drive.
+    /// Creates a drive from a source, or a snapshot of a drive.
+    CreateFrom {
+        /// The source.
+        source: VolumeSource,
+        /// The properties of the volume.
+        spec: Box<VolumeSpec>,
+    },
+    /// Changes a volume.
     Change {
-        /// The drive.
-        id: VolumeId,
-        /// To what.
+        /// The volume.
+        volume: VolumeRef,
+        /// The changes.
         patch: Patch,
     },
     /// Starts a copy of a drive.
     Clone {
         /// The source.
         id: VolumeId,
-        /// What the copy differs in. The size is never less than the source's; what is added reads as zero.
+        /// The fields in which the copy differs. It is never smaller than the source; added bytes read as zero.
         patch: Patch,
     },
-    /// Removes volumes; of drives all or none.
+    /// Removes volumes. Of several drives, all or none are removed.
     Remove {
         /// The volumes.
         volumes: Vec<VolumeRef>,
-        /// Also trees that are being initialised, which ends the whole session.
-        ends_sessions: bool,
+        /// What else is removed or ended.
+        reach: Reach,
     },
-    /// Asks for a ticket to download one.
+    /// Requests a ticket to download a volume.
     OpenDownload(VolumeRef),
-    /// What this server allows, and where it is.
+    /// Asks for the limits of this server.
     Describe,
+    /// Asks for the receipt of a drive.
+    Receipt(ReceiptOf),
     /// Work on sessions.
     Session(SessionCommand),
-    /// Work on volumes, snapshots, backups and attachments as block storage has them.
+    /// Work on transfers.
+    Transfer(TransferCommand),
+    /// Work on backups and attachments, and the rest that only block storage has.
     Block(BlockCommand),
-    /// Work on what is another tenant's. For administrators.
+    /// Work in another tenant, for administrators.
     In {
         /// The tenant.
         tenant: TenantId,
@@ -56,60 +69,107 @@ pub enum Command {
     },
 }
 
-/// Which volume is meant.
+/// A reference to a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeRef {
     /// A drive.
     Drive(VolumeId),
-    /// A tree, by its name, which no other tree of its tenant has.
+    /// A snapshot.
+    Snapshot(VolumeId),
+    /// A tree, by its name, which is unique among the trees of its tenant.
     Tree(String),
-    /// A drive or a tree.
+    /// A drive or a tree, by its id.
     Any(VolumeId),
 }
 
-/// Which volumes are listed.
+/// How far a removal reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Whether trees that are being initialised are removed too, which ends the whole session.
+    pub sessions: bool,
+    /// Whether the snapshots of drives are removed too.
+    pub snapshots: bool,
+    /// Whether drives that are attached are removed too, and detached for that. For administrators.
+    pub attached: bool,
+}
+
+/// A query for volumes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum VolumeQuery {
     /// Drives.
     Drives {
-        /// The filter that they must match.
+        /// The filter that drives must match.
         filter: DriveFilter,
-        /// Which part of the list.
+        /// The requested page.
         page: Page,
     },
-    /// Trees, by name.
+    /// Trees, in the order of their names.
     Trees(TreeFilter),
-    /// Drives and trees with their placements, in order of making.
+    /// Drives and trees with their placements, in the order of creation.
     All(Page),
+    /// Drives or snapshots with their attachments.
+    Attached {
+        /// The kind: drives or snapshots.
+        kind: VolumeKind,
+        /// The filter, the order and the page.
+        query: Box<BlockQuery>,
+    },
 }
 
-/// A volume to be made blank.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A volume to be created.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VolumeSpec {
     /// A drive or a tree.
     pub kind: VolumeKind,
-    /// Its name. No other tree of the caller has that of a tree; when empty, one is chosen for it.
+    /// Its name. That of a tree is unique among the trees of the caller; an empty one is replaced by a chosen name.
     pub name: String,
-    /// Its size; of a tree the most that it may hold, the server's default when absent.
+    /// Its size: of a tree the most that it may hold. When absent the size of its source, or the server's default for a
+    /// blank tree.
     pub size: Option<ByteCount>,
-    /// What the guest sees it as.
+    /// The device that the guest sees.
     pub media: Media,
     /// The owner's labels.
     pub meta: Map<String, Value>,
     /// The dialect's opaque fields.
     pub attributes: Map<String, Value>,
-    /// Where it is to be, of those whose name no other of them has.
+    /// Its placement. The names of volumes that have one are unique.
     pub placement: Option<Placement>,
+    /// The terms of block storage: a description, a zone, and a type by its name or id.
+    pub block: Option<BlockFields>,
 }
 
-/// What came of a command or an upload.
+/// The source of a volume.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum VolumeSource {
+    /// A drive.
+    Drive {
+        /// The drive.
+        id: VolumeId,
+        /// Whether it may be attached.
+        if_attached: bool,
+    },
+    /// A snapshot.
+    Snapshot(VolumeId),
+    /// An image: of the image service where there is one, else a drive that is marked as such.
+    Image {
+        /// The image.
+        id: VolumeId,
+        /// The caller's token, for the image service.
+        token: Option<Carried>,
+    },
+}
+
+/// The outcome of a command or an upload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// Of [`Command::List`].
     Listing(Listing),
-    /// One volume, found or changed, or what a job makes or changes.
-    Volume(Box<Volume>),
-    /// The volumes that [`Command::Create`] made, in order.
+    /// Of [`Command::List`], for a list with attachments.
+    Page(Paged<BlockVolume>),
+    /// A volume that was found or changed, or that a job creates or changes.
+    Volume(Box<BlockVolume>),
+    /// Of [`Command::Create`]: the new volumes, in the order of the request. Of [`Command::CreateFrom`]: the one
+    /// volume, which a job fills.
     Created(Vec<Volume>),
     /// Of [`Command::Remove`] and [`SessionCommand::Cancel`].
     Removed,
@@ -124,12 +184,12 @@ pub enum Outcome {
     Described(Limits),
     /// An upload is complete and durable.
     Uploaded {
-        /// The drive it made.
+        /// The new drive.
         id: VolumeId,
-        /// The digest of the bytes that came, when it was wanted or asserted.
-        sha256: Option<Sha256>,
+        /// The digests of the received bytes that were requested or asserted.
+        digests: Digests,
     },
-    /// Of [`SessionCommand::Initialize`]; none when nothing is left to upload.
+    /// Of [`SessionCommand::Initialize`]; `None` when nothing is left to upload.
     Began(Option<Began>),
     /// An archive is unpacked and durable.
     Unpacked,
@@ -139,23 +199,31 @@ pub enum Outcome {
     Sessions(Paged<Session>),
     /// Of [`SessionCommand::Show`].
     Session(Box<Session>),
+    /// Of [`TransferCommand::List`].
+    Transfers(Paged<TransferSeen>),
+    /// Of other work on transfers, and of a part.
+    Transfer(Box<TransferSeen>),
     /// Of [`Command::Block`].
     Block(BlockOutcome),
     /// Of a [`Login`](super::Login).
     LoggedIn {
-        /// The token, told this once.
+        /// The token, which is told only once.
         token: Secret,
-        /// For how long it is good.
+        /// Its lifetime.
         seconds: u32,
     },
     /// Of an [`IdentityCommand`](super::IdentityCommand) or an [`AnonymousCommand`](super::AnonymousCommand).
     Identity(IdentityOutcome),
-    /// What is served here, which the dialect knows.
+    /// Of [`Command::Receipt`].
+    Receipt(Box<SignedReceipt>),
+    /// The keys that check receipts.
+    Keys(Vec<PublicKey>),
+    /// The versions that are served here, which the dialect knows.
     Discovered,
 }
 
 impl Outcome {
-    /// The list, where it may be longer than what is held of it at once.
+    /// Returns the listing, of which no more than a part may be held at a time.
     pub const fn listing_mut(&mut self) -> Option<&mut Listing> {
         match self {
             Self::Listing(listing) => Some(listing),
@@ -164,115 +232,85 @@ impl Outcome {
     }
 }
 
-/// One page of the caller's volumes.
+/// A page of the caller's volumes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listing {
     /// The page, or its start.
     pub volumes: Vec<Volume>,
-    /// What else is on it, in order: looked up when the start is told (I12).
+    /// The other volumes of the page, in order: looked up after the start was sent (I12).
     pub rest: Vec<VolumeId>,
-    /// The page that was asked for.
+    /// The requested page.
     pub page: Page,
-    /// How many match in all.
+    /// The number of matches on all pages.
     pub total: u64,
 }
 
-/// Which drives to list. Empty means all.
+/// A filter for drives. The empty one matches all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DriveFilter {
-    /// Every one of these must hold.
+    /// Conditions on the name, all of which must hold.
     pub names: Vec<NameMatch>,
-    /// Only in one of these states, when there are any. The clone count of a source is ignored.
+    /// The states to match; any state when empty. The clone count of a source is ignored.
     pub states: Vec<VolumeState>,
-    /// Only seen as this.
+    /// The media to match.
     pub media: Option<Media>,
-    /// Not which, but how they are sorted: first key first, and after that in order of making.
+    /// The order of the list, which is no condition: by the first key first, and last by the time of creation.
     pub order: Vec<(SortKey, Direction)>,
 }
 
 /// A condition on a drive's name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum NameMatch {
-    /// The name is this.
+    /// The name equals this.
     Is(String),
-    /// The name holds this.
+    /// The name contains this.
     Contains(String),
-    /// The name holds this, whatever the case of ASCII letters.
+    /// The name contains this, whatever the case of ASCII letters.
     ContainsIgnoringCase(String),
     /// The name starts with this.
     StartsWith(String),
 }
 
-/// Which part of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A part of a list; by default all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// At most this many; `None` is all.
+    /// The most volumes; `None` is all.
     pub limit: Option<u32>,
-    /// Passing over this many.
+    /// The number of volumes before it.
     pub offset: u64,
 }
 
-/// What a drive is begun with.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DriveSpec {
-    /// Its label.
-    pub name: String,
-    /// Its size.
-    pub size: ByteCount,
-    /// What the guest sees it as.
-    pub media: Media,
-    /// The owner's labels.
-    pub meta: Map<String, Value>,
-    /// The dialect's opaque fields.
-    pub attributes: Map<String, Value>,
-}
-
-/// Changes to a drive or its copy; `None` leaves a field as it is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Patch {
-    /// A new label.
-    pub name: Option<String>,
-    /// Seen by the guest as this.
-    pub media: Option<Media>,
-    /// All of the owner's labels anew.
-    pub meta: Option<Map<String, Value>>,
-    /// Opaque fields to set; others stay.
-    pub attributes: Map<String, Value>,
-    /// A new size: starts a resize when it differs.
-    pub size: Option<ByteCount>,
-}
-
-/// What an upload says of itself before its first byte.
+/// The terms of an upload, known before its first byte.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReceivePlan {
-    /// The label of the drive to be made.
+    /// The label of the new drive.
     pub name: String,
-    /// Its size to the byte; `None` when it comes chunked and the size is what arrives.
+    /// Its exact size; `None` of a chunked body, whose length becomes the size.
     pub length: Option<ByteCount>,
-    /// The digest that the bytes must have, as the client asserts.
-    pub expected: Option<Sha256>,
-    /// Whether the client wants the digest in the answer.
-    pub wants_sha256: bool,
+    /// The digests that the client asserts.
+    pub asserted: Digests,
+    /// The algorithms whose digests the client requests in the answer, or may assert behind the last byte.
+    pub wanted: Algorithms,
 }
 
-/// What a download says of itself.
+/// The terms of a download.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SendPlan {
-    /// The ticket's text.
+    /// The text of the ticket.
     pub token: Secret,
-    /// The volume that the URL names; it must be the ticket's.
+    /// The volume in the URL, which must be that of the ticket.
     pub id: VolumeId,
-    /// How a tree's archive is to be compressed. A drive is sent as it is.
+    /// The compression of a tree's archive. A drive is sent as it is.
     pub encoding: Encoding,
-    /// Whether the client wants the drive's digest.
-    pub wants_sha256: bool,
+    /// The algorithms whose digests of the drive the client requests.
+    pub wanted: Algorithms,
 }
 
-/// What this server allows.
+/// The limits of this server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// A smaller upload is resized up to this; a smaller blank drive is refused.
+    /// The smallest drive: a smaller upload grows to this size, a smaller blank drive is refused.
     pub min_drive: ByteCount,
-    /// Nothing larger is taken.
+    /// The largest drive.
     pub max_drive: ByteCount,
 }

@@ -1,4 +1,4 @@
-//! Crash points: where a test ends the process as a power cut would.
+//! Crash points: places at which a test ends the process as a power cut would.
 
 #[cfg(debug_assertions)]
 use std::io::Write as _;
@@ -7,21 +7,22 @@ use std::sync::Arc;
 #[cfg(debug_assertions)]
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts the places between two durable steps, and ends the process at one of them. Nothing in release builds.
+/// Counts the places between two durable steps, and ends the process at one of them. Does nothing in release builds.
 #[derive(Clone, Debug, Default)]
 pub struct CrashPoints {
-    /// Crash points left; the process aborts at the last one.
+    /// The number of crash points left; the process aborts at the last one.
     #[cfg(debug_assertions)]
     left: Option<Arc<AtomicU64>>,
 }
 
 impl CrashPoints {
-    /// Never ends the process.
+    /// Returns crash points that never end the process.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Ends the process at the `k`-th point passed, counted from 1, over all clones. Never, in release builds.
+    /// Returns crash points that end the process at the `k`-th one passed, counted from 1 over all clones; in release
+    /// builds, never.
     pub fn after(k: u64) -> Self {
         #[cfg(not(debug_assertions))]
         let _ = k;
@@ -31,7 +32,7 @@ impl CrashPoints {
         }
     }
 
-    /// A durable step has been done and the next has not begun.
+    /// Passes a crash point, after one durable step and before the next.
     #[cfg_attr(not(debug_assertions), expect(clippy::unused_self, reason = "compiles to nothing"))]
     pub fn hit(&self, name: &'static str) {
         #[cfg(debug_assertions)]

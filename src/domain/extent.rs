@@ -5,15 +5,15 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-/// The unit of the stored piece digests, in bytes.
+/// The size of a piece, the unit of stored digests, in bytes.
 pub const PIECE: u64 = 4 << 20;
 
-/// A number of bytes. At most `i64::MAX`, so that it fits a database integer and a file offset.
+/// A number of bytes: at most `i64::MAX`, so that it fits a database integer and a file offset.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct ByteCount(u64);
 
-/// A number that is no number of bytes of anything here.
+/// The error of a number above [`ByteCount::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more bytes than anything can have")]
 pub struct TooManyBytes;
@@ -35,35 +35,35 @@ impl From<ByteCount> for u64 {
 impl ByteCount {
     /// No bytes.
     pub const ZERO: Self = Self(0);
-    /// The most bytes anything here can have.
+    /// The largest number of bytes.
     pub const MAX: Self = Self(i64::MAX as u64);
 
-    /// `bytes` bytes; `None` above [`ByteCount::MAX`].
+    /// Returns a number of bytes; `None` above [`ByteCount::MAX`].
     pub const fn new(bytes: u64) -> Option<Self> {
         if bytes <= Self::MAX.0 { Some(Self(bytes)) } else { None }
     }
 
-    /// `n` MiB.
+    /// Returns `n` MiB.
     pub const fn mib(n: u32) -> Self {
         Self((n as u64) << 20)
     }
 
-    /// The count as a plain number.
+    /// Returns the plain number.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// Whole GiB, rounded up.
+    /// Returns the number of GiB, rounded up.
     pub const fn gib_up(self) -> u64 {
         self.0.div_ceil(1 << 30)
     }
 
-    /// The sum, or `None` above [`ByteCount::MAX`].
+    /// Returns the sum; `None` above [`ByteCount::MAX`].
     pub const fn checked_add(self, other: Self) -> Option<Self> {
         Self::new(self.0 + other.0)
     }
 
-    /// What is left after taking `other` away, at least zero.
+    /// Returns the difference, or zero when `other` is larger.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
@@ -83,7 +83,7 @@ impl fmt::Debug for ByteCount {
 }
 
 /// A range of a volume's bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub struct Extent {
     /// The first byte.
     pub offset: u64,
@@ -92,17 +92,17 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// The whole of a volume of this size.
+    /// Returns the extent of a whole volume of this size.
     pub const fn whole(size: ByteCount) -> Self {
         Self { offset: 0, len: size.get() }
     }
 
-    /// The byte after the last.
+    /// Returns the offset behind the last byte.
     pub const fn end(&self) -> u64 {
         self.offset + self.len
     }
 
-    /// As a half-open range.
+    /// Returns the extent as a half-open range.
     pub const fn range(&self) -> Range<u64> {
         self.offset..self.end()
     }

@@ -1,26 +1,26 @@
-//! A set of numbers as ranges, merged: the bytes of a volume that are there, or its pieces.
+//! A set of numbers as merged ranges: the bytes or pieces that a volume has.
 
 use std::iter;
 use std::ops::Range;
 
-/// Ranges in ascending order; none is empty, and no two overlap or touch.
+/// A set of ranges in ascending order; none is empty, and no two overlap or touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extents(Vec<Range<u64>>);
 
 impl Extents {
-    /// The set of these ranges; `None` unless they are as the set would keep them.
+    /// Returns the set of these ranges; `None` unless they are in the form that a set keeps.
     pub fn from_sorted(ranges: Vec<Range<u64>>) -> Option<Self> {
         let is_apart = ranges.is_sorted_by(|one, next| one.end < next.start);
         (is_apart && ranges.iter().all(|range| range.start < range.end)).then_some(Self(ranges))
     }
 
-    /// Adds a range; it may overlap what is there.
+    /// Adds a range, which may overlap others.
     pub fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
         }
         match self.0.last_mut() {
-            // What comes in order.
+            // Most ranges come in order.
             Some(last) if last.end == range.start => last.end = range.end,
             Some(last) if last.end > range.start => {
                 let met = self.met(range.start, range.end);
@@ -32,7 +32,7 @@ impl Extents {
         }
     }
 
-    /// Takes a range out.
+    /// Removes a range.
     pub fn remove(&mut self, range: Range<u64>) {
         if range.is_empty() || self.0.last().is_none_or(|last| last.end <= range.start) {
             return;
@@ -46,18 +46,18 @@ impl Extents {
         self.0.splice(met, kept);
     }
 
-    /// Whether a range that begins here would be merged with another.
+    /// Reports whether a range that begins here would be merged with another.
     pub fn touches(&self, start: u64) -> bool {
         !self.met(start, start).is_empty()
     }
 
-    /// The parts of this range that are there, in order.
+    /// Returns the parts of this range that are in the set, in order.
     pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let cut = move |part: &Range<u64>| part.start.max(range.start)..part.end.min(range.end);
         self.0[self.met(range.start, range.end)].iter().map(cut).filter(|part| !part.is_empty())
     }
 
-    /// The first part of this range that is not there.
+    /// Returns the first part of this range that is not in the set.
     pub fn first_gap(&self, range: Range<u64>) -> Option<Range<u64>> {
         let mut parts = self.within(range.clone()).peekable();
         let start = parts.next_if(|part| part.start == range.start).map_or(range.start, |part| part.end);
@@ -65,17 +65,17 @@ impl Extents {
         Some(start..end).filter(|gap| !gap.is_empty())
     }
 
-    /// All ranges, in order.
+    /// Returns all ranges, in order.
     pub fn ranges(&self) -> &[Range<u64>] {
         &self.0
     }
 
-    /// How many numbers there are.
+    /// Returns the count of numbers in the set.
     pub fn total(&self) -> u64 {
         self.0.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// The places of the ranges that overlap or touch `start..end`.
+    /// Returns the indices of the ranges that overlap or touch `start..end`.
     fn met(&self, start: u64, end: u64) -> Range<usize> {
         let first = self.0.partition_point(|part| part.end < start);
         let count = self.0[first..].partition_point(|part| part.start <= end);

@@ -1,4 +1,4 @@
-//! What went wrong, in a form that every dialect can spell.
+//! Faults: failures of requests, in a form that every dialect can spell.
 
 use std::error::Error;
 use std::{fmt, io};
@@ -12,39 +12,39 @@ type Cause = Box<dyn Error + Send + Sync>;
 /// The kinds of fault. Each dialect has one table from these to its status codes and error words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// The request is not what its route takes.
+    /// The request is invalid for its route.
     Invalid,
     /// The request's message framing is ambiguous or broken (RFC 9112 section 6).
     BadFraming,
     /// An upload carried no bytes.
     Empty,
-    /// No credentials, or wrong ones.
+    /// The credentials are missing or wrong.
     Unauthenticated,
-    /// Too many failures from this caller.
+    /// The caller has failed too often.
     Throttled {
         /// Seconds after which to try again.
         retry_after: u32,
     },
-    /// A ticket that is forged, expired, or for another thing.
+    /// The ticket is forged, expired, or for another volume.
     TicketRefused,
-    /// The caller is known, and may not do this.
+    /// The caller is authenticated, and may not do this.
     Forbidden,
-    /// No such thing, or not the caller's.
+    /// The resource does not exist, or belongs to another tenant.
     NotFound,
-    /// The path exists; the method does not.
+    /// The path exists, but not with this method.
     MethodNotAllowed {
-        /// The methods that do, comma-separated.
+        /// The methods that exist, comma-separated.
         allow: &'static str,
     },
-    /// The thing is busy, or was changed meanwhile.
+    /// The resource is busy, or was changed meanwhile.
     Conflict,
-    /// The thing was there, and its time is over.
+    /// The resource has existed and expired.
     Gone,
-    /// The body's media type is not the one that is served here.
+    /// The media type of the body is not supported.
     UnsupportedMediaType,
-    /// The body or the drive would be larger than is allowed.
+    /// The body or the drive would exceed its limit.
     TooLarge,
-    /// A range outside the drive.
+    /// The range lies outside the drive.
     RangeNotSatisfiable {
         /// The size of the drive.
         size: ByteCount,
@@ -53,120 +53,143 @@ pub enum FaultKind {
     QuotaExceeded,
     /// The node's disk has no room.
     NoSpace,
-    /// The bytes that came are not those the client asserted.
+    /// The received bytes do not have the digest that the client asserted.
     DigestMismatch,
-    /// The peer closed before the body was complete.
+    /// The peer closed the connection before the body was complete.
     BodyIncomplete,
-    /// The peer sent or took nothing, or too little, for too long.
+    /// The peer sent or accepted too few bytes for too long.
     PeerTooSlow,
-    /// The transfer was ended from outside: its drive was deleted, or the server stops.
+    /// The transfer was cancelled: its drive was deleted, or the server stops.
     Cancelled,
-    /// The remote source that the caller named failed.
+    /// The remote source that the caller named has failed.
     Upstream,
-    /// The bytes on disk are not the bytes that were stored.
+    /// The bytes on disk differ from those that were stored.
     Corrupt,
-    /// The server is stopping, or cannot take more now.
+    /// The server is stopping or overloaded.
     Unavailable,
-    /// Our fault. The cause is in the log, under the request's id.
+    /// The server has failed. The cause is in the log, under the id of the request.
     Internal,
 }
 
-/// Why a fault is one of its kind, where an API has a sentence of its own for that.
+/// The reason for a fault, where an API has words of its own for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// There is no such volume.
+    /// The volume does not exist.
     NoSuchVolume,
-    /// Another volume has the name, of those that may have no name in common.
+    /// Another volume has the name, which must be unique.
     NameTaken,
-    /// There is no zone of this name.
+    /// No zone has this name.
     NoSuchZone(String),
-    /// There is no type of volumes of this name or id.
+    /// No type of volumes has this name or id.
     NoSuchType {
-        /// What was asked for.
+        /// The requested name or id.
         name: String,
-        /// Those that there are.
+        /// The names of the known types.
         known: Vec<String>,
     },
-    /// There is no image of this id that the caller may use.
+    /// No image with this id is available to the caller.
     NoSuchImage(VolumeId),
-    /// The image of this id cannot become a volume, because of this.
+    /// The image with this id cannot become a volume, for this reason.
     ImageUnfit(VolumeId, &'static str),
-    /// The volume would be smaller than its image, which takes this.
+    /// The volume would be smaller than its image, which has this size.
     SmallerThanImage(ByteCount),
-    /// There is no snapshot of this id.
+    /// No snapshot has this id.
     NoSuchSnapshot(VolumeId),
-    /// There is no such backup.
+    /// The backup does not exist.
     NoSuchBackup,
-    /// The backup is neither whole nor failed, so it cannot be removed.
+    /// The backup cannot be removed, because it is neither whole nor failed.
     BackupNotAtRest,
-    /// The backup is not whole, so it cannot be restored.
+    /// The backup cannot be restored, because it is not whole.
     BackupNotWhole,
-    /// A volume can only grow, and has this size.
+    /// The volume has this size, and can only grow.
     NotLarger(ByteCount),
-    /// A volume is no smaller and no larger than these.
+    /// The size is outside the limits for a volume.
     SizeOutside {
-        /// The least.
+        /// The smallest size.
         least: ByteCount,
-        /// The most.
+        /// The largest size.
         most: ByteCount,
     },
     /// The volume may only be attached for reading.
     ReadOnly,
-    /// The tenant has as many volumes as its quota allows: this many.
+    /// The tenant has reached its quota of this many volumes.
     TooManyVolumes(u64),
-    /// The tenant has as many backups as its quota allows: this many.
+    /// The tenant has reached its quota of this many backups.
     TooManyBackups(u64),
-    /// The tenant's quota has no room for so many bytes of backups.
+    /// The tenant's quota has no room for the bytes of the backup.
     BackupBytes,
+    /// The part does not begin where the bytes end that have come.
+    WrongOffset {
+        /// The offset of the first byte that is missing.
+        expected: u64,
+        /// The offset of the part.
+        told: u64,
+    },
+    /// The size that the part tells, or its end, is not that of the transfer.
+    InconsistentLength,
+    /// The transfer is complete, and takes no more parts.
+    TransferComplete,
+    /// A drive has at most this size.
+    LargerThan(ByteCount),
 }
 
-/// Who must act so that it works next time.
+/// The party that must act before a retry can succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// Whoever made the request.
+    /// The caller of the request.
     Caller,
     /// The network, or the peer at its other end.
     Peer,
-    /// Whoever runs this server.
+    /// The operator of this server.
     Us,
-    /// Whoever runs the remote source.
+    /// The operator of the remote source.
     Upstream,
 }
 
-/// One failed request: what the caller is told, and what the log keeps.
+/// The failure of a request: a message for the caller, and a cause for the log.
 #[derive(Debug)]
 pub struct Fault {
-    /// The class of fault, which decides the status.
+    /// The kind of fault, which decides the status.
     pub kind: FaultKind,
-    /// The sentence for the caller. Never holds a path, a secret or a lower error's text.
+    /// The message for the caller, without any path, secret or text of a lower error.
     pub told: String,
-    /// Why, where a dialect may say it in other words than `told`.
+    /// The reason, where a dialect may use other words than `told`.
     pub reason: Option<Box<Reason>>,
-    /// The request's field at fault, if one is.
+    /// The field of the request that is at fault, if any.
     pub point: Option<String>,
-    /// For the log only.
+    /// The cause, for the log only.
     pub cause: Option<Cause>,
 }
 
+const READ_ONLY: &str = "the storage takes no writes now";
+
 impl Fault {
-    /// A fault that the caller is told about in these words.
+    /// Returns a fault with a message for the caller.
     pub fn new(kind: FaultKind, told: impl Into<String>) -> Self {
         Self { kind, told: told.into(), reason: None, point: None, cause: None }
     }
 
-    /// A request that is not what its route takes, because of this field.
+    /// Returns the fault of an invalid request, with the field that is at fault.
     pub fn invalid(point: impl Into<String>, told: impl Into<String>) -> Self {
         Self { point: Some(point.into()), ..Self::new(FaultKind::Invalid, told) }
     }
 
-    /// Our fault: the caller learns only that, the log learns why.
-    ///
-    /// Unless there were too many open files at that moment, which passes.
+    /// Returns a failure of the server, whose cause goes to the log alone. A lack of file descriptors, which passes,
+    /// and a file system that is read-only make it [`FaultKind::Unavailable`].
     pub fn internal(cause: impl Into<Cause>) -> Self {
-        Self::new(FaultKind::Internal, "internal error; the request id names it").because(cause).unless_of_open_files()
+        let fault = Self::new(FaultKind::Internal, "internal error; the request id names it").because(cause);
+        if fault.is_of(&[Errno::ROFS]) {
+            return Self { kind: FaultKind::Unavailable, told: READ_ONLY.to_owned(), ..fault };
+        }
+        fault.unless_of_open_files()
     }
 
-    /// The same, unless there were too many open files: then it is nobody's fault but ours, and passes.
+    /// Returns the fault of a write to a file system that is read-only, as it becomes after an error of its disk.
+    pub fn read_only(cause: impl Into<Cause>) -> Self {
+        Self::new(FaultKind::Unavailable, READ_ONLY).because(cause)
+    }
+
+    /// Turns a fault that came from a lack of file descriptors into [`FaultKind::Unavailable`], since that passes.
     #[must_use]
     pub fn unless_of_open_files(self) -> Self {
         if !self.is_of_open_files() {
@@ -176,12 +199,17 @@ impl Fault {
         Self { cause: self.cause, ..Self::new(FaultKind::Unavailable, told) }
     }
 
-    /// Whether it came of a limit on open files, of the process or the system.
+    /// Reports whether the cause is a limit on open files, of the process or of the system.
     pub fn is_of_open_files(&self) -> bool {
+        self.is_of(&[Errno::MFILE, Errno::NFILE])
+    }
+
+    /// Reports whether the cause is one of these errors of the system.
+    fn is_of(&self, errors: &[Errno]) -> bool {
         let mut cause = self.source();
         while let Some(error) = cause {
             let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-            if number.is_some_and(|number| [Errno::MFILE, Errno::NFILE].contains(&Errno::from_raw_os_error(number))) {
+            if number.is_some_and(|number| errors.contains(&Errno::from_raw_os_error(number))) {
                 return true;
             }
             cause = error.source();
@@ -189,19 +217,19 @@ impl Fault {
         false
     }
 
-    /// Says why, for dialects that have words of their own for that.
+    /// Adds the reason, for dialects that have words of their own for it.
     #[must_use]
     pub fn for_reason(self, reason: Reason) -> Self {
         Self { reason: Some(Box::new(reason)), ..self }
     }
 
-    /// Adds what the log should know.
+    /// Adds the cause, for the log.
     #[must_use]
     pub fn because(self, cause: impl Into<Cause>) -> Self {
         Self { cause: Some(cause.into()), ..self }
     }
 
-    /// The party that must act.
+    /// Returns the party that must act.
     pub const fn blame(&self) -> Blame {
         match self.kind {
             FaultKind::Invalid
@@ -245,12 +273,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_on_open_files_is_told_as_something_that_passes() {
+    fn what_is_no_failure_of_the_program_is_told_as_unavailable() {
         for errno in [Errno::MFILE, Errno::NFILE] {
             let below = io::Error::other(Fault::internal(io::Error::from(errno)));
             let fault = Fault::internal(Fault::internal(below));
             assert_eq!(fault.kind, FaultKind::Unavailable, "{fault:?}");
         }
         assert_eq!(Fault::internal(io::Error::from(Errno::IO)).kind, FaultKind::Internal);
+        let read_only = Fault::internal(Fault::internal(io::Error::from(Errno::ROFS)));
+        assert_eq!((read_only.kind, &*read_only.told), (FaultKind::Unavailable, READ_ONLY));
     }
 }

@@ -1,4 +1,4 @@
-//! Identifiers. Ids, never names, are what reaches a disk path or a database key.
+//! Identifiers. Disk paths and database keys are made of ids, never of names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,28 +13,28 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id, ordered by the time of its making (UUID version 7, RFC 9562).
+            /// Creates an id. Ids are ordered by the time of their creation (UUID version 7, RFC 9562).
             pub fn random() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// The id with these 16 bytes.
+            /// Returns the id with these 16 bytes.
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
             }
 
-            /// The id in 32 hex digits without hyphens, as OpenStack spells projects and users.
+            /// Returns the id in 32 hex digits without hyphens, as OpenStack spells projects and users.
             pub fn plain(&self) -> String {
                 self.0.simple().to_string()
             }
 
-            /// Reads that spelling: lower case only, so that there is one.
+            /// Parses the spelling of [`Self::plain`]: lower case only, so that an id has one spelling.
             pub fn from_plain(text: &str) -> Option<Self> {
                 let id = uuid::fmt::Simple::from_str(text).ok()?.into_uuid();
                 Some(Self(id)).filter(|id| id.plain() == text)
             }
 
-            /// The 16 bytes of the id.
+            /// Returns the 16 bytes of the id.
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
             }
@@ -68,28 +68,28 @@ id!(
     VolumeId
 );
 id!(
-    /// Whose things they are.
+    /// A tenant: the owner of volumes.
     TenantId
 );
 id!(
-    /// A piece of background work.
+    /// Background work, which outlives the request that asked for it.
     JobId
 );
 id!(
-    /// What a volume holds at one time: the bytes of a drive, but for zeros that are added behind them, or the files of
-    /// a tree. New content has a new id, so readers of the old one are not disturbed.
+    /// A content: the bytes of a drive, except for zeros added at its end, or the files of a tree. New content has a
+    /// new id, so that readers of the old one are not disturbed.
     ContentId
 );
 impl ContentId {
-    /// The first content of a drive, which has the id of its drive; those that take its place have ids of their own.
-    /// So it need not be kept beside the bytes whose they were.
+    /// Returns the id of the first content of a drive. It equals that of the drive, so that the bytes alone tell whose
+    /// they are. Later contents have ids of their own.
     pub const fn first_of(drive: VolumeId) -> Self {
         Self(drive.0)
     }
 }
 
 id!(
-    /// One initialisation of trees.
+    /// A session: an initialisation of trees.
     SessionId
 );
 id!(
@@ -97,11 +97,15 @@ id!(
     UploadId
 );
 id!(
+    /// A transfer: an upload that survives.
+    TransferId
+);
+id!(
     /// A user.
     UserId
 );
 id!(
-    /// A token, which nobody can use who only knows its id.
+    /// A token. Its id alone does not permit its use.
     TokenId
 );
 id!(

@@ -1,158 +1,158 @@
-//! Users, projects and tokens, as an identity service has them.
+//! Users, projects and tokens, in the terms of an identity service.
 //!
-//! A project is a tenant by its OpenStack name. A user has one project of their own, and may be a member of others;
-//! administrators may work in all.
+//! A project is what OpenStack calls a tenant. A user has one project of their own, and may be a member of others;
+//! administrators may work in all of them.
 
 use super::{Secret, TenantId, TokenId, UnixTime, UserId};
 
-/// How a request names a user or a project.
+/// A reference to a user or a project in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Named<Id> {
-    /// By its id, which never changes.
+    /// Its id, which never changes.
     Id(Id),
-    /// By its name.
+    /// Its name.
     Name(String),
 }
 
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Their identity, for ever.
+    /// The permanent id.
     pub id: UserId,
-    /// The name that they log in with.
+    /// The login name.
     pub name: String,
-    /// Their own project.
+    /// The project of their own.
     pub project: TenantId,
-    /// Whether they administrate.
+    /// Whether they are an administrator.
     pub is_admin: bool,
 }
 
 /// A project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
-    /// Its identity, for ever: the tenant's.
+    /// The permanent id, which is that of the tenant.
     pub id: TenantId,
     /// Its name.
     pub name: String,
 }
 
-/// What a token stands for: a user in a project, for a time.
+/// A token: a user in a project, for a limited time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// What it may be called where others see it.
+    /// Its public id.
     pub id: TokenId,
     /// The user that owns it.
     pub user: User,
     /// The project that it is scoped to.
     pub project: Project,
-    /// If it was given for another token and not for the password itself: the one that was, at the begin of the chain.
+    /// The first token of its chain, which was issued for the password; `None` of that token itself.
     pub chain: Option<TokenId>,
     /// The time of its creation.
     pub issued: UnixTime,
-    /// From when on it is no good. A token that was given for another ends with that one.
+    /// The time of its expiry. A token that was issued for another expires with that one.
     pub expires: UnixTime,
 }
 
 /// A login that is answered with a signed token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    /// The name of the user.
+    /// The login name of the user.
     pub user: String,
     /// Their password.
     pub password: Secret,
 }
 
-/// Work of the identity service that is open to anyone.
+/// Work of the identity service for anyone, without a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AnonymousCommand {
-    /// Which version is served here.
+    /// Asks for the version that is served here.
     Describe,
-    /// Makes a token.
+    /// Issues a token.
     Issue {
         /// The credentials of the caller.
         proof: Proof,
-        /// For which project; the user's own when absent.
+        /// The project of the token; the user's own when absent.
         scope: Option<Named<TenantId>>,
     },
 }
 
-/// Work of the identity service for a known caller.
+/// Work of the identity service for an authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentityCommand {
-    /// What a token stands for: one of the caller's own, or any for administrators.
+    /// Shows a token of the caller, or any for administrators.
     ShowToken(Secret),
-    /// Ends a token; the same.
+    /// Revokes a token of the caller, or any for administrators.
     Revoke(Secret),
-    /// Where the services are.
+    /// Lists the services and their addresses.
     Catalog,
-    /// The projects that the caller may work in.
+    /// Lists the projects that the caller may work in.
     OwnProjects {
-        /// Only of this name.
+        /// The name to match.
         name: Option<String>,
     },
-    /// The projects that a user may work in: the caller, or any for administrators.
+    /// Lists the projects that the caller may work in, or any user for administrators.
     ProjectsOf {
         /// The user.
         user: UserId,
-        /// Only of this name.
+        /// The name to match.
         name: Option<String>,
     },
-    /// One of the caller's projects, or any for administrators.
+    /// Shows a project of the caller, or any for administrators.
     Project(TenantId),
-    /// The users that the caller may see: themselves, or all for administrators.
+    /// Lists the users that the caller may see: the caller alone, or all for administrators.
     Users {
-        /// Only of this name.
+        /// The name to match.
         name: Option<String>,
     },
-    /// One of them.
+    /// Shows a user that the caller may see.
     User(UserId),
 }
 
-/// How somebody proves who they are when they ask for a token.
+/// The credentials in a request for a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// By their password.
+    /// A user and a password.
     Password {
         /// The user.
         user: Named<UserId>,
-        /// It.
+        /// Their password.
         password: Secret,
     },
-    /// By a token that they have.
+    /// A token that was issued before.
     Token(Secret),
 }
 
-/// What came of an [`AnonymousCommand`] or an [`IdentityCommand`].
+/// The outcome of an [`AnonymousCommand`] or an [`IdentityCommand`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentityOutcome {
     /// Of [`AnonymousCommand::Describe`].
     Described,
     /// Of [`AnonymousCommand::Issue`].
     Issued {
-        /// What it stands for.
+        /// The token.
         token: Box<Token>,
-        /// The token itself, told this once.
+        /// Its secret text, which is told only once.
         secret: Secret,
-        /// The name of the region that the services are in.
+        /// The region of the services.
         region: String,
     },
     /// Of [`IdentityCommand::ShowToken`].
     Token {
-        /// What it stands for.
+        /// The token.
         token: Box<Token>,
-        /// The name of the region that the services are in.
+        /// The region of the services.
         region: String,
     },
     /// Of [`IdentityCommand::Revoke`].
     Revoked,
     /// Of [`IdentityCommand::Catalog`].
     Catalog {
-        /// The project whose services they are.
+        /// The project in whose URLs the services are.
         project: TenantId,
-        /// The name of the region that they are in.
+        /// The region of the services.
         region: String,
     },
-    /// Of the commands that ask for projects.
+    /// Of [`IdentityCommand::OwnProjects`] and [`IdentityCommand::ProjectsOf`].
     Projects(Vec<Project>),
     /// Of [`IdentityCommand::Project`].
     Project(Project),

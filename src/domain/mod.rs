@@ -1,9 +1,9 @@
 //! Words and rules: ids, byte counts, volumes and their states, sessions, commands, faults.
 //!
-//! Pure: nothing here awaits, does I/O or knows a wire format. Every other floor may import this one;
-//! it imports none.
+//! Pure: nothing here awaits, does I/O or knows a wire format. Every other floor may import this one; it imports none.
 
 mod block;
+mod checksum;
 mod clock;
 mod command;
 mod crash;
@@ -14,37 +14,51 @@ mod fault;
 mod id;
 mod identity;
 mod network;
+mod patch;
 mod placement;
 mod principal;
+mod receipt;
 mod session;
+mod shortage;
 mod ticket;
+mod transfer;
 mod tree;
 mod volume;
+mod zero;
 
 pub use block::{
-    AttachedServer, Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch,
-    BlockQuery, BlockView, BlockVolume, Direction, MetadataChange, NewBackup, NewVolume, Paged, ResetStatus, Seen,
-    ServerQuery, SortKey, Thing, VolumeAction, VolumeType,
+    AttachedServer, Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockQuery,
+    BlockView, BlockVolume, Direction, NewBackup, Paged, ResetStatus, Seen, ServerQuery, SortKey, VolumeAction,
+    VolumeType,
 };
+pub use checksum::{Checks, Checksum, ChecksumAlgorithm};
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{
-    Command, DriveFilter, DriveSpec, Limits, Listing, NameMatch, Outcome, Page, Patch, ReceivePlan, SendPlan,
-    VolumeQuery, VolumeRef, VolumeSpec,
+    Command, DriveFilter, Limits, Listing, NameMatch, Outcome, Page, Reach, ReceivePlan, SendPlan, VolumeQuery,
+    VolumeRef, VolumeSource, VolumeSpec,
 };
 pub use crash::CrashPoints;
-pub use digest::{Pieces, Sha256};
+pub use digest::{Algorithm, Algorithms, Blake3, Digests, Pieces, Sha256};
 pub use extent::{ByteCount, Extent, PIECE, TooManyBytes};
 pub use extents::Extents;
 pub use fault::{Blame, Fault, FaultKind, Reason};
-pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, UploadId, UserId, VolumeId};
+pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, TransferId, UploadId, UserId, VolumeId};
 pub use identity::{AnonymousCommand, IdentityCommand, IdentityOutcome, Login, Named, Project, Proof, Token, User};
 pub use network::{Network, NotANetwork};
+pub use patch::{BlockPatch, PairsChange, Patch};
 pub use placement::{Catalogue, Placement, Region};
 pub use principal::{Guard, Principal, Quota, Usage};
+pub use receipt::{PublicKey, Receipt, ReceiptDigests, ReceiptOf, SignedReceipt};
 pub use session::{
     Began, Carried, Initialization, Secret, Session, SessionCommand, SessionState, Source, TreeSource, Unpacking,
     Upload, UploadState,
 };
+pub use shortage::Shortage;
 pub use ticket::{Ticket, Verb};
-pub use tree::{Encoding, LONGEST_NAME, TreeFilter, TreeSpec, UnpackPlan, is_tree_name};
+pub use transfer::{
+    Completion, Finishes, Limiter, PartOffset, PartPlan, PartTarget, Transfer, TransferAction, TransferCommand,
+    TransferQuery, TransferSeen, TransferSpec, TransferState,
+};
+pub use tree::{Encoding, LONGEST_NAME, TreeFilter, UnpackPlan, is_tree_name};
 pub use volume::{IllegalStep, Media, Volume, VolumeEvent, VolumeKind, VolumeState};
+pub use zero::{GRANULE, data_runs, is_zero};

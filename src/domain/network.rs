@@ -1,4 +1,4 @@
-//! Networks of addresses, as people write them.
+//! Networks of IP addresses in their written form.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,34 +9,34 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
 
-/// A text that names no network.
+/// The reason why a text is no network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotANetwork {
-    /// No address, or no length of a prefix.
+    /// It lacks an address or the length of a prefix.
     #[error("a network is an address, a slash and the length of its prefix")]
     Syntax,
-    /// The address names a host in the network.
+    /// The address is that of a host in the network.
     #[error("the address has bits beyond the prefix")]
     HostBits,
 }
 
 impl Network {
-    /// A network of IPv4, by the first three bytes of its base.
+    /// Returns an IPv4 network, from the first three bytes of its base.
     pub const fn v4(a: u8, b: u8, c: u8, prefix: u8) -> Self {
         Self(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix)))
     }
 
-    /// A network of IPv6, by the first 32 bits of its base.
+    /// Returns an IPv6 network, from the first 32 bits of its base.
     pub const fn v6(a: u16, b: u16, prefix: u8) -> Self {
         Self(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0), prefix)))
     }
 
-    /// Every address there is.
+    /// Returns the networks of all addresses.
     pub const fn everywhere() -> [Self; 2] {
         [Self::v4(0, 0, 0, 0), Self::v6(0, 0, 0)]
     }
 
-    /// Whether an address lies in it. An IPv4 address lies in no IPv6 network, nor the other way round.
+    /// Reports whether the network contains an address. No IPv6 network contains an IPv4 address, nor the reverse.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }

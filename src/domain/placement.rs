@@ -1,60 +1,61 @@
-//! Where a volume was wished to be, and of which type: what an API with regions asks for and shows.
+//! Placements: the region and type of a volume, as an API with regions requests and shows them.
 //!
-//! Neither changes where bytes are kept. Volumes that have a placement have names that no other of them has.
+//! Neither decides where bytes are kept. The names of volumes that have a placement are unique.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Fault, Reason, Volume, VolumeKind};
 
-/// The region and type of a volume. Kept among its attributes.
+/// The region and type of a volume. Stored among its attributes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// The id of its region.
     pub region: String,
     /// Its type.
     pub volume_type: String,
-    /// The name of the user who made it.
+    /// The name of the user who created it.
     pub user: String,
 }
 
 impl Placement {
-    /// The attribute that holds it. Databases have it by the name of the first API with regions.
+    /// The attribute that holds it, named after the first API with regions: databases have that name.
     pub const KEY: &str = "hpc_ai";
 
-    /// That of a volume with these attributes; none of what was made without one.
+    /// Returns the placement in the attributes of a volume; `None` if it was created without one.
     pub fn of(attributes: &Map<String, Value>) -> Option<Self> {
         attributes.get(Self::KEY).and_then(|placement| Self::deserialize(placement).ok())
     }
 
-    /// Sets that of a volume.
+    /// Stores the placement in the attributes of a volume.
     pub fn put(&self, attributes: &mut Map<String, Value>) {
-        // Three strings: there is nothing that it could refuse.
+        // Three strings are always serialised.
         attributes.insert(Self::KEY.to_owned(), serde_json::to_value(self).unwrap_or_default());
     }
 }
 
-/// A region, as settings have it.
+/// A region in the settings.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Region {
-    /// What clients name it by.
+    /// The name in requests.
     pub id: String,
-    /// What people call it.
+    /// The name for people.
     pub name: String,
 }
 
-/// Which regions and types there are.
+/// The known regions and types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalogue {
-    /// The regions; what no region was chosen for is shown in the first.
+    /// The regions. A volume without one is shown in the first.
     pub regions: Vec<Region>,
-    /// The types of drives; a drive that no type was chosen for is shown with the first.
+    /// The types of drives. A drive without one is shown with the first.
     pub drive_types: Vec<String>,
 }
 
 impl Catalogue {
-    /// Whether a volume of this kind can be placed so. A tree has whatever type its API has for trees.
+    /// Refuses an unknown region, and an unknown type of a drive. That of a tree is not checked, since APIs have a type
+    /// of their own for trees.
     pub fn check(&self, kind: VolumeKind, placement: &Placement) -> Result<(), Fault> {
         if !self.regions.iter().any(|region| region.id == placement.region) {
             let known: Vec<String> =
@@ -68,7 +69,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Places a volume that was made without it, for whom it is shown to: this user stands for its maker.
+    /// Gives a volume that was created without a placement one for display, with this user as its creator.
     pub fn place(&self, volume: &mut Volume, user: &str) {
         if Placement::of(&volume.attributes).is_some() {
             return;
@@ -88,7 +89,7 @@ impl Catalogue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ByteCount, DriveSpec, FaultKind, Media, TenantId, UnixTime, VolumeState};
+    use crate::domain::{ByteCount, FaultKind, TenantId, UnixTime, VolumeState};
 
     fn catalogue() -> Catalogue {
         let region = |id: &str| Region { id: id.to_owned(), name: format!("region {id}") };
@@ -120,14 +121,8 @@ mod tests {
 
     #[test]
     fn a_volume_is_shown_as_it_was_made_and_a_foreign_one_where_no_choice_was_made() {
-        let drive = DriveSpec {
-            name: "d".to_owned(),
-            size: ByteCount::mib(1),
-            media: Media::Disk,
-            meta: Map::new(),
-            attributes: Map::new(),
-        };
-        let drive = Volume::begun(TenantId::random(), drive, VolumeState::Available, UnixTime(0));
+        let (size, state) = (ByteCount::mib(1), VolumeState::Available);
+        let drive = Volume::begun(TenantId::random(), VolumeKind::Drive, "d", size, state, UnixTime(0));
         let shown = |mut volume: Volume| {
             catalogue().place(&mut volume, "bob");
             Placement::of(&volume.attributes).unwrap()

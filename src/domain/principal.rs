@@ -1,21 +1,22 @@
-//! Who is calling, and how much they may hold.
+//! Authenticated callers, and the quotas of tenants.
 
 use super::{ByteCount, TenantId, UserId};
 
 /// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// The user's name, as they log in.
+    /// The login name of the user.
     pub user: String,
-    /// The user's identity, for ever.
+    /// The permanent id of the user.
     pub user_id: UserId,
-    /// Whose volumes they see. One tenant may have many users.
+    /// The tenant whose volumes they see. A tenant may have many users.
     pub tenant: TenantId,
-    /// Whether they administrate: they may see and change what is another tenant's, where a dialect lets them name it.
+    /// Whether they are an administrator, who may see and change volumes of other tenants where a dialect can name
+    /// them.
     pub is_admin: bool,
 }
 
-/// How a caller proves who they are.
+/// The kind of credentials that an endpoint asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// User name and password (RFC 7617), or a token as for [`Self::Token`].
@@ -28,28 +29,28 @@ pub enum Guard {
     Token,
 }
 
-/// The most a tenant may hold. `None` is no limit.
+/// The limits of a tenant. `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Volumes.
+    /// The number of volumes.
     pub volumes: Option<u64>,
     /// The sum of the volumes' sizes, not of the disk they take.
     pub bytes: Option<ByteCount>,
-    /// Backups.
+    /// The number of backups.
     pub backups: Option<u64>,
-    /// The sum of the sizes of what was backed up; where it is not set, the limit is that of `bytes`.
+    /// The sum of the sizes of the backed-up volumes; the fallback is `bytes`.
     pub backup_bytes: Option<ByteCount>,
 }
 
-/// What a tenant holds now.
+/// The present usage of a tenant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Volumes.
+    /// The number of volumes.
     pub volumes: u64,
     /// The sum of the volumes' charged sizes.
     pub bytes: ByteCount,
-    /// Backups, in every state.
+    /// The number of backups, in any state.
     pub backups: u64,
-    /// The sum of the sizes of what was backed up.
+    /// The sum of the sizes of the backed-up volumes.
     pub backup_bytes: ByteCount,
 }

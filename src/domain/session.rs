@@ -1,4 +1,5 @@
-//! An initialisation of trees: several of them filled under one cookie, within half an hour, visible together.
+//! Sessions: initialisations of trees, which are filled under one cookie within half an hour and become visible
+//! together.
 
 use std::fmt;
 
@@ -10,52 +11,52 @@ use super::{ContentId, SessionId, Sha256, TenantId, UnixTime, UploadId, UserId, 
 /// Work on sessions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SessionCommand {
-    /// Begins one.
+    /// Begins a session.
     Initialize(Initialization),
-    /// Ends the one with this token: what was uploaded becomes visible, or all of it is dropped.
+    /// Ends the session with this token: all of its uploads become visible, or all are dropped.
     Finish(Carried),
-    /// A page of the caller's sessions, newest first.
+    /// Lists a page of the caller's sessions, newest first.
     List {
-        /// The most of them.
+        /// The size of the page.
         limit: u32,
-        /// The last of the page before.
+        /// The last session of the page before.
         after: Option<SessionId>,
     },
-    /// One of them.
+    /// Shows a session.
     Show(SessionId),
-    /// Ends one, and drops what was uploaded.
+    /// Ends a session, and drops its uploads.
     Cancel(SessionId),
 }
 
-/// Trees to be filled.
+/// The terms of a new session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Initialization {
-    /// Whether trees that have content get new content; without it such a tree is refused.
+    /// Whether trees that have content get new content; otherwise they are refused.
     pub reload: bool,
-    /// Each with where its content comes from.
+    /// The trees, and the sources of their content.
     pub trees: Vec<TreeSource>,
 }
 
-/// A tree, and where its content comes from.
+/// A tree, and the source of its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeSource {
     /// The name of the tree.
     pub name: String,
-    /// Where from; when absent, from where it came the last time.
+    /// The source; when absent, the source of its present content.
     pub source: Option<Source>,
 }
 
-/// Where the content of a tree comes from, as its owner writes it.
+/// The source of a tree's content, in the words of its owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
-    /// A path at the owner's own machine, who will upload it. Never looked at here.
+    /// A path on the machine of the owner, who uploads the content. The server does not look at it.
     Local(String),
     /// A URL that the server fetches.
     Remote(String),
 }
 
 impl Source {
-    /// Reads a source: a URL of a scheme that can be fetched, or an absolute path.
+    /// Parses a source: a URL of a scheme that can be fetched, or an absolute path.
     pub fn parse(text: &str) -> Option<Self> {
         let is_url = ["http://", "https://", "git://"].iter().any(|scheme| text.starts_with(scheme));
         if is_url {
@@ -67,8 +68,8 @@ impl Source {
         }
     }
 
-    /// A text that is no source, to be told and logged: what could be a name and a password in front of a host is left
-    /// out.
+    /// Returns a text that is no source in a form for messages and logs: without what could be a name and a password in
+    /// front of a host.
     pub fn without_credentials(text: &str) -> String {
         let (scheme, rest) = text.find("://").map_or(("", text), |at| text.split_at(at + 3));
         match rest.rsplit_once('@') {
@@ -77,7 +78,7 @@ impl Source {
         }
     }
 
-    /// As its owner wrote it.
+    /// Returns the text of the owner.
     pub fn text(&self) -> &str {
         match self {
             Self::Local(text) | Self::Remote(text) => text,
@@ -85,115 +86,115 @@ impl Source {
     }
 }
 
-/// Where a session is in its life.
+/// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionState {
-    /// Uploads are taken.
+    /// It accepts uploads.
     Open,
-    /// All that was uploaded is visible.
+    /// All of its uploads are visible.
     Finished,
-    /// Something was missing at its end, or it was cancelled; nothing of it is left.
+    /// It lacked an upload at its end, or was cancelled; its uploads were dropped.
     Failed,
-    /// Nobody ended it in time; nothing of it is left.
+    /// It was not ended in time; its uploads were dropped.
     Expired,
 }
 
-/// One initialisation of trees.
+/// A session: an initialisation of trees.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
-    /// Its identity.
+    /// The permanent id.
     pub id: SessionId,
     /// The tenant that owns it.
     pub tenant: TenantId,
-    /// Who began it. It ends with them, and with a new password.
+    /// The user who began it. It ends when they are removed or have a new password.
     pub user: UserId,
     /// The digest of the token that ends it.
     pub token: Sha256,
-    /// The digest of the cookie that lets its trees be uploaded.
+    /// The digest of the cookie that permits its uploads.
     pub cookie: Sha256,
-    /// Where it is in its life.
+    /// The present state.
     pub state: SessionState,
-    /// Why it failed, for a person.
+    /// The reason of its failure, for people.
     pub reason: Option<String>,
     /// The time of its creation.
     pub created: UnixTime,
-    /// Uploads may start before this.
+    /// The time of its expiry. Uploads must start before.
     pub expires: UnixTime,
     /// The time of its end; `None` while it is open.
     pub ended: Option<UnixTime>,
-    /// Its parts, in the order of the request.
+    /// Its uploads, in the order of the request.
     pub uploads: Vec<Upload>,
 }
 
-/// Where a part of a session is.
+/// The state of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadState {
-    /// Nothing has come, or what came was not good; the reason says why.
+    /// It is pending: no archive was received, or the last one was refused for the reason of the upload.
     Waiting,
     /// Its archive is being received.
     Receiving,
-    /// A whole archive is unpacked and durable, and nobody sees it yet.
+    /// A whole archive is unpacked and durable, and not visible yet.
     Received,
 }
 
 /// The part of a session that fills one tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
-    /// Its identity.
+    /// The permanent id.
     pub id: UploadId,
     /// The tree.
     pub volume: VolumeId,
-    /// The tree's name.
+    /// The name of the tree.
     pub name: String,
-    /// Whether the session made the tree, which then goes with it if it fails.
+    /// Whether the session created the tree, which is then removed if the session fails.
     pub is_new: bool,
-    /// What the tree will hold.
+    /// The future content of the tree.
     pub content: ContentId,
-    /// Where that comes from, as the owner wrote it.
+    /// The source of the content, in the words of the owner.
     pub source: String,
-    /// Whether the server fetches it.
+    /// Whether the server fetches the content.
     pub is_remote: bool,
-    /// Its present state.
+    /// The present state.
     pub state: UploadState,
-    /// Why the last attempt was not good, for a person.
+    /// The reason why the last attempt failed, for people.
     pub reason: Option<String>,
-    /// Members of the archive that was received.
+    /// The number of members in the received archive.
     pub members: u64,
-    /// Bytes of data in it.
+    /// The number of bytes of their data.
     pub bytes: u64,
 }
 
-/// A part of a session with what is needed to judge who may fill it.
+/// An upload with its session, which decides who may fill it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unpacking {
-    /// The session, without its other parts.
+    /// The session, without its other uploads.
     pub session: Session,
-    /// The part.
+    /// The upload.
     pub upload: Upload,
 }
 
-/// What whoever began a session is told. The secrets are told this once.
+/// The answer to the caller who began a session. The secrets are told only once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Began {
     /// The token that ends the session.
     pub token: Secret,
-    /// What proves that an uploader may.
+    /// The cookie that permits uploads.
     pub cookie: Secret,
-    /// The trees that are to be uploaded, with the parts they belong to.
+    /// The names of the trees that the caller must upload, and their uploads.
     pub uploads: Vec<(String, UploadId)>,
 }
 
-/// A secret text; only its digest is kept (I10).
+/// A secret text, of which only the digest is stored (I10).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// A secret that came, or is to go, as this text.
+    /// Returns a secret with this text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The text, for whoever may know it.
+    /// Returns the text.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -205,8 +206,8 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// A secret that belongs to its command, and goes in clear wherever the command is serialised: so that may only be
-/// where whoever executes commands reads it. A [`Secret`] alone cannot be serialised, and neither is printed.
+/// A secret that is part of a command, and in clear text wherever the command is serialised. Only the process that
+/// executes commands may read that. A plain [`Secret`] cannot be serialised, and neither type is printed.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Carried(pub Secret);

@@ -1,26 +1,26 @@
-//! A bearer capability for one transfer. How it is spelled and signed is `auth`'s business.
+//! Tickets: bearer capabilities for one transfer each. Their spelling and signature belong to `auth`.
 
 use super::{TenantId, UnixTime, UserId, VolumeId};
 
-/// What a ticket lets its bearer do.
+/// The operation that a ticket permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Read the whole volume, by GET or HEAD.
+    /// Reading the whole volume, by GET or HEAD.
     Download,
 }
 
-/// Leave for one verb on one volume until a moment.
+/// Permission for one operation on one volume, for a limited time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// The operation that it permits.
+    /// The permitted operation.
     pub verb: Verb,
-    /// On which volume.
+    /// The volume.
     pub volume: VolumeId,
-    /// Whose volume that must still be when the ticket is used.
+    /// The tenant that must still own the volume when the ticket is used.
     pub tenant: TenantId,
-    /// Who got it, where users are kept here. It ends with them, with their leave to work for the tenant, and with a
-    /// new password.
+    /// The user that it was issued to, where users are kept here. It ends when they are removed, may no longer work for
+    /// the tenant, or have a new password.
     pub user: Option<UserId>,
-    /// A transfer may start before this moment; one that runs may finish after it.
+    /// The time of its expiry. A transfer must start before, and may end after it.
     pub expires: UnixTime,
 }

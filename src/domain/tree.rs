@@ -1,25 +1,23 @@
-//! Which trees a caller can want, and how a tar stream is said to come.
+//! Filters for trees, their names, and the terms under which a tar stream arrives.
 
+use super::{Secret, UploadId, Volume};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use super::{ByteCount, Secret, UploadId, Volume};
-
-/// Which trees are wanted. Empty means all.
+/// A filter for trees. The empty one matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeFilter {
-    /// With one of these in the name, when there are any.
+    /// Parts of names, one of which the name must contain; any name when empty.
     pub names: Vec<String>,
-    /// With all of these labels, and where one is given with that value.
+    /// Labels, all of which the tree must have, and with the value where one is given.
     pub labels: Vec<(String, Option<String>)>,
-    /// As large as this in GiB, rounded up.
+    /// The size in GiB, rounded up.
     pub gib: Option<u64>,
-    /// None: what is asked for is true of no tree.
+    /// Whether no tree can match, whatever the other conditions say.
     pub is_void: bool,
 }
 
 impl TreeFilter {
-    /// Whether it is one of them.
+    /// Reports whether a tree matches.
     pub fn takes(&self, tree: &Volume) -> bool {
         let is_named = || self.names.is_empty() || self.names.iter().any(|part| tree.name.contains(part.as_str()));
         let has = |(key, value): &(String, Option<String>)| {
@@ -31,42 +29,31 @@ impl TreeFilter {
     }
 }
 
-/// A tree to be made.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TreeSpec {
-    /// Its name.
-    pub name: String,
-    /// The most that it may hold.
-    pub size: ByteCount,
-    /// The owner's labels.
-    pub labels: Map<String, Value>,
-}
-
-/// How a tar stream is compressed.
+/// The compression of a tar stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
-    /// Not at all.
+    /// No compression.
     #[default]
     Plain,
-    /// RFC 1952.
+    /// Gzip (RFC 1952).
     Gzip,
-    /// RFC 8878.
+    /// Zstandard (RFC 8878).
     Zstd,
 }
 
-/// What the upload of an archive says of itself before its first byte.
+/// The terms of the upload of an archive, known before its first byte.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnpackPlan {
-    /// Which part of which session it is.
+    /// The part of a session that it fills.
     pub upload: UploadId,
-    /// What proves that the caller may.
+    /// The cookie of the session, which permits the upload.
     pub cookie: Secret,
-    /// How it is compressed.
+    /// The compression of the archive.
     pub encoding: Encoding,
 }
 
-/// Whether a tree may have this name: letters, digits, `_`, `.` and `-`, of which the first is a letter or digit, and
-/// at most [`LONGEST_NAME`] of them. So a name stands in a URL, a file name and a header as it is.
+/// Reports whether a tree may have this name: at most [`LONGEST_NAME`] letters, digits, `_`, `.` and `-`, of which the
+/// first is a letter or digit. Such a name stands unescaped in a URL, a file name and a header.
 pub fn is_tree_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
@@ -74,13 +61,15 @@ pub fn is_tree_name(name: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
-/// The most bytes of a tree's name.
+/// The largest number of bytes in the name of a tree.
 pub const LONGEST_NAME: usize = 128;
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
-    use crate::domain::{TenantId, UnixTime, VolumeState};
+    use crate::domain::{ByteCount, TenantId, UnixTime, VolumeKind, VolumeState};
 
     #[test]
     fn a_name_is_what_stands_everywhere_as_it_is() {
@@ -95,8 +84,9 @@ mod tests {
     #[test]
     fn a_filter_takes_what_all_of_it_is_true_of() {
         let labels = Map::from_iter([("k".to_owned(), "v".into()), ("l".to_owned(), "".into())]);
-        let spec = TreeSpec { name: "vol1".to_owned(), size: ByteCount::mib(1025), labels };
-        let tree = Volume::tree(TenantId::random(), spec, VolumeState::Available, UnixTime(1));
+        let (size, state) = (ByteCount::mib(1025), VolumeState::Available);
+        let tree = Volume::begun(TenantId::random(), VolumeKind::Tree, "vol1", size, state, UnixTime(1));
+        let tree = Volume { meta: labels, ..tree };
         let text = |text: &str| text.to_owned();
         let all = TreeFilter::default();
         for taken in [

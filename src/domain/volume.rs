@@ -1,79 +1,81 @@
-//! A volume and the steps of its life.
+//! Volumes and their states.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ByteCount, ContentId, DriveSpec, Sha256, TenantId, TreeSpec, UnixTime, VolumeId};
+use super::{ByteCount, ContentId, Digests, TenantId, UnixTime, VolumeId};
 
 /// The shape of a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VolumeKind {
     /// Raw bytes of an exact size.
+    #[default]
     Drive,
     /// A directory. Its name is unique among its tenant's trees.
     Tree,
-    /// The bytes that a drive had at one time. Its source is that drive's id.
+    /// The bytes of a drive at one time. Its source is the id of that drive.
     Snapshot,
 }
 
-/// What the guest sees a drive as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The device that the guest sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Media {
     /// A disk.
+    #[default]
     Disk,
     /// An optical disc.
     Cdrom,
 }
 
-/// A volume as the metadata knows it.
+/// The record of a volume in the metadata.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Volume {
-    /// Its identity, for ever.
+    /// The permanent id.
     pub id: VolumeId,
     /// The tenant that owns it.
     pub tenant: TenantId,
-    /// Drive, tree or snapshot.
+    /// Its kind.
     pub kind: VolumeKind,
-    /// A label of a drive, on which nothing depends; of a tree the name that it is known by.
+    /// The name: of a tree its key for clients, of a drive a mere label.
     pub name: String,
-    /// What the guest sees a drive as.
+    /// The device that the guest sees in a drive.
     pub media: Media,
-    /// The exact size of a drive, the most that a tree may hold, in bytes.
+    /// The exact size of a drive, or the most that a tree may hold.
     pub size: ByteCount,
-    /// How many bytes the tenant's quota is charged for it.
+    /// The bytes that are charged to the quota of the tenant.
     pub charged: ByteCount,
-    /// Where it is in its life.
+    /// The present state.
     pub state: VolumeState,
-    /// Why it is unavailable, for a person.
+    /// The reason why it is unavailable, for people.
     pub reason: Option<String>,
-    /// Counts the changes of its bytes or size. With the id it names one content for ever, and makes the `ETag`.
+    /// The count of changes of its bytes or size. Together with the id it identifies its bytes, as in the `ETag`.
     pub generation: u64,
-    /// Counts the changes of this record; every write compares it.
+    /// The count of changes of this record, which every write compares.
     pub revision: u64,
     /// The time of its creation.
     pub created: UnixTime,
-    /// When this record last changed.
+    /// The time of the last change of this record.
     pub updated: UnixTime,
-    /// The digest of all its bytes in this generation, once known. Of a drive.
-    pub sha256: Option<Sha256>,
-    /// What it holds, or is being filled with for the first time; of a tree none as long as it was never filled.
+    /// The digests of all bytes of a drive in this generation, as far as they are known.
+    pub digests: Digests,
+    /// Its content, even while that is still arriving for the first time; `None` of a tree that was never filled.
     pub content: Option<ContentId>,
-    /// Where the content of a tree came from, as its owner named it.
+    /// The source of a tree's content, in the words of its owner.
     pub source: Option<String>,
-    /// The owner's own labels.
+    /// The owner's labels.
     pub meta: Map<String, Value>,
-    /// What a dialect lets the owner set and reads back, opaque to everything else.
+    /// Fields that a dialect writes and reads back, opaque to everything else.
     pub attributes: Map<String, Value>,
 }
 
-/// Where a volume is in its life.
+/// The state of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum VolumeState {
     /// Its bytes are arriving.
     Uploading,
-    /// It is being made blank.
+    /// It is being created blank.
     Creating,
-    /// At rest, whole, readable.
+    /// It is at rest, whole and readable.
     Available,
     /// It is being filled from another volume.
     CloningTarget,
@@ -81,68 +83,68 @@ pub enum VolumeState {
     Downloading,
     /// Its size is changing.
     Resizing,
-    /// Reserved for a server that will attach it.
+    /// It is reserved for a server that will attach it.
     Attaching,
-    /// Attached to a server.
+    /// It is attached to a server.
     InUse,
-    /// Its server is letting it go.
+    /// Its server is detaching it.
     Detaching,
-    /// A backup is being written over it. Its bytes are the old ones until that is complete.
+    /// It is being restored from a backup, and has its old bytes until that is complete.
     Restoring,
-    /// Its bytes must not be used; the reason says why.
+    /// It must not be read, for the reason in its record.
     Unavailable,
-    /// It could not be attached. Its bytes are good.
+    /// It could not be attached. Its bytes are whole.
     ErrorAttaching,
-    /// It could not be detached. Its bytes are good.
+    /// It could not be detached. Its bytes are whole.
     ErrorDetaching,
-    /// A backup could not be written over it. Its bytes, if it ever had any, are the old ones.
+    /// It could not be restored from a backup. Its bytes, if it ever had any, are the old ones.
     ErrorRestoring,
-    /// Its bytes are being removed, then its record. No caller sees it any more.
+    /// Its bytes are being removed, and then its record. It is not visible to callers.
     Deleting,
 }
 
-/// What can happen to a volume.
+/// An event in the life of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeEvent {
-    /// Its bytes are all here and durable: after an upload, a blank creation, or a copy.
+    /// Its bytes are complete and durable: after an upload, a blank creation or a copy.
     Completed,
-    /// It has new content in place of what it held, good or damaged.
+    /// New content has replaced the old, which may have been damaged.
     Refilled,
-    /// Its size begins to change.
+    /// A change of its size begins.
     ResizeStarted,
     /// Its size has changed.
     ResizeEnded,
     /// It is reserved for a server.
     Reserved,
-    /// The reservation is given up.
+    /// Its reservation is cancelled.
     Unreserved,
     /// It is attached.
     Attached,
-    /// Its server begins to let it go.
+    /// Its server begins to detach it.
     DetachStarted,
-    /// Its server keeps it after all.
+    /// Its server cancels the detachment.
     DetachGivenUp,
     /// It is detached.
     Detached,
-    /// A backup is to be written over it.
+    /// A restore from a backup begins.
     RestoreStarted,
-    /// A backup was written over it, whole.
+    /// The restore is complete.
     RestoreEnded,
-    /// A backup could not be written over it.
+    /// The restore has failed.
     RestoreFailed,
-    /// Its bytes cannot be trusted, or the work to make them failed.
+    /// Its bytes are damaged, or could not be produced.
     Spoiled,
     /// Its removal begins.
     DeleteStarted,
 }
 
-/// An event that cannot happen in this state.
+/// The error of an event that the state does not permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{event:?} cannot happen to a volume that is {state:?}")]
 pub struct IllegalStep {
-    /// The state it is in.
+    /// The present state.
     pub state: VolumeState,
-    /// The event that the state does not permit.
+    /// The refused event.
     pub event: VolumeEvent,
 }
 
@@ -166,7 +168,7 @@ impl VolumeState {
         Self::Deleting,
     ];
 
-    /// The state after an event.
+    /// Returns the state after an event.
     #[expect(clippy::match_same_arms, reason = "one line per rule, in the order of a volume's life")]
     pub const fn step(self, event: VolumeEvent) -> Result<Self, IllegalStep> {
         use VolumeEvent as E;
@@ -195,7 +197,7 @@ impl VolumeState {
                 | S::Unavailable,
                 E::Spoiled,
             ) => S::Unavailable,
-            // The target of a running job is busy, and what is attached is its server's: those end first.
+            // The job of a target, and the attachment to a server, must end first.
             (
                 S::Uploading
                 | S::Creating
@@ -210,12 +212,12 @@ impl VolumeState {
         })
     }
 
-    /// Whether there is, or may be, a record of where it is attached.
+    /// Reports whether a record of its attachment exists, or may exist.
     pub const fn is_attached(self) -> bool {
         matches!(self, Self::InUse | Self::Detaching | Self::ErrorDetaching)
     }
 
-    /// Whether its bytes may be read.
+    /// Reports whether its bytes may be read.
     pub const fn is_readable(self) -> bool {
         matches!(
             self,
@@ -230,54 +232,62 @@ impl VolumeState {
 }
 
 impl Volume {
-    /// Whether it is a tree.
+    /// Reports whether it is a tree.
     pub fn is_tree(&self) -> bool {
         self.kind == VolumeKind::Tree
     }
 
-    /// A new drive of a tenant, charged for its size, that has no content yet.
-    pub fn begun(tenant: TenantId, spec: DriveSpec, state: VolumeState, now: UnixTime) -> Self {
+    /// Returns a new volume of a tenant, charged for its size: a tree without content, or another whose content is
+    /// still to come.
+    pub fn begun(
+        tenant: TenantId,
+        kind: VolumeKind,
+        name: impl Into<String>,
+        size: ByteCount,
+        state: VolumeState,
+        now: UnixTime,
+    ) -> Self {
         let id = VolumeId::random();
         Self {
             id,
             tenant,
-            kind: VolumeKind::Drive,
-            name: spec.name,
-            media: spec.media,
-            size: spec.size,
-            charged: spec.size,
+            kind,
+            name: name.into(),
+            media: Media::Disk,
+            size,
+            charged: size,
             state,
             reason: None,
             generation: 0,
             revision: 0,
             created: now,
             updated: now,
-            sha256: None,
-            content: Some(ContentId::first_of(id)),
+            digests: Digests::NONE,
+            content: (kind != VolumeKind::Tree).then_some(ContentId::first_of(id)),
             source: None,
-            meta: spec.meta,
-            attributes: spec.attributes,
+            meta: Map::new(),
+            attributes: Map::new(),
         }
     }
 
-    /// A new tree of a tenant, charged for its size, that is empty.
-    pub fn tree(tenant: TenantId, spec: TreeSpec, state: VolumeState, now: UnixTime) -> Self {
-        let drive = DriveSpec {
-            name: spec.name,
-            size: spec.size,
-            media: Media::Disk,
-            meta: spec.labels,
-            attributes: Map::new(),
-        };
-        Self { kind: VolumeKind::Tree, content: None, ..Self::begun(tenant, drive, state, now) }
-    }
-
-    /// The content of a drive or snapshot.
+    /// Returns the content of a drive or snapshot.
     pub fn image(&self) -> ContentId {
         self.content.unwrap_or(ContentId::first_of(self.id))
     }
 
-    /// Gives a tree new content, which makes it whole.
+    /// Notes that a drive has other bytes or another size now, of which these digests are known.
+    pub fn renew(&mut self, digests: Digests) {
+        self.generation += 1;
+        self.digests = digests;
+    }
+
+    /// Returns the digests of its bytes in a drive of this size, as far as they are known: what is added reads as zero,
+    /// and has a part in them.
+    pub fn digests_at(&self, size: ByteCount) -> Digests {
+        if size == self.size { self.digests } else { Digests::NONE }
+    }
+
+    /// Gives a tree new content, which makes it available.
     pub fn fill(&mut self, content: ContentId, source: &str, now: UnixTime) -> Result<(), IllegalStep> {
         let is_first = self.state == VolumeState::Uploading;
         self.step(if is_first { VolumeEvent::Completed } else { VolumeEvent::Refilled })?;
@@ -289,13 +299,13 @@ impl Volume {
         Ok(())
     }
 
-    /// Moves to the state after `event`, or says why it cannot.
+    /// Moves to the state after an event, or refuses the event.
     pub fn step(&mut self, event: VolumeEvent) -> Result<(), IllegalStep> {
         self.state = self.state.step(event)?;
         Ok(())
     }
 
-    /// The strong entity tag of its content, quotes included (RFC 9110 section 8.8.3).
+    /// Returns the strong entity tag of its content, quotes included (RFC 9110 section 8.8.3).
     pub fn etag(&self) -> String {
         format!("\"{}-{}\"", self.id, self.generation)
     }

@@ -9,11 +9,12 @@ use super::block::{attach, detach, insert_backup, remove_backup, update_backup};
 use super::contents::drop_content;
 use super::jobs::{enqueue, finish};
 use super::sqlite::{Connection, Write};
+use super::transfers::{TransferStep, begin, step};
 use super::volumes::{bytes_from, kind_from, kind_text, media_text, state_from, state_text};
 use super::{Lease, Meta, MetaError, NewJob, id_bytes};
 use crate::domain::{
-    Attachment, Backup, BackupId, BackupState, BlockView, ByteCount, ContentId, Placement, TenantId, Volume, VolumeId,
-    VolumeKind, VolumeState,
+    Attachment, Backup, BackupId, BackupState, BlockView, ByteCount, ContentId, Placement, TenantId, Transfer, Volume,
+    VolumeId, VolumeKind, VolumeState,
 };
 
 /// The longest record of a volume, by its name, labels, metadata and what dialects keep: twice 128 pairs of 255 ASCII
@@ -27,6 +28,8 @@ pub(super) const LONGEST_ROW: usize = 256 << 10;
 pub struct Batch {
     /// The job that these changes end. Nothing happens when its lease is lost ([`MetaError::LeaseLost`]).
     pub finish: Option<Lease>,
+    /// The change of a transfer's state; [`MetaError::Conflict`] when it is not in the state that was read.
+    pub step: Option<TransferStep>,
     /// A name that must not be taken when the batch begins; [`MetaError::Duplicate`] when it is.
     pub vacant: Vec<Vacancy>,
     /// Volumes whose records go, with their jobs. One that is gone already is passed over, since a removal may run
@@ -37,6 +40,9 @@ pub struct Batch {
     pub update: Vec<Volume>,
     /// New volumes.
     pub insert: Vec<Volume>,
+    /// A new transfer, beside its volume in `insert`; [`MetaError::TooManyTransfers`] when its tenant has as many open
+    /// ones as it may. The oldest of its ended ones go, beyond those that are kept.
+    pub begin: Option<Transfer>,
     /// Where volumes are attached from now on; [`MetaError::Duplicate`] when the volume or the device is taken.
     pub attach: Vec<(TenantId, Attachment)>,
     /// Volumes that are attached no more.
@@ -70,13 +76,15 @@ pub struct Vacancy {
 
 impl Batch {
     /// Whether it only adds to what the database holds, beside what its updates may. What removes something or ends a
-    /// job must be possible on a full disk.
+    /// job or a transfer must be possible on a full disk.
     pub(super) fn adds(&self) -> bool {
         let is_end = self.finish.is_some()
             || !self.remove.is_empty()
             || !self.detach.is_empty()
-            || !self.remove_backups.is_empty();
+            || !self.remove_backups.is_empty()
+            || (self.insert.is_empty() && self.step.as_ref().is_some_and(|step| step.to.has_ended()));
         let adds = !self.insert.is_empty()
+            || self.begin.is_some()
             || !self.insert_backups.is_empty()
             || !self.attach.is_empty()
             || !self.enqueue.is_empty();
@@ -156,6 +164,9 @@ pub(super) async fn change(tx: &mut Write, batch: &Batch) -> Result<Vec<Volume>,
     if let Some(lease) = &batch.finish {
         finish(tx, lease).await?;
     }
+    if let Some(wanted) = &batch.step {
+        step(tx, wanted).await?;
+    }
     for vacant in &batch.vacant {
         check_vacant(tx, vacant).await?;
     }
@@ -179,6 +190,9 @@ pub(super) async fn change(tx: &mut Write, batch: &Batch) -> Result<Vec<Volume>,
         }
     }
     bill.settle(tx).await?;
+    if let Some(transfer) = &batch.begin {
+        begin(tx, transfer).await?;
+    }
     for volume in &batch.detach {
         detach(tx, *volume).await?;
     }
@@ -318,8 +332,8 @@ pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &
     }
     sqlx::query(
         "INSERT INTO volumes (id, tenant, name, media, size, charged, state, reason, generation, revision, \
-         created, updated, sha256, meta, attributes, kind, content, source, zone, is_image, is_hpc) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
+         created, updated, sha256, meta, attributes, kind, content, source, zone, is_image, is_hpc, blake3) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
     )
     .bind(volume.id.as_bytes().as_slice())
     .bind(volume.tenant.as_bytes().as_slice())
@@ -333,7 +347,7 @@ pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &
     .bind(number(volume.revision)?)
     .bind(volume.created.0)
     .bind(volume.updated.0)
-    .bind(volume.sha256.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(volume.digests.sha256.as_ref().map(|digest| digest.0.as_slice()))
     .bind(meta)
     .bind(attributes)
     .bind(kind_text(volume.kind))
@@ -342,6 +356,7 @@ pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &
     .bind(BlockView::of(volume).zone())
     .bind(i64::from(BlockView::is_image(volume)))
     .bind(i64::from(Placement::of(&volume.attributes).is_some()))
+    .bind(volume.digests.blake3.as_ref().map(|digest| digest.0.as_slice()))
     .execute(connection)
     .await?;
     bill.add(volume.tenant, counted(volume.kind), volume.charged.get().cast_signed())
@@ -377,7 +392,7 @@ async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volu
     let done = sqlx::query(
         "UPDATE volumes SET name = $3, media = $4, size = $5, charged = $6, state = $7, reason = $8, \
          generation = $9, updated = $10, sha256 = $11, meta = $12, attributes = $13, content = $14, source = $15, \
-         zone = $16, is_image = $17, is_hpc = $18, \
+         zone = $16, is_image = $17, is_hpc = $18, blake3 = $19, \
          revision = revision + 1 \
          WHERE id = $1 AND revision = $2",
     )
@@ -391,7 +406,7 @@ async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volu
     .bind(volume.reason.as_deref())
     .bind(number(volume.generation)?)
     .bind(volume.updated.0)
-    .bind(volume.sha256.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(volume.digests.sha256.as_ref().map(|digest| digest.0.as_slice()))
     .bind(meta)
     .bind(attributes)
     .bind(volume.content.as_ref().map(|id| id.as_bytes().as_slice()))
@@ -399,6 +414,7 @@ async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volu
     .bind(BlockView::of(volume).zone())
     .bind(i64::from(BlockView::is_image(volume)))
     .bind(i64::from(Placement::of(&volume.attributes).is_some()))
+    .bind(volume.digests.blake3.as_ref().map(|digest| digest.0.as_slice()))
     .execute(&mut **tx)
     .await?;
     if done.rows_affected() == 0 {

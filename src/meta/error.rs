@@ -27,6 +27,9 @@ pub enum MetaError {
     /// The tenant has as many volumes as its quota allows: this many.
     #[error("over the quota of {0} volumes")]
     TooManyVolumes(u64),
+    /// The tenant has as many open transfers as it may have: this many.
+    #[error("over the bound of {0} open transfers")]
+    TooManyTransfers(u64),
     /// The tenant has as many backups as its quota allows: this many.
     #[error("over the quota of {0} backups")]
     TooManyBackups(u64),
@@ -57,6 +60,9 @@ pub enum MetaError {
     /// A flush of the log failed before, so that nothing more is written until a restart: neither was this.
     #[error("nothing is written since a flush of the database's log failed")]
     Stopped,
+    /// The file system of the database has become read-only: nothing was written.
+    #[error("the file system of the database is read-only")]
+    ReadOnly,
     /// The database file cannot be made or its mode cannot be set.
     #[error("the database file cannot be opened")]
     File(#[source] Arc<std::io::Error>),
@@ -79,6 +85,7 @@ impl From<sqlx::Error> for MetaError {
             sqlx::Error::Database(refusal) => match Refusal::of(&**refusal) {
                 Refusal::Busy => Self::Busy(Arc::new(error)),
                 Refusal::Full => Self::DiskFull,
+                Refusal::ReadOnly => Self::ReadOnly,
                 Refusal::Other => Self::Database(Arc::new(error)),
             },
             _ => Self::Database(Arc::new(error)),
@@ -96,6 +103,10 @@ impl From<MetaError> for Fault {
             MetaError::TooManyVolumes(most) => {
                 let told = format!("the quota allows {most} volumes, and there are as many");
                 Self::new(FaultKind::QuotaExceeded, told).for_reason(Reason::TooManyVolumes(most))
+            }
+            MetaError::TooManyTransfers(most) => {
+                let told = format!("the project has {most} open transfers, and may have no more");
+                Self::new(FaultKind::QuotaExceeded, told)
             }
             MetaError::TooManyBackups(most) => {
                 let told = format!("the quota allows {most} backups, and there are as many");
@@ -126,6 +137,7 @@ impl From<MetaError> for Fault {
                 let told = "the server cannot write any more, and must be started anew; nothing was changed";
                 Self::new(FaultKind::Unavailable, told).because(error)
             }
+            MetaError::ReadOnly => Self::read_only(error),
             MetaError::LeaseLost
             | MetaError::InUse
             | MetaError::Unflushed(_)

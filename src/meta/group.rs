@@ -218,8 +218,9 @@ mod tests {
 
     use super::MetaError::{Conflict, Duplicate, QuotaExceeded, TooManyVolumes};
     use super::*;
-    use crate::domain::VolumeState;
-    use crate::meta::testing::{Scene, drive, quota, scene_with};
+    use crate::domain::{TransferState, UnixTime, VolumeState};
+    use crate::meta::TransferStep;
+    use crate::meta::testing::{Scene, drive, quota, scene_with, transfer_of};
 
     /// Applies a batch on a task of its own, and returns when it waits to be written.
     async fn queued(scene: &Scene, batch: Batch) -> JoinHandle<Outcome> {
@@ -301,6 +302,45 @@ mod tests {
             assert_eq!(there(&again).await, expected);
             let (_, usage) = again.usage(scene.tenant).await.unwrap();
             assert_eq!((usage.volumes, usage.bytes.get()), (4, 90));
+        });
+    }
+
+    #[test]
+    fn of_two_steps_of_a_transfer_in_a_group_one_is_taken_and_the_other_harms_nobody() {
+        alone(async {
+            let scene = scene_with(quota(9, 100)).await;
+            let uploading = || Volume { state: VolumeState::Uploading, ..drive(scene.tenant, 1) };
+            let filled = uploading();
+            let transfer = transfer_of(&filled);
+            let begin = Batch { insert: vec![filled.clone()], begin: Some(transfer.clone()), ..Batch::default() };
+            scene.meta.apply(begin).await.unwrap();
+            let stepping = |to, volume: &Volume| {
+                let (from, now) = (TransferState::Open, UnixTime(5));
+                let step = TransferStep::new(transfer.id, from, to, now);
+                Batch { step: Some(step), ..inserting(volume) }
+            };
+            let made: Vec<Volume> = (0..4).map(|_| uploading()).collect();
+            let beginning = Batch { begin: Some(transfer_of(&made[3])), ..inserting(&made[3]) };
+
+            let writer = scene.meta.db.begin().await.unwrap();
+            let waiting = [
+                queued(&scene, inserting(&made[0])).await,
+                queued(&scene, stepping(TransferState::Finishing, &made[1])).await,
+                queued(&scene, stepping(TransferState::Cancelled, &made[2])).await,
+                queued(&scene, beginning).await,
+            ];
+            writer.rollback().await.unwrap();
+            let mut told = Vec::new();
+            for one in waiting {
+                told.push(one.await.unwrap().err());
+            }
+            assert!(matches!(told[..], [None, None, Some(Conflict), None]), "{told:?}");
+            let mut expected = vec![filled.id, made[0].id, made[1].id, made[3].id];
+            expected.sort_unstable();
+            assert_eq!(there(&scene.meta).await, expected);
+            let stored = scene.meta.transfer(transfer.id).await.unwrap().unwrap();
+            assert_eq!((stored.state, stored.updated), (TransferState::Finishing, UnixTime(5)));
+            assert!(scene.meta.transfer_of(made[3].id).await.unwrap().is_some());
         });
     }
 

@@ -10,7 +10,7 @@
 use sqlx::Row as _;
 
 use super::sqlite::DbRow;
-use super::tenants::{end_sessions, exactly_one, has_users, holds_things, insert_tenant, quota_and_usage, write_quota};
+use super::tenants::{end_uploads, exactly_one, has_users, holds_things, insert_tenant, quota_and_usage, write_quota};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{Named, Project, Quota, Sha256, TenantId, Token, TokenId, UnixTime, Usage, User, UserId};
 
@@ -239,7 +239,7 @@ impl Meta {
         self.db.commit(tx).await
     }
 
-    /// Ends a membership, and the user's tokens and sessions in that project; [`MetaError::NotFound`] when there is
+    /// Ends a membership, and the user's tokens, sessions and transfers in that project; [`MetaError::NotFound`] when there is
     /// none.
     pub async fn remove_member(&self, user: &str, project: TenantId) -> Result<(), MetaError> {
         let mut tx = self.db.begin().await?;
@@ -254,7 +254,7 @@ impl Meta {
             .bind(project.as_bytes().as_slice())
             .execute(&mut *tx)
             .await?;
-        end_sessions(&mut tx, user, Some(project)).await?;
+        end_uploads(&mut tx, user, Some(project)).await?;
         self.db.commit(tx).await
     }
 }

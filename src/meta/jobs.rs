@@ -151,6 +151,12 @@ impl Meta {
         lease_seconds: u32,
         lane: Lane,
     ) -> Result<Option<Job>, MetaError> {
+        // Workers ask again and again. On a full disk a write, even one that comes to nothing, has space given up that
+        // is kept for removals.
+        let waiting = sqlx::query("SELECT 1 FROM jobs WHERE lease_until IS NULL OR lease_until <= $1 LIMIT 1");
+        if waiting.bind(now.0).fetch_optional(&self.db.readers).await?.is_none() {
+            return Ok(None);
+        }
         let mut tx = self.db.begin().await?;
         // The number of this turn. Its row keeps another claim waiting until the end of this one, which so sees what
         // that one took: of the jobs and of the share of their tenant.

@@ -1,4 +1,4 @@
-//! What we know: tenants, users, their keys and tokens, volumes, sessions and jobs, in one `SQLite` database.
+//! What we know: tenants, users, their keys and tokens, volumes, sessions, transfers and jobs, in one `SQLite` database.
 //!
 //! It keeps records and their sums; it knows no bytes of volumes and decides no step of a volume's life.
 //!
@@ -34,6 +34,7 @@ mod sqlite;
 mod tenants;
 #[cfg(test)]
 mod testing;
+mod transfers;
 mod volumes;
 
 use std::path::Path;
@@ -53,6 +54,7 @@ pub use keys::KeySummary;
 pub use sessions::Attempt;
 pub use sqlite::Ballast;
 pub use tenants::{UserRecord, UserSummary};
+pub use transfers::TransferStep;
 
 /// The metadata. Clones share the same connections.
 #[derive(Clone, Debug)]

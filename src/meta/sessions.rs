@@ -198,7 +198,14 @@ impl Meta {
 
     /// Finishes an open session whose uploads have all been received: its trees are written as they are given here.
     /// [`MetaError::Conflict`] when it has ended, when something is missing, or when a tree was changed meanwhile.
-    pub async fn finish_session(&self, id: SessionId, trees: Vec<Volume>, now: UnixTime) -> Result<(), MetaError> {
+    /// `replaced` are the contents that the trees had before.
+    pub async fn finish_session(
+        &self,
+        id: SessionId,
+        trees: Vec<Volume>,
+        replaced: Vec<ContentId>,
+        now: UnixTime,
+    ) -> Result<(), MetaError> {
         let mut tx = self.db.begin().await?;
         let missing: i64 =
             sqlx::query_scalar("SELECT COUNT(*) FROM uploads WHERE session = $1 AND state <> 'received'")
@@ -209,11 +216,12 @@ impl Meta {
             return Err(MetaError::Conflict);
         }
         end(&mut tx, id, SessionState::Finished, None, now).await?;
-        change(&mut tx, &Batch { update: trees, ..Batch::default() }).await?;
+        change(&mut tx, &Batch { update: trees, drop: replaced, ..Batch::default() }).await?;
         self.db.commit(tx).await
     }
 
-    /// Ends an open session that cannot be finished, and removes the trees that were made for it.
+    /// Ends an open session that cannot be finished, removes the trees that were made for it, and drops the contents
+    /// that it has received: those are whole, and would be taken for what a tree had.
     /// [`MetaError::Conflict`] when it has ended before.
     pub async fn drop_session(
         &self,
@@ -233,7 +241,14 @@ impl Meta {
         .await?;
         let remove = new.iter().map(|id| Ok(VolumeId::from_bytes(id_bytes(id, "volume")?)));
         let remove = remove.collect::<Result<_, MetaError>>()?;
-        change(&mut tx, &Batch { remove, ..Batch::default() }).await?;
+        let received: Vec<Vec<u8>> =
+            sqlx::query_scalar("SELECT content FROM uploads WHERE session = $1 AND state = 'received'")
+                .bind(id.as_bytes().as_slice())
+                .fetch_all(&mut *tx)
+                .await?;
+        let drop = received.iter().map(|id| Ok(ContentId::from_bytes(id_bytes(id, "content")?)));
+        let drop = drop.collect::<Result<_, MetaError>>()?;
+        change(&mut tx, &Batch { remove, drop, ..Batch::default() }).await?;
         self.db.commit(tx).await
     }
 
@@ -411,12 +426,12 @@ fn state_from(text: &str) -> Result<SessionState, MetaError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ByteCount, TreeSpec, VolumeState};
+    use crate::domain::{ByteCount, VolumeKind, VolumeState};
     use crate::meta::testing::{Scene, scene};
 
     fn tree(scene: &Scene, name: &str) -> Volume {
-        let spec = TreeSpec { name: name.to_owned(), size: ByteCount::mib(1), labels: serde_json::Map::new() };
-        Volume::tree(scene.tenant, spec, VolumeState::Uploading, UnixTime(1))
+        let (size, state) = (ByteCount::mib(1), VolumeState::Uploading);
+        Volume::begun(scene.tenant, VolumeKind::Tree, name, size, state, UnixTime(1))
     }
 
     fn upload(tree: &Volume, is_new: bool) -> Upload {
@@ -573,20 +588,21 @@ mod tests {
         let scene = scene().await;
         let (session, trees) = begun(&scene).await;
         let meta = &scene.meta;
-        let mut wanted = filled(&trees, &session);
+        let (mut wanted, replaced) = (filled(&trees, &session), ContentId::random());
         for upload in &session.uploads {
-            let early = meta.finish_session(session.id, wanted.clone(), UnixTime(5)).await;
+            let early = meta.finish_session(session.id, wanted.clone(), Vec::new(), UnixTime(5)).await;
             assert!(matches!(early, Err(MetaError::Conflict)));
             assert_eq!(meta.trees(scene.tenant).await.unwrap(), trees);
             meta.start_attempt(upload.id).await.unwrap();
             meta.end_attempt(upload.id, &RECEIVED).await.unwrap();
         }
         wanted[1].revision += 1;
-        let stale = meta.finish_session(session.id, wanted.clone(), UnixTime(5)).await;
+        let stale = meta.finish_session(session.id, wanted.clone(), vec![replaced], UnixTime(5)).await;
         assert!(matches!(stale, Err(MetaError::Conflict)));
         assert_eq!(meta.trees(scene.tenant).await.unwrap(), trees);
         wanted[1].revision -= 1;
-        meta.finish_session(session.id, wanted.clone(), UnixTime(5)).await.unwrap();
+        assert_eq!(meta.dropped_contents().await.unwrap(), []);
+        meta.finish_session(session.id, wanted.clone(), vec![replaced], UnixTime(5)).await.unwrap();
         let there = meta.trees(scene.tenant).await.unwrap();
         assert!(there.iter().all(|tree| tree.state == VolumeState::Available && tree.content.is_some()));
         assert!(matches!(
@@ -601,6 +617,7 @@ mod tests {
         meta.forget_sessions(UnixTime(6)).await.unwrap();
         assert_eq!(meta.session(session.id).await.unwrap(), None);
         assert!(meta.owns_content(session.uploads[0].content).await.unwrap());
+        assert_eq!(meta.dropped_contents().await.unwrap(), [replaced]);
     }
 
     #[tokio::test]
@@ -612,11 +629,13 @@ mod tests {
             meta.start_attempt(upload.id).await.unwrap();
             meta.end_attempt(upload.id, &RECEIVED).await.unwrap();
         }
-        meta.finish_session(first.id, filled(&trees, &first), UnixTime(5)).await.unwrap();
+        meta.finish_session(first.id, filled(&trees, &first), Vec::new(), UnixTime(5)).await.unwrap();
         let old = meta.trees(scene.tenant).await.unwrap();
         let new = tree(&scene, "new");
-        let second = session(&scene, 20, vec![upload(&old[0], false), upload(&new, true)]);
-        meta.begin_session(&second, vec![new], vec![old[0].clone()]).await.unwrap();
+        let second = session(&scene, 20, vec![upload(&old[0], false), upload(&new, true), upload(&old[1], false)]);
+        meta.begin_session(&second, vec![new], old.clone()).await.unwrap();
+        meta.start_attempt(second.uploads[2].id).await.unwrap();
+        meta.end_attempt(second.uploads[2].id, &RECEIVED).await.unwrap();
         meta.start_attempt(second.uploads[0].id).await.unwrap();
         meta.drop_session(second.id, SessionState::Expired, "late", UnixTime(9)).await.unwrap();
         assert!(matches!(meta.end_attempt(second.uploads[0].id, &RECEIVED).await, Err(MetaError::Conflict)));
@@ -625,6 +644,7 @@ mod tests {
         assert_eq!(names, ["one", "two"]);
         assert_eq!(meta.usage(scene.tenant).await.unwrap().1.volumes, 2);
         assert!(!meta.owns_content(second.uploads[0].content).await.unwrap());
+        assert_eq!(meta.dropped_contents().await.unwrap(), [second.uploads[2].content], "it was received");
         assert_eq!(meta.open_sessions().await.unwrap(), []);
     }
 }

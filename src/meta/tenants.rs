@@ -171,7 +171,7 @@ impl Meta {
             .collect()
     }
 
-    /// Replaces a user's password, and ends their tokens, access keys and sessions: who had the old one may hold some.
+    /// Replaces a user's password, and ends their tokens, access keys, sessions and transfers: who had the old one may hold some.
     /// Returns how many access keys those were.
     pub async fn set_password(&self, name: &str, password_hash: &str) -> Result<u64, MetaError> {
         let mut tx = self.db.begin().await?;
@@ -183,7 +183,7 @@ impl Meta {
         exactly_one(done.rows_affected())?;
         sqlx::query("DELETE FROM tokens WHERE user_name = $1").bind(name).execute(&mut *tx).await?;
         let keys = sqlx::query("DELETE FROM keys WHERE user_name = $1").bind(name).execute(&mut *tx).await?;
-        end_sessions(&mut tx, name, None).await?;
+        end_uploads(&mut tx, name, None).await?;
         self.db.commit(tx).await?;
         Ok(keys.rows_affected())
     }
@@ -194,7 +194,7 @@ impl Meta {
         let mut tx = self.db.begin().await?;
         let tenant: Vec<u8> =
             sqlx::query_scalar("SELECT tenant FROM users WHERE name = $1").bind(name).fetch_one(&mut *tx).await?;
-        end_sessions(&mut tx, name, None).await?;
+        end_uploads(&mut tx, name, None).await?;
         sqlx::query("DELETE FROM users WHERE name = $1").bind(name).execute(&mut *tx).await?;
         if !has_users(&mut tx, &tenant).await? {
             if holds_things(&mut tx, &tenant).await? {
@@ -222,9 +222,9 @@ impl Meta {
     }
 }
 
-/// Ends the open sessions of a user, in one tenant or in all: no more is uploaded, and the server undoes them, which
+/// Ends the open sessions and transfers of a user, in one tenant or in all: no more is uploaded, and the server undoes them, which
 /// knows them by their reason.
-pub(super) async fn end_sessions(
+pub(super) async fn end_uploads(
     connection: &mut Connection,
     user: &str,
     tenant: Option<TenantId>,
@@ -233,6 +233,15 @@ pub(super) async fn end_sessions(
     sqlx::query(
         "UPDATE sessions SET expires = created, reason = 'the login that it was begun with has ended' \
          WHERE state = 'open' AND ($2 IS NULL OR tenant = $2) AND \"user\" = (SELECT id FROM users WHERE name = $1)",
+    )
+    .bind(user)
+    .bind(tenant.as_ref().map(<[u8; 16]>::as_slice))
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "UPDATE transfers SET reason = 'the login that it was begun with has ended' \
+         WHERE state IN ('open', 'finishing') AND state = 'open' AND ($2 IS NULL OR tenant = $2) \
+         AND \"user\" = (SELECT id FROM users WHERE name = $1)",
     )
     .bind(user)
     .bind(tenant.as_ref().map(<[u8; 16]>::as_slice))

@@ -6,8 +6,8 @@ use serde_json::Map;
 
 use super::Meta;
 use crate::domain::{
-    Backup, BackupId, BackupState, ByteCount, ContentId, Media, Quota, TenantId, UnixTime, Volume, VolumeId,
-    VolumeKind, VolumeState,
+    Backup, BackupId, BackupState, ByteCount, ContentId, Digests, Media, Quota, Sha256, TenantId, Transfer, TransferId,
+    TransferState, UnixTime, UserId, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
 /// A database in a directory of its own, and the tenant of its user `alice`.
@@ -81,10 +81,33 @@ pub(super) fn drive(tenant: TenantId, size: u64) -> Volume {
         revision: 1,
         created: UnixTime(1_000),
         updated: UnixTime(1_000),
-        sha256: None,
+        digests: Digests::NONE,
         content: Some(ContentId::first_of(id)),
         source: None,
         meta: Map::new(),
         attributes: Map::new(),
+    }
+}
+
+/// An open transfer that fills this volume, and lives for a minute.
+pub(super) fn transfer_of(volume: &Volume) -> Transfer {
+    Transfer {
+        id: TransferId::random(),
+        tenant: volume.tenant,
+        user: UserId::from_bytes([1; 16]),
+        volume: volume.id,
+        name: volume.name.clone(),
+        size: None,
+        reference: None,
+        metadata: None,
+        asserted: Digests::NONE,
+        ticket: Sha256([7; 32]),
+        epoch: 0,
+        state: TransferState::Open,
+        reason: None,
+        lifetime: 60,
+        created: UnixTime(1_000),
+        updated: UnixTime(1_000),
+        digests: Digests::NONE,
     }
 }

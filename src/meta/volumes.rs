@@ -8,8 +8,8 @@ use sqlx::Row as _;
 use super::sqlite::{Connection, DbRow, Of, Sql, word};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
-    ByteCount, ContentId, DriveFilter, Media, NameMatch, Page, Placement, Seen, Sha256, TenantId, UnixTime, Volume,
-    VolumeId, VolumeKind, VolumeState,
+    Blake3, ByteCount, ContentId, Digests, DriveFilter, Media, NameMatch, Page, Placement, Seen, Sha256, TenantId,
+    UnixTime, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
 /// A query of whole volumes, with what follows `FROM volumes`.
@@ -17,7 +17,7 @@ macro_rules! select_volumes {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, name, media, size, charged, state, reason, generation, revision, created, \
-             updated, sha256, meta, attributes, kind, content, source FROM volumes ",
+             updated, sha256, blake3, meta, attributes, kind, content, source FROM volumes ",
             $rest
         )
     };
@@ -297,7 +297,6 @@ pub(super) fn push_states(query: &mut Sql, states: &[VolumeState]) {
 }
 
 pub(super) fn from_row(row: &DbRow) -> Result<Volume, MetaError> {
-    let sha256: Option<&[u8]> = row.try_get("sha256")?;
     Ok(Volume {
         id: VolumeId::from_bytes(id_bytes(row.try_get("id")?, "id")?),
         tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
@@ -312,12 +311,20 @@ pub(super) fn from_row(row: &DbRow) -> Result<Volume, MetaError> {
         revision: number_from(row, "revision")?,
         created: UnixTime(row.try_get("created")?),
         updated: UnixTime(row.try_get("updated")?),
-        sha256: sha256.map(|d| d.try_into().map(Sha256)).transpose().map_err(|_| MetaError::Damaged("sha256"))?,
+        digests: Digests {
+            sha256: digest_from(row, "sha256")?.map(Sha256),
+            blake3: digest_from(row, "blake3")?.map(Blake3),
+        },
         content: content_from(row.try_get("content")?)?,
         source: row.try_get("source")?,
         meta: json_from(row.try_get("meta")?, "meta")?,
         attributes: json_from(row.try_get("attributes")?, "attributes")?,
     })
+}
+
+fn digest_from(row: &DbRow, column: &'static str) -> Result<Option<[u8; 32]>, MetaError> {
+    let bytes: Option<&[u8]> = row.try_get(column)?;
+    bytes.map(TryInto::try_into).transpose().map_err(|_| MetaError::Damaged(column))
 }
 
 fn number_from(row: &DbRow, column: &'static str) -> Result<u64, MetaError> {
@@ -440,7 +447,7 @@ mod tests {
                 revision: 9,
                 created: UnixTime(1_700_000_000_123),
                 updated: UnixTime(-5),
-                sha256: Some(Sha256([0xab; 32])),
+                digests: Digests { sha256: Some(Sha256([0xab; 32])), blake3: Some(Blake3([0xb3; 32])) },
                 meta: json!({"a": [1, 2.5, null, {"b": "c"}]}).as_object().unwrap().clone(),
                 attributes: json!({"tags": []}).as_object().unwrap().clone(),
                 ..drive(scene.tenant, 0)

@@ -18,7 +18,7 @@
 //! - An error text for the caller holds no address, no path of this server, and no text from the other end.
 //!
 //! # Cancellation
-//! Dropping a future of this module closes its connection. [`Remote::git_as_tar`] blocks, and calls its `stop` four
+//! Dropping a future of this module closes its connection. [`Remote::git_as_tar`] blocks, and calls its `go_on` four
 //! times a second while it waits.
 //!
 //! # Crash
@@ -35,6 +35,7 @@ mod glance;
 mod keystone;
 mod location;
 mod network;
+mod scratch;
 mod service;
 #[cfg(test)]
 mod testing;
@@ -50,7 +51,8 @@ pub use self::file::RemoteFile;
 pub use self::glance::{Image, ImageDownload, ImageError, ImageService};
 pub use self::keystone::{Entity, IdentityService, ServiceUser, Unusable, Validated};
 pub use self::location::{FileUrl, Location, Repository};
-pub use self::service::{NotAServiceUrl, Service, ServiceUrl};
+pub use self::scratch::{Scratch, ScratchSpace};
+pub use self::service::{NotAServiceUrl, Service, ServiceUrl, small_file};
 use crate::domain::Network;
 
 /// A protocol for fetching a source.

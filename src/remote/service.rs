@@ -148,6 +148,14 @@ impl Service {
     }
 }
 
+/// Returns what is at a URL that whoever runs this program has named.
+pub async fn small_file(url: &str, time: Duration) -> Result<Bytes, RemoteError> {
+    let (base, name) = url.rsplit_once('/').ok_or(BadUrl::Syntax)?;
+    let base = base.parse().map_err(|NotAServiceUrl| BadUrl::Syntax)?;
+    let said = Service::new(&base, time).ask(&Method::GET, name, &HeaderMap::new(), Bytes::new()).await?;
+    if said.status == StatusCode::OK { Ok(said.body) } else { Err(RemoteError::Status(said.status)) }
+}
+
 impl Download {
     /// Returns the next bytes; `None` after the last one, and only if all came. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {

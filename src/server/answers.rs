@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::domain::{BlockCommand, Command, Fault, FaultKind, SessionCommand, TenantId};
+use crate::domain::{
+    BlockCommand, Command, Fault, FaultKind, SessionCommand, TenantId, TransferAction, TransferCommand,
+};
 
 /// The total: eight of the longest pages at once, or some thirty usual ones.
 const TOTAL: usize = 64 << 20;
@@ -69,16 +71,13 @@ pub(super) fn most_of(command: &Command) -> Option<usize> {
     match command {
         Command::List(_)
         | Command::Session(SessionCommand::List { .. })
-        | Command::Block(
-            BlockCommand::Volumes(_)
-            | BlockCommand::Snapshots(_)
-            | BlockCommand::Backups(_)
-            | BlockCommand::Servers(_)
-            | BlockCommand::Attachments { .. },
-        ) => Some(PAGE),
+        | Command::Transfer(TransferCommand::List(_))
+        | Command::Block(BlockCommand::Backups(_) | BlockCommand::Servers(_) | BlockCommand::Attachments { .. }) => {
+            Some(PAGE)
+        }
         Command::Show(_)
         | Command::Session(SessionCommand::Show(_))
-        | Command::Block(BlockCommand::Volume(_) | BlockCommand::Snapshot(_)) => Some(ONE),
+        | Command::Transfer(TransferCommand::On(_, TransferAction::Show)) => Some(ONE),
         Command::In { command, .. } => most_of(command),
         _ => None,
     }

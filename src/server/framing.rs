@@ -400,9 +400,9 @@ mod tests {
     /// The number of heads in order, and the place and the reason of the violation.
     type Verdict = (u64, Option<(u64, &'static str)>);
 
-    fn watch<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
+    fn watch<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
         let (mut guard, framing) = FramingGuard::new();
-        pieces.into_iter().for_each(|piece| guard.feed(piece));
+        parts.into_iter().for_each(|part| guard.feed(part));
         (framing.heads(), framing.broken.get().copied())
     }
 
@@ -728,17 +728,17 @@ mod tests {
 
         #[test]
         fn splitting_the_stream_changes_nothing(stream in stream(), cuts in vec(1..9_usize, 1..64)) {
-            let mut pieces = Vec::new();
+            let mut parts = Vec::new();
             let mut rest = stream.as_slice();
             for cut in cuts.iter().cycle() {
                 if rest.is_empty() {
                     break;
                 }
-                let (piece, tail) = rest.split_at((*cut).min(rest.len()));
-                pieces.push(piece);
+                let (part, tail) = rest.split_at((*cut).min(rest.len()));
+                parts.push(part);
                 rest = tail;
             }
-            prop_assert_eq!(watch(pieces), watch([stream.as_slice()]));
+            prop_assert_eq!(watch(parts), watch([stream.as_slice()]));
         }
 
         #[test]

@@ -1,10 +1,11 @@
 //! Handles one request, from its head to the head of its answer.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
@@ -21,6 +22,7 @@ use super::admission::{Standing, holder};
 use super::answers::{self, Room};
 use super::body::{Body, Download, ListBody};
 use super::framing::Framing;
+use super::head::resolved;
 use super::incoming::Payload;
 use super::interim::Interim;
 use super::list::{Asked, List};
@@ -34,17 +36,20 @@ use crate::auth::{Caller, has_credentials, is_digest_of};
 use crate::control::{Account, Opened, Packable};
 use crate::dialect::direct::{self, Chunk};
 use crate::dialect::{
-    Anonymous, Answer, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Intent, Places, Probe, Reply, Report,
-    Resolved, Side, Work, resolve,
+    Anonymous, Answer, ByHead, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Intent, Meanwhile, Places, Probe,
+    Reply, Report, Resolved, Side, Work,
 };
 use crate::domain::{
-    AnonymousCommand, Command, Fault, FaultKind, Guard, Login, Outcome, Principal, ReceivePlan, SendPlan, TenantId,
-    UnpackPlan, Volume,
+    AnonymousCommand, Command, Fault, FaultKind, Guard, Login, Outcome, PartPlan, Principal, ReceivePlan, SendPlan,
+    TenantId, UnpackPlan, Volume,
 };
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The time between two interim answers that tell how much of a body is durable.
+const TELLING: Duration = Duration::from_secs(3);
 
 /// The parts of a connection that its requests use.
 pub(super) struct Connection {
@@ -111,6 +116,7 @@ pub(super) async fn answer(
         shares: UnderWay::default(),
     };
     let mut response = exchange.run(index, endpoint, body).instrument(span.clone()).await;
+    server.cors.mark(&parts, response.headers_mut());
     if let Ok(id) = HeaderValue::try_from(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -125,12 +131,6 @@ pub(super) async fn answer(
     tracing::debug!(parent: &span, method = %parts.method, route, status = status.as_u16(), "answered");
     let shares = std::mem::take(&mut exchange.shares);
     response.map(|body| body.watched_by(&connection.activity).counted(shares))
-}
-
-/// Resolves a request to its endpoint.
-pub(super) fn resolved(parts: &Parts, length: Option<u64>) -> Resolved<'_> {
-    let query = parts.uri.query().unwrap_or_default();
-    resolve(&parts.method, parts.uri.path(), query, &parts.headers, length)
 }
 
 struct Exchange<'a> {
@@ -163,6 +163,9 @@ impl Exchange<'_> {
             }
             return response;
         }
+        if let Some(answer) = self.server.cors.preflight(self.parts) {
+            return answer;
+        }
         let endpoint = match self.admit(endpoint) {
             Ok(endpoint) => endpoint,
             Err(fault) => return self.reject(&fault, body),
@@ -192,8 +195,9 @@ impl Exchange<'_> {
         if !self.is_served(endpoint) {
             return Err(Fault::new(FaultKind::NotFound, "this path is served on the other endpoint"));
         }
-        let ours = [&self.server.public.direct, &self.server.public.control].map(Option::as_deref);
-        if origin::is_from_elsewhere(self.parts, ours) {
+        let public = [&self.server.public.direct, &self.server.public.control].into_iter().flatten();
+        let ours = public.map(String::as_str).chain(self.server.cors.origins());
+        if origin::is_from_elsewhere(self.parts, &ours) {
             return Err(Fault::new(FaultKind::Forbidden, "pages of other sites may not change anything here"));
         }
         Ok(endpoint)
@@ -209,7 +213,7 @@ impl Exchange<'_> {
         let answer = endpoint.answer();
         let decoded = match &endpoint.entry {
             Entry::Anonymous(open) => {
-                self.decode_anonymous(open, &mut body).await.map(|open| (Intent::Anonymous(open), answer))
+                self.decode_anonymous(open, &mut body).await.map(|(open, answer)| (Intent::Anonymous(open), answer))
             }
             Entry::Known(known) => self.decode_known(known, &mut body).await,
             Entry::Receive(guard, upload) => match self.known(*guard).await {
@@ -217,6 +221,10 @@ impl Exchange<'_> {
                     Ok(plan) => return Ok((Intent::Receive(principal, plan, body), answer, None)),
                     Err(fault) => Err(fault),
                 },
+                Err(fault) => Err(fault),
+            },
+            Entry::Part(guard, part) => match self.decode_part(*guard, part).await {
+                Ok((caller, plan)) => return Ok((Intent::Part(caller, plan, body), answer, None)),
                 Err(fault) => Err(fault),
             },
             Entry::Unpack(upload) => match upload.decode(&self.call) {
@@ -232,7 +240,7 @@ impl Exchange<'_> {
         }
     }
 
-    async fn decode_anonymous(&self, open: &ForAnyone, body: &mut Payload) -> Result<Anonymous, Fault> {
+    async fn decode_anonymous(&self, open: &ForAnyone, body: &mut Payload) -> Result<(Anonymous, Answer), Fault> {
         let bytes = self.buffer(open.body, body).await?;
         open.decode(&self.call, &bytes)
     }
@@ -245,6 +253,18 @@ impl Exchange<'_> {
         }
         let (work, answer) = known.decode(&self.call, &principal, &bytes)?;
         Ok((Intent::Work(principal, work), answer))
+    }
+
+    async fn decode_part(
+        &mut self,
+        guard: Option<Guard>,
+        part: &ByHead<PartPlan>,
+    ) -> Result<(Option<Principal>, PartPlan), Fault> {
+        let caller = match guard {
+            Some(guard) => Some(self.known(guard).await?.principal),
+            None => None,
+        };
+        Ok((caller, part.decode(&self.call)?))
     }
 
     /// Authenticates the caller, whose tenant the request counts for from now on.
@@ -270,11 +290,18 @@ impl Exchange<'_> {
             Intent::Probe(probe) => return self.report(probe).await,
             Intent::Send(plan) => return self.send(&plan).await,
             Intent::Receive(caller, plan, body) => return self.receive(answer, &caller, plan, body).await,
+            Intent::Part(caller, plan, body) => return self.receive_part(answer, caller.as_ref(), plan, body).await,
             Intent::Unpack(plan, body) => return self.unpack(answer, &plan, body).await,
             Intent::Anonymous(Anonymous::Login(login)) => {
                 self.log_in(&login).await.inspect(|_| self.connection.standing.know())
             }
             Intent::Anonymous(Anonymous::Identity(command)) => self.identify(command).await,
+            Intent::Anonymous(Anonymous::Transfer(id, ticket, action)) => {
+                let outcome = self.server.control.on_transfer(id, &ticket, action).await;
+                outcome.inspect(|_| self.connection.standing.know())
+            }
+            Intent::Anonymous(Anonymous::Keys) => Ok(Outcome::Keys(self.server.control.public_keys())),
+            Intent::Anonymous(Anonymous::Describe) => Ok(Outcome::Described(self.server.control.limits())),
             Intent::Anonymous(Anonymous::Discover) | Intent::Work(_, Work::Discover) => Ok(Outcome::Discovered),
             Intent::Work(caller, Work::Identity(command)) => {
                 self.server.logins.identity.execute(&caller, command).await.map(Outcome::Identity)
@@ -311,6 +338,52 @@ impl Exchange<'_> {
         let _wide = self.connection.moved.widen();
         let outcome = Box::pin(admitted.receive(&mut body)).await;
         self.received(answer, outcome, &progress, body)
+    }
+
+    async fn receive_part(
+        &self,
+        answer: Answer,
+        caller: Option<&Principal>,
+        plan: PartPlan,
+        mut body: Payload,
+    ) -> Response<Body> {
+        let admitted = match self.server.control.admit_part(caller, plan).await {
+            Ok(admitted) => admitted,
+            Err(fault) => return self.reject(&fault, body),
+        };
+        self.connection.standing.know();
+        if let Some(begun) = admitted.begun() {
+            self.tell(&answer, Meanwhile::Begun(&begun));
+        }
+        let (progress, settled) = (admitted.progress(), admitted.settled());
+        let _wide = self.connection.moved.widen();
+        let outcome = {
+            let receiving = Box::pin(admitted.receive(&mut body));
+            tokio::select! {
+                biased;
+                outcome = receiving => outcome,
+                never = self.tell_progress(&answer, settled) => match never {},
+            }
+        };
+        self.received(answer, outcome, &progress, body)
+    }
+
+    /// Tells from time to time how much is durable.
+    async fn tell_progress(&self, answer: &Answer, settled: impl Fn() -> Option<u64>) -> Infallible {
+        let mut told = 0;
+        loop {
+            tokio::time::sleep(TELLING).await;
+            if let Some(offset) = settled().filter(|offset| *offset > told) {
+                told = offset;
+                self.tell(answer, Meanwhile::Durable(offset));
+            }
+        }
+    }
+
+    fn tell(&self, answer: &Answer, meanwhile: Meanwhile) {
+        if let Some(fields) = answer.interim(&self.call, meanwhile, &self.connection.places) {
+            self.connection.interim.tell(&fields);
+        }
     }
 
     async fn unpack(&self, answer: Answer, plan: &UnpackPlan, mut body: Payload) -> Response<Body> {

@@ -6,15 +6,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 use super::tap::Tapped;
-use crate::dialect::too_large;
-use crate::domain::{Fault, FaultKind};
-use crate::transfer::{Broken, Source};
+use crate::dialect::{checks, digest_fields, too_large};
+use crate::domain::{Checksum, Digests, Fault, FaultKind};
+use crate::transfer::{Broken, ByteSource};
 
 /// The most that is still read from a peer that was refused. Many clients read no answer before they have sent
 /// everything; reading more would cost more than the answer is worth.
@@ -29,6 +30,8 @@ pub(super) struct Payload {
     incoming: Incoming,
     /// Bytes from hyper that nobody has taken yet.
     frame: Bytes,
+    /// The fields behind the last byte.
+    trailers: HeaderMap,
     /// The way past hyper, if this body has one.
     tapped: Option<Tapped>,
     /// The bytes that came from hyper so far.
@@ -41,7 +44,8 @@ pub(super) struct Payload {
 
 impl Payload {
     pub(super) fn new(incoming: Incoming, tapped: Option<Tapped>) -> Self {
-        Self { incoming, frame: Bytes::new(), tapped, given: 0, is_asked_for: false, is_read: false }
+        let (frame, trailers) = (Bytes::new(), HeaderMap::new());
+        Self { incoming, frame, trailers, tapped, given: 0, is_asked_for: false, is_read: false }
     }
 
     /// Returns its length, if the peer has sent it.
@@ -118,8 +122,10 @@ impl Payload {
         self.is_asked_for = true;
         while self.frame.is_empty() {
             let Some(frame) = self.incoming.frame().await else { return Ok(false) };
-            // An upload ignores trailers.
-            self.frame = frame?.into_data().unwrap_or_default();
+            match frame?.into_data() {
+                Ok(bytes) => self.frame = bytes,
+                Err(frame) => self.trailers = frame.into_trailers().unwrap_or_default(),
+            }
         }
         self.given += self.frame.len() as u64;
         Ok(true)
@@ -140,7 +146,7 @@ impl Payload {
     }
 }
 
-impl Source for Payload {
+impl ByteSource for Payload {
     async fn ready(&mut self) -> Result<bool, Broken> {
         if !self.frame.is_empty() {
             return Ok(true);
@@ -168,5 +174,13 @@ impl Source for Payload {
                 Ok(taken)
             }
         }
+    }
+
+    fn checksums(&self) -> Result<Vec<Checksum>, Fault> {
+        checks::of_trailer(&self.trailers)
+    }
+
+    fn asserted(&self) -> Result<Digests, Fault> {
+        digest_fields::asserted(&self.trailers)
     }
 }

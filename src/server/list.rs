@@ -16,7 +16,7 @@ use http::request::Parts;
 
 use super::Server;
 use super::answers::{PAGE, Room};
-use super::handle::resolved;
+use super::head::resolved;
 use crate::control::LIST_PART;
 use crate::dialect::{Answer, Places, Reply};
 use crate::domain::{Fault, Outcome, TenantId, VolumeId};

@@ -5,8 +5,10 @@ mod admission;
 mod answers;
 mod body;
 mod connection;
+mod cors;
 mod framing;
 mod handle;
+mod head;
 mod incoming;
 mod interim;
 mod list;
@@ -42,6 +44,7 @@ use crate::metrics::Metrics;
 use activity::Patience;
 use admission::Admission;
 use answers::Answers;
+use cors::Cors;
 use shares::Shares;
 use tls::SideTls;
 use windows::Windows;
@@ -66,6 +69,8 @@ pub(crate) struct Server {
     pub(crate) limits: ServerLimits,
     /// The configured URLs at which clients reach each side.
     pub(crate) public: PublicUrls,
+    /// The other sites whose scripts may use this server.
+    cors: Cors,
     /// The proxies that are trusted to report the client's address.
     pub(crate) proxies: Proxies,
     /// The tasks of the connections.
@@ -105,6 +110,8 @@ pub(crate) struct PublicUrls {
     pub(crate) control: Option<String>,
     /// The URL of an identity service elsewhere.
     pub(crate) identity: Option<String>,
+    /// The origins of other sites whose scripts may use this server.
+    pub(crate) origins: Vec<String>,
 }
 
 /// The listeners: one for both sides, or one for each.
@@ -143,6 +150,7 @@ impl Server {
         (public, proxies): (PublicUrls, Proxies),
     ) -> Arc<Self> {
         let metrics = control.metrics().clone();
+        let cors = Cors::new(public.origins.clone());
         Arc::new(Self {
             control,
             logins,
@@ -150,6 +158,7 @@ impl Server {
             metrics,
             limits,
             public,
+            cors,
             proxies,
             connections: TaskTracker::new(),
             answers: Answers::new(),

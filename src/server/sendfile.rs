@@ -519,8 +519,8 @@ mod tests {
             }
             for path in &paths {
                 let mut body = vec![0; head(&mut client).await];
-                for piece in body.chunks_mut(3000) {
-                    client.read_exact(piece).await.unwrap();
+                for part in body.chunks_mut(3000) {
+                    client.read_exact(part).await.unwrap();
                     tokio::task::yield_now().await;
                 }
                 assert!(body == expected(&bytes, path), "{path}");

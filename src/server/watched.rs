@@ -9,10 +9,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::framing::FramingGuard;
-use super::interim::{CONTINUE, Interim};
+use super::interim::Interim;
 use super::moved::Moved;
 use super::tap::Tap;
 
@@ -28,14 +29,14 @@ pub(super) struct Watched<S> {
     tap: Option<Arc<Tap>>,
     interim: Option<Arc<Interim>>,
     /// The rest of an interim answer that is being written.
-    interim_left: &'static [u8],
+    interim_left: Bytes,
     moved: Arc<Moved>,
 }
 
 impl<S> Watched<S> {
     /// Watches `stream`, from which nothing has been read.
     pub(super) fn new(stream: S, guard: Option<FramingGuard>, moved: Arc<Moved>) -> Self {
-        Self { stream, guard, tap: None, interim: None, interim_left: &[], moved }
+        Self { stream, guard, tap: None, interim: None, interim_left: Bytes::new(), moved }
     }
 
     /// Lets large bodies be taken from `tap`, if there is one. The tap reads from the socket of `stream`.
@@ -121,9 +122,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> Watched<S> {
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.interim_left.is_empty() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, self.interim_left))? {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.interim_left))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.interim_left = &self.interim_left[written..],
+                written => self.interim_left.advance(written),
             }
         }
         Poll::Ready(Ok(()))
@@ -153,8 +154,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper flushes whenever it is polled and has nothing left to write.
-        if self.interim_left.is_empty() && self.interim.as_ref().is_some_and(|interim| interim.take()) {
-            self.interim_left = CONTINUE;
+        if self.interim_left.is_empty()
+            && let Some(due) = self.interim.as_ref().and_then(|interim| interim.take())
+        {
+            self.interim_left = due;
         }
         ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -172,7 +175,6 @@ mod tests {
     use std::sync::Mutex;
 
     use http_body_util::{BodyExt, Empty};
-    use hyper::body::Bytes;
     use hyper::header::CONNECTION;
     use hyper::server::conn::http1;
     use hyper::service::service_fn;

@@ -9,6 +9,7 @@ pub(super) mod crash;
 mod damage;
 mod drafts;
 mod failures;
+mod kept;
 mod removal;
 
 use std::sync::Arc;
@@ -60,7 +61,10 @@ pub(super) fn record() -> Record {
 impl Subject {
     pub(super) async fn draft(&self, id: ContentId, size: usize) -> Arc<dyn Draft> {
         let reservation = self.store.space().reserve(bytes(size)).unwrap();
-        self.store.draft(id, DraftOptions { expected: Some(bytes(size)), reservation, record: record() }).await.unwrap()
+        self.store
+            .draft(id, DraftOptions { expected: Some(bytes(size)), reservation, record: record(), is_kept: false })
+            .await
+            .unwrap()
     }
 
     /// A block that holds these bytes, and zeros up to the next multiple of the alignment.

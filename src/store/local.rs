@@ -3,8 +3,9 @@
 //! ```text
 //! root/drives/<content>/image     the bytes; holes where they are zero
 //! root/drives/<content>/pieces    their piece digests, see `sidecar`
-//! root/drives/<content>           what was uploaded in one piece: the bytes, the digest in an attribute
+//! root/drives/<content>           a drive that was uploaded with one piece: the bytes; the digest in an attribute
 //! root/incoming/<content>         a draft or an unfinished clone, in either form
+//! root/incoming/<content>/map.*   what of a draft that is kept is there, see `kept`
 //! root/trash/<content>-<random>   removed, and being unlinked
 //! root/lost/<content>             what nobody knows, set aside
 //! ```
@@ -26,6 +27,7 @@
 mod files;
 mod flush;
 mod holes;
+mod kept;
 mod lost;
 mod readback;
 mod sidecar;
@@ -43,13 +45,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::files::length;
+use self::kept::Kept;
 use self::readback::{LocalReadBack, is_unlinked};
 use self::steps::{Begun, Form, Opened, Steps};
 use super::{
-    BlockStore, Boxed, Capabilities, Draft, DraftOptions, Image, Ledger, LostImage, ReadBack, Record, Removal,
-    Reservation, Run, StoreError, Swept, data_runs, is_zero,
+    BlockStore, Boxed, Capabilities, Draft, DraftOptions, Image, Ledger, LostImage, PieceMap, ReadBack, Record,
+    Removal, Reservation, Resumed, Run, StoreError, Swept, data_runs, is_zero,
 };
-use crate::domain::{ByteCount, ContentId, CrashPoints, Extent, Pieces, UnixTime};
+use crate::domain::{ByteCount, ContentId, CrashPoints, Extent, Pieces, Shortage, UnixTime};
 use crate::io::{ALIGN, Block, EngineFile, IoEngine, SharedBlock, SharedFile};
 
 /// Whether drafts are written past the page cache (`O_DIRECT`).
@@ -71,6 +74,8 @@ pub struct LocalSettings {
     pub direct: Direct,
     /// Free space that is never given to drives.
     pub reserve: ByteCount,
+    /// While this is on, what there is of that is the database's, and no bytes are written.
+    pub shortage: Shortage,
     /// Where a test ends the process.
     pub crash: CrashPoints,
 }
@@ -88,6 +93,11 @@ impl LocalStore {
         Ok(Self { engine, steps: Arc::new(Steps::open(root, settings)?) })
     }
 
+    /// Counts the contents that a directory holds in which such a store may be. Opens none, and makes nothing.
+    pub fn count(root: &Path) -> io::Result<usize> {
+        steps::count(root)
+    }
+
     /// Takes over what a version before contents had jobs hold, as far as it is that of jobs that are still to be done;
     /// removes the rest.
     pub async fn take_over_held(
@@ -95,6 +105,24 @@ impl LocalStore {
         is_wanted: impl Fn(ContentId) -> bool + Send + 'static,
     ) -> Result<(), StoreError> {
         self.step(move |steps| steps.take_over_held(&is_wanted)).await
+    }
+
+    fn drafted(&self, id: ContentId, begun: Begun, kept: Option<Kept>, options: DraftOptions) -> Arc<dyn Draft> {
+        let Begun { file, direct, form } = begun;
+        let file = SharedFile::from(file);
+        Arc::new(LocalDraft {
+            store: self.clone(),
+            id,
+            engine_file: self.engine.adopt(file.clone()),
+            file,
+            form,
+            direct,
+            kept: kept.map(Arc::new),
+            reservation: Arc::new(options.reservation),
+            record: options.record,
+            unproven: Arc::default(),
+            ended: AtomicBool::new(false),
+        })
     }
 
     /// Runs a step on the disk where it may block.
@@ -128,22 +156,23 @@ impl BlockStore for LocalStore {
 
     fn draft(&self, id: ContentId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>> {
         Box::pin(async move {
-            let DraftOptions { expected, reservation, record } = options;
-            let Begun { file, direct, form } = self.step(move |steps| steps.begin_draft(id, expected)).await?;
-            let file = SharedFile::from(file);
-            let draft = LocalDraft {
-                store: self.clone(),
-                id,
-                engine_file: self.engine.adopt(file.clone()),
-                file,
-                form,
-                direct,
-                reservation: Arc::new(reservation),
-                record,
-                unproven: Arc::default(),
-                ended: AtomicBool::new(false),
-            };
-            Ok(Arc::new(draft) as Arc<dyn Draft>)
+            let (expected, is_kept) = (options.expected, options.is_kept);
+            let (begun, kept) = self
+                .step(move |steps| {
+                    let begun = steps.begin_draft(id, expected, is_kept)?;
+                    let kept = if is_kept { Some(steps.keep(id)?) } else { None };
+                    Ok((begun, kept))
+                })
+                .await?;
+            Ok(self.drafted(id, begun, kept, options))
+        })
+    }
+
+    fn resume(&self, id: ContentId, options: DraftOptions) -> Boxed<'_, Result<Resumed, StoreError>> {
+        Box::pin(async move {
+            let expected = options.expected;
+            let (begun, kept, map) = self.step(move |steps| steps.resume_draft(id, expected)).await?;
+            Ok((self.drafted(id, begun, Some(kept), options), map))
         })
     }
 
@@ -228,6 +257,8 @@ struct LocalDraft {
     form: Form,
     engine_file: EngineFile,
     direct: bool,
+    /// Of a draft that is kept.
+    kept: Option<Arc<Kept>>,
     reservation: Arc<Reservation>,
     record: Record,
     /// Writes not known to have succeeded: running, failed, or dropped before they told.
@@ -246,9 +277,22 @@ impl Draft for LocalDraft {
             // A block holds what its last user left in it, and the drive may be longer than this write (I11).
             return Box::pin(async { Err(io::Error::new(io::ErrorKind::InvalidInput, "the padding is not zero")) });
         }
+        let is_kept = self.kept.is_some();
+        if is_kept && !range.end.is_multiple_of(ALIGN) {
+            return Box::pin(async { Err(io::ErrorKind::InvalidInput.into()) });
+        }
+        if let Err(refused) = self.reservation.admit_write() {
+            // Bytes are missing for good, unless it is kept: then they are not in its map, and are written again.
+            self.unproven.fetch_add(usize::from(!is_kept), Ordering::AcqRel);
+            return Box::pin(async { Err(refused) });
+        }
         self.unproven.fetch_add(1, Ordering::AcqRel);
+        let (runs, came) = match &self.kept {
+            Some(kept) => kept.write(bytes, offset),
+            None => (data_runs(bytes).collect(), range.len() as u64),
+        };
         let mut writes = Vec::with_capacity(1);
-        for run in data_runs(bytes) {
+        for run in runs {
             let start = range.start + run.start;
             let mut end = range.start + run.end;
             if self.direct {
@@ -257,17 +301,70 @@ impl Draft for LocalDraft {
             }
             writes.push(self.engine_file.write_at(data.clone(), start..end, offset + run.start as u64));
         }
-        let came = ByteCount::new(range.len() as u64).unwrap_or(ByteCount::MAX);
         let (reservation, unproven) = (Arc::clone(&self.reservation), Arc::clone(&self.unproven));
         Box::pin(async move {
             let mut outcome = Ok(());
             for write in writes {
                 outcome = outcome.and(write.await);
             }
-            outcome?;
+            outcome = outcome.inspect_err(|error| reservation.note_failure(error));
+            if outcome.is_ok() {
+                reservation.settle(ByteCount::new(came).unwrap_or(ByteCount::MAX));
+            }
+            if outcome.is_ok() || is_kept {
+                unproven.fetch_sub(1, Ordering::AcqRel);
+            }
+            outcome
+        })
+    }
+
+    fn write_edge(&self, bytes: Vec<u8>, offset: u64) -> Boxed<'static, io::Result<()>> {
+        let end = offset + bytes.len() as u64;
+        let is_within = bytes.is_empty() || offset / ALIGN as u64 == (end - 1) / ALIGN as u64;
+        let Some(kept) = self.kept.clone().filter(|_| is_within) else {
+            return Box::pin(async { Err(io::ErrorKind::InvalidInput.into()) });
+        };
+        let (file, reservation) = (self.file.clone(), Arc::clone(&self.reservation));
+        if let Err(refused) = reservation.admit_write() {
+            return Box::pin(async { Err(refused) });
+        }
+        let write = tokio::task::spawn_blocking(move || {
+            let came = kept.write_edge(&file, &bytes, offset)?;
             reservation.settle(came);
-            unproven.fetch_sub(1, Ordering::AcqRel);
             Ok(())
+        });
+        Box::pin(async { write.await? })
+    }
+
+    fn zero(&self, extent: Extent) -> Boxed<'static, io::Result<()>> {
+        let Some(kept) = self.kept.clone() else {
+            return Box::pin(async { Err(io::ErrorKind::InvalidInput.into()) });
+        };
+        let (file, reservation) = (self.file.clone(), Arc::clone(&self.reservation));
+        let zero = tokio::task::spawn_blocking(move || {
+            let came = kept.zero(&file, extent)?;
+            reservation.settle(came);
+            Ok(())
+        });
+        Box::pin(async { zero.await? })
+    }
+
+    fn checkpoint(&self, map: PieceMap) -> Boxed<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let Some(kept) = self.kept.clone() else { return Err(refused("the draft is not kept")) };
+            if self.ended.load(Ordering::Acquire) || kept.is_lost() {
+                return Err(refused("the draft was published, or lost, before"));
+            }
+            let (id, file) = (self.id, self.file.clone());
+            self.store.step(move |steps| steps.checkpoint(id, &file, &kept, &map)).await
+        })
+    }
+
+    fn read_back(&self, size: ByteCount) -> Boxed<'_, Result<Box<dyn ReadBack>, StoreError>> {
+        let (id, form) = (self.id, self.form);
+        Box::pin(async move {
+            let file = self.store.step(move |steps| steps.open_draft(id, form)).await?;
+            Ok(Box::new(LocalReadBack::new(file.into(), size, Pieces::default())) as Box<dyn ReadBack>)
         })
     }
 
@@ -277,7 +374,8 @@ impl Draft for LocalDraft {
 
     fn publish(&self, size: ByteCount, pieces: Pieces) -> Boxed<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            if self.ended.swap(true, Ordering::AcqRel) {
+            let is_lost = self.kept.as_ref().is_some_and(|kept| kept.is_lost());
+            if self.ended.swap(true, Ordering::AcqRel) || is_lost {
                 return Err(refused("the draft was published, or lost, before"));
             }
             if self.unproven.load(Ordering::Acquire) > 0 {

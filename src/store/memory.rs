@@ -21,10 +21,11 @@ use tokio::sync::Notify;
 
 use self::sparse::Sparse;
 use super::{
-    BlockStore, Boxed, CHANGED, Capabilities, Draft, DraftOptions, Image, Ledger, LostImage, PieceRead, ReadBack,
-    Record, Removal, Reservation, Run, StoreError, Swept, is_zero, piece_digest, stored_digest, zero_piece,
+    BlockStore, Boxed, CHANGED, Capabilities, Draft, DraftOptions, Image, Ledger, LostImage, PieceMap, PieceRead,
+    ReadBack, Record, Removal, Reservation, Resumed, Run, StoreError, Swept, is_zero, piece_digest, stored_digest,
+    zero_piece,
 };
-use crate::domain::{ByteCount, Clock as _, ContentId, Extent, PIECE, Pieces, SystemClock, UnixTime};
+use crate::domain::{ByteCount, Clock as _, ContentId, Extent, Extents, PIECE, Pieces, SystemClock, UnixTime};
 use crate::io::{ALIGN, Block, SharedBlock, SharedFile};
 
 /// A store in memory. Clones share it.
@@ -72,6 +73,8 @@ struct Stored {
 struct Begun {
     serial: u64,
     bytes: Sparse,
+    /// What of it is there, as of the last checkpoint, of one that is kept.
+    map: Option<PieceMap>,
 }
 
 impl State {
@@ -153,6 +156,20 @@ impl MemoryStore {
         }
     }
 
+    fn drafted(&self, id: ContentId, serial: u64, options: DraftOptions, came: Extents) -> Arc<dyn Draft> {
+        let DraftOptions { reservation, record, is_kept, .. } = options;
+        let writes = Arc::new(Mutex::new(Writes { came, ..Writes::default() }));
+        Arc::new(MemoryDraft {
+            store: self.clone(),
+            id,
+            serial,
+            reservation: Arc::new(reservation),
+            record,
+            is_kept,
+            writes,
+        })
+    }
+
     fn flush(&self, id: ContentId) -> Result<(), StoreError> {
         Ok(self.state().flush(id)?)
     }
@@ -199,6 +216,7 @@ impl MemoryStore {
         if self.state().now.images.contains_key(&target) {
             return self.flush(target);
         }
+        self.ledger.admit_write()?;
         // What an earlier attempt left.
         self.state().now.drafts.remove(&target);
         let from = self.state().now.images.get(&source).cloned().ok_or(StoreError::Missing(source))?;
@@ -308,13 +326,36 @@ impl BlockStore for MemoryStore {
                 let mut state = self.state();
                 state.drafts += 1;
                 let serial = state.drafts;
-                state.now.drafts.insert(id, Begun { serial, bytes: Sparse::default() });
+                let map = options.is_kept.then(PieceMap::default);
+                state.now.drafts.insert(id, Begun { serial, bytes: Sparse::default(), map });
                 serial
             };
             self.step().await;
-            let DraftOptions { reservation, record, .. } = options;
-            let (reservation, writes) = (Arc::new(reservation), Arc::default());
-            Ok(Arc::new(MemoryDraft { store: self.clone(), id, serial, reservation, record, writes }) as Arc<dyn Draft>)
+            if options.is_kept {
+                self.flush(id)?;
+                self.step().await;
+            }
+            Ok(self.drafted(id, serial, options, Extents::default()))
+        })
+    }
+
+    fn resume(&self, id: ContentId, options: DraftOptions) -> Boxed<'_, Result<Resumed, StoreError>> {
+        Box::pin(async move {
+            let (serial, map) = {
+                let mut state = self.state();
+                state.drafts += 1;
+                let serial = state.drafts;
+                let begun = state.now.drafts.get_mut(&id).ok_or(StoreError::Missing(id))?;
+                let map = begun.map.clone().ok_or(StoreError::Missing(id))?;
+                begun.serial = serial;
+                begun.bytes.keep_only(map.extents());
+                (serial, map)
+            };
+            self.step().await;
+            self.flush(id)?;
+            self.step().await;
+            let came = map.extents().clone();
+            Ok((self.drafted(id, serial, options, came), map))
         })
     }
 
@@ -410,6 +451,7 @@ struct MemoryDraft {
     serial: u64,
     reservation: Arc<Reservation>,
     record: Record,
+    is_kept: bool,
     writes: Arc<Mutex<Writes>>,
 }
 
@@ -418,6 +460,8 @@ struct Writes {
     /// Not known to have succeeded.
     unproven: usize,
     is_ended: bool,
+    /// The bytes that came: what is written again takes no more space.
+    came: Extents,
 }
 
 impl MemoryDraft {
@@ -430,9 +474,43 @@ impl MemoryDraft {
         if state.taken() > state.room { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
+    fn write(&self, offset: u64, bytes: &[u8]) -> Boxed<'static, io::Result<()>> {
+        self.writes().unproven += 1;
+        let outcome = self.reservation.admit_write().and_then(|()| self.put(offset, bytes));
+        if outcome.is_ok() {
+            self.settle(offset..offset + bytes.len() as u64);
+        }
+        let (writes, is_kept) = (self.writes.clone(), self.is_kept);
+        Box::pin(async move {
+            if outcome.is_ok() || is_kept {
+                lock(&writes).unproven -= 1;
+            }
+            outcome
+        })
+    }
+
+    fn settle(&self, range: Range<u64>) {
+        let mut writes = self.writes();
+        let before: u64 = writes.came.within(range.clone()).map(|part| part.end - part.start).sum();
+        let new = range.end - range.start - before;
+        writes.came.insert(range);
+        self.reservation.settle(ByteCount::new(new).unwrap_or(ByteCount::MAX));
+    }
+
+    /// A failed flush is never retried (I5).
+    fn flush_or_lose(&self) -> Result<(), StoreError> {
+        let flushed = self.store.flush(self.id);
+        self.writes().is_ended |= flushed.is_err();
+        flushed
+    }
+
+    fn writes(&self) -> MutexGuard<'_, Writes> {
+        lock(&self.writes)
+    }
+
     /// Checks that this may be published, which it may once.
     fn end(&self, size: ByteCount, pieces: &Pieces) -> Result<(), StoreError> {
-        let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writes = self.writes();
         let was_ended = std::mem::replace(&mut writes.is_ended, true);
         if was_ended || writes.unproven > 0 || pieces.0.len() as u64 > Pieces::spanned_by(size) {
             return Err(refused(io::ErrorKind::InvalidInput));
@@ -444,21 +522,65 @@ impl MemoryDraft {
 impl Draft for MemoryDraft {
     fn write_at(&self, data: SharedBlock, range: Range<usize>, offset: u64) -> Boxed<'static, io::Result<()>> {
         let padding = data.get(range.end..range.end.next_multiple_of(ALIGN));
-        let outcome = match data.get(range.clone()) {
-            Some(bytes) if padding.is_some_and(is_zero) => {
-                self.writes.lock().unwrap_or_else(PoisonError::into_inner).unproven += 1;
-                self.put(offset, bytes)
-            }
-            _ => Err(io::ErrorKind::InvalidInput.into()),
-        };
-        let came = ByteCount::new(range.len() as u64).unwrap_or(ByteCount::MAX);
-        let (reservation, writes) = (self.reservation.clone(), self.writes.clone());
+        let is_fit = padding.is_some_and(is_zero) && (!self.is_kept || range.end.is_multiple_of(ALIGN));
+        match data.get(range) {
+            Some(bytes) if is_fit => self.write(offset, bytes),
+            _ => refuse(),
+        }
+    }
+
+    fn write_edge(&self, bytes: Vec<u8>, offset: u64) -> Boxed<'static, io::Result<()>> {
+        let is_within = offset as usize % ALIGN + bytes.len() <= ALIGN;
+        if self.is_kept && is_within { self.write(offset, &bytes) } else { refuse() }
+    }
+
+    fn zero(&self, extent: Extent) -> Boxed<'static, io::Result<()>> {
+        if !self.is_kept {
+            return refuse();
+        }
+        if let Some(begun) = self.store.state().now.drafts.get_mut(&self.id).filter(|begun| begun.serial == self.serial)
+        {
+            begun.bytes.zero(extent.range());
+        }
+        self.settle(extent.range());
+        Box::pin(async { Ok(()) })
+    }
+
+    fn checkpoint(&self, map: PieceMap) -> Boxed<'_, Result<(), StoreError>> {
         Box::pin(async move {
-            outcome?;
-            reservation.settle(came);
-            writes.lock().unwrap_or_else(PoisonError::into_inner).unproven -= 1;
+            if !self.is_kept || self.writes().is_ended {
+                return Err(refused(io::ErrorKind::InvalidInput));
+            }
+            // First the bytes, then what is said of them.
+            self.flush_or_lose()?;
+            self.store.step().await;
+            if let Some(begun) =
+                self.store.state().now.drafts.get_mut(&self.id).filter(|begun| begun.serial == self.serial)
+            {
+                begun.map = Some(map);
+            }
+            self.store.step().await;
+            self.flush_or_lose()?;
+            self.store.step().await;
             Ok(())
         })
+    }
+
+    fn read_back(&self, size: ByteCount) -> Boxed<'_, Result<Box<dyn ReadBack>, StoreError>> {
+        let state = self.store.state();
+        let begun = state.now.drafts.get(&self.id).filter(|begun| begun.serial == self.serial);
+        let stored = begun.map(|begun| Stored {
+            bytes: begun.bytes.clone(),
+            size,
+            pieces: Pieces::default(),
+            record: self.record.clone(),
+            since: now(),
+        });
+        let read = stored.ok_or(StoreError::Missing(self.id)).map(|stored| {
+            let removal: Removal = Box::new(|| false);
+            Box::new(MemoryReadBack { stored: Arc::new(stored), removal, piece: Vec::new() }) as Box<dyn ReadBack>
+        });
+        Box::pin(async { read })
     }
 
     fn reserve_more(&self, bytes: ByteCount) -> Result<(), StoreError> {
@@ -578,9 +700,13 @@ fn now() -> UnixTime {
     SystemClock.now()
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in it fails the test.
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refuse() -> Boxed<'static, io::Result<()>> {
+    Box::pin(async { Err(io::ErrorKind::InvalidInput.into()) })
 }
 
 fn refused(kind: io::ErrorKind) -> StoreError {

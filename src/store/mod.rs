@@ -16,7 +16,6 @@ mod piece_map;
 mod pieces;
 mod reservation;
 mod trees;
-mod zero;
 
 #[cfg(test)]
 mod conformance;
@@ -30,13 +29,13 @@ use std::sync::Arc;
 use crate::domain::{ByteCount, ContentId, Extent, Fault, FaultKind, Pieces, TenantId, UnixTime, Volume, VolumeId};
 use crate::io::{Block, SharedBlock, SharedFile};
 
+pub use crate::domain::{GRANULE, data_runs, is_zero};
 pub use checked::CheckedImage;
 pub use local::{Direct, LocalSettings, LocalStore};
-pub use piece_map::{MOST_EXTENTS, Piece, PieceMap, Scattered, Unfinished};
+pub use piece_map::{Digested, MOST_EXTENTS, Piece, PieceMap, Scattered, Stretch, Unfinished};
 pub use pieces::{piece_digest, stored_digest, zero_piece};
 pub use reservation::{Ledger, Reservation};
-pub use trees::{LocalTrees, LostTree, OpenTree, Scratch, SweptTrees, TreeDraft, TreeReadError, TreeRecord, TreeStore};
-pub use zero::{GRANULE, data_runs, is_zero};
+pub use trees::{LocalTrees, LostTree, OpenTree, SweptTrees, TreeDraft, TreeReadError, TreeRecord, TreeStore};
 
 /// What the methods of the traits return: one box per call, which is noise beside a block of 2 MiB.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -72,6 +71,13 @@ pub trait BlockStore: Send + Sync {
 
     /// Begins an image that nobody can open. A draft left by an earlier attempt under this id is replaced.
     fn draft(&self, id: ContentId, options: DraftOptions) -> Boxed<'_, Result<Arc<dyn Draft>, StoreError>>;
+
+    /// Goes on with a draft that is kept ([`DraftOptions::is_kept`]) as of its last checkpoint: what came after that is
+    /// zero again, and has to be written again. The map is that of the checkpoint, and is durable also if whoever wrote
+    /// it was never told so. [`StoreError::Missing`] when there is no such draft, also when it was published.
+    ///
+    /// The reservation counts from now on: `options.expected` less what is there is what may still come.
+    fn resume(&self, id: ContentId, options: DraftOptions) -> Boxed<'_, Result<Resumed, StoreError>>;
 
     /// Opens a published image.
     fn open(&self, id: ContentId) -> Boxed<'_, Result<Arc<dyn Image>, StoreError>>;
@@ -176,7 +182,13 @@ pub struct DraftOptions {
     pub reservation: Reservation,
     /// What is kept beside it.
     pub record: Record,
+    /// Whether it outlives whoever fills it: it takes checkpoints and writes in any order, and [`BlockStore::resume`]
+    /// goes on with it. Durable when [`BlockStore::draft`] returns.
+    pub is_kept: bool,
 }
+
+/// A draft that is gone on with, and what of it is there.
+pub type Resumed = (Arc<dyn Draft>, PieceMap);
 
 /// An image that is being filled. Dropping it without [`Draft::publish`] leaves a leftover for
 /// [`BlockStore::remove`] or the sweeper.
@@ -184,10 +196,28 @@ pub trait Draft: Send + Sync {
     /// Writes `data[range]` at `offset`. Zero runs become holes.
     ///
     /// `offset` and `range.start` are multiples of [`crate::io::ALIGN`]. `range.end` need not be, in the last write of
-    /// a draft; the block's bytes from there up to the next multiple must be zero.
+    /// a draft that is not kept; the block's bytes from there up to the next multiple must be zero.
+    ///
+    /// A draft that is not kept is written in ascending order. One that is kept is written in any order, again and by
+    /// several at once; which of two writes at once of the same byte stays is not known.
     ///
     /// The write is submitted before this returns, and goes on when the future is dropped.
     fn write_at(&self, data: SharedBlock, range: Range<usize>, offset: u64) -> Boxed<'static, io::Result<()>>;
+
+    /// Writes bytes that lie within one sector of [`crate::io::ALIGN`] of a draft that is kept, and leaves the rest of
+    /// the sector as it is. Reads and writes the sector: for the ends of parts only.
+    fn write_edge(&self, bytes: Vec<u8>, offset: u64) -> Boxed<'static, io::Result<()>>;
+
+    /// Makes bytes of a draft that is kept zero, and frees what they took where the backend can.
+    fn zero(&self, extent: Extent) -> Boxed<'static, io::Result<()>>;
+
+    /// Flushes what was written to a draft that is kept, then stores this map, whose bytes must all have been written
+    /// and awaited before. Durable when it returns. One at a time. After a failure the draft is lost (I5).
+    fn checkpoint(&self, map: PieceMap) -> Boxed<'_, Result<(), StoreError>>;
+
+    /// Begins to read back what was written, as of a drive of this size: to digest pieces that no stretch has brought
+    /// whole. That a piece is whole is not known here.
+    fn read_back(&self, size: ByteCount) -> Boxed<'_, Result<Box<dyn ReadBack>, StoreError>>;
 
     /// Sets more space aside for a draft whose length is not known.
     fn reserve_more(&self, bytes: ByteCount) -> Result<(), StoreError>;

@@ -1,17 +1,18 @@
 //! What of a drive is there while it is being filled, and the digests of the pieces that are whole.
 //!
-//! Bytes come in runs, each from where [`PieceMap::seek`] puts it; runs may come in any order and overlap. What comes
-//! later counts.
+//! Bytes come in stretches. Each [`Stretch`] digests its own bytes; [`PieceMap::add`] takes them over when they are on
+//! the disk. Stretches may come in any order, at the same time, and overlap. What is added later counts.
 //!
 //! # Digests
-//! A piece that one run brought from its first byte to its last is digested on the way, while its bytes are in the
+//! A piece that one stretch brought from its first byte to its last is digested on the way, while its bytes are in the
 //! processor's cache. Of any other piece ([`Piece::Undigested`]) the bytes must be read back: the state of the digest
-//! cannot be written down, and a state for each run that was left would be memory without a bound. So a run that is cut
-//! off costs the reading of one piece, and its continuation that of none but the same.
+//! cannot be written down, and a state for each stretch that was left would be memory without a bound. So a stretch
+//! that is cut off costs the reading of one piece, and its continuation that of none but the same.
 //!
 //! # Bounds
-//! No more than [`MOST_EXTENTS`] extents are apart: a run that would begin another is refused. Digests take 16 bytes a
-//! piece up to the last that has one, which is 4 MiB for 1 TiB of a drive; as much as the stored digests themselves.
+//! No more than [`MOST_EXTENTS`] extents are apart: a stretch that would begin another is refused. Digests take 16
+//! bytes a piece up to the last that has one, which is 4 MiB for 1 TiB of a drive; as much as the stored digests
+//! themselves.
 
 mod encoding;
 
@@ -28,8 +29,11 @@ use crate::domain::{ByteCount, Extents, PIECE, Pieces};
 /// The most extents that are apart. 64 KiB of memory; far above the number of runs that help a transfer.
 pub const MOST_EXTENTS: usize = 4096;
 
+/// Consecutive pieces that have the same digest.
+pub type Digested = (Range<u64>, u128);
+
 /// See the module.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PieceMap {
     /// The bytes that are there.
     there: Extents,
@@ -37,10 +41,16 @@ pub struct PieceMap {
     digested: Extents,
     /// Their digests, by index; of other pieces anything.
     digests: Vec<u128>,
-    /// Where the run goes on.
+}
+
+/// Consecutive bytes from one writer, and the digests of the pieces that it has completed.
+#[derive(Default)]
+pub struct Stretch {
+    /// The offset of the next byte.
     position: u64,
-    /// The digest of the run's last piece up to `position`; none when the run began within that piece.
+    /// The digest of the last piece up to `position`; none when the stretch began within that piece.
     state: Option<XxHash3_128>,
+    digested: Vec<Digested>,
 }
 
 /// What is there of a piece.
@@ -50,7 +60,7 @@ pub enum Piece {
     Missing,
     /// These ranges of the drive, and not all of it.
     Mixed(Vec<Range<u64>>),
-    /// All of it, in several runs: it is digested by reading it back, see [`PieceMap::set_digest`].
+    /// All of it, in several stretches: it is digested by reading it back, see [`PieceMap::set_digest`].
     Undigested,
     /// All of it, with this digest.
     Whole(u128),
@@ -72,28 +82,19 @@ pub enum Unfinished {
     Undigested(u64),
 }
 
-impl PieceMap {
-    /// Where the next bytes of the run go.
+impl Stretch {
+    /// A stretch that begins at this offset.
+    pub fn at(offset: u64) -> Self {
+        Self { position: offset, ..Self::default() }
+    }
+
+    /// The offset of the next byte.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// Begins a run at this offset, which must be within the drive.
-    pub fn seek(&mut self, offset: u64) -> Result<(), Scattered> {
-        if offset == self.position {
-            return Ok(());
-        }
-        if self.there.ranges().len() >= MOST_EXTENTS && !self.there.touches(offset) {
-            return Err(Scattered);
-        }
-        self.position = offset;
-        self.state = None;
-        Ok(())
-    }
-
-    /// Takes the next bytes of the run.
+    /// Takes the next bytes.
     pub fn write(&mut self, mut bytes: &[u8]) {
-        self.there.insert(self.position..self.position + bytes.len() as u64);
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at((self.left_of_piece() as usize).min(bytes.len()));
             self.advance(now.len() as u64, |state| state.write(now));
@@ -101,14 +102,13 @@ impl PieceMap {
         }
     }
 
-    /// Takes the next `len` bytes of the run, which are zero.
+    /// Takes the next `len` bytes, which are zero.
     pub fn write_zeros(&mut self, mut len: u64) {
-        self.there.insert(self.position..self.position + len);
         while len > 0 {
             let whole = len / PIECE;
             if self.position.is_multiple_of(PIECE) && whole > 0 {
                 let first = self.position / PIECE;
-                self.keep_digests(first..first + whole, zero_piece());
+                self.digested.push((first..first + whole, zero_piece()));
                 self.position += whole * PIECE;
                 len %= PIECE;
                 continue;
@@ -117,6 +117,20 @@ impl PieceMap {
             self.advance(now, |state| write_zeros(state, now));
             len -= now;
         }
+    }
+
+    /// Completes the last piece of a drive that ends here: it is zero behind its end.
+    pub fn end(&mut self) {
+        if let Some(mut state) = self.state.take() {
+            write_zeros(&mut state, self.left_of_piece());
+            let index = self.position / PIECE;
+            self.digested.push((index..index + 1, state.finish_128()));
+        }
+    }
+
+    /// Returns the digests of the pieces that were completed since the last call.
+    pub fn take_digested(&mut self) -> Vec<Digested> {
+        std::mem::take(&mut self.digested)
     }
 
     fn left_of_piece(&self) -> u64 {
@@ -129,8 +143,6 @@ impl PieceMap {
         if self.position.is_multiple_of(PIECE) {
             self.state = Some(XxHash3_128::new());
         }
-        // What was there may be other bytes.
-        self.digested.remove(index..index + 1);
         self.position += len;
         if let Some(state) = &mut self.state {
             digest(state);
@@ -138,8 +150,40 @@ impl PieceMap {
         if self.position.is_multiple_of(PIECE)
             && let Some(state) = self.state.take()
         {
-            self.keep_digests(index..index + 1, state.finish_128());
+            self.digested.push((index..index + 1, state.finish_128()));
         }
+    }
+}
+
+impl PieceMap {
+    /// Whether a stretch may begin at this offset.
+    pub fn admits(&self, offset: u64) -> Result<(), Scattered> {
+        let is_full = self.there.ranges().len() >= MOST_EXTENTS;
+        if is_full && !self.there.touches(offset) { Err(Scattered) } else { Ok(()) }
+    }
+
+    /// Adds bytes of a stretch that are on the disk, and the digests of the pieces that were completed by them or by
+    /// bytes of the same stretch that were added before.
+    pub fn add(&mut self, bytes: Range<u64>, digested: Vec<Digested>) {
+        if bytes.is_empty() && digested.is_empty() {
+            return;
+        }
+        // What was there may be other bytes.
+        self.digested.remove(bytes.start / PIECE..bytes.end.div_ceil(PIECE));
+        self.there.insert(bytes);
+        for (pieces, digest) in digested {
+            self.keep_digests(pieces, digest);
+        }
+    }
+
+    /// Forgets the digests of the pieces in which these bytes lie, since they are about to change.
+    pub fn forget_digests(&mut self, bytes: Range<u64>) {
+        self.digested.remove(bytes.start / PIECE..bytes.end.div_ceil(PIECE));
+    }
+
+    /// Whether the digest of any piece in which these bytes lie is known.
+    pub fn has_digests(&self, bytes: Range<u64>) -> bool {
+        self.digested.within(bytes.start / PIECE..bytes.end.div_ceil(PIECE)).next().is_some()
     }
 
     fn keep_digests(&mut self, pieces: Range<u64>, digest: u128) {
@@ -176,17 +220,10 @@ impl PieceMap {
     }
 
     /// The digests of a drive of which these are the bytes up to `size`, behind which it is zero.
-    pub fn finish(mut self, size: ByteCount) -> Result<Pieces, Unfinished> {
+    pub fn finish(self, size: ByteCount) -> Result<Pieces, Unfinished> {
         debug_assert!(self.there.ranges().last().is_none_or(|last| last.end <= size.get()), "bytes behind the drive");
         if let Some(gap) = self.there.first_gap(0..size.get()) {
             return Err(Unfinished::Missing(gap));
-        }
-        if self.position == size.get()
-            && let Some(mut state) = self.state.take()
-        {
-            write_zeros(&mut state, self.left_of_piece());
-            let index = self.position / PIECE;
-            self.keep_digests(index..index + 1, state.finish_128());
         }
         let count = Pieces::spanned_by(size);
         if let Some(gap) = self.digested.first_gap(0..count) {

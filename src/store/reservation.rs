@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::StoreError;
-use crate::domain::{ByteCount, TenantId};
+use crate::domain::{ByteCount, Shortage, TenantId};
 
 type FreeSpace = Box<dyn Fn() -> io::Result<ByteCount> + Send + Sync>;
 
@@ -18,6 +18,7 @@ pub struct Ledger {
     free: FreeSpace,
     /// Never given to anyone.
     keep: ByteCount,
+    shortage: Shortage,
     /// Set aside and not yet on disk. The free space is read under this lock, and a byte is settled only after the
     /// disk has taken it: so admission may count a byte twice for a moment, and never misses one.
     outstanding: Mutex<Outstanding>,
@@ -36,7 +37,36 @@ const LEFT_TO_OTHERS: u64 = 8;
 impl Ledger {
     /// An account over the free space that `free` tells, less `keep`.
     pub fn new(free: impl Fn() -> io::Result<ByteCount> + Send + Sync + 'static, keep: ByteCount) -> Arc<Self> {
-        Arc::new(Self { free: Box::new(free), keep, outstanding: Mutex::default() })
+        Self::with_shortage(free, keep, Shortage::default())
+    }
+
+    /// As [`Ledger::new`], of a file system whose last room may be the database's.
+    pub fn with_shortage(
+        free: impl Fn() -> io::Result<ByteCount> + Send + Sync + 'static,
+        keep: ByteCount,
+        shortage: Shortage,
+    ) -> Arc<Self> {
+        Arc::new(Self { free: Box::new(free), keep, shortage, outstanding: Mutex::default() })
+    }
+
+    /// Refuses, as a full disk does, while the last room is the database's. Who writes bytes of volumes asks before
+    /// each block, whatever is set aside for them: a quota of the file system shows in no free space. Costs almost
+    /// nothing.
+    pub fn admit_write(&self) -> io::Result<()> {
+        if self.shortage.is_on() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// Notes that a write of such a block failed.
+    pub fn note_failure(&self, error: &io::Error) {
+        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            self.shortage.note();
+        }
+    }
+
+    /// What [`Ledger::admit_write`] goes by.
+    #[cfg(test)]
+    pub(super) fn shortage(&self) -> &Shortage {
+        &self.shortage
     }
 
     /// Sets `bytes` aside, if they are free and nobody else's.
@@ -98,6 +128,16 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// See [`Ledger::admit_write`].
+    pub fn admit_write(&self) -> io::Result<()> {
+        self.ledger.admit_write()
+    }
+
+    /// See [`Ledger::note_failure`].
+    pub fn note_failure(&self, error: &io::Error) {
+        self.ledger.note_failure(error);
+    }
+
     /// `bytes` of it are on disk now, or will never be needed. Bytes beyond what is held were never set aside, and
     /// change nothing.
     pub fn settle(&self, bytes: ByteCount) {

@@ -16,9 +16,7 @@
 
 mod local;
 
-use std::fs;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -40,8 +38,8 @@ pub trait TreeStore: Send + Sync {
     fn open(&self, id: ContentId) -> Result<Box<dyn OpenTree>, TreeReadError>;
 
     /// Takes a content out of sight, in a moment whatever its size; [`TreeStore::empty_trash`] does the work later.
-    /// Removing what is not there succeeds.
-    fn remove(&self, id: ContentId) -> io::Result<()>;
+    /// Removing what is not there succeeds; whether it was there.
+    fn remove(&self, id: ContentId) -> io::Result<bool>;
 
     /// Unlinks what was removed and nobody reads any more; whether that is all of it. What fails keeps nothing else
     /// from going; the last failure is told.
@@ -70,9 +68,6 @@ pub trait TreeStore: Send + Sync {
 
     /// Removes a content that was set aside; [`TreeStore::empty_trash`] does the work later.
     fn forget(&self, id: ContentId) -> io::Result<()>;
-
-    /// A directory for what is needed while a content is fetched. It is removed when this is dropped.
-    fn scratch(&self, id: ContentId) -> io::Result<Scratch>;
 }
 
 /// A content that is being made. Dropping it without [`TreeDraft::publish`] leaves a leftover for
@@ -159,26 +154,4 @@ pub enum TreeReadError {
     /// The disk failed.
     #[error("the file system failed")]
     Io(#[source] io::Error),
-}
-
-/// See [`TreeStore::scratch`].
-#[derive(Debug)]
-pub struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Its directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left is removed at the next start.
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::error!(%error, "a scratch directory was not removed");
-        }
-    }
 }

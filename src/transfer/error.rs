@@ -49,6 +49,7 @@ impl From<Stop> for Fault {
             Stop::PeerTooSlow => Self::new(FaultKind::PeerTooSlow, "too little data for too long"),
             Stop::Deleted | Stop::Removed => Self::new(FaultKind::Cancelled, "it was deleted during the transfer"),
             Stop::SessionEnded => Self::new(FaultKind::Gone, "the session has ended"),
+            Stop::TakenOver => Self::new(FaultKind::Conflict, "another connection sends these bytes now"),
             Stop::Draining => Self::new(FaultKind::Unavailable, "the server is stopping"),
         }
     }

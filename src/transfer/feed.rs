@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 
 use super::error::{Broken, ReceiveError};
 use super::progress::{Phase, Progress, Stop};
+use crate::domain::{Checksum, Digests, Fault};
 
 /// A pause of the peer after which its block is handed over as it is. Longer than the gaps of a fast stream, far
 /// shorter than the idle limit.
@@ -19,12 +20,22 @@ const PARK: Duration = Duration::from_millis(250);
 const TURN: usize = 1 << 20;
 
 /// A source of bytes.
-pub trait Source: Send {
+pub trait ByteSource: Send {
     /// Waits until bytes are available, or the proper end (`false`). Cancel safe.
     fn ready(&mut self) -> impl Future<Output = Result<bool, Broken>> + Send;
 
     /// Moves available bytes to the start of `into`; returns how many, or 0 if there are none now.
     fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken>;
+
+    /// The checksums of its bytes that the peer sends behind the last one.
+    fn checksums(&self) -> Result<Vec<Checksum>, Fault> {
+        Ok(Vec::new())
+    }
+
+    /// The digests of all bytes that the peer asserts behind the last one.
+    fn asserted(&self) -> Result<Digests, Fault> {
+        Ok(Digests::NONE)
+    }
 }
 
 /// A source of chunks.
@@ -33,7 +44,7 @@ pub trait Chunks: Send {
     fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, Broken>> + Send;
 }
 
-/// Makes a [`Source`] of chunks.
+/// Makes a [`ByteSource`] of chunks.
 #[derive(Debug)]
 pub struct ChunkSource<C> {
     chunks: C,
@@ -46,7 +57,7 @@ impl<C> From<C> for ChunkSource<C> {
     }
 }
 
-impl<C: Chunks> Source for ChunkSource<C> {
+impl<C: Chunks> ByteSource for ChunkSource<C> {
     async fn ready(&mut self) -> Result<bool, Broken> {
         while self.chunk.is_empty() {
             match self.chunks.next().await? {
@@ -84,7 +95,7 @@ pub(super) trait Sink: Send {
 
 /// Feeds `sink` until the source ends.
 pub(super) async fn feed(
-    source: &mut impl Source,
+    source: &mut impl ByteSource,
     sink: &mut impl Sink,
     progress: &Progress,
 ) -> Result<(), ReceiveError> {

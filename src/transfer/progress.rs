@@ -61,6 +61,8 @@ pub enum Stop {
     Removed,
     /// Its session has ended.
     SessionEnded,
+    /// A later part has some of its bytes.
+    TakenOver,
     /// The server is shutting down.
     Draining,
 }

@@ -6,7 +6,7 @@
 use std::future::{Future, pending};
 
 use super::error::ReceiveError;
-use super::feed::{Sink, Source, feed};
+use super::feed::{ByteSource, Sink, feed};
 use super::progress::{Phase, Progress};
 use super::writer::{DraftWriter, Written};
 use crate::domain::Fault;
@@ -19,8 +19,8 @@ pub trait Allowance: Send {
 
 /// Receives until the source ends. `room` is the number of bytes that may come before `allowance` is asked.
 pub async fn receive(
-    source: &mut impl Source,
-    writer: DraftWriter<'_>,
+    source: &mut impl ByteSource,
+    writer: DraftWriter,
     room: u64,
     allowance: &mut impl Allowance,
     progress: &Progress,
@@ -32,7 +32,7 @@ pub async fn receive(
 
 /// A writer that asks for room before it writes.
 struct Bounded<'a, A> {
-    writer: DraftWriter<'a>,
+    writer: DraftWriter,
     room: u64,
     allowance: &'a mut A,
     progress: &'a Progress,

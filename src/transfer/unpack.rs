@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::error::ReceiveError;
-use super::feed::{Sink, Source, feed};
+use super::feed::{ByteSource, Sink, feed};
 use super::progress::{Phase, Progress};
 use crate::domain::{ByteCount, ContentId, Encoding};
 use crate::io::{BLOCK, Block, Pool};
@@ -97,7 +97,12 @@ pub fn start_unpack(
 
 impl Feeder {
     /// Feeds everything from the source.
-    pub async fn feed(self, source: &mut impl Source, pool: &Pool, progress: &Progress) -> Result<(), ReceiveError> {
+    pub async fn feed(
+        self,
+        source: &mut impl ByteSource,
+        pool: &Pool,
+        progress: &Progress,
+    ) -> Result<(), ReceiveError> {
         let mut filler = Filler { feeder: self, filling: None, pool, progress };
         feed(source, &mut filler, progress).await?;
         filler.park().await?;

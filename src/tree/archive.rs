@@ -185,11 +185,11 @@ impl<R: Read> Archive<R> {
         if self.remaining == 0 {
             return Ok(None);
         }
-        let found = self.stream.piece(self.remaining).map(<[u8]>::len);
-        let piece = found.map_err(|cause| self.failed_in_data(cause))?;
-        self.remaining -= piece as u64;
-        self.given = piece;
-        Ok(Some(self.stream.peek(piece)))
+        let found = self.stream.chunk(self.remaining).map(<[u8]>::len);
+        let chunk = found.map_err(|cause| self.failed_in_data(cause))?;
+        self.remaining -= chunk as u64;
+        self.given = chunk;
+        Ok(Some(self.stream.peek(chunk)))
     }
 
     /// The number of bytes of the stream before the current position.
@@ -416,9 +416,9 @@ impl<R: Read> Archive<R> {
         // It grows with the bytes that arrive, not with the size that the header claims.
         let mut data = Vec::new();
         while data.len() < len {
-            let piece = self.stream.piece((len - data.len()) as u64)?;
-            data.extend_from_slice(piece);
-            let taken = piece.len();
+            let chunk = self.stream.chunk((len - data.len()) as u64)?;
+            data.extend_from_slice(chunk);
+            let taken = chunk.len();
             self.stream.consume(taken);
         }
         self.stream.skip(size.next_multiple_of(BLOCK as u64) - size)?;

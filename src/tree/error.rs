@@ -209,6 +209,16 @@ pub enum Budget {
     Expansion,
 }
 
+impl UnpackCause {
+    /// What it means that the reader failed. Who gives the bytes may also tell that there is no room for them.
+    pub(super) fn of_source(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Disk(error),
+            _ => Self::Source(error),
+        }
+    }
+}
+
 impl From<UnpackError> for Fault {
     fn from(error: UnpackError) -> Self {
         let kind = match &error.cause {

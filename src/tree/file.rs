@@ -55,7 +55,7 @@ fn put(
             Ok(0) => return Ok(digester.finish()),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(UnpackCause::Source(error)),
+            Err(error) => return Err(UnpackCause::of_source(error)),
         };
         *bytes += read as u64;
         if *bytes > limits.bytes {

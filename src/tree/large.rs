@@ -80,12 +80,12 @@ pub(super) struct LargeFile<'a> {
 }
 
 impl LargeFile<'_> {
-    pub(super) fn write(&mut self, mut piece: &[u8]) -> io::Result<()> {
-        while !piece.is_empty() {
-            let (part, rest) = piece.split_at(piece.len().min(BUFFER - self.filled));
+    pub(super) fn write(&mut self, mut chunk: &[u8]) -> io::Result<()> {
+        while !chunk.is_empty() {
+            let (part, rest) = chunk.split_at(chunk.len().min(BUFFER - self.filled));
             self.writer.buffer[self.filled..self.filled + part.len()].copy_from_slice(part);
             self.filled += part.len();
-            piece = rest;
+            chunk = rest;
             if self.filled == BUFFER {
                 self.flush(BUFFER)?;
             }
@@ -227,8 +227,8 @@ mod tests {
         (0..size).map(|at| (at / 251 + at) as u8).collect()
     }
 
-    /// Writes files of these sizes in parts of `piece` bytes; reports whether each began with direct I/O.
-    fn written(folder: &Path, how: LargeWrites, sizes: &[usize], piece: usize) -> Vec<bool> {
+    /// Writes files of these sizes in chunks of this size; reports whether each began with direct I/O.
+    fn written(folder: &Path, how: LargeWrites, sizes: &[usize], chunk: usize) -> Vec<bool> {
         let mut files = LargeFiles::new(how);
         let mut direct = Vec::new();
         for size in sizes {
@@ -238,10 +238,10 @@ mod tests {
             direct.push(large.is_some());
             let Some(mut large) = large else { continue };
             assert!(fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
-            data.chunks(piece).try_for_each(|piece| large.write(piece)).unwrap();
+            data.chunks(chunk).try_for_each(|chunk| large.write(chunk)).unwrap();
             large.end().unwrap();
             assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
-            assert!(std::fs::read(&path).unwrap() == data, "{size} in pieces of {piece}");
+            assert!(std::fs::read(&path).unwrap() == data, "{size} in chunks of {chunk}");
         }
         direct
     }
@@ -252,8 +252,8 @@ mod tests {
         let least = usize::try_from(LEAST).unwrap();
         let ends = [0, 1, 511, UNIT - 1, UNIT, UNIT + 1, BUFFER - 1, BUFFER, BUFFER + 1, BUFFER + UNIT + 9];
         let sizes = ends.map(|end| least + end);
-        for piece in [256 << 10, 77_777, BUFFER + 5] {
-            let direct = written(folder.path(), LargeWrites::Direct, &sizes, piece);
+        for chunk in [256 << 10, 77_777, BUFFER + 5] {
+            let direct = written(folder.path(), LargeWrites::Direct, &sizes, chunk);
             let takes_direct = turn(&tempfile::tempfile_in(folder.path()).unwrap(), true).unwrap();
             assert!(direct.iter().all(|direct| *direct == takes_direct));
         }

@@ -48,15 +48,15 @@ impl<R: Read> Stream<R> {
     }
 
     /// Returns how many of the next `most` bytes (not 0) are available; at least one.
-    pub(super) fn piece(&mut self, most: u64) -> Result<&[u8], UnpackCause> {
-        let piece = self.available()?.min(usize::try_from(most).unwrap_or(usize::MAX));
-        if piece == 0 {
+    pub(super) fn chunk(&mut self, most: u64) -> Result<&[u8], UnpackCause> {
+        let chunk = self.available()?.min(usize::try_from(most).unwrap_or(usize::MAX));
+        if chunk == 0 {
             return Err(UnpackCause::CutShort);
         }
-        Ok(&self.buffer[self.start..self.start + piece])
+        Ok(&self.buffer[self.start..self.start + chunk])
     }
 
-    /// Returns bytes that [`Self::piece`] has found available.
+    /// Returns bytes that [`Self::chunk`] has found available.
     pub(super) fn peek(&self, bytes: usize) -> &[u8] {
         &self.buffer[self.start..self.start + bytes]
     }
@@ -77,9 +77,9 @@ impl<R: Read> Stream<R> {
     /// Skips bytes, which must exist.
     pub(super) fn skip(&mut self, mut bytes: u64) -> Result<(), UnpackCause> {
         while bytes > 0 {
-            let piece = self.piece(bytes)?.len();
-            self.consume(piece);
-            bytes -= piece as u64;
+            let chunk = self.chunk(bytes)?.len();
+            self.consume(chunk);
+            bytes -= chunk as u64;
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ impl<R: Read> Stream<R> {
                         Ok(DecodeError::Expansion) => Budget::Expansion.into(),
                         Ok(DecodeError::CutShort) => UnpackCause::CutShort,
                         Ok(DecodeError::Broken(cause)) => UnpackCause::Undecodable(cause),
-                        Err(error) => UnpackCause::Source(error),
+                        Err(error) => UnpackCause::of_source(error),
                     });
                 }
             }

@@ -150,13 +150,13 @@ impl Unpacker<'_> {
         let disk = |error| at(member)(UnpackCause::Disk(error));
         let mut large = self.large.begin(file, size).map_err(disk)?;
         let mut digester = self.digests.as_ref().map(|_| FileDigester::of_size(size));
-        while let Some(piece) = archive.data()? {
+        while let Some(chunk) = archive.data()? {
             if let Some(digester) = &mut digester {
-                digester.update(piece);
+                digester.update(chunk);
             }
             match &mut large {
-                Some(large) => large.write(piece),
-                None => file.write_all(piece),
+                Some(large) => large.write(chunk),
+                None => file.write_all(chunk),
             }
             .map_err(disk)?;
         }
@@ -176,14 +176,14 @@ impl Unpacker<'_> {
         let mut digester = self.digests.as_ref().map(|_| FileDigester::of_size(size));
         let mut extents = extents.iter().copied();
         let mut run = Extent { offset: 0, len: 0 };
-        while let Some(mut piece) = archive.data()? {
-            while !piece.is_empty() {
+        while let Some(mut chunk) = archive.data()? {
+            while !chunk.is_empty() {
                 if run.len == 0 {
                     // `sparse::checked` makes sure that the map covers exactly the data, so that this does not happen.
                     let Some(next) = extents.next() else { break };
                     run = next;
                 }
-                let (part, rest) = piece.split_at(usize::try_from(run.len).unwrap_or(usize::MAX).min(piece.len()));
+                let (part, rest) = chunk.split_at(usize::try_from(run.len).unwrap_or(usize::MAX).min(chunk.len()));
                 if let Some(digester) = &mut digester {
                     digester.zeros_to(run.offset);
                     digester.update(part);
@@ -191,7 +191,7 @@ impl Unpacker<'_> {
                 file.write_all_at(part, run.offset).map_err(UnpackCause::Disk).map_err(at(member))?;
                 run.offset += part.len() as u64;
                 run.len -= part.len() as u64;
-                piece = rest;
+                chunk = rest;
             }
         }
         Ok(digester.map(|mut digester| {

@@ -5,7 +5,9 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::disk::Disk;
@@ -334,16 +336,58 @@ fn a_quota_of_btrfs_is_a_full_disk_that_does_not_end_the_server_and_is_emptied_b
     stored::wait_until_idle(&server);
     server.download(&drives[0], &server.scratch().join("back.img"));
     image::assert_same(&image, &server.scratch().join("back.img"));
-    wait_for("the draft to be gone", || stored::entries(&server, "incoming").is_empty().then_some(()));
-    // Once more at its end, and it starts there.
-    assert_full(&server.curl(UPLOAD).upload_stream("POST", &image).try_run().1);
+    // Several that meet it together leave nothing behind, either, and none of them waits for what the others take. One
+    // of them may just fit.
+    let together: Vec<Response> = thread::scope(|scope| {
+        let one = || server.curl(UPLOAD).upload_stream("POST", &image).try_run().1;
+        let all: Vec<_> = (0..6).map(|_| scope.spawn(one)).collect();
+        all.into_iter().map(|one| one.join().expect("it has an answer")).collect()
+    });
+    for response in together {
+        match response.status {
+            201 => drives.push(crate::harness::server::uuid_of(&response)),
+            _ => assert_full(&response),
+        }
+    }
+    wait_for("the drafts to be gone", || stored::entries(&server, "incoming").is_empty().then_some(()));
+    let is_ready = |server: &Server| server.anonymous_curl("/readyz").run().status == 200;
+    wait_for("what is kept for removing", || {
+        (is_ready(&server) && server.data().join("ballast").exists()).then_some(())
+    });
+    // What is free by now becomes somebody else's, all at once; what is kept does not.
+    let filler = disk.path().join("filler");
+    let mut file = File::create(&filler).expect("a file can be made");
+    server.signal(Signal::STOP);
+    // What a refused write had set aside is free only after the next commit.
+    for part in [1 << 20, 1 << 16, 1 << 12, 1 << 16, 1 << 12] {
+        let part = image::bytes(93, part);
+        while file.write_all(&part).and_then(|()| file.sync_data()).is_ok() {}
+        rustix::fs::syncfs(&file).expect("the file system commits");
+    }
     server.kill9();
     server.restart();
+    let spec = json!({"name": "blank", "media": "disk", "size": 3_000_000});
+    let create = || server.curl(DRIVES).json("POST", &spec).run();
+    // Only a write can meet it, and what the process before had open is free.
+    wait_for("the quota to be met by every write", || {
+        (0..50)
+            .all(|_| {
+                let response = create();
+                match response.status {
+                    201 => drives.push(stored::started(&response)),
+                    _ => assert_full(&response),
+                }
+                response.status == 507
+            })
+            .then_some(())
+    });
+    assert!(!is_ready(&server));
     for drive in &drives {
         assert_eq!(server.curl(&format!("{DRIVES}{drive}/")).method("DELETE").run().status, 204);
     }
+    fs::remove_file(filler).unwrap();
     stored::wait_until_nothing_is_left(&server);
-    wait_for("the room to be seen", || (server.anonymous_curl("/readyz").run().status == 200).then_some(()));
+    wait_for("the room to be seen", || is_ready(&server).then_some(()));
     assert_works(&server, &image);
 }
 
@@ -365,4 +409,34 @@ fn what_could_not_be_removed_is_removed_once_it_can() {
     assert_eq!(stored::used(&server, "admin").0, 1, "what takes disk is charged");
     assert!(change("-i"));
     stored::wait_until_nothing_is_left(&server);
+}
+
+/// A file system that has met an error of its disk takes no more writes until it is mounted again.
+#[test]
+fn a_file_system_that_is_read_only_is_told_as_unavailable_and_what_is_there_is_served() {
+    let Some(disk) = Disk::mount(&["mkfs.ext4", "-q", "-m", "0"], DISK) else { return };
+    let server = Setup::default()
+        .data(&disk.path().join("data"))
+        .config("io.reserve = \"1 MiB\"\nio.ballast = \"2 MiB\"")
+        .start();
+    let image = server.scratch().join("disk.img");
+    image::random(&image, 3 << 20, 90);
+    let uuid = server.upload(&image);
+    let aborted = Command::new("mount").args(["-o", "remount,abort"]).arg(disk.path()).status();
+    assert!(aborted.is_ok_and(|status| status.success()), "the file system is not made read-only");
+    wait_for("the server to see it", || (server.curl("/readyz").try_run().1.status == 503).then_some(()));
+    let drive = format!("{DRIVES}{uuid}/");
+    let blank = json!({ "name": "a", "size": 1 << 30, "media": "disk" });
+    for (what, response) in [
+        ("an upload", server.curl(UPLOAD).upload("POST", &image).try_run().1),
+        ("a blank drive", server.curl(DRIVES).json("POST", &blank).run()),
+        ("a change", server.curl(&drive).json("PUT", &json!({ "name": "b", "size": 3 << 20, "media": "disk" })).run()),
+        ("a removal", server.curl(&drive).method("DELETE").run()),
+    ] {
+        assert_eq!(response.status, 503, "{what}: {response:?}");
+    }
+    assert_eq!(server.curl(&drive).run().status, 200);
+    let back = server.scratch().join("back.img");
+    server.download(&uuid, &back);
+    image::assert_same(&image, &back);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::clients::{client, openstack, printed};
+use crate::harness::clients::{client, openstack, output_of, printed};
 use crate::harness::server::uuid_of;
 use crate::harness::{Response, Server, Setup, image, wait_for};
 
@@ -277,10 +277,10 @@ fn the_client_of_openstack_logs_in_and_finds_services_and_projects() {
     for service in ["volume", "volumev2", "volumev3", "block-storage", "compute", "identity"] {
         assert!(types.contains(&service), "{types:?}");
     }
-    let wrong = openstack(&server, "alice:wrong", &["token", "issue"]).unwrap().output().unwrap();
+    let wrong = output_of(&openstack(&server, "alice:wrong", &["token", "issue"]).unwrap());
     let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert!(!wrong.status.success() && said.contains("401"), "{said}");
-    let revoked = openstack(&server, &admin, &["token", "revoke", &token]).unwrap().output().unwrap();
+    let revoked = output_of(&openstack(&server, &admin, &["token", "revoke", &token]).unwrap());
     assert!(revoked.status.success(), "{revoked:?}");
     assert_eq!(with_token(&server, &token, "/v3/auth/projects").status, 401);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use longshore::domain::UnixTime;
-use longshore::meta::{Batch, JobKind, Meta, NewJob};
+use longshore::meta::{Batch, JobKind, Lane, Meta, NewJob};
 use serde_json::json;
 use sha2::Digest as _;
 
@@ -26,6 +26,12 @@ type Damage = (&'static str, fn(&Path));
 fn repr_digest(path: &Path) -> String {
     let digest = sha2::Sha256::digest(fs::read(path).expect("the file can be read"));
     format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(digest))
+}
+
+/// The `Repr-Digest` of a file's bytes by BLAKE3.
+fn blake3_digest(path: &Path) -> String {
+    let digest = blake3::hash(&fs::read(path).expect("the file can be read"));
+    format!("blake3=:{}:", base64::engine::general_purpose::STANDARD.encode(digest.as_bytes()))
 }
 
 /// Returns the answer to a HEAD for a drive's bytes.
@@ -127,6 +133,43 @@ fn a_digest_that_is_wanted_is_in_the_answer_to_the_upload() {
 }
 
 #[test]
+fn digests_by_two_algorithms_are_both_checked_and_each_is_told_to_who_wants_it() {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 9_000_001, 95);
+    let (sha256, blake3) = (repr_digest(&disk), blake3_digest(&disk));
+    let empty = Path::new("/dev/null");
+    let (other_sha256, other_blake3) = (repr_digest(empty), blake3_digest(empty));
+    for chunked in [false, true] {
+        let upload = |fields: &[String]| {
+            let curl = fields.iter().fold(server.curl(UPLOAD), |curl, field| curl.header(field));
+            let curl = if chunked { curl.upload_stream("POST", &disk) } else { curl.upload("POST", &disk) };
+            curl.try_run().1
+        };
+        for name in ["Repr-Digest", "Content-Digest"] {
+            let wrong = [
+                (other_blake3.clone(), "BLAKE3"),
+                (format!("{sha256}, {other_blake3}"), "BLAKE3"),
+                (format!("{other_sha256}, {blake3}"), "SHA-256"),
+            ];
+            for (value, told) in wrong {
+                let response = upload(&[format!("{name}: {value}")]);
+                assert_eq!(response.status, 400, "{value}: {response:?}");
+                assert!(response.text().contains(told), "{response:?}");
+            }
+            let response = upload(&[format!("{name}: {sha256}, {blake3}")]);
+            uuid_of(&response);
+            assert_eq!(response.field("repr-digest"), format!("{sha256}, {blake3}"));
+        }
+        for (weights, told) in [("blake3=1", &blake3), ("blake3=0, sha-256=2, sha-512=9", &sha256)] {
+            let response = upload(&[format!("Want-Repr-Digest: {weights}")]);
+            uuid_of(&response);
+            assert_eq!(response.field("repr-digest"), told);
+        }
+    }
+}
+
+#[test]
 fn a_download_that_wants_the_digest_has_the_drive_read_back() {
     let server = Server::start();
     let disk = server.scratch().join("disk.img");
@@ -140,6 +183,109 @@ fn a_download_that_wants_the_digest_has_the_drive_read_back() {
     // The digest of a partial answer is that of the whole drive.
     let part = server.anonymous_curl(&server.capability(&uuid)).args(&["--range", "5-10"]).run();
     assert_eq!((part.status, part.field("repr-digest")), (206, repr_digest(&disk).as_str()));
+}
+
+#[test]
+fn a_digest_that_follows_the_body_is_checked() {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 700_001, 97);
+    let bytes = fs::read(&disk).unwrap();
+    let (sha256, blake3) = (repr_digest(&disk), blake3_digest(&disk));
+    let (other, other_blake3) = (repr_digest(Path::new("/dev/null")), blake3_digest(Path::new("/dev/null")));
+    let authorization = basic(&server.credentials());
+    let kind = "Content-Type: application/octet-stream";
+    let upload = |fields: &[&str], trailers: &[String]| {
+        let mut client = server.raw();
+        let fixed = [authorization.as_str(), kind, "Transfer-Encoding: chunked"];
+        client.send_head("POST /api/2.0/drives/upload/", &[&fixed, fields].concat());
+        for chunk in bytes.chunks(300_000) {
+            client.send(&[format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat());
+        }
+        client.send(b"0\r\n");
+        for line in trailers {
+            client.send(format!("{line}\r\n").as_bytes());
+        }
+        client.send(b"\r\n");
+        client.response()
+    };
+    let mut kept = Vec::new();
+    for name in ["Repr-Digest", "Content-Digest"] {
+        let (announced, in_head) = (format!("Trailer: Server-Timing, {name}"), format!("Repr-Digest: {sha256}"));
+        for (fields, trailer, told) in [
+            (vec![announced.as_str()], other.clone(), "SHA-256"),
+            (vec![announced.as_str()], other_blake3.clone(), "BLAKE3"),
+            (vec![announced.as_str()], format!("{sha256}, {other_blake3}"), "BLAKE3"),
+            (vec![announced.as_str()], "blake3=:AAAA:".to_owned(), "32 bytes"),
+            (vec![announced.as_str(), in_head.as_str()], other.clone(), "SHA-256"),
+            (vec![in_head.as_str()], other.clone(), "SHA-256"),
+            (vec![in_head.as_str()], blake3.clone(), "Trailer"),
+            (vec![], sha256.clone(), "Trailer"),
+        ] {
+            let response = upload(&fields, &[format!("{name}: {trailer}")]);
+            assert_eq!(response.status, 400, "{fields:?} {trailer}: {response:?}");
+            assert!(response.text().contains(told), "{response:?}");
+        }
+        for (fields, trailers) in [
+            (vec![announced.as_str()], vec![format!("{name}: {sha256}, {blake3}")]),
+            (vec![announced.as_str()], vec![format!("{name}: {sha256}"), format!("{name}: {blake3}")]),
+            (vec![announced.as_str()], vec![]),
+            (vec![in_head.as_str()], vec![format!("{name}: {sha256}")]),
+            // Other algorithms and fields are ignored.
+            (vec![], vec![format!("{name}: md5=:AAAA:"), "X-Checksum: 5".to_owned()]),
+        ] {
+            let response = upload(&fields, &trailers);
+            assert_eq!(response.status, 201, "{fields:?} {trailers:?}: {response:?}");
+            kept.push(uuid_of(&response));
+            if fields == [announced.as_str()] {
+                assert_eq!(response.field("repr-digest"), format!("{sha256}, {blake3}"));
+            }
+        }
+    }
+    kept.sort();
+    let mut drives = server.drives();
+    drives.sort();
+    assert_eq!(drives, kept, "what was refused has left nothing");
+}
+
+#[test]
+fn a_drive_keeps_both_digests_until_it_has_other_bytes() {
+    const WANT_BLAKE3: &str = "Want-Repr-Digest: blake3=1";
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 9_000_001, 96);
+    let (sha256, blake3) = (repr_digest(&disk), blake3_digest(&disk));
+    let known = |uuid: &str, fields: &[&str]| {
+        let response = head(&server, uuid, fields);
+        response.values("repr-digest").first().map(|digest| (*digest).to_owned())
+    };
+    let uploaded = |value: &str| {
+        uuid_of(&server.curl(UPLOAD).upload("POST", &disk).header(&format!("Content-Digest: {value}")).run())
+    };
+    let both = uploaded(&format!("{blake3}, {sha256}"));
+    assert_eq!(known(&both, &[]), Some(sha256.clone()), "who did not ask is told what everybody is");
+    assert_eq!(known(&both, &[WANT_BLAKE3]), Some(format!("{sha256}, {blake3}")));
+    let clone = server.curl(&format!("{DRIVES}{both}/action/?do=clone")).json("POST", &json!({})).run();
+    let clone = stored::started(&clone);
+    stored::wait_until_settled(&server);
+    assert_eq!(known(&clone, &[WANT_BLAKE3]), Some(format!("{sha256}, {blake3}")));
+
+    let one = uploaded(&blake3);
+    assert_eq!(known(&one, &[]), None);
+    assert_eq!(known(&one, &[WANT_BLAKE3]), Some(blake3.clone()));
+    // Who wanted it had the drive read back, for both digests.
+    wait_for("the drive to be sealed", || known(&one, &[]).filter(|told| *told == sha256));
+
+    let grown = server.curl(&format!("{DRIVES}{both}/action/?do=resize")).json("POST", &json!({"size": 10 << 20}));
+    assert_eq!(grown.run().status, 202);
+    stored::wait_until_settled(&server);
+    let back = server.scratch().join("back.img");
+    server.download(&both, &back);
+    assert_ne!(known(&both, &[WANT_BLAKE3]), Some(format!("{sha256}, {blake3}")), "the old digests are forgotten");
+    let (sha256, blake3) = (repr_digest(&back), blake3_digest(&back));
+    wait_for("the drive to be sealed", || {
+        known(&both, &[WANT_BLAKE3]).filter(|told| *told == format!("{sha256}, {blake3}"))
+    });
 }
 
 #[test]
@@ -296,19 +442,50 @@ fn an_image_that_lost_its_end_or_is_gone_is_found_by_the_seal() {
         server.kill9();
         damage(&image_of(&server, &uuid));
         let database = server.data().join("meta.sqlite");
-        enqueue_seal(&database, &uuid);
+        enqueue_seal(&database, &uuid, 0);
         server.restart();
         assert_found_damaged(&server, &uuid, &ticket, why);
     }
 }
 
-/// Puts the job into the database of a stopped server, as a download that asks for the digest would.
-fn enqueue_seal(database: &Path, uuid: &str) {
+/// Otherwise an image that cannot be read would be tried for ever.
+#[test]
+fn a_seal_that_failed_three_times_is_given_up_until_it_is_wanted_again() {
+    let mut server = Server::start();
+    let (uuid, _) = stored_drive(&server, 100_000);
+    let image = image_of(&server, &uuid);
+    let aside = image.with_extension("aside");
+    server.kill9();
+    // No link is followed, and that is no word about the bytes.
+    fs::rename(&image, &aside).unwrap();
+    std::os::unix::fs::symlink(&aside, &image).unwrap();
+    let database = server.data().join("meta.sqlite");
+    enqueue_seal(&database, &uuid, 2);
+    server.restart();
+    wait_for("the seal to end", || {
+        let endings =
+            ["complete", "failed"].map(|ending| format!("longshore_jobs_total{{kind=\"seal\",ending=\"{ending}\"}}"));
+        endings.iter().any(|name| server.metric(name).is_some()).then_some(())
+    });
+    assert_eq!(server.metric("longshore_jobs_total{kind=\"seal\",ending=\"complete\"}"), Some(1.0), "it has no job");
+    assert_eq!(server.drive(&uuid)["status"], "unmounted", "nothing is known of its bytes");
+    fs::rename(&aside, &image).unwrap();
+    assert_eq!(sealed_digest(&server, &uuid), repr_digest(&image));
+}
+
+/// Puts the job into the database of a stopped server, as a download that asks for the digest would, with as many
+/// attempts behind it.
+fn enqueue_seal(database: &Path, uuid: &str, attempts: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     runtime.block_on(async {
         let meta = Meta::open(database).await.expect("the database opens");
         let seal = NewJob::new(JobKind::Seal, uuid.parse().expect("a UUID"), UnixTime(0));
         meta.apply(Batch { enqueue: vec![seal], ..Batch::default() }).await.expect("the job is added");
+        for _ in 0..attempts {
+            // Each lease is over when the next one begins.
+            let job = meta.claim("nobody", UnixTime(1), 0, Lane::Idle).await.expect("the database answers");
+            assert!(job.is_some(), "the job can be claimed");
+        }
         meta.close().await;
     });
 }

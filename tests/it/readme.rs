@@ -1,10 +1,11 @@
 //! The lines that new users paste from the README.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::harness::{Server, Setup};
 
-/// Every block of the README that calls curl is run by a shell in an empty folder; only the address and the place of
+/// Every block of the README that calls curl or the client is run by a shell in an empty folder; only the address and the place of
 /// the credentials are changed.
 #[test]
 fn the_curl_lines_of_the_readme_work_as_pasted() {
@@ -16,13 +17,17 @@ fn the_curl_lines_of_the_readme_work_as_pasted() {
         .split("```sh\n")
         .skip(1)
         .filter_map(|block| block.split_once("```").map(|(code, _)| code))
-        .filter(|code| code.contains("curl ") || code.contains("disk.img"))
+        .filter(|code| ["curl ", "disk.img", "longshore download"].iter().any(|word| code.contains(word)))
         .collect();
     assert!(blocks.len() >= 5, "the blocks of the README were not found");
     let script = format!("set -eux\n{}", blocks.concat())
         .replace("http://127.0.0.1:8700", server.endpoint())
         .replace("longshore-data/admin.credentials", &server.credentials_file().display().to_string());
-    let output = Command::new("bash").args(["-c", &script]).current_dir(&dir).output().unwrap();
+    // The program itself is among the clients.
+    let program = Path::new(env!("CARGO_BIN_EXE_longshore")).parent().expect("it is in a folder");
+    let script = format!("PATH={}:$PATH\n{script}", program.display());
+    let mut bash = Command::new("bash");
+    let output = bash.args(["-c", &script]).env("XDG_STATE_HOME", &dir).current_dir(&dir).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     // curl also succeeds on a refusal, unless told otherwise; every refusal has an error type.

@@ -14,6 +14,7 @@ const WRONG: &[&str] = &[
     "block.zones = []",
     "control.listen = 'localhost'",
     "control.public_url = 'ftp://control.example.com'",
+    "cors.origins = ['*']",
     "digest.seal = 'sometimes'",
     "digest.sha256 = 'never'",
     "direct.listen = '127.0.0.1'",

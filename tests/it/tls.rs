@@ -139,6 +139,36 @@ fn a_certificate_without_its_key_is_refused_at_the_start() {
 }
 
 #[test]
+fn doctor_refuses_the_files_that_a_start_refuses_and_in_its_words() {
+    let files = crate::harness::Scratch::new();
+    install(files.path(), "first");
+    let (chain, key) = (files.join("server.pem"), files.join("server.key"));
+    let setup = || {
+        let text = |path: &Path| path.to_str().expect("it is text").to_owned();
+        Setup::default().env("LONGSHORE_TLS__CERTIFICATE", &text(&chain)).env("LONGSHORE_TLS__KEY", &text(&key))
+    };
+    let server = setup().start();
+    let doctor = || {
+        let output = server.command("doctor", &[]);
+        (output.status, String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert!(doctor().1.contains("\nok    TLS: "), "{doctor:?}", doctor = doctor());
+    let break_it: [(&str, &dyn Fn()); 3] = [
+        ("the key of another", &|| fs::write(&key, fs::read(certificate("second.key")).unwrap()).unwrap()),
+        ("no key", &|| fs::write(&key, "not a key").unwrap()),
+        ("no certificate", &|| fs::remove_file(&chain).unwrap()),
+    ];
+    for (what, break_it) in break_it {
+        break_it();
+        let said = String::from_utf8_lossy(&setup().start_refused().stderr).into_owned();
+        let refusal = said.lines().last().and_then(|line| line.strip_prefix("longshore: ")).expect("serve says why");
+        let (status, told) = doctor();
+        assert!(!status.success(), "{what}: {told}");
+        assert!(told.contains(&format!("\nBAD   TLS: {refusal}; serve cannot start")), "{what}: {told}{said}");
+    }
+}
+
+#[test]
 fn split_listeners_speak_tls_both() {
     let server = peer::tls_setup().config("control.listen = \"127.0.0.1:0\"").start();
     let endpoints: Vec<&str> = server.endpoint().lines().collect();

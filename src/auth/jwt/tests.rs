@@ -246,7 +246,7 @@ async fn signatures_that_are_not_ours_are_refused() {
     }
 
     // Another algorithm of RSA under our own key.
-    let der = super::keys::pkcs1_of(&private).unwrap();
+    let der = crate::auth::signing_keys::pkcs1_of(&private).unwrap();
     for alg in [Algorithm::RS384, Algorithm::RS512, Algorithm::PS256] {
         let mut header = Header::new(alg);
         header.kid = Some(key.id().to_owned());
@@ -255,7 +255,7 @@ async fn signatures_that_are_not_ours_are_refused() {
     }
 
     // Another key, under its own name, under ours, under none, and brought along.
-    let foreign = KeyRing::open(scene.directory.path().join("foreign.key")).map(Arc::new).unwrap();
+    let foreign = KeyRing::open(scene.directory.path().join("foreign.key"), Purpose::Tokens).map(Arc::new).unwrap();
     let foreign = foreign.current(NOW).await.unwrap();
     let theirs = foreign.sign(&claims).unwrap();
     assert!(!scene.is_taken(&theirs).await);

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use crate::control::race::{Race, unless_lost};
-use crate::control::{Control, busy, no_such_drive};
+use crate::control::volumes::Volumes;
+use crate::control::{busy, no_such_drive};
 use crate::domain::{
     Attachment, BlockFields, BlockOutcome, Fault, FaultKind, Principal, Seen, Volume, VolumeEvent, VolumeId,
 };
@@ -18,21 +19,31 @@ const LETTERS: std::ops::RangeInclusive<u8> = b'b'..=b'z';
 /// The most bytes of a server's id: that of OpenStack has 36.
 const LONGEST_SERVER: usize = 64;
 
-impl Control {
+/// Attachments, and the states of drives on the way to them and back.
+pub(in crate::control) struct Attachments {
+    pub(super) volumes: Arc<Volumes>,
+}
+
+impl Attachments {
+    /// Over these volumes.
+    pub(in crate::control) fn new(volumes: Arc<Volumes>) -> Self {
+        Self { volumes }
+    }
+
     /// Where a drive is attached to this server.
-    pub(super) async fn attachment(
+    pub(super) async fn find(
         &self,
         principal: &Principal,
         server: &str,
         volume: VolumeId,
     ) -> Result<Attachment, Fault> {
-        let attached = self.parts.meta.attachments(principal.tenant, server).await?;
+        let attached = self.volumes.meta.attachments(principal.tenant, server).await?;
         let there = attached.into_iter().find(|attachment| attachment.volume == volume);
         there.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume is not attached to this server"))
     }
 
     pub(super) async fn attach(
-        self: &Arc<Self>,
+        &self,
         principal: &Principal,
         server: String,
         volume: VolumeId,
@@ -40,11 +51,11 @@ impl Control {
     ) -> Result<BlockOutcome, Fault> {
         check_server(&server)?;
         let wish = Wish { server: Some(server), host: None, device, read_only: false };
-        self.record_attachment(principal, volume, wish).await.map(BlockOutcome::Attachment)
+        self.record(principal, volume, wish).await.map(BlockOutcome::Attachment)
     }
 
     /// Takes a drive that is at rest, or reserved, for a server.
-    pub(super) async fn record_attachment(
+    pub(super) async fn record(
         &self,
         principal: &Principal,
         volume: VolumeId,
@@ -68,7 +79,7 @@ impl Control {
                 host: wish.host.clone(),
                 device,
                 read_only: wish.read_only || BlockFields::of(&drive).read_only,
-                created: self.parts.clock.now(),
+                created: self.volumes.clock.now(),
             };
             let attach = vec![(principal.tenant, attachment.clone())];
             match self.step_with(drive, VolumeEvent::Attached, Batch { attach, ..Batch::default() }).await {
@@ -86,18 +97,14 @@ impl Control {
     }
 
     /// Gives a drive back, whichever server has it.
-    pub(super) async fn detach(
-        self: &Arc<Self>,
-        principal: &Principal,
-        volume: VolumeId,
-    ) -> Result<BlockOutcome, Fault> {
+    pub(in crate::control) async fn detach(&self, principal: &Principal, volume: VolumeId) -> Result<(), Fault> {
         let mut race = Race::of("the volume is");
         loop {
             race.round()?;
             let drive = self.volumes.find(principal.tenant, volume).await?;
             let batch = Batch { detach: vec![volume], ..Batch::default() };
             if let Some(step) = unless_lost(self.step_with(drive, VolumeEvent::Detached, batch).await)? {
-                return step.map(|_| BlockOutcome::Done);
+                return step.map(drop);
             }
         }
     }
@@ -113,22 +120,22 @@ impl Control {
         if let Err(step) = drive.step(event) {
             return Ok(Err(busy(step)));
         }
-        drive.updated = self.parts.clock.now();
+        drive.updated = self.volumes.clock.now();
         let id = drive.id;
-        let mut updated = self.parts.meta.apply(Batch { update: vec![drive], ..batch }).await?;
+        let mut updated = self.volumes.meta.apply(Batch { update: vec![drive], ..batch }).await?;
         Ok(updated.pop().ok_or_else(|| no_such_drive(id)))
     }
 
     async fn free_device(&self, principal: &Principal, server: &str) -> Result<String, Fault> {
-        let taken = self.parts.meta.attachments(principal.tenant, server).await?;
+        let taken = self.volumes.meta.attachments(principal.tenant, server).await?;
         let devices = LETTERS.map(|letter| format!("/dev/vd{}", char::from(letter)));
         let free = devices.into_iter().find(|device| taken.iter().all(|attachment| attachment.device != *device));
         free.ok_or_else(|| Fault::new(FaultKind::Conflict, "the server has no device left"))
     }
 
     /// Whether a drive's state says that it is attached, and to what.
-    pub(super) async fn attached_to(&self, drive: &Volume) -> Result<Option<Attachment>, Fault> {
-        let told = self.parts.meta.with_attachments(vec![Seen::new(drive.clone())]).await?;
+    pub(super) async fn attached_to(&self, drive: Volume) -> Result<Option<Attachment>, Fault> {
+        let told = self.volumes.meta.with_attachments(vec![Seen::new(drive)]).await?;
         Ok(told.into_iter().next().and_then(|told| told.attachment))
     }
 }

@@ -10,17 +10,17 @@
 
 use std::sync::Arc;
 
-use super::{only_administrators, owner_of};
-use crate::archive::{Archive, BackupHead, BackupSink, BackupSource, CHUNK_SIZE, Container};
+use super::owner_of;
+use crate::archive::{Archive, ArchiveError, BackupHead, BackupSink, BackupSource, CHUNK_SIZE, Container};
 use crate::control::bells::{ATTEMPTS, Bells};
 use crate::control::race::{Race, unless_lost};
 use crate::control::supervise::caught;
 use crate::control::volumes::Volumes;
 use crate::control::{Parts, busy, no_such_drive};
 use crate::domain::{
-    Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, ContentId,
-    DriveSpec, Extent, Fault, FaultKind, Media, NewBackup, Principal, Reason, Seen, Volume, VolumeEvent, VolumeId,
-    VolumeState,
+    Algorithms, Backup, BackupId, BackupRef, BackupState, BlockFields, BlockOutcome, BlockQuery, BlockVolume,
+    ByteCount, ContentId, Digests, Extent, Fault, FaultKind, NewBackup, Principal, Reason, UnixTime, Volume,
+    VolumeEvent, VolumeId, VolumeKind, VolumeState,
 };
 use crate::io::{Block, Pool, SharedBlock};
 use crate::meta::{Batch, Job, JobKind, MetaError, NewJob, Owner};
@@ -209,15 +209,14 @@ impl Backups {
                 .await?
         } else {
             self.volumes.check_size(backup.size)?;
-            let volume =
-                Volume::begun(principal.tenant, restored(principal, &backup, name), VolumeState::Restoring, now);
+            let volume = restored(principal, &backup, name, now);
             let enqueue = vec![NewJob::new(kind, volume.id, now)];
             let insert = vec![volume.clone()];
             self.volumes.meta.apply(Batch { insert, update_backups, enqueue, ..Batch::default() }).await?;
             volume
         };
         self.bells.wake();
-        let volume = BlockVolume { volume: Seen::new(volume), attachment: None };
+        let volume = BlockVolume::from(volume);
         Ok(BlockOutcome::Restoring { backup: Box::new(restoring), volume: Box::new(volume) })
     }
 
@@ -280,7 +279,12 @@ impl Backups {
             Err(fault) => return Err(failed(&image, fault)),
         };
         let source = Reading { image, space, taken: std::sync::Mutex::default() };
-        let written = self.archive.write(&self.head_of(&backup)?, &source, |_| {}).await;
+        let head = self.head_of(&backup)?;
+        let written = self.archive.write(&head, &source, |_| {}).await;
+        if matches!(written, Err(ArchiveError::Full(_))) {
+            // Before the database is asked, which on a full disk may be waiting for just this space.
+            let _ = self.archive.delete(&head).await;
+        }
         written.map(|written| written.objects).map_err(|error| failed(&source.image, error.into()))
     }
 
@@ -335,8 +339,7 @@ impl Backups {
                 Ok(()) => {
                     let old = volume.image();
                     volume.content = Some(content);
-                    volume.generation += 1;
-                    volume.sha256 = None;
+                    volume.renew(Digests::NONE);
                     volume.reason = None;
                     (VolumeEvent::RestoreEnded, old)
                 }
@@ -371,10 +374,11 @@ impl Backups {
         let most = objects.saturating_mul(CHUNK_SIZE).min(backup.size.get());
         let most = ByteCount::new(most).unwrap_or(ByteCount::MAX);
         let reservation = self.volumes.store.space().reserve_for(volume.tenant, most)?;
-        let options = DraftOptions { expected: Some(backup.size), reservation, record: (&volume).into() };
+        let options =
+            DraftOptions { expected: Some(backup.size), reservation, record: (&volume).into(), is_kept: false };
         let draft = self.volumes.store.draft(content, options).await?;
-        let progress = Progress::fetching(volume.id);
-        let writer = DraftWriter::new(&draft, &self.pool, IN_TURNS, &progress);
+        let progress = Arc::new(Progress::fetching(volume.id));
+        let writer = DraftWriter::new(draft.clone(), self.pool.clone(), IN_TURNS, progress);
         let mut sink = Writing(writer);
         let restored = self.archive.restore(&head, &mut sink, |_| {}).await;
         let written = sink.0.finish().await;
@@ -430,23 +434,6 @@ impl Backups {
             None => head,
         })
     }
-
-    /// Puts a backup into a state by hand.
-    pub(super) async fn reset(
-        &self,
-        principal: &Principal,
-        backup: BackupRef,
-        state: BackupState,
-    ) -> Result<BlockOutcome, Fault> {
-        only_administrators(principal)?;
-        let backup = self.find(principal, backup).await?;
-        let from = backup.state;
-        if !matches!(from, BackupState::Available | BackupState::Error) {
-            return Err(Fault::new(FaultKind::Conflict, "the backup is being worked on"));
-        }
-        self.change(Backup { state, updated: self.volumes.clock.now(), ..backup }, from).await?;
-        Ok(BlockOutcome::Done)
-    }
 }
 
 /// What the end of a job makes of its volume.
@@ -459,17 +446,18 @@ struct Ending {
 }
 
 /// The drive that a backup is restored to, where none is named.
-fn restored(principal: &Principal, backup: &Backup, name: Option<String>) -> DriveSpec {
-    let mut attributes = serde_json::Map::new();
+fn restored(principal: &Principal, backup: &Backup, name: Option<String>, now: UnixTime) -> Volume {
     let fields = BlockFields {
         description: backup.description.clone(),
         zone: backup.zone.clone(),
         user: Some(principal.user_id.plain()),
         ..BlockFields::default()
     };
-    fields.put(&mut attributes);
     let name = name.unwrap_or_else(|| format!("restore_backup_{}", backup.id));
-    DriveSpec { name, size: backup.size, media: Media::Disk, meta: serde_json::Map::new(), attributes }
+    let (kind, state) = (VolumeKind::Drive, VolumeState::Restoring);
+    let mut volume = Volume::begun(principal.tenant, kind, name, backup.size, state, now);
+    fields.put(&mut volume.attributes);
+    volume
 }
 
 fn container_named(name: &str) -> Result<Container, Fault> {
@@ -555,12 +543,12 @@ impl BackupSource for Reading {
 }
 
 /// One write is under way while the next block is decompressed.
-const IN_TURNS: WriteOptions = WriteOptions { depth: 2, sha256: false };
+const IN_TURNS: WriteOptions = WriteOptions { depth: 2, digests: Algorithms::NONE };
 
 /// A draft as the archive writes it.
-struct Writing<'a>(DraftWriter<'a>);
+struct Writing(DraftWriter);
 
-impl BackupSink for Writing<'_> {
+impl BackupSink for Writing {
     async fn write(&mut self, offset: u64, block: SharedBlock, len: usize) -> std::io::Result<()> {
         self.0.write(offset, block, len).await.map_err(unwritten)
     }

@@ -6,33 +6,29 @@
 //! # Invariants
 //! - A volume becomes available only when its image came to an end without an error.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use serde_json::Map;
 
-use super::no_such_image;
-use crate::control::Control;
+use super::copies::{Copies, no_such_image};
 use crate::control::upload::Failure;
 use crate::domain::{
-    BlockFields, BlockOutcome, BlockVolume, ByteCount, DriveSpec, Fault, FaultKind, Media, NewVolume, Principal,
-    Reason, ReceivePlan, Seen, Volume, VolumeId, VolumeState,
+    Algorithms, BlockFields, ByteCount, Carried, Digests, Fault, FaultKind, Principal, Reason, ReceivePlan, Volume,
+    VolumeId, VolumeKind, VolumeSpec, VolumeState,
 };
 use crate::remote::{ImageDownload, ImageError, ImageService};
 use crate::transfer::{Broken, ChunkSource, Chunks};
 
 const GIB: u64 = 1 << 30;
 
-impl Control {
-    /// Begins to fill a new volume from an image of the service.
-    pub(super) async fn create_from_service(
-        self: &Arc<Self>,
+impl Copies {
+    /// Begins to fill a new drive from an image of the service.
+    pub(super) async fn fetch(
+        &self,
         images: &ImageService,
         principal: &Principal,
-        id: VolumeId,
-        (wish, fields): (NewVolume, BlockFields),
-    ) -> Result<BlockOutcome, Fault> {
-        let token = wish.token.map(|token| token.0);
+        (id, token): (VolumeId, Option<Carried>),
+        (spec, fields): (VolumeSpec, BlockFields),
+    ) -> Result<Volume, Fault> {
+        let token = token.map(|token| token.0);
         let image = images.image(id, token.as_ref()).await.map_err(|error| not_described(id, error))?;
         let length = image.length().map_err(|why| {
             let told = format!("the image {id} cannot become a volume: {why}");
@@ -40,28 +36,27 @@ impl Control {
         })?;
         let least = least_size(length, image.min_disk)
             .ok_or_else(|| Fault::new(FaultKind::TooLarge, "the image asks for more than any volume has"))?;
-        let size = wish.size.unwrap_or(least);
+        let size = spec.size.unwrap_or(least);
         if size < least {
             let told = format!("a volume of this image has {least} bytes or more");
             return Err(Fault::invalid("size", told).for_reason(Reason::SmallerThanImage(least)));
         }
         self.volumes.check_size(size)?;
-        let mut attributes = Map::new();
-        let facts = image.facts(id);
-        BlockFields { bootable: true, image: facts, ..fields }.put(&mut attributes);
-        let (name, meta) = (wish.name.unwrap_or_default(), wish.metadata);
-        let spec = DriveSpec { name: name.clone(), size, media: Media::Disk, meta, attributes };
-        let volume = Volume::begun(principal.tenant, spec, VolumeState::Downloading, self.parts.clock.now());
-        let reservation = self.parts.store.space().reserve_for(principal.tenant, length)?;
-        let plan = ReceivePlan { name, length: Some(length), expected: None, wants_sha256: false };
+        let (kind, state, now) = (VolumeKind::Drive, VolumeState::Downloading, self.volumes.clock.now());
+        let mut volume = Volume::begun(principal.tenant, kind, &spec.name, size, state, now);
+        volume.meta = spec.meta;
+        BlockFields { image: image.facts(id), ..fields }.put(&mut volume.attributes);
+        let reservation = self.volumes.store.space().reserve_for(principal.tenant, length)?;
+        let (asserted, wanted) = (Digests::NONE, Algorithms::NONE);
+        let plan = ReceivePlan { name: spec.name, length: Some(length), asserted, wanted };
         let admitted = self.uploads.begin(volume.clone(), plan, reservation, Failure::Spoil).await?;
         let images = images.clone();
-        self.parts.tracker.spawn(async move {
+        self.volumes.tracker.spawn(async move {
             let opened = images.download(id, &image, token.as_ref()).await;
             // What fails is told by the volume's state and reason, and in the log.
             let _ = Box::pin(admitted.receive(&mut ChunkSource::from(ImageChunks(Some(opened))))).await;
         });
-        Ok(BlockOutcome::Volume(Box::new(BlockVolume { volume: Seen::new(volume), attachment: None })))
+        Ok(volume)
     }
 }
 

@@ -2,39 +2,51 @@
 
 use http::header;
 
-use super::super::{Call, digest_fields, query};
+use super::super::{Call, digest_fields, media, query, resumable};
 use super::fields::{self, Fields};
-use super::{Op, listing};
+use super::{Op, Wish, listing};
 use crate::domain::{
-    ByteCount, Command, Fault, FaultKind, Media, Patch, ReceivePlan, VolumeId, VolumeKind, VolumeRef, VolumeSpec,
+    BlockPatch, ByteCount, Command, Fault, FaultKind, Media, PairsChange, PartPlan, Patch, Reach, ReceivePlan,
+    VolumeId, VolumeRef, VolumeSpec,
 };
 
-pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<Command, Fault> {
-    Ok(match op {
+pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<(Command, Wish), Fault> {
+    let mut wish = Wish::default();
+    let command = match op {
         Op::Download => Command::OpenDownload(VolumeRef::Drive(call.volume_id()?)),
-        Op::List | Op::ListDetail => listing::decode(call.query)?,
+        Op::List | Op::ListDetail => {
+            let (command, fields) = listing::decode(call.query)?;
+            wish.fields = fields;
+            command
+        }
         Op::Show => {
-            listing::page(call.query)?;
+            wish.fields = listing::shown(call.query)?;
             Command::Show(VolumeRef::Drive(call.volume_id()?))
         }
         Op::Create => create(body)?,
-        Op::Update => Command::Change { id: call.volume_id()?, patch: patch(&fields::one(body)?)? },
+        Op::Update => {
+            Command::Change { volume: VolumeRef::Drive(call.volume_id()?), patch: patch(&fields::one(body)?)? }
+        }
         Op::Delete => remove([call.volume_id()?]),
         Op::DeleteMany => delete_many(body)?,
         Op::Act => act(call, body)?,
+        Op::UploadOptions => Command::Describe,
         Op::Capabilities | Op::Locations => {
-            listing::page(call.query)?;
+            wish.page = listing::page(call.query)?;
             Command::Describe
         }
-    })
+    };
+    Ok((command, wish))
+}
+
+/// The first part of an upload that can be resumed.
+pub(super) fn resumable(call: &Call) -> Result<PartPlan, Fault> {
+    check_form(call)?;
+    resumable::creation(call, label(call.param("file_name")))
 }
 
 pub(super) fn upload(call: &Call) -> Result<ReceivePlan, Fault> {
-    check_media_type(call)?;
-    if call.headers.contains_key(header::CONTENT_RANGE) {
-        // RFC 9110 section 14.5: to take a part for the whole would make a drive of the wrong bytes.
-        return Err(Fault::invalid("content-range", "an upload is sent whole; a part of one cannot be taken"));
-    }
+    check_form(call)?;
     let length = match call.length {
         Some(0) => return Err(Fault::new(FaultKind::Empty, "the request has no body; the image goes there")),
         Some(bytes) => Some(ByteCount::new(bytes).ok_or_else(|| {
@@ -45,27 +57,28 @@ pub(super) fn upload(call: &Call) -> Result<ReceivePlan, Fault> {
     Ok(ReceivePlan {
         name: label(call.param("file_name")),
         length,
-        expected: digest_fields::asserted(call.headers)?,
-        wants_sha256: digest_fields::wanted(call.headers),
+        asserted: digest_fields::asserted(call.headers)?,
+        wanted: digest_fields::wanted(call.headers).or(digest_fields::announced(call.headers)),
     })
 }
 
+fn check_form(call: &Call) -> Result<(), Fault> {
+    check_media_type(call)?;
+    if call.headers.contains_key(header::CONTENT_RANGE) {
+        // RFC 9110 section 14.5: to take a part for the whole would make a drive of the wrong bytes.
+        return Err(Fault::invalid("content-range", "an upload is sent whole; a part of one cannot be taken"));
+    }
+    Ok(())
+}
+
 /// Only raw bytes are taken: a form or an encoding would become the drive's content, and nobody would notice.
-///
-/// A request that names no type is taken for raw bytes (RFC 9110 section 8.3); it is what `curl -T` sends.
 fn check_media_type(call: &Call) -> Result<(), Fault> {
     let unsupported = |told: &str| Err(Fault::new(FaultKind::UnsupportedMediaType, told));
-    for value in call.headers.get_all(header::CONTENT_TYPE) {
-        let value = value.as_bytes();
-        let media_type = value.split(|byte| *byte == b';').next().unwrap_or(value).trim_ascii();
-        if !media_type.eq_ignore_ascii_case(b"application/octet-stream") {
-            return unsupported("an image is sent as Content-Type: application/octet-stream");
-        }
+    if !media::may_be(call.headers, "application/octet-stream") {
+        return unsupported("an image is sent as Content-Type: application/octet-stream");
     }
-    for value in call.headers.get_all(header::CONTENT_ENCODING) {
-        if !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
-            return unsupported("an image is sent raw, without a Content-Encoding");
-        }
+    if !media::is_uncoded(call.headers) {
+        return unsupported("an image is sent raw, without a Content-Encoding");
     }
     Ok(())
 }
@@ -79,13 +92,12 @@ fn label(file_name: &str) -> String {
 fn create(body: &[u8]) -> Result<Command, Fault> {
     let spec = |object: Fields| {
         Ok(VolumeSpec {
-            kind: VolumeKind::Drive,
             name: object.name()?.ok_or_else(|| object.missing("name"))?,
             size: Some(object.size()?.ok_or_else(|| object.missing("size"))?),
             media: object.media()?.unwrap_or(Media::Disk),
             meta: object.meta()?.unwrap_or_default(),
             attributes: object.attributes()?,
-            placement: None,
+            ..VolumeSpec::default()
         })
     };
     let specs: Result<_, Fault> = fields::objects(body)?.into_iter().map(spec).collect();
@@ -96,14 +108,15 @@ fn patch(object: &Fields) -> Result<Patch, Fault> {
     Ok(Patch {
         name: object.name()?,
         media: object.media()?,
-        meta: object.meta()?,
+        meta: object.meta()?.map(PairsChange::Replace),
         attributes: object.attributes()?,
         size: object.size()?,
+        block: BlockPatch::default(),
     })
 }
 
 fn remove(ids: impl IntoIterator<Item = VolumeId>) -> Command {
-    Command::Remove { volumes: ids.into_iter().map(VolumeRef::Drive).collect(), ends_sessions: false }
+    Command::Remove { volumes: ids.into_iter().map(VolumeRef::Drive).collect(), reach: Reach::default() }
 }
 
 fn delete_many(body: &[u8]) -> Result<Command, Fault> {
@@ -130,7 +143,7 @@ fn act(call: &Call, body: &[u8]) -> Result<Command, Fault> {
             // The vendor has a whole drive in the body, as for a change.
             let object = fields::one(body)?;
             object.size()?.ok_or_else(|| object.missing("size"))?;
-            Ok(Command::Change { id, patch: patch(&object)? })
+            Ok(Command::Change { volume: VolumeRef::Drive(id), patch: patch(&object)? })
         }
         Some(_) | None => Err(Fault::invalid("do", "the actions on a drive are do=clone and do=resize")),
     }

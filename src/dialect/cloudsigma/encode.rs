@@ -4,33 +4,45 @@ use http::header::{self, HeaderValue};
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
-use super::super::{Call, Places, Reply, bare, digest_fields, direct, reply};
-use super::{BASE, Op, drive, listing};
-use crate::domain::{Fault, FaultKind, Limits, Listing, Outcome, Volume, VolumeState};
+use super::super::{Call, Places, Reply, bare, digest_fields, direct, reply, resumable, ticket};
+use super::{BASE, Op, UPLOAD_ALLOW, Wish, drive};
+use crate::domain::{
+    Fault, FaultKind, Limits, Listing, Outcome, Page, Transfer, TransferSeen, TransferState, Volume, VolumeState,
+};
 
 /// `None` when the endpoint cannot have this outcome.
-pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+pub(super) fn encode(op: Op, wish: &Wish, outcome: &Outcome, places: &Places) -> Option<Reply> {
     Some(match (op, outcome) {
         (Op::Download, Outcome::Download { id, token }) => direct::redirect(*id, token, places)?,
-        (Op::List | Op::ListDetail, Outcome::Listing(listing)) => listed(op, call, listing),
+        (Op::List | Op::ListDetail, Outcome::Listing(listing)) => listed(op, wish, listing),
         (Op::Show, Outcome::Volume(drive)) => {
-            let fields = listing::fields(call.query);
-            json_reply(StatusCode::OK, &drive::with_fields(drive, fields.as_deref()))
+            json_reply(StatusCode::OK, &drive::with_fields(&drive.volume, wish.fields.as_deref()))
         }
-        (Op::Update, Outcome::Volume(drive)) => json_reply(StatusCode::OK, &drive::object(drive).into()),
+        (Op::Update, Outcome::Volume(drive)) => json_reply(StatusCode::OK, &drive::object(&drive.volume).into()),
         (Op::Create, Outcome::Created(drives)) => created(drives, places),
         (Op::Act, Outcome::Volume(drive)) => {
-            json_reply(StatusCode::ACCEPTED, &json!({"objects": [drive::object(drive)]}))
+            json_reply(StatusCode::ACCEPTED, &json!({"objects": [drive::object(&drive.volume)]}))
         }
         (Op::Delete | Op::DeleteMany, Outcome::Removed) => bare(StatusCode::NO_CONTENT),
+        (Op::UploadOptions, Outcome::Described(limits)) => upload_options(limits),
         (Op::Capabilities, Outcome::Described(limits)) => json_reply(StatusCode::OK, &capabilities(limits)),
-        (Op::Locations, Outcome::Described(_)) => json_reply(StatusCode::OK, &locations(call, places)?),
+        (Op::Locations, Outcome::Described(_)) => json_reply(StatusCode::OK, &locations(wish.page, places)),
         _ => return None,
     })
 }
 
-/// A list of one error, as the vendor's clients read them.
-pub(super) fn fault(_: &Call, fault: &Fault) -> Reply {
+/// A list of one error, as the vendor's clients read them; for a resumable upload in the words of its draft, where it
+/// has some.
+pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
+    if !resumable::is_creation(call.headers) {
+        return error(fault);
+    }
+    let mut reply = resumable::problem(call, fault).unwrap_or_else(|| error(fault));
+    resumable::advise(reply.headers_mut(), fault);
+    reply
+}
+
+fn error(fault: &Fault) -> Reply {
     let (status, error_type) = spelling(fault.kind);
     let error = json!({"error_message": fault.told, "error_point": fault.point, "error_type": error_type});
     json_reply(status, &json!([error]))
@@ -71,19 +83,49 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
 
 /// The UUID and a newline, as text: scripts take the whole body for the UUID, and a terminal shows it on a line.
 pub(super) fn uploaded(outcome: &Outcome, places: &Places) -> Option<Reply> {
-    let Outcome::Uploaded { id, sha256 } = outcome else { return None };
+    let Outcome::Uploaded { id, digests } = outcome else { return None };
     let mut reply = reply(StatusCode::CREATED, "text/plain; charset=utf-8", format!("{id}\n"));
     set(&mut reply, header::LOCATION, &places.control_location(&drive::resource_uri(*id)));
-    if let Some(sha256) = sha256 {
+    if let Some(value) = digest_fields::repr_digest(digests) {
         // RFC 9530 section 3.1: in the answer to a change it may speak of the resource that the answer refers to.
-        reply.headers_mut().insert(digest_fields::REPR_DIGEST, digest_fields::repr_digest(sha256));
+        reply.headers_mut().insert(digest_fields::REPR_DIGEST, value);
     }
     Some(reply)
 }
 
-fn listed(op: Op, call: &Call, listing: &Listing) -> Reply {
-    let fields = listing::fields(call.query);
-    let shown = |drive: &Volume| match (op, &fields) {
+/// The answer to the first part of a resumable upload.
+pub(super) fn begun(outcome: &Outcome, places: &Places) -> Option<Reply> {
+    let Outcome::Transfer(seen) = outcome else { return None };
+    match seen.transfer.state {
+        TransferState::Done => resumed(seen, places),
+        _ => resumable::begun(seen, resumes_at(seen, places)?),
+    }
+}
+
+/// The answer to an upload that has become a drive in the end: that of a plain one, with what the draft adds.
+pub(in crate::dialect) fn resumed(seen: &TransferSeen, places: &Places) -> Option<Reply> {
+    let Transfer { volume: id, digests, .. } = seen.transfer;
+    let mut reply = uploaded(&Outcome::Uploaded { id, digests }, places)?;
+    resumable::add_state(reply.headers_mut(), seen);
+    Some(reply)
+}
+
+/// Where an upload is resumed.
+pub(super) fn resumes_at(seen: &TransferSeen, places: &Places) -> Option<String> {
+    Some(places.direct_location(&ticket::path(seen.ticket.as_ref()?, seen.transfer.id)))
+}
+
+fn upload_options(limits: &Limits) -> Reply {
+    let mut reply = bare(StatusCode::NO_CONTENT);
+    let headers = reply.headers_mut();
+    headers.insert(header::ALLOW, HeaderValue::from_static(UPLOAD_ALLOW));
+    headers.insert(HeaderName::from_static("accept-patch"), HeaderValue::from_static(resumable::PARTIAL));
+    resumable::add_most(headers, limits.max_drive);
+    reply
+}
+
+fn listed(op: Op, wish: &Wish, listing: &Listing) -> Reply {
+    let shown = |drive: &Volume| match (op, &wish.fields) {
         (Op::List, None) => drive::short(drive),
         (_, fields) => drive::with_fields(drive, fields.as_deref()),
     };
@@ -118,8 +160,7 @@ fn capabilities(limits: &Limits) -> Value {
 }
 
 /// One location: here. A country and a websocket are not shown, because there are none to tell of.
-fn locations(call: &Call, places: &Places) -> Option<Value> {
-    let page = listing::page(call.query).ok()?;
+fn locations(page: Page, places: &Places) -> Value {
     let mut objects = vec![json!({
         "api_endpoint": format!("{}{BASE}/", places.control),
         "display_name": "Longshore",
@@ -128,7 +169,7 @@ fn locations(call: &Call, places: &Places) -> Option<Value> {
     })];
     objects.truncate(usize::from(page.offset == 0));
     let meta = json!({"limit": page.limit.unwrap_or(0), "offset": page.offset, "total_count": 1});
-    Some(json!({"meta": meta, "objects": objects}))
+    json!({"meta": meta, "objects": objects})
 }
 
 fn json_reply(status: StatusCode, body: &Value) -> Reply {

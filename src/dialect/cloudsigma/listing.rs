@@ -26,9 +26,9 @@ pub(super) const PARAMETERS: &[&str] = &[
     "status__in",
 ];
 
-/// A list command from its query. Filters on different parameters must all hold.
-pub(super) fn decode(query: &str) -> Result<Command, Fault> {
-    let mut filter = DriveFilter::default();
+/// A list command from its query, and the fields that are shown. Filters on different parameters must all hold.
+pub(super) fn decode(query: &str) -> Result<(Command, Option<Vec<String>>), Fault> {
+    let (mut filter, mut fields) = (DriveFilter::default(), Vec::new());
     let mut page = Page { limit: Some(DEFAULT_LIMIT), offset: 0 };
     for (name, value) in query::pairs(query) {
         match name.as_str() {
@@ -47,12 +47,25 @@ pub(super) fn decode(query: &str) -> Result<Command, Fault> {
             }
             "order_by" => filter.order = keys(&value)?,
             "format" => check_format(&value)?,
-            // The answer's matter, and nobody's.
-            "fields" | "_" => {}
+            "fields" => fields.extend(names(&value)),
+            "_" => {}
             other => return Err(query::unknown(other)),
         }
     }
-    Ok(Command::List(VolumeQuery::Drives { filter, page }))
+    Ok((Command::List(VolumeQuery::Drives { filter, page }), named(fields)))
+}
+
+/// The fields of one drive that are shown.
+pub(super) fn shown(query: &str) -> Result<Option<Vec<String>>, Fault> {
+    let mut fields = Vec::new();
+    for (name, value) in query::pairs(query) {
+        match name.as_str() {
+            "fields" => fields.extend(names(&value)),
+            "format" => check_format(&value)?,
+            other => return Err(query::unknown(other)),
+        }
+    }
+    Ok(named(fields))
 }
 
 /// The page that is asked for of what there is one of, or an answer that has none.
@@ -102,14 +115,14 @@ fn keys(value: &str) -> Result<Vec<(SortKey, Direction)>, Fault> {
     Ok(keys)
 }
 
+/// The names in a list of them.
+fn names(value: &str) -> impl Iterator<Item = String> {
+    value.split(',').map(str::trim).filter(|field| !field.is_empty()).map(str::to_owned)
+}
+
 /// The fields that the client wants to see; `None` is all of them.
-pub(super) fn fields(query: &str) -> Option<Vec<String>> {
-    let wanted: Vec<String> = query::pairs(query)
-        .filter(|(name, _)| name == "fields")
-        .flat_map(|(_, value)| value.split(',').map(|field| field.trim().to_owned()).collect::<Vec<_>>())
-        .filter(|field| !field.is_empty())
-        .collect();
-    (!wanted.is_empty()).then_some(wanted)
+fn named(fields: Vec<String>) -> Option<Vec<String>> {
+    (!fields.is_empty()).then_some(fields)
 }
 
 fn number<T: FromStr>(name: &str, text: &str) -> Result<T, Fault> {
@@ -158,7 +171,7 @@ mod tests {
 
     fn list(query: &str) -> (DriveFilter, Page) {
         match decode(query) {
-            Ok(Command::List(VolumeQuery::Drives { filter, page })) => (filter, page),
+            Ok((Command::List(VolumeQuery::Drives { filter, page }), _)) => (filter, page),
             other => panic!("{query}: {other:?}"),
         }
     }
@@ -218,7 +231,7 @@ mod tests {
     fn a_list_is_sorted_by_the_fields_that_it_names() {
         use Direction::{Ascending, Descending};
         let order = |query: &str| match decode(query) {
-            Ok(Command::List(VolumeQuery::Drives { filter, .. })) => Some(filter.order),
+            Ok((Command::List(VolumeQuery::Drives { filter, .. }), _)) => Some(filter.order),
             _ => None,
         };
         assert_eq!(order(""), Some(vec![]));
@@ -232,8 +245,10 @@ mod tests {
 
     #[test]
     fn fields_are_a_list() {
-        assert_eq!(fields("limit=0"), None);
-        assert_eq!(fields("fields="), None);
-        assert_eq!(fields("fields=uuid,+name&fields=size"), Some(["uuid", "name", "size"].map(str::to_owned).to_vec()));
+        let three = Some(["uuid", "name", "size"].map(str::to_owned).to_vec());
+        for (query, expected) in [("", None), ("fields=", None), ("fields=uuid,+name&fields=size", three)] {
+            assert_eq!(shown(query).unwrap(), expected, "{query}");
+            assert_eq!(decode(query).unwrap().1, expected, "{query}");
+        }
     }
 }

@@ -9,13 +9,15 @@ mod encode;
 mod fields;
 mod listing;
 
-use http::Method;
+use http::{HeaderMap, Method};
 
 use super::{
-    Answer, ByHead, Call, Dialect, Endpoint, Entry, ForKnown, Guard, KnownOperation, Operation, Places, Reply, Route,
-    Side, Work, basic, lies_in,
+    Answer, ByHead, Call, Dialect, Endpoint, Entry, ForKnown, Guard, KnownOperation, Meanwhile, Operation, Places,
+    Reply, Route, Side, Work, basic, lies_in, resumable,
 };
-use crate::domain::{Fault, Outcome, Principal};
+use crate::domain::{Fault, Outcome, Page, Principal};
+
+pub(super) use encode::resumed;
 
 pub(super) static DIALECT: Dialect = Dialect {
     name: "cloudsigma",
@@ -47,6 +49,7 @@ enum Op {
     Act,
     Capabilities,
     Locations,
+    UploadOptions,
 }
 
 impl Operation for Op {
@@ -58,18 +61,42 @@ impl Operation for Op {
             Self::Show => &["fields", "format"],
             Self::Act => &["do"],
             Self::Capabilities | Self::Locations => &["format", "limit", "offset"],
-            Self::Download | Self::Create | Self::Update | Self::Delete | Self::DeleteMany => &[],
+            Self::Download | Self::Create | Self::Update | Self::Delete | Self::DeleteMany | Self::UploadOptions => &[],
         }
     }
 
     fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
-        encode::encode(*self, call, outcome, places)
+        Asked { op: *self, wish: Wish::default() }.encode(call, outcome, places)
     }
 }
 
 impl KnownOperation for Op {
     fn decode(&'static self, call: &Call, _: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
-        Ok((Work::Control(decode::decode(*self, call, body)?), Answer(self)))
+        let (command, wish) = decode::decode(*self, call, body)?;
+        let answer = if wish == Wish::default() { Answer::of(self) } else { Answer::asked(Asked { op: *self, wish }) };
+        Ok((Work::Control(command), answer))
+    }
+}
+
+/// What a query says of the reply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Wish {
+    /// The fields of drives that are shown; all when none are named.
+    fields: Option<Vec<String>>,
+    /// The page of what there is one of.
+    page: Page,
+}
+
+/// An operation with what the query says of its reply.
+#[derive(Debug)]
+struct Asked {
+    op: Op,
+    wish: Wish,
+}
+
+impl Operation for Asked {
+    fn encode(&self, _: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        encode::encode(self.op, &self.wish, outcome, places)
     }
 }
 
@@ -83,17 +110,31 @@ impl Operation for Upload {
     }
 }
 
+/// The first part of an upload that can be resumed.
+#[derive(Debug)]
+struct Resumable;
+
+impl Operation for Resumable {
+    fn is_for(&self, headers: &HeaderMap) -> bool {
+        resumable::is_creation(headers)
+    }
+
+    fn encode(&self, _: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        encode::begun(outcome, places)
+    }
+
+    fn interim(&self, call: &Call, meanwhile: Meanwhile, places: &Places) -> Option<HeaderMap> {
+        let location = match meanwhile {
+            Meanwhile::Begun(seen) => encode::resumes_at(seen, places),
+            Meanwhile::Durable(_) => None,
+        };
+        resumable::interim(call, meanwhile, location)
+    }
+}
+
 static ROUTES: &[Route] = &[
-    Route {
-        pattern: "/api/2.0/drives/upload",
-        allow: "POST, PUT",
-        endpoints: &[upload(Method::POST), upload(Method::PUT)],
-    },
-    Route {
-        pattern: "/api/2.0/drives/upload/{file_name}",
-        allow: "POST, PUT",
-        endpoints: &[upload(Method::POST), upload(Method::PUT)],
-    },
+    Route { pattern: "/api/2.0/drives/upload", allow: UPLOAD_ALLOW, endpoints: UPLOADS },
+    Route { pattern: "/api/2.0/drives/upload/{file_name}", allow: UPLOAD_ALLOW, endpoints: UPLOADS },
     Route {
         pattern: "/api/2.0/drives/{uuid}/download",
         allow: "GET, HEAD",
@@ -139,20 +180,43 @@ static ROUTES: &[Route] = &[
     },
 ];
 
+/// The methods of uploads.
+const UPLOAD_ALLOW: &str = "POST, PUT, OPTIONS";
+
+static UPLOADS: &[Endpoint] = &[
+    resumable_upload(Method::POST),
+    upload(Method::POST),
+    resumable_upload(Method::PUT),
+    upload(Method::PUT),
+    Endpoint {
+        method: Method::OPTIONS,
+        media: None,
+        side: Side::Direct,
+        summary: "tells that this server resumes uploads, and how large one may be",
+        entry: known(&Op::UploadOptions, None),
+    },
+];
+
+const fn resumable_upload(method: Method) -> Endpoint {
+    let summary = "with `Upload-Complete`: begins an upload that can be resumed";
+    let entry = Entry::Part(Some(Guard::Basic), ByHead { op: &Resumable, decode: decode::resumable });
+    Endpoint { method, media: None, side: Side::Direct, summary, entry }
+}
+
 const fn upload(method: Method) -> Endpoint {
     let summary = "makes a drive of the bytes in the body";
     let entry = Entry::Receive(Guard::Basic, ByHead { op: &Upload, decode: decode::upload });
-    Endpoint { method, side: Side::Direct, summary, entry }
+    Endpoint { method, media: None, side: Side::Direct, summary, entry }
 }
 
 const fn read(op: &'static Op, summary: &'static str) -> Endpoint {
     // The documents name the direct side for downloads, and clients of the control side find them here.
     let side = if matches!(op, Op::Download) { Side::Either } else { Side::Control };
-    Endpoint { method: Method::GET, side, summary, entry: known(op, None) }
+    Endpoint { method: Method::GET, media: None, side, summary, entry: known(op, None) }
 }
 
 const fn json(method: Method, op: &'static Op, summary: &'static str) -> Endpoint {
-    Endpoint { method, side: Side::Control, summary, entry: known(op, Some(MAX_JSON)) }
+    Endpoint { method, media: None, side: Side::Control, summary, entry: known(op, Some(MAX_JSON)) }
 }
 
 const fn known(op: &'static Op, body: Option<usize>) -> Entry {

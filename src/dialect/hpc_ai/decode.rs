@@ -7,14 +7,14 @@ use http::{HeaderValue, header};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::error::Category;
-use serde_json::{Map, Value};
 
 use super::super::{Call, hyper_sh};
 use super::encode::NOT_FOUND;
 use super::{FILESYSTEM, Op};
 use crate::domain::{
-    ByteCount, Command, Fault, FaultKind, LONGEST_NAME, Login, Media, Page, Placement, Principal, Secret, VolumeKind,
+    ByteCount, Command, Fault, FaultKind, LONGEST_NAME, Login, Page, Placement, Principal, Reach, Secret, VolumeKind,
     VolumeQuery, VolumeRef, VolumeSpec, is_tree_name,
 };
 
@@ -116,15 +116,8 @@ fn create(caller: &Principal, body: &[u8]) -> Result<VolumeSpec, Fault> {
     if kind == VolumeKind::Tree {
         check_tree_name(&name)?;
     }
-    Ok(VolumeSpec {
-        kind,
-        name,
-        size: Some(size),
-        media: Media::Disk,
-        meta: Map::new(),
-        attributes: Map::new(),
-        placement: Some(Placement { region, volume_type, user: caller.user.clone() }),
-    })
+    let placement = Some(Placement { region, volume_type, user: caller.user.clone() });
+    Ok(VolumeSpec { kind, name, size: Some(size), placement, ..VolumeSpec::default() })
 }
 
 fn list(body: &[u8]) -> Result<Command, Fault> {
@@ -140,7 +133,7 @@ fn delete(body: &[u8]) -> Result<Command, Fault> {
     match read::<DeleteBody>(body)?.id {
         Some(Value::String(id)) => {
             let id = id.parse().map_err(|_| Fault::new(FaultKind::NotFound, NOT_FOUND))?;
-            Ok(Command::Remove { volumes: vec![VolumeRef::Any(id)], ends_sessions: false })
+            Ok(Command::Remove { volumes: vec![VolumeRef::Any(id)], reach: Reach::default() })
         }
         _ => Err(Fault::invalid("volumeId", "volumeId must be there, as text")),
     }

@@ -43,7 +43,7 @@ impl Operation for Op {
 
 impl KnownOperation for Op {
     fn decode(&'static self, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
-        Ok((Work::Control(decode::decode(*self, call, caller, body)?), Answer(self)))
+        Ok((Work::Control(decode::decode(*self, call, caller, body)?), Answer::of(self)))
     }
 }
 
@@ -59,8 +59,8 @@ impl Operation for Login {
 }
 
 impl OpenOperation for Login {
-    fn decode(&self, call: &Call, body: &[u8]) -> Result<Anonymous, Fault> {
-        decode::login(call, body).map(Anonymous::Login)
+    fn decode(&'static self, call: &Call, body: &[u8]) -> Result<(Anonymous, Answer), Fault> {
+        Ok((Anonymous::Login(decode::login(call, body)?), Answer::of(self)))
     }
 }
 
@@ -98,10 +98,10 @@ static ROUTES: &[Route] = &[
 const fn login() -> Endpoint {
     let summary = "signs a token for a user name and password";
     let entry = Entry::Anonymous(ForAnyone { body: Some(MAX_JSON), op: &Login });
-    Endpoint { method: Method::POST, side: Side::Control, summary, entry }
+    Endpoint { method: Method::POST, media: None, side: Side::Control, summary, entry }
 }
 
 const fn call(op: &'static Op, summary: &'static str) -> Endpoint {
     let entry = Entry::Known(ForKnown { guard: Guard::Cookie, body: Some(MAX_JSON), op });
-    Endpoint { method: Method::POST, side: Side::Control, summary, entry }
+    Endpoint { method: Method::POST, media: None, side: Side::Control, summary, entry }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::super::{Call, codings, query};
 use super::{DRIVER, Op, RESERVED, SIZE};
 use crate::domain::{
-    ByteCount, Carried, Command, Fault, FaultKind, Initialization, LONGEST_NAME, Media, Secret, SessionCommand, Source,
+    ByteCount, Carried, Command, Fault, FaultKind, Initialization, LONGEST_NAME, Reach, Secret, SessionCommand, Source,
     TreeFilter, TreeSource, UnpackPlan, VolumeKind, VolumeQuery, VolumeRef, VolumeSpec, is_tree_name,
 };
 
@@ -16,7 +16,10 @@ pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<Command, Fault>
         Op::List => Command::List(VolumeQuery::Trees(filter(call)?)),
         Op::Create => Command::Create(vec![create(body)?]),
         Op::Show => Command::Show(tree()),
-        Op::Delete => Command::Remove { volumes: vec![tree()], ends_sessions: is_set(call, "force")? },
+        Op::Delete => {
+            let reach = Reach { sessions: is_set(call, "force")?, ..Reach::default() };
+            Command::Remove { volumes: vec![tree()], reach }
+        }
         Op::Download => Command::OpenDownload(tree()),
         Op::Initialize => Command::Session(SessionCommand::Initialize(initialization(body)?)),
         Op::Finish => {
@@ -148,15 +151,7 @@ fn create(body: &[u8]) -> Result<VolumeSpec, Fault> {
     if !name.is_empty() {
         check_name(&name)?;
     }
-    Ok(VolumeSpec {
-        kind: VolumeKind::Tree,
-        name,
-        size,
-        media: Media::Disk,
-        meta: labels.0,
-        attributes: Map::new(),
-        placement: None,
-    })
+    Ok(VolumeSpec { kind: VolumeKind::Tree, name, size, meta: labels.0, ..VolumeSpec::default() })
 }
 
 fn gib(count: Option<u64>) -> Result<ByteCount, Fault> {

@@ -17,7 +17,7 @@ pub(super) fn encode(op: Op, outcome: &Outcome, places: &Places) -> Option<Reply
             json_reply(StatusCode::OK, &json!({"Volumes": volumes, "Warnings": null}))
         }
         (Op::Create, Outcome::Created(trees)) => json_reply(StatusCode::CREATED, &volume(trees.first()?)),
-        (Op::Show, Outcome::Volume(tree)) => json_reply(StatusCode::OK, &volume(tree)),
+        (Op::Show, Outcome::Volume(tree)) => json_reply(StatusCode::OK, &volume(&tree.volume)),
         (Op::Delete, Outcome::Removed) => bare(StatusCode::NO_CONTENT),
         (Op::Download, Outcome::Download { id, token }) => direct::redirect(*id, token, places)?,
         (Op::Initialize, Outcome::Began(began)) => {

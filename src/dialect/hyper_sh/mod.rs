@@ -66,7 +66,7 @@ impl Operation for Op {
 
 impl KnownOperation for Op {
     fn decode(&'static self, call: &Call, _: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
-        Ok((Work::Control(decode::decode(*self, call, body)?), Answer(self)))
+        Ok((Work::Control(decode::decode(*self, call, body)?), Answer::of(self)))
     }
 }
 
@@ -130,11 +130,11 @@ fn upload_path(id: crate::domain::UploadId) -> String {
 const fn call(method: Method, op: &'static Op, summary: &'static str) -> Endpoint {
     let side = if matches!(op, Op::Download) { Side::Either } else { Side::Control };
     let entry = Entry::Known(ForKnown { guard: Guard::Signature, body: Some(MAX_JSON), op });
-    Endpoint { method, side, summary, entry }
+    Endpoint { method, media: None, side, summary, entry }
 }
 
 const fn upload(method: Method) -> Endpoint {
     let summary = "fills a tree from the archive in the body";
     let entry = Entry::Unpack(ByHead { op: &Upload, decode: decode::upload });
-    Endpoint { method, side: Side::Direct, summary, entry }
+    Endpoint { method, media: None, side: Side::Direct, summary, entry }
 }

@@ -30,6 +30,11 @@ pub(super) fn decode_open(op: OpenOp, body: &[u8]) -> Result<AnonymousCommand, F
     }
 }
 
+/// Whether a token is to be told without the catalogue of services, which the parameter alone says.
+pub(super) fn wants_no_catalog(call: &Call) -> bool {
+    query::pairs(call.query).any(|(name, _)| name == "nocatalog")
+}
+
 /// The name that a list is narrowed to. All that is listed is in the one domain, enabled, and itself no domain; where
 /// something else is asked for the answer is "none", as nothing has an empty name.
 fn wanted_name(call: &Call) -> Result<Option<String>, Fault> {

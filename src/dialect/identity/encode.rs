@@ -7,10 +7,10 @@ use http::{HeaderName, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::super::{Call, Reply, bare, direct, query, reply};
+use super::super::{Call, Reply, bare, direct, reply};
 use super::catalog::{catalog, old_catalog};
-use super::{DOMAIN_ID, DOMAIN_NAME, Op, OpenOp, SUBJECT};
-use crate::domain::{Fault, IdentityOutcome, Project, Token, UnixTime, User};
+use super::{DOMAIN_ID, DOMAIN_NAME, Op, OpenOp, SUBJECT, Short};
+use crate::domain::{Fault, IdentityOutcome, Project, Secret, Token, UnixTime, User};
 
 /// The roles, with ids that are the same in every run.
 const ADMIN: (&str, &str) = ("00000000000000000000000000000a01", "admin");
@@ -21,8 +21,7 @@ const READER: (&str, &str) = ("00000000000000000000000000000a03", "reader");
 pub(super) fn encode(op: Op, call: &Call, outcome: &IdentityOutcome, base: &str) -> Option<Reply> {
     Some(match (op, outcome) {
         (Op::ShowToken, IdentityOutcome::Token { token, region }) => {
-            let body = json!({"token": token_of_version_3(call, token, base, region)});
-            with_subject(json_reply(StatusCode::OK, &body), call.headers.get(SUBJECT)?.clone())
+            shown(call, token, Some(catalog(base, token.project.id, region)))?
         }
         (Op::Revoke, IdentityOutcome::Revoked) => bare(StatusCode::NO_CONTENT),
         (Op::Catalog, IdentityOutcome::Catalog { project, region }) => {
@@ -49,11 +48,10 @@ pub(super) fn encode(op: Op, call: &Call, outcome: &IdentityOutcome, base: &str)
 }
 
 /// The same, where the operation is open to anyone.
-pub(super) fn encode_open(op: OpenOp, call: &Call, outcome: &IdentityOutcome, base: &str) -> Option<Reply> {
+pub(super) fn encode_open(op: OpenOp, outcome: &IdentityOutcome, base: &str) -> Option<Reply> {
     Some(match (op, outcome) {
         (OpenOp::Issue, IdentityOutcome::Issued { token, secret, region }) => {
-            let body = json!({"token": token_of_version_3(call, token, base, region)});
-            with_subject(json_reply(StatusCode::CREATED, &body), HeaderValue::try_from(secret.reveal()).ok()?)
+            issued(token, secret, Some(catalog(base, token.project.id, region)))?
         }
         (OpenOp::OldVersion, IdentityOutcome::Described) => json_reply(StatusCode::OK, &old_version(base)),
         (OpenOp::OldIssue, IdentityOutcome::Issued { token, secret, region }) => {
@@ -63,6 +61,25 @@ pub(super) fn encode_open(op: OpenOp, call: &Call, outcome: &IdentityOutcome, ba
         }
         _ => return None,
     })
+}
+
+/// The same, where a token is told without the catalogue.
+pub(super) fn encode_short(short: Short, call: &Call, outcome: &IdentityOutcome) -> Option<Reply> {
+    match (short, outcome) {
+        (Short::Shown, IdentityOutcome::Token { token, .. }) => shown(call, token, None),
+        (Short::Issued, IdentityOutcome::Issued { token, secret, .. }) => issued(token, secret, None),
+        _ => None,
+    }
+}
+
+fn shown(call: &Call, token: &Token, catalog: Option<Value>) -> Option<Reply> {
+    let body = json!({"token": token_of_version_3(token, catalog)});
+    Some(with_subject(json_reply(StatusCode::OK, &body), call.headers.get(SUBJECT)?.clone()))
+}
+
+fn issued(token: &Token, secret: &Secret, catalog: Option<Value>) -> Option<Reply> {
+    let body = json!({"token": token_of_version_3(token, catalog)});
+    Some(with_subject(json_reply(StatusCode::CREATED, &body), HeaderValue::try_from(secret.reveal()).ok()?))
 }
 
 /// The status numbers are those of the direct side.
@@ -82,7 +99,7 @@ fn with_subject(mut reply: Reply, mut token: HeaderValue) -> Reply {
     reply
 }
 
-fn token_of_version_3(call: &Call, token: &Token, base: &str, region: &str) -> Value {
+fn token_of_version_3(token: &Token, catalog: Option<Value>) -> Value {
     let domain = json!({"id": DOMAIN_ID, "name": DOMAIN_NAME});
     let roles: Vec<Value> = roles(&token.user).iter().map(|(id, name)| json!({"id": id, "name": name})).collect();
     let mut body = json!({
@@ -100,9 +117,8 @@ fn token_of_version_3(call: &Call, token: &Token, base: &str, region: &str) -> V
         "is_domain": false,
         "roles": roles,
     });
-    let wants_catalog = !query::pairs(call.query).any(|(key, _)| key == "nocatalog");
-    if wants_catalog {
-        body["catalog"] = catalog(base, token.project.id, region);
+    if let Some(catalog) = catalog {
+        body["catalog"] = catalog;
     }
     body
 }

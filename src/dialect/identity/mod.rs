@@ -79,7 +79,23 @@ impl Operation for Op {
 
 impl KnownOperation for Op {
     fn decode(&'static self, call: &Call, _: &Principal, _: &[u8]) -> Result<(Work, Answer), Fault> {
-        Ok((Work::Identity(decode::decode(*self, call)?), Answer(self)))
+        let is_short = *self == Self::ShowToken && decode::wants_no_catalog(call);
+        let answer = if is_short { Answer::of(&Short::Shown) } else { Answer::of(self) };
+        Ok((Work::Identity(decode::decode(*self, call)?), answer))
+    }
+}
+
+/// A token that is told without the catalogue of services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Short {
+    Shown,
+    Issued,
+}
+
+impl Operation for Short {
+    fn encode(&self, call: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
+        let Outcome::Identity(outcome) = outcome else { return None };
+        encode::encode_short(*self, call, outcome)
     }
 }
 
@@ -91,15 +107,17 @@ impl Operation for OpenOp {
         }
     }
 
-    fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+    fn encode(&self, _: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
         let Outcome::Identity(outcome) = outcome else { return None };
-        encode::encode_open(*self, call, outcome, &places.control)
+        encode::encode_open(*self, outcome, &places.control)
     }
 }
 
 impl OpenOperation for OpenOp {
-    fn decode(&self, _: &Call, body: &[u8]) -> Result<Anonymous, Fault> {
-        decode::decode_open(*self, body).map(Anonymous::Identity)
+    fn decode(&'static self, call: &Call, body: &[u8]) -> Result<(Anonymous, Answer), Fault> {
+        let is_short = *self == Self::Issue && decode::wants_no_catalog(call);
+        let answer = if is_short { Answer::of(&Short::Issued) } else { Answer::of(self) };
+        Ok((Anonymous::Identity(decode::decode_open(*self, body)?), answer))
     }
 }
 
@@ -170,12 +188,12 @@ static ROUTES: &[Route] = &[
 
 const fn call(method: Method, op: &'static Op, summary: &'static str) -> Endpoint {
     let entry = Entry::Known(ForKnown { guard: Guard::Token, body: None, op });
-    Endpoint { method, side: Side::Control, summary, entry }
+    Endpoint { method, media: None, side: Side::Control, summary, entry }
 }
 
 const fn open(method: Method, op: &'static OpenOp, summary: &'static str) -> Endpoint {
     let entry = Entry::Anonymous(ForAnyone { body: Some(MAX_JSON), op });
-    Endpoint { method, side: Side::Control, summary, entry }
+    Endpoint { method, media: None, side: Side::Control, summary, entry }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::super::Call;
 use super::view::plain;
 use super::xml::{self, Node};
-use crate::domain::{ByteCount, Fault, FaultKind, VolumeId};
+use crate::domain::{BlockFields, ByteCount, Fault, FaultKind, VolumeId};
 
 /// The most characters of a name, a description, a metadata key and a metadata value.
 const MAX_TEXT: usize = 255;
@@ -66,7 +66,7 @@ impl Body {
 
     /// All pairs of the owner, under this name: `metadata`.
     pub(super) fn pairs(self, name: &str) -> Result<Map<String, Value>, Fault> {
-        checked_pairs(self.thing(name)?.0, name)
+        counted(checked_pairs(self.thing(name)?.0, name)?)
     }
 
     /// The one action that the body is about, and its fields.
@@ -212,7 +212,7 @@ impl Fields {
     pub(super) fn pairs(&self, name: &str) -> Result<Option<Map<String, Value>>, Fault> {
         match self.0.get(name) {
             None => Ok(None),
-            Some(Value::Object(pairs)) => checked_pairs(pairs.clone(), name).map(Some),
+            Some(Value::Object(pairs)) => counted(checked_pairs(pairs.clone(), name)?).map(Some),
             // An empty element has neither pairs nor text.
             Some(Value::String(text)) if text.is_empty() => Ok(Some(Map::new())),
             Some(_) => Err(Fault::invalid(name, format!("{name} must be an object of text"))),
@@ -251,6 +251,12 @@ pub(super) fn checked_pairs(mut pairs: Map<String, Value>, name: &str) -> Result
             return Err(Fault::invalid(name, format!("each value of {name} must be text of at most 255 characters")));
         }
     }
+    Ok(pairs)
+}
+
+/// The same, where they are not too many for a volume.
+fn counted(pairs: Map<String, Value>) -> Result<Map<String, Value>, Fault> {
+    BlockFields::check_pairs(&pairs)?;
     Ok(pairs)
 }
 

@@ -5,86 +5,80 @@ use serde_json::{Map, Value};
 use super::super::{Call, Work, query};
 use super::body::{Body, Fields, digits, gib};
 use super::listing::Part;
-use super::{Acted, Kind, Op, Version, listing, status};
+use super::{Acted, Kind, Manner, Op, Version, Wish, listing, status};
 use crate::domain::{
-    BackupRef, BlockCommand, BlockPatch, Carried, Command, Fault, FaultKind, MetadataChange, NewBackup, NewVolume,
-    Principal, ResetStatus, Secret, TenantId, Thing, VolumeAction, VolumeId,
+    BackupRef, BlockCommand, BlockFields, BlockPatch, Carried, Command, Fault, FaultKind, NewBackup, PairsChange,
+    Patch, Principal, Reach, ResetStatus, Secret, TenantId, VolumeAction, VolumeId, VolumeKind, VolumeQuery, VolumeRef,
+    VolumeSource, VolumeSpec,
 };
 
 /// The most characters of a server's id; the compute service has UUIDs.
 const MAX_SERVER: usize = 255;
 
-/// What is asked for; and how it is answered, where the body says that.
-pub(super) fn decode(
-    op: Op,
-    call: &Call,
-    caller: &Principal,
-    body: &[u8],
-) -> Result<(Work, Option<&'static Acted>), Fault> {
+/// What is asked for, and how it is answered.
+pub(super) fn decode(op: Op, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Work, Manner), Fault> {
     let tenant = tenant(call, caller)?;
-    let mut acted = None;
+    let mut manner = Manner::Usual;
+    let volumes = |kind| -> Result<Command, Fault> {
+        Ok(Command::List(VolumeQuery::Attached { kind, query: Box::new(listing::decode(op, call)?) }))
+    };
+    let change = |of, patch| -> Result<Command, Fault> { Ok(Command::Change { volume: volume(call, of)?, patch }) };
+    let block = Command::Block;
     let command = match op {
-        Op::Extensions | Op::DefaultQuota => return Ok((Work::Discover, None)),
-        Op::Volumes | Op::VolumesDetail => BlockCommand::Volumes(Box::new(listing::decode(op, call)?)),
-        Op::Volume => BlockCommand::Volume(id(call, Kind::Volume)?),
-        Op::CreateVolume => BlockCommand::CreateVolume(Box::new(new_volume(call, body)?)),
-        Op::UpdateVolume => {
-            BlockCommand::UpdateVolume { id: id(call, Kind::Volume)?, patch: patch(call, body, "volume")? }
+        Op::Extensions | Op::DefaultQuota => return Ok((Work::Discover, manner)),
+        Op::Volumes | Op::VolumesDetail => volumes(VolumeKind::Drive)?,
+        Op::Snapshots | Op::SnapshotsDetail => volumes(VolumeKind::Snapshot)?,
+        Op::Volume => Command::Show(volume(call, Kind::Volume)?),
+        Op::Snapshot => Command::Show(volume(call, Kind::Snapshot)?),
+        Op::Metadata(of) | Op::MetadataKey(of) => Command::Show(volume(call, of)?),
+        Op::CreateVolume => new_volume(call, body)?,
+        Op::CreateSnapshot => new_snapshot(call, body)?,
+        Op::UpdateVolume => change(Kind::Volume, patch(call, body, "volume")?)?,
+        Op::UpdateSnapshot => change(Kind::Snapshot, patch(call, body, "snapshot")?)?,
+        Op::MergeMetadata(of) => change(of, pairs(PairsChange::Merge(Body::read(call, body)?.pairs("metadata")?)))?,
+        Op::ReplaceMetadata(of) => change(of, pairs(PairsChange::Replace(Body::read(call, body)?.pairs("metadata")?)))?,
+        Op::SetMetadataKey(of) => change(of, pairs(PairsChange::Merge(one_pair(call, body)?)))?,
+        Op::RemoveMetadataKey(of) => change(of, pairs(PairsChange::Remove(call.param("key").to_owned())))?,
+        Op::DeleteVolume => {
+            let (snapshots, attached) = (is_set(call, "cascade")?, is_set(call, "force")?);
+            remove(volume(call, Kind::Volume)?, Reach { snapshots, attached, ..Reach::default() })
         }
-        Op::DeleteVolume => BlockCommand::DeleteVolume {
-            id: id(call, Kind::Volume)?,
-            cascade: is_set(call, "cascade")?,
-            force: is_set(call, "force")?,
-        },
+        Op::DeleteSnapshot => remove(volume(call, Kind::Snapshot)?, Reach::default()),
         Op::ActVolume => {
             let (command, how) = act_on_volume(call, body)?;
-            acted = Some(how);
+            manner = Manner::Acted(how);
             command
         }
-        Op::Snapshots | Op::SnapshotsDetail => BlockCommand::Snapshots(Box::new(listing::decode(op, call)?)),
-        Op::Snapshot => BlockCommand::Snapshot(id(call, Kind::Snapshot)?),
-        Op::CreateSnapshot => new_snapshot(call, body)?,
-        Op::UpdateSnapshot => {
-            BlockCommand::UpdateSnapshot { id: id(call, Kind::Snapshot)?, patch: patch(call, body, "snapshot")? }
-        }
-        Op::DeleteSnapshot => BlockCommand::DeleteSnapshot { id: id(call, Kind::Snapshot)? },
-        Op::ActSnapshot => act_on_snapshot(call, body)?,
-        Op::Metadata(kind)
-        | Op::MergeMetadata(kind)
-        | Op::ReplaceMetadata(kind)
-        | Op::MetadataKey(kind)
-        | Op::SetMetadataKey(kind)
-        | Op::RemoveMetadataKey(kind) => metadata(op, kind, call, body)?,
-        Op::Backups | Op::BackupsDetail => BlockCommand::Backups(Box::new(listing::decode(op, call)?)),
-        Op::Backup => BlockCommand::Backup(backup(call)?),
-        Op::CreateBackup => BlockCommand::CreateBackup(Box::new(new_backup(call, body)?)),
-        Op::DeleteBackup => BlockCommand::DeleteBackup(backup(call)?),
-        Op::Restore => restore(call, body)?,
+        Op::ActSnapshot => block(act_on_snapshot(call, body)?),
+        Op::Backups | Op::BackupsDetail => block(BlockCommand::Backups(Box::new(listing::decode(op, call)?))),
+        Op::Backup => block(BlockCommand::Backup(backup(call)?)),
+        Op::CreateBackup => block(BlockCommand::CreateBackup(Box::new(new_backup(call, body)?))),
+        Op::DeleteBackup => block(BlockCommand::DeleteBackup(backup(call)?)),
+        Op::Restore => block(restore(call, body)?),
         Op::Types => {
-            listing::types(call)?;
-            BlockCommand::Types
+            manner = Manner::Asked(Wish { part: listing::types(call)?, ..Wish::default() });
+            block(BlockCommand::Types)
         }
-        Op::Type => BlockCommand::Types,
-        Op::Zones => BlockCommand::Zones,
-        Op::Limits => BlockCommand::Quota { tenant: listing::limits(call)?.unwrap_or(tenant) },
+        Op::Type => block(BlockCommand::Types),
+        Op::Zones => block(BlockCommand::Zones),
+        Op::Limits => block(BlockCommand::Quota { tenant: listing::limits(call)?.unwrap_or(tenant) }),
         Op::Quota => {
-            is_set(call, "usage")?;
-            BlockCommand::Quota { tenant: target(call)? }
+            manner = Manner::Asked(Wish { usage: is_set(call, "usage")?, ..Wish::default() });
+            block(BlockCommand::Quota { tenant: target(call)? })
         }
-        Op::SetQuota => set_quota(call, body)?,
-        Op::Servers | Op::ServersDetail => BlockCommand::Servers(listing::servers(call)?),
-        Op::Server => BlockCommand::Attachments { server: server(call)? },
+        Op::SetQuota => block(set_quota(call, body)?),
+        Op::Servers | Op::ServersDetail => block(BlockCommand::Servers(listing::servers(call)?)),
+        Op::Server => block(BlockCommand::Attachments { server: server(call)? }),
         Op::Attachments => {
-            Part::read(call)?;
-            BlockCommand::Attachments { server: server(call)? }
+            manner = Manner::Asked(Wish { part: Part::read(call)?, ..Wish::default() });
+            block(BlockCommand::Attachments { server: server(call)? })
         }
-        Op::Attach => attach(call, body)?,
-        Op::Attachment => BlockCommand::Attachment { server: server(call)?, volume: id(call, Kind::Volume)? },
-        Op::Detach => BlockCommand::Detach { server: server(call)?, volume: id(call, Kind::Volume)? },
+        Op::Attach => block(attach(call, body)?),
+        Op::Attachment => block(BlockCommand::Attachment { server: server(call)?, volume: id(call, Kind::Volume)? }),
+        Op::Detach => block(BlockCommand::Detach { server: server(call)?, volume: id(call, Kind::Volume)? }),
     };
-    let command = Command::Block(command);
     let command = if tenant == caller.tenant { command } else { Command::In { tenant, command: Box::new(command) } };
-    Ok((Work::Control(command), acted))
+    Ok((Work::Control(command), manner))
 }
 
 /// The tenant that the path names. Another than the caller's is there for administrators only.
@@ -119,6 +113,18 @@ fn id(call: &Call, kind: Kind) -> Result<VolumeId, Fault> {
         Kind::Volume => no_such_volume(text),
         Kind::Snapshot => no_such_snapshot(text),
     })
+}
+
+fn volume(call: &Call, of: Kind) -> Result<VolumeRef, Fault> {
+    let id = id(call, of)?;
+    Ok(match of {
+        Kind::Volume => VolumeRef::Drive(id),
+        Kind::Snapshot => VolumeRef::Snapshot(id),
+    })
+}
+
+fn remove(volume: VolumeRef, reach: Reach) -> Command {
+    Command::Remove { volumes: vec![volume], reach }
 }
 
 /// The backup that the path names: by number in version 1, by id after it.
@@ -179,37 +185,49 @@ const OF_NEW_VOLUME: &[&str] = &[
     "user_id",
 ];
 
-fn new_volume(call: &Call, body: &[u8]) -> Result<NewVolume, Fault> {
+fn new_volume(call: &Call, body: &[u8]) -> Result<Command, Fault> {
     let fields = Body::read(call, body)?.thing("volume")?;
     fields.only(OF_NEW_VOLUME)?;
     fields.not(&["multiattach"])?;
     let (name, description) = label_and_description(call, &fields)?;
+    let source = source(call, &fields)?;
+    let size = fields.gib("size")?;
+    if size.is_none() && matches!(source, None | Some(VolumeSource::Image { .. })) {
+        return Err(Fields::missing("size"));
+    }
+    // Version 1 makes a volume as large as its snapshot, whatever size is asked.
+    let is_sized = Version::of(call.path) != Version::V1 || !matches!(source, Some(VolumeSource::Snapshot(_)));
+    let (zone, volume_type) = (fields.filled("availability_zone")?, fields.filled("volume_type")?);
+    let spec = VolumeSpec {
+        name: name.unwrap_or_default(),
+        size: size.filter(|_| is_sized),
+        meta: fields.pairs("metadata")?.unwrap_or_default(),
+        block: Some(BlockFields { description, zone, volume_type, ..BlockFields::default() }),
+        ..VolumeSpec::default()
+    };
+    Ok(match source {
+        Some(source) => Command::CreateFrom { source, spec: Box::new(spec) },
+        None => Command::Create(vec![spec]),
+    })
+}
+
+/// The one thing that a volume is made from; none for a blank one.
+fn source(call: &Call, fields: &Fields) -> Result<Option<VolumeSource>, Fault> {
     let not_a_source = |text: &str| Fault::invalid("source_volid", format!("{text:?} is not the id of a volume"));
     let snapshot = fields.id("snapshot_id", no_such_snapshot)?;
     let volume = fields.id("source_volid", not_a_source)?;
-    let image = image(&fields)?;
-    if [snapshot.is_some(), volume.is_some(), image.is_some()].into_iter().filter(|given| *given).count() > 1 {
-        let told = "a volume is made from a snapshot, a volume or an image: snapshot_id, source_volid or imageRef";
-        return Err(Fault::invalid("volume", told));
-    }
-    let size = fields.gib("size")?;
-    if size.is_none() && snapshot.is_none() && volume.is_none() {
-        return Err(Fields::missing("size"));
-    }
-    let token =
-        call.headers.get("x-auth-token").and_then(|token| token.to_str().ok()).map(|token| Carried(Secret::new(token)));
-    Ok(NewVolume {
-        name,
-        description,
-        size,
-        snapshot,
-        volume,
-        token: token.filter(|_| image.is_some()),
-        image,
-        zone: fields.filled("availability_zone")?,
-        volume_type: fields.filled("volume_type")?,
-        metadata: fields.pairs("metadata")?.unwrap_or_default(),
-        takes_size_of_snapshot: Version::of(call.path) == Version::V1,
+    Ok(match (snapshot, volume, image(fields)?) {
+        (None, None, None) => None,
+        (Some(id), None, None) => Some(VolumeSource::Snapshot(id)),
+        (None, Some(id), None) => Some(VolumeSource::Drive { id, if_attached: true }),
+        (None, None, Some(id)) => {
+            let token = call.headers.get("x-auth-token").and_then(|token| token.to_str().ok());
+            Some(VolumeSource::Image { id, token: token.map(|token| Carried(Secret::new(token))) })
+        }
+        _ => {
+            let told = "a volume is made from a snapshot, a volume or an image: snapshot_id, source_volid or imageRef";
+            return Err(Fault::invalid("volume", told));
+        }
     })
 }
 
@@ -221,29 +239,44 @@ fn image(fields: &Fields) -> Result<Option<VolumeId>, Fault> {
     last.parse().map(Some).map_err(|_| Fault::invalid("imageRef", told))
 }
 
-fn patch(call: &Call, body: &[u8], thing: &str) -> Result<BlockPatch, Fault> {
+/// A change of name, description and metadata, where empty text clears the first two.
+fn patch(call: &Call, body: &[u8], thing: &str) -> Result<Patch, Fault> {
     let fields = Body::read(call, body)?.thing(thing)?;
     fields.only(&["description", "display_description", "display_name", "metadata", "name"])?;
     let (name, description) = labels(call);
-    let filled = |text: &String| !text.is_empty();
-    Ok(BlockPatch {
-        // Empty text clears it.
-        name: fields.label(name)?.map(|text| Some(text).filter(filled)),
-        description: fields.label(description)?.map(|text| Some(text).filter(filled)),
-        metadata: fields.pairs("metadata")?,
-    })
+    let (name, description) = (fields.label(name)?, fields.label(description)?);
+    let meta = fields.pairs("metadata")?.map(PairsChange::Replace);
+    Ok(Patch { name, meta, ..of_block(BlockPatch { description, ..BlockPatch::default() }) })
 }
 
-fn act_on_volume(call: &Call, body: &[u8]) -> Result<(BlockCommand, &'static Acted), Fault> {
+fn of_block(block: BlockPatch) -> Patch {
+    Patch { block, ..Patch::default() }
+}
+
+/// A change of the metadata.
+fn pairs(change: PairsChange) -> Patch {
+    Patch { meta: Some(change), ..Patch::default() }
+}
+
+fn act_on_volume(call: &Call, body: &[u8]) -> Result<(Command, &'static Acted), Fault> {
     let id = id(call, Kind::Volume)?;
+    let volume = VolumeRef::Drive(id);
     let (name, fields) = Body::read(call, body)?.action()?;
-    let action = match name.as_str() {
-        "os-extend" => VolumeAction::Extend(fields.gib("new_size")?.ok_or_else(|| Fields::missing("new_size"))?),
-        "os-reserve" => VolumeAction::Reserve,
-        "os-unreserve" => VolumeAction::Unreserve,
-        "os-attach" => attachment_of(&fields)?,
-        "os-begin_detaching" => VolumeAction::BeginDetaching,
-        "os-roll_detaching" => VolumeAction::RollDetaching,
+    let act = |action| Command::Block(BlockCommand::Act { id, action });
+    let change = |block| Command::Change { volume: volume.clone(), patch: of_block(block) };
+    let image = |image| change(BlockPatch { image: Some(image), ..BlockPatch::default() });
+    let (known, command, acted): (&[&str], _, _) = match name.as_str() {
+        "os-extend" => {
+            let size = fields.gib("new_size")?.ok_or_else(|| Fields::missing("new_size"))?;
+            (&["new_size"], Command::Block(BlockCommand::Extend { id, size }), &Acted::Begun)
+        }
+        "os-reserve" => (&[], act(VolumeAction::Reserve), &Acted::Begun),
+        "os-unreserve" => (&[], act(VolumeAction::Unreserve), &Acted::Begun),
+        "os-attach" => {
+            (&["host_name", "instance_uuid", "mode", "mountpoint"], act(attachment_of(&fields)?), &Acted::Begun)
+        }
+        "os-begin_detaching" => (&[], act(VolumeAction::BeginDetaching), &Acted::Begun),
+        "os-roll_detaching" => (&[], act(VolumeAction::RollDetaching), &Acted::Begun),
         "os-detach" => {
             // A volume has one attachment, whose id is its own.
             let wrong =
@@ -251,46 +284,35 @@ fn act_on_volume(call: &Call, body: &[u8]) -> Result<(BlockCommand, &'static Act
             if let Some(other) = fields.id("attachment_id", wrong)?.filter(|attachment| *attachment != id) {
                 return Err(wrong(&other.to_string()));
             }
-            VolumeAction::Detach
+            (&["attachment_id"], act(VolumeAction::Detach), &Acted::Begun)
         }
         "os-set_bootable" => {
-            VolumeAction::SetBootable(fields.flag("bootable")?.ok_or_else(|| Fields::missing("bootable"))?)
+            let bootable = Some(fields.flag("bootable")?.ok_or_else(|| Fields::missing("bootable"))?);
+            (&["bootable"], change(BlockPatch { bootable, ..BlockPatch::default() }), &Acted::Done)
         }
         "os-update_readonly_flag" => {
-            VolumeAction::SetReadOnly(fields.flag("readonly")?.ok_or_else(|| Fields::missing("readonly"))?)
+            let read_only = Some(fields.flag("readonly")?.ok_or_else(|| Fields::missing("readonly"))?);
+            (&["readonly"], change(BlockPatch { read_only, ..BlockPatch::default() }), &Acted::Begun)
         }
         "os-set_image_metadata" => {
             let pairs = fields.pairs("metadata")?.ok_or_else(|| Fields::missing("metadata"))?;
-            VolumeAction::SetImageMetadata(pairs)
+            (&["metadata"], image(PairsChange::Merge(pairs)), &Acted::Shown)
         }
         "os-unset_image_metadata" => {
-            VolumeAction::UnsetImageMetadata(fields.filled("key")?.ok_or_else(|| Fields::missing("key"))?)
+            let key = fields.filled("key")?.ok_or_else(|| Fields::missing("key"))?;
+            (&["key"], image(PairsChange::Remove(key)), &Acted::Done)
         }
-        "os-show_image_metadata" => {
-            fields.only(&[])?;
-            return Ok((BlockCommand::Volume(id), &Acted::Shown));
-        }
-        "os-reset_status" => reset_of_volume(&fields)?,
-        "os-force_delete" => VolumeAction::ForceDelete,
+        "os-show_image_metadata" => (&[], Command::Show(volume), &Acted::Shown),
+        "os-reset_status" => (
+            &["attach_status", "migration_status", "status"],
+            Command::Block(reset_of_volume(volume, &fields)?),
+            &Acted::Begun,
+        ),
+        "os-force_delete" => (&[], remove(volume, Reach { attached: true, ..Reach::default() }), &Acted::Begun),
         other => return Err(no_such_action(other)),
     };
-    fields.only(match name.as_str() {
-        "os-extend" => &["new_size"],
-        "os-attach" => &["host_name", "instance_uuid", "mode", "mountpoint"],
-        "os-detach" => &["attachment_id"],
-        "os-set_bootable" => &["bootable"],
-        "os-update_readonly_flag" => &["readonly"],
-        "os-set_image_metadata" => &["metadata"],
-        "os-unset_image_metadata" => &["key"],
-        "os-reset_status" => &["attach_status", "migration_status", "status"],
-        _ => &[],
-    })?;
-    let acted = match action {
-        VolumeAction::SetImageMetadata(_) => &Acted::Shown,
-        VolumeAction::SetBootable(_) | VolumeAction::UnsetImageMetadata(_) => &Acted::Done,
-        _ => &Acted::Begun,
-    };
-    Ok((BlockCommand::Act { id, action }, acted))
+    fields.only(known)?;
+    Ok((command, acted))
 }
 
 fn attachment_of(fields: &Fields) -> Result<VolumeAction, Fault> {
@@ -309,18 +331,20 @@ fn attachment_of(fields: &Fields) -> Result<VolumeAction, Fault> {
 }
 
 fn act_on_snapshot(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
-    let id = id(call, Kind::Snapshot)?;
+    let volume = volume(call, Kind::Snapshot)?;
     let (name, fields) = Body::read(call, body)?.action()?;
     match name.as_str() {
         "os-reset_status" => match fields.only(&["status"]).and_then(|()| reset(&fields))? {
-            status @ (ResetStatus::Available | ResetStatus::Error) => Ok(BlockCommand::ResetSnapshot { id, status }),
+            status @ (ResetStatus::Available | ResetStatus::Error) => {
+                Ok(BlockCommand::Reset { volume, status, detach: false })
+            }
             _ => Err(Fault::invalid("status", "a snapshot can be set to available or error")),
         },
         other => Err(no_such_action(other)),
     }
 }
 
-fn reset_of_volume(fields: &Fields) -> Result<VolumeAction, Fault> {
+fn reset_of_volume(volume: VolumeRef, fields: &Fields) -> Result<BlockCommand, Fault> {
     let status = reset(fields)?;
     let is_attached = matches!(status, ResetStatus::InUse | ResetStatus::ErrorDetaching);
     let detach = match fields.filled("attach_status")?.as_deref() {
@@ -337,7 +361,7 @@ fn reset_of_volume(fields: &Fields) -> Result<VolumeAction, Fault> {
     if fields.filled("migration_status")?.is_some_and(|word| !word.eq_ignore_ascii_case("none")) {
         return Err(Fault::invalid("migration_status", "migration_status is none here, and cannot be set"));
     }
-    Ok(VolumeAction::Reset { status, detach })
+    Ok(BlockCommand::Reset { volume, status, detach })
 }
 
 fn reset(fields: &Fields) -> Result<ResetStatus, Fault> {
@@ -349,34 +373,21 @@ fn no_such_action(name: &str) -> Fault {
     Fault::invalid("action", format!("There is no such action: {name}"))
 }
 
-fn new_snapshot(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
+fn new_snapshot(call: &Call, body: &[u8]) -> Result<Command, Fault> {
     let fields = Body::read(call, body)?.thing("snapshot")?;
     let named = &["description", "display_description", "display_name", "force", "metadata", "name", "volume_id"];
     fields.only(named)?;
     let (name, description) = label_and_description(call, &fields)?;
-    Ok(BlockCommand::CreateSnapshot {
-        volume: fields.id("volume_id", no_such_volume)?.ok_or_else(|| Fields::missing("volume_id"))?,
-        name,
-        description,
-        metadata: fields.pairs("metadata")?.unwrap_or_default(),
-        force: fields.flag("force")?.unwrap_or_default(),
-    })
-}
-
-fn metadata(op: Op, kind: Kind, call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
-    let id = id(call, kind)?;
-    let of = match kind {
-        Kind::Volume => Thing::Volume(id),
-        Kind::Snapshot => Thing::Snapshot(id),
+    let id = fields.id("volume_id", no_such_volume)?.ok_or_else(|| Fields::missing("volume_id"))?;
+    let spec = VolumeSpec {
+        kind: VolumeKind::Snapshot,
+        name: name.unwrap_or_default(),
+        meta: fields.pairs("metadata")?.unwrap_or_default(),
+        block: Some(BlockFields { description, ..BlockFields::default() }),
+        ..VolumeSpec::default()
     };
-    let change = match op {
-        Op::MergeMetadata(_) => MetadataChange::Merge(Body::read(call, body)?.pairs("metadata")?),
-        Op::ReplaceMetadata(_) => MetadataChange::Replace(Body::read(call, body)?.pairs("metadata")?),
-        Op::SetMetadataKey(_) => MetadataChange::Merge(one_pair(call, body)?),
-        Op::RemoveMetadataKey(_) => MetadataChange::Remove(call.param("key").to_owned()),
-        _ => MetadataChange::Read,
-    };
-    Ok(BlockCommand::Metadata { of, change })
+    let if_attached = fields.flag("force")?.unwrap_or_default();
+    Ok(Command::CreateFrom { source: VolumeSource::Drive { id, if_attached }, spec: Box::new(spec) })
 }
 
 /// The pair that is set by its key, which path and body must name alike.

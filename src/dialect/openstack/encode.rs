@@ -5,8 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
-use super::super::{Call, Places, Reply, bare, query, reply};
-use super::body::flag_named;
+use super::super::{Call, Places, Reply, bare, reply};
 use super::fault::fault;
 use super::objects::{
     Scene, Shape, absolute_limits, backup_namespaces, quota_limits, quota_usage, snapshot_namespaces,
@@ -14,7 +13,7 @@ use super::objects::{
 };
 use super::view::{Document, Element, Namespace, joined, pairs_node, plain};
 use super::xml::Node;
-use super::{Acted, Format, Op, OpenOp, Version, discovery, listing};
+use super::{Acted, Format, Op, OpenOp, Version, Wish, discovery, listing};
 use crate::domain::{
     AttachedServer, BlockFields, BlockOutcome, BlockVolume, Fault, FaultKind, Outcome, Paged, Quota, TenantId, Usage,
     VolumeType,
@@ -24,7 +23,7 @@ use crate::domain::{
 const API_VERSION: HeaderName = HeaderName::from_static("openstack-api-version");
 
 /// `None` when the endpoint cannot have this outcome.
-pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+pub(super) fn encode(op: Op, wish: &Wish, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
     let scene = Scene { call, places, version: Version::of(call.path) };
     let reply = match (op, outcome) {
         (Op::Extensions, Outcome::Discovered) => many("extensions", Vec::new(), Vec::new()).reply(call, StatusCode::OK),
@@ -32,8 +31,8 @@ pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) ->
             // Whoever adds a tenant may limit it; without that it has no limits.
             quota_set(call.param("target"), &Quota::default(), None).reply(call, StatusCode::OK)
         }
-        (op, Outcome::Block(outcome)) => block(op, &scene, outcome)?,
-        _ => return None,
+        (op, Outcome::Block(outcome)) => block(op, wish, &scene, outcome)?,
+        (op, outcome) => volume(op, &scene, outcome)?,
     };
     Some(versioned(scene.version, reply))
 }
@@ -58,35 +57,44 @@ fn versioned(version: Version, mut reply: Reply) -> Reply {
     reply
 }
 
-fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
+/// What came of work on volumes and snapshots.
+fn volume(op: Op, scene: &Scene, outcome: &Outcome) -> Option<Reply> {
     let call = scene.call;
     let told = |document: Document| document.reply(call, StatusCode::OK);
     Some(match (op, outcome) {
-        (Op::VolumesDetail, BlockOutcome::Volumes(page)) if Format::of(call) == Format::Json => detailed(scene, page),
-        (Op::Volumes | Op::VolumesDetail | Op::Snapshots | Op::SnapshotsDetail, BlockOutcome::Volumes(page)) => {
+        (Op::VolumesDetail, Outcome::Page(page)) if Format::of(call) == Format::Json => detailed(scene, page),
+        (Op::Volumes | Op::VolumesDetail | Op::Snapshots | Op::SnapshotsDetail, Outcome::Page(page)) => {
             told(volumes(op, scene, page))
         }
-        (Op::Volume | Op::UpdateVolume, BlockOutcome::Volume(volume)) => {
+        (Op::Volume | Op::UpdateVolume, Outcome::Volume(volume)) => {
             told(Document::One(scene.volume(volume, Shape::Full)))
         }
-        (Op::CreateVolume, BlockOutcome::Volume(volume)) => {
-            Document::One(scene.volume(volume, Shape::Made)).reply(call, made(scene.version))
-        }
-        (Op::Snapshot | Op::UpdateSnapshot, BlockOutcome::Volume(snapshot)) => {
+        (Op::Snapshot | Op::UpdateSnapshot, Outcome::Volume(snapshot)) => {
             told(Document::One(scene.snapshot(&snapshot.volume, Shape::Full)))
         }
-        (Op::CreateSnapshot, BlockOutcome::Volume(snapshot)) => {
-            Document::One(scene.snapshot(&snapshot.volume, Shape::Made)).reply(call, made(scene.version))
+        (Op::CreateVolume, Outcome::Created(volumes)) => {
+            let volume = volumes.first()?.clone().into();
+            Document::One(scene.volume(&volume, Shape::Made)).reply(call, made(scene.version))
         }
-        (
-            Op::DeleteVolume | Op::DeleteSnapshot | Op::DeleteBackup | Op::Detach | Op::ActSnapshot,
-            BlockOutcome::Done | BlockOutcome::Volume(_) | BlockOutcome::Backup(_),
-        ) => bare(StatusCode::ACCEPTED),
-        (Op::Metadata(_) | Op::MergeMetadata(_) | Op::ReplaceMetadata(_), BlockOutcome::Metadata(pairs)) => {
-            told(metadata(pairs))
+        (Op::CreateSnapshot, Outcome::Created(snapshots)) => {
+            Document::One(scene.snapshot(snapshots.first()?, Shape::Made)).reply(call, made(scene.version))
         }
-        (Op::MetadataKey(_) | Op::SetMetadataKey(_), BlockOutcome::Metadata(pairs)) => one_pair(call, pairs),
-        (Op::RemoveMetadataKey(_), BlockOutcome::Metadata(_) | BlockOutcome::Done) => bare(StatusCode::OK),
+        (Op::Metadata(_) | Op::MergeMetadata(_) | Op::ReplaceMetadata(_), Outcome::Volume(volume)) => {
+            told(metadata(&volume.volume.meta))
+        }
+        (Op::MetadataKey(_) | Op::SetMetadataKey(_), Outcome::Volume(volume)) => one_pair(call, &volume.volume.meta),
+        (Op::RemoveMetadataKey(_), Outcome::Volume(_)) => bare(StatusCode::OK),
+        (Op::DeleteVolume | Op::DeleteSnapshot, Outcome::Removed) => bare(StatusCode::ACCEPTED),
+        _ => return None,
+    })
+}
+
+/// What came of the rest.
+fn block(op: Op, wish: &Wish, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
+    let call = scene.call;
+    let told = |document: Document| document.reply(call, StatusCode::OK);
+    Some(match (op, outcome) {
+        (Op::DeleteBackup | Op::Detach | Op::ActSnapshot, BlockOutcome::Done) => bare(StatusCode::ACCEPTED),
         (Op::Backups | Op::BackupsDetail, BlockOutcome::Backups(page)) => {
             let shape = if op == Op::Backups { Shape::Short } else { Shape::Full };
             let items = page.items.iter().map(|backup| scene.backup(backup, shape)).collect();
@@ -101,8 +109,7 @@ fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
             Document::One(scene.restore(backup, volume)).reply(call, made(scene.version))
         }
         (Op::Types, BlockOutcome::Types(types)) => {
-            let part = listing::types(call).ok().flatten();
-            let (types, has_more) = part.map_or((&[][..], false), |part| part.of(types, |one| &one.id));
+            let (types, has_more) = wish.part.of(types, |one| &one.id);
             let last = types.last().map(|one| one.id.clone()).filter(|_| has_more);
             let items = types.iter().map(volume_type).collect();
             told(paged(scene, ("volume_types", "volume_type_links"), Vec::new(), items, last))
@@ -111,7 +118,7 @@ fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
         (Op::Zones, BlockOutcome::Zones(zones)) => told(availability(zones)),
         (Op::Limits, BlockOutcome::Quota { quota, usage, .. }) => told(limits(quota, usage)),
         (Op::Quota | Op::SetQuota, BlockOutcome::Quota { tenant, quota, usage }) => {
-            told(quota_set(&tenant.plain(), quota, wants_usage(call).then_some(usage)))
+            told(quota_set(&tenant.plain(), quota, wish.usage.then_some(usage)))
         }
         (Op::Servers | Op::ServersDetail, BlockOutcome::Servers(page)) => {
             let shape = if op == Op::Servers { Shape::Short } else { Shape::Full };
@@ -128,7 +135,7 @@ fn block(op: Op, scene: &Scene, outcome: &BlockOutcome) -> Option<Reply> {
             told(Document::One(scene.server(server, Shape::Full)))
         }
         (Op::Attachments, BlockOutcome::Attachments(attachments)) => {
-            let (attachments, _) = listing::Part::read(call).ok()?.of(attachments, |one| &one.device);
+            let (attachments, _) = wish.part.of(attachments, |one| &one.device);
             told(many("volumeAttachments", Vec::new(), attachments.iter().map(volume_attachment).collect()))
         }
         (Op::Attach | Op::Attachment, BlockOutcome::Attachment(attachment)) => {
@@ -194,13 +201,15 @@ fn many<'a>(name: &'static str, namespaces: Vec<Namespace>, items: Vec<Element<'
 }
 
 /// What an action on a volume is answered with.
-pub(super) fn acted(acted: Acted, call: &Call, outcome: &BlockOutcome) -> Option<Reply> {
+pub(super) fn acted(acted: Acted, call: &Call, outcome: &Outcome) -> Option<Reply> {
     let reply = match (acted, outcome) {
-        (Acted::Shown, BlockOutcome::Volume(told)) => {
+        (Acted::Shown, Outcome::Volume(told)) => {
             metadata(&BlockFields::of(&told.volume).image).reply(call, StatusCode::OK)
         }
-        (Acted::Done, BlockOutcome::Volume(_) | BlockOutcome::Done) => bare(StatusCode::OK),
-        (Acted::Begun, BlockOutcome::Volume(_) | BlockOutcome::Done) => bare(StatusCode::ACCEPTED),
+        (Acted::Done, Outcome::Volume(_)) => bare(StatusCode::OK),
+        (Acted::Begun, Outcome::Volume(_) | Outcome::Removed | Outcome::Block(BlockOutcome::Done)) => {
+            bare(StatusCode::ACCEPTED)
+        }
         _ => return None,
     };
     Some(versioned(Version::of(call.path), reply))
@@ -274,9 +283,4 @@ fn quota_set(tenant: &str, quota: &Quota, usage: Option<&Usage>) -> Document<'st
         }
     }
     Document::Made { json: json!({"quota_set": fields}), xml: node }
-}
-
-fn wants_usage(call: &Call) -> bool {
-    let value = query::pairs(call.query).find(|(name, _)| name == "usage").map(|(_, value)| value);
-    value.and_then(|word| flag_named(&word)).unwrap_or_default()
 }

@@ -87,7 +87,12 @@ fn worded(call: &Call, reason: &Reason) -> Option<String> {
             format!("{field} must be from {} to {} GB", least.gib_up().max(1), most.get() >> 30)
         }
         Reason::ReadOnly => "the volume may only be attached for reading: mode ro".to_owned(),
-        Reason::NoSuchVolume | Reason::NameTaken => return None,
+        Reason::NoSuchVolume
+        | Reason::NameTaken
+        | Reason::WrongOffset { .. }
+        | Reason::InconsistentLength
+        | Reason::TransferComplete
+        | Reason::LargerThan(_) => return None,
     })
 }
 
@@ -142,21 +147,38 @@ mod tests {
     #[test]
     fn a_reason_is_told_in_the_words_of_this_api_and_not_in_those_of_the_fault() {
         let id: VolumeId = "29b53979-c09d-4944-a170-5430aac864df".parse().unwrap();
-        let outside = Reason::SizeOutside { least: ByteCount::mib(512), most: ByteCount::mib(8 << 10) };
+        let outside = |least| Reason::SizeOutside { least, most: ByteCount::mib(8 << 10) };
         for (path, kind, reason, words) in [
+            (
+                "/volumes",
+                FaultKind::QuotaExceeded,
+                Reason::TooManyVolumes(7),
+                "VolumeLimitExceeded: Maximum number of volumes allowed (7) exceeded for quota 'volumes'",
+            ),
+            (
+                "/backups",
+                FaultKind::QuotaExceeded,
+                Reason::TooManyBackups(7),
+                "BackupLimitExceeded: Maximum number of backups allowed (7) exceeded",
+            ),
+            (
+                "/backups",
+                FaultKind::QuotaExceeded,
+                Reason::BackupBytes,
+                "VolumeBackupSizeExceedsAvailableQuota: Requested backup exceeds allowed Backup gigabytes quota",
+            ),
+            ("/volumes", FaultKind::Invalid, Reason::NoSuchZone("z".to_owned()), "Availability zone 'z' is invalid"),
             (
                 "/volumes",
                 FaultKind::NotFound,
                 Reason::NoSuchType { name: "t".to_owned(), known: Vec::new() },
                 "Volume type t could not be found.",
             ),
-            ("/volumes", FaultKind::Invalid, outside.clone(), "size must be from 1 to 8 GB"),
-            ("/volumes/x/action", FaultKind::Invalid, outside, "new_size must be from 1 to 8 GB"),
             (
-                "/volumes/x/action",
-                FaultKind::Invalid,
-                Reason::NotLarger(ByteCount::mib(2048)),
-                "New size for extend must be greater than current size (2 GB)",
+                "/volumes",
+                FaultKind::NotFound,
+                Reason::NoSuchImage(id),
+                "Image 29b53979-c09d-4944-a170-5430aac864df could not be found.",
             ),
             (
                 "/volumes",
@@ -165,10 +187,43 @@ mod tests {
                 "Image 29b53979-c09d-4944-a170-5430aac864df is unacceptable: it is not active",
             ),
             (
+                "/volumes",
+                FaultKind::Invalid,
+                Reason::SmallerThanImage(ByteCount::mib(1025)),
+                "Size of specified image 2 GB is larger than volume size",
+            ),
+            (
+                "/volumes",
+                FaultKind::NotFound,
+                Reason::NoSuchSnapshot(id),
+                "Snapshot 29b53979-c09d-4944-a170-5430aac864df could not be found.",
+            ),
+            ("/backups/x", FaultKind::NotFound, Reason::NoSuchBackup, "Backup could not be found."),
+            (
+                "/backups/x",
+                FaultKind::Conflict,
+                Reason::BackupNotAtRest,
+                "Invalid backup: Backup status must be available or error",
+            ),
+            (
                 "/backups/x/restore",
                 FaultKind::Conflict,
                 Reason::BackupNotWhole,
                 "Invalid backup: Backup status must be available",
+            ),
+            (
+                "/volumes/x/action",
+                FaultKind::Invalid,
+                Reason::NotLarger(ByteCount::mib(2048)),
+                "New size for extend must be greater than current size (2 GB)",
+            ),
+            ("/volumes", FaultKind::Invalid, outside(ByteCount::mib(1025)), "size must be from 2 to 8 GB"),
+            ("/volumes/x/action", FaultKind::Invalid, outside(ByteCount::ZERO), "new_size must be from 1 to 8 GB"),
+            (
+                "/volumes/x/action",
+                FaultKind::Invalid,
+                Reason::ReadOnly,
+                "the volume may only be attached for reading: mode ro",
             ),
         ] {
             let (path, headers) = (format!("/v2/e56a97501ac64da4af7c7a6f4ecb7426{path}"), HeaderMap::new());

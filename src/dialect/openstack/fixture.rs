@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::super::golden;
 use crate::domain::{
-    AttachedServer, Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockPatch,
-    BlockVolume, ByteCount, MetadataChange, NewBackup, NewVolume, Paged, Principal, Quota, Seen, TenantId, UnixTime,
-    Usage, UserId, Volume, VolumeAction, VolumeId, VolumeKind, VolumeState, VolumeType,
+    AttachedServer, Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockVolume,
+    ByteCount, Command, Digests, NewBackup, Outcome, Paged, Principal, Quota, TenantId, UnixTime, Usage, UserId,
+    Volume, VolumeId, VolumeKind, VolumeQuery, VolumeRef, VolumeSource, VolumeSpec, VolumeState, VolumeType,
 };
 
 /// The tenant of the document's samples.
@@ -15,6 +15,9 @@ const TENANT: &str = "e56a97501ac64da4af7c7a6f4ecb7426";
 
 /// The volume of the document that is attached and can be started from.
 const ATTACHED: &str = "29b53979-c09d-4944-a170-5430aac864df";
+
+/// A volume and a snapshot that have pairs of each kind.
+const LABELLED: &str = "6f6b9bd9-4c2f-4c0e-8d3a-5b7f0a4f7c11";
 
 /// Whose token came with a request.
 pub(in super::super) fn principal(is_admin: bool) -> Principal {
@@ -26,44 +29,58 @@ pub(in super::super) fn principal(is_admin: bool) -> Principal {
     }
 }
 
-pub(in super::super) fn outcome(command: &BlockCommand) -> BlockOutcome {
-    match command {
-        BlockCommand::Volumes(query) => {
-            let items = vec![blank(), attached(), copied()];
-            BlockOutcome::Volumes(Paged { items, has_more: query.limit == Some(3) })
-        }
-        BlockCommand::Volume(id) if id.to_string() == ATTACHED => volume(attached()),
-        BlockCommand::Volume(id) => volume(plain(*id)),
-        BlockCommand::CreateVolume(new) => volume(created(new)),
-        BlockCommand::UpdateVolume { id, patch } => volume(changed_by(patch, &plain(*id))),
-        BlockCommand::Act { id, action: VolumeAction::SetImageMetadata(pairs) } => {
-            let image = BlockFields { image: pairs.clone(), ..BlockFields::default() };
-            volume(with(Volume::clone(&plain(*id).volume), &image))
-        }
-        BlockCommand::Snapshots(query) => {
-            let items = vec![
-                snapshot("0500944b-1179-4b1c-9f31-b3f0da8e669c", "2013-01-30T16:44:13Z"),
-                snapshot("e45fed49-801d-4a61-8927-5c8005a1c584", "2013-01-30T16:41:58Z"),
-            ];
-            BlockOutcome::Volumes(Paged { items, has_more: query.limit == Some(2) })
-        }
-        BlockCommand::Snapshot(id) => volume(snapshot(&id.to_string(), "2013-01-30T17:37:06Z")),
-        BlockCommand::CreateSnapshot { volume: source, name, description, metadata, .. } => {
-            let made = snapshot("64f0946c-2863-4392-afe3-94f3f600f5e8", "2013-01-30T19:15:22.014Z");
-            let made = Volume {
-                source: Some(source.to_string()),
-                name: name.clone().unwrap_or_default(),
-                meta: metadata.clone(),
-                state: VolumeState::CloningTarget,
-                ..Volume::clone(&made.volume)
+/// Of a command on volumes or snapshots, where it is of this dialect.
+pub(in super::super) fn told(command: &Command) -> Option<Outcome> {
+    let told = match command {
+        Command::List(VolumeQuery::Attached { kind, query }) => {
+            let items = match kind {
+                VolumeKind::Snapshot => vec![
+                    snapshot("0500944b-1179-4b1c-9f31-b3f0da8e669c", "2013-01-30T16:44:13Z"),
+                    snapshot("e45fed49-801d-4a61-8927-5c8005a1c584", "2013-01-30T16:41:58Z"),
+                ],
+                VolumeKind::Drive | VolumeKind::Tree => vec![blank(), attached(), copied()],
             };
-            let fields = BlockFields { description: description.clone(), ..BlockFields::default() };
-            volume(with(made, &fields))
+            let has_more = query.limit.is_some_and(|limit| limit as usize == items.len());
+            return Some(Outcome::Page(Paged { items, has_more }));
         }
-        BlockCommand::UpdateSnapshot { id, patch } => {
-            volume(changed_by(patch, &snapshot(&id.to_string(), "2013-01-30T17:37:06Z")))
+        Command::Show(volume) => shown(volume)?,
+        Command::Change { volume, patch } => {
+            let mut volume = Volume::clone(&shown(volume)?.volume);
+            // A pair that is to go need not be there.
+            let _ = patch.clone().apply(&mut volume);
+            volume.into()
         }
-        BlockCommand::Metadata { change, .. } => BlockOutcome::Metadata(changed(change)),
+        Command::Create(specs) => {
+            let [VolumeSpec { block: Some(_), .. }] = &specs[..] else { return None };
+            return Some(Outcome::Created(vec![created(&specs[0], None)]));
+        }
+        Command::CreateFrom { source, spec } => return Some(Outcome::Created(vec![created(spec, Some(source))])),
+        Command::Block(command) => return Some(Outcome::Block(outcome(command))),
+        _ => return None,
+    };
+    Some(Outcome::Volume(Box::new(told)))
+}
+
+/// A volume or snapshot that requests of this dialect are about.
+fn shown(volume: &VolumeRef) -> Option<BlockVolume> {
+    let (id, told) = match volume {
+        VolumeRef::Drive(id) if *id == golden::drive().id => return None,
+        VolumeRef::Drive(id) if id.to_string() == ATTACHED => (id, attached()),
+        VolumeRef::Drive(id) => (id, plain(*id)),
+        VolumeRef::Snapshot(id) => (id, snapshot(&id.to_string(), "2013-01-30T17:37:06Z")),
+        VolumeRef::Any(_) | VolumeRef::Tree(_) => return None,
+    };
+    if id.to_string() != LABELLED {
+        return Some(told);
+    }
+    let image = map(json!({"image_name": "precise-server-cloudimg-i386"}));
+    let meta = map(json!({"k": "v", "type": "gold"}));
+    let fields = BlockFields { image, ..BlockFields::default() };
+    Some(with(Volume { meta, ..Volume::clone(&told.volume) }, &fields))
+}
+
+fn outcome(command: &BlockCommand) -> BlockOutcome {
+    match command {
         BlockCommand::Backups(query) => {
             let items = vec![backup(1, "2013-01-31T12:43:30Z"), backup(2, "2013-01-31T12:44:32Z")];
             BlockOutcome::Backups(Paged { items, has_more: query.limit == Some(2) })
@@ -112,11 +129,9 @@ pub(in super::super) fn outcome(command: &BlockCommand) -> BlockOutcome {
             description: Some("files of the node's disk".to_owned()),
         }]),
         BlockCommand::Zones => BlockOutcome::Zones(vec!["nova".to_owned(), "az2".to_owned()]),
-        BlockCommand::DeleteVolume { .. }
+        BlockCommand::Extend { .. }
         | BlockCommand::Act { .. }
-        | BlockCommand::ResetBackup { .. }
-        | BlockCommand::DeleteSnapshot { .. }
-        | BlockCommand::ResetSnapshot { .. }
+        | BlockCommand::Reset { .. }
         | BlockCommand::DeleteBackup(_)
         | BlockCommand::Detach { .. } => BlockOutcome::Done,
     }
@@ -161,7 +176,7 @@ pub(super) fn backup(number: u64, created: &str) -> Backup {
 pub(super) fn snapshot(id: &str, created: &str) -> BlockVolume {
     let drive = drive(id.parse().unwrap(), 1, VolumeState::Available, created);
     let source = Some("64f5d2fb-d836-4063-b7e2-544d5c1ff607".to_owned());
-    BlockVolume { volume: Seen::new(Volume { kind: VolumeKind::Snapshot, source, ..drive }), attachment: None }
+    Volume { kind: VolumeKind::Snapshot, source, ..drive }.into()
 }
 
 pub(super) fn attachment(volume: VolumeId, server: &str, device: &str) -> Attachment {
@@ -175,10 +190,6 @@ pub(super) fn attachment(volume: VolumeId, server: &str, device: &str) -> Attach
     }
 }
 
-fn volume(told: BlockVolume) -> BlockOutcome {
-    BlockOutcome::Volume(Box::new(told))
-}
-
 fn drive(id: VolumeId, size: u32, state: VolumeState, created: &str) -> Volume {
     Volume {
         id,
@@ -189,7 +200,7 @@ fn drive(id: VolumeId, size: u32, state: VolumeState, created: &str) -> Volume {
         state,
         created: at(created),
         updated: at(created),
-        sha256: None,
+        digests: Digests::NONE,
         meta: Map::new(),
         attributes: Map::new(),
         ..golden::drive()
@@ -198,7 +209,7 @@ fn drive(id: VolumeId, size: u32, state: VolumeState, created: &str) -> Volume {
 
 fn with(mut volume: Volume, fields: &BlockFields) -> BlockVolume {
     fields.put(&mut volume.attributes);
-    BlockVolume { volume: Seen::new(volume), attachment: None }
+    volume.into()
 }
 
 fn blank() -> BlockVolume {
@@ -217,50 +228,28 @@ fn plain(id: VolumeId) -> BlockVolume {
     with(drive(id, 1, VolumeState::Available, "2013-01-17T11:39:56Z"), &BlockFields::default())
 }
 
-fn created(new: &NewVolume) -> BlockVolume {
-    let id = "b6f6b5fb-ba09-44c9-a263-b4acbdbf1d38".parse().unwrap();
-    let mut drive = drive(id, 1, VolumeState::Creating, "2013-01-30T13:38:50.411Z");
-    drive.size = new.size.unwrap_or(drive.size);
-    drive.name = new.name.clone().unwrap_or_default();
-    drive.meta.clone_from(&new.metadata);
-    let image = new.image.iter().map(|id| ("image_id".to_owned(), Value::from(id.to_string())));
-    let fields = BlockFields {
-        description: new.description.clone(),
-        zone: new.zone.clone(),
-        volume_type: new.volume_type.clone(),
-        user: Some("360cdc8902e04d4482ab653082b5b5e4".to_owned()),
-        snapshot: new.snapshot.map(|id| id.to_string()),
-        volume: new.volume.map(|id| id.to_string()),
-        image: image.collect(),
-        bootable: new.image.is_some(),
-        ..BlockFields::default()
+fn created(spec: &VolumeSpec, source: Option<&VolumeSource>) -> Volume {
+    let wish = spec.block.clone().unwrap_or_default();
+    let mut fields = BlockFields { user: Some("360cdc8902e04d4482ab653082b5b5e4".to_owned()), ..wish };
+    let mut made = if spec.kind == VolumeKind::Snapshot {
+        let made = snapshot("64f0946c-2863-4392-afe3-94f3f600f5e8", "2013-01-30T19:15:22.014Z");
+        Volume { state: VolumeState::CloningTarget, ..Volume::clone(&made.volume) }
+    } else {
+        let id = "b6f6b5fb-ba09-44c9-a263-b4acbdbf1d38".parse().unwrap();
+        drive(id, 1, VolumeState::Creating, "2013-01-30T13:38:50.411Z")
     };
-    with(drive, &fields)
-}
-
-fn changed_by(patch: &BlockPatch, told: &BlockVolume) -> BlockVolume {
-    let mut volume = Volume::clone(&told.volume);
-    if let Some(name) = &patch.name {
-        volume.name = name.clone().unwrap_or_default();
-    }
-    if let Some(metadata) = &patch.metadata {
-        volume.meta.clone_from(metadata);
-    }
-    let description = patch.description.clone().flatten();
-    with(volume, &BlockFields { description, ..BlockFields::default() })
-}
-
-fn changed(change: &MetadataChange) -> Map<String, Value> {
-    let mut pairs = map(json!({"k": "v", "type": "gold"}));
-    match change {
-        MetadataChange::Read => {}
-        MetadataChange::Merge(more) => pairs.extend(more.clone()),
-        MetadataChange::Replace(all) => pairs.clone_from(all),
-        MetadataChange::Remove(key) => {
-            pairs.remove(key);
+    match source {
+        Some(VolumeSource::Drive { id, .. }) if spec.kind == VolumeKind::Snapshot => made.source = Some(id.to_string()),
+        Some(VolumeSource::Drive { id, .. }) => fields.volume = Some(id.to_string()),
+        Some(VolumeSource::Snapshot(id)) => (fields.snapshot, made.size) = (Some(id.to_string()), gib(9)),
+        Some(VolumeSource::Image { id, .. }) => {
+            fields.image = map(json!({"image_id": id.to_string()}));
+            fields.bootable = true;
         }
+        None => {}
     }
-    pairs
+    fields.put(&mut made.attributes);
+    Volume { name: spec.name.clone(), meta: spec.meta.clone(), size: spec.size.unwrap_or(made.size), ..made }
 }
 
 fn named(which: BackupRef) -> Backup {

@@ -135,25 +135,39 @@ pub(super) fn decode(op: Op, call: &Call) -> Result<BlockQuery, Fault> {
 }
 
 /// The part of a list that is known whole: of few things, which the server's own settings or one server bound.
+#[derive(Debug)]
 pub(super) struct Part {
     limit: usize,
     offset: usize,
     marker: Option<String>,
 }
 
+/// The first page.
+impl Default for Part {
+    fn default() -> Self {
+        Self { limit: PAGE as usize, offset: 0, marker: None }
+    }
+}
+
 impl Part {
     /// That which a query asks for.
     pub(super) fn read(call: &Call) -> Result<Self, Fault> {
-        let mut part = Self { limit: PAGE as usize, offset: 0, marker: None };
+        let mut part = Self::default();
         for (name, value) in query::pairs(call.query) {
-            match name.as_str() {
-                "limit" => part.limit = limit_named(&value)? as usize,
-                "offset" => part.offset = usize::try_from(number::<u64>(&name, &value)?).unwrap_or(usize::MAX),
-                "marker" => part.marker = Some(value).filter(|marker| !marker.is_empty()),
-                _ => {}
-            }
+            part.take(&name, &value)?;
         }
         Ok(part)
+    }
+
+    /// Heeds one parameter, if it is of a part.
+    fn take(&mut self, name: &str, value: &str) -> Result<(), Fault> {
+        match name {
+            "limit" => self.limit = limit_named(value)? as usize,
+            "offset" => self.offset = usize::try_from(number::<u64>(name, value)?).unwrap_or(usize::MAX),
+            "marker" => self.marker = Some(value.to_owned()).filter(|marker| !marker.is_empty()),
+            _ => {}
+        }
+        Ok(())
     }
 
     /// These things of the list, and whether more follow them. Behind a marker that is none of them there is nothing.
@@ -168,18 +182,22 @@ impl Part {
 }
 
 /// Which part of the list of types, all of which are public; none when others are asked for.
-pub(super) fn types(call: &Call) -> Result<Option<Part>, Fault> {
-    let mut is_void = false;
+pub(super) fn types(call: &Call) -> Result<Part, Fault> {
+    let (mut part, mut is_void) = (Part::default(), false);
     for (name, value) in query::pairs(call.query) {
         match (name.as_str(), value.as_str()) {
             // Of everybody's types.
             ("is_public", "None" | "none" | "") => {}
             ("is_public", value) => is_void = !flag(&name, value)?,
             ("all_tenants", value) => drop(flag(&name, value)?),
-            _ => {}
+            (name, value) => part.take(name, value)?,
         }
     }
-    Ok(Some(Part::read(call)?).filter(|_| !is_void))
+    if is_void {
+        // Behind the end, where nothing follows.
+        part.offset = usize::MAX;
+    }
+    Ok(part)
 }
 
 /// Whose limits are asked for, when that is said.

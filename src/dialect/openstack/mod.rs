@@ -30,9 +30,10 @@ use super::{
     Operation, Places, Reply, Route, Side, Work, keystone, lies_in,
 };
 use crate::domain::{Fault, Outcome, Principal};
+use listing::Part;
 
 #[cfg(test)]
-pub(super) use fixture::{outcome as fixture_outcome, principal as fixture_principal};
+pub(super) use fixture::{principal as fixture_principal, told as fixture_outcome};
 
 pub(super) static DIALECT: Dialect = Dialect {
     name: "openstack",
@@ -120,8 +121,8 @@ impl Operation for OpenOp {
 }
 
 impl OpenOperation for OpenOp {
-    fn decode(&self, _: &Call, _: &[u8]) -> Result<Anonymous, Fault> {
-        Ok(Anonymous::Discover)
+    fn decode(&'static self, _: &Call, _: &[u8]) -> Result<(Anonymous, Answer), Fault> {
+        Ok((Anonymous::Discover, Answer::of(self)))
     }
 }
 
@@ -144,20 +145,57 @@ impl Operation for Op {
     }
 
     fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
-        encode::encode(*self, call, outcome, places)
+        Asked { op: *self, wish: Wish::default() }.encode(call, outcome, places)
     }
 }
 
 impl KnownOperation for Op {
     fn decode(&'static self, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
-        let (work, acted) = decode::decode(*self, call, caller, body)?;
-        Ok((work, acted.map_or(Answer(self), |acted| Answer(acted))))
+        let (work, manner) = decode::decode(*self, call, caller, body)?;
+        let answer = match manner {
+            Manner::Usual => Answer::of(self),
+            Manner::Acted(acted) => Answer::of(acted),
+            Manner::Asked(wish) => Answer::asked(Asked { op: *self, wish }),
+        };
+        Ok((work, answer))
+    }
+}
+
+/// How a request is to be answered.
+#[derive(Debug)]
+enum Manner {
+    /// As its operation always is.
+    Usual,
+    /// As its body says.
+    Acted(&'static Acted),
+    /// As its query says.
+    Asked(Wish),
+}
+
+/// What a query says of the reply.
+#[derive(Debug, Default)]
+struct Wish {
+    /// Which part of a list that is known whole.
+    part: Part,
+    /// With a quota, what is used of it.
+    usage: bool,
+}
+
+/// An operation with what the query says of its reply.
+#[derive(Debug)]
+struct Asked {
+    op: Op,
+    wish: Wish,
+}
+
+impl Operation for Asked {
+    fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        encode::encode(self.op, &self.wish, call, outcome, places)
     }
 }
 
 impl Operation for Acted {
     fn encode(&self, call: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
-        let Outcome::Block(outcome) = outcome else { return None };
         encode::acted(*self, call, outcome)
     }
 }
@@ -369,7 +407,7 @@ static ROUTES: &[Route] = routes! {
 
 const fn open(op: &'static OpenOp, summary: &'static str) -> Endpoint {
     let entry = Entry::Anonymous(ForAnyone { body: None, op });
-    Endpoint { method: Method::GET, side: Side::Control, summary, entry }
+    Endpoint { method: Method::GET, media: None, side: Side::Control, summary, entry }
 }
 
 const fn read(op: &'static Op, summary: &'static str) -> Endpoint {
@@ -386,5 +424,5 @@ const fn remove(op: &'static Op, summary: &'static str) -> Endpoint {
 
 const fn known(method: Method, op: &'static Op, body: Option<usize>, summary: &'static str) -> Endpoint {
     let entry = Entry::Known(ForKnown { guard: Guard::Token, body, op });
-    Endpoint { method, side: Side::Control, summary, entry }
+    Endpoint { method, media: None, side: Side::Control, summary, entry }
 }

@@ -10,8 +10,7 @@ use super::view::Document;
 use super::xml::{self, Node};
 use super::{DIALECT, Format, Version, fixture, has_path, objects, request_id_fields, without_suffix};
 use crate::domain::{
-    BlockFields, BlockVolume, ByteCount, Command, Fault, FaultKind, Outcome, Seen, TenantId, UnixTime, Volume,
-    VolumeState,
+    BlockFields, BlockVolume, ByteCount, Command, Fault, FaultKind, Seen, TenantId, UnixTime, Volume, VolumeState,
 };
 
 const TENANT: &str = "e56a97501ac64da4af7c7a6f4ecb7426";
@@ -59,8 +58,8 @@ fn a_tenant_is_the_callers_own_unless_they_administrate() {
         let target = target(tenant);
         Sent { target: &target, is_admin, ..Sent::default() }.work()
     };
-    assert!(matches!(work(TENANT, false), Some(Work::Control(Command::Block(_)))));
-    assert!(matches!(work(TENANT, true), Some(Work::Control(Command::Block(_)))));
+    assert!(matches!(work(TENANT, false), Some(Work::Control(Command::List(_)))));
+    assert!(matches!(work(TENANT, true), Some(Work::Control(Command::List(_)))));
     assert_eq!(work(other, false), None);
     let Some(Work::Control(Command::In { tenant, .. })) = work(other, true) else { panic!("not in the other") };
     assert_eq!(Some(tenant), TenantId::from_plain(other));
@@ -233,9 +232,12 @@ proptest! {
         let headers = [(header::CONTENT_TYPE, media_type)];
         let sent = Sent { method: &method, target: &target, headers: &headers, body: &body, is_admin };
         let refusal = sent.reach(|call, decoded| match decoded {
-            Ok((Intent::Work(_, Work::Control(Command::Block(command))), answer)) => {
-                let outcome = Outcome::Block(fixture::outcome(&command));
-                Some(answer.encode(call, &outcome, &golden::relative_places()).unwrap().status())
+            Ok((Intent::Work(_, Work::Control(command)), answer)) => {
+                let reply = match golden::outcome(&command) {
+                    Ok(outcome) => answer.encode(call, &outcome, &golden::relative_places()).unwrap(),
+                    Err(fault) => DIALECT.fault(call, &fault, &golden::relative_places()),
+                };
+                Some(reply.status())
             }
             Ok(_) => None,
             Err(fault) => Some(DIALECT.fault(call, &fault, &golden::relative_places()).status()),

@@ -214,10 +214,10 @@ fn unescaped(text: &str) -> Result<String, XmlError> {
         return Err(XmlError::Malformed(0));
     }
     let plain = |text: &str| text.replace("\r\n", " ").replace(['\t', '\n', '\r'], " ");
-    let mut pieces = text.split('&');
-    let mut out = plain(pieces.next().unwrap_or_default());
-    for piece in pieces {
-        let (name, rest) = piece.split_once(';').ok_or(XmlError::Entity)?;
+    let mut parts = text.split('&');
+    let mut out = plain(parts.next().unwrap_or_default());
+    for part in parts {
+        let (name, rest) = part.split_once(';').ok_or(XmlError::Entity)?;
         out.push(referred(name)?);
         out.push_str(&plain(rest));
     }

@@ -6,6 +6,8 @@
 //! # Invariants
 //! - While little is left, or the file is gone, what only adds is refused ([`Ballast::admit`]); what removes, ends
 //!   or tells a state is carried out. The file comes back as soon as there is room for it.
+//! - What is given up is the database's alone: while the file is gone, a [`Shortage`] has those refused who write bytes
+//!   of volumes. Else what fills the disk would take it within a moment.
 //!
 //! Everything here may block, for about as long as `SQLite`'s own writes.
 
@@ -15,7 +17,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
@@ -23,7 +24,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::domain::ByteCount;
+use crate::domain::{ByteCount, Shortage};
 
 /// With less than this part of the ballast's size free, the disk counts as full.
 const FULL_PART: u64 = 4;
@@ -46,7 +47,8 @@ struct Held {
     probe: CString,
     /// One at a time takes the space again, or tries for room.
     turn: Mutex<()>,
-    is_out: AtomicBool,
+    /// On while the space is given up.
+    shortage: Shortage,
 }
 
 impl Ballast {
@@ -68,11 +70,12 @@ impl Ballast {
             name: CString::new(name.as_bytes())?,
             probe: CString::new([name.as_bytes(), b".probe"].concat())?,
             turn: Mutex::default(),
-            is_out: AtomicBool::new(true),
+            shortage: Shortage::default(),
         };
+        held.shortage.set(true);
         held.remove(&held.probe)?;
         if held.size > 0 && held.taken().is_some_and(|taken| taken >= held.size) {
-            held.is_out.store(false, Ordering::Release);
+            held.shortage.set(false);
         } else {
             held.remove(&held.name)?;
         }
@@ -82,7 +85,7 @@ impl Ballast {
         let ballast = Self(Some(Arc::new(held)));
         ballast.make_room();
         let _ = ballast.take_back();
-        if ballast.is_full() {
+        if ballast.is_refused() {
             // The database cannot be opened without room.
             ballast.give_up();
         }
@@ -94,9 +97,14 @@ impl Ballast {
         self.0.is_some()
     }
 
+    /// What is on while the space is given up; never where none is kept.
+    pub fn shortage(&self) -> Shortage {
+        self.0.as_ref().map(|held| held.shortage.clone()).unwrap_or_default()
+    }
+
     /// Whether the space is given up.
-    pub fn is_out(&self) -> bool {
-        self.0.as_ref().is_some_and(|held| held.is_out.load(Ordering::Acquire))
+    pub(super) fn is_out(&self) -> bool {
+        self.0.as_ref().is_some_and(|held| held.shortage.is_on())
     }
 
     /// Whether what only adds may be written.
@@ -117,20 +125,23 @@ impl Ballast {
     /// Gives the space up; whether there was any. Takes no lock and allocates nothing: the handler of a signal does it.
     pub(super) fn give_up(&self) -> bool {
         let Some(held) = &self.0 else { return false };
-        // The file first: who takes the space again looks for it last.
+        // Before, so that nobody else has what becomes free; and after, since who takes the space again turns this off
+        // and looks for the file last.
+        held.shortage.set(true);
+        held.shortage.note();
         let was_there = unlinkat(&held.folder, held.name.as_c_str(), AtFlags::empty()).is_ok();
-        held.is_out.store(true, Ordering::Release);
+        held.shortage.set(true);
         was_there
     }
 
     /// Takes the space again if it is given up and there is room for it.
     fn take_back(&self) -> io::Result<()> {
         let Some(held) = &self.0 else { return Ok(()) };
-        if !held.is_out.load(Ordering::Acquire) {
+        if !held.shortage.is_on() {
             return Ok(());
         }
         let _turn = held.turn();
-        if !held.is_out.load(Ordering::Acquire) {
+        if !held.shortage.is_on() {
             return Ok(());
         }
         if held.free()? < held.size + held.size / FULL_PART {
@@ -146,10 +157,10 @@ impl Ballast {
             let _ = held.remove(&held.name);
             return Err(error);
         }
-        held.is_out.store(false, Ordering::Release);
+        held.shortage.set(false);
         if held.taken().is_none() {
             // Given up between the two.
-            held.is_out.store(true, Ordering::Release);
+            held.shortage.set(true);
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
@@ -166,14 +177,35 @@ impl Ballast {
         }
     }
 
-    /// Whether the file system refuses so much to whom it belongs that it counts as full: a quota of it shows nowhere
-    /// else, and `SQLite` tells it as an error of the disk.
+    /// Whether the file system refuses so much to whom it belongs that it counts as full, or did so a moment ago: a
+    /// quota of it shows nowhere else, and `SQLite` tells it as an error of the disk. By the time that is looked at,
+    /// another upload may have given back what it had taken.
     pub(super) fn is_full(&self) -> bool {
+        let Some(held) = &self.0 else { return false };
+        held.shortage.is_on() || held.shortage.is_recent() || self.is_refused()
+    }
+
+    /// Whether the file system takes no writes any more, as one does that has met an error of its disk.
+    pub(super) fn is_read_only(&self) -> bool {
+        let Some(held) = &self.0 else { return false };
+        let _turn = held.turn();
+        // Its flags do not say so after an error.
+        let tried = held.file(&held.probe, OFlags::CREATE);
+        let _ = held.remove(&held.probe);
+        tried.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+
+    /// Whether the file system refuses so much now.
+    fn is_refused(&self) -> bool {
         let Some(held) = &self.0 else { return false };
         let _turn = held.turn();
         let tried = held.file(&held.probe, OFlags::CREATE).and_then(|file| allocate(&file, 0, held.size / FULL_PART));
         let _ = held.remove(&held.probe);
-        tried.is_err_and(|error| is_full(&error))
+        let is_full = tried.is_err_and(|error| is_full(&error));
+        if is_full {
+            held.shortage.note();
+        }
+        is_full
     }
 }
 
@@ -255,11 +287,31 @@ mod tests {
         assert!(ballast.is_out() && blocks(&dir) == 0);
         ballast.check().unwrap();
         assert!(!ballast.is_out() && blocks(&dir) >= 1 << 20);
-        assert!(!ballast.is_full());
         drop(ballast);
         assert!(!kept(&dir).is_out(), "of the process before");
         Ballast::open(&dir.path().join("ballast"), ByteCount::ZERO).unwrap().check().unwrap();
         assert!(!dir.path().join("ballast").exists());
+    }
+
+    #[test]
+    fn who_writes_bytes_is_refused_from_before_the_space_is_given_up_until_it_is_back() {
+        assert!(!Ballast::none().shortage().is_on());
+        let dir = tempfile::tempdir().unwrap();
+        let ballast = kept(&dir);
+        let shortage = ballast.shortage();
+        assert!(!shortage.is_on() && !ballast.is_full());
+        ballast.give_up();
+        assert!(shortage.is_on() && ballast.is_full());
+        ballast.give_up();
+        assert!(shortage.is_on(), "also when there was nothing to give up");
+        ballast.admit().unwrap();
+        assert!(!shortage.is_on() && ballast.is_full(), "an error that is told late is of that shortage");
+        drop(ballast);
+        assert!(!kept(&dir).shortage().is_on(), "of the process before");
+        // More than there is.
+        let large = ByteCount::new(1 << 50).unwrap();
+        let ballast = Ballast::open(&dir.path().join("large"), large).unwrap();
+        assert!(ballast.shortage().is_on() && ballast.check().is_err());
     }
 
     #[test]

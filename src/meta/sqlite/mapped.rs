@@ -4,7 +4,7 @@
 //! `SQLite` shares the index of its log through a mapped file (`-shm`). Btrfs takes room for a page anew whenever it
 //! becomes dirty, also where it writes in place; where a quota refuses that, the write to memory is a SIGBUS, which
 //! ends the process. Here the write is made again until there is room, for which the space that is kept for removing is
-//! given up if it takes long.
+//! given up if it takes long: nobody else has that (see [`crate::domain::Shortage`]).
 //!
 //! # Invariants
 //! - The handler allocates nothing, takes no lock, and makes only calls that a handler may make (`signal-safety(7)`).

@@ -176,10 +176,11 @@ impl Database {
 
     /// Notes an error of the disk. A quota of the file system is told as a full disk, which `SQLite` does not.
     pub(super) fn refused(&self, error: MetaError) -> MetaError {
-        if matches!(error, MetaError::Database(_) | MetaError::DiskFull) {
+        if matches!(error, MetaError::Database(_) | MetaError::DiskFull | MetaError::ReadOnly) {
             self.has_refused.store(true, Ordering::Release);
         }
         match error {
+            MetaError::Database(_) if self.ballast.is_read_only() => MetaError::ReadOnly,
             MetaError::Database(_) if self.ballast.is_full() => MetaError::DiskFull,
             other => other,
         }
@@ -209,6 +210,7 @@ impl Database {
 pub(super) enum Refusal {
     Busy,
     Full,
+    ReadOnly,
     Other,
 }
 
@@ -216,10 +218,12 @@ impl Refusal {
     pub(super) fn of(refusal: &dyn DatabaseError) -> Self {
         /// The primary result codes that mean something to a caller (<https://www.sqlite.org/rescode.html>).
         const BUSY: u32 = 5;
+        const READONLY: u32 = 8;
         const FULL: u32 = 13;
         // The low byte of an extended code is the primary code.
         match refusal.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff) {
             Some(BUSY) => Self::Busy,
+            Some(READONLY) => Self::ReadOnly,
             Some(FULL) => Self::Full,
             _ => Self::Other,
         }
@@ -228,7 +232,11 @@ impl Refusal {
 
 /// Why nothing can be added.
 fn no_room(error: io::Error) -> MetaError {
-    if ballast::is_full(&error) { MetaError::DiskFull } else { MetaError::File(Arc::new(error)) }
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => MetaError::ReadOnly,
+        _ if ballast::is_full(&error) => MetaError::DiskFull,
+        _ => MetaError::File(Arc::new(error)),
+    }
 }
 
 /// Makes the file with mode 0600 before `SQLite` would with the umask's. Its `-wal` and `-shm` files take its mode.
@@ -284,6 +292,9 @@ pub(super) fn migrations() -> Migrator {
         ("contents", include_str!("migrations/0010_contents.sql")),
         ("states", include_str!("migrations/0011_states.sql")),
         ("asked", include_str!("migrations/0012_asked.sql")),
+        ("transfers", include_str!("migrations/0013_transfers.sql")),
+        ("blake3", include_str!("migrations/0014_blake3.sql")),
+        ("metadata", include_str!("migrations/0015_metadata.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -296,9 +307,11 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-    use crate::domain::{BlockQuery, ByteCount, Fault, FaultKind, TenantId, UnixTime, Volume, VolumeKind, VolumeState};
-    use crate::meta::testing::{drive, scene};
-    use crate::meta::{Batch, Meta, Owner, Vacancy};
+    use crate::domain::{
+        BlockQuery, ByteCount, Fault, FaultKind, TenantId, TransferState, UnixTime, Volume, VolumeKind, VolumeState,
+    };
+    use crate::meta::testing::{drive, scene, transfer_of};
+    use crate::meta::{Batch, JobKind, Meta, NewJob, Owner, TransferStep, Vacancy};
 
     #[tokio::test]
     async fn the_database_files_are_readable_by_their_owner_only() {
@@ -342,7 +355,10 @@ mod tests {
     async fn on_a_full_disk_what_removes_is_written_with_the_space_that_is_kept_for_it_and_nothing_else_is() {
         let scene = scene().await;
         let (first, second) = (drive(scene.tenant, 1), drive(scene.tenant, 1));
-        scene.meta.insert_volumes(vec![first.clone(), second.clone()], vec![]).await.unwrap();
+        let transfer = transfer_of(&second);
+        let insert = vec![first.clone(), second.clone()];
+        let begin = Some(transfer.clone());
+        scene.meta.apply(Batch { insert, begin, ..Batch::default() }).await.unwrap();
         let kept = scene.path.with_extension("ballast");
         // Larger than what is free, so that the disk counts as full; it was taken when there was more.
         let all = ByteCount::new(1 << 50).unwrap();
@@ -360,6 +376,16 @@ mod tests {
         let state = VolumeState::Deleting;
         meta.update(Volume { state, ..first.clone() }).await.unwrap();
         meta.remove_volume(first.id).await.unwrap();
+        // The end of a transfer makes its drive, which enqueues a job.
+        let (from, to, now) = (TransferState::Open, TransferState::Done, UnixTime(5));
+        let step = Some(TransferStep::new(transfer.id, from, to, now));
+        let enqueue = vec![NewJob::new(JobKind::Seal, second.id, UnixTime(5))];
+        let open = Batch { begin: Some(transfer_of(&second)), ..Batch::default() };
+        assert!(matches!(meta.apply(open).await, Err(MetaError::DiskFull)));
+        let insert = vec![drive(scene.tenant, 1)];
+        let adding = Batch { step: step.clone(), insert, ..Batch::default() };
+        assert!(matches!(meta.apply(adding).await, Err(MetaError::DiskFull)));
+        meta.apply(Batch { step, enqueue, ..Batch::default() }).await.unwrap();
         // Both in one group.
         let batch = Batch { remove: vec![second.id], ..Batch::default() };
         let adding = Batch { insert: vec![drive(scene.tenant, 1)], ..Batch::default() };
@@ -388,6 +414,8 @@ mod tests {
             (4, "drive", r#"{"image": "public"}"#, r#"{"block": {"zone": "az2"}}"#),
             (5, "tree", r#"{"image": "private"}"#, r#"{"hpc_ai": {"region": "r", "volume_type": "t", "user": "u"}}"#),
             (6, "drive", "{}", r#"{"hpc_ai": {"region": "r", "volume_type": "t"}}"#),
+            (7, "drive", "{}", r#"{"hpc_ai": {"region": "r", "user": "u"}}"#),
+            (8, "drive", "{}", r#"{"hpc_ai": {"volume_type": "t", "user": "u"}}"#),
         ] {
             sqlx::query(
                 "INSERT INTO volumes (id, tenant, name, media, size, charged, state, generation, revision, created, \
@@ -412,7 +440,7 @@ mod tests {
         let query = BlockQuery { zone: Some("az2".to_owned()), ..BlockQuery::default() };
         let listed = meta.block_volumes(Owner::Tenant(tenant), VolumeKind::Drive, &query).await.unwrap();
         assert_eq!(numbers(listed.items.iter().map(|told| Volume::clone(&told.volume)).collect()), [4, 2]);
-        for (number, is_taken) in [(2, false), (5, true), (6, false)] {
+        for (number, is_taken) in [(2, false), (5, true), (6, false), (7, false), (8, false)] {
             let vacant = vec![Vacancy { tenant, name: format!("name {number}") }];
             let outcome = meta.apply(Batch { vacant, ..Batch::default() }).await;
             assert_eq!(matches!(outcome, Err(MetaError::Duplicate)), is_taken, "{number}: {outcome:?}");

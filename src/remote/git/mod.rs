@@ -36,7 +36,7 @@ use self::session::Session;
 use super::error::RemoteError;
 use super::{Remote, Repository};
 
-/// The interval at which `stop` is called while nothing comes.
+/// The interval at which `go_on` is called while nothing comes.
 const TICK: Duration = Duration::from_millis(250);
 
 impl Remote {
@@ -44,7 +44,7 @@ impl Remote {
     /// files (0644 or 0755) and symbolic links, with the time of the commit. On an error the stream has no end marker.
     ///
     /// `scratch` is an empty private directory, which the caller removes; see [`super::Policy::max_bytes`] for its
-    /// size. `stop` is called repeatedly.
+    /// size. `go_on` is called repeatedly, and ends the fetch with its error.
     ///
     /// # Panics
     /// On a thread outside a Tokio runtime, or that drives one: call it in `spawn_blocking`.
@@ -53,10 +53,10 @@ impl Remote {
         repository: &Repository,
         scratch: &Path,
         out: impl Write,
-        stop: &(dyn Fn() -> bool + Sync),
+        go_on: &(dyn Fn() -> Result<(), RemoteError> + Sync),
     ) -> Result<(), RemoteError> {
         let time = self.policy.time;
-        let watch = Watch { runtime: Handle::current(), stop, deadline: Instant::now() + time, time };
+        let watch = Watch { runtime: Handle::current(), go_on, deadline: Instant::now() + time, time };
         let most = self.policy.max_bytes;
         let (tip, pack) = {
             let mut session = Session::open(self, &watch, repository)?;
@@ -72,20 +72,15 @@ impl Remote {
 /// Checks whether a fetch was stopped or is too slow.
 struct Watch<'a> {
     runtime: Handle,
-    stop: &'a (dyn Fn() -> bool + Sync),
+    go_on: &'a (dyn Fn() -> Result<(), RemoteError> + Sync),
     deadline: Instant,
     time: Duration,
 }
 
 impl Watch<'_> {
     fn check(&self) -> Result<(), RemoteError> {
-        if (self.stop)() {
-            Err(RemoteError::Stopped)
-        } else if Instant::now() >= self.deadline {
-            Err(RemoteError::TooSlow(self.time))
-        } else {
-            Ok(())
-        }
+        (self.go_on)()?;
+        if Instant::now() >= self.deadline { Err(RemoteError::TooSlow(self.time)) } else { Ok(()) }
     }
 
     /// Waits for a future, until the fetch is stopped or too slow.

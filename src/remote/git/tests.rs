@@ -25,17 +25,21 @@ fn fetched(script: Script, branch: &str, change: impl FnOnce(Policy) -> Policy) 
     let daemon = Daemon::start(script);
     let remote = testing::remote(change(testing::policy(daemon.port)));
     let url = format!("git://127.0.0.1:{}/x.git{branch}", daemon.port);
-    let (stream, result) = tar_of(&remote, &url, &|| false);
+    let (stream, result) = tar_of(&remote, &url, &|| Ok(()));
     result.map(|()| stream)
 }
 
 /// Returns the bytes that were written, and the result.
-fn tar_of(remote: &Remote, url: &str, stop: &(dyn Fn() -> bool + Sync)) -> (Vec<u8>, Result<(), RemoteError>) {
+fn tar_of(
+    remote: &Remote,
+    url: &str,
+    go_on: &(dyn Fn() -> Result<(), RemoteError> + Sync),
+) -> (Vec<u8>, Result<(), RemoteError>) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _entered = runtime.enter();
     let scratch = tempfile::tempdir().unwrap();
     let mut stream = Vec::new();
-    let result = remote.git_as_tar(&repository(url), scratch.path(), &mut stream, stop);
+    let result = remote.git_as_tar(&repository(url), scratch.path(), &mut stream, go_on);
     (stream, result)
 }
 
@@ -317,7 +321,7 @@ fn a_directory_that_holds_another_many_times_over_is_given_up() {
     let _entered = runtime.enter();
     let scratch = tempfile::tempdir().unwrap();
     let url = format!("git://127.0.0.1:{}/x", daemon.port);
-    let result = remote.git_as_tar(&repository(&url), scratch.path(), std::io::sink(), &|| false);
+    let result = remote.git_as_tar(&repository(&url), scratch.path(), std::io::sink(), &|| Ok(()));
     assert!(matches!(result, Err(RemoteError::TooLarge(Surplus::Entries))), "{result:?}");
 }
 
@@ -351,7 +355,7 @@ fn a_name_that_leads_elsewhere_is_refused_and_the_stream_has_no_end() {
     let packer = committed(packer, &tree);
     let daemon = Daemon::start(Script::second(&packer.last(), &packer.finish()));
     let url = format!("git://127.0.0.1:{}/x", daemon.port);
-    let (stream, result) = tar_of(&testing::remote(testing::policy(daemon.port)), &url, &|| false);
+    let (stream, result) = tar_of(&testing::remote(testing::policy(daemon.port)), &url, &|| Ok(()));
     assert!(matches!(result, Err(RemoteError::Flaw(Flaw::Name))));
     assert!(stream.is_empty(), "what was collected is not written");
 }
@@ -532,12 +536,15 @@ fn a_silent_server_is_given_up_and_a_caller_who_stops_is_heard() {
         let url = format!("git://127.0.0.1:{}/x", daemon.port);
         let policy = testing::policy(daemon.port);
         let stalling = testing::remote(Policy { stall: SHORT, ..policy.clone() });
-        assert!(matches!(tar_of(&stalling, &url, &|| false).1, Err(RemoteError::Stalled(_))));
+        assert!(matches!(tar_of(&stalling, &url, &|| Ok(())).1, Err(RemoteError::Stalled(_))));
         let timed = testing::remote(Policy { time: SHORT, ..policy.clone() });
-        assert!(matches!(tar_of(&timed, &url, &|| false).1, Err(RemoteError::TooSlow(_))));
+        assert!(matches!(tar_of(&timed, &url, &|| Ok(())).1, Err(RemoteError::TooSlow(_))));
         let asked = AtomicUsize::new(0);
-        let stop = || asked.fetch_add(1, Ordering::Relaxed) >= 2;
-        assert!(matches!(tar_of(&testing::remote(policy), &url, &stop).1, Err(RemoteError::Stopped)));
+        let go_on = || match asked.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Ok(()),
+            _ => Err(RemoteError::Stopped),
+        };
+        assert!(matches!(tar_of(&testing::remote(policy), &url, &go_on).1, Err(RemoteError::Stopped)));
     }
 }
 
@@ -551,7 +558,7 @@ fn a_web_page_is_no_repository_and_a_redirect_leads_to_one_or_nowhere() {
     let fetch = |replies: Vec<Vec<u8>>| {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let stub = runtime.block_on(Stub::start(|_| replies.into_iter().map(Reply::Close).collect()));
-        let (_, result) = tar_of(&testing::remote(stub.policy()), &stub.url("/a/x.git:main"), &|| false);
+        let (_, result) = tar_of(&testing::remote(stub.policy()), &stub.url("/a/x.git:main"), &|| Ok(()));
         (result.unwrap_err(), stub.requests())
     };
     let (error, requests) = fetch(vec![typed("text/html", "<p>").into()]);

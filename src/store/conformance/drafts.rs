@@ -8,8 +8,11 @@ fn a_draft_has_the_size_it_is_published_with_whatever_was_expected() {
         for expected in [None, Some(ByteCount::ZERO), Some(ByteCount::mib(64)), Some(ByteCount::MAX)] {
             let id = ContentId::random();
             let reservation = subject.store.space().reserve(ByteCount::mib(1)).unwrap();
-            let draft =
-                subject.store.draft(id, DraftOptions { expected, reservation, record: record() }).await.unwrap();
+            let draft = subject
+                .store
+                .draft(id, DraftOptions { expected, reservation, record: record(), is_kept: false })
+                .await
+                .unwrap();
             subject.fill(&*draft, &noise(5000, 1)).await;
             draft.publish(bytes(5000), Pieces::default()).await.unwrap();
             assert!(subject.read(id).await == noise(5000, 1), "{expected:?}");
@@ -123,7 +126,7 @@ fn a_draft_replaces_a_leftover_of_any_size() {
 fn a_written_or_skipped_byte_is_settled() {
     on_every_store(async |subject| {
         let reservation = subject.store.space().reserve(bytes(2 * BLOCK)).unwrap();
-        let options = DraftOptions { expected: None, reservation, record: record() };
+        let options = DraftOptions { expected: None, reservation, record: record(), is_kept: false };
         let draft = subject.store.draft(ContentId::random(), options).await.unwrap();
         assert_eq!(outstanding(subject), "Ledger(4194304 B outstanding)");
         subject.fill(&*draft, &noise(BLOCK, 1)).await;
@@ -135,6 +138,33 @@ fn a_written_or_skipped_byte_is_settled() {
         assert_eq!(outstanding(subject), "Ledger(5 B outstanding)");
         drop(draft);
         assert_eq!(outstanding(subject), "Ledger(0 B outstanding)");
+    });
+}
+
+#[test]
+fn while_the_last_room_is_for_what_removes_nothing_is_written_and_everything_is_removed() {
+    on_every_store(async |subject| {
+        let [id, clone] = [(); 2].map(|()| ContentId::random());
+        let whole = subject.publish(&noise(10, 3)).await;
+        let content = noise(BLOCK, 1);
+        let draft = subject.draft(id, 2 * BLOCK).await;
+        let block = subject.block(&content).await;
+        draft.write_at(block.clone(), 0..BLOCK, 0).await.unwrap();
+        let shortage = subject.store.space().shortage();
+        shortage.set(true);
+        let refused = draft.write_at(block, 0..BLOCK, BLOCK as u64).await;
+        assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        let cloned = subject.copy(whole, clone).await;
+        assert!(matches!(cloned, Err(StoreError::NoSpace)), "{cloned:?}");
+        subject.store.remove(whole).await.unwrap();
+        shortage.set(false);
+        // As after any write that failed.
+        assert!(draft.publish(bytes(BLOCK), pieces_of(&content)).await.is_err());
+        drop(draft);
+        subject.store.remove(id).await.unwrap();
+        assert!(subject.left().is_empty());
+        let next = subject.publish(&content).await;
+        assert!(subject.read(next).await == content);
     });
 }
 

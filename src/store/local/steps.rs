@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::files::{create_file, length, sync_dir};
+use super::files::{create_file, length, remove_maps, sync_dir};
 use super::flush::SharedFlush;
 use super::{Direct, LocalSettings, holes, sidecar};
 use crate::domain::{ByteCount, ContentId, CrashPoints, PIECE, Pieces, UnixTime};
@@ -33,7 +33,7 @@ pub(super) enum Form {
 
 impl Form {
     /// The file with the bytes of what lies at `place`.
-    fn image(self, place: &Path) -> PathBuf {
+    pub(super) fn image(self, place: &Path) -> PathBuf {
         match self {
             Self::File => place.to_owned(),
             Self::Folder => place.join("image"),
@@ -67,14 +67,17 @@ impl Opened {
     }
 }
 
+/// Holds the contents.
+const DRIVES: &str = "drives";
+
 /// What the clones of a store share.
 pub(super) struct Steps {
     pub(super) drives: PathBuf,
-    incoming: PathBuf,
+    pub(super) incoming: PathBuf,
     trash: PathBuf,
     pub(super) lost: PathBuf,
     flush_drives: SharedFlush,
-    flush_incoming: SharedFlush,
+    pub(super) flush_incoming: SharedFlush,
     direct: Direct,
     can_direct: bool,
     can_attach: bool,
@@ -90,7 +93,7 @@ pub(super) struct Steps {
 impl Steps {
     /// Opens the store in `root`, which is made if it is missing.
     pub(super) fn open(root: &Path, settings: LocalSettings) -> Result<Self, StoreError> {
-        let [drives, incoming, trash, lost] = ["drives", "incoming", "trash", "lost"].map(|name| root.join(name));
+        let [drives, incoming, trash, lost] = [DRIVES, "incoming", "trash", "lost"].map(|name| root.join(name));
         for dir in [&drives, &incoming, &trash, &lost] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
@@ -99,14 +102,14 @@ impl Steps {
         for dir in [root, &incoming] {
             probe::clear(dir)?;
         }
-        let LocalSettings { direct, reserve, crash } = settings;
+        let LocalSettings { direct, reserve, shortage, crash } = settings;
         let can_direct = match direct {
             Direct::Never => false,
             Direct::Auto => probe::direct_io(&incoming).is_ok(),
             Direct::Always => probe::direct_io(&incoming).map(|()| true)?,
         };
         let asked = incoming.clone();
-        let ledger = Ledger::new(move || probe::free_space(&asked), reserve);
+        let ledger = Ledger::with_shortage(move || probe::free_space(&asked), reserve, shortage);
         // Open from before the first change: a failure to write one back is told to these.
         let [flush_drives, flush_incoming] =
             [File::open(&drives)?, File::open(&incoming)?].map(|opened| SharedFlush::new(move || opened.sync_all()));
@@ -132,15 +135,17 @@ impl Steps {
     }
 
     /// Makes an empty draft.
-    pub(super) fn begin_draft(&self, id: ContentId, expected: Option<ByteCount>) -> Result<Begun, StoreError> {
+    pub(super) fn begin_draft(
+        &self,
+        id: ContentId,
+        expected: Option<ByteCount>,
+        is_kept: bool,
+    ) -> Result<Begun, StoreError> {
         let _claim = self.busy.claim(id);
-        let is_small = expected.is_some_and(|bytes| bytes.get() <= PIECE);
+        // What is kept has files beside the image.
+        let is_small = !is_kept && expected.is_some_and(|bytes| bytes.get() <= PIECE);
         let form = if is_small && self.can_attach { Form::File } else { Form::Folder };
-        let direct = match self.direct {
-            Direct::Auto => self.can_direct && expected.is_none_or(|bytes| bytes >= DIRECT_FROM),
-            Direct::Always => true,
-            Direct::Never => false,
-        };
+        let direct = self.writes_directly(expected);
         if !direct {
             return Ok(Begun { file: self.begin(id, form, OFlags::empty())?, direct, form });
         }
@@ -157,6 +162,15 @@ impl Steps {
                 Ok(Begun { file: self.begin(id, form, OFlags::empty())?, direct: false, form })
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether a draft is written past the page cache.
+    pub(super) fn writes_directly(&self, expected: Option<ByteCount>) -> bool {
+        match self.direct {
+            Direct::Auto => self.can_direct && expected.is_none_or(|bytes| bytes >= DIRECT_FROM),
+            Direct::Always => true,
+            Direct::Never => false,
         }
     }
 
@@ -196,12 +210,18 @@ impl Steps {
         let _claim = self.busy.claim(id);
         image.set_len(size.get())?;
         self.crash.hit("publish: length set");
-        self.publish(id, form, image, (pieces, record))
+        self.publish(id, form, image, (pieces, record))?;
+        if form == Form::Folder {
+            // Only now: until it has its place, they are what a later attempt goes on from.
+            remove_maps(&place(&self.drives, id));
+            self.crash.hit("publish: maps removed");
+        }
+        Ok(())
     }
 
     /// Flushes a file and what is attached to it.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests make a flush fail"))]
-    fn sync_image(&self, image: &File) -> io::Result<()> {
+    pub(super) fn sync_image(&self, image: &File) -> io::Result<()> {
         #[cfg(test)]
         match self.flush_fault.swap(0, std::sync::atomic::Ordering::SeqCst) {
             0 => {}
@@ -218,7 +238,7 @@ impl Steps {
         image: &File,
         (pieces, record): (&Pieces, &Record),
     ) -> Result<(), StoreError> {
-        let (from, to) = (place(&self.incoming, id), place(&self.drives, id));
+        let from = place(&self.incoming, id);
         match form {
             Form::File => {
                 sidecar::attach(image, pieces, record, id)?;
@@ -236,6 +256,12 @@ impl Steps {
                 self.crash.hit("publish: draft directory flushed");
             }
         }
+        self.show(id, form)
+    }
+
+    /// Gives what `incoming/` holds under this id its place in `drives/`.
+    fn show(&self, id: ContentId, form: Form) -> Result<(), StoreError> {
+        let (from, to) = (place(&self.incoming, id), place(&self.drives, id));
         renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE).map_err(io::Error::from)?;
         self.crash.hit("publish: renamed");
         match form {
@@ -288,6 +314,7 @@ impl Steps {
         record: &Record,
         go_on: &dyn Fn() -> io::Result<()>,
     ) -> Result<(), StoreError> {
+        self.ledger.admit_write()?;
         let opened = self.open_image(source, false)?;
         let (form, from) = (opened.form, &opened.file);
         let length = length(from)?;
@@ -300,6 +327,7 @@ impl Steps {
             to.set_len(size.get())?;
             holes::copy_checked((from, source), &to, length.min(size), &pieces, &mut |copied| {
                 reservation.settle(copied);
+                reservation.admit_write()?;
                 go_on()
             })?;
         }
@@ -476,6 +504,14 @@ pub(super) fn ids_in(dir: &Path) -> io::Result<Vec<ContentId>> {
         ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<ContentId>().ok()));
     }
     Ok(ids)
+}
+
+/// Counts the contents of a store in `root`, if there is one.
+pub(super) fn count(root: &Path) -> io::Result<usize> {
+    match ids_in(&root.join(DRIVES)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        ids => ids.map(|ids| ids.len()),
+    }
 }
 
 /// Unlinks a file, or a folder with all in it; or finds it gone.

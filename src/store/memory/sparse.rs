@@ -1,9 +1,10 @@
 //! Bytes of which those that are zero take no room. Copies share what they have in common.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::domain::Extent;
+use crate::domain::{Extent, Extents};
 use crate::store::{GRANULE, Run, is_zero};
 
 /// See the module.
@@ -44,6 +45,32 @@ impl Sparse {
         let at = len as usize % GRANULE;
         if let Some(last) = self.0.get_mut(&(len / GRANULE as u64)).filter(|_| at > 0) {
             Arc::make_mut(last)[at..].fill(0);
+        }
+    }
+
+    /// Loses all of this range.
+    pub(super) fn zero(&mut self, range: Range<u64>) {
+        let granule = GRANULE as u64;
+        let (first, last) = (range.start / granule, range.end.div_ceil(granule));
+        let indices: Vec<u64> = self.0.range(first..last).map(|(index, _)| *index).collect();
+        for index in indices {
+            let start = range.start.max(index * granule);
+            let end = range.end.min((index + 1) * granule);
+            if end - start == granule {
+                self.0.remove(&index);
+            } else if let Some(held) = self.0.get_mut(&index) {
+                Arc::make_mut(held)[(start - index * granule) as usize..(end - index * granule) as usize].fill(0);
+            }
+        }
+    }
+
+    /// Loses all but these ranges.
+    pub(super) fn keep_only(&mut self, kept: &Extents) {
+        let mut at = 0;
+        let end = self.0.last_key_value().map_or(0, |(index, _)| (index + 1) * GRANULE as u64);
+        while let Some(gap) = kept.first_gap(at..end.max(at)) {
+            at = gap.end;
+            self.zero(gap);
         }
     }
 

@@ -10,7 +10,7 @@
 //! digests of these pieces            u128 each, in order
 //! XXH3-128 of all before             u128
 //! ```
-//! Numbers are little-endian. The state of a run is left out: the piece that it was in is read back, or comes again.
+//! Numbers are little-endian. Stretches are no part of it: a piece in which one was is read back, or comes again.
 
 use std::ops::Range;
 
@@ -71,9 +71,7 @@ impl PieceMap {
         if digests.len() as u64 != digested.total() || !digested.ranges().iter().all(are_there) {
             return None;
         }
-        // Where a run may begin whatever the number of extents.
-        let position = there.ranges().first().map_or(0, |first| first.end);
-        let mut map = Self { there, digested, position, ..Self::default() };
+        let mut map = Self { there, digested, digests: Vec::new() };
         let mut digests = digests.iter().map(|digest| u128::from_le_bytes(*digest));
         for run in map.digested.ranges() {
             map.digests.resize(run.start as usize, 0);

@@ -1,11 +1,11 @@
-//! Maps of runs in any order, compared with a list of what every part of the drive holds.
+//! Maps of stretches in any order, compared with a list of what every part of the drive holds.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::store::pieces::{piece_digest, pieces_of};
 
-/// The least that a run of the model has.
+/// The least that a stretch of the model has.
 const UNIT: u64 = 64 << 10;
 const UNITS: usize = 3 * (PIECE / UNIT) as usize + 5;
 
@@ -23,24 +23,67 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    // Runs that begin where a piece does, and as many that begin anywhere.
+    // Stretches that begin where a piece does, and as many that begin anywhere.
     let start = prop_oneof![0..UNITS, (0..4usize).prop_map(|piece| piece * (PIECE / UNIT) as usize)];
     let len = prop_oneof![1..UNITS, 1..20usize];
     let write = (start, len, 0..4u8).prop_map(|(start, len, byte)| Step::Write(start, len, byte));
     prop::collection::vec(prop_oneof![8 => write, 1 => Just(Step::Restart)], 0..12)
 }
 
-/// A drive as a list of units, and which of its pieces one run brought whole.
+/// A map and the stretch that is written, of which every byte is added at once.
+#[derive(Default)]
+struct Filling {
+    map: PieceMap,
+    stretch: Stretch,
+}
+
+impl Filling {
+    fn of(map: PieceMap) -> Self {
+        // No stretch goes on here.
+        Self { map, stretch: Stretch::at(u64::MAX) }
+    }
+
+    fn seek(&mut self, offset: u64) -> Result<(), Scattered> {
+        if self.stretch.position() != offset {
+            self.map.admits(offset)?;
+            self.stretch = Stretch::at(offset);
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, advance: impl FnOnce(&mut Stretch)) {
+        let start = self.stretch.position();
+        advance(&mut self.stretch);
+        self.map.add(start..self.stretch.position(), self.stretch.take_digested());
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.advance(|stretch| stretch.write(bytes));
+    }
+
+    fn write_zeros(&mut self, len: u64) {
+        self.advance(|stretch| stretch.write_zeros(len));
+    }
+
+    fn finish(mut self, size: ByteCount) -> Result<Pieces, Unfinished> {
+        if self.stretch.position() == size.get() {
+            self.advance(Stretch::end);
+        }
+        self.map.finish(size)
+    }
+}
+
+/// A drive as a list of units, and which of its pieces one stretch brought whole.
 struct Model {
     units: Vec<Option<u8>>,
     digested: [bool; 4],
-    /// Where the present run began, and where it is.
-    run: Option<(usize, usize)>,
+    /// Where the present stretch began, and where it is.
+    stretch: Option<(usize, usize)>,
 }
 
 impl Model {
     fn new() -> Self {
-        Self { units: vec![None; UNITS], digested: [false; 4], run: Some((0, 0)) }
+        Self { units: vec![None; UNITS], digested: [false; 4], stretch: Some((0, 0)) }
     }
 
     fn units_of(piece: usize) -> Range<usize> {
@@ -49,9 +92,9 @@ impl Model {
     }
 
     fn write(&mut self, start: usize, len: usize, byte: u8) {
-        let began = self.run.filter(|(_, at)| *at == start).map_or(start, |(began, _)| began);
+        let began = self.stretch.filter(|(_, at)| *at == start).map_or(start, |(began, _)| began);
         let end = (start + len).min(UNITS);
-        self.run = Some((began, end));
+        self.stretch = Some((began, end));
         self.units[start..end].fill(Some(byte));
         for (piece, is_digested) in self.digested.iter_mut().enumerate() {
             let units = Self::units_of(piece);
@@ -91,14 +134,14 @@ impl Model {
     }
 }
 
-/// Writes a run in parts of an odd length.
-fn write(map: &mut PieceMap, offset: u64, len: u64, byte: u8) {
-    map.seek(offset).unwrap();
+/// Writes a stretch in parts of an odd length.
+fn write(filling: &mut Filling, offset: u64, len: u64, byte: u8) {
+    filling.seek(offset).unwrap();
     match byte {
-        0 => map.write_zeros(len),
-        _ => vec![byte; len as usize].chunks(999_983).for_each(|part| map.write(part)),
+        0 => filling.write_zeros(len),
+        _ => vec![byte; len as usize].chunks(999_983).for_each(|part| filling.write(part)),
     }
-    assert_eq!(map.position(), offset + len);
+    assert_eq!(filling.stretch.position(), offset + len);
 }
 
 fn pieces(map: &PieceMap) -> Vec<Piece> {
@@ -115,51 +158,51 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn a_map_tells_what_came_in_whatever_order(steps in steps(), flipped in any::<prop::sample::Index>()) {
-        let (mut map, mut model) = (PieceMap::default(), Model::new());
+        let (mut filling, mut model) = (Filling::default(), Model::new());
         for step in steps {
             match step {
                 Step::Write(start, len, byte) => {
                     let len = len.min(UNITS - start);
-                    write(&mut map, start as u64 * UNIT, len as u64 * UNIT, byte);
+                    write(&mut filling, start as u64 * UNIT, len as u64 * UNIT, byte);
                     model.write(start, len, byte);
                 }
                 Step::Restart => {
-                    map = PieceMap::decode(&map.encode(), size()).expect("what was just encoded");
-                    model.run = None;
+                    filling = Filling::of(PieceMap::decode(&filling.map.encode(), size()).expect("what was just encoded"));
+                    model.stretch = None;
                 }
             }
             let expected: Vec<_> = (0..4).map(|piece| model.piece(piece)).collect();
-            prop_assert_eq!(undigested(&map), expected);
+            prop_assert_eq!(undigested(&filling.map), expected);
         }
-        let mut encoded = map.encode();
+        let mut encoded = filling.map.encode();
         let again = PieceMap::decode(&encoded, size()).expect("what was just encoded");
-        prop_assert_eq!(pieces(&again), pieces(&map));
-        prop_assert_eq!(again.extents(), map.extents());
+        prop_assert_eq!(pieces(&again), pieces(&filling.map));
+        prop_assert_eq!(again.extents(), filling.map.extents());
         prop_assert!(again.encode() == encoded);
         prop_assert!(PieceMap::decode(&encoded[..flipped.index(encoded.len())], size()).is_none());
         let bit = flipped.index(encoded.len() * 8);
         encoded[bit / 8] ^= 1 << (bit % 8);
         prop_assert!(PieceMap::decode(&encoded, size()).is_none(), "bit {}", bit);
 
-        for (index, piece) in pieces(&map).into_iter().enumerate() {
+        for (index, piece) in pieces(&filling.map).into_iter().enumerate() {
             if let Piece::Whole(digest) = piece {
                 prop_assert_eq!(digest, piece_digest(&model.bytes_of(index)));
             }
         }
 
         // What is missing comes, and what must be is read back.
-        while let Some(gap) = map.extents().first_gap(0..size().get()) {
+        while let Some(gap) = filling.map.extents().first_gap(0..size().get()) {
             let (start, len) = (gap.start / UNIT, (gap.end - gap.start) / UNIT);
-            write(&mut map, gap.start, gap.end - gap.start, 9);
+            write(&mut filling, gap.start, gap.end - gap.start, 9);
             model.write(start as usize, len as usize, 9);
         }
         for index in 0..4 {
-            if map.piece(index, size()) == Piece::Undigested {
-                map.set_digest(index, piece_digest(&model.bytes_of(index as usize)));
+            if filling.map.piece(index, size()) == Piece::Undigested {
+                filling.map.set_digest(index, piece_digest(&model.bytes_of(index as usize)));
             }
         }
         let content = (0..4).map(|piece| model.bytes_of(piece)).collect::<Vec<_>>().concat();
-        prop_assert_eq!(map.finish(size()), Ok(pieces_of(&content)));
+        prop_assert_eq!(filling.finish(size()), Ok(pieces_of(&content)));
     }
 }
 
@@ -168,24 +211,24 @@ proptest! {
     #[test]
     fn the_digests_of_a_stream_do_not_depend_on_how_it_is_cut(cuts in prop::collection::vec(1usize..2_000_000, 1..8)) {
         let data: Vec<u8> = (0..cuts.iter().sum::<usize>()).map(|i| (i * 31 % 253) as u8).collect();
-        let mut map = PieceMap::default();
+        let mut filling = Filling::default();
         let mut rest = &data[..];
         for cut in cuts {
             let (now, later) = rest.split_at(cut);
-            map.write(now);
+            filling.write(now);
             rest = later;
         }
-        prop_assert_eq!(map.finish(ByteCount::new(data.len() as u64).unwrap()), Ok(pieces_of(&data)));
+        prop_assert_eq!(filling.finish(ByteCount::new(data.len() as u64).unwrap()), Ok(pieces_of(&data)));
     }
 }
 
 #[test]
 fn every_flipped_bit_and_every_cut_of_an_encoded_map_is_refused() {
     let size = ByteCount::new(3 * PIECE).unwrap();
-    let mut map = PieceMap::default();
-    write(&mut map, PIECE, 2 * PIECE, 1);
-    write(&mut map, 100, 17, 2);
-    let good = map.encode();
+    let mut filling = Filling::default();
+    write(&mut filling, PIECE, 2 * PIECE, 1);
+    write(&mut filling, 100, 17, 2);
+    let good = filling.map.encode();
     assert!(PieceMap::decode(&good, size).is_some());
     for bit in 0..good.len() * 8 {
         let mut bad = good.clone();
@@ -200,13 +243,13 @@ fn every_flipped_bit_and_every_cut_of_an_encoded_map_is_refused() {
 #[test]
 fn what_cannot_be_is_refused_though_its_checksum_is_right() {
     let size = ByteCount::new(3 * PIECE).unwrap();
-    let mut map = PieceMap::default();
-    write(&mut map, PIECE, 2 * PIECE, 1);
-    write(&mut map, 100, 17, 2);
-    let good = map.encode();
+    let mut filling = Filling::default();
+    write(&mut filling, PIECE, 2 * PIECE, 1);
+    write(&mut filling, 100, 17, 2);
+    let good = filling.map.encode();
     assert!(PieceMap::decode(&good, ByteCount::new(3 * PIECE - 1).unwrap()).is_none(), "bytes behind the drive");
-    // Another magic, version, count of extents and of runs; extents that are empty, overlap, are out of order; a run
-    // of which a byte is missing.
+    // Another magic, version, count of extents and of runs; extents that are empty, overlap, are out of order; a
+    // stretch of which a byte is missing.
     for (at, byte) in
         [(0, b'X'), (8, 2), (12, 1), (12, 3), (16, 0), (16, 2), (24, 117), (32, 99), (42, 0), (42, 0x41), (56, 0)]
     {
@@ -221,32 +264,32 @@ fn what_cannot_be_is_refused_though_its_checksum_is_right() {
 
 #[test]
 fn extents_that_are_apart_are_bounded_and_those_that_go_on_are_not() {
-    let mut map = PieceMap::default();
+    let mut filling = Filling::default();
     for n in 1..=MOST_EXTENTS as u64 {
-        write(&mut map, n * 10, 1, 1);
+        write(&mut filling, n * 10, 1, 1);
     }
-    let full = map.encode();
+    let full = filling.map.encode();
     let size = ByteCount::mib(1);
-    for mut map in [map, PieceMap::decode(&full, size).unwrap()] {
-        assert_eq!(map.seek(5), Err(Scattered));
-        assert_eq!(map.seek(10 * (MOST_EXTENTS as u64 + 1)), Err(Scattered));
+    for mut filling in [filling, Filling::of(PieceMap::decode(&full, size).unwrap())] {
+        assert_eq!(filling.seek(5), Err(Scattered));
+        assert_eq!(filling.seek(10 * (MOST_EXTENTS as u64 + 1)), Err(Scattered));
         for n in 1..10 {
-            write(&mut map, n * 10 + 1, 9, 2);
+            write(&mut filling, n * 10 + 1, 9, 2);
         }
-        assert_eq!(map.extents().ranges().len(), MOST_EXTENTS - 9);
-        map.seek(5).unwrap();
+        assert_eq!(filling.map.extents().ranges().len(), MOST_EXTENTS - 9);
+        filling.seek(5).unwrap();
     }
 }
 
 #[test]
 fn a_map_that_is_not_complete_tells_why() {
     let size = ByteCount::new(2 * PIECE).unwrap();
-    let with = |runs: &[(u64, u64)]| {
-        let mut map = PieceMap::default();
-        for (offset, len) in runs {
-            write(&mut map, *offset, *len, 1);
+    let with = |stretches: &[(u64, u64)]| {
+        let mut filling = Filling::default();
+        for (offset, len) in stretches {
+            write(&mut filling, *offset, *len, 1);
         }
-        map
+        filling
     };
     assert_eq!(with(&[]).finish(size), Err(Unfinished::Missing(0..2 * PIECE)));
     assert_eq!(with(&[(0, 5), (100, 2 * PIECE - 100)]).finish(size), Err(Unfinished::Missing(5..100)));
@@ -258,11 +301,11 @@ fn a_map_that_is_not_complete_tells_why() {
 fn digests_do_not_depend_on_zeros_at_the_end() {
     let size = |bytes: u64| ByteCount::new(bytes).unwrap();
     let data: Vec<u8> = (0..PIECE + 1000).map(|i| (i % 251) as u8).collect();
-    let mut grown = PieceMap::default();
+    let mut grown = Filling::default();
     grown.write(&data);
     grown.write_zeros(3 * PIECE);
     assert_eq!(grown.finish(size(4 * PIECE + 1000)), Ok(pieces_of(&data)));
-    let mut blank = PieceMap::default();
+    let mut blank = Filling::default();
     blank.write_zeros(2 * PIECE + 5);
     assert_eq!(blank.finish(size(2 * PIECE + 5)), Ok(Pieces::default()));
     assert_eq!(PieceMap::default().finish(ByteCount::ZERO), Ok(Pieces::default()));

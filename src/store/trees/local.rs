@@ -8,7 +8,7 @@
 //! root/lost/tree-records/<content>  its record
 //! root/lost/tree-digests/<content>  its digests
 //! root/tree-trash/<content>-<rand>  removed, and being unlinked
-//! root/tree-scratch/<content>       what is needed while a content is fetched or unpacked
+//! root/tree-scratch/<content>       what is needed while a content is unpacked
 //! ```
 //! # Invariants
 //! - A content never changes once it was made durable, and what is being read is not unlinked.
@@ -31,15 +31,19 @@ use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{LostTree, OpenTree, Scratch, SweptTrees, TreeDraft, TreeReadError, TreeRecord, TreeStore};
+use super::{LostTree, OpenTree, SweptTrees, TreeDraft, TreeReadError, TreeRecord, TreeStore};
 use crate::domain::{ByteCount, ContentId, CrashPoints, UnixTime};
 use crate::store::{Ledger, Removal};
 use crate::tree::{
-    self, DigestLog, Digests, DigestsError, Limits, PackError, PackLimits, Packed, Policy, UnpackError, Unpacked,
+    self, DigestLog, Digests, DigestsError, Limits, PackError, PackLimits, Packed, Policy, UnpackCause, UnpackError,
+    Unpacked,
 };
 
 /// No record is longer: a name has 255 characters, which JSON may write in twelve bytes each.
 const LONGEST_RECORD: u64 = 8 << 10;
+
+/// Holds the contents.
+const TREES: &str = "trees";
 
 /// A record as its file has it.
 #[derive(Serialize, Deserialize)]
@@ -88,7 +92,7 @@ impl LocalTrees {
     /// Opens the store in `root`, which is made if it is missing, and has this account of its space. One
     /// process at a time; the caller sees to that.
     pub fn open(root: &Path, space: Arc<Ledger>, crash: CrashPoints) -> io::Result<Self> {
-        let [trees, trash, scratch] = ["trees", "tree-trash", "tree-scratch"].map(|name| root.join(name));
+        let [trees, trash, scratch] = [TREES, "tree-trash", "tree-scratch"].map(|name| root.join(name));
         let [records, digests] = ["tree-records", "tree-digests"].map(|name| root.join(name));
         let [lost, lost_records, lost_digests] =
             ["lost/trees", "lost/tree-records", "lost/tree-digests"].map(|name| root.join(name));
@@ -106,6 +110,14 @@ impl LocalTrees {
         let shared =
             Shared { trees, trash, scratch, records, digests, lost, lost_records, lost_digests, readers, space, crash };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Counts the contents that a directory holds in which such a store may be. Opens none, and makes nothing.
+    pub fn count(root: &Path) -> io::Result<usize> {
+        match ids_in(&root.join(TREES)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            ids => ids.map(|ids| ids.len()),
+        }
     }
 
     fn open_digests(&self, id: ContentId) -> Result<Option<Digests>, TreeReadError> {
@@ -181,7 +193,7 @@ impl TreeStore for LocalTrees {
         Ok(Box::new(tree))
     }
 
-    fn remove(&self, id: ContentId) -> io::Result<()> {
+    fn remove(&self, id: ContentId) -> io::Result<bool> {
         // A random name: the trash may still hold an earlier attempt.
         let hidden = self.shared.trash.join(format!("{id}-{}", uuid::Uuid::new_v4().simple()));
         // Before it, so that none is left when the process ends between the two.
@@ -193,9 +205,10 @@ impl TreeStore for LocalTrees {
                 if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
                     && !self.readers().contains_key(&id) =>
             {
-                tree::remove(&File::open(&self.shared.trees)?, id.to_string().as_bytes())
+                tree::remove(&File::open(&self.shared.trees)?, id.to_string().as_bytes()).map(|()| true)
             }
-            renamed => absent_is_fine(renamed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            renamed => renamed.map(|()| true),
         }
     }
 
@@ -219,12 +232,6 @@ impl TreeStore for LocalTrees {
             tree::sync(&File::open(records)?)?;
         }
         Ok(written)
-    }
-
-    fn scratch(&self, id: ContentId) -> io::Result<Scratch> {
-        let path = self.shared.scratch.join(id.to_string());
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Scratch { path })
     }
 
     fn sweep(&self, keep: &dyn Fn(ContentId) -> bool, forget_before: UnixTime) -> io::Result<SweptTrees> {
@@ -409,11 +416,17 @@ struct LocalDraft {
 
 impl TreeDraft for LocalDraft {
     fn unpack(&mut self, archive: &mut dyn Read, limits: &Limits, policy: &Policy) -> Result<Unpacked, UnpackError> {
-        tree::unpack_digested(archive, &self.root, limits, policy, &mut self.digests)
+        let space = &self.store.shared.space;
+        let admitted = Admitted { bytes: archive, space };
+        let unpacked = tree::unpack_digested(admitted, &self.root, limits, policy, &mut self.digests);
+        unpacked.inspect_err(|error| note_failure(space, error))
     }
 
     fn put_file(&mut self, bytes: &mut dyn Read, name: &str, limits: &Limits) -> Result<Unpacked, UnpackError> {
-        tree::put_file(bytes, &self.root, name, limits, &mut self.digests)
+        let space = &self.store.shared.space;
+        let admitted = Admitted { bytes, space };
+        let put = tree::put_file(admitted, &self.root, name, limits, &mut self.digests);
+        put.inspect_err(|error| note_failure(space, error))
     }
 
     fn publish(self: Box<Self>, record: &TreeRecord) -> io::Result<()> {
@@ -427,6 +440,27 @@ impl TreeDraft for LocalDraft {
         tree::sync(root)?;
         shared.crash.hit("unpack: durable");
         Ok(())
+    }
+}
+
+/// Bytes that are read only while they may be written, see [`Ledger::admit_write`].
+struct Admitted<'a> {
+    bytes: &'a mut dyn Read,
+    space: &'a Ledger,
+}
+
+impl Read for Admitted<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.bytes.read(into)?;
+        // After the wait for them, which may be long.
+        self.space.admit_write()?;
+        Ok(read)
+    }
+}
+
+fn note_failure(space: &Ledger, error: &UnpackError) {
+    if let UnpackCause::Disk(error) = &error.cause {
+        space.note_failure(error);
     }
 }
 
@@ -474,7 +508,7 @@ impl Drop for LocalTree {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::TenantId;
+    use crate::domain::{Fault, FaultKind, TenantId};
 
     fn store() -> (tempfile::TempDir, LocalTrees) {
         let directory = tempfile::tempdir().unwrap();
@@ -512,6 +546,23 @@ mod tests {
         }
         assert!(store.empty_trash().unwrap());
         assert!(is_empty(&trash));
+    }
+
+    #[test]
+    fn nothing_is_unpacked_while_the_last_room_is_for_what_removes() {
+        let (_directory, store) = store();
+        let (id, limits) = (ContentId::random(), Limits::of_volume(1 << 20));
+        store.space().shortage().set(true);
+        let mut new = store.begin(id).unwrap();
+        let put = new.put_file(&mut &b"1"[..], "file", &limits).unwrap_err();
+        assert_eq!(Fault::from(put).kind, FaultKind::NoSpace);
+        let mut new = store.begin(id).unwrap();
+        let unpacked = new.unpack(&mut &[0; 1024][..], &limits, &Policy::default()).unwrap_err();
+        assert_eq!(Fault::from(unpacked).kind, FaultKind::NoSpace);
+        store.remove(id).unwrap();
+        assert!(store.empty_trash().unwrap());
+        store.space().shortage().set(false);
+        store.begin(id).unwrap().put_file(&mut &b"1"[..], "file", &limits).unwrap();
     }
 
     #[test]

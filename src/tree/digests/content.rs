@@ -149,7 +149,7 @@ mod tests {
         digester.finish()
     }
 
-    fn in_pieces(runs: &[(bool, usize)]) -> (Vec<u8>, Digest) {
+    fn in_runs(runs: &[(bool, usize)]) -> (Vec<u8>, Digest) {
         let (mut whole, mut digester) = (Vec::new(), FileDigester::of_size(u64::MAX));
         for (is_hole, len) in runs {
             let start = whole.len();
@@ -170,7 +170,7 @@ mod tests {
         fn a_file_has_one_digest_however_its_bytes_and_holes_come(
             runs in proptest::collection::vec((any::<bool>(), prop_oneof![0..70_000_usize, 0..400_000_usize]), 0..6)
         ) {
-            let (whole, stored) = in_pieces(&runs);
+            let (whole, stored) = in_runs(&runs);
             prop_assert_eq!(stored, digest(&whole));
         }
 

@@ -16,9 +16,9 @@ fuzz_target!(|data: &[u8]| {
         assert!(!path.split(|byte| *byte == b'/').any(|part| part == b".."));
         assert_ne!(member.uid, u32::MAX);
         let mut came = 0;
-        while let Ok(Some(piece)) = archive.data() {
-            assert!(!piece.is_empty());
-            came += piece.len() as u64;
+        while let Ok(Some(chunk)) = archive.data() {
+            assert!(!chunk.is_empty());
+            came += chunk.len() as u64;
         }
         match member.kind {
             Kind::File { size, extents: None } => assert!(came <= size),

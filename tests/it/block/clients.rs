@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::clients::{client, openstack, printed, said};
+use crate::harness::clients::{client, openstack, output_of, printed, said, text_of};
 use crate::harness::{Cloud, Server, image, wait_for};
 
 const NEW: &str = "openstack-clients";
@@ -20,7 +20,7 @@ fn json_of(server: &Server, words: &str) -> Value {
 /// Runs `openstack` with these words; returns its text.
 fn run(server: &Server, words: &str) -> String {
     let words: Vec<&str> = words.split_whitespace().collect();
-    said(openstack(server, &server.credentials(), &words).expect("it is installed"))
+    said(&openstack(server, &server.credentials(), &words).expect("it is installed"))
 }
 
 fn wait(server: &Server, thing: &str, name: &str, status: &str) {
@@ -92,7 +92,7 @@ fn the_openstack_command_does_all_it_can() {
     assert!(run(&server, "quota show --volume").contains("gigabytes"));
     run(&server, "volume delete v2 from-snapshot from-volume");
     wait_for("all to be gone", || (json_of(&server, "volume list") == json!([])).then_some(()));
-    let missing = openstack(&server, &server.credentials(), &["volume", "show", "v2"]).unwrap().output().unwrap();
+    let missing = output_of(&openstack(&server, &server.credentials(), &["volume", "show", "v2"]).unwrap());
     assert!(!missing.status.success());
 }
 
@@ -107,7 +107,7 @@ fn the_cinder_command_of_today_does_all_it_can() {
     if cinder("").is_none() {
         return;
     }
-    every_verb(&server, &|words| said(cinder(words).expect("it is installed")), "--name", "--description");
+    every_verb(&server, &|words| said(&cinder(words).expect("it is installed")), "--name", "--description");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn the_cinder_command_of_old_speaks_versions_1_and_2() {
         if cinder("").is_none() {
             return;
         }
-        let run = |words: &str| said(cinder(words).expect("it is installed"));
+        let run = |words: &str| said(&cinder(words).expect("it is installed"));
         let (name, description) =
             if version == "1" { ("--display-name", "--display-description") } else { ("--name", "--description") };
         every_verb(&server, &run, name, description);
@@ -228,8 +228,8 @@ print("done")
 #[test]
 fn openstacksdk_does_all_it_can() {
     let server = Server::start();
-    let Some(script) = python(&server, SDK) else { return };
-    assert!(said(script).ends_with("done\n"));
+    let Some(mut script) = python(&server, SDK) else { return };
+    assert!(text_of(script.output().expect("Python runs")).ends_with("done\n"));
 }
 
 const LIBCLOUD: &str = r#"
@@ -272,8 +272,8 @@ print("done")
 #[test]
 fn libcloud_does_all_it_can() {
     let server = Server::start();
-    let Some(script) = python(&server, LIBCLOUD) else { return };
-    assert!(said(script).ends_with("done\n"));
+    let Some(mut script) = python(&server, LIBCLOUD) else { return };
+    assert!(text_of(script.output().expect("Python runs")).ends_with("done\n"));
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn cloud_of(services: &OpenStack, server: &Server) -> Cloud {
 fn run(services: &OpenStack, server: &Server, words: &[&str]) -> String {
     let mut command = openstack(server, &OpenStack::credentials(), words).expect("it is installed");
     command.env("OS_AUTH_URL", format!("{}/v3", services.identity));
-    said(command)
+    said(&command)
 }
 
 fn json_of(services: &OpenStack, server: &Server, words: &[&str]) -> Value {

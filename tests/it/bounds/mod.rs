@@ -7,6 +7,7 @@ mod disk;
 mod records;
 mod shares;
 mod table;
+mod transfers;
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +29,7 @@ const OCTETS: &str = "Content-Type: application/octet-stream";
 const ELSEWHERE: [&str; 2] = ["--interface", "127.0.0.9"];
 
 /// The folders that hold data of tenants.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "drives",
     "incoming",
     "trash",
@@ -39,7 +40,11 @@ const FOLDERS: [&str; 10] = [
     "tree-digests",
     "tree-trash",
     "tree-scratch",
+    "fetch-scratch",
 ];
+
+/// The records of transfers that have not ended.
+const OPEN: &str = "transfers WHERE state IN ('open', 'finishing')";
 
 /// A server with a tenant who takes as much as possible, and with another tenant.
 struct Scene {
@@ -203,7 +208,7 @@ impl Scene {
             }
             left.is_empty().then_some(())
         });
-        let tables = ["volumes", "jobs", "attachments", "backups", "uploads WHERE is_open = 1", "dropped"];
+        let tables = ["volumes", "jobs", "attachments", "backups", "uploads WHERE is_open = 1", "dropped", OPEN];
         let mut rows: Vec<String> = tables.iter().map(|table| format!("(SELECT COUNT(*) FROM {table})")).collect();
         let used = "used_volumes + used_bytes + used_backups + used_backup_bytes";
         rows.push(format!("(SELECT SUM({used}) FROM tenants)"));

@@ -10,6 +10,15 @@ const ROWS: &[(&str, &[&str])] = &[
     ("bytes and number of backups", &["backups_fill_their_quotas_of_number_and_bytes"]),
     ("rows of volumes", &["rows_of_volumes_are_as_many_and_as_long_as_they_may_be"]),
     ("records of ended sessions", &["the_newest_records_of_ended_sessions_are_kept_and_they_are_short_together"]),
+    ("open transfers", &["a_tenant_has_so_many_open_transfers_and_each_is_one_of_its_drives"]),
+    (
+        "memory and maps of open transfers",
+        &[
+            "a_transfer_is_in_so_many_extents_and_what_is_there_stays",
+            "parts_that_stall_share_the_memory_and_others_move_on",
+        ],
+    ),
+    ("records of ended transfers", &["the_newest_records_of_ended_transfers_are_kept"]),
     ("tokens", &["a_user_has_so_many_tokens_and_the_oldest_goes"]),
     ("the database's log", &["the_log_of_the_database_is_written_back_however_much_is_changed"]),
     ("files of a volume", &["a_volume_has_files_in_proportion_to_its_size_and_none_beyond"]),

@@ -12,6 +12,7 @@ pub(crate) mod machine;
 pub(crate) mod openstack;
 pub(crate) mod peer;
 pub(crate) mod raw;
+pub(crate) mod relay;
 pub(crate) mod rsync;
 pub(crate) mod scratch;
 pub(crate) mod server;
@@ -29,17 +30,23 @@ pub(crate) use server::{Server, Setup};
 /// The longest wait for anything before the test fails. It is far above usual times, for a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
+/// The pauses between two questions of [`wait_for`].
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
 /// Calls `ask` until it returns a value; fails the test after [`PATIENCE`].
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
-        // The awaited change is in another process, which cannot wake this one.
-        std::thread::sleep(Duration::from_millis(2));
+        let waited = begun.elapsed();
+        assert!(waited < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
+        // The awaited change is in another process, which cannot wake this one. What takes long is asked for less often:
+        // most questions are a curl each, and would take a core from what they wait for.
+        std::thread::sleep((waited / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
     }
 }
 

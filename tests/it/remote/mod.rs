@@ -22,7 +22,7 @@ fn fetched(port: u16, url: &str) -> Result<Vec<u8>, RemoteError> {
     let _entered = runtime.enter();
     let scratch = Scratch::new();
     let mut stream = Vec::new();
-    remote.git_as_tar(&repository, scratch.path(), &mut stream, &|| false).map(|()| stream)
+    remote.git_as_tar(&repository, scratch.path(), &mut stream, &|| Ok(())).map(|()| stream)
 }
 
 /// Unpacks a tar stream; returns the listing of the tree.
@@ -85,7 +85,7 @@ fn only_the_tip_is_fetched() {
         let Ok(Location::Git(repository)) = Location::parse(&url) else { panic!("{url} is a repository") };
         let fetch = |remote: &Remote| {
             let scratch = Scratch::new();
-            remote.git_as_tar(&repository, scratch.path(), std::io::sink(), &|| false)
+            remote.git_as_tar(&repository, scratch.path(), std::io::sink(), &|| Ok(()))
         };
         fetch(&remote).unwrap();
         assert!(matches!(fetch(&remote.at_most(10_000)), Err(RemoteError::TooLarge(_))), "{url}");

@@ -99,6 +99,8 @@ fn sparse_files(root: &Path) {
             file.write_all_at(&vec![b'd'; *len], *offset).expect("data");
         }
         file.set_len(size).expect("a size");
+        // Only when it is on the disk does it have the blocks that say where its data is.
+        file.sync_all().expect("a flush");
     };
     sparse("hole", 10 << 20, &[]);
     sparse("hole at the end", 5_000_001, &[(0, 5000)]);

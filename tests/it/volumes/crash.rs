@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::hyper::{archive, begin, contents, fetch, finish, local, sample, show, untar, upload_to};
+use crate::harness::hyper::{
+    Session, archive, begin, contents, fetch, fill, finish, local, sample, show, untar, upload_to,
+};
 use crate::harness::rsync::assert_same_trees;
 use crate::harness::{Scratch, Server, Setup, hyper, image, stored, wait_for};
 
@@ -114,6 +117,75 @@ fn a_session_survives_a_crash_at_every_point() {
         passed += 1;
     }
     assert!(passed >= 6, "only {passed} points");
+}
+
+/// Replaces what `vol` has and then ends the session, as far as the server lives; returns whether that was answered.
+fn replace(server: &Server, archive: &Path, cancels: bool) -> bool {
+    let credentials = server.credentials();
+    let curl = |path: &str| server.curl_as(&credentials, path);
+    let wish = json!({"Reload": true, "Volume": [{"Name": "vol", "Source": "/local/dir"}]});
+    let (output, response) = curl("/volumes/initialize").json("POST", &wish).try_run();
+    if !output.status.success() {
+        return false;
+    }
+    let session = Session::of(&response);
+    if !upload_to(&session.url("vol"), archive).try_run().0.status.success() {
+        return false;
+    }
+    if !cancels {
+        let path = format!("/volumes/uploadfinish?session={}", session.token);
+        return curl(&path).method("PUT").try_run().0.status.success();
+    }
+    let (output, response) = curl("/api/v1/sessions").try_run();
+    output.status.success() && {
+        let id = open_session(&response.json()).expect("the session is open");
+        curl(&format!("/api/v1/sessions/{id}")).method("DELETE").try_run().0.status.success()
+    }
+}
+
+fn open_session(sessions: &Value) -> Option<String> {
+    let open = sessions["sessions"].as_array()?.iter().find(|session| session["state"] == "open")?;
+    Some(open["id"].as_str()?.to_owned())
+}
+
+/// Of a content that a reload has replaced, and of one that a cancelled session had received, the next start knows that
+/// it is to go: it takes neither for a tree whose row was lost.
+#[test]
+fn a_content_that_nobody_has_any_more_goes_after_a_crash_at_every_point() {
+    let home = Scratch::new();
+    let (old, new) = (archive(&home, "a"), archive(&home, "b"));
+    for cancels in [false, true] {
+        let mut passed = 0;
+        loop {
+            assert!(passed < MOST_POINTS, "it never passes all points");
+            let data = Scratch::new();
+            let mut first = Setup::default().data(data.path()).start();
+            fill(&first, "vol", &old);
+            first.terminate();
+            let mut server =
+                Setup::default().data(data.path()).config(&format!("crash_after = {}", passed + 1)).start();
+            let is_answered = replace(&server, &new, cancels);
+            if is_answered {
+                server.terminate();
+                break;
+            }
+            server.wait();
+            let server = Setup::default().data(data.path()).start();
+            if let Some(id) = open_session(&server.curl("/api/v1/sessions").run().json()) {
+                assert_eq!(server.curl(&format!("/api/v1/sessions/{id}")).method("DELETE").run().status, 204);
+            }
+            assert_eq!(contents(&server).len(), 1, "after {passed} points");
+            assert_eq!(stored::entries(&server, "lost/trees").len(), 0, "after {passed} points");
+            let (back, dir) = (server.scratch().join("back.tar"), server.scratch().join("back"));
+            fetch(&server, "vol", &back);
+            untar(&back, &dir);
+            let is_new = fs::read_to_string(dir.join("readme.md")).expect("a file") == "hello b\n";
+            assert!(!is_new || !cancels, "what was cancelled is visible");
+            assert_same_trees(&sample(&home, if is_new { "b" } else { "a" }), &dir);
+            passed += 1;
+        }
+        assert!(passed >= 6, "only {passed} points");
+    }
 }
 
 #[test]

@@ -189,7 +189,7 @@ fn a_branch_of_a_repository_becomes_the_content_of_a_volume() {
         assert_same_data(&wanted, &dir);
         assert!(!dir.join(".git").exists());
     }
-    let scratch = server.data().join("tree-scratch");
+    let scratch = server.data().join("fetch-scratch");
     wait_for("the scratch space to be empty", || fs::read_dir(&scratch).unwrap().next().is_none().then_some(()));
     let absent = ask(&server, &from(&[("none", &git_servers.git_url(":nothing"))]));
     assert_eq!(absent.status, 400, "{absent:?}");

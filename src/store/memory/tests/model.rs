@@ -94,7 +94,7 @@ impl Pair {
                 for subject in self.subjects() {
                     let reservation = subject.store.space().reserve(ByteCount::mib(1)).unwrap();
                     let expected = is_expected.then_some(ByteCount::mib(2));
-                    let options = DraftOptions { expected, reservation, record: record() };
+                    let options = DraftOptions { expected, reservation, record: record(), is_kept: false };
                     of.push(subject.store.draft(content_id(id), options).await.unwrap());
                 }
                 let of = of.try_into().unwrap_or_else(|_| panic!("two"));

@@ -1,0 +1,44 @@
+//! `longshore download`: downloads a drive from a server.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::connection::Connection;
+use super::progress::Board;
+use crate::client::{Destination, Download, Meter};
+
+#[derive(Args)]
+pub(super) struct DownloadArguments {
+    /// The drive: its UUID, or a name that no other drive has
+    drive: String,
+    /// Where it goes to; - is standard output [default: its UUID with .img]
+    file: Option<PathBuf>,
+    /// Connections at once
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    connections: usize,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(super) fn run(arguments: DownloadArguments) -> anyhow::Result<ExitCode> {
+    let DownloadArguments { drive, file, connections, force, connection } = arguments;
+    let is_piped = file.as_deref() == Some(Path::new("-"));
+    let goes_on = if is_piped { "nothing was kept" } else { "the same command goes on" };
+    connection.run(goes_on, async |client| {
+        let to = file.map(|file| if is_piped { Destination::Output } else { Destination::File(file) });
+        let meter = Arc::new(Meter::default());
+        let mut board = Board::new(connection.json, is_piped, None);
+        let name = drive.clone();
+        let order = Download { drive, to, connections, replaces: force };
+        let done = board.watch(&name, &meter, client.download(order, Arc::clone(&meter))).await?;
+        let file = done.file.as_deref().map(|file| file.display().to_string());
+        board.done(&done, &file.unwrap_or_default());
+        Ok(())
+    })
+}

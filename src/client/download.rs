@@ -1,0 +1,404 @@
+//! Downloads of drives, in several parts at once.
+//!
+//! # Invariants
+//! - All bytes are of one generation of the drive: each part is asked for under the tag that the first answer had.
+//! - A part is recorded as there when it is on the disk.
+//!
+//! # Crash
+//! The file has another name until it is whole; parts that are recorded are not asked for again.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::BytesMut;
+use futures_util::future::try_join_all;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LOCATION, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::digest::{self, Algorithm, Digester};
+use super::exchange::{STALL, blocking, send};
+use super::record::{Record, sync_folder_of};
+use super::retry::persist;
+use super::sink::write_sparse;
+use super::{Client, ClientError, Meter};
+use crate::domain::{Extents, VolumeId};
+
+/// The bytes of a part. After each, the file is flushed; a crash loses this much of each connection.
+const PART: u64 = 64 << 20;
+/// The bytes that are written at once.
+const WRITE: usize = 1 << 20;
+
+/// What to download, and where to.
+#[derive(Clone, Debug)]
+pub(crate) struct Download {
+    /// The drive, by its UUID or name.
+    pub(crate) drive: String,
+    /// Where it goes to; a file of its UUID in the current folder if nothing is said.
+    pub(crate) to: Option<Destination>,
+    /// The connections at once.
+    pub(crate) connections: usize,
+    /// Whether a file that is there is replaced.
+    pub(crate) replaces: bool,
+}
+
+/// Where a download goes to.
+#[derive(Clone, Debug)]
+pub(crate) enum Destination {
+    /// A file, which is there when it is whole.
+    File(PathBuf),
+    /// Standard output: in order, over one connection.
+    Output,
+}
+
+/// A drive that was downloaded.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Downloaded {
+    /// The drive.
+    pub(crate) drive: VolumeId,
+    /// The file, if it went to one.
+    pub(crate) file: Option<PathBuf>,
+    /// The bytes of it.
+    pub(crate) size: u64,
+    /// The digest that it was compared with, if the server told one.
+    #[serde(rename = "sha-256")]
+    pub(crate) sha256: Option<String>,
+}
+
+/// What the server says of the bytes before it sends them.
+struct Head {
+    size: u64,
+    tag: String,
+    sha256: Option<String>,
+}
+
+/// What is kept of a download that is under way.
+#[derive(Deserialize, Serialize)]
+struct Kept {
+    tag: String,
+    size: u64,
+    /// The parts that are on the disk, as first byte and end.
+    parts: Vec<(u64, u64)>,
+}
+
+impl Client {
+    /// Downloads a drive.
+    pub(crate) async fn download(&self, order: Download, meter: Arc<Meter>) -> Result<Downloaded, ClientError> {
+        let drive = self.drive(&order.drive).await?;
+        let link = Link::open(self, drive).await?;
+        let head = link.head().await?;
+        meter.set_size(head.size);
+        let size = head.size;
+        let (file, sha256) = match order.to {
+            Some(Destination::Output) => (None, stream(&link, &head, &meter).await?),
+            to => {
+                let file = match to {
+                    Some(Destination::File(file)) => file,
+                    _ => PathBuf::from(format!("{drive}.img")),
+                };
+                let sha256 = to_file(link, head, &file, order.connections, order.replaces, meter).await?;
+                (Some(file), sha256)
+            }
+        };
+        Ok(Downloaded { drive, file, size, sha256 })
+    }
+}
+
+/// The URL under which the bytes of a drive are. It ends after a while, and is asked for anew.
+struct Link {
+    client: Client,
+    drive: VolumeId,
+    url: tokio::sync::Mutex<Url>,
+}
+
+impl Link {
+    async fn open(client: &Client, drive: VolumeId) -> Result<Self, ClientError> {
+        let url = Self::ask(client, drive).await?;
+        Ok(Self { client: client.clone(), drive, url: tokio::sync::Mutex::new(url) })
+    }
+
+    async fn ask(client: &Client, drive: VolumeId) -> Result<Url, ClientError> {
+        let response = send(client.request(Method::GET, &format!("/api/2.0/drives/{drive}/download/"))?).await?;
+        let place = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+        client.place(place.ok_or(ClientError::Nonsense("a download that leads nowhere"))?)
+    }
+
+    /// Sends a request to the link; if the link has ended, to a new one.
+    async fn send(&self, method: Method, headers: &HeaderMap) -> Result<Response, ClientError> {
+        let url = self.url.lock().await.clone();
+        let request = |url| send(self.client.bare(method.clone(), url).headers(headers.clone()));
+        match request(url.clone()).await {
+            Err(error) if error.is_status(StatusCode::FORBIDDEN) => {
+                let mut held = self.url.lock().await;
+                if *held == url {
+                    *held = Self::ask(&self.client, self.drive).await?;
+                }
+                let url = held.clone();
+                drop(held);
+                request(url).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn head(&self) -> Result<Head, ClientError> {
+        let response = self.send(Method::HEAD, &HeaderMap::new()).await?;
+        let headers = response.headers();
+        let size = text(headers.get(CONTENT_LENGTH)).and_then(|size| size.parse().ok());
+        let tag = text(headers.get(ETAG)).filter(|tag| tag.starts_with('"'));
+        Ok(Head {
+            size: size.ok_or(ClientError::Nonsense("a drive without a size"))?,
+            tag: tag.ok_or(ClientError::Nonsense("a drive without a tag"))?.to_owned(),
+            sha256: digest::told(headers),
+        })
+    }
+
+    /// Asks for the bytes from `start` to `end`.
+    async fn range(&self, head: &Head, start: u64, end: u64) -> Result<Response, ClientError> {
+        let mut headers = HeaderMap::new();
+        let sent = "a tag that cannot be sent back";
+        headers.insert(RANGE, format!("bytes={start}-{}", end - 1).parse().map_err(|_| ClientError::Nonsense(sent))?);
+        headers.insert(IF_RANGE, head.tag.parse().map_err(|_| ClientError::Nonsense(sent))?);
+        let response = self.send(Method::GET, &headers).await?;
+        // The whole is the answer to a tag that is over.
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Err(ClientError::DriveChanged);
+        }
+        let expected = format!("bytes {start}-{}/{}", end - 1, head.size);
+        if text(response.headers().get(CONTENT_RANGE)) != Some(&expected) {
+            return Err(ClientError::Nonsense("another range than was asked for"));
+        }
+        Ok(response)
+    }
+}
+
+fn text(value: Option<&reqwest::header::HeaderValue>) -> Option<&str> {
+    value.and_then(|value| value.to_str().ok())
+}
+
+/// Reads the next bytes of a body, about [`WRITE`]. What came before an error is returned with it.
+async fn gather(response: &mut Response, meter: &Meter) -> (BytesMut, Result<bool, ClientError>) {
+    let mut held = BytesMut::with_capacity(2 * WRITE);
+    while held.len() < WRITE {
+        match timeout(STALL, response.chunk()).await {
+            Ok(Ok(Some(bytes))) => {
+                meter.add_moved(bytes.len() as u64);
+                held.extend_from_slice(&bytes);
+            }
+            Ok(Ok(None)) => return (held, Ok(true)),
+            Ok(Err(error)) => return (held, Err(error.into())),
+            Err(_) => return (held, Err(ClientError::Stalled(STALL))),
+        }
+    }
+    (held, Ok(false))
+}
+
+/// Fetches the bytes from `*at` to `end`, and gives them to `write` in order. `*at` moves along with what was written.
+async fn fetch(
+    link: &Link,
+    head: &Head,
+    at: &mut u64,
+    end: u64,
+    meter: &Meter,
+    mut write: impl AsyncFnMut(BytesMut, u64) -> Result<(), ClientError>,
+) -> Result<(), ClientError> {
+    persist(link.client.patience, meter, async || {
+        if *at == end {
+            return Ok(());
+        }
+        let _connection = meter.connection();
+        let mut response = link.range(head, *at, end).await?;
+        loop {
+            let (bytes, is_last) = gather(&mut response, meter).await;
+            let len = bytes.len() as u64;
+            if len > end - *at {
+                return Err(ClientError::Nonsense("more bytes than were asked for"));
+            }
+            if len > 0 {
+                write(bytes, *at).await?;
+                *at += len;
+                meter.add_done(len);
+            }
+            match is_last {
+                Ok(true) if *at == end => return Ok(()),
+                Ok(true) => return Err(ClientError::Nonsense("fewer bytes than were asked for")),
+                Ok(false) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    })
+    .await
+}
+
+/// Writes a drive to standard output, and returns the digest that it was compared with.
+async fn stream(link: &Link, head: &Head, meter: &Meter) -> Result<Option<String>, ClientError> {
+    let place = Path::new("standard output");
+    let output = io::stdout().as_fd().try_clone_to_owned().map_err(ClientError::file(place))?;
+    let output = Arc::new(File::from(output));
+    let mut digest = Digester::new(Algorithm::Sha256);
+    let mut at = 0;
+    fetch(link, head, &mut at, head.size, meter, async |bytes, _| {
+        digest.update(&bytes);
+        let output = Arc::clone(&output);
+        blocking(move || (&*output).write_all(&bytes)).await.map_err(ClientError::file(place))
+    })
+    .await?;
+    compared(head, &digest.finish())
+}
+
+/// Compares a digest with that of the server, and returns it if the server told one.
+fn compared(head: &Head, got: &str) -> Result<Option<String>, ClientError> {
+    match &head.sha256 {
+        Some(want) if want != got => Err(ClientError::Digest(format!("its SHA-256 is {got}, and should be {want}"))),
+        told => Ok(told.clone()),
+    }
+}
+
+/// A download to a file, which several connections work on.
+struct Job {
+    link: Link,
+    head: Head,
+    path: PathBuf,
+    file: Arc<File>,
+    left: Mutex<VecDeque<(u64, u64)>>,
+    progress: Mutex<(Extents, Record)>,
+    meter: Arc<Meter>,
+}
+
+/// Downloads to a file, and returns the digest that it was compared with.
+async fn to_file(
+    link: Link,
+    head: Head,
+    to: &Path,
+    connections: usize,
+    replaces: bool,
+    meter: Arc<Meter>,
+) -> Result<Option<String>, ClientError> {
+    if !replaces && to.exists() {
+        return Err(ClientError::Exists(to.to_owned()));
+    }
+    let place = std::path::absolute(to).map_err(ClientError::file(to))?;
+    let mut path = place.clone().into_os_string();
+    path.push(".part");
+    let path = PathBuf::from(path);
+    let words =
+        [b"download", link.client.url().as_bytes(), link.drive.as_bytes(), place.as_os_str().as_encoded_bytes()];
+    let record = Record::open(&link.client.records, &words, to)?;
+    let kept = record.read::<Kept>().filter(|kept| kept.tag == head.tag && kept.size == head.size);
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = opened.map_err(ClientError::file(&path))?;
+    let mut there = Extents::default();
+    if let Some(kept) = kept
+        && file.metadata().map_err(ClientError::file(&path))?.len() == head.size
+    {
+        kept.parts.iter().for_each(|(start, end)| there.insert(*start..(*end).min(head.size)));
+        meter.set_done(there.total());
+        meter.note(format!("going on: {} of {} bytes are there", there.total(), head.size));
+    } else {
+        // Left-over bytes would show where zeros are left out.
+        file.set_len(0).and_then(|()| file.set_len(head.size)).map_err(ClientError::file(&path))?;
+        record.write(&Kept { tag: head.tag.clone(), size: head.size, parts: Vec::new() })?;
+    }
+    let left = parts(&there, head.size);
+    let job = Arc::new(Job {
+        link,
+        head,
+        path: path.clone(),
+        file: Arc::new(file),
+        left: Mutex::new(left),
+        progress: Mutex::new((there, record)),
+        meter,
+    });
+    try_join_all((0..connections.max(1)).map(|_| job.work())).await?;
+    let sha256 = job.check().await?;
+    if !replaces && to.exists() {
+        return Err(ClientError::Exists(to.to_owned()));
+    }
+    fs::rename(&path, to).and_then(|()| sync_folder_of(&place)).map_err(ClientError::file(to))?;
+    if let Some(job) = Arc::into_inner(job) {
+        job.progress.into_inner().unwrap_or_else(PoisonError::into_inner).1.remove();
+    }
+    Ok(sha256)
+}
+
+/// Returns what is not there, in parts.
+fn parts(there: &Extents, size: u64) -> VecDeque<(u64, u64)> {
+    let mut parts = VecDeque::new();
+    let mut at = 0;
+    while let Some(gap) = there.first_gap(at..size) {
+        let end = gap.end.min((gap.start / PART + 1) * PART);
+        parts.push_back((gap.start, end));
+        at = end;
+    }
+    parts
+}
+
+impl Job {
+    async fn work(self: &Arc<Self>) -> Result<(), ClientError> {
+        loop {
+            let Some((start, end)) = locked(&self.left).pop_front() else { return Ok(()) };
+            let mut at = start;
+            fetch(&self.link, &self.head, &mut at, end, &self.meter, async |bytes, offset| {
+                let file = Arc::clone(&self.file);
+                blocking(move || write_sparse(&file, &bytes, offset)).await.map_err(ClientError::file(&self.path))
+            })
+            .await?;
+            let job = Arc::clone(self);
+            spawn_blocking(move || job.keep(start, end)).await.map_err(|_| ClientError::Nonsense("a task ended"))??;
+        }
+    }
+
+    /// Makes a part durable, and then says so in the record.
+    fn keep(&self, start: u64, end: u64) -> Result<(), ClientError> {
+        self.file.sync_data().map_err(ClientError::file(&self.path))?;
+        let mut progress = locked(&self.progress);
+        progress.0.insert(start..end);
+        let parts = progress.0.ranges().iter().map(|range| (range.start, range.end)).collect();
+        progress.1.write(&Kept { tag: self.head.tag.clone(), size: self.head.size, parts })
+    }
+
+    /// Reads the file back, if the server told a digest. One that differs is not gone on with.
+    async fn check(&self) -> Result<Option<String>, ClientError> {
+        let synced = Arc::clone(&self.file);
+        blocking(move || synced.sync_all()).await.map_err(ClientError::file(&self.path))?;
+        if self.head.sha256.is_none() {
+            return Ok(None);
+        }
+        let (file, size) = (Arc::clone(&self.file), self.head.size);
+        let got = blocking(move || digest::of_file(Algorithm::Sha256, &file, size))
+            .await
+            .map_err(ClientError::file(&self.path))?;
+        let compared = compared(&self.head, &got);
+        if compared.is_err() {
+            let nothing = Kept { tag: String::new(), size: 0, parts: Vec::new() };
+            locked(&self.progress).1.write(&nothing)?;
+        }
+        compared
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_what_is_missing_cut_at_their_bounds() {
+        assert_eq!(parts(&Extents::default(), 0), []);
+        assert_eq!(parts(&Extents::default(), PART), [(0, PART)]);
+        let mut there = Extents::default();
+        there.insert(5..PART + 1);
+        there.insert(2 * PART..3 * PART);
+        let left = parts(&there, 4 * PART + 9);
+        assert_eq!(left, [(0, 5), (PART + 1, 2 * PART), (3 * PART, 4 * PART), (4 * PART, 4 * PART + 9)]);
+    }
+}

@@ -1,0 +1,34 @@
+//! Uploads, downloads and lists by way of a server, over HTTP. It is not part of the server: it knows nothing of its
+//! data folder, and asks for everything over the line.
+//!
+//! # Invariants
+//! - What is said of a transfer is what the server said last. A record on this side only tells where to ask.
+//! - A secret (password, token, ticket) is in no message and in no error.
+//! - A file is at its place only when all of it is there, on the disk, and was compared with the digest that the server
+//!   tells of it.
+//!
+//! # Cancellation
+//! Dropping any future here leaves a transfer that the same command goes on with.
+
+mod digest;
+mod download;
+mod drives;
+mod error;
+mod exchange;
+mod login;
+mod meter;
+mod record;
+mod retry;
+mod scan;
+mod sink;
+mod transfers;
+mod upload;
+
+pub(crate) use digest::Algorithm;
+pub(crate) use download::{Destination, Download};
+pub(crate) use error::ClientError;
+pub(crate) use exchange::Client;
+pub(crate) use login::{Login, LoginError};
+pub(crate) use meter::{Meter, Seen};
+pub(crate) use transfers::Transfer;
+pub(crate) use upload::{Source, Upload};

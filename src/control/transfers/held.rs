@@ -1,0 +1,198 @@
+//! An open transfer in memory: its draft while somebody is at it, else its space.
+
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::Assemblies;
+use crate::control::growth::Room;
+use crate::domain::{ByteCount, ContentId, Extents, Fault, FaultKind, TenantId, Transfer, TransferId, VolumeId};
+use crate::store::{Draft, DraftOptions, PieceMap, Record, Reservation};
+use crate::transfer::{Assembly, PartOptions, Progress};
+
+/// A draft that nobody is at is closed after this long.
+const LINGER: Duration = Duration::from_secs(20);
+
+/// What is there of a transfer that rests is known without opening it when it is in no more extents than these: 1 KiB.
+const FEW: usize = 64;
+
+/// See the module.
+pub(super) struct Held {
+    pub(super) id: TransferId,
+    pub(super) tenant: TenantId,
+    pub(super) volume: VolumeId,
+    pub(super) content: ContentId,
+    /// Taken by who opens or closes the draft, finishes the transfer or ends it.
+    pub(super) work: tokio::sync::Mutex<Work>,
+    /// What is taken for the drive, while its size is not known.
+    pub(super) room: tokio::sync::Mutex<Room>,
+    /// The part at the end of what has come, if one comes.
+    pub(super) appended: Mutex<Weak<Progress>>,
+    /// Why its drive was not made when that was last asked for.
+    pub(super) refusal: Mutex<Option<(FaultKind, String)>>,
+}
+
+/// The present work on a transfer.
+pub(super) enum Work {
+    /// None.
+    Resting {
+        /// The space for the bytes that are to come.
+        reservation: Reservation,
+        /// What is there, if it is in few extents.
+        durable: Option<Extents>,
+    },
+    /// Parts come, or came lately.
+    Assembling {
+        assembly: Arc<Assembly>,
+        /// When it was last asked for.
+        used: Instant,
+    },
+    /// The drive is being made. The sender goes at its end.
+    Finishing(watch::Receiver<()>),
+    /// The making of the drive was cut short, and is to be begun again.
+    Stuck,
+    /// Nothing more will be done.
+    Ended,
+}
+
+impl Work {
+    /// Somebody is at it from now on.
+    pub(super) fn assembling(assembly: Arc<Assembly>) -> Self {
+        Self::Assembling { assembly, used: Instant::now() }
+    }
+}
+
+impl Held {
+    /// In this state of work, with so much charged for its drive.
+    pub(super) fn new(transfer: &Transfer, content: ContentId, charged: ByteCount, work: Work) -> Self {
+        let end = transfer.size.unwrap_or_default().get();
+        Self {
+            id: transfer.id,
+            tenant: transfer.tenant,
+            volume: transfer.volume,
+            content,
+            work: tokio::sync::Mutex::new(work),
+            room: tokio::sync::Mutex::new(Room { end, charged }),
+            appended: Mutex::default(),
+            refusal: Mutex::default(),
+        }
+    }
+}
+
+impl Assemblies {
+    /// A draft and its map as an assembly.
+    pub(super) fn assemble(&self, draft: Arc<dyn Draft>, map: PieceMap, transfer: &Transfer) -> Arc<Assembly> {
+        let options = PartOptions {
+            depth: self.settings.depth,
+            checkpoint_bytes: self.settings.transfers.checkpoint_bytes.get(),
+            checkpoint_time: self.settings.transfers.checkpoint_time,
+            digests: transfer.asserted.algorithms(),
+        };
+        Assembly::new(draft, map, transfer.size, (self.pool.clone(), options), self.volumes.tracker.clone())
+    }
+
+    /// The assembly of an open transfer, which is opened if nobody is at it.
+    pub(super) async fn assembly(
+        self: &Arc<Self>,
+        held: &Arc<Held>,
+        transfer: &Transfer,
+    ) -> Result<Arc<Assembly>, Fault> {
+        let (assemblies, held, transfer) = (self.clone(), held.clone(), transfer.clone());
+        // To its end even when the caller goes: what was half opened would be lost.
+        let opened = self.volumes.tracker.spawn(async move {
+            let mut work = held.work.lock().await;
+            assemblies.open(&held, &mut work, &transfer).await
+        });
+        opened.await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
+    }
+
+    /// As [`Assemblies::assembly`], for who has taken the work.
+    pub(super) async fn open(&self, held: &Held, work: &mut Work, transfer: &Transfer) -> Result<Arc<Assembly>, Fault> {
+        match work {
+            Work::Assembling { assembly, used } => {
+                *used = Instant::now();
+                return Ok(assembly.clone());
+            }
+            Work::Resting { .. } => {}
+            Work::Finishing(_) | Work::Stuck => {
+                return Err(Fault::new(FaultKind::Conflict, "the transfer is complete, and its drive is being made"));
+            }
+            Work::Ended => return Err(Fault::new(FaultKind::Gone, "the transfer has ended")),
+        }
+        let nothing = self.volumes.store.space().reserve_for(held.tenant, ByteCount::ZERO)?;
+        let before = std::mem::replace(work, Work::Resting { reservation: nothing, durable: None });
+        let Work::Resting { reservation, .. } = before else { return Err(Fault::internal("it rested")) };
+        let (draft, map) = self.volumes.store.resume(held.content, options(transfer, reservation)).await?;
+        if transfer.size.is_none() {
+            held.room.lock().await.end = end_of(map.extents());
+        }
+        let assembly = self.assemble(draft, map, transfer);
+        *work = Work::assembling(assembly.clone());
+        Ok(assembly)
+    }
+
+    /// What of a transfer is durable, and the parts that come.
+    pub(super) async fn look_at(
+        self: &Arc<Self>,
+        held: &Arc<Held>,
+        transfer: &Transfer,
+    ) -> Result<(Extents, Vec<Arc<Progress>>), Fault> {
+        let assembly = {
+            let work = held.work.lock().await;
+            match &*work {
+                Work::Resting { durable: Some(durable), .. } => return Ok((durable.clone(), Vec::new())),
+                Work::Assembling { assembly, .. } => Some(assembly.clone()),
+                _ => None,
+            }
+        };
+        let assembly = match assembly {
+            Some(assembly) => assembly,
+            None => self.assembly(held, transfer).await?,
+        };
+        Ok((assembly.durable().await?, assembly.parts()))
+    }
+
+    /// Closes the drafts that nobody is at.
+    pub(super) async fn close_idle(self: &Arc<Self>) {
+        let all: Vec<Arc<Held>> = self.held().values().cloned().collect();
+        for held in all {
+            let Ok(mut work) = held.work.try_lock() else { continue };
+            if let Err(fault) = self.rest(&held, &mut work).await {
+                tracing::warn!(transfer = %held.id, cause = ?fault.cause, why = fault.told, "a draft stays open");
+            }
+        }
+    }
+
+    async fn rest(&self, held: &Held, work: &mut Work) -> Result<(), Fault> {
+        let Work::Assembling { assembly, used } = work else { return Ok(()) };
+        // Whoever has it besides is at it: nobody gets it while the work is taken.
+        if used.elapsed() < LINGER || Arc::strong_count(assembly) > 1 {
+            return Ok(());
+        }
+        let durable = assembly.durable().await?;
+        let Some(transfer) = self.volumes.meta.transfer(held.id).await? else { return Ok(()) };
+        let reservation = self.reserve_rest(&transfer, &durable)?;
+        let durable = Some(durable).filter(|durable| durable.ranges().len() <= FEW);
+        *work = Work::Resting { reservation, durable };
+        Ok(())
+    }
+
+    /// Sets the space aside that the rest of a transfer takes.
+    pub(super) fn reserve_rest(&self, transfer: &Transfer, durable: &Extents) -> Result<Reservation, Fault> {
+        let rest = transfer.size.map_or(0, |size| size.get().saturating_sub(durable.total()));
+        let rest = ByteCount::new(rest).unwrap_or(ByteCount::MAX);
+        Ok(self.volumes.store.space().reserve_for(transfer.tenant, rest)?)
+    }
+}
+
+/// How the draft of a transfer is filled.
+pub(super) fn options(transfer: &Transfer, reservation: Reservation) -> DraftOptions {
+    let record = Record { volume: transfer.volume, tenant: transfer.tenant, name: transfer.name.clone() };
+    DraftOptions { expected: transfer.size, reservation, record, is_kept: true }
+}
+
+/// The offset behind the last byte.
+pub(super) fn end_of(durable: &Extents) -> u64 {
+    durable.ranges().last().map_or(0, |last| last.end)
+}

@@ -1,0 +1,246 @@
+//! Transfers: begun, watched and ended. Their bytes go to the URL that is told when one begins.
+
+use http::header::{self, HeaderValue};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::super::{Answer, Call, KnownOperation, Operation, Places, Reply, Work, bare, query, resumable, ticket};
+use super::{BASE, Fields, json_reply, limit, view};
+use crate::domain::{
+    Command, Fault, FaultKind, Media, Outcome, Paged, PartPlan, PartTarget, Principal, TransferAction, TransferCommand,
+    TransferId, TransferQuery, TransferSeen, TransferSpec, TransferState,
+};
+
+/// What an endpoint does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    List,
+    Create,
+    Show,
+    Finish,
+    Cancel,
+}
+
+/// The number of transfers on a page, unless fewer are requested.
+const PAGE: u32 = 50;
+/// The most characters of a name or reference.
+const MAX_TEXT: usize = 255;
+/// The most bytes of an owner's labels, as JSON. They are kept with the drive's record.
+pub(in crate::dialect) const MAX_LABELS: usize = 16 << 10;
+/// The limits of a lifetime in seconds: time for a line to be cut and come back, and 30 days.
+const LIFETIMES: (u64, u64) = (60, 30 * 24 * 60 * 60);
+
+impl Operation for Op {
+    fn parameters(&self) -> &'static [&'static str] {
+        match self {
+            Self::List => &["reference", "state", "limit", "marker"],
+            Self::Create | Self::Show | Self::Finish | Self::Cancel => &[],
+        }
+    }
+
+    fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+        encode(*self, call, outcome, places)
+    }
+}
+
+impl KnownOperation for Op {
+    fn decode(&'static self, call: &Call, _: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
+        Ok((Work::Control(Command::Transfer(decode(*self, call, body)?)), Answer::of(self)))
+    }
+}
+
+fn decode(op: Op, call: &Call, body: &[u8]) -> Result<TransferCommand, Fault> {
+    let on = |action| Ok(TransferCommand::On(id(call)?, action));
+    match op {
+        Op::List => page(call.query).map(TransferCommand::List),
+        Op::Create => spec(body).map(TransferCommand::Create),
+        Op::Show => on(resumable::look(call.method)),
+        Op::Finish => {
+            let fields = Fields::read_any(body)?;
+            fields.only(&["size", "digest"])?;
+            on(TransferAction::Finish(fields.completion()?))
+        }
+        Op::Cancel => on(TransferAction::Cancel),
+    }
+}
+
+/// A part at the end of what has come, by the login of the owner.
+pub(super) fn append(call: &Call) -> Result<PartPlan, Fault> {
+    ticket::append_to(call, PartTarget::Own(id(call)?))
+}
+
+/// The transfer that the path names.
+pub(super) fn id(call: &Call) -> Result<TransferId, Fault> {
+    call.param("uuid").parse().map_err(|_| Fault::new(FaultKind::NotFound, "there is no such transfer"))
+}
+
+fn page(query: &str) -> Result<TransferQuery, Fault> {
+    let mut page = TransferQuery { reference: None, state: None, limit: PAGE, after: None };
+    for (name, value) in query::pairs(query) {
+        match name.as_str() {
+            "reference" => page.reference = Some(value),
+            "state" => {
+                let words = TransferState::ALL.map(TransferState::word).join(", ");
+                let told = || Fault::invalid("state", format!("must be one of {words}"));
+                page.state = Some(TransferState::from_word(&value).ok_or_else(told)?);
+            }
+            "limit" => page.limit = limit(&value, PAGE)?,
+            "marker" => {
+                let told = |_| Fault::invalid("marker", "the marker is no transfer of yours");
+                page.after = Some(value.parse().map_err(told)?);
+            }
+            _ => return Err(query::unknown(&name)),
+        }
+    }
+    Ok(page)
+}
+
+fn spec(body: &[u8]) -> Result<TransferSpec, Fault> {
+    let fields = Fields::read(body)?;
+    fields.only(&["name", "size", "media", "digest", "reference", "expires_in", "meta"])?;
+    let text = |name: &str| {
+        let told = "must be a string of 1 to 255 characters, none of them a control character";
+        fields.get(name, told, |value| value.as_str().filter(|text| is_text(text)).map(str::to_owned))
+    };
+    let fits = |value: &&Value| value.to_string().len() <= MAX_LABELS;
+    let meta = fields
+        .get("meta", "must be an object of at most 16 KiB", |value| Some(value).filter(fits)?.as_object().cloned())?;
+    let lifetime = fields.number("expires_in", LIFETIMES.0..=LIFETIMES.1)?;
+    Ok(TransferSpec {
+        name: text("name")?.ok_or_else(|| Fault::invalid("name", "name is required"))?,
+        size: fields.size()?,
+        media: fields.get("media", "must be disk or cdrom", media)?.unwrap_or_default(),
+        meta: meta.unwrap_or_default(),
+        asserted: fields.digest()?,
+        reference: text("reference")?,
+        metadata: None,
+        lifetime: lifetime.and_then(|seconds| u32::try_from(seconds).ok()),
+    })
+}
+
+/// Whether this can be a name or a reference.
+pub(in crate::dialect) fn is_text(text: &str) -> bool {
+    !text.is_empty() && text.chars().count() <= MAX_TEXT && !text.chars().any(char::is_control)
+}
+
+fn media(value: &Value) -> Option<Media> {
+    match value.as_str()? {
+        "disk" => Some(Media::Disk),
+        "cdrom" => Some(Media::Cdrom),
+        _ => None,
+    }
+}
+
+/// `None` when the endpoint cannot have this outcome.
+fn encode(op: Op, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
+    Some(match (op, outcome) {
+        (Op::List, Outcome::Transfers(transfers)) => listed(call, transfers),
+        (Op::Create, Outcome::Transfer(seen)) => begun(seen, places)?,
+        (Op::Show, Outcome::Transfer(seen)) => shown(call, seen),
+        (Op::Finish, Outcome::Transfer(seen)) => json_reply(finished(seen), &view::whole(seen)),
+        (Op::Cancel, Outcome::Transfer(_)) => bare(StatusCode::NO_CONTENT),
+        _ => return None,
+    })
+}
+
+/// The status of an answer about the end of a transfer, which may be still under way.
+pub(in crate::dialect) fn finished(seen: &TransferSeen) -> StatusCode {
+    match seen.transfer.state {
+        TransferState::Finishing => StatusCode::ACCEPTED,
+        _ => StatusCode::OK,
+    }
+}
+
+fn shown(call: &Call, seen: &TransferSeen) -> Reply {
+    let mut reply = json_reply(StatusCode::OK, &view::whole(seen));
+    if call.method == Method::HEAD {
+        resumable::add_state(reply.headers_mut(), seen);
+    }
+    reply
+}
+
+fn listed(call: &Call, transfers: &Paged<TransferSeen>) -> Reply {
+    let next = transfers.items.last().filter(|_| transfers.has_more).map(|last| {
+        let others = query::pairs(call.query).filter(|(name, _)| name != "marker");
+        let mut next = form_urlencoded::Serializer::new(String::new());
+        let next = next.extend_pairs(others).append_pair("marker", &last.transfer.id.to_string());
+        format!("{}?{}", call.path, next.finish())
+    });
+    let transfers: Vec<Value> = transfers.items.iter().map(view::in_list).collect();
+    json_reply(StatusCode::OK, &json!({"transfers": transfers, "next": next}))
+}
+
+/// The one answer that tells the secret of the URL.
+fn begun(seen: &TransferSeen, places: &Places) -> Option<Reply> {
+    let id = seen.transfer.id;
+    let mut object = view::whole(seen);
+    object["ticket"] = format!("{}{}", places.direct, ticket::path(seen.ticket.as_ref()?, id)).into();
+    let mut reply = json_reply(StatusCode::CREATED, &object);
+    let location = places.control_location(&format!("{BASE}/transfers/{id}"));
+    reply.headers_mut().insert(header::LOCATION, HeaderValue::try_from(location).ok()?);
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Some(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(body: &Value) -> String {
+        spec(body.to_string().as_bytes()).expect_err("it is refused").point.unwrap_or_default()
+    }
+
+    #[test]
+    fn terms_are_taken_up_to_their_limits() {
+        let longest = "\u{e9}".repeat(MAX_TEXT);
+        let labels = |bytes: usize| json!({"k": "x".repeat(bytes - 8)});
+        for right in [
+            json!({"name": longest, "reference": longest}),
+            json!({"name": "a", "size": 1, "expires_in": LIFETIMES.0, "meta": labels(MAX_LABELS)}),
+            json!({"name": "a", "size": i64::MAX, "expires_in": LIFETIMES.1, "meta": {}, "digest": {}}),
+            json!({"name": "a", "media": null, "reference": null, "meta": null, "digest": null}),
+        ] {
+            assert!(spec(right.to_string().as_bytes()).is_ok(), "{right}");
+        }
+        let too_long = format!("{longest}x");
+        for (name, wrong) in [
+            ("name", json!("")),
+            ("name", json!("a\nb")),
+            ("name", json!(too_long)),
+            ("name", json!(1)),
+            ("reference", json!("")),
+            ("reference", json!("a\u{7f}")),
+            ("reference", json!(too_long)),
+            ("size", json!(0)),
+            ("size", json!(-1)),
+            ("size", json!(1.5)),
+            ("size", json!("1")),
+            ("size", json!(1_u64 << 63)),
+            ("media", json!("tape")),
+            ("expires_in", json!(LIFETIMES.0 - 1)),
+            ("expires_in", json!(LIFETIMES.1 + 1)),
+            ("meta", json!([])),
+            ("meta", labels(MAX_LABELS + 1)),
+            ("digest", json!("e3b0")),
+        ] {
+            let mut body = json!({"name": "a"});
+            body[name] = wrong;
+            assert_eq!(point(&body), name, "{body}");
+        }
+    }
+
+    #[test]
+    fn digests_that_cannot_be_checked_are_refused() {
+        let digest = "0".repeat(64);
+        for (name, value) in [
+            ("blake3", json!(digest[1..])),
+            ("sha-512", json!(digest)),
+            ("SHA-256", json!(digest)),
+            ("sha-256", json!(digest[1..])),
+            ("sha-256", json!("x".repeat(64))),
+            ("sha-256", json!(1)),
+        ] {
+            assert_eq!(point(&json!({"name": "a", "digest": {name: value}})), format!("digest.{name}"));
+        }
+    }
+}

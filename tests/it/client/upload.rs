@@ -1,0 +1,231 @@
+//! Uploads by the program itself.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+
+use super::{Home, kill9, printed, said};
+use crate::harness::relay::Relay;
+use crate::harness::{Server, Setup, image, wait_for};
+
+/// Starts a server that is reached by way of a bad line, whose port stays the same when it starts again.
+fn far_away() -> (Server, Relay, Home) {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let relay = Relay::to(&free.to_string());
+    let public = format!("direct.public_url = \"{}\"", relay.url());
+    let server = Setup::default().listen(&free.to_string()).config(&public).start();
+    let home = Home::at(&server).by(relay.url());
+    (server, relay, home)
+}
+
+/// Fails unless the drive that an upload made is this image.
+#[track_caller]
+fn assert_uploaded(server: &Server, done: &Value, disk: &Path) {
+    let drive = done["drive"].as_str().unwrap_or_else(|| panic!("no drive: {done}"));
+    let back = server.scratch().join("back.img");
+    server.download(drive, &back);
+    image::assert_same(disk, &back);
+}
+
+/// Waits until this many bytes of the only transfer have come.
+#[track_caller]
+fn wait_for_bytes(server: &Server, bytes: u64) {
+    wait_for("bytes to come", || {
+        let transfers = server.curl("/api/v1/transfers").run().json();
+        transfers["transfers"][0]["durable"].as_u64().filter(|durable| *durable >= bytes)
+    });
+}
+
+#[test]
+fn an_upload_sends_neither_holes_nor_zeros() {
+    let (server, relay, home) = far_away();
+    let disk = home.join("disk.img");
+    let file = image::zero(&disk, 300_000_003);
+    file.write_all_at(&image::bytes(1, 5_000_000), 12_345).unwrap();
+    // Zeros that are no hole.
+    file.write_all_at(&vec![0; 30_000_000], 50_000_000).unwrap();
+    file.write_all_at(&image::bytes(2, 3_000_000), 80_000_000).unwrap();
+    let output = home.run(&["upload", "disk.img", "--name", "system disk", "--reference", "batch 7"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(relay.passed() < 15_000_000, "{} bytes passed", relay.passed());
+    let uuid = printed(&output).trim().to_owned();
+    let drive = server.drive(&uuid);
+    assert_eq!((drive["name"].as_str(), drive["size"].as_u64()), (Some("system disk"), Some(300_000_003)));
+    assert_uploaded(&server, &serde_json::json!({ "drive": uuid }), &disk);
+    assert_eq!(home.records(), Vec::<Value>::new());
+    let transfer = home.done(&["transfers"]);
+    assert_eq!((transfer["state"].as_str(), transfer["reference"].as_str()), (Some("done"), Some("batch 7")));
+    assert!(!transfer.to_string().contains("ticket"), "{transfer}");
+}
+
+#[test]
+fn an_upload_survives_a_line_that_is_cut_again_and_again() {
+    let (server, relay, home) = far_away();
+    let disk = home.join("disk.img");
+    image::random(&disk, 40_000_003, 4);
+    relay.cut_each_after(9_000_000);
+    let done = home.done(&["upload", "disk.img", "--connections", "3"]);
+    relay.cut_each_after(u64::MAX);
+    assert_uploaded(&server, &done, &disk);
+    assert_eq!(done["name"], "disk.img");
+}
+
+#[test]
+fn an_upload_goes_on_after_a_kill_of_the_client() {
+    let (server, relay, home) = far_away();
+    let disk = home.join("disk.img");
+    image::random(&disk, 100_000_003, 5);
+    relay.hold_after(60_000_000);
+    let args = ["upload", "disk.img", "--connections", "2"];
+    let client = home.command(&args).spawn().unwrap();
+    wait_for("the line to stand still", || (relay.passed() > 59_000_000).then_some(()));
+    let records = home.join(".local/state/longshore");
+    for entry in fs::read_dir(&records).unwrap() {
+        assert_eq!(entry.unwrap().metadata().unwrap().mode() & 0o777, 0o600, "a ticket is a secret");
+    }
+    kill9(client);
+    wait_for_bytes(&server, 30_000_000);
+    let before = relay.passed();
+    relay.release();
+    let done = home.done(&args);
+    let again = relay.passed() - before;
+    assert!(again < 75_000_000, "{again} bytes passed the second time");
+    assert_uploaded(&server, &done, &disk);
+    // There is one drive, of one transfer.
+    assert_eq!(server.drives().len(), 1);
+    assert_eq!(home.records(), Vec::<Value>::new());
+}
+
+#[test]
+fn an_upload_goes_on_by_itself_after_a_kill_of_the_server() {
+    let (mut server, relay, home) = far_away();
+    let disk = home.join("disk.img");
+    let file = image::zero(&disk, 140_000_003);
+    file.write_all_at(&image::bytes(6, 90_000_000), 20_000_000).unwrap();
+    relay.hold_after(50_000_000);
+    let client = home.command(&["upload", "disk.img", "--json", "--connections", "2"]).spawn().unwrap();
+    wait_for("the line to stand still", || (relay.passed() > 49_000_000).then_some(()));
+    server.kill9();
+    relay.release();
+    server.restart();
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}{}", said(&output), printed(&output));
+    let printed = printed(&output);
+    let done: Value = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
+    assert_uploaded(&server, &done, &disk);
+    assert!(printed.contains("trying again"), "{printed}");
+}
+
+/// Uploads a file by a pipe.
+fn piped(home: &Home, disk: &Path, args: &[&str]) -> Output {
+    let mut command = home.command(&["upload", "-", "--json"]);
+    command.args(args).stdin(Stdio::from(File::open(disk).expect("the image")));
+    command.output().expect("the client runs")
+}
+
+#[test]
+fn a_pipe_is_uploaded_whether_its_size_is_known_or_not() {
+    let server = Server::start();
+    let home = Home::at(&server);
+    let disk = home.join("disk.img");
+    image::sparse(&disk, 40_000_003, 8);
+    for args in [&["--digest", "none"][..], &["--size", "40000003", "--name", "b"], &["--connections", "1"]] {
+        let output = piped(&home, &disk, args);
+        assert!(output.status.success(), "{}", said(&output));
+        let printed = printed(&output);
+        assert_uploaded(&server, &serde_json::from_str(printed.lines().last().unwrap()).unwrap(), &disk);
+    }
+    // One that is shorter than was said is no drive, and leaves nothing to go on with.
+    let output = piped(&home, &disk, &["--size", "40000004"]);
+    assert_eq!(output.status.code(), Some(8), "{}", said(&output));
+    assert_eq!(server.drives().len(), 3);
+    assert_eq!(home.done(&["transfers"]).get("event"), None);
+    assert_eq!(home.records(), Vec::<Value>::new());
+}
+
+#[test]
+fn a_source_that_changed_is_refused_unless_the_upload_begins_anew() {
+    let (server, relay, home) = far_away();
+    let disk = home.join("disk.img");
+    image::random(&disk, 20_000_003, 9);
+    relay.hold_after(10_000_000);
+    let args = ["upload", "disk.img"];
+    let client = home.command(&args).spawn().unwrap();
+    wait_for("the line to stand still", || (relay.passed() > 9_000_000).then_some(()));
+    kill9(client);
+    relay.release();
+    image::random(&disk, 20_000_003, 10);
+    let refused = home.run(&args);
+    assert_eq!(refused.status.code(), Some(5), "{}", said(&refused));
+    assert!(said(&refused).contains("--restart"), "{}", said(&refused));
+    let done = home.done(&["upload", "disk.img", "--restart"]);
+    assert_uploaded(&server, &done, &disk);
+    assert_eq!(server.drives(), [done["drive"].as_str().unwrap()]);
+}
+
+#[test]
+fn bytes_that_changed_on_the_way_are_no_drive() {
+    for algorithm in ["sha-256", "blake3"] {
+        let (server, relay, home) = far_away();
+        image::random(&home.join("disk.img"), 3_000_003, 11);
+        relay.lie_at(1_000_000);
+        let args = ["upload", "disk.img", "--digest", algorithm, "--connections", "1"];
+        let output = home.run(&args);
+        assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+        assert_eq!(server.drives(), Vec::<String>::new());
+        // Nobody knows which byte it was, so all begins anew.
+        let done = home.done(&args);
+        assert_uploaded(&server, &done, &home.join("disk.img"));
+        assert!(done["digest"].as_str().unwrap().starts_with(algorithm), "{done}");
+    }
+}
+
+#[test]
+fn several_files_are_uploaded_one_after_the_other() {
+    let server = Server::start();
+    let home = Home::at(&server);
+    let disks: Vec<PathBuf> = (0..3_u64)
+        .map(|n| {
+            let disk = home.join(&format!("{n}.img"));
+            image::random(&disk, 1_000_003 + n, n);
+            disk
+        })
+        .collect();
+    let output = home.run(&["upload", "0.img", "1.img", "2.img"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let drives: Vec<String> = printed(&output).lines().map(str::to_owned).collect();
+    assert_eq!(drives.len(), 3);
+    for (drive, disk) in drives.iter().zip(&disks) {
+        assert_uploaded(&server, &serde_json::json!({ "drive": drive }), disk);
+    }
+    // A file that is missing ends it, and is named.
+    let output = home.run(&["upload", "0.img", "missing.img"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("missing.img"), "{}", said(&output));
+}
+
+#[test]
+fn transfers_are_listed_shown_and_cancelled() {
+    let (server, relay, home) = far_away();
+    image::random(&home.join("disk.img"), 20_000_003, 12);
+    relay.hold_after(10_000_000);
+    let client = home.command(&["upload", "disk.img"]).spawn().unwrap();
+    wait_for("the line to stand still", || (relay.passed() > 9_000_000).then_some(()));
+    kill9(client);
+    relay.release();
+    let transfer = home.done(&["transfers", "list"]);
+    let id = transfer["id"].as_str().unwrap();
+    assert_eq!(transfer["state"], "open");
+    assert_eq!(home.done(&["transfers", "show", id])["id"].as_str(), Some(id));
+    let listed = printed(&home.run(&["transfers"]));
+    assert!(listed.lines().nth(1).is_some_and(|line| line.starts_with(id)), "{listed}");
+    assert!(home.run(&["transfers", "cancel", id]).status.success());
+    assert_eq!(home.run(&["transfers", "show", "../drives"]).status.code(), Some(4));
+    // The upload begins anew.
+    let done = home.done(&["upload", "disk.img"]);
+    assert_uploaded(&server, &done, &home.join("disk.img"));
+}
