@@ -12,7 +12,8 @@ const FIRST: Duration = Duration::from_millis(250);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// Calls `attempt` until it succeeds, or fails by what does not pass, or nothing of the transfer is done for `patience`.
+/// Calls `attempt` until it succeeds, or fails by what does not pass, or nothing of the transfer is done for
+/// `patience`.
 pub(super) async fn persist<T>(
     patience: Duration,
     meter: &Meter,

@@ -16,7 +16,7 @@ use super::sessions::Sessions;
 use super::supervise::Supervisor;
 use super::transfers::Assemblies;
 use super::volumes::{MISSING, Volumes, spoil};
-use crate::domain::{ContentId, Fault, FaultKind, UnixTime, VolumeState};
+use crate::domain::{ContentId, Fault, FaultKind, UnixTime, Volume, VolumeId, VolumeState};
 use crate::meta::MetaError;
 use crate::store::{TreeRecord, TreeStore};
 use crate::transfer::Transfers;
@@ -101,6 +101,7 @@ impl Sweeper {
         }
         self.tell_lost("trees", (swept.set_aside, swept.bytes), swept.returned, swept.forgotten);
         self.find_missing().await?;
+        self.assemblies.finish_again().await;
         self.volumes.meta.beat(self.volumes.clock.now()).await?;
         Ok(())
     }
@@ -250,17 +251,8 @@ impl Sweeper {
     /// on disk that no volume owns.
     async fn sweep(self: &Arc<Self>, stale: UnixTime) -> Result<(), Fault> {
         let cut_short = [VolumeState::Uploading, VolumeState::Creating, VolumeState::Deleting];
-        for volume in self.volumes.meta.volumes_in(&cut_short).await? {
-            // An upload is among the running from before its row until after its end, however long it takes.
-            let is_leftover = match volume.state {
-                // It goes with its session.
-                VolumeState::Uploading if volume.is_tree() => false,
-                VolumeState::Uploading => {
-                    !self.transfers.concerns(volume.id) && self.volumes.meta.transfer_of(volume.id).await?.is_none()
-                }
-                _ => volume.updated < stale,
-            };
-            if is_leftover {
+        for listed in self.volumes.meta.volumes_in(&cut_short).await? {
+            if let Some(volume) = self.leftover(listed.id, stale).await? {
                 tracing::info!(volume = %volume.id, state = ?volume.state, "removing a leftover");
                 self.volumes.discard(volume.id).await;
             }
@@ -276,6 +268,21 @@ impl Sweeper {
         }
         self.tell_lost("drives", (swept.set_aside.len(), swept.bytes), swept.returned, swept.forgotten);
         self.forget_lost_trees().await
+    }
+
+    /// The volume, if nobody will complete it or is at removing it.
+    async fn leftover(&self, id: VolumeId, stale: UnixTime) -> Result<Option<Volume>, Fault> {
+        // An upload is among the running, and a transfer open, from before the row of its volume until after that row
+        // tells the end. So the row is read last, and what was listed before does not count: it may be complete by now.
+        let is_filled = self.transfers.concerns(id) || self.volumes.meta.transfer_of(id).await?.is_some();
+        let volume = self.volumes.meta.volume_any(id).await?;
+        Ok(volume.filter(|volume| match volume.state {
+            // It goes with its session.
+            VolumeState::Uploading if volume.is_tree() => false,
+            VolumeState::Uploading => !is_filled,
+            VolumeState::Creating | VolumeState::Deleting => volume.updated < stale,
+            _ => false,
+        }))
     }
 
     async fn forget_lost_trees(&self) -> Result<(), Fault> {

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use held::{Held, Work};
+use held::{Held, OpenedDrafts, Work};
 
 use super::bells::Bells;
 use super::volumes::Volumes;
@@ -58,6 +58,7 @@ pub(super) struct Assemblies {
     bells: Bells,
     /// Those that are open or being finished.
     held: Mutex<HashMap<TransferId, Arc<Held>>>,
+    opened: OpenedDrafts,
 }
 
 impl Assemblies {
@@ -65,7 +66,8 @@ impl Assemblies {
     pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, bells: Bells) -> Arc<Self> {
         let (running, pool) = (parts.transfers.clone(), parts.pool.clone());
         let (metrics, settings) = (parts.metrics.clone(), parts.settings);
-        Arc::new(Self { volumes, running, pool, metrics, settings, bells, held: Mutex::default() })
+        let (held, opened) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { volumes, running, pool, metrics, settings, bells, held, opened })
     }
 
     /// Executes a command of a caller.
@@ -174,7 +176,8 @@ impl Assemblies {
                 Ok(draft) => {
                     assemblies.volumes.crash.hit("transfer: draft");
                     let assembly = assemblies.assemble(draft, PieceMap::default(), &begun);
-                    assemblies.insert(Held::new(&begun, content, charged, Work::assembling(assembly)));
+                    let held = assemblies.insert(Held::new(&begun, content, charged, Work::assembling(assembly)));
+                    assemblies.note_opened(&held).await;
                     Ok(())
                 }
                 Err(error) => {
@@ -255,8 +258,10 @@ impl Assemblies {
         self.held().get(&id).cloned().ok_or_else(|| Fault::new(FaultKind::Gone, "the transfer has ended"))
     }
 
-    fn insert(&self, held: Held) {
-        self.held().insert(held.id, Arc::new(held));
+    fn insert(&self, held: Held) -> Arc<Held> {
+        let held = Arc::new(held);
+        self.held().insert(held.id, held.clone());
+        held
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<TransferId, Arc<Held>>> {

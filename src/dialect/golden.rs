@@ -2,8 +2,8 @@
 //!
 //! A request is resolved and decoded as by the server; its command is the same after a way through JSON. `.command` is
 //! the decoded intent or fault, `.response` the reply to a fixed outcome of it. A request may begin with lines that set
-//! the scene: `# then: <fault>` has the execution fail (`WrongOffset` is a reason of one), `# places: public` configures
-//! public URLs, `# as: admin` has an administrator call, `# as: nobody` one who is not known.
+//! the scene: `# then: <fault>` has the execution fail (`WrongOffset` is a reason of one), `# places: public`
+//! configures public URLs, `# as: admin` has an administrator call, `# as: nobody` one who is not known.
 //! `LONGSHORE_GOLDEN=write cargo nextest run --lib golden` writes the files anew; read the difference.
 //!
 //! The comparison is ours: `insta` would put a header of its own before each text and its name behind each file's, and

@@ -239,8 +239,8 @@ impl Meta {
         self.db.commit(tx).await
     }
 
-    /// Ends a membership, and the user's tokens, sessions and transfers in that project; [`MetaError::NotFound`] when there is
-    /// none.
+    /// Ends a membership, and the user's tokens, sessions and transfers in that project; [`MetaError::NotFound`] when
+    /// there is none.
     pub async fn remove_member(&self, user: &str, project: TenantId) -> Result<(), MetaError> {
         let mut tx = self.db.begin().await?;
         let done = sqlx::query("DELETE FROM members WHERE user_name = $1 AND tenant = $2")

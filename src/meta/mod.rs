@@ -1,4 +1,5 @@
-//! What we know: tenants, users, their keys and tokens, volumes, sessions, transfers and jobs, in one `SQLite` database.
+//! What we know: tenants, users, their keys and tokens, volumes, sessions, transfers and jobs, in one `SQLite`
+//! database.
 //!
 //! It keeps records and their sums; it knows no bytes of volumes and decides no step of a volume's life.
 //!

@@ -171,8 +171,8 @@ impl Meta {
             .collect()
     }
 
-    /// Replaces a user's password, and ends their tokens, access keys, sessions and transfers: who had the old one may hold some.
-    /// Returns how many access keys those were.
+    /// Replaces a user's password, and ends their tokens, access keys, sessions and transfers: who had the old one may
+    /// hold some. Returns how many access keys those were.
     pub async fn set_password(&self, name: &str, password_hash: &str) -> Result<u64, MetaError> {
         let mut tx = self.db.begin().await?;
         let done = sqlx::query("UPDATE users SET password_hash = $2 WHERE name = $1")
@@ -222,8 +222,8 @@ impl Meta {
     }
 }
 
-/// Ends the open sessions and transfers of a user, in one tenant or in all: no more is uploaded, and the server undoes them, which
-/// knows them by their reason.
+/// Ends the open sessions and transfers of a user, in one tenant or in all: no more is uploaded, and the server undoes
+/// them, which knows them by their reason.
 pub(super) async fn end_uploads(
     connection: &mut Connection,
     user: &str,

@@ -351,6 +351,12 @@ impl Exchange<'_> {
             Ok(admitted) => admitted,
             Err(fault) => return self.reject(&fault, body),
         };
+        // Who comes by a ticket has not logged in, and is of this tenant.
+        if caller.is_none()
+            && let Err(fault) = self.count(admitted.tenant())
+        {
+            return self.reject(&fault, body);
+        }
         self.connection.standing.know();
         if let Some(begun) = admitted.begun() {
             self.tell(&answer, Meanwhile::Begun(&begun));

@@ -1,5 +1,5 @@
-//! Interim answers while a request is in progress: what its handler tells meanwhile, and tests of a peer that closed its
-//! side of the connection.
+//! Interim answers while a request is in progress: what its handler tells meanwhile, and tests of a peer that closed
+//! its side of the connection.
 //!
 //! Such a peer may wait for its answer, or be gone. TCP shows the difference only when the peer is sent something. A
 //! probe of the kernel (`SO_KEEPALIVE`) is not enough, since the peer's kernel acknowledges it for a minute after the

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -55,20 +55,6 @@ fn ask(server: &Server, length: u64) -> (RawClient, Response) {
         response.body = client.bytes(length);
     }
     (client, response)
-}
-
-/// Fills the file system to the last block.
-fn fill(disk: &Disk) -> PathBuf {
-    let path = disk.path().join("filler");
-    let mut file = File::create(&path).expect("a file can be made");
-    let mut part = vec![1; 1 << 20];
-    while !part.is_empty() {
-        // In smaller and smaller parts, down to single bytes of the last block.
-        if file.write_all(&part).and_then(|()| file.sync_data()).is_err() {
-            part.truncate(part.len() / 2);
-        }
-    }
-    path
 }
 
 /// Uploads an image, compares the download, and removes it.
@@ -146,7 +132,7 @@ fn a_disk_that_is_filled_from_outside_fails_uploads_cleanly_and_no_reads() {
         let taken: u64 = taken.filter_map(|image| image.metadata().ok()).map(|image| image.blocks() * 512).sum();
         (taken >= 8 << 20).then_some(())
     });
-    let filler = fill(&disk);
+    let filler = disk.fill();
     for _ in 0..3 {
         // The server may close the connection before everything is sent.
         if client.try_send(&part).is_err() {
@@ -159,7 +145,7 @@ fn a_disk_that_is_filled_from_outside_fails_uploads_cleanly_and_no_reads() {
     // The space of the failed upload is free again, and is taken, too.
     let second = disk.path().join("filler2");
     fs::rename(&filler, &second).unwrap();
-    let filler = fill(&disk);
+    let filler = disk.fill();
 
     let back = server.scratch().join("back.img");
     server.download(&uuid, &back);
@@ -225,7 +211,7 @@ fn a_server_on_a_full_disk_starts_and_reads() {
     image::random(&image, 5_000_001, 88);
     let (first, second) = (server.upload(&image), server.upload(&image));
     server.kill9();
-    let filler = fill(&disk);
+    let filler = disk.fill();
     server.restart();
     let back = server.scratch().join("back.img");
     server.download(&first, &back);
@@ -249,7 +235,7 @@ fn a_disk_without_a_free_byte_is_emptied_by_the_api_and_says_so() {
     let (name, password) = credentials.split_once(':').unwrap();
     let login = json!({"auth": {"passwordCredentials": {"username": name, "password": password}}});
     let token = server.anonymous_curl("/v2.0/tokens").json("POST", &login).run().json()["access"]["token"].clone();
-    let filler = fill(&disk);
+    let filler = disk.fill();
     let is_ready = || server.anonymous_curl("/readyz").run().status == 200;
     assert!(!is_ready());
     wait_for("the log to tell of it", || server.logged().contains("the disk is full").then_some(()));
@@ -265,7 +251,7 @@ fn a_disk_without_a_free_byte_is_emptied_by_the_api_and_says_so() {
     assert_full(&renamed);
     let again = disk.path().join("again");
     fs::rename(filler, &again).unwrap();
-    let filler = fill(&disk);
+    let filler = disk.fill();
     for drive in blank.iter().chain([&large]) {
         assert_eq!(server.curl(&format!("{DRIVES}{drive}/")).method("DELETE").run().status, 204, "{drive}");
     }

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use crate::harness::{Server, Setup};
 
-/// Every block of the README that calls curl or the client is run by a shell in an empty folder; only the address and the place of
-/// the credentials are changed.
+/// Every block of the README that calls curl or the client is run by a shell in an empty folder; only the address and
+/// the place of the credentials are changed.
 #[test]
 fn the_curl_lines_of_the_readme_work_as_pasted() {
     let server = Setup::default().defaults().start();

@@ -113,8 +113,9 @@ impl Assemblies {
         }
     }
 
-    /// Goes on with every transfer that is open, and finishes what is to be finished: at the start, before anything
-    /// else is removed.
+    /// Takes up every transfer that is open or to be finished: at the start, before anything else is removed. Those to
+    /// be finished wait for [`Assemblies::finish_again`], so that no drive becomes complete while the start looks for
+    /// what is not.
     pub(in crate::control) async fn recover(self: &Arc<Self>) -> Result<(), Fault> {
         for transfer in self.volumes.meta.open_transfers().await? {
             let volume = self.volumes.meta.volume_any(transfer.volume).await?;
@@ -139,9 +140,7 @@ impl Assemblies {
     ) -> Result<(), Fault> {
         let nothing = self.volumes.store.space().reserve_for(transfer.tenant, ByteCount::ZERO)?;
         if transfer.state == TransferState::Finishing {
-            let held = Arc::new(Held::new(&transfer, content, charged, Work::Stuck));
-            self.held().insert(transfer.id, held.clone());
-            *held.work.lock().await = self.spawn_finish(&held, transfer, None);
+            self.insert(Held::new(&transfer, content, charged, Work::Stuck));
             return Ok(());
         }
         let durable = match self.volumes.store.resume(content, options(&transfer, nothing)).await {
@@ -159,7 +158,7 @@ impl Assemblies {
                 self.volumes.store.space().reserve_for(transfer.tenant, ByteCount::ZERO)?
             }
         };
-        self.insert(Held::new(&transfer, content, charged, Work::Resting { reservation, durable: None }));
+        self.insert(Held::new(&transfer, content, charged, Work::resting(reservation, durable)));
         Ok(())
     }
 

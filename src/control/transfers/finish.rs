@@ -82,7 +82,7 @@ impl Assemblies {
 
     async fn begin_finish(self: &Arc<Self>, transfer: &Transfer, completion: Completion) -> Result<(), Fault> {
         let held = self.held_of(transfer.id)?;
-        let assembly = match self.assembly(&held, transfer).await {
+        let assembly = match self.assembly(&held).await {
             // Another request came first.
             Err(fault) if fault.kind == FaultKind::Conflict => return Ok(()),
             assembly => assembly?,
@@ -121,12 +121,7 @@ impl Assemblies {
     }
 
     /// Finishes on a task of its own, from an assembly or what an earlier process has left.
-    pub(super) fn spawn_finish(
-        self: &Arc<Self>,
-        held: &Arc<Held>,
-        transfer: Transfer,
-        assembly: Option<Arc<Assembly>>,
-    ) -> Work {
+    fn spawn_finish(self: &Arc<Self>, held: &Arc<Held>, transfer: Transfer, assembly: Option<Arc<Assembly>>) -> Work {
         let (sender, ended) = watch::channel(());
         let (assemblies, held) = (self.clone(), held.clone());
         self.volumes.tracker.spawn(async move {
@@ -147,7 +142,8 @@ impl Assemblies {
                             assembly.reopen();
                             Work::assembling(assembly)
                         }
-                        (Ok(()), None) => assemblies.resting(&transfer),
+                        // All of it is there.
+                        (Ok(()), None) => assemblies.at_rest(&transfer, ByteCount::ZERO).unwrap_or(Work::Stuck),
                         (Err(_), _) => Work::Stuck,
                     }
                 }
@@ -168,8 +164,8 @@ impl Assemblies {
         Work::Finishing(ended)
     }
 
-    /// Tries again what was cut short.
-    pub(super) async fn finish_again(self: &Arc<Self>) {
+    /// Finishes what was cut short, by a failure or by the end of a process.
+    pub(in crate::control) async fn finish_again(self: &Arc<Self>) {
         let all: Vec<Arc<Held>> = self.held().values().cloned().collect();
         for held in all {
             let Ok(mut work) = held.work.try_lock() else { continue };
@@ -264,14 +260,6 @@ impl Assemblies {
         let step = Some(TransferStep::new(transfer.id, from, to, self.volumes.clock.now()));
         self.volumes.meta.apply(Batch { step, ..Batch::default() }).await?;
         Ok(())
-    }
-
-    /// A transfer that nobody is at, of which it is not known how much is there.
-    fn resting(&self, transfer: &Transfer) -> Work {
-        match self.reserve_rest(transfer, &Extents::default()) {
-            Ok(reservation) => Work::Resting { reservation, durable: None },
-            Err(_) => Work::Stuck,
-        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! An open transfer in memory: its draft while somebody is at it, else its space.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::Assemblies;
+use super::{Assemblies, lock};
 use crate::control::growth::Room;
 use crate::domain::{ByteCount, ContentId, Extents, Fault, FaultKind, TenantId, Transfer, TransferId, VolumeId};
 use crate::store::{Draft, DraftOptions, PieceMap, Record, Reservation};
@@ -13,6 +14,10 @@ use crate::transfer::{Assembly, PartOptions, Progress};
 
 /// A draft that nobody is at is closed after this long.
 const LINGER: Duration = Duration::from_secs(20);
+
+/// So many drafts are open at most that nobody is at, beside those that somebody was at when the limit was reached.
+/// Each has a descriptor and its map in memory.
+const MOST_IDLE: usize = 64;
 
 /// What is there of a transfer that rests is known without opening it when it is in no more extents than these: 1 KiB.
 const FEW: usize = 64;
@@ -32,6 +37,9 @@ pub(super) struct Held {
     /// Why its drive was not made when that was last asked for.
     pub(super) refusal: Mutex<Option<(FaultKind, String)>>,
 }
+
+/// The drafts that were opened, the latest last, as far as they are among the [`MOST_IDLE`].
+pub(super) type OpenedDrafts = Mutex<VecDeque<Weak<Held>>>;
 
 /// The present work on a transfer.
 pub(super) enum Work {
@@ -60,6 +68,11 @@ impl Work {
     /// Somebody is at it from now on.
     pub(super) fn assembling(assembly: Arc<Assembly>) -> Self {
         Self::Assembling { assembly, used: Instant::now() }
+    }
+
+    /// Nobody is at it from now on.
+    pub(super) fn resting(reservation: Reservation, durable: Extents) -> Self {
+        Self::Resting { reservation, durable: Some(durable).filter(|durable| durable.ranges().len() <= FEW) }
     }
 }
 
@@ -93,43 +106,72 @@ impl Assemblies {
     }
 
     /// The assembly of an open transfer, which is opened if nobody is at it.
-    pub(super) async fn assembly(
-        self: &Arc<Self>,
-        held: &Arc<Held>,
-        transfer: &Transfer,
-    ) -> Result<Arc<Assembly>, Fault> {
-        let (assemblies, held, transfer) = (self.clone(), held.clone(), transfer.clone());
+    pub(super) async fn assembly(self: &Arc<Self>, held: &Arc<Held>) -> Result<Arc<Assembly>, Fault> {
+        let (assemblies, held) = (self.clone(), held.clone());
         // To its end even when the caller goes: what was half opened would be lost.
         let opened = self.volumes.tracker.spawn(async move {
             let mut work = held.work.lock().await;
-            assemblies.open(&held, &mut work, &transfer).await
+            match &mut *work {
+                Work::Assembling { assembly, used } => {
+                    *used = Instant::now();
+                    return Ok(assembly.clone());
+                }
+                Work::Resting { .. } => {}
+                Work::Finishing(_) | Work::Stuck => {
+                    let told = "the transfer is complete, and its drive is being made";
+                    return Err(Fault::new(FaultKind::Conflict, told));
+                }
+                Work::Ended => return Err(Fault::new(FaultKind::Gone, "the transfer has ended")),
+            }
+            let assembly = assemblies.open(&held, &mut work).await?;
+            drop(work);
+            assemblies.note_opened(&held).await;
+            Ok(assembly)
         });
         opened.await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
     }
 
-    /// As [`Assemblies::assembly`], for who has taken the work.
-    pub(super) async fn open(&self, held: &Held, work: &mut Work, transfer: &Transfer) -> Result<Arc<Assembly>, Fault> {
-        match work {
-            Work::Assembling { assembly, used } => {
-                *used = Instant::now();
-                return Ok(assembly.clone());
-            }
-            Work::Resting { .. } => {}
-            Work::Finishing(_) | Work::Stuck => {
-                return Err(Fault::new(FaultKind::Conflict, "the transfer is complete, and its drive is being made"));
-            }
-            Work::Ended => return Err(Fault::new(FaultKind::Gone, "the transfer has ended")),
-        }
-        let nothing = self.volumes.store.space().reserve_for(held.tenant, ByteCount::ZERO)?;
-        let before = std::mem::replace(work, Work::Resting { reservation: nothing, durable: None });
+    /// Opens the draft of a transfer that rests.
+    async fn open(&self, held: &Held, work: &mut Work) -> Result<Arc<Assembly>, Fault> {
+        // As it is now: while the draft is closed, nobody changes it.
+        let transfer = self.volumes.meta.transfer(held.id).await?;
+        let transfer = transfer.ok_or_else(|| Fault::new(FaultKind::Gone, "the transfer has ended"))?;
+        let before = std::mem::replace(work, self.at_rest(&transfer, ByteCount::ZERO)?);
         let Work::Resting { reservation, .. } = before else { return Err(Fault::internal("it rested")) };
-        let (draft, map) = self.volumes.store.resume(held.content, options(transfer, reservation)).await?;
+        let rest = reservation.held();
+        let (draft, map) = match self.volumes.store.resume(held.content, options(&transfer, reservation)).await {
+            Ok(resumed) => resumed,
+            Err(error) => {
+                if let Ok(again) = self.at_rest(&transfer, rest) {
+                    *work = again;
+                }
+                return Err(error.into());
+            }
+        };
         if transfer.size.is_none() {
             held.room.lock().await.end = end_of(map.extents());
         }
-        let assembly = self.assemble(draft, map, transfer);
+        let assembly = self.assemble(draft, map, &transfer);
         *work = Work::assembling(assembly.clone());
         Ok(assembly)
+    }
+
+    /// Nobody is at a transfer of which it is not known how much is there, and so much is set aside for it.
+    pub(super) fn at_rest(&self, transfer: &Transfer, rest: ByteCount) -> Result<Work, Fault> {
+        let reservation = self.volumes.store.space().reserve_for(transfer.tenant, rest)?;
+        Ok(Work::Resting { reservation, durable: None })
+    }
+
+    /// Notes that a draft was opened; closes the one of the [`MOST_IDLE`] that was opened first.
+    pub(super) async fn note_opened(self: &Arc<Self>, held: &Arc<Held>) {
+        let first = {
+            let mut opened = lock(&self.opened);
+            opened.push_back(Arc::downgrade(held));
+            if opened.len() > MOST_IDLE { opened.pop_front() } else { None }
+        };
+        if let Some(first) = first.and_then(|first| first.upgrade()) {
+            self.close(&first, Duration::ZERO).await;
+        }
     }
 
     /// What of a transfer is durable, and the parts that come.
@@ -142,13 +184,20 @@ impl Assemblies {
             let work = held.work.lock().await;
             match &*work {
                 Work::Resting { durable: Some(durable), .. } => return Ok((durable.clone(), Vec::new())),
+                // It is not left open: a list of many would open the draft of each.
+                Work::Resting { durable: None, .. } => {
+                    let nothing = self.volumes.store.space().reserve_for(held.tenant, ByteCount::ZERO)?;
+                    let (_, map) = self.volumes.store.resume(held.content, options(transfer, nothing)).await?;
+                    return Ok((map.extents().clone(), Vec::new()));
+                }
                 Work::Assembling { assembly, .. } => Some(assembly.clone()),
                 _ => None,
             }
         };
         let assembly = match assembly {
             Some(assembly) => assembly,
-            None => self.assembly(held, transfer).await?,
+            // It tells why there is none.
+            None => self.assembly(held).await?,
         };
         Ok((assembly.durable().await?, assembly.parts()))
     }
@@ -157,24 +206,28 @@ impl Assemblies {
     pub(super) async fn close_idle(self: &Arc<Self>) {
         let all: Vec<Arc<Held>> = self.held().values().cloned().collect();
         for held in all {
-            let Ok(mut work) = held.work.try_lock() else { continue };
-            if let Err(fault) = self.rest(&held, &mut work).await {
-                tracing::warn!(transfer = %held.id, cause = ?fault.cause, why = fault.told, "a draft stays open");
-            }
+            self.close(&held, LINGER).await;
         }
     }
 
-    async fn rest(&self, held: &Held, work: &mut Work) -> Result<(), Fault> {
+    /// Closes a draft that nobody is at since so long.
+    async fn close(&self, held: &Held, idle: Duration) {
+        let Ok(mut work) = held.work.try_lock() else { return };
+        if let Err(fault) = self.rest(held, &mut work, idle).await {
+            tracing::warn!(transfer = %held.id, cause = ?fault.cause, why = fault.told, "a draft stays open");
+        }
+    }
+
+    async fn rest(&self, held: &Held, work: &mut Work, idle: Duration) -> Result<(), Fault> {
         let Work::Assembling { assembly, used } = work else { return Ok(()) };
         // Whoever has it besides is at it: nobody gets it while the work is taken.
-        if used.elapsed() < LINGER || Arc::strong_count(assembly) > 1 {
+        if used.elapsed() < idle || Arc::strong_count(assembly) > 1 {
             return Ok(());
         }
         let durable = assembly.durable().await?;
         let Some(transfer) = self.volumes.meta.transfer(held.id).await? else { return Ok(()) };
         let reservation = self.reserve_rest(&transfer, &durable)?;
-        let durable = Some(durable).filter(|durable| durable.ranges().len() <= FEW);
-        *work = Work::Resting { reservation, durable };
+        *work = Work::resting(reservation, durable);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use super::{Assemblies, ended, lock, outcome, too_large};
 use crate::control::account::Account;
 use crate::domain::{
     ByteCount, Completion, Digests, Extent, Extents, Fault, FaultKind, Finishes, Outcome, PartOffset, PartPlan,
-    PartTarget, Principal, Reason, Secret, Transfer, TransferSeen, TransferState,
+    PartTarget, Principal, Reason, Secret, TenantId, Transfer, TransferSeen, TransferState,
 };
 use crate::meta::{Batch, TransferStep};
 use crate::metrics::Direction;
@@ -77,7 +77,7 @@ impl Assemblies {
     ) -> Result<AdmittedPart, Fault> {
         Self::check_open(&transfer)?;
         let held = self.held_of(transfer.id)?;
-        let assembly = self.assembly(&held, &transfer).await?;
+        let assembly = self.assembly(&held).await?;
         let transfer = self.fix_size(&held, &assembly, transfer, plan.size).await?;
         let transfer = self.assert(transfer, plan.asserted).await?;
         let start = match plan.at {
@@ -159,7 +159,7 @@ impl Assemblies {
     pub(super) async fn zero(self: &Arc<Self>, transfer: Transfer, extent: Extent) -> Result<TransferSeen, Fault> {
         Self::check_open(&transfer)?;
         let held = self.held_of(transfer.id)?;
-        let assembly = self.assembly(&held, &transfer).await?;
+        let assembly = self.assembly(&held).await?;
         let end = extent.offset.checked_add(extent.len);
         let Some(end) = end.filter(|end| transfer.size.is_none_or(|size| *end <= size.get())) else {
             return Err(Fault::invalid("size", "the range lies behind the end of the drive"));
@@ -213,13 +213,8 @@ impl Assemblies {
         told: Option<ByteCount>,
     ) -> Result<Transfer, Fault> {
         let Some(size) = told else { return Ok(transfer) };
-        match transfer.size {
-            Some(known) if known == size => return Ok(transfer),
-            Some(known) => {
-                let told = format!("the transfer is one of {known} bytes, not {size}");
-                return Err(Fault::new(FaultKind::Conflict, told).for_reason(Reason::InconsistentLength));
-            }
-            None => {}
+        if let Some(known) = transfer.size {
+            return if known == size { Ok(transfer) } else { Err(other_size(known, size)) };
         }
         let limits = self.settings.limits;
         if size == ByteCount::ZERO {
@@ -229,9 +224,15 @@ impl Assemblies {
             return Err(too_large(limits.max_drive));
         }
         let mut room = held.room.lock().await;
-        assembly.set_size(size)?;
+        match assembly.size() {
+            // Another request has told it since the record was read.
+            Some(known) if known == size => return Ok(Transfer { size: Some(size), ..transfer }),
+            Some(known) => return Err(other_size(known, size)),
+            None => assembly.check_size(size)?,
+        }
         if let Some(more) = size.get().checked_sub(room.end).and_then(ByteCount::new) {
             assembly.draft().reserve_more(more)?;
+            room.end = size.get();
         }
         let charged = size.max(limits.min_drive);
         let now = self.volumes.clock.now();
@@ -244,6 +245,7 @@ impl Assemblies {
             })
             .await?;
         (room.end, room.charged) = (size.get(), charged);
+        assembly.set_size(size);
         Ok(Transfer { size: Some(size), ..transfer })
     }
 
@@ -271,6 +273,11 @@ impl Assemblies {
 }
 
 impl AdmittedPart {
+    /// The tenant whose transfer it is.
+    pub(crate) fn tenant(&self) -> TenantId {
+        self.transfer.tenant
+    }
+
     /// The progress of this part.
     pub(crate) fn progress(&self) -> Arc<Progress> {
         self.account.progress().clone()
@@ -350,6 +357,11 @@ impl Allowance for Growth<'_> {
         }
         self.assemblies.extend(self.held, self.assembly.draft(), end).await
     }
+}
+
+fn other_size(known: ByteCount, told: ByteCount) -> Fault {
+    let told = format!("the transfer is one of {known} bytes, not {told}");
+    Fault::new(FaultKind::Conflict, told).for_reason(Reason::InconsistentLength)
 }
 
 /// The offset of the first byte that is missing.

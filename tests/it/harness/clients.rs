@@ -20,7 +20,8 @@ pub(crate) fn openstack(server: &Server, credentials: &str, args: &[&str]) -> Op
     Some(command)
 }
 
-/// Returns a program of one of the environments, for [`output_of`]. If it is not installed, reports that and returns `None`.
+/// Returns a program of one of the environments, for [`output_of`]. If it is not installed, reports that and returns
+/// `None`.
 pub(crate) fn client(server: &Server, credentials: &str, environment: &str, program: &str) -> Option<Command> {
     let target = Path::new(env!("CARGO_BIN_EXE_longshore")).ancestors().nth(2).expect("a target folder");
     let program: PathBuf = target.join("services").join(environment).join("bin").join(program);

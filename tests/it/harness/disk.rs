@@ -1,7 +1,8 @@
 //! Small disks with a real file system, each in a file.
 
 use std::fs::File;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Scratch;
@@ -29,6 +30,20 @@ impl Disk {
     /// Returns the mount point.
     pub(crate) fn path(&self) -> &Path {
         self.mounted.path()
+    }
+
+    /// Fills it to the last block; returns the file that does.
+    pub(crate) fn fill(&self) -> PathBuf {
+        let path = self.path().join("filler");
+        let mut file = File::create(&path).expect("a file can be made");
+        let mut part = vec![1; 1 << 20];
+        while !part.is_empty() {
+            // In smaller and smaller parts, down to single bytes of the last block.
+            if file.write_all(&part).and_then(|()| file.sync_data()).is_err() {
+                part.truncate(part.len() / 2);
+            }
+        }
+        path
     }
 }
 

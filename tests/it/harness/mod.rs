@@ -44,8 +44,8 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         }
         let waited = begun.elapsed();
         assert!(waited < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
-        // The awaited change is in another process, which cannot wake this one. What takes long is asked for less often:
-        // most questions are a curl each, and would take a core from what they wait for.
+        // The awaited change is in another process, which cannot wake this one. What takes long is asked for less
+        // often: most questions are a curl each, and would take a core from what they wait for.
         std::thread::sleep((waited / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
     }
 }

@@ -1,8 +1,6 @@
 //! Parts that meet the end of the disk or of the server.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::fs;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -21,19 +19,6 @@ fn begin_part(server: &Server, transfer: &Transfer, length: usize) -> RawClient 
         &["Content-Type: application/octet-stream", &format!("Content-Length: {length}")],
     );
     part
-}
-
-/// Fills the file system to the last block.
-fn fill(disk: &Disk) -> PathBuf {
-    let path = disk.path().join("filler");
-    let mut file = File::create(&path).expect("a file can be made");
-    let mut part = vec![1; 1 << 20];
-    while !part.is_empty() {
-        if file.write_all(&part).and_then(|()| file.sync_data()).is_err() {
-            part.truncate(part.len() / 2);
-        }
-    }
-    path
 }
 
 /// The bytes that have come of a transfer which has no gap.
@@ -108,7 +93,7 @@ fn a_part_that_meets_the_end_of_the_disk_is_507_and_goes_on_from_what_came_when_
     let sent = 5 << 20;
     part.send(&bytes[first..first + sent]);
     wait_for("some of the part", || (came(&transfer.show(&server)) == first + sent).then_some(()));
-    let filler = fill(&disk);
+    let filler = disk.fill();
     for bytes in bytes[first + sent..].chunks(1 << 20) {
         // The server may close the connection before everything is sent.
         if part.try_send(bytes).is_err() {
