@@ -1,10 +1,13 @@
 //! Resumable uploads of the IETF, in the interop version 8 of their draft.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::harness::peer;
 use crate::harness::raw::basic;
 use crate::harness::{Curl, RawClient, Response, Server, Setup, image, stored, wait_for};
 
@@ -114,6 +117,28 @@ fn an_interim_answer_stands_for_no_other_and_goes_to_nobody_who_cannot_read_it()
         other.send(&bytes);
         assert_eq!(other.head().status, 201, "{version}");
     }
+}
+
+#[test]
+fn over_tls_too_a_client_is_told_where_to_resume_before_its_bytes_come() {
+    let server = peer::tls_setup().start();
+    let (bytes, host) = (image::bytes(4, MIB), peer::authority(&server));
+    let mut line = peer::tls(TcpStream::connect(host).expect("the server listens"), "http/1.1");
+    let fields = [
+        &format!("Host: {host}"),
+        &basic(&server.credentials()),
+        "Content-Type: application/octet-stream",
+        &format!("Content-Length: {}", bytes.len()),
+        WHOLE[0],
+        WHOLE[1],
+    ];
+    let head = format!("POST {UPLOAD} HTTP/1.1\r\n{}\r\n\r\n", fields.join("\r\n"));
+    line.write_all(head.as_bytes()).expect("the head is sent");
+    let told = peer::read_head(&mut line);
+    assert_eq!(told.status, 104, "{told:?}");
+    assert!(told.field("location").contains("/x/"), "{told:?}");
+    line.write_all(&bytes).expect("the bytes are sent");
+    assert_eq!(peer::read_head(&mut line).status, 201);
 }
 
 #[test]
