@@ -27,8 +27,8 @@ pub(super) fn names() -> String {
     NAMES.map(|(name, _)| name).join(",")
 }
 
-/// What the head of a part says that its bytes have, and what it says that their trailer will say. A digest of all
-/// bytes of the drive cannot follow a part.
+/// What the head of a part says that its bytes have, and what it says that their trailer will say. (A digest of all
+/// bytes of the drive may follow them, too, and is compared at the end.)
 pub(super) fn of_head(headers: &HeaderMap) -> Result<Checks, Fault> {
     let lines = headers.get_all(TRAILER).iter().filter_map(|line| line.to_str().ok());
     let mut announced = Vec::new();
@@ -38,9 +38,6 @@ pub(super) fn of_head(headers: &HeaderMap) -> Result<Checks, Fault> {
             announced.extend(OF_CONTENT);
         } else if is(&UPLOAD_CHECKSUM) {
             announced.extend(NAMES.map(|(_, algorithm)| algorithm));
-        } else if is(&digest_fields::REPR_DIGEST) {
-            let told = "the digest of all bytes does not follow a part; assert it before, or at the end";
-            return Err(Fault::invalid("trailer", told));
         }
     }
     Ok(Checks { asserted: asserted(headers)?, announced })
@@ -107,13 +104,13 @@ mod tests {
         assert_eq!(checks.asserted[1].value, [0; 4]);
         assert_eq!(checks.algorithms(), ChecksumAlgorithm::ALL[..4]);
         assert!(of_head(&headers(&[])).unwrap().is_empty());
+        assert!(of_head(&headers(&[("trailer", "Repr-Digest")])).unwrap().is_empty());
         for (name, value) in [
             ("upload-checksum", "sha1"),
             ("upload-checksum", "sha1 AAAA"),
             ("upload-checksum", "sha1 *"),
             ("upload-checksum", "sha3 AAAA"),
             ("content-digest", "sha-256=:AAAA:"),
-            ("trailer", "Repr-Digest"),
         ] {
             of_head(&headers(&[(name, value)])).expect_err(value);
         }

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::{Call, Reply, bare, checks, digest_fields, direct, media, reply};
 use crate::domain::{
-    Algorithms, ByteCount, Checks, Digests, Fault, FaultKind, Finishes, PartOffset, PartPlan, PartTarget, Reason,
-    TransferAction, TransferSeen, TransferSpec, TransferState,
+    ByteCount, Checks, Digests, Fault, FaultKind, Finishes, PartOffset, PartPlan, PartTarget, Reason, TransferAction,
+    TransferSeen, TransferSpec, TransferState,
 };
 
 /// The media type of a part at the end of what has come.
@@ -68,16 +68,13 @@ pub(super) fn creation(call: &Call, name: String) -> Result<PartPlan, Fault> {
     if is_too_long || told.is_some() && told != size {
         return Err(inconsistent("Upload-Length is not the length of the body"));
     }
-    if digest_fields::announced(call.headers) != Algorithms::NONE {
-        let told = "a digest of a resumable upload is sent before the body, or asserted at its end";
-        return Err(Fault::invalid(header::TRAILER.as_str(), told));
-    }
     // The content of the only request is all bytes: what is asserted of them is no reason to count none before the end.
     let (asserted, checks) = if is_last {
         (digest_fields::asserted(call.headers)?, Checks::default())
     } else {
         (digest_fields::of_representation(call.headers)?, checks::of_head(call.headers)?)
     };
+    check_wishes(call, &asserted)?;
     let reference = reference(call)?;
     let spec = TransferSpec { name, size, asserted, reference, ..TransferSpec::default() };
     let target = PartTarget::New(Box::new(spec));
@@ -100,6 +97,16 @@ pub(super) fn append(call: &Call, target: PartTarget) -> Result<PartPlan, Fault>
     let at = PartOffset::End(offset.get());
     let (checks, asserted, finishes) = (Checks::default(), Digests::NONE, finishes(is_last));
     Ok(PartPlan { target, at, length: call.length, size, checks, asserted, finishes })
+}
+
+/// Refuses the wish for a digest by an algorithm by which none is asserted: a transfer is digested by no other.
+fn check_wishes(call: &Call, asserted: &Digests) -> Result<(), Fault> {
+    let known = asserted.algorithms();
+    if known.or(digest_fields::wanted(call.headers)) == known {
+        return Ok(());
+    }
+    let told = "a resumable upload tells only digests that are asserted of it";
+    Err(Fault::invalid("want-repr-digest", told))
 }
 
 /// How a transfer is looked at: `HEAD` is of who goes on with it.

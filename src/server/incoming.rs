@@ -183,4 +183,8 @@ impl ByteSource for Payload {
     fn asserted(&self) -> Result<Digests, Fault> {
         digest_fields::asserted(&self.trailers)
     }
+
+    fn of_whole(&self) -> Result<Digests, Fault> {
+        digest_fields::of_representation(&self.trailers)
+    }
 }

@@ -36,6 +36,11 @@ pub trait ByteSource: Send {
     fn asserted(&self) -> Result<Digests, Fault> {
         Ok(Digests::NONE)
     }
+
+    /// The digests that the peer asserts behind the last byte of what these are only a part of.
+    fn of_whole(&self) -> Result<Digests, Fault> {
+        Ok(Digests::NONE)
+    }
 }
 
 /// A source of chunks.

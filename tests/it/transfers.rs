@@ -234,6 +234,60 @@ fn a_digest_that_is_not_that_of_the_bytes_refuses_the_end_until_they_are_right()
 }
 
 #[test]
+fn the_digest_of_all_bytes_may_follow_the_last_part() {
+    let server = Server::start();
+    let bytes = image::bytes(13, 300_000);
+    let asserted = |bytes: &[u8]| format!("Repr-Digest: sha-256=:{}:", STANDARD.encode(sha2::Sha256::digest(bytes)));
+    let put = |transfer: &Transfer, trailer: &str| {
+        let mut raw = server.raw();
+        let range = format!("Content-Range: bytes 100000-{}/{}", bytes.len() - 1, bytes.len());
+        let fields = ["Content-Type: application/octet-stream", "Trailer: Repr-Digest", "Transfer-Encoding: chunked"];
+        raw.send_head(&format!("PUT {}", transfer.url), &[&fields[..], &[&range]].concat());
+        raw.send(format!("{:x}\r\n", bytes.len() - 100_000).as_bytes());
+        raw.send(&bytes[100_000..]);
+        raw.send(format!("\r\n0\r\n{trailer}\r\n\r\n").as_bytes());
+        raw.head().status
+    };
+    let disk = server.scratch().join("disk.img");
+    std::fs::write(&disk, &bytes).expect("the image is written");
+    let begin = || {
+        let transfer = Transfer::begin(&server, &json!({"name": "a", "size": bytes.len()}));
+        assert_eq!(transfer.put(&server, &disk, (0, 100_000), "*").status, 200);
+        transfer
+    };
+    let right = begin();
+    assert_eq!(put(&right, &asserted(&bytes)), 200);
+    let done = right.finish(&server, &json!({})).json();
+    assert_eq!(done["result"]["sha-256"], json!(hex::encode(sha2::Sha256::digest(&bytes))), "{done}");
+    let wrong = begin();
+    assert_eq!(put(&wrong, &asserted(b"other bytes")), 200);
+    assert_eq!(put(&wrong, &asserted(&bytes)), 409, "another was asserted before");
+    assert_eq!(wrong.finish(&server, &json!({})).status, 422);
+}
+
+#[test]
+fn of_parts_that_assert_different_digests_at_once_one_is_right() {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    image::random(&disk, 8 * MIB, 14);
+    let transfer = Transfer::begin(&server, &json!({"name": "a", "size": 8 * MIB}));
+    let put = |n: u64| {
+        let part = server.scratch().join(format!("part-{n}"));
+        std::fs::write(&part, image::part(&disk, n * MIB, 1 << 20)).expect("a part is written");
+        let range = format!("Content-Range: bytes {}-{}/*", n * MIB, (n + 1) * MIB - 1);
+        let digest = format!("Repr-Digest: sha-256=:{}:", STANDARD.encode([n as u8; 32]));
+        transfer.direct(&server, "").upload("PUT", &part).header(&range).header(&digest).run().status
+    };
+    let put = &put;
+    let mut told: Vec<u16> = std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..8).map(|n| scope.spawn(move || put(n))).collect();
+        parts.into_iter().map(|part| part.join().expect("curl runs")).collect()
+    });
+    told.sort_unstable();
+    assert_eq!(told, [&[200][..], &[409; 7]].concat());
+}
+
+#[test]
 fn what_is_cancelled_deleted_or_expired_frees_disk_and_quota_at_once() {
     let server = Setup::default().config("transfers.expire_seconds = 2").start();
     let disk = server.scratch().join("disk.img");

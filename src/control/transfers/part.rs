@@ -79,7 +79,7 @@ impl Assemblies {
         let held = self.held_of(transfer.id)?;
         let assembly = self.assembly(&held).await?;
         let transfer = self.fix_size(&held, &assembly, transfer, plan.size).await?;
-        let transfer = self.assert(transfer, plan.asserted).await?;
+        let transfer = self.assert(&held, transfer, plan.asserted).await?;
         let start = match plan.at {
             PartOffset::At(offset) => offset,
             PartOffset::End(told) => {
@@ -250,7 +250,13 @@ impl Assemblies {
     }
 
     /// Notes digests of all bytes that are asserted by a part.
-    async fn assert(&self, transfer: Transfer, asserted: Digests) -> Result<Transfer, Fault> {
+    async fn assert(&self, held: &Held, transfer: Transfer, asserted: Digests) -> Result<Transfer, Fault> {
+        if asserted == Digests::NONE {
+            return Ok(transfer);
+        }
+        // Of parts that assert at once, each sees what the one before did.
+        let _turn = held.room.lock().await;
+        let transfer = self.volumes.meta.transfer(transfer.id).await?.unwrap_or(transfer);
         if let Some(algorithm) = transfer.asserted.contradiction(&asserted) {
             let told = format!("another {algorithm} digest of all bytes was asserted before");
             return Err(Fault::new(FaultKind::Conflict, told));
@@ -324,6 +330,9 @@ impl AdmittedPart {
         }
         account.complete();
         drop(account);
+        let is_all = start == 0 && plan.finishes == Finishes::Here;
+        let asserted = if is_all { source.asserted()? } else { source.of_whole()? };
+        let transfer = assemblies.assert(&held, transfer, asserted).await?;
         let whole = transfer.size.map(ByteCount::get);
         let is_whole = match whole {
             Some(size) => assembly.durable().await?.first_gap(0..size).is_none(),
