@@ -152,6 +152,7 @@ impl Assemblies {
             volume: volume.id,
             name: spec.name,
             size: spec.size,
+            media: spec.media,
             reference: spec.reference,
             metadata: spec.metadata,
             asserted: spec.asserted,

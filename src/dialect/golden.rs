@@ -456,6 +456,7 @@ fn transfer_outcome(command: &TransferCommand) -> Outcome {
             let begun = transfer(TransferState::Open, size);
             let transfer = Transfer {
                 size: spec.size,
+                media: spec.media,
                 name: spec.name.clone(),
                 reference: spec.reference.clone(),
                 metadata: spec.metadata.clone(),
@@ -491,6 +492,7 @@ pub(super) fn transfer(state: TransferState, size: ByteCount) -> TransferSeen {
             volume: ID.parse().unwrap(),
             name: "disk.img".to_owned(),
             size: Some(size),
+            media: Media::Disk,
             reference: Some("batch 7".to_owned()),
             metadata: Some("filename ZGlzay5pbWc=".to_owned()),
             asserted: Digests { sha256: Some(Sha256([0xcd; 32])), blake3: None },

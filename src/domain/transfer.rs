@@ -142,6 +142,8 @@ pub struct Transfer {
     pub name: String,
     /// The number of bytes that will come, once it is known.
     pub size: Option<ByteCount>,
+    /// The device that the guest sees of the drive.
+    pub media: Media,
     /// The client's own name for it.
     pub reference: Option<String>,
     /// The client's description of it as it was sent, for clients that expect it back.

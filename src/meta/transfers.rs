@@ -10,6 +10,7 @@ use sqlx::Row as _;
 
 use super::batch::LONGEST_ROW;
 use super::sqlite::{Connection, DbRow, Sql};
+use super::volumes::{media_from, media_text};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
     Blake3, ByteCount, Digests, Paged, Sha256, TenantId, Transfer, TransferId, TransferQuery, TransferState, UnixTime,
@@ -21,7 +22,7 @@ macro_rules! select_transfers {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, \"user\", volume, name, size, reference, asserted_sha256, asserted_blake3, \
-             ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata FROM transfers ",
+             ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata, media FROM transfers ",
             $rest
         )
     };
@@ -221,8 +222,8 @@ pub(super) async fn begin(connection: &mut Connection, transfer: &Transfer) -> R
     }
     sqlx::query(
         "INSERT INTO transfers (id, tenant, \"user\", volume, name, size, reference, asserted_sha256, \
-         asserted_blake3, ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+         asserted_blake3, ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata, media) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
     )
     .bind(transfer.id.as_bytes().as_slice())
     .bind(tenant)
@@ -243,6 +244,7 @@ pub(super) async fn begin(connection: &mut Connection, transfer: &Transfer) -> R
     .bind(transfer.digests.sha256.as_ref().map(|digest| digest.0.as_slice()))
     .bind(transfer.digests.blake3.as_ref().map(|digest| digest.0.as_slice()))
     .bind(transfer.metadata.as_deref())
+    .bind(media_text(transfer.media))
     .execute(&mut *connection)
     .await?;
     forget_oldest(connection, transfer.tenant).await?;
@@ -342,13 +344,14 @@ fn transfer_from(row: &DbRow) -> Result<Transfer, MetaError> {
         updated: UnixTime(row.try_get("updated")?),
         digests: digests("sha256", "blake3")?,
         metadata: row.try_get("metadata")?,
+        media: media_from(row.try_get("media")?)?,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Fault, FaultKind, Volume, VolumeState};
+    use crate::domain::{Fault, FaultKind, Media, Volume, VolumeState};
     use crate::meta::Batch;
     use crate::meta::testing::{Scene, count, drive, scene, transfer_of};
 
@@ -402,6 +405,7 @@ mod tests {
         let full = Transfer {
             size: Some(count(5)),
             reference: Some("mine".to_owned()),
+            media: Media::Cdrom,
             metadata: Some("filename YQ==".to_owned()),
             asserted: Digests { sha256: Some(Sha256([1; 32])), blake3: Some(Blake3([3; 32])) },
             epoch: 3,

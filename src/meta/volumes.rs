@@ -368,7 +368,7 @@ pub(super) const fn media_text(media: Media) -> &'static str {
     }
 }
 
-fn media_from(text: &str) -> Result<Media, MetaError> {
+pub(super) fn media_from(text: &str) -> Result<Media, MetaError> {
     match text {
         "disk" => Ok(Media::Disk),
         "cdrom" => Ok(Media::Cdrom),

@@ -95,7 +95,8 @@ fn parts_in_any_order_and_of_any_alignment_make_the_drive_also_over_a_crash() {
     server.kill9();
     server.restart();
     let found = server.curl(&format!("{TRANSFERS}?reference=batch%207")).run().json();
-    assert_eq!(found["transfers"][0]["id"], json!(transfer.id), "{found}");
+    let found = &found["transfers"][0];
+    assert_eq!((&found["id"], &found["media"]), (&json!(transfer.id), &json!("cdrom")), "{found}");
     let told = transfer.show(&server);
     assert_eq!(extents(&told), [(0, 3 * MIB + 77), (5 * MIB, size - 5 * MIB)], "{told}");
     let missing = transfer.direct(&server, "/extents?missing").run().json();

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::date;
-use crate::domain::{ByteCount, Digests, Limiter, TransferSeen, TransferState};
+use crate::domain::{ByteCount, Digests, Limiter, Media, TransferSeen, TransferState};
 
 /// The whole transfer, but for the secret of its URL.
 pub(in crate::dialect) fn whole(seen: &TransferSeen) -> Value {
@@ -31,6 +31,7 @@ pub(super) fn in_list(seen: &TransferSeen) -> Value {
         "name": transfer.name,
         "reference": transfer.reference,
         "size": size,
+        "media": media(transfer.media),
         "drive": transfer.volume.to_string(),
         "digest": asserted(&transfer.asserted),
         "created": date(transfer.created),
@@ -57,6 +58,13 @@ fn asserted(digests: &Digests) -> Option<Value> {
 
 fn told(digest: Option<[u8; 32]>) -> Option<String> {
     digest.map(hex::encode)
+}
+
+const fn media(media: Media) -> &'static str {
+    match media {
+        Media::Disk => "disk",
+        Media::Cdrom => "cdrom",
+    }
 }
 
 const fn limiter(limit: Limiter) -> &'static str {
