@@ -27,7 +27,7 @@ use super::hmac_sha256;
 use super::passwords::Passwords;
 use super::recent::Recent;
 use super::throttle::{Throttle, ThrottleSettings, Turn, network_of};
-use crate::domain::{Clock, Fault, FaultKind, Principal, UnixTime};
+use crate::domain::{Clock, Fault, FaultKind, Secret, UnixTime, UserId};
 use crate::meta::{Meta, UserRecord};
 
 /// The longest header value that is decoded: enough for any name and password.
@@ -94,10 +94,16 @@ impl Basic {
         }
     }
 
-    /// Returns the caller who sent this `Authorization` header from this address.
-    pub(crate) async fn authenticate(&self, authorization: Option<&str>, peer: IpAddr) -> Result<Principal, Fault> {
+    /// Returns the user who sent this `Authorization` header from this address.
+    pub(crate) async fn authenticate(&self, authorization: Option<&str>, peer: IpAddr) -> Result<UserRecord, Fault> {
         let credentials = authorization.and_then(Credentials::parse).ok_or_else(unauthenticated)?;
-        self.check(&credentials, peer).await.map(|record| record.principal())
+        self.check(&credentials, peer).await
+    }
+
+    /// Reports whether this user is there, and their password still the one with this digest.
+    pub(super) async fn has_password(&self, user: UserId, digest: &Secret) -> Result<bool, Fault> {
+        let user = self.meta.user_with_id(user).await?;
+        Ok(user.is_some_and(|user| user.password_hash.as_bytes().ct_eq(digest.reveal().as_bytes()).into()))
     }
 
     /// The user of this name and password, with the digest that the password is right for: for logins by other ways
@@ -233,7 +239,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::{FixedClock, Quota};
+    use crate::domain::{FixedClock, Principal, Quota};
 
     struct Scene {
         basic: Arc<Basic>,
@@ -271,7 +277,8 @@ mod tests {
 
     impl Scene {
         async fn login(&self, password: &str, last: u8) -> Result<Principal, FaultKind> {
-            self.basic.authenticate(Some(&header("alice", password)), address(last)).await.map_err(|fault| fault.kind)
+            let user = self.basic.authenticate(Some(&header("alice", password)), address(last)).await;
+            user.map(|user| user.principal()).map_err(|fault| fault.kind)
         }
 
         fn comparisons(&self) -> u32 {
@@ -328,7 +335,8 @@ mod tests {
         let plain = BASE64.encode("alice:sesame:1");
         let bare = plain.trim_end_matches('=');
         for text in [format!("Basic {plain}"), format!("basic {bare}"), format!("BASIC   {plain} ")] {
-            assert_eq!(scene.basic.authenticate(Some(&text), address(1)).await.unwrap(), scene.alice().await, "{text}");
+            let user = scene.basic.authenticate(Some(&text), address(1)).await.unwrap();
+            assert_eq!(user.principal(), scene.alice().await, "{text}");
         }
     }
 
@@ -396,6 +404,20 @@ mod tests {
         assert_eq!(scene.login("new", 1).await, Ok(scene.alice().await));
         scene.meta.remove_user("alice").await.unwrap();
         assert_eq!(scene.login("new", 1).await, Err(FaultKind::Unauthenticated));
+    }
+
+    #[tokio::test]
+    async fn a_login_holds_until_its_password_is_changed_or_its_user_removed() {
+        let scene = scene().await;
+        let user = scene.basic.authenticate(Some(&header("alice", "sesame:1")), address(1)).await.unwrap();
+        let (old, new) = (Secret::new(user.password_hash), Secret::new("new"));
+        assert!(scene.basic.has_password(user.id, &old).await.unwrap());
+        assert_eq!(scene.comparisons(), 1);
+        scene.meta.set_password("alice", "new").await.unwrap();
+        assert!(!scene.basic.has_password(user.id, &old).await.unwrap());
+        assert!(scene.basic.has_password(user.id, &new).await.unwrap());
+        scene.meta.remove_user("alice").await.unwrap();
+        assert!(!scene.basic.has_password(user.id, &new).await.unwrap());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

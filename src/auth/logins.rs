@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::uri::Authority;
 
 use super::{AccessTokens, Basic, Identity, Keys, Signed};
-use crate::domain::{Fault, Guard, Login, Principal, Secret, Sha256};
+use crate::domain::{Fault, FaultKind, Guard, Login, Principal, Secret, Sha256, UserId};
 
 /// The header field that clients of OpenStack's services have their token in.
 const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
@@ -35,6 +35,17 @@ pub(crate) struct Caller {
     pub principal: Principal,
     /// What the body must be, where that was signed.
     pub body: Option<Sha256>,
+    /// What the login rests on.
+    pub grounds: Grounds,
+}
+
+/// What a login rests on, and ends with.
+#[derive(Clone, Debug)]
+pub(crate) enum Grounds {
+    /// The password of this user, by the digest that is stored of it.
+    Password(UserId, Secret),
+    /// What the request itself has, and can be looked at again.
+    Request,
 }
 
 impl Logins {
@@ -42,7 +53,7 @@ impl Logins {
     pub(crate) async fn authenticate(&self, guard: Guard, head: &Parts, client: IpAddr) -> Result<Caller, Fault> {
         let field = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let authorization = field(AUTHORIZATION);
-        let plain = |principal| Caller { principal, body: None };
+        let plain = |principal| Caller { principal, body: None, grounds: Grounds::Request };
         match guard_of(guard, head) {
             Guard::Signature if authorization.is_some_and(Signed::is_scheme) => {
                 let signed = Signed {
@@ -53,11 +64,37 @@ impl Logins {
                     headers: &head.headers,
                 };
                 let (principal, body) = self.keys.authenticate(&signed).await?;
-                Ok(Caller { principal, body: Some(body) })
+                Ok(Caller { principal, body: Some(body), grounds: Grounds::Request })
             }
-            Guard::Basic | Guard::Signature => self.basic.authenticate(authorization, client).await.map(plain),
+            Guard::Basic | Guard::Signature => {
+                let user = self.basic.authenticate(authorization, client).await?;
+                let principal = user.principal();
+                Ok(Caller {
+                    principal,
+                    body: None,
+                    grounds: Grounds::Password(user.id, Secret::new(user.password_hash)),
+                })
+            }
             Guard::Cookie => self.tokens.authenticate(&head.headers).await.map(plain),
             Guard::Token => self.identity.authenticate(field(AUTH_TOKEN)).await.map(plain),
+        }
+    }
+
+    /// Reports whether a login holds still that was proven by this head, for who is answered for long. No password is
+    /// digested for it.
+    pub(crate) async fn still_holds(
+        &self,
+        grounds: &Grounds,
+        (guard, head): (Guard, &Parts),
+        client: IpAddr,
+    ) -> Result<bool, Fault> {
+        match grounds {
+            Grounds::Password(user, digest) => self.basic.has_password(*user, digest).await,
+            Grounds::Request => match self.authenticate(guard, head, client).await {
+                Ok(_) => Ok(true),
+                Err(fault) if fault.kind == FaultKind::Unauthenticated => Ok(false),
+                Err(fault) => Err(fault),
+            },
         }
     }
 

@@ -37,7 +37,7 @@ pub(crate) use basic::{Basic, BasicSettings};
 pub(crate) use identity::{Identity, IdentitySettings};
 pub(crate) use jwt::{AccessTokens, TokenNames};
 pub(crate) use keystone::Keystone;
-pub(crate) use logins::{Caller, Logins, has_credentials};
+pub(crate) use logins::{Caller, Grounds, Logins, has_credentials};
 pub(crate) use receipts::{Receipts, verified};
 pub(crate) use secrets::{digest_of, is_digest_of, is_secret, random_secret};
 pub(crate) use signatures::{Keys, Signed};

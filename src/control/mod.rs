@@ -78,7 +78,7 @@ pub(crate) use listing::LIST_PART;
 pub(crate) use operator::{Audience, Operator};
 pub(crate) use scrub::ScrubSettings;
 pub(crate) use supervise::Supervisor;
-pub(crate) use transfers::{AdmittedPart, TransferSettings};
+pub(crate) use transfers::{AdmittedPart, TransferSettings, Watch};
 pub(crate) use unpack::AdmittedTree;
 pub(crate) use upload::Admitted;
 
@@ -310,6 +310,11 @@ impl Control {
         action: TransferAction,
     ) -> Result<Outcome, Fault> {
         Box::pin(self.assemblies.execute_by_ticket(id, ticket, action)).await
+    }
+
+    /// Watches a transfer of the caller.
+    pub(crate) fn watch(&self, principal: &Principal, id: TransferId) -> Watch {
+        self.assemblies.watch(principal.tenant, id)
     }
 
     /// Opens the volume that a ticket is for.

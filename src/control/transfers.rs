@@ -12,12 +12,13 @@ mod ending;
 mod finish;
 mod held;
 mod part;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use held::{Held, OpenedDrafts, Work};
+use held::{Held, OpenedDrafts, Sight, Work};
 
 use super::bells::Bells;
 use super::volumes::Volumes;
@@ -35,6 +36,7 @@ use crate::store::{DraftOptions, PieceMap};
 use crate::transfer::{Phases, Progress, Transfers};
 
 pub(crate) use part::AdmittedPart;
+pub(crate) use watch::Watch;
 
 /// Settings for transfers.
 #[derive(Clone, Copy, Debug)]
@@ -237,13 +239,18 @@ impl Assemblies {
                     let durable = whole(now.size.filter(|_| is_done));
                     return Ok(self.plain(now, durable));
                 };
-                let (durable, parts) = self.look_at(&held, &transfer).await?;
-                let rate = parts.iter().map(|part| rate_of(part)).sum();
-                let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-                let limit = limit_of(&parts);
-                Ok(TransferSeen { parts: count, rate, limit, ..self.plain(transfer, durable) })
+                let sight = self.look_at(&held, &transfer).await?;
+                Ok(self.sighted(transfer, sight))
             }
         }
+    }
+
+    /// An open transfer of which this was seen.
+    fn sighted(&self, transfer: Transfer, Sight { durable, received, parts }: Sight) -> TransferSeen {
+        let rate = parts.iter().map(|part| rate_of(part)).sum();
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let limit = limit_of(&parts);
+        TransferSeen { received, parts: count, rate, limit, ..self.plain(transfer, durable) }
     }
 
     /// A transfer to which nothing comes.
@@ -251,7 +258,8 @@ impl Assemblies {
         let left = (transfer.expires().0 - self.volumes.clock.now().0).max(0) / 1000;
         let left = if transfer.state.has_ended() { 0 } else { u32::try_from(left).unwrap_or(u32::MAX) };
         let most = self.settings.limits.max_drive;
-        TransferSeen { transfer, durable, parts: 0, rate: 0, limit: None, ticket: None, most, left }
+        let received = durable.total();
+        TransferSeen { transfer, durable, received, parts: 0, rate: 0, limit: None, ticket: None, most, left }
     }
 
     fn held_of(&self, id: TransferId) -> Result<Arc<Held>, Fault> {

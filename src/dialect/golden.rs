@@ -331,8 +331,16 @@ fn work_outcome(work: &Work) -> Result<Outcome, Fault> {
     match work {
         Work::Control(command) => outcome(command),
         Work::Identity(command) => Ok(Outcome::Identity(identity_outcome(command))),
+        Work::Watch { after, .. } => Ok(watched(after.as_deref())),
         Work::Discover => Ok(Outcome::Discovered),
     }
+}
+
+/// What is told to who watches a transfer: one that is done, if it was so when they were told last.
+fn watched(after: Option<&str>) -> Outcome {
+    let is_done = after.is_some_and(|after| after.starts_with(TransferState::Done.word()));
+    let seen = transfer(if is_done { TransferState::Done } else { TransferState::Open }, ByteCount::mib(1024));
+    Outcome::Watched { is_known: after == Some(&seen.mark()), seen: Box::new(seen) }
 }
 
 /// What the rest of the server would make of a command, on a day that never changes. Some changes do not fit the drive.
@@ -505,6 +513,7 @@ pub(super) fn transfer(state: TransferState, size: ByteCount) -> TransferSeen {
             updated: UnixTime(1_700_000_060_000),
             digests: if is_done { drive().digests } else { Digests::NONE },
         },
+        received: durable.total() + (if is_done { 0 } else { 5 << 20 }),
         durable,
         parts: 2,
         rate: 100 << 20,

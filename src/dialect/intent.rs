@@ -52,6 +52,13 @@ pub enum Work {
     Control(Command),
     /// Work of the identity service.
     Identity(IdentityCommand),
+    /// The progress of a transfer, told until its end.
+    Watch {
+        /// The transfer.
+        id: TransferId,
+        /// The mark of what the caller was told of it before.
+        after: Option<String>,
+    },
     /// What is served here.
     Discover,
 }

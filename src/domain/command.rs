@@ -203,6 +203,13 @@ pub enum Outcome {
     Transfers(Paged<TransferSeen>),
     /// Of other work on transfers, and of a part.
     Transfer(Box<TransferSeen>),
+    /// The transfer that somebody watches.
+    Watched {
+        /// The transfer.
+        seen: Box<TransferSeen>,
+        /// Whether they were told of it as it is, but for its rate.
+        is_known: bool,
+    },
     /// Of [`Command::Block`].
     Block(BlockOutcome),
     /// Of a [`Login`](super::Login).

@@ -182,6 +182,8 @@ pub struct TransferSeen {
     pub transfer: Transfer,
     /// The bytes that are durable.
     pub durable: Extents,
+    /// The count of bytes that have come, durable or not.
+    pub received: u64,
     /// The parts that come at present.
     pub parts: u32,
     /// The bytes that came in the last second or so, per second.
@@ -200,6 +202,12 @@ impl TransferSeen {
     /// Returns the count of bytes that are there from the first on, without a gap.
     pub fn offset(&self) -> u64 {
         self.durable.ranges().first().filter(|first| first.start == 0).map_or(0, |first| first.end)
+    }
+
+    /// Returns a text that is another once something else is told of the transfer, but for its rate and what limits it.
+    pub fn mark(&self) -> String {
+        let Transfer { state, epoch, updated, .. } = &self.transfer;
+        format!("{}.{epoch}.{}.{}.{}.{}", state.word(), updated.0, self.durable.total(), self.received, self.parts)
     }
 
     /// Reports whether every byte has come of which it is known that there is one.

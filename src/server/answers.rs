@@ -120,10 +120,21 @@ impl Answers {
     /// Waits for room for an answer that exists already, however long that takes, since its command was executed.
     /// Returns `None` if it needs none.
     pub(super) async fn room_of(self: &Arc<Self>, tenant: Option<TenantId>, length: usize) -> Option<Room> {
+        self.room_within(tenant, length, Duration::MAX).await.ok().flatten()
+    }
+
+    /// Waits for room for a part of an answer that exists already, at most for `within`. Returns `None` if it needs
+    /// none.
+    pub(super) async fn room_within(
+        self: &Arc<Self>,
+        tenant: Option<TenantId>,
+        length: usize,
+        within: Duration,
+    ) -> Result<Option<Room>, Fault> {
         if length <= SMALL {
-            return None;
+            return Ok(None);
         }
-        self.room(tenant, length, Duration::MAX).await.ok()
+        self.room(tenant, length, within).await.map(Some)
     }
 
     /// The share of one tenant: three quarters, as of other limits.

@@ -1,4 +1,4 @@
-//! The body of an answer: bytes in memory, a download, or a long list.
+//! The body of an answer: bytes in memory, a download, or what is made part by part.
 
 use std::future::Future;
 use std::io;
@@ -11,8 +11,9 @@ use http_body::{Frame, SizeHint};
 
 use super::activity::{Activity, Busy};
 use super::answers::Room;
+use super::events::Events;
 use super::incoming::Payload;
-use super::list::{List, ListPart};
+use super::list::List;
 use super::regions::FileRegions;
 use super::timing::{self, SERVER_TIMING};
 use super::under_way::UnderWay;
@@ -26,41 +27,56 @@ pub(super) enum Body {
     /// A drive or parts of it, or a tree.
     Download(Download),
     /// A list that is not in memory as a whole.
-    List(ListBody),
+    List(PartsBody<List>),
+    /// The progress of a transfer.
+    Events(PartsBody<Events>),
     /// Another body, whose request counts as in progress until it is dropped.
     Counted { body: Box<Self>, _shares: UnderWay },
 }
 
-/// A list that is being sent.
-pub(super) struct ListBody {
+/// Bytes of an answer, and the room that they take.
+pub(super) type AnswerPart = (Bytes, Option<Room>);
+
+/// What makes an answer part by part, each when the one before was taken.
+pub(super) trait PartSource: Sized + Send + 'static {
+    /// Returns the next part, with its room; `None` after the last.
+    fn next(self) -> impl Future<Output = (Self, Option<io::Result<AnswerPart>>)> + Send;
+}
+
+/// An answer that is made part by part while it is sent.
+pub(super) struct PartsBody<S> {
     first: Bytes,
     /// The room of the first part.
     room: Option<Room>,
-    turn: Option<Pin<Box<dyn Future<Output = ListTurn> + Send>>>,
+    turn: Option<Turn<S, AnswerPart>>,
     /// Held by every frame, too.
     answering: Arc<Busy>,
 }
 
-type ListTurn = (List, Option<io::Result<ListPart>>);
+/// The making of the next part, by a source that comes back with it.
+type Turn<S, T> = Pin<Box<dyn Future<Output = (S, Option<io::Result<T>>)> + Send>>;
 
-impl ListBody {
-    /// Sends `list`, whose beginning was encoded as `whole`.
-    pub(super) fn new(list: List, whole: &Bytes, answering: Busy) -> Self {
-        let first = list.beginning(whole);
-        Self { first, room: None, turn: Some(Box::pin(list.next())), answering: Arc::new(answering) }
+impl<S: PartSource> PartsBody<S> {
+    /// Sends `first`, and then what `rest` makes.
+    pub(super) fn new(first: Bytes, rest: S, answering: Busy) -> Self {
+        Self { first, room: None, turn: Some(Box::pin(rest.next())), answering: Arc::new(answering) }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let part = if self.first.is_empty() {
             let Some(turn) = &mut self.turn else { return Poll::Ready(None) };
-            let (list, part) = ready!(turn.as_mut().poll(cx));
-            self.turn = matches!(part, Some(Ok(_))).then(|| Box::pin(list.next()) as _);
+            let (source, part) = ready!(turn.as_mut().poll(cx));
+            self.turn = matches!(part, Some(Ok(_))).then(|| Box::pin(source.next()) as _);
             part
         } else {
             Some(Ok((std::mem::take(&mut self.first), self.room.take())))
         };
         let held = |(bytes, room)| Bytes::from_owner(Held { bytes, _until_sent: (self.answering.clone(), room) });
         Poll::Ready(part.map(|part| part.map(held)))
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.first.is_empty() && self.turn.is_none()
     }
 }
 
@@ -89,11 +105,9 @@ struct Open {
 /// slow peer would look like one that stalls.
 const COUNTED: usize = 64 << 10;
 
-type Turn = (Sending, Option<io::Result<Chunk>>);
-
 enum State {
     Ready(Sending),
-    Busy(Pin<Box<dyn Future<Output = Turn> + Send>>),
+    Busy(Turn<Sending, Chunk>),
     Ended,
 }
 
@@ -204,6 +218,7 @@ impl Body {
         match self {
             Self::Whole(bytes) => bytes.len(),
             Self::List(list) => list.first.len(),
+            Self::Events(events) => events.first.len(),
             // Its memory is blocks of the pool, or none.
             Self::Download(_) => 0,
             Self::Counted { body, .. } => body.held(),
@@ -214,7 +229,8 @@ impl Body {
     pub(super) fn within(self, room: Option<Room>) -> Self {
         match (self, room) {
             (Self::Whole(bytes), Some(room)) => Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: room })),
-            (Self::List(list), room) => Self::List(ListBody { room, ..list }),
+            (Self::List(list), room) => Self::List(PartsBody { room, ..list }),
+            (Self::Events(events), room) => Self::Events(PartsBody { room, ..events }),
             (other, _) => other,
         }
     }
@@ -230,7 +246,7 @@ impl Body {
             Self::Whole(bytes) if !bytes.is_empty() => {
                 Self::Whole(Bytes::from_owner(Held { bytes, _until_sent: activity.answer() }))
             }
-            // A download and a list have marks of their own.
+            // Others have marks of their own.
             other => other,
         }
     }
@@ -250,6 +266,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => Some(Ok(std::mem::take(bytes))),
             Self::Download(download) => ready!(download.poll_next(cx)),
             Self::List(list) => ready!(list.poll_next(cx)),
+            Self::Events(events) => ready!(events.poll_next(cx)),
             Self::Counted { .. } => None,
         };
         if let Some(Err(error)) = &next {
@@ -267,7 +284,8 @@ impl http_body::Body for Body {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Download(download) => matches!(download.state, State::Ended) && !download.tells_timing,
-            Self::List(list) => list.first.is_empty() && list.turn.is_none(),
+            Self::List(list) => list.is_at_end(),
+            Self::Events(events) => events.is_at_end(),
             Self::Counted { body, .. } => body.is_end_stream(),
         }
     }
@@ -275,8 +293,8 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            // The length of a download is in its head; that of a list is unknown before its last part.
-            Self::Download(_) | Self::List(_) => SizeHint::default(),
+            // The length of a download is in its head; that of what is made part by part is unknown before the last.
+            Self::Download(_) | Self::List(_) | Self::Events(_) => SizeHint::default(),
             Self::Counted { body, .. } => body.size_hint(),
         }
     }

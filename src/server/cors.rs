@@ -13,7 +13,7 @@ use super::body::Body;
 const ALLOW_HEADERS: &str = "Authorization, X-Auth-Token, Content-Type, Content-Range, Content-Encoding, \
     Content-Digest, Repr-Digest, Want-Repr-Digest, Want-Content-Digest, If-Match, If-None-Match, If-Range, Range, \
     Tus-Resumable, Upload-Length, Upload-Defer-Length, Upload-Metadata, Upload-Offset, Upload-Checksum, \
-    Upload-Concat, Upload-Complete, X-HTTP-Method-Override, X-Request-ID, X-Requested-With";
+    Upload-Concat, Upload-Complete, Last-Event-ID, X-HTTP-Method-Override, X-Request-ID, X-Requested-With";
 const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// What a script may read beside what any may.
 const EXPOSE_HEADERS: &str = "Location, ETag, Accept-Ranges, Content-Range, Content-Disposition, Repr-Digest, \

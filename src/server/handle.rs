@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -20,7 +20,8 @@ use super::Server;
 use super::activity::Activity;
 use super::admission::{Standing, holder};
 use super::answers::{self, Room};
-use super::body::{Body, Download, ListBody};
+use super::body::{Body, Download, PartsBody};
+use super::events::{Events, Watcher};
 use super::framing::Framing;
 use super::head::resolved;
 use super::incoming::Payload;
@@ -32,7 +33,7 @@ use super::regions::FileRegions;
 use super::tap::Tap;
 use super::timing::{self, SERVER_TIMING};
 use super::under_way::UnderWay;
-use crate::auth::{Caller, has_credentials, is_digest_of};
+use crate::auth::{Caller, Grounds, has_credentials, is_digest_of};
 use crate::control::{Account, Opened, Packable};
 use crate::dialect::direct::{self, Chunk};
 use crate::dialect::{
@@ -41,7 +42,7 @@ use crate::dialect::{
 };
 use crate::domain::{
     AnonymousCommand, Command, Fault, FaultKind, Guard, Login, Outcome, PartPlan, Principal, ReceivePlan, SendPlan,
-    TenantId, UnpackPlan, Volume,
+    Sha256, TenantId, TransferId, UnpackPlan, Volume,
 };
 use crate::metrics::Direction;
 use crate::transfer::{Outgoing, Part, Progress, Route, Sending, Transport};
@@ -111,6 +112,7 @@ pub(super) async fn answer(
         dialect,
         route,
         caller: None,
+        login: None,
         started,
         is_late,
         shares: UnderWay::default(),
@@ -145,6 +147,8 @@ struct Exchange<'a> {
     route: &'static str,
     /// The caller's tenant, once that is known.
     caller: Option<TenantId>,
+    /// What their login rests on, and how it was asked for.
+    login: Option<(Guard, Grounds)>,
     started: Instant,
     /// Whether it came after the stop of the server.
     is_late: bool,
@@ -217,7 +221,7 @@ impl Exchange<'_> {
             }
             Entry::Known(known) => self.decode_known(known, &mut body).await,
             Entry::Receive(guard, upload) => match self.known(*guard).await {
-                Ok(Caller { principal, .. }) => match upload.decode(&self.call) {
+                Ok((principal, _)) => match upload.decode(&self.call) {
                     Ok(plan) => return Ok((Intent::Receive(principal, plan, body), answer, None)),
                     Err(fault) => Err(fault),
                 },
@@ -246,7 +250,7 @@ impl Exchange<'_> {
     }
 
     async fn decode_known(&mut self, known: &ForKnown, body: &mut Payload) -> Result<(Intent<Payload>, Answer), Fault> {
-        let Caller { principal, body: signed } = self.known(known.guard).await?;
+        let (principal, signed) = self.known(known.guard).await?;
         let bytes = self.buffer(known.body, body).await?;
         if signed.is_some_and(|signed| !is_digest_of(&signed, &bytes)) {
             return Err(Fault::new(FaultKind::Unauthenticated, "the body is not the one that was signed"));
@@ -261,19 +265,21 @@ impl Exchange<'_> {
         part: &ByHead<PartPlan>,
     ) -> Result<(Option<Principal>, PartPlan), Fault> {
         let caller = match guard {
-            Some(guard) => Some(self.known(guard).await?.principal),
+            Some(guard) => Some(self.known(guard).await?.0),
             None => None,
         };
         Ok((caller, part.decode(&self.call)?))
     }
 
-    /// Authenticates the caller, whose tenant the request counts for from now on.
-    async fn known(&mut self, guard: Guard) -> Result<Caller, Fault> {
-        let caller = self.authenticate(guard).await?;
+    /// Authenticates the caller, whose tenant the request counts for from now on. Returns what the body must be, too,
+    /// where that was signed.
+    async fn known(&mut self, guard: Guard) -> Result<(Principal, Option<Sha256>), Fault> {
+        let Caller { principal, body, grounds } = self.authenticate(guard).await?;
         self.connection.standing.know();
-        self.count(caller.principal.tenant)?;
-        self.caller = Some(caller.principal.tenant);
-        Ok(caller)
+        self.count(principal.tenant)?;
+        self.caller = Some(principal.tenant);
+        self.login = Some((guard, grounds));
+        Ok((principal, body))
     }
 
     /// Reads a whole body; returns nothing if the endpoint ignores bodies.
@@ -305,6 +311,9 @@ impl Exchange<'_> {
             Intent::Anonymous(Anonymous::Discover) | Intent::Work(_, Work::Discover) => Ok(Outcome::Discovered),
             Intent::Work(caller, Work::Identity(command)) => {
                 self.server.logins.identity.execute(&caller, command).await.map(Outcome::Identity)
+            }
+            Intent::Work(caller, Work::Watch { id, after }) => {
+                return self.watch(answer, &caller, id, after.as_deref()).await;
             }
             Intent::Work(caller, Work::Control(command)) => {
                 room = match self.room_for(&caller, &command).await {
@@ -463,7 +472,42 @@ impl Exchange<'_> {
         let (parts, places) = (self.parts.clone(), self.connection.places.clone());
         let list = List::new(self.server, Asked { answer, parts, places, tenant: self.caller }, outcome, rest);
         let answering = self.connection.activity.answer();
-        reply.map(|first| Body::List(ListBody::new(list, &first, answering)))
+        reply.map(|first| Body::List(PartsBody::new(list.beginning(&first), list, answering)))
+    }
+
+    /// Tells the progress of a transfer for as long as there is one.
+    async fn watch(&self, answer: Answer, caller: &Principal, id: TransferId, after: Option<&str>) -> Response<Body> {
+        let Some(share) = self.server.watching.take(caller.tenant) else {
+            let told = "this tenant watches as many transfers as may be; try again";
+            return self.refuse(&Fault::new(FaultKind::Unavailable, told));
+        };
+        // A request is counted once.
+        let _ = self.shares.watching.set(share);
+        let mut watch = self.server.control.watch(caller, id);
+        let seen = match watch.look().await {
+            Ok(seen) => seen,
+            Err(fault) => return self.refuse(&fault),
+        };
+        let (mark, rate, has_ended) = (seen.mark(), seen.rate, seen.transfer.state.has_ended());
+        let outcome = Outcome::Watched { is_known: after == Some(&mark), seen: Box::new(seen) };
+        let reply = match answer.encode(&self.call, &outcome, &self.connection.places) {
+            Ok(reply) => reply,
+            Err(fault) => return self.refuse(&fault),
+        };
+        let room = self.server.answers.room_of(self.caller, reply.body().len()).await;
+        let body = match &self.login {
+            _ if has_ended => return whole(reply).map(|body| body.within(room)),
+            _ if self.parts.method == Method::HEAD => return whole(reply.map(|_| Bytes::new())),
+            None => return self.refuse(&Fault::internal("nobody watches")),
+            Some((guard, grounds)) => {
+                let watcher = Watcher { guard: *guard, grounds: grounds.clone(), client: self.client };
+                let (parts, places) = (self.parts.clone(), self.connection.places.clone());
+                let asked = Asked { answer, parts, places, tenant: self.caller };
+                Events::new(self.server, asked, watcher, (watch, mark, rate))
+            }
+        };
+        let answering = self.connection.activity.answer();
+        reply.map(|first| Body::Events(PartsBody::new(first, body, answering)).within(room))
     }
 
     async fn send(&self, plan: &SendPlan) -> Response<Body> {

@@ -15,7 +15,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::request::Parts;
 
 use super::Server;
-use super::answers::{PAGE, Room};
+use super::answers::PAGE;
+use super::body::{AnswerPart, PartSource};
 use super::head::resolved;
 use crate::control::LIST_PART;
 use crate::dialect::{Answer, Places, Reply};
@@ -28,9 +29,6 @@ pub(super) struct Asked {
     pub(super) places: Places,
     pub(super) tenant: Option<TenantId>,
 }
-
-/// Bytes of a list, and the room that they take.
-pub(super) type ListPart = (Bytes, Option<Room>);
 
 /// The rest of a list.
 pub(super) struct List {
@@ -74,13 +72,7 @@ impl List {
         whole.slice(..whole.len() - self.after.len())
     }
 
-    /// Returns the next part, with its room; `None` after the last.
-    pub(super) async fn next(mut self) -> (Self, Option<io::Result<ListPart>>) {
-        let part = self.part().await;
-        (self, part)
-    }
-
-    async fn part(&mut self) -> Option<io::Result<ListPart>> {
+    async fn part(&mut self) -> Option<io::Result<AnswerPart>> {
         loop {
             if self.is_told {
                 return None;
@@ -124,5 +116,12 @@ impl List {
         let Asked { answer, parts, places, .. } = &self.asked;
         // The encoding of a list does not depend on a request's body.
         answer.encode(&resolved(parts, None).call, &self.outcome, places).map(Reply::into_body)
+    }
+}
+
+impl PartSource for List {
+    async fn next(mut self) -> (Self, Option<io::Result<AnswerPart>>) {
+        let part = self.part().await;
+        (self, part)
     }
 }

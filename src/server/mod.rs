@@ -6,6 +6,7 @@ mod answers;
 mod body;
 mod connection;
 mod cors;
+mod events;
 mod framing;
 mod handle;
 mod head;
@@ -82,6 +83,8 @@ pub(crate) struct Server {
     /// Requests in progress: of each tenant, and of each address that proxies report per request.
     tenants: Arc<Shares<TenantId>>,
     addresses: Arc<Shares<IpAddr>>,
+    /// Of the requests of each tenant those that watch transfers, which last.
+    watching: Arc<Shares<TenantId>>,
     /// Whether a lack of descriptors was logged, which happens only once.
     has_told_of_files: AtomicBool,
 }
@@ -165,6 +168,7 @@ impl Server {
             windows: Windows::new(),
             tenants: Shares::new(share_of(limits.connections)),
             addresses: Shares::new(limits.connections_per_address),
+            watching: Shares::new(events::share_of(limits.connections)),
             has_told_of_files: AtomicBool::new(false),
         })
     }

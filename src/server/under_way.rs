@@ -11,4 +11,6 @@ use crate::domain::TenantId;
 pub(super) struct UnderWay {
     pub(super) tenant: OnceLock<Share<TenantId>>,
     pub(super) address: Option<Share<IpAddr>>,
+    /// Of those that watch a transfer.
+    pub(super) watching: OnceLock<Share<TenantId>>,
 }

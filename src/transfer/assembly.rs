@@ -147,6 +147,17 @@ impl Assembly {
         self.state().durable.first_gap(0..u64::MAX).map_or(u64::MAX, |gap| gap.start)
     }
 
+    /// Returns the bytes that were told to be durable, and the count of those that have come by now. Makes nothing
+    /// durable.
+    pub fn come(&self) -> (Extents, u64) {
+        let mut come = lock(&self.map).extents().clone();
+        let state = self.state();
+        for Live { range, progress, .. } in &state.parts {
+            come.insert(range.start..range.end.min(range.start.saturating_add(progress.bytes())));
+        }
+        (state.durable.clone(), come.total())
+    }
+
     /// The parts that come at present.
     pub fn parts(&self) -> Vec<Arc<Progress>> {
         self.state().parts.iter().map(|live| live.progress.clone()).collect()

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod events;
 mod model;
 
 use std::io::Write as _;

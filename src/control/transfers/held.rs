@@ -49,6 +49,8 @@ pub(super) enum Work {
         reservation: Reservation,
         /// What is there, if it is in few extents.
         durable: Option<Extents>,
+        /// How many bytes that are, unless it is not known.
+        total: Option<u64>,
     },
     /// Parts come, or came lately.
     Assembling {
@@ -64,6 +66,39 @@ pub(super) enum Work {
     Ended,
 }
 
+/// What is seen of an open transfer.
+pub(super) struct Sight {
+    /// The bytes that are durable.
+    pub(super) durable: Extents,
+    /// The count of bytes that have come.
+    pub(super) received: u64,
+    /// The parts that come.
+    pub(super) parts: Vec<Arc<Progress>>,
+}
+
+/// What is seen of an open transfer by who must not open it.
+pub(super) enum Glimpse {
+    /// All that can be.
+    Clear(Sight),
+    /// It rests, in many extents of so many bytes, if that is known.
+    Resting(Option<u64>),
+    /// It is not open any more.
+    Gone,
+}
+
+impl Sight {
+    /// Of a transfer that rests.
+    pub(super) fn at_rest(durable: Extents) -> Self {
+        Self { received: durable.total(), durable, parts: Vec::new() }
+    }
+
+    /// Of one that is put together, as far as it is durable.
+    fn of(assembly: &Assembly) -> Self {
+        let (durable, received) = assembly.come();
+        Self { durable, received, parts: assembly.parts() }
+    }
+}
+
 impl Work {
     /// Somebody is at it from now on.
     pub(super) fn assembling(assembly: Arc<Assembly>) -> Self {
@@ -72,7 +107,9 @@ impl Work {
 
     /// Nobody is at it from now on.
     pub(super) fn resting(reservation: Reservation, durable: Extents) -> Self {
-        Self::Resting { reservation, durable: Some(durable).filter(|durable| durable.ranges().len() <= FEW) }
+        let total = Some(durable.total());
+        let durable = Some(durable).filter(|durable| durable.ranges().len() <= FEW);
+        Self::Resting { reservation, durable, total }
     }
 }
 
@@ -159,7 +196,7 @@ impl Assemblies {
     /// Nobody is at a transfer of which it is not known how much is there, and so much is set aside for it.
     pub(super) fn at_rest(&self, transfer: &Transfer, rest: ByteCount) -> Result<Work, Fault> {
         let reservation = self.volumes.store.space().reserve_for(transfer.tenant, rest)?;
-        Ok(Work::Resting { reservation, durable: None })
+        Ok(Work::Resting { reservation, durable: None, total: None })
     }
 
     /// Notes that a draft was opened; closes the one of the [`MOST_IDLE`] that was opened first.
@@ -174,21 +211,18 @@ impl Assemblies {
         }
     }
 
-    /// What of a transfer is durable, and the parts that come.
-    pub(super) async fn look_at(
-        self: &Arc<Self>,
-        held: &Arc<Held>,
-        transfer: &Transfer,
-    ) -> Result<(Extents, Vec<Arc<Progress>>), Fault> {
+    /// What of a transfer is durable, which is all that is on the disk by now, and the parts that come.
+    pub(super) async fn look_at(self: &Arc<Self>, held: &Arc<Held>, transfer: &Transfer) -> Result<Sight, Fault> {
         let assembly = {
-            let work = held.work.lock().await;
-            match &*work {
-                Work::Resting { durable: Some(durable), .. } => return Ok((durable.clone(), Vec::new())),
+            let mut work = held.work.lock().await;
+            match &mut *work {
+                Work::Resting { durable: Some(durable), .. } => return Ok(Sight::at_rest(durable.clone())),
                 // It is not left open: a list of many would open the draft of each.
-                Work::Resting { durable: None, .. } => {
+                Work::Resting { durable: None, total, .. } => {
                     let nothing = self.volumes.store.space().reserve_for(held.tenant, ByteCount::ZERO)?;
                     let (_, map) = self.volumes.store.resume(held.content, options(transfer, nothing)).await?;
-                    return Ok((map.extents().clone(), Vec::new()));
+                    *total = Some(map.extents().total());
+                    return Ok(Sight::at_rest(map.extents().clone()));
                 }
                 Work::Assembling { assembly, .. } => Some(assembly.clone()),
                 _ => None,
@@ -199,7 +233,19 @@ impl Assemblies {
             // It tells why there is none.
             None => self.assembly(held).await?,
         };
-        Ok((assembly.durable().await?, assembly.parts()))
+        assembly.durable().await?;
+        Ok(Sight::of(&assembly))
+    }
+
+    /// What is seen of a transfer without being at it: nothing is read or made durable for this, and nothing stays
+    /// open.
+    pub(super) async fn glimpse(held: &Held) -> Glimpse {
+        match &*held.work.lock().await {
+            Work::Resting { durable: Some(durable), .. } => Glimpse::Clear(Sight::at_rest(durable.clone())),
+            Work::Resting { durable: None, total, .. } => Glimpse::Resting(*total),
+            Work::Assembling { assembly, .. } => Glimpse::Clear(Sight::of(assembly)),
+            Work::Finishing(_) | Work::Stuck | Work::Ended => Glimpse::Gone,
+        }
     }
 
     /// Closes the drafts that nobody is at.

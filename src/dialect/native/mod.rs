@@ -1,6 +1,7 @@
 //! Our own API, for what no other has: transfers, the state of sessions, and receipts.
 
 mod body;
+mod events;
 mod receipts;
 mod sessions;
 mod transfers;
@@ -83,6 +84,11 @@ static ROUTES: &[Route] = &[
             },
             call(Method::DELETE, &transfers::Op::Cancel, "ends a transfer, and drops what has come"),
         ],
+    },
+    Route {
+        pattern: "/api/v1/transfers/{uuid}/events",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &events::Events, "the progress of a transfer, told until its end")],
     },
     Route {
         pattern: "/api/v1/transfers/{uuid}/finish",

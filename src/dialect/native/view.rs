@@ -39,6 +39,7 @@ pub(super) fn in_list(seen: &TransferSeen) -> Value {
         "expires": date(transfer.expires()),
         "epoch": transfer.epoch,
         "durable": seen.durable.total(),
+        "received": seen.received,
         "parts": seen.parts,
         "bytes_per_second": seen.rate,
         "limited_by": seen.limit.map(limiter),

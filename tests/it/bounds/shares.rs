@@ -105,6 +105,26 @@ fn a_tenant_has_the_connections_of_its_address_and_others_have_the_rest() {
 }
 
 #[test]
+fn a_tenant_watches_so_many_transfers_and_its_uploads_go_on() {
+    let scene = Scene::start(Setup::default().config("limits.connections = 48"), &[]);
+    let begun = scene.curl("/api/v1/transfers").json("POST", &json!({"name": "a", "size": 100_000})).run();
+    let path = format!("/api/v1/transfers/{}/events", begun.json()["id"].as_str().expect("an id"));
+    let watch = || {
+        let mut stream = stalled(&scene, &format!("GET {path}"), "\r\n");
+        (peer::read_head(&mut stream).status, stream)
+    };
+    let held = [watch(), watch(), watch()];
+    assert_eq!(held.each_ref().map(|(status, _)| *status), [200; 3]);
+    assert_eq!(watch().0, 503);
+    scene.others_are_served();
+    assert_eq!(scene.upload(100_000).status, 201);
+    assert_eq!(watch().0, 503, "they are held still");
+    drop(held);
+    wait_for("a stream to be free", || (watch().0 == 200).then_some(()));
+    scene.everything_goes();
+}
+
+#[test]
 fn uploads_of_one_tenant_leave_descriptors_to_others() {
     let scene = Scene::start(Setup::default().open_files(160, 160), &[]);
     let log = scene.server.wait_for_line("fewer connections are served");

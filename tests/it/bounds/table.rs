@@ -42,6 +42,7 @@ const ROWS: &[(&str, &[&str])] = &[
             "requests_of_who_is_behind_a_proxy_have_the_share_of_one_address",
         ],
     ),
+    ("transfers that are watched", &["a_tenant_watches_so_many_transfers_and_its_uploads_go_on"]),
     ("open files", &["uploads_of_one_tenant_leave_descriptors_to_others"]),
     ("archives at once", &["archives_of_one_tenant_never_keep_another_from_its_turn"]),
     ("fetches at once", &["sources_of_one_tenant_that_stall_keep_no_other_from_being_fetched"]),
