@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
+use serde_json::Value;
 
 use super::operational::Probe;
 use super::{Anonymous, Call, Intent, Meanwhile, Places, Reply, Work, media, query};
@@ -155,6 +156,12 @@ pub(super) trait Operation: fmt::Debug + Send + Sync {
     /// not read here but in `decode`, which gives it to an operation of its own: see [`Answer::asked`].
     fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply>;
 
+    /// What it takes and answers, as an Operation Object of OpenAPI without what the table of routes tells; `None` of
+    /// the APIs that others describe.
+    fn described(&self) -> Option<Value> {
+        None
+    }
+
     /// The fields of an answer before the last, while the body comes; `None` where there is none.
     fn interim(&self, _call: &Call, _meanwhile: Meanwhile, _places: &Places) -> Option<HeaderMap> {
         None
@@ -217,7 +224,7 @@ impl Answer {
 }
 
 impl Endpoint {
-    fn op(&self) -> &'static dyn Operation {
+    pub(super) fn op(&self) -> &'static dyn Operation {
         match &self.entry {
             Entry::Anonymous(open) => open.op,
             Entry::Known(known) => known.op,

@@ -6,7 +6,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Call, Reply, bare, checks, digest_fields, direct, media, reply};
 use crate::domain::{
@@ -215,6 +215,47 @@ fn add_limit(headers: &mut HeaderMap, seen: &TransferSeen) {
     headers.extend(HeaderValue::try_from(limit).ok().map(|limit| (UPLOAD_LIMIT, limit)));
 }
 
+/// What [`add_state`] adds, for OpenAPI.
+pub(super) fn described_state() -> Value {
+    let number = json!({"schema": {"type": "integer"}});
+    json!({
+        "Upload-Offset": {
+            "schema": {"type": "integer"},
+            "description": "The count of bytes that are durable from the first on.",
+        },
+        "Upload-Length": number,
+        "Upload-Complete": {"schema": {"type": "string", "enum": ["?0", "?1"]}},
+        "Upload-Limit": {"schema": {"type": "string"}},
+    })
+}
+
+/// The fields of a part at the end of what has come, for OpenAPI.
+pub(super) fn described_part() -> Vec<Value> {
+    let field = |name: &str, is_required: bool, kind: &str, about: &str| {
+        json!({
+            "name": name,
+            "in": "header",
+            "required": is_required,
+            "schema": {"type": kind},
+            "description": about,
+        })
+    };
+    vec![
+        field("Upload-Offset", true, "integer", "Where the part begins, which is where the bytes that have come end."),
+        field(
+            "Upload-Complete",
+            false,
+            "string",
+            "Whether it is the last part, as ?1 or ?0; required of a partial upload.",
+        ),
+        field("Upload-Length", false, "integer", "The bytes that come in all."),
+        field("Content-Digest", false, "string", "The digest of the part (RFC 9530), by sha-256 or blake3."),
+        field("Repr-Digest", false, "string", "The digest of all bytes of the drive, likewise."),
+        field("Upload-Checksum", false, "string", "The checksum of the part, as tus has it."),
+        field("Tus-Resumable", false, "string", "The version of tus; required of its parts."),
+    ]
+}
+
 /// Adds the largest size of a drive.
 pub(super) fn add_most(headers: &mut HeaderMap, most: ByteCount) {
     headers.extend(HeaderValue::try_from(format!("max-size={most}")).ok().map(|limit| (UPLOAD_LIMIT, limit)));
@@ -241,6 +282,23 @@ pub(super) fn problem(call: &Call, fault: &Fault) -> Option<Reply> {
         problem["provided-offset"] = (*told).into();
     }
     Some(reply(status, "application/problem+json", format!("{problem}\n")))
+}
+
+/// The schema of [`problem`].
+pub(super) fn schema() -> Value {
+    let offset = json!({"type": "integer", "description": "Of `mismatching-upload-offset`."});
+    json!({
+        "type": "object",
+        "required": ["type", "title", "detail", "status"],
+        "properties": {
+            "type": {"type": "string", "format": "uri"},
+            "title": {"type": "string"},
+            "detail": {"type": "string"},
+            "status": {"type": "integer"},
+            "expected-offset": offset,
+            "provided-offset": offset,
+        },
+    })
 }
 
 /// Adds to the answer that tells a fault what helps to go on.

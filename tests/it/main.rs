@@ -28,6 +28,7 @@ mod logins;
 mod logs;
 mod loss;
 mod memory;
+mod openapi;
 mod proxy;
 mod quota;
 mod ranges;

@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+use super::view;
 
 use crate::domain::{Blake3, ByteCount, Completion, Digests, Fault, Sha256};
 
@@ -96,6 +98,26 @@ impl Fields {
     pub(in crate::dialect) fn completion(&self) -> Result<Completion, Fault> {
         Ok(Completion { size: self.size()?, asserted: self.digest()? })
     }
+}
+
+/// The schemas of bodies, and of what several have.
+pub(super) fn schemas() -> Vec<(&'static str, Value)> {
+    let completion = json!({"size": size(), "digest": digest()});
+    vec![("Completion", json!({"type": "object", "additionalProperties": false, "properties": completion}))]
+}
+
+/// The schema of [`Fields::size`].
+pub(super) fn size() -> Value {
+    json!({"type": ["integer", "null"], "minimum": 1, "maximum": ByteCount::MAX.get()})
+}
+
+/// The schema of [`Fields::digest`].
+pub(super) fn digest() -> Value {
+    let mut digest = view::digests(&["string", "null"]);
+    digest["type"] = json!(["object", "null"]);
+    digest["additionalProperties"] = false.into();
+    digest["description"] = "What the bytes of the drive must have.".into();
+    digest
 }
 
 /// The bytes of a digest in hex.

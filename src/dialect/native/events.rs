@@ -6,6 +6,8 @@
 use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 
+use serde_json::{Value, json};
+
 use super::super::{Answer, Call, KnownOperation, Operation, Places, Reply, Work, bare, reply, resumable};
 use super::{transfers, view};
 use crate::domain::{Fault, Outcome, Principal, TransferSeen};
@@ -37,6 +39,26 @@ impl Operation for Events {
         reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         reply.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
         Some(reply)
+    }
+
+    fn described(&self) -> Option<Value> {
+        let about = "Events of which each has a `Transfer` as its data: one when something has changed, at most two \
+            in a second, and a last one of the type `end`. The id of an event can be sent back as `Last-Event-ID`.";
+        let last = json!({
+            "name": "Last-Event-ID",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "The id of the last event that the client has, which is not told again.",
+        });
+        let media = json!({"text/event-stream": {"schema": {"type": "string"}}});
+        Some(json!({
+            "operationId": "watchTransfer",
+            "parameters": [last],
+            "responses": {
+                "200": {"description": about, "content": media},
+                "204": {"description": "It has ended, and the client knows that."},
+            },
+        }))
     }
 }
 

@@ -1,7 +1,8 @@
-//! Our own API, for what no other has: transfers, the state of sessions, and receipts.
+//! Our own API, for what no other has: transfers, the state of sessions, and receipts; described by itself.
 
 mod body;
 mod events;
+mod openapi;
 mod receipts;
 mod sessions;
 mod transfers;
@@ -12,12 +13,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    ByHead, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, KnownOperation, Reply, Route, Side, basic,
-    direct, lies_in, reply, resumable, ticket,
+    ByHead, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, KnownOperation, OpenOperation, Reply, Route,
+    Side, basic, direct, lies_in, reply, resumable, ticket,
 };
 use crate::domain::{Fault, FaultKind, UnixTime};
 
 pub(super) use body::{Fields, digest_of};
+pub(super) use openapi::{problem, text_answer};
 pub(super) use transfers::{MAX_LABELS, finished, is_text};
 pub(super) use view::whole as transfer;
 
@@ -109,15 +111,19 @@ static ROUTES: &[Route] = &[
         // RFC 8615, and the name that issuers of tokens use.
         pattern: "/.well-known/jwks.json",
         allow: "GET, HEAD",
-        endpoints: &[Endpoint {
-            method: Method::GET,
-            media: None,
-            side: Side::Control,
-            summary: "the keys that check receipts",
-            entry: Entry::Anonymous(ForAnyone { body: None, op: &receipts::Keys }),
-        }],
+        endpoints: &[open(&receipts::Keys, "the keys that check receipts")],
+    },
+    Route {
+        pattern: "/api/v1/openapi.json",
+        allow: "GET, HEAD",
+        endpoints: &[open(&openapi::Document, "this description")],
     },
 ];
+
+const fn open(op: &'static dyn OpenOperation, summary: &'static str) -> Endpoint {
+    let entry = Entry::Anonymous(ForAnyone { body: None, op });
+    Endpoint { method: Method::GET, media: None, side: Side::Control, summary, entry }
+}
 
 const fn call(method: Method, op: &'static dyn KnownOperation, summary: &'static str) -> Endpoint {
     known(method, op, None, summary)

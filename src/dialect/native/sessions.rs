@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::super::{Answer, Call, KnownOperation, Operation, Places, Reply, Work, bare, query};
+use super::openapi::{empty_answer, json_answer, object, query as parameter, reference};
 use super::{date, json_reply, limit};
 use crate::domain::{
     Command, Fault, FaultKind, Outcome, Principal, Session, SessionCommand, SessionState, Upload, UploadState,
@@ -27,6 +28,29 @@ impl Operation for Op {
 
     fn encode(&self, call: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
         encode(*self, call, outcome)
+    }
+
+    fn described(&self) -> Option<Value> {
+        let size = json!({"type": "integer", "minimum": 1, "maximum": PAGE, "default": PAGE});
+        let marker = json!({"type": "string", "format": "uuid"});
+        Some(match self {
+            Self::Sessions => json!({
+                "operationId": "listSessions",
+                "parameters": [
+                    parameter("limit", &size, "The sessions on the page."),
+                    parameter("marker", &marker, "The last session of the page before."),
+                ],
+                "responses": {"200": json_answer("A page of sessions.", "Sessions")},
+            }),
+            Self::Session => json!({
+                "operationId": "showSession",
+                "responses": {"200": json_answer("The session.", "Session")},
+            }),
+            Self::Cancel => json!({
+                "operationId": "cancelSession",
+                "responses": {"204": empty_answer("It has ended.")},
+            }),
+        })
     }
 }
 
@@ -114,4 +138,33 @@ fn upload(upload: &Upload) -> Value {
         "members": upload.members,
         "bytes": upload.bytes,
     })
+}
+
+/// The schemas of sessions.
+pub(super) fn schemas() -> Vec<(&'static str, Value)> {
+    let id = json!({"type": "string", "format": "uuid"});
+    let time = json!({"type": "string", "format": "date-time"});
+    let text = json!({"type": ["string", "null"]});
+    let upload = object(&json!({
+        "id": id,
+        "volume": id,
+        "name": {"type": "string"},
+        "source": {"type": "string"},
+        "state": {"type": "string", "enum": ["waiting", "receiving", "received"]},
+        "reason": text,
+        "members": {"type": "integer"},
+        "bytes": {"type": "integer"},
+    }));
+    let session = object(&json!({
+        "id": id,
+        "state": {"type": "string", "enum": ["open", "finished", "failed", "expired"]},
+        "reason": text,
+        "created": time,
+        "expires": time,
+        "ended": {"type": ["string", "null"], "format": "date-time"},
+        "uploads": {"type": "array", "items": upload},
+    }));
+    let sessions = json!({"type": "array", "items": reference("Session")});
+    let next = json!({"type": ["string", "null"], "description": "The path of the next page."});
+    vec![("Session", session), ("Sessions", object(&json!({"sessions": sessions, "next": next})))]
 }

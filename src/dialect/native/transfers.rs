@@ -5,7 +5,8 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::super::{Answer, Call, KnownOperation, Operation, Places, Reply, Work, bare, query, resumable, ticket};
-use super::{BASE, Fields, json_reply, limit, view};
+use super::openapi::{empty_answer, json_answer, json_body, object, query as parameter, reference};
+use super::{BASE, Fields, body, json_reply, limit, view};
 use crate::domain::{
     Command, Fault, FaultKind, Media, Outcome, Paged, PartPlan, PartTarget, Principal, TransferAction, TransferCommand,
     TransferId, TransferQuery, TransferSeen, TransferSpec, TransferState,
@@ -40,6 +41,10 @@ impl Operation for Op {
 
     fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
         encode(*self, call, outcome, places)
+    }
+
+    fn described(&self) -> Option<Value> {
+        Some(described(*self))
     }
 }
 
@@ -129,6 +134,80 @@ fn media(value: &Value) -> Option<Media> {
         "cdrom" => Some(Media::Cdrom),
         _ => None,
     }
+}
+
+fn described(op: Op) -> Value {
+    match op {
+        Op::List => {
+            let state = json!({"type": "string", "enum": TransferState::ALL.map(TransferState::word)});
+            let size = json!({"type": "integer", "minimum": 1, "maximum": PAGE, "default": PAGE});
+            let marker = json!({"type": "string", "format": "uuid"});
+            let about = "The reference, or the name of a transfer without one.";
+            json!({
+                "operationId": "listTransfers",
+                "parameters": [
+                    parameter("reference", &json!({"type": "string"}), about),
+                    parameter("state", &state, "The state of all."),
+                    parameter("limit", &size, "The transfers on the page."),
+                    parameter("marker", &marker, "The last transfer of the page before."),
+                ],
+                "responses": {"200": json_answer("A page of transfers.", "Transfers")},
+            })
+        }
+        Op::Create => {
+            let mut begun = json_answer("It has begun.", "NewTransfer");
+            begun["headers"] = json!({"Location": {"schema": {"type": "string"}, "required": true}});
+            json!({
+                "operationId": "beginTransfer",
+                "requestBody": json_body("TransferTerms", true),
+                "responses": {"201": begun},
+            })
+        }
+        Op::Show => {
+            let mut shown = json_answer("The transfer.", "Transfer");
+            shown["headers"] = resumable::described_state();
+            shown["description"] =
+                "The transfer. HEAD tells the fields, and ends the part that comes at the end.".into();
+            json!({"operationId": "showTransfer", "responses": {"200": shown}})
+        }
+        Op::Finish => json!({
+            "operationId": "finishTransfer",
+            "requestBody": json_body("Completion", false),
+            "responses": {
+                "200": json_answer("The drive is there.", "Transfer"),
+                "202": json_answer("The drive is being made; it can be asked for again.", "Transfer"),
+            },
+        }),
+        Op::Cancel => json!({"operationId": "cancelTransfer", "responses": {"204": empty_answer("It has ended.")}}),
+    }
+}
+
+/// The schemas of the terms of a transfer and of a list.
+pub(super) fn schemas() -> Vec<(&'static str, Value)> {
+    let text = |types: Value| json!({"type": types, "minLength": 1, "maxLength": MAX_TEXT});
+    let (least, most) = LIFETIMES;
+    let terms = json!({
+        "type": "object",
+        "required": ["name"],
+        "additionalProperties": false,
+        "properties": {
+            "name": text("string".into()),
+            "size": body::size(),
+            "media": {"type": ["string", "null"], "enum": ["disk", "cdrom", null]},
+            "digest": body::digest(),
+            "reference": text(json!(["string", "null"])),
+            "expires_in": {
+                "type": ["integer", "null"],
+                "minimum": least,
+                "maximum": most,
+                "description": "The seconds that it lives after the last activity.",
+            },
+            "meta": {"type": ["object", "null"], "description": "Labels of the drive, of at most 16 KiB."},
+        },
+    });
+    let transfers = json!({"type": "array", "items": reference("TransferInList")});
+    let next = json!({"type": ["string", "null"], "description": "The path of the next page."});
+    vec![("TransferTerms", terms), ("Transfers", object(&json!({"transfers": transfers, "next": next})))]
 }
 
 /// `None` when the endpoint cannot have this outcome.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::date;
+use super::openapi::{object, reference, with};
 use crate::domain::{ByteCount, Digests, Limiter, Media, TransferSeen, TransferState};
 
 /// The whole transfer, but for the secret of its URL.
@@ -45,6 +46,71 @@ pub(super) fn in_list(seen: &TransferSeen) -> Value {
         "limited_by": seen.limit.map(limiter),
         "result": (transfer.state == TransferState::Done).then(result),
     })
+}
+
+/// The schemas of a transfer.
+pub(super) fn schemas() -> Vec<(&'static str, Value)> {
+    let extent = object(&json!({"offset": {"type": "integer"}, "size": {"type": "integer"}}));
+    let extents = json!({
+        "type": "array",
+        "items": extent,
+        "description": "The bytes that are durable, in ascending order.",
+    });
+    let whole = with(listed(), &json!({"extents": extents}));
+    let ticket = json!({
+        "type": "string",
+        "format": "uri",
+        "description": "The URL that takes the parts: a secret, told once.",
+    });
+    vec![
+        ("TransferInList", listed()),
+        ("Transfer", whole.clone()),
+        ("NewTransfer", with(whole, &json!({"ticket": ticket}))),
+        ("AssertedDigests", digests(&["string"])),
+    ]
+}
+
+/// The schema of what [`in_list`] writes.
+fn listed() -> Value {
+    let id = json!({"type": "string", "format": "uuid"});
+    let time = json!({"type": "string", "format": "date-time"});
+    let text = json!({"type": ["string", "null"]});
+    let number = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
+    let size = json!({
+        "type": ["integer", "null"],
+        "description": "The bytes that come in all; null while that is not known.",
+    });
+    let mut result = with(digests(&["string", "null"]), &json!({"drive": id, "size": size}));
+    result["type"] = json!(["object", "null"]);
+    result["description"] = json!("What was made of it, once it is done.");
+    result["required"] = json!(["drive", "size", "sha-256", "blake3"]);
+    object(&json!({
+        "id": id,
+        "state": {"type": "string", "enum": TransferState::ALL.map(TransferState::word)},
+        "reason": {"type": ["string", "null"], "description": "Why it failed or ended, for people."},
+        "name": {"type": "string", "description": "The name of the drive."},
+        "reference": text,
+        "size": size,
+        "media": {"type": "string", "enum": ["disk", "cdrom"]},
+        "drive": id,
+        "digest": {"anyOf": [reference("AssertedDigests"), {"type": "null"}]},
+        "created": time,
+        "updated": time,
+        "expires": time,
+        "epoch": number("How often the server has taken it up."),
+        "durable": number("The count of bytes that are durable."),
+        "received": number("The count of bytes that have come, durable or not."),
+        "parts": number("The parts that come at present."),
+        "bytes_per_second": number("The rate of these parts together."),
+        "limited_by": {"type": ["string", "null"], "enum": ["peer", "digest", "disk", "memory", null]},
+        "result": result,
+    }))
+}
+
+/// Digests by the names of their algorithms, none of which must be there.
+pub(super) fn digests(types: &[&str]) -> Value {
+    let digest = json!({"type": types, "pattern": "^[0-9a-fA-F]{64}$"});
+    json!({"type": "object", "properties": {"sha-256": digest, "blake3": digest}})
 }
 
 /// The digests that were asserted, by the names of their algorithms.

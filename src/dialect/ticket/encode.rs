@@ -49,6 +49,25 @@ pub(super) fn received(part: Part, call: &Call, outcome: &Outcome, places: &Plac
     Some(finished(call, reply))
 }
 
+/// What a part at the end takes and is answered with, for OpenAPI.
+pub(super) fn described_append() -> Value {
+    let state = resumable::described_state();
+    let mut made = native::text_answer("The drive is there; its UUID.");
+    made["headers"] = state.clone();
+    made["headers"]["Location"] = json!({"schema": {"type": "string"}, "description": "The drive."});
+    let bytes = json!({"schema": {"type": "string", "contentEncoding": "binary"}});
+    json!({
+        "operationId": "appendToTransfer",
+        "parameters": resumable::described_part(),
+        "requestBody": {"required": true, "content": {PARTIAL: bytes, TUS: bytes}},
+        "responses": {
+            "201": made,
+            "204": {"description": "The part is durable.", "headers": state},
+            "4XX": native::problem(),
+        },
+    })
+}
+
 /// The extents of what has not come; `None` when the endpoint cannot have this outcome.
 pub(super) fn missing(call: &Call, outcome: &Outcome) -> Option<Reply> {
     let Outcome::Transfer(seen) = outcome else { return None };

@@ -9,6 +9,7 @@ mod encode;
 mod tus;
 
 use http::{HeaderMap, Method};
+use serde_json::Value;
 
 use super::{
     Anonymous, Answer, ByHead, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, Meanwhile, OpenOperation,
@@ -106,6 +107,13 @@ impl Operation for Part {
 
     fn encode(&self, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
         encode::received(*self, call, outcome, places)
+    }
+
+    fn described(&self) -> Option<Value> {
+        match self {
+            Self::Put => None,
+            Self::Append => Some(encode::described_append()),
+        }
     }
 
     fn interim(&self, call: &Call, meanwhile: Meanwhile, _: &Places) -> Option<HeaderMap> {
