@@ -32,6 +32,9 @@ pub(super) struct UploadArguments {
     /// The digest of the whole that the server compares before there is a drive
     #[arg(long, value_enum, default_value_t = Digest::Sha256)]
     digest: Digest,
+    /// A drive that has many of the same bytes: of each 4 MiB that it has, nothing is sent
+    #[arg(long, value_name = "UUID")]
+    base: Option<String>,
     /// Begin anew, and drop what an earlier upload of this file has sent
     #[arg(long)]
     restart: bool,
@@ -51,11 +54,12 @@ enum Digest {
 }
 
 pub(super) fn run(arguments: UploadArguments) -> anyhow::Result<ExitCode> {
-    let UploadArguments { files, name, reference, size, connections, digest, restart, connection } = arguments;
+    let UploadArguments { files, name, reference, size, connections, digest, base, restart, connection } = arguments;
     let is_input = |file: &PathBuf| file == Path::new("-");
     anyhow::ensure!(files.len() == 1 || name.is_none(), "--name is for one file");
     anyhow::ensure!(size.is_none() || files.iter().all(is_input), "--size is for standard input: a file has its own");
     anyhow::ensure!(files.len() == 1 || !files.iter().any(is_input), "- is uploaded alone");
+    anyhow::ensure!(base.is_none() || !files.iter().any(is_input), "--base is for files: - is sent as it comes");
     let goes_on = if is_input(&files[0]) { "what came is dropped after a while" } else { "the same command goes on" };
     connection.run(goes_on, async |client| {
         let sizes = files.iter().map(|file| file.metadata().map_or(0, |metadata| metadata.len()));
@@ -75,6 +79,7 @@ pub(super) fn run(arguments: UploadArguments) -> anyhow::Result<ExitCode> {
                     Digest::None => None,
                 },
                 restarts: restart,
+                base: base.clone(),
             };
             let meter = Arc::new(Meter::default());
             let label = order.name.clone();

@@ -7,6 +7,8 @@
 //! # Crash
 //! The record of an upload names source, transfer and ticket, and is on the disk before the first byte is sent.
 
+mod have;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
@@ -60,6 +62,8 @@ pub(crate) struct Upload {
     pub(crate) digest: Option<Algorithm>,
     /// Whether to begin anew.
     pub(crate) restarts: bool,
+    /// A drive that may have some of the bytes, which are not sent then.
+    pub(crate) base: Option<String>,
 }
 
 /// Where bytes come from.
@@ -148,6 +152,10 @@ impl Client {
         let digest = order
             .digest
             .map(|algorithm| (algorithm, spawn_blocking(move || digest::of_file(algorithm, &hashed, size))));
+        if order.base.is_some() {
+            let taken = open.take_from_base(&file, path, size).await?;
+            open.meter.note(format!("{taken} of {size} bytes are in the base already"));
+        }
         open.send_file(&file, path, size, order.connections).await?;
         let digest = match digest {
             Some((algorithm, task)) => Some((algorithm, ended(task).await.map_err(wrong())?)),
@@ -212,7 +220,10 @@ impl Client {
 
     /// Begins a transfer, and returns it with its ticket.
     async fn begin(&self, order: &Upload, size: Option<u64>, meter: Arc<Meter>) -> Result<(Open, String), ClientError> {
-        let body = json!({"name": order.name, "size": size, "reference": order.reference});
+        let mut body = json!({"name": order.name, "size": size, "reference": order.reference});
+        if let Some(base) = &order.base {
+            body["base"] = json!({"drive": base});
+        }
         let transfer: Transfer = self.ask(Method::POST, "/api/v1/transfers", Some(&body)).await?;
         let ticket = transfer.ticket.ok_or(ClientError::Nonsense("a transfer without a ticket"))?;
         let url = self.place(&ticket)?;

@@ -18,6 +18,7 @@ mod growth;
 mod jobs;
 mod listing;
 mod operator;
+mod pieces;
 mod race;
 mod receipts;
 mod removal;
@@ -62,6 +63,7 @@ use download::Downloads;
 use drives::Drives;
 use jobs::Jobs;
 use listing::Lists;
+use pieces::Digesting;
 use receipts::Receipting;
 use removal::Removals;
 use scrub::Scrubs;
@@ -190,6 +192,7 @@ pub(crate) struct Control {
     uploads: Arc<Uploads>,
     downloads: Downloads,
     receipts: Receipting,
+    digesting: Arc<Digesting>,
     sessions: Arc<Sessions>,
     assemblies: Arc<Assemblies>,
     sweeper: Arc<Sweeper>,
@@ -208,7 +211,8 @@ impl Control {
         let attachments = Arc::new(Attachments::new(volumes.clone()));
         let drives = Arc::new(Drives::new(volumes.clone(), bells.clone()));
         let uploads = Uploads::new(&parts, volumes.clone(), bells.clone());
-        let assemblies = Assemblies::new(&parts, volumes.clone(), bells.clone());
+        let digesting = Digesting::new(&parts, volumes.clone());
+        let assemblies = Assemblies::new(&parts, volumes.clone(), bells.clone(), digesting.clone());
         Arc::new(Self {
             copies: Copies::new(&parts, volumes.clone(), uploads.clone(), bells.clone()),
             sweeper: Sweeper::new(&parts, volumes.clone(), sessions.clone(), assemblies.clone()),
@@ -220,6 +224,7 @@ impl Control {
             removals: Removals::new(&parts, volumes.clone(), sessions.clone(), attachments, assemblies.clone()),
             downloads: Downloads::new(&parts, volumes.clone(), sessions.clone(), bells.clone()),
             receipts: Receipting::new(&parts, volumes.clone()),
+            digesting,
             sessions,
             assemblies,
             scrubs: Scrubs::new(&parts, volumes.clone()),
@@ -265,6 +270,7 @@ impl Control {
             Command::OpenDownload(volume) => self.downloads.open_ticket(principal, &volume).await,
             Command::Describe => Ok(Outcome::Described(self.limits())),
             Command::Receipt(of) => self.receipts.issue(principal, of).await,
+            Command::Digest(query) => self.digesting.digest(principal, query).await,
             Command::Session(command) => self.sessions.execute(principal, command).await,
             Command::Transfer(command) => Box::pin(self.assemblies.execute(principal, command)).await,
             Command::Block(command) => Box::pin(self.block.execute(principal, command)).await.map(Outcome::Block),

@@ -10,8 +10,10 @@
 
 mod ending;
 mod finish;
+mod have;
 mod held;
 mod part;
+mod together;
 mod watch;
 
 use std::collections::HashMap;
@@ -21,12 +23,13 @@ use std::time::Duration;
 use held::{Held, OpenedDrafts, Sight, Work};
 
 use super::bells::Bells;
+use super::pieces::Digesting;
 use super::volumes::Volumes;
 use super::{Parts, Settings};
 use crate::auth::{digest_of, is_secret, random_secret};
 use crate::domain::{
-    ByteCount, Completion, Digests, Extents, Fault, FaultKind, Limiter, Outcome, Paged, Principal, Reason, Secret,
-    TenantId, Transfer, TransferAction, TransferCommand, TransferId, TransferQuery, TransferSeen, TransferSpec,
+    ByteCount, Completion, Digests, Extents, Fault, FaultKind, Limiter, Origin, Outcome, Paged, Principal, Reason,
+    Secret, TenantId, Transfer, TransferAction, TransferCommand, TransferId, TransferQuery, TransferSeen, TransferSpec,
     TransferState, Volume, VolumeKind, VolumeState,
 };
 use crate::io::Pool;
@@ -58,6 +61,7 @@ pub(super) struct Assemblies {
     metrics: Arc<Metrics>,
     settings: Settings,
     bells: Bells,
+    digesting: Arc<Digesting>,
     /// Those that are open or being finished.
     held: Mutex<HashMap<TransferId, Arc<Held>>>,
     opened: OpenedDrafts,
@@ -65,11 +69,11 @@ pub(super) struct Assemblies {
 
 impl Assemblies {
     /// Over these parts.
-    pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, bells: Bells) -> Arc<Self> {
+    pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, bells: Bells, digesting: Arc<Digesting>) -> Arc<Self> {
         let (running, pool) = (parts.transfers.clone(), parts.pool.clone());
         let (metrics, settings) = (parts.metrics.clone(), parts.settings);
         let (held, opened) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { volumes, running, pool, metrics, settings, bells, held, opened })
+        Arc::new(Self { volumes, running, pool, metrics, settings, bells, digesting, held, opened })
     }
 
     /// Executes a command of a caller.
@@ -113,6 +117,11 @@ impl Assemblies {
                 self.seen(transfer).await?
             }
             TransferAction::Finish(completion) => self.finish(transfer, completion).await?,
+            // No drive is made of it, whole or not.
+            TransferAction::FinishWhole if transfer.is_partial() => {
+                self.end_appended(&transfer).await;
+                self.seen(transfer).await?
+            }
             TransferAction::FinishWhole => {
                 self.end_appended(&transfer).await;
                 let seen = self.seen(transfer).await?;
@@ -126,6 +135,7 @@ impl Assemblies {
             }
             TransferAction::Cancel => self.cancel(transfer).await?,
             TransferAction::Zero(extent) => self.zero(transfer, extent).await?,
+            TransferAction::Have(have) => return Box::pin(self.have(&transfer, *have)).await,
         };
         Ok(outcome(seen))
     }
@@ -133,6 +143,17 @@ impl Assemblies {
     /// Begins a transfer, which is durable when this returns.
     async fn create(self: &Arc<Self>, principal: &Principal, spec: TransferSpec) -> Result<TransferSeen, Fault> {
         let limits = self.settings.limits;
+        let spec = match &spec.origin {
+            Some(Origin::PutTogether(parts)) => {
+                let size = Some(self.size_together(principal.tenant, parts).await?);
+                TransferSpec { size, ..spec }
+            }
+            Some(Origin::Base(base)) => {
+                self.check_base(principal.tenant, *base).await?;
+                spec
+            }
+            Some(Origin::Partial) | None => spec,
+        };
         let size = spec.size.unwrap_or_default();
         if spec.size == Some(ByteCount::ZERO) {
             return Err(Fault::invalid("size", "a drive has at least one byte"));
@@ -141,7 +162,7 @@ impl Assemblies {
             return Err(too_large(limits.max_drive));
         }
         let reservation = self.volumes.store.space().reserve_for(principal.tenant, size)?;
-        let charged = size.max(limits.min_drive);
+        let charged = if spec.origin == Some(Origin::Partial) { size } else { size.max(limits.min_drive) };
         let told = spec.size.map_or(ByteCount::ZERO, |_| charged);
         let (kind, state, now) = (VolumeKind::Drive, VolumeState::Uploading, self.volumes.clock.now());
         let volume = Volume::begun(principal.tenant, kind, &spec.name, told, state, now);
@@ -166,6 +187,7 @@ impl Assemblies {
             created: now,
             updated: now,
             digests: Digests::NONE,
+            origin: spec.origin,
         };
         let (assemblies, begun) = (self.clone(), transfer.clone());
         // To its end even when the caller goes: they find it again by its reference.
@@ -191,6 +213,10 @@ impl Assemblies {
             }
         });
         made.await.unwrap_or_else(|crash| Err(Fault::internal(crash)))?;
+        if transfer.is_put_together() {
+            let seen = Box::pin(self.put_together(transfer)).await?;
+            return Ok(TransferSeen { ticket: Some(ticket), ..seen });
+        }
         Ok(TransferSeen { ticket: Some(ticket), ..self.plain(transfer, Extents::default()) })
     }
 

@@ -24,12 +24,12 @@ use super::{
     resolve,
 };
 use crate::domain::{
-    AnonymousCommand, Began, Blake3, ByteCount, Command, Digests, Extents, Fault, FaultKind, Finishes, IdentityCommand,
-    IdentityOutcome, Limiter, Limits, Listing, Media, Named, Outcome, Page, Paged, PartTarget, Patch, Placement,
-    Project, Proof, PublicKey, Reason, Receipt, ReceiptOf, Secret, Session, SessionCommand, SessionState, Sha256,
-    SignedReceipt, Source, TenantId, Token, Transfer, TransferAction, TransferCommand, TransferSeen, TransferState,
-    TreeSource, UnixTime, Upload, UploadState, User, Volume, VolumeId, VolumeKind, VolumeQuery, VolumeRef, VolumeSpec,
-    VolumeState,
+    AnonymousCommand, Began, Blake3, ByteCount, Command, DigestedPieces, Digests, Extent, Extents, Fault, FaultKind,
+    Finishes, Had, IdentityCommand, IdentityOutcome, Limiter, Limits, Listing, Media, Named, Outcome, PIECE, Page,
+    Paged, PartTarget, Patch, PieceRun, Placement, Project, Proof, PublicKey, Reason, Receipt, ReceiptOf, Secret,
+    Session, SessionCommand, SessionState, Sha256, SignedReceipt, Source, TenantId, Token, Transfer, TransferAction,
+    TransferCommand, TransferSeen, TransferState, TreeSource, UnixTime, Upload, UploadState, User, Volume, VolumeId,
+    VolumeKind, VolumeQuery, VolumeRef, VolumeSpec, VolumeState,
 };
 
 const ID: &str = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
@@ -374,6 +374,13 @@ pub(super) fn outcome(command: &Command) -> Result<Outcome, Fault> {
         Command::Receipt(of) => receipt(*of),
         Command::Session(command) => session_outcome(command),
         Command::Transfer(command) => transfer_outcome(command),
+        Command::Digest(query) => Outcome::Digested(Box::new(DigestedPieces {
+            drive: query.drive,
+            size: ByteCount::mib(1024),
+            from: query.from,
+            pieces: vec![PieceRun::Zeros(12), PieceRun::Digests(vec![Blake3([0xb3; 32]); 2]), PieceRun::Zeros(1)],
+            next: (query.limit == 2).then_some(query.from + 15),
+        })),
         Command::Block(command) => panic!("{command:?}"),
         Command::In { command, .. } => return outcome(command),
     })
@@ -459,6 +466,11 @@ fn session_outcome(command: &SessionCommand) -> Outcome {
 
 fn transfer_outcome(command: &TransferCommand) -> Outcome {
     let size = ByteCount::mib(1024);
+    if let TransferCommand::On(_, TransferAction::Have(have)) = command {
+        let next = have.from + have.pieces.iter().map(PieceRun::count).sum::<u64>();
+        let missing = vec![Extent { offset: 64 << 20, len: PIECE }, Extent { offset: 100 << 20, len: 3 * PIECE }];
+        return Outcome::Had(Box::new(Had { missing, taken: 7 * PIECE, next: (have.from > 0).then_some(next) }));
+    }
     Outcome::Transfer(Box::new(match command {
         TransferCommand::Create(spec) => {
             let begun = transfer(TransferState::Open, size);
@@ -469,6 +481,7 @@ fn transfer_outcome(command: &TransferCommand) -> Outcome {
                 reference: spec.reference.clone(),
                 metadata: spec.metadata.clone(),
                 asserted: spec.asserted,
+                origin: spec.origin.clone(),
                 ..begun.transfer
             };
             TransferSeen { transfer, durable: Extents::default(), ticket: Some(Secret::new("7e".repeat(32))), ..begun }
@@ -512,6 +525,7 @@ pub(super) fn transfer(state: TransferState, size: ByteCount) -> TransferSeen {
             created: UnixTime(1_700_000_000_000),
             updated: UnixTime(1_700_000_060_000),
             digests: if is_done { drive().digests } else { Digests::NONE },
+            origin: None,
         },
         received: durable.total() + (if is_done { 0 } else { 5 << 20 }),
         durable,

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Algorithms, Began, BlockCommand, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, Carried, Digests,
-    Direction, Encoding, IdentityOutcome, Media, Paged, Patch, Placement, PublicKey, ReceiptOf, Secret, Session,
-    SessionCommand, SignedReceipt, SortKey, TenantId, TransferCommand, TransferSeen, TreeFilter, Volume, VolumeId,
-    VolumeKind, VolumeState,
+    Algorithms, Began, BlockCommand, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, Carried,
+    DigestedPieces, Digests, Direction, Encoding, Had, IdentityOutcome, Media, Paged, Patch, PieceQuery, Placement,
+    PublicKey, ReceiptOf, Secret, Session, SessionCommand, SignedReceipt, SortKey, TenantId, TransferCommand,
+    TransferSeen, TreeFilter, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
 /// Metadata work on the caller's own volumes. A command can be sent as JSON, secrets included, to the process that
@@ -54,6 +54,8 @@ pub enum Command {
     Describe,
     /// Asks for the receipt of a drive.
     Receipt(ReceiptOf),
+    /// Asks for the digests of a drive's pieces.
+    Digest(PieceQuery),
     /// Work on sessions.
     Session(SessionCommand),
     /// Work on transfers.
@@ -210,6 +212,10 @@ pub enum Outcome {
         /// Whether they were told of it as it is, but for its rate.
         is_known: bool,
     },
+    /// Of [`TransferAction::Have`](super::TransferAction::Have).
+    Had(Box<Had>),
+    /// Of [`Command::Digest`].
+    Digested(Box<DigestedPieces>),
     /// Of [`Command::Block`].
     Block(BlockOutcome),
     /// Of a [`Login`](super::Login).

@@ -11,6 +11,7 @@ mod digest;
 mod extent;
 mod extents;
 mod fault;
+mod have;
 mod id;
 mod identity;
 mod network;
@@ -42,6 +43,7 @@ pub use digest::{Algorithm, Algorithms, Blake3, Digests, Pieces, Sha256};
 pub use extent::{ByteCount, Extent, PIECE, TooManyBytes};
 pub use extents::Extents;
 pub use fault::{Blame, Fault, FaultKind, Reason};
+pub use have::{Base, DigestedPieces, Had, Have, PieceQuery, PieceRun};
 pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, TransferId, UploadId, UserId, VolumeId};
 pub use identity::{AnonymousCommand, IdentityCommand, IdentityOutcome, Login, Named, Project, Proof, Token, User};
 pub use network::{Network, NotANetwork};
@@ -56,7 +58,7 @@ pub use session::{
 pub use shortage::Shortage;
 pub use ticket::{Ticket, Verb};
 pub use transfer::{
-    Completion, Finishes, Limiter, PartOffset, PartPlan, PartTarget, Transfer, TransferAction, TransferCommand,
+    Completion, Finishes, Limiter, Origin, PartOffset, PartPlan, PartTarget, Transfer, TransferAction, TransferCommand,
     TransferQuery, TransferSeen, TransferSpec, TransferState,
 };
 pub use tree::{Encoding, LONGEST_NAME, TreeFilter, UnpackPlan, is_tree_name};

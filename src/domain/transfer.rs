@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    ByteCount, Checks, Digests, Extent, Extents, Media, Secret, Sha256, TenantId, TransferId, UnixTime, UserId,
-    VolumeId,
+    Base, ByteCount, Checks, Digests, Extent, Extents, Have, Media, Secret, Sha256, TenantId, TransferId, UnixTime,
+    UserId, VolumeId,
 };
 
 /// Work on transfers.
@@ -38,6 +38,8 @@ pub enum TransferAction {
     Zero(Extent),
     /// Makes all durable that has come.
     Flush,
+    /// Takes over what the client has and is here already, and tells what is to be sent.
+    Have(Box<Have>),
 }
 
 /// What is asserted about a transfer at its end.
@@ -68,6 +70,52 @@ pub struct TransferSpec {
     pub metadata: Option<String>,
     /// The seconds that it lives after the last activity; `None` is the server's default.
     pub lifetime: Option<u32>,
+    /// Where its bytes come from or go, beside the usual.
+    pub origin: Option<Origin>,
+}
+
+/// Where the bytes of a transfer come from or go, where that is not from the client into a drive of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// No drive is made of it: it is a part of one that is put together from several.
+    Partial,
+    /// Each of these, which are partial and whole, has some of its bytes, in this order.
+    PutTogether(Vec<TransferId>),
+    /// This may have some of its bytes, and whoever has the transfer's URL may have it compared.
+    Base(Base),
+}
+
+impl Origin {
+    /// Returns the text of it in the database.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Partial => "partial".to_owned(),
+            Self::PutTogether(parts) => parts.iter().fold("final".to_owned(), |text, part| format!("{text} {part}")),
+            Self::Base(Base::Drive(id)) => format!("drive {id}"),
+            Self::Base(Base::Snapshot(id)) => format!("snapshot {id}"),
+            Self::Base(Base::Transfer(id)) => format!("transfer {id}"),
+        }
+    }
+
+    /// Returns what has this text.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let kind = words.next()?;
+        if kind == "final" {
+            return words.map(|id| id.parse().ok()).collect::<Option<_>>().map(Self::PutTogether);
+        }
+        let id = words.next();
+        if words.next().is_some() {
+            return None;
+        }
+        Some(match (kind, id) {
+            ("partial", None) => Self::Partial,
+            ("drive", Some(id)) => Self::Base(Base::Drive(id.parse().ok()?)),
+            ("snapshot", Some(id)) => Self::Base(Base::Snapshot(id.parse().ok()?)),
+            ("transfer", Some(id)) => Self::Base(Base::Transfer(id.parse().ok()?)),
+            _ => return None,
+        })
+    }
 }
 
 /// A page of a tenant's transfers.
@@ -166,9 +214,21 @@ pub struct Transfer {
     pub updated: UnixTime,
     /// The digests of all bytes, as far as they were asserted.
     pub digests: Digests,
+    /// Where its bytes come from or go, beside the usual.
+    pub origin: Option<Origin>,
 }
 
 impl Transfer {
+    /// Reports whether no drive is made of it.
+    pub fn is_partial(&self) -> bool {
+        self.origin == Some(Origin::Partial)
+    }
+
+    /// Reports whether it takes no parts, since its bytes are those of other transfers.
+    pub const fn is_put_together(&self) -> bool {
+        matches!(self.origin, Some(Origin::PutTogether(_)))
+    }
+
     /// Returns the time after which it expires, if nothing comes before.
     pub const fn expires(&self) -> UnixTime {
         self.updated.plus_seconds(self.lifetime)
@@ -280,4 +340,27 @@ pub enum PartOffset {
     At(u64),
     /// At the end of what has come without a gap: any other offset is refused.
     End(u64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_comes_back_from_its_text_and_from_no_other() {
+        let (volume, transfer) = (VolumeId::random(), TransferId::random());
+        for origin in [
+            Origin::Partial,
+            Origin::PutTogether(vec![]),
+            Origin::PutTogether(vec![transfer, TransferId::random(), transfer]),
+            Origin::Base(Base::Drive(volume)),
+            Origin::Base(Base::Snapshot(volume)),
+            Origin::Base(Base::Transfer(transfer)),
+        ] {
+            assert_eq!(Origin::from_text(&origin.text()), Some(origin));
+        }
+        for text in ["", "partial x", "final x", "drive", "drive x", "tape 1", &format!("drive {volume} {volume}")] {
+            assert_eq!(Origin::from_text(text), None, "{text}");
+        }
+    }
 }

@@ -110,5 +110,6 @@ pub(super) fn transfer_of(volume: &Volume) -> Transfer {
         created: UnixTime(1_000),
         updated: UnixTime(1_000),
         digests: Digests::NONE,
+        origin: None,
     }
 }

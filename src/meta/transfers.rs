@@ -13,8 +13,8 @@ use super::sqlite::{Connection, DbRow, Sql};
 use super::volumes::{media_from, media_text};
 use super::{Meta, MetaError, id_bytes};
 use crate::domain::{
-    Blake3, ByteCount, Digests, Paged, Sha256, TenantId, Transfer, TransferId, TransferQuery, TransferState, UnixTime,
-    UserId, VolumeId,
+    Blake3, ByteCount, Digests, Origin, Paged, Sha256, TenantId, Transfer, TransferId, TransferQuery, TransferState,
+    UnixTime, UserId, VolumeId,
 };
 
 /// A query of whole transfers, with what follows `FROM transfers`.
@@ -22,7 +22,8 @@ macro_rules! select_transfers {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, \"user\", volume, name, size, reference, asserted_sha256, asserted_blake3, \
-             ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata, media FROM transfers ",
+             ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata, media, origin \
+             FROM transfers ",
             $rest
         )
     };
@@ -172,6 +173,23 @@ impl Meta {
         self.db.commit_unflushed(tx).await
     }
 
+    /// Has these open transfers live no longer than so many seconds from now on. May be forgotten in a power failure.
+    pub async fn shorten_transfers(&self, ids: &[TransferId], seconds: u32, now: UnixTime) -> Result<(), MetaError> {
+        let mut tx = self.db.begin().await?;
+        for id in ids {
+            sqlx::query(
+                "UPDATE transfers SET updated = $2, lifetime = $3 \
+                 WHERE id = $1 AND state = 'open' AND updated + lifetime * 1000 > $2 + $3 * 1000",
+            )
+            .bind(id.as_bytes().as_slice())
+            .bind(now.0)
+            .bind(i64::from(seconds))
+            .execute(&mut *tx)
+            .await?;
+        }
+        self.db.commit_unflushed(tx).await
+    }
+
     /// Gives a transfer its next epoch, which no process had before, and returns it.
     pub async fn take_up_transfer(&self, id: TransferId) -> Result<u32, MetaError> {
         let mut tx = self.db.begin().await?;
@@ -222,8 +240,10 @@ pub(super) async fn begin(connection: &mut Connection, transfer: &Transfer) -> R
     }
     sqlx::query(
         "INSERT INTO transfers (id, tenant, \"user\", volume, name, size, reference, asserted_sha256, \
-         asserted_blake3, ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata, media) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+         asserted_blake3, ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata, media, \
+         origin) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
+         $21)",
     )
     .bind(transfer.id.as_bytes().as_slice())
     .bind(tenant)
@@ -245,6 +265,7 @@ pub(super) async fn begin(connection: &mut Connection, transfer: &Transfer) -> R
     .bind(transfer.digests.blake3.as_ref().map(|digest| digest.0.as_slice()))
     .bind(transfer.metadata.as_deref())
     .bind(media_text(transfer.media))
+    .bind(transfer.origin.as_ref().map(Origin::text))
     .execute(&mut *connection)
     .await?;
     forget_oldest(connection, transfer.tenant).await?;
@@ -273,7 +294,8 @@ async fn forget_longest(connection: &mut Connection, tenant: TenantId) -> Result
     sqlx::query(
         "DELETE FROM transfers WHERE id IN (SELECT id FROM ( \
              SELECT id, SUM(400 + octet_length(name) + octet_length(COALESCE(reference, '')) \
-                 + octet_length(COALESCE(metadata, '')) + octet_length(COALESCE(reason, ''))) OVER (ORDER BY updated DESC, id DESC) AS total \
+                 + octet_length(COALESCE(metadata, '')) + octet_length(COALESCE(reason, '')) \
+                 + octet_length(COALESCE(origin, ''))) OVER (ORDER BY updated DESC, id DESC) AS total \
              FROM transfers WHERE tenant = $1 AND state NOT IN ('open', 'finishing')) AS sized \
          WHERE total > $2)",
     )
@@ -312,7 +334,8 @@ pub(super) async fn step(connection: &mut Connection, step: &TransferStep) -> Re
 fn texts_of(transfer: &Transfer) -> usize {
     let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let names = transfer.name.len() + length(&transfer.reference);
-    names + length(&transfer.metadata) + length(&transfer.reason)
+    let origin = transfer.origin.as_ref().map_or(0, |origin| origin.text().len());
+    names + length(&transfer.metadata) + length(&transfer.reason) + origin
 }
 
 fn transfer_from(row: &DbRow) -> Result<Transfer, MetaError> {
@@ -326,6 +349,8 @@ fn transfer_from(row: &DbRow) -> Result<Transfer, MetaError> {
     };
     let size: Option<i64> = row.try_get("size")?;
     let size = size.map(|size| u64::try_from(size).ok().and_then(ByteCount::new).ok_or(MetaError::Damaged("size")));
+    let origin: Option<&str> = row.try_get("origin")?;
+    let origin = origin.map(|text| Origin::from_text(text).ok_or(MetaError::Damaged("origin")));
     Ok(Transfer {
         id: TransferId::from_bytes(id_bytes(row.try_get("id")?, "transfer")?),
         tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
@@ -345,6 +370,7 @@ fn transfer_from(row: &DbRow) -> Result<Transfer, MetaError> {
         digests: digests("sha256", "blake3")?,
         metadata: row.try_get("metadata")?,
         media: media_from(row.try_get("media")?)?,
+        origin: origin.transpose()?,
     })
 }
 
@@ -407,6 +433,7 @@ mod tests {
             reference: Some("mine".to_owned()),
             media: Media::Cdrom,
             metadata: Some("filename YQ==".to_owned()),
+            origin: Some(Origin::PutTogether(vec![plain.id, plain.id])),
             asserted: Digests { sha256: Some(Sha256([1; 32])), blake3: Some(Blake3([3; 32])) },
             epoch: 3,
             state: Finishing,
@@ -660,6 +687,18 @@ mod tests {
         scene.meta.touch_transfer(second.id, UnixTime(5_000)).await.unwrap();
         assert_eq!(stored(&scene, second.id).await.updated, UnixTime(4_000));
         assert_eq!(overdue(i64::MAX).await, [first.id], "what is being finished is not left alone by its client");
+    }
+
+    #[tokio::test]
+    async fn a_life_is_shortened_and_never_made_longer() {
+        let scene = scene().await;
+        let (one, other) = (begun(&scene, 1_000).await, begun(&scene, 90_000).await);
+        let ids = [one.id, other.id, TransferId::random()];
+        scene.meta.shorten_transfers(&ids, 30, UnixTime(80_000)).await.unwrap();
+        assert_eq!(stored(&scene, one.id).await, one, "it has ended before");
+        assert_eq!(stored(&scene, other.id).await.expires(), UnixTime(110_000));
+        scene.meta.shorten_transfers(&ids, 300, UnixTime(80_000)).await.unwrap();
+        assert_eq!(stored(&scene, other.id).await.expires(), UnixTime(110_000));
     }
 
     #[tokio::test]

@@ -76,6 +76,7 @@ pub(super) fn most_of(command: &Command) -> Option<usize> {
             Some(PAGE)
         }
         Command::Show(_)
+        | Command::Digest(_)
         | Command::Session(SessionCommand::Show(_))
         | Command::Transfer(TransferCommand::On(_, TransferAction::Show)) => Some(ONE),
         Command::In { command, .. } => most_of(command),

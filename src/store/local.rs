@@ -24,6 +24,7 @@
 //! When a future is dropped, its step on disk goes on if it has begun, and never begins if it has not. Steps on one id
 //! exclude each other, so a removal that follows finds whatever the step left, published or not.
 
+mod copies;
 mod files;
 mod flush;
 mod holes;
@@ -44,6 +45,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_util::task::AbortOnDropHandle;
 
+use self::copies::Source;
 use self::files::length;
 use self::kept::Kept;
 use self::readback::{LocalReadBack, is_unlinked};
@@ -208,6 +210,14 @@ impl BlockStore for LocalStore {
         })
     }
 
+    fn read_source(&self, id: ContentId) -> Boxed<'_, Result<Box<dyn ReadBack>, StoreError>> {
+        self.step(move |steps| {
+            let Source { file, .. } = steps.open_source(id)?;
+            let size = length(&file)?;
+            Ok(Box::new(LocalReadBack::cached(file, size)) as Box<dyn ReadBack>)
+        })
+    }
+
     fn grow(&self, id: ContentId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>> {
         self.step(move |steps| steps.grow(id, size))
     }
@@ -347,6 +357,18 @@ impl Draft for LocalDraft {
             Ok(())
         });
         Box::pin(async { zero.await? })
+    }
+
+    fn copy(&self, source: ContentId, from: Extent, to: u64) -> Boxed<'static, io::Result<()>> {
+        let Some(kept) = self.kept.clone() else {
+            return Box::pin(async { Err(io::ErrorKind::InvalidInput.into()) });
+        };
+        let (id, steps, reservation) = (self.id, self.store.steps.clone(), Arc::clone(&self.reservation));
+        let copy = tokio::task::spawn_blocking(move || {
+            let copied = steps.copy_into_draft((id, &*kept), source, (from, to), &reservation);
+            copied.inspect_err(|error| reservation.note_failure(error))
+        });
+        Box::pin(async { copy.await? })
     }
 
     fn checkpoint(&self, map: PieceMap) -> Boxed<'_, Result<(), StoreError>> {

@@ -25,7 +25,9 @@ use super::{
     ReadBack, Record, Removal, Reservation, Resumed, Run, StoreError, Swept, is_zero, piece_digest, stored_digest,
     zero_piece,
 };
-use crate::domain::{ByteCount, Clock as _, ContentId, Extent, Extents, PIECE, Pieces, SystemClock, UnixTime};
+use crate::domain::{
+    ByteCount, Clock as _, ContentId, Extent, Extents, PIECE, Pieces, SystemClock, TenantId, UnixTime, VolumeId,
+};
 use crate::io::{ALIGN, Block, SharedBlock, SharedFile};
 
 /// A store in memory. Clones share it.
@@ -87,6 +89,15 @@ impl State {
         copy(id, &self.now.drafts, &mut self.durable.drafts);
         copy(id, &self.now.lost, &mut self.durable.lost);
         Ok(())
+    }
+
+    /// What bytes may be taken from under this id, and how many there are.
+    fn source(&self, id: ContentId) -> Option<(Sparse, ByteCount)> {
+        let draft = || self.now.drafts.get(&id).filter(|begun| begun.map.is_some());
+        match self.now.images.get(&id) {
+            Some(stored) => Some((stored.bytes.clone(), stored.size)),
+            None => draft().map(|begun| (begun.bytes.clone(), begun.bytes.end())),
+        }
     }
 
     /// The bytes that all of it takes.
@@ -376,6 +387,15 @@ impl BlockStore for MemoryStore {
         Box::pin(self.copy(source, (target, size), record))
     }
 
+    fn read_source(&self, id: ContentId) -> Boxed<'_, Result<Box<dyn ReadBack>, StoreError>> {
+        let read = self.state().source(id).ok_or(StoreError::Missing(id)).map(|(bytes, size)| {
+            let stored = Stored { bytes, size, pieces: Pieces::default(), record: nobody(), since: now() };
+            let removal: Removal = Box::new(|| false);
+            Box::new(MemoryReadBack { stored: Arc::new(stored), removal, piece: Vec::new() }) as Box<dyn ReadBack>
+        });
+        Box::pin(async { read })
+    }
+
     fn grow(&self, id: ContentId, size: ByteCount) -> Boxed<'_, Result<(), StoreError>> {
         Box::pin(async move {
             if !self.capabilities.grows {
@@ -489,6 +509,27 @@ impl MemoryDraft {
         })
     }
 
+    /// Puts bytes of another image or draft into this one.
+    fn take_over(&self, source: ContentId, from: Extent, to: u64) -> io::Result<()> {
+        self.reservation.admit_write()?;
+        let mut state = self.store.state();
+        let (bytes, size) = state.source(source).ok_or(io::ErrorKind::NotFound)?;
+        if state.now.images.contains_key(&source) && size.get() < from.end() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let shares = self.store.capabilities.shares_clones;
+        if let Some(begun) = state.now.drafts.get_mut(&self.id).filter(|begun| begun.serial == self.serial) {
+            begun.bytes.take_over(&bytes, from, to, shares);
+        }
+        drop(bytes);
+        if state.taken() > state.room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        drop(state);
+        self.settle(to..to + from.len);
+        Ok(())
+    }
+
     fn settle(&self, range: Range<u64>) {
         let mut writes = self.writes();
         let before: u64 = writes.came.within(range.clone()).map(|part| part.end - part.start).sum();
@@ -544,6 +585,17 @@ impl Draft for MemoryDraft {
         }
         self.settle(extent.range());
         Box::pin(async { Ok(()) })
+    }
+
+    fn copy(&self, source: ContentId, from: Extent, to: u64) -> Boxed<'static, io::Result<()>> {
+        if !self.is_kept {
+            return refuse();
+        }
+        let (copied, store) = (self.take_over(source, from, to), self.store.clone());
+        Box::pin(async move {
+            store.step().await;
+            copied
+        })
     }
 
     fn checkpoint(&self, map: PieceMap) -> Boxed<'_, Result<(), StoreError>> {
@@ -703,6 +755,12 @@ fn now() -> UnixTime {
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in it fails the test.
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The record of what is only read.
+fn nobody() -> Record {
+    let (volume, tenant) = (VolumeId::from_bytes([0; 16]), TenantId::from_bytes([0; 16]));
+    Record { volume, tenant, name: String::new() }
 }
 
 fn refuse() -> Boxed<'static, io::Result<()>> {

@@ -9,6 +9,7 @@
 //! A part that is dropped ends as one does whose line is cut: on a task of its own, what was handed to the disk is
 //! waited for, flushed, and counted.
 
+mod fill;
 mod part;
 
 use std::ops::Range;
@@ -24,10 +25,11 @@ use super::digest::{DigestLane, DigestState};
 use super::feed::{ByteSource, feed};
 use super::progress::{Progress, Stop};
 use super::writer::{Beginning, DraftWriter, SharedMap, lock};
-use crate::domain::{Algorithms, ByteCount, Checks, Digests, Extent, Extents, Fault, FaultKind, PIECE, Pieces};
+use crate::domain::{Algorithms, ByteCount, Checks, Digests, Extents, Fault, FaultKind, PIECE, Pieces};
 use crate::io::Pool;
 use crate::store::{Draft, MOST_EXTENTS, Piece, PieceMap, StoreError, Stretch, Unfinished, piece_digest};
 
+pub use fill::{Filling, Proof};
 use part::Compared;
 pub use part::DrivePart;
 
@@ -255,31 +257,6 @@ impl Assembly {
         }
         let told = "other bytes have come here before; a part without a checksum replaces them";
         Err(Fault::new(FaultKind::Conflict, told))
-    }
-
-    /// Makes these bytes zero. Durable when it returns.
-    pub async fn zero(self: &Arc<Self>, extent: Extent, progress: Arc<Progress>) -> Result<(), Fault> {
-        let range = extent.range();
-        self.check(&range)?;
-        let (number, _) = self.take_over(&range, &progress).await?;
-        let assembly = self.clone();
-        let zeroed = self.tracker.spawn(async move {
-            let zeroed = async {
-                assembly.may_change(range.clone()).await?;
-                assembly.draft.zero(extent).await.map_err(StoreError::from)?;
-                let mut stretch = Stretch::at(range.start);
-                stretch.write_zeros(extent.len);
-                if assembly.size.get() == Some(&range.end) {
-                    stretch.end();
-                }
-                lock(&assembly.map).add(range, stretch.take_digested());
-                assembly.store_map(false).await
-            };
-            let zeroed = zeroed.await;
-            assembly.end_part(number, None);
-            zeroed
-        });
-        zeroed.await.unwrap_or_else(|crash| Err(Fault::internal(crash)))
     }
 
     /// Takes no more parts, ends those that are coming, and digests what was not digested on the way. A drive of which

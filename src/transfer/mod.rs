@@ -13,7 +13,7 @@ mod send;
 mod unpack;
 mod writer;
 
-pub use assembly::{Assembled, Assembly, DrivePart, PartOptions};
+pub use assembly::{Assembled, Assembly, DrivePart, Filling, PartOptions, Proof};
 pub use digest::{DigestState, Sha256State};
 pub use error::{Broken, ReceiveError};
 pub use feed::{ByteSource, ChunkSource, Chunks};

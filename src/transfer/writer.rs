@@ -405,7 +405,7 @@ pub(super) fn lock(map: &SharedMap) -> MutexGuard<'_, PieceMap> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ByteCount, Extent, PIECE, Pieces, VolumeId};
+    use crate::domain::{ByteCount, ContentId, Extent, PIECE, Pieces, VolumeId};
     use crate::store::{Piece, ReadBack, StoreError, piece_digest, zero_piece};
 
     /// A draft in memory.
@@ -436,6 +436,10 @@ mod tests {
         }
 
         fn zero(&self, _: Extent) -> Boxed<'static, io::Result<()>> {
+            Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+        }
+
+        fn copy(&self, _: ContentId, _: Extent, _: u64) -> Boxed<'static, io::Result<()>> {
             Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
         }
 

@@ -3,7 +3,9 @@
 mod crash;
 mod disk;
 mod events;
+mod have;
 mod model;
+mod together;
 
 use std::io::Write as _;
 use std::path::Path;

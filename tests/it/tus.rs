@@ -55,6 +55,26 @@ fn tus_js_client_uploads_over_a_line_that_is_cut_by_the_lines_of_the_readme() {
 }
 
 #[test]
+fn tus_js_client_uploads_over_several_connections_that_are_cut() {
+    let script = r#"
+const { createReadStream, readFileSync } = require("fs")
+const tus = require("tus-js-client")
+
+const login = Buffer.from(readFileSync("longshore-data/admin.credentials", "utf8").trim())
+new tus.Upload(createReadStream("disk.img"), {
+  endpoint: "http://127.0.0.1:8700/api/v1/tus",
+  headers: { Authorization: `Basic ${login.toString("base64")}` },
+  metadata: { filename: "disk.img" },
+  parallelUploads: 3,
+  retryDelays: new Array(60).fill(0),
+  onError: (error) => { console.error(error); process.exit(1) },
+  onSuccess: ({ lastResponse }) => console.log(lastResponse.getHeader("Longshore-Drive")),
+}).start()
+"#;
+    uploads_over_a_bad_line("node", script, 43);
+}
+
+#[test]
 fn tuspy_uploads_over_a_line_that_is_cut() {
     let script = r#"
 import base64
@@ -93,8 +113,8 @@ fn what_is_served_is_told_and_another_version_is_refused() {
     for url in [BASE, begun.field("location")] {
         let told = server.anonymous_curl(url).method("OPTIONS").run();
         assert_eq!((told.field("tus-version"), told.field("tus-resumable")), ("1.0.0", "1.0.0"), "{told:?}");
-        let extensions =
-            "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination";
+        let extensions = "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,\
+                          termination,concatenation";
         assert_eq!((told.field("tus-extension"), told.field("tus-max-size")), (extensions, "70368744177664"));
     }
     for version in ["Tus-Resumable: 0.2.2", "Tus-Resumable:"] {
@@ -150,7 +170,8 @@ fn an_upload_with_its_creation_is_a_drive_when_that_is_answered() {
     assert_eq!(all(3 * MIB, &[]).status, 413);
     let wrong = all(3 * MIB + 1, &[&format!("Upload-Metadata: sha-256 {}", STANDARD.encode("ab".repeat(32)))]);
     assert_eq!(wrong.status, 422, "{wrong:?}");
-    assert_eq!(begin(&server, &["Upload-Length: 9", "Upload-Concat: partial"]).status, 400);
+    let odd = begin(&server, &["Upload-Length: 9", "Upload-Concat: half"]);
+    assert_eq!(odd.status, 400, "{odd:?}");
     // The one that has other bytes than was said is open until it expires.
     assert_eq!(server.drives().len(), 2);
 }

@@ -44,7 +44,12 @@ impl Assemblies {
         Ok(self.plain(transfer, Extents::default()))
     }
 
-    async fn end(self: &Arc<Self>, transfer: &Transfer, state: TransferState, why: &str) -> Result<(), Fault> {
+    pub(super) async fn end(
+        self: &Arc<Self>,
+        transfer: &Transfer,
+        state: TransferState,
+        why: &str,
+    ) -> Result<(), Fault> {
         let held = self.held_of(transfer.id)?;
         let mut work = held.work.lock().await;
         if matches!(*work, Work::Finishing(_) | Work::Stuck) {
@@ -117,6 +122,7 @@ impl Assemblies {
     /// be finished wait for [`Assemblies::finish_again`], so that no drive becomes complete while the start looks for
     /// what is not.
     pub(in crate::control) async fn recover(self: &Arc<Self>) -> Result<(), Fault> {
+        let mut whole = Vec::new();
         for transfer in self.volumes.meta.open_transfers().await? {
             let volume = self.volumes.meta.volume_any(transfer.volume).await?;
             let Some(volume) = volume.filter(|volume| volume.state == VolumeState::Uploading) else {
@@ -127,7 +133,14 @@ impl Assemblies {
             };
             let epoch = self.volumes.meta.take_up_transfer(transfer.id).await?;
             let transfer = Transfer { epoch, ..transfer };
+            if transfer.is_put_together() && transfer.state == TransferState::Open {
+                whole.push(transfer.clone());
+            }
             self.take_up(transfer, volume.image(), volume.charged).await?;
+        }
+        // Now that their parts are there.
+        for transfer in whole {
+            drop(self.spawn_together(transfer));
         }
         Ok(())
     }

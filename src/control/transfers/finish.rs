@@ -20,7 +20,7 @@ use crate::transfer::{Assembled, Assembly};
 
 /// Who asks for the end of a transfer is answered after this long, whether it has come or not: no proxy has given up by
 /// then.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What has come of an attempt to finish.
 enum Attempt {
@@ -41,6 +41,10 @@ impl Assemblies {
         transfer: Transfer,
         completion: Completion,
     ) -> Result<TransferSeen, Fault> {
+        if transfer.is_partial() {
+            let told = "no drive is made of a partial upload; it becomes a part of one";
+            return Err(Fault::new(FaultKind::Conflict, told));
+        }
         let is_other = |told: Option<ByteCount>| told.is_some_and(|told| Some(told) != transfer.size);
         match transfer.state {
             TransferState::Open => self.begin_finish(&transfer, completion).await?,
@@ -263,7 +267,7 @@ impl Assemblies {
     }
 }
 
-fn check_whole(durable: &Extents, size: ByteCount) -> Result<(), Fault> {
+pub(super) fn check_whole(durable: &Extents, size: ByteCount) -> Result<(), Fault> {
     match durable.first_gap(0..size.get()) {
         None => Ok(()),
         Some(gap) => {

@@ -76,6 +76,10 @@ impl Assemblies {
         plan: PartPlan,
     ) -> Result<AdmittedPart, Fault> {
         Self::check_open(&transfer)?;
+        if transfer.is_partial() && plan.finishes == Finishes::Here {
+            let told = "no drive is made of a partial upload; it becomes a part of one";
+            return Err(Fault::new(FaultKind::Conflict, told));
+        }
         let held = self.held_of(transfer.id)?;
         let assembly = self.assembly(&held).await?;
         let transfer = self.fix_size(&held, &assembly, transfer, plan.size).await?;
@@ -177,8 +181,12 @@ impl Assemblies {
     }
 
     /// Refuses what is not open any more.
-    fn check_open(transfer: &Transfer) -> Result<(), Fault> {
+    pub(super) fn check_open(transfer: &Transfer) -> Result<(), Fault> {
         match transfer.state {
+            TransferState::Open if transfer.is_put_together() => {
+                let told = "the bytes of this upload are those of its parts, and it takes no others";
+                Err(Fault::new(FaultKind::Forbidden, told))
+            }
             // Its user's logins have ended, and it ends soon.
             TransferState::Open if transfer.reason.is_some() => Err(ended(transfer)),
             TransferState::Open => Ok(()),
@@ -234,7 +242,7 @@ impl Assemblies {
             assembly.draft().reserve_more(more)?;
             room.end = size.get();
         }
-        let charged = size.max(limits.min_drive);
+        let charged = if transfer.is_partial() { size } else { size.max(limits.min_drive) };
         let now = self.volumes.clock.now();
         self.volumes
             .change(transfer.volume, |volume, batch: &mut Batch| {
@@ -344,7 +352,9 @@ impl AdmittedPart {
             Finishes::Here => {
                 assemblies.finish(transfer, Completion { size: Some(size), asserted: Digests::NONE }).await?
             }
-            Finishes::WhenWhole if is_whole => assemblies.finish(transfer, Completion::default()).await?,
+            Finishes::WhenWhole if is_whole && !transfer.is_partial() => {
+                assemblies.finish(transfer, Completion::default()).await?
+            }
             Finishes::WhenWhole | Finishes::Never => assemblies.seen(transfer).await?,
         };
         Ok(outcome(TransferSeen { ticket, ..seen }))

@@ -3,6 +3,7 @@
 mod body;
 mod events;
 mod openapi;
+mod pieces;
 mod receipts;
 mod sessions;
 mod transfers;
@@ -20,6 +21,7 @@ use crate::domain::{Fault, FaultKind, UnixTime};
 
 pub(super) use body::{Fields, digest_of};
 pub(super) use openapi::{problem, text_answer};
+pub(super) use pieces::{MAX_HAVE, compared, have};
 pub(super) use transfers::{MAX_LABELS, finished, is_text};
 pub(super) use view::whole as transfer;
 
@@ -98,6 +100,16 @@ static ROUTES: &[Route] = &[
         endpoints: &[json_call(Method::POST, &transfers::Op::Finish, "makes the drive of what has come")],
     },
     Route {
+        pattern: "/api/v1/transfers/{uuid}/have",
+        allow: "POST",
+        endpoints: &[known(
+            Method::POST,
+            &pieces::Op::Have,
+            Some(MAX_HAVE),
+            "takes over what a base has of what the client has, and tells what is to be sent",
+        )],
+    },
+    Route {
         pattern: "/api/v1/transfers/{uuid}/receipt",
         allow: "GET, HEAD",
         endpoints: &[call(Method::GET, &receipts::Op::OfTransfer, "the receipt of the drive that a transfer made")],
@@ -106,6 +118,15 @@ static ROUTES: &[Route] = &[
         pattern: "/api/v1/drives/{uuid}/receipt",
         allow: "GET, HEAD",
         endpoints: &[call(Method::GET, &receipts::Op::OfDrive, "what is stored of a drive, signed")],
+    },
+    Route {
+        pattern: "/api/v1/drives/{uuid}/pieces",
+        allow: "GET, HEAD",
+        endpoints: &[call(
+            Method::GET,
+            &pieces::Op::Pieces,
+            "the BLAKE3 of the drive's pieces of 4 MiB: `from`, `limit`",
+        )],
     },
     Route {
         // RFC 8615, and the name that issuers of tokens use.

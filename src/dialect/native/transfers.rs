@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::super::{Answer, Call, KnownOperation, Operation, Places, Reply, Work, bare, query, resumable, ticket};
 use super::openapi::{empty_answer, json_answer, json_body, object, query as parameter, reference};
+use super::pieces::base;
 use super::{BASE, Fields, body, json_reply, limit, view};
 use crate::domain::{
-    Command, Fault, FaultKind, Media, Outcome, Paged, PartPlan, PartTarget, Principal, TransferAction, TransferCommand,
-    TransferId, TransferQuery, TransferSeen, TransferSpec, TransferState,
+    Command, Fault, FaultKind, Media, Origin, Outcome, Paged, PartPlan, PartTarget, Principal, TransferAction,
+    TransferCommand, TransferId, TransferQuery, TransferSeen, TransferSpec, TransferState,
 };
 
 /// What an endpoint does.
@@ -102,7 +103,7 @@ fn page(query: &str) -> Result<TransferQuery, Fault> {
 
 fn spec(body: &[u8]) -> Result<TransferSpec, Fault> {
     let fields = Fields::read(body)?;
-    fields.only(&["name", "size", "media", "digest", "reference", "expires_in", "meta"])?;
+    fields.only(&["name", "size", "media", "digest", "reference", "expires_in", "meta", "base"])?;
     let text = |name: &str| {
         let told = "must be a string of 1 to 255 characters, none of them a control character";
         fields.get(name, told, |value| value.as_str().filter(|text| is_text(text)).map(str::to_owned))
@@ -119,6 +120,7 @@ fn spec(body: &[u8]) -> Result<TransferSpec, Fault> {
         asserted: fields.digest()?,
         reference: text("reference")?,
         metadata: None,
+        origin: base(&fields)?.map(Origin::Base),
         lifetime: lifetime.and_then(|seconds| u32::try_from(seconds).ok()),
     })
 }

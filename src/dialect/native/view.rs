@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::date;
 use super::openapi::{object, reference, with};
-use crate::domain::{ByteCount, Digests, Limiter, Media, TransferSeen, TransferState};
+use crate::domain::{Base, ByteCount, Digests, Limiter, Media, Origin, TransferId, TransferSeen, TransferState};
 
 /// The whole transfer, but for the secret of its URL.
 pub(in crate::dialect) fn whole(seen: &TransferSeen) -> Value {
@@ -25,7 +25,7 @@ pub(super) fn in_list(seen: &TransferSeen) -> Value {
         json!({"drive": transfer.volume.to_string(), "size": size, "sha-256": told(sha256.map(|one| one.0)),
                 "blake3": told(blake3.map(|one| one.0))})
     };
-    json!({
+    let mut object = json!({
         "id": transfer.id.to_string(),
         "state": transfer.state.word(),
         "reason": transfer.reason,
@@ -45,7 +45,24 @@ pub(super) fn in_list(seen: &TransferSeen) -> Value {
         "bytes_per_second": seen.rate,
         "limited_by": seen.limit.map(limiter),
         "result": (transfer.state == TransferState::Done).then(result),
-    })
+    });
+    match &transfer.origin {
+        Some(Origin::Base(base)) => object["base"] = named(*base),
+        Some(Origin::Partial) => object["is_partial"] = true.into(),
+        Some(Origin::PutTogether(parts)) => {
+            object["put_together_from"] = parts.iter().map(TransferId::to_string).collect::<Vec<_>>().into();
+        }
+        None => {}
+    }
+    object
+}
+
+fn named(base: Base) -> Value {
+    match base {
+        Base::Drive(id) => json!({"drive": id.to_string()}),
+        Base::Snapshot(id) => json!({"snapshot": id.to_string()}),
+        Base::Transfer(id) => json!({"transfer": id.to_string()}),
+    }
 }
 
 /// The schemas of a transfer.

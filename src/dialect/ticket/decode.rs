@@ -16,6 +16,7 @@ pub(super) fn action(op: Op, call: &Call, body: &[u8]) -> Result<Anonymous, Faul
     let (id, ticket) = capability(call)?;
     let action = match op {
         Op::Act => act(body)?,
+        Op::Have => TransferAction::Have(Box::new(native::have(body, false)?)),
         Op::Cancel => TransferAction::Cancel,
         // Its clients take an upload of which all bytes have come for complete, and send nothing more.
         Op::Show if *call.method == Method::HEAD && tus::is_meant(call) => TransferAction::FinishWhole,

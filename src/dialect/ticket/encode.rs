@@ -25,6 +25,7 @@ pub(super) fn encode(op: Op, call: &Call, outcome: &Outcome) -> Option<Reply> {
         (Op::Show, Outcome::Transfer(seen)) => told(StatusCode::OK, call, seen),
         (Op::Extents, Outcome::Transfer(seen)) => native::json_reply(StatusCode::OK, &extents(seen).into()),
         (Op::Act, Outcome::Transfer(seen)) => told(native::finished(seen), call, seen),
+        (Op::Have, Outcome::Had(had)) => native::compared(had),
         (Op::Cancel, Outcome::Transfer(_)) => bare(StatusCode::NO_CONTENT),
         (Op::Options, Outcome::Transfer(seen)) => options(seen),
         _ => return None,

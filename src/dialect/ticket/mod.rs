@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     Anonymous, Answer, ByHead, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, Meanwhile, OpenOperation,
-    Operation, Places, Reply, Route, Side, basic, lies_in, resumable,
+    Operation, Places, Reply, Route, Side, basic, lies_in, native, resumable,
 };
 use crate::domain::{Fault, Outcome, Secret, TransferId};
 
@@ -52,6 +52,7 @@ enum Op {
     Show,
     Extents,
     Act,
+    Have,
     Cancel,
     Options,
 }
@@ -60,7 +61,7 @@ impl Operation for Op {
     fn parameters(&self) -> &'static [&'static str] {
         match self {
             Self::Extents => &["context", "missing"],
-            Self::Show | Self::Act | Self::Cancel | Self::Options => &[],
+            Self::Show | Self::Act | Self::Have | Self::Cancel | Self::Options => &[],
         }
     }
 
@@ -184,6 +185,17 @@ static ROUTES: &[Route] = &[
             &Op::Extents,
             "the extents of what has come, or with `missing` of what has not",
         )],
+    },
+    Route {
+        pattern: "/x/{token}/{uuid}/have",
+        allow: "POST",
+        endpoints: &[Endpoint {
+            method: Method::POST,
+            media: None,
+            side: Side::Direct,
+            summary: "takes over what the base has of what the client has, and tells what is to be sent",
+            entry: Entry::Anonymous(ForAnyone { body: Some(native::MAX_HAVE), op: &Op::Have }),
+        }],
     },
 ];
 

@@ -6,22 +6,22 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value};
 
-use super::super::resumable::{UPLOAD_LENGTH, count, one};
+use super::super::resumable::{UPLOAD_LENGTH, UPLOAD_OFFSET, count, one};
 use super::super::{
     Anonymous, Answer, Call, KnownOperation, OpenOperation, Operation, Places, Reply, Work, bare, checks, lies_in,
     native,
 };
 use super::{TUS, decode, encode, path};
 use crate::domain::{
-    Blake3, ByteCount, Command, Digests, Fault, FaultKind, Finishes, Media, Outcome, PartOffset, PartPlan, PartTarget,
-    Principal, Sha256, TransferCommand, TransferSeen, TransferSpec, TransferState, UnixTime,
+    Blake3, ByteCount, Command, Digests, Fault, FaultKind, Finishes, Media, Origin, Outcome, PartOffset, PartPlan,
+    PartTarget, Principal, Sha256, TransferCommand, TransferId, TransferSeen, TransferSpec, TransferState, UnixTime,
 };
 
 /// The version of tus that is spoken here.
 pub(super) const VERSION: &str = "1.0.0";
 /// The extensions of tus that are spoken here.
-const EXTENSIONS: &str =
-    "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination";
+const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,\
+                          termination,concatenation";
 
 pub(super) const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
@@ -35,6 +35,11 @@ const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 /// The drive that a transfer has become.
 const DRIVE: HeaderName = HeaderName::from_static("longshore-drive");
 const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
+
+/// Where the owner of transfers finds them.
+const TRANSFERS: &str = "/api/v1/transfers/";
+/// The most uploads of which one is put together.
+const MOST_PARTS: usize = 64;
 
 /// The name of a drive whose client gives none.
 const UNNAMED: &str = "uploaded drive";
@@ -106,6 +111,9 @@ impl KnownOperation for Creation {
 pub(super) fn with_upload(call: &Call) -> Result<PartPlan, Fault> {
     let spec = spec(call)?;
     let (checks, asserted) = decode::check_appended(call)?;
+    if matches!(spec.origin, Some(Origin::PutTogether(_))) {
+        return Err(Fault::invalid(UPLOAD_CONCAT.as_str(), "a final upload has no bytes but those of its parts"));
+    }
     if let (Some(length), Some(size)) = (call.length, spec.size)
         && length > size.get()
     {
@@ -156,6 +164,10 @@ pub(super) fn add_description(headers: &mut HeaderMap, most: ByteCount) {
 /// Adds the state of a transfer, beside its offset and length.
 pub(super) fn add_state(headers: &mut HeaderMap, seen: &TransferSeen) {
     let transfer = &seen.transfer;
+    if transfer.is_put_together() && transfer.state == TransferState::Open {
+        // Nobody goes on there, and its client waits for it to be whole.
+        headers.remove(UPLOAD_OFFSET);
+    }
     match transfer.state {
         TransferState::Open => {
             if let Ok(value) = HeaderValue::try_from(date(transfer.expires())) {
@@ -177,10 +189,57 @@ pub(super) fn add_terms(headers: &mut HeaderMap, seen: &TransferSeen) {
     if transfer.size.is_none() {
         encode::set(headers, UPLOAD_DEFER_LENGTH, "1");
     }
+    let concat = transfer.origin.as_ref().and_then(concatenation);
+    headers.extend(concat.map(|concat| (UPLOAD_CONCAT, concat)));
     let metadata = transfer.metadata.as_deref().and_then(|metadata| HeaderValue::try_from(metadata).ok());
     if let Some(metadata) = metadata {
         headers.insert(UPLOAD_METADATA, metadata);
     }
+}
+
+/// What an upload is a part of, or is put together from; without the secrets of the URLs that were named.
+fn concatenation(origin: &Origin) -> Option<HeaderValue> {
+    match origin {
+        Origin::Partial => Some(HeaderValue::from_static("partial")),
+        Origin::PutTogether(parts) => {
+            let urls: Vec<String> = parts.iter().map(|part| format!("{TRANSFERS}{part}")).collect();
+            HeaderValue::try_from(format!("final;{}", urls.join(" "))).ok()
+        }
+        Origin::Base(_) => None,
+    }
+}
+
+/// What a client says that an upload is a part of, or is put together from.
+fn origin(call: &Call) -> Result<Option<Origin>, Fault> {
+    let wrong = || {
+        let told =
+            "Upload-Concat must be partial, or final; and the URLs of 1 to 64 partial uploads, with spaces between";
+        Fault::invalid(UPLOAD_CONCAT.as_str(), told)
+    };
+    let Some(value) = one(call, &UPLOAD_CONCAT)? else { return Ok(None) };
+    let text = value.to_str().map_err(|_| wrong())?;
+    if text == "partial" {
+        return Ok(Some(Origin::Partial));
+    }
+    let urls = text.strip_prefix("final;").ok_or_else(wrong)?;
+    let parts: Vec<TransferId> = urls.split_ascii_whitespace().map(part_at).collect::<Option<_>>().ok_or_else(wrong)?;
+    if parts.is_empty() || parts.len() > MOST_PARTS {
+        return Err(wrong());
+    }
+    Ok(Some(Origin::PutTogether(parts)))
+}
+
+/// The upload with this URL, absolute or not. Its secret is not looked at: it is the caller's own, or refused.
+fn part_at(url: &str) -> Option<TransferId> {
+    let path = match url.split_once("://") {
+        Some((_, rest)) => &rest[rest.find('/')?..],
+        None => url,
+    };
+    let id = match path.strip_prefix(TRANSFERS) {
+        Some(id) => id,
+        None => path.strip_prefix("/x/")?.split_once('/')?.1,
+    };
+    id.parse().ok()
 }
 
 /// A date of HTTP, which has whole seconds.
@@ -195,10 +254,19 @@ fn spec(call: &Call) -> Result<TransferSpec, Fault> {
     if !is_meant(call) {
         return Err(other_version());
     }
-    if call.headers.contains_key(UPLOAD_CONCAT) {
-        return Err(Fault::invalid(UPLOAD_CONCAT.as_str(), "uploads are not concatenated here"));
-    }
-    let mut spec = TransferSpec { size: size(call)?, ..TransferSpec::default() };
+    let origin = origin(call)?;
+    let size = match origin {
+        Some(Origin::PutTogether(_)) => {
+            if let Some(name) =
+                [UPLOAD_LENGTH, UPLOAD_DEFER_LENGTH].into_iter().find(|name| call.headers.contains_key(name))
+            {
+                return Err(Fault::invalid(name.as_str(), "a final upload is as long as its parts"));
+            }
+            None
+        }
+        _ => size(call)?,
+    };
+    let mut spec = TransferSpec { size, origin, ..TransferSpec::default() };
     if let Some(metadata) = one(call, &UPLOAD_METADATA)? {
         let metadata = metadata.to_str().map_err(|_| wrong("must be pairs of a key and a value in Base64"))?;
         describe(&mut spec, metadata)?;
@@ -342,6 +410,24 @@ mod tests {
         ] {
             let fault = described(&metadata).expect_err(&metadata);
             assert_eq!(fault.point.as_deref(), Some("upload-metadata"), "{metadata}");
+        }
+    }
+
+    #[test]
+    fn parts_are_named_by_their_urls() {
+        let id = TransferId::random();
+        for url in [
+            format!("/x/{}/{id}", "7e".repeat(32)),
+            format!("https://data.example.com:8443/x/{}/{id}", "7e".repeat(32)),
+            format!("/api/v1/transfers/{id}"),
+            format!("http://[::1]:8700/api/v1/transfers/{id}"),
+        ] {
+            assert_eq!(part_at(&url), Some(id), "{url}");
+        }
+        for url in
+            [format!("/x/{id}"), id.to_string(), format!("/x/a/{id}/extents"), "http://".to_owned(), String::new()]
+        {
+            assert_eq!(part_at(&url), None, "{url}");
         }
     }
 

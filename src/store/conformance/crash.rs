@@ -19,6 +19,13 @@ static BEFORE: LazyLock<Vec<u8>> = LazyLock::new(|| noise(2 * BLOCK, 1));
 /// What is uploaded: a small image or a large one, which a store may keep in other ways.
 static AFTER: LazyLock<Vec<u8>> = LazyLock::new(|| noise(3 * BLOCK + 9, 2));
 
+/// What comes in parts: the last of them is copied from the source, and both its ends lie within sectors.
+static TOGETHER: LazyLock<Vec<u8>> =
+    LazyLock::new(|| [&AFTER[..PARTS[2].0.end + 9], &BEFORE[COPY.0..COPY.0 + COPY.1]].concat());
+
+/// The offset of that in the source, and its length.
+const COPY: (usize, usize) = (9, 5_000);
+
 fn source() -> &'static [u8] {
     &BEFORE
 }
@@ -27,7 +34,7 @@ fn source() -> &'static [u8] {
 fn uploaded(id: ContentId) -> &'static [u8] {
     match id {
         LARGE => &AFTER,
-        KEPT => &AFTER[..PARTS[2].0.end + 9],
+        KEPT => &TOGETHER,
         _ => &AFTER[..BLOCK + 9],
     }
 }
@@ -62,7 +69,10 @@ async fn upload_in_parts(subject: &Subject, did: &mut impl FnMut(&'static str)) 
         draft.write_at(block, 0..part.len(), part.start as u64).await.unwrap();
         map.add(part.start as u64..part.end as u64, Vec::new());
         if n == 2 {
-            draft.write_edge(content[part.end..].to_vec(), part.end as u64).await.unwrap();
+            let copy = part.end + 9;
+            draft.write_edge(content[part.end..copy].to_vec(), part.end as u64).await.unwrap();
+            let from = Extent { offset: COPY.0 as u64, len: COPY.1 as u64 };
+            draft.copy(SOURCE, from, copy as u64).await.unwrap();
             map.add(part.end as u64..content.len() as u64, Vec::new());
         }
         draft.checkpoint(map.clone()).await.unwrap();

@@ -210,3 +210,105 @@ fn a_write_that_failed_or_was_not_told_of_keeps_no_kept_draft_from_being_publish
         kept.publish(&content).await;
     });
 }
+
+#[test]
+fn what_is_copied_into_a_kept_draft_is_what_its_source_had_wherever_it_lies() {
+    on_every_store(async |subject| {
+        let mut content = noise(2 * BLOCK + 77, 1);
+        content[BLOCK / 2..BLOCK / 2 + 300_000].fill(0);
+        let image = subject.publish(&content).await;
+        let mut other = Kept::begin(subject, 3 * BLOCK).await;
+        other.write(0, &content[..2 * BLOCK]).await;
+        other.edge(2 * BLOCK, &content[2 * BLOCK..]).await;
+        for source in [image, other.id] {
+            // Each offset in the source, its length, and where that goes: aligned alike, and not, and within a sector.
+            for (from, len, to) in [
+                (0, content.len(), 0),
+                (0, BLOCK, BLOCK),
+                (100, BLOCK + 4_000, 4_096 + 100),
+                (4_096, BLOCK, 5),
+                (10, 20, 4_090),
+                (content.len() - 5, 5, 3 * BLOCK - 5),
+                (BLOCK, 0, 0),
+            ] {
+                let size = 3 * BLOCK;
+                let mut kept = Kept::begin(subject, size).await;
+                let mut expected = vec![0; size];
+                kept.write(BLOCK, &noise(BLOCK, 2)).await;
+                expected[BLOCK..2 * BLOCK].copy_from_slice(&noise(BLOCK, 2));
+                let extent = Extent { offset: from as u64, len: len as u64 };
+                kept.draft.copy(source, extent, to as u64).await.unwrap();
+                expected[to..to + len].copy_from_slice(&content[from..from + len]);
+                kept.map.add(0..size as u64, Vec::new());
+                kept.checkpoint().await;
+                assert!(kept.read(size).await == expected, "{len} bytes from {from} to {to}");
+                let mut kept = kept.resumed(size).await;
+                // It is written over as what else came.
+                kept.write(0, &vec![0; BLOCK]).await;
+                expected[..BLOCK].fill(0);
+                kept.publish(&expected).await;
+                subject.store.remove(kept.id).await.unwrap();
+            }
+        }
+        assert!(subject.read(image).await == content, "it is written to by no copy");
+        assert!(other.read(2 * BLOCK).await == content[..2 * BLOCK]);
+    });
+}
+
+#[test]
+fn a_copy_takes_no_more_space_than_was_set_aside_and_no_hole_any() {
+    on_every_store(async |subject| {
+        let mut content = noise(BLOCK, 1);
+        content[BLOCK / 2..].fill(0);
+        let image = subject.publish(&content).await;
+        let mut kept = Kept::begin(subject, 2 * BLOCK).await;
+        let outstanding = || format!("{:?}", subject.store.space());
+        let all = Extent { offset: 0, len: BLOCK as u64 };
+        for _ in 0..2 {
+            kept.draft.copy(image, all, 0).await.unwrap();
+            assert_eq!(outstanding(), format!("Ledger({BLOCK} B outstanding)"));
+        }
+        kept.map.add(0..BLOCK as u64, Vec::new());
+        kept.checkpoint().await;
+        let kept = kept.resumed(2 * BLOCK).await;
+        kept.draft.copy(image, all, BLOCK as u64).await.unwrap();
+        let expected = [&content[..], &content[..]].concat();
+        kept.publish(&expected).await;
+        assert!(subject.outside.takes(kept.id) <= BLOCK as u64 + 8_192, "holes take space");
+    });
+}
+
+#[test]
+fn a_copy_of_what_is_not_there_or_into_what_is_not_kept_is_refused() {
+    on_every_store(async |subject| {
+        let image = subject.publish(&noise(BLOCK, 1)).await;
+        let all = Extent { offset: 0, len: BLOCK as u64 };
+        let plain = subject.draft(ContentId::random(), BLOCK).await;
+        assert!(plain.copy(image, all, 0).await.is_err());
+        let kept = Kept::begin(subject, 2 * BLOCK).await;
+        let of_nothing = kept.draft.copy(ContentId::random(), all, 0).await.unwrap_err();
+        assert_eq!(of_nothing.kind(), io::ErrorKind::NotFound);
+        let behind = kept.draft.copy(image, Extent { offset: 1, len: BLOCK as u64 }, 0).await.unwrap_err();
+        assert_eq!(behind.kind(), io::ErrorKind::UnexpectedEof);
+        let of_plain = ContentId::random();
+        let _begun = subject.draft(of_plain, BLOCK).await;
+        assert!(kept.draft.copy(of_plain, all, 0).await.is_err());
+        assert!(matches!(subject.store.read_source(of_plain).await, Err(StoreError::Missing(_))));
+    });
+}
+
+#[test]
+fn a_source_is_read_as_it_is_whether_it_is_published_or_not() {
+    on_every_store(async |subject| {
+        let content = noise(PIECE as usize + BLOCK, 1);
+        let image = subject.publish(&content).await;
+        let mut kept = Kept::begin(subject, content.len()).await;
+        kept.write(0, &content).await;
+        for source in [image, kept.id] {
+            let mut read = subject.store.read_source(source).await.unwrap();
+            assert_eq!(read.count(), 2);
+            assert!(read.piece(0).unwrap().bytes == &content[..PIECE as usize]);
+            assert!(read.piece(1).unwrap().bytes == &content[PIECE as usize..]);
+        }
+    });
+}

@@ -30,6 +30,7 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 use twox_hash::XxHash3_128;
 
+use super::copies::copy_range;
 use super::files::{MAPS, create_file, length, remove_maps, sync_dir};
 use super::steps::{Begun, Form, Steps, place};
 use crate::domain::{ByteCount, ContentId, Extent, Extents};
@@ -109,21 +110,53 @@ impl Kept {
 
     /// Makes a range zero; returns how many of its bytes came for the first time.
     pub(super) fn zero(&self, image: &File, extent: Extent) -> io::Result<ByteCount> {
-        let Range { start, end } = extent.range();
-        let (first, last) = (start.next_multiple_of(SECTOR).min(end), (end - end % SECTOR).max(start));
-        for edge in [start..first, first.max(last)..end] {
+        let (sectors, edges) = sectors_of(&extent.range());
+        for edge in edges {
             let len = (edge.end - edge.start) as usize;
             if len > 0 {
                 self.change_sector(image, edge.start, |bytes| bytes.fill(0), len)?;
             }
         }
-        if first < last {
-            free(image, first..last)?;
+        if !sectors.is_empty() {
+            free(image, sectors)?;
         }
         let mut marks = self.marks();
         marks.touched.remove(extent.range());
         let new = marks.come(extent.range());
         Ok(ByteCount::new(new).unwrap_or(ByteCount::MAX))
+    }
+
+    /// Has the image hold bytes of another file that begin there at `from`; returns how many of them came for the first
+    /// time.
+    pub(super) fn take_over(&self, image: &File, source: &File, from: u64, range: Range<u64>) -> io::Result<u64> {
+        let new = {
+            let mut marks = self.marks();
+            marks.touched.insert(range.clone());
+            marks.come(range.clone())
+        };
+        let (sectors, edges) = sectors_of(&range);
+        for edge in edges {
+            let mut bytes = vec![0; (edge.end - edge.start) as usize];
+            if !bytes.is_empty() {
+                source.read_exact_at(&mut bytes, from + (edge.start - range.start))?;
+                self.change_sector(image, edge.start, |sector| sector.copy_from_slice(&bytes), bytes.len())?;
+            }
+        }
+        if !sectors.is_empty() {
+            let at = from + (sectors.start - range.start);
+            copy_range(source, at, image, sectors.start, sectors.end - sectors.start)?;
+        }
+        Ok(new)
+    }
+
+    /// Has the image hold zeros, and leaves it alone where it does; returns how many of the bytes came for the first time.
+    pub(super) fn leave(&self, image: &File, range: Range<u64>) -> io::Result<u64> {
+        let is_over = self.marks().touched.within(range.clone()).next().is_some();
+        if is_over {
+            let extent = Extent { offset: range.start, len: range.end - range.start };
+            return self.zero(image, extent).map(ByteCount::get);
+        }
+        Ok(self.marks().come(range))
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -149,6 +182,13 @@ impl Marks {
         self.came.insert(range);
         new
     }
+}
+
+/// The whole sectors of a range, and what lies before and behind them in others.
+fn sectors_of(range: &Range<u64>) -> (Range<u64>, [Range<u64>; 2]) {
+    let Range { start, end } = *range;
+    let (first, last) = (start.next_multiple_of(SECTOR).min(end), (end - end % SECTOR).max(start));
+    (first..last.max(first), [start..first, first.max(last)..end])
 }
 
 #[repr(align(4096))]
@@ -252,6 +292,11 @@ impl Steps {
         write_map(&folder, &kept, &map)?;
         self.crash.hit("resume: map flushed");
         Ok((Begun { file, direct, form: Form::Folder }, kept, map))
+    }
+
+    /// Opens the image of a draft that is kept to write it through the page cache.
+    pub(super) fn open_to_copy(&self, id: ContentId) -> io::Result<File> {
+        open(&place(&self.incoming, id), OFlags::empty())
     }
 
     /// Opens the image of a draft to read it through the page cache.

@@ -23,13 +23,20 @@ pub(super) struct LocalReadBack {
     size: ByteCount,
     pieces: Pieces,
     buffer: Vec<u8>,
+    /// Whether it may come from the page cache, and stays there.
+    is_cached: bool,
 }
 
 impl LocalReadBack {
     pub(super) fn new(file: SharedFile, size: ByteCount, pieces: Pieces) -> Self {
         // What the kernel read ahead would be dropped before it is asked for. A hint.
         let _ = rustix::fs::fadvise(&*file, 0, None, Advice::Random);
-        Self { file, size, pieces, buffer: vec![0; PIECE as usize] }
+        Self { file, size, pieces, buffer: vec![0; PIECE as usize], is_cached: false }
+    }
+
+    /// What is to be copied once it was read, of which nothing is known before.
+    pub(super) fn cached(file: SharedFile, size: ByteCount) -> Self {
+        Self { file, size, pieces: Pieces::default(), buffer: vec![0; PIECE as usize], is_cached: true }
     }
 }
 
@@ -59,10 +66,14 @@ impl ReadBack for LocalReadBack {
     fn piece(&mut self, index: u64) -> io::Result<PieceRead<'_>> {
         let offset = index * PIECE;
         let extent = Extent { offset, len: self.size.get().saturating_sub(offset).min(PIECE) };
-        drop_cached(&self.file, offset);
+        if !self.is_cached {
+            drop_cached(&self.file, offset);
+        }
         let read = read_piece(&self.file, extent, &mut self.buffer);
         // Nobody asked for it, and what the cache had to give up for it was perhaps asked for.
-        drop_cached(&self.file, offset);
+        if !self.is_cached {
+            drop_cached(&self.file, offset);
+        }
         let (digest, runs) = read?;
         let read = runs.iter().filter(|run| !run.hole).map(|run| run.extent.len).sum();
         let is_whole = digest == stored_digest(&self.pieces, index);

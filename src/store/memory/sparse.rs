@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::domain::{Extent, Extents};
+use crate::domain::{ByteCount, Extent, Extents};
 use crate::store::{GRANULE, Run, is_zero};
 
 /// See the module.
@@ -72,6 +72,31 @@ impl Sparse {
             at = gap.end;
             self.zero(gap);
         }
+    }
+
+    /// Takes an extent of another over, which begins here at `to`. The two share what they can.
+    pub(super) fn take_over(&mut self, other: &Self, from: Extent, to: u64, shares: bool) {
+        self.zero(to..to + from.len);
+        for run in other.runs(from).iter().filter(|run| !run.hole) {
+            let mut bytes = vec![0; run.extent.len as usize];
+            other.read(run.extent.offset, &mut bytes);
+            self.write(to + (run.extent.offset - from.offset), &bytes);
+        }
+        let granule = GRANULE as u64;
+        if !shares || from.offset % granule != to % granule {
+            return;
+        }
+        for index in from.offset.div_ceil(granule)..from.end() / granule {
+            if let Some(shared) = other.0.get(&index) {
+                self.0.insert((index * granule - from.offset + to) / granule, shared.clone());
+            }
+        }
+    }
+
+    /// The offset behind the last byte that takes room.
+    pub(super) fn end(&self) -> ByteCount {
+        let end = self.0.last_key_value().map_or(0, |(index, _)| (index + 1) * GRANULE as u64);
+        ByteCount::new(end).unwrap_or(ByteCount::MAX)
     }
 
     /// A copy that shares nothing.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::domain::{ContentId, TenantId, VolumeId};
+use crate::domain::{ContentId, Extent, TenantId, VolumeId};
 use crate::io::IoEngine;
 use crate::store::{BlockStore, DraftOptions, LocalSettings, LocalStore, Record};
 use crate::transfer::{Allowance, Broken, ChunkSource, Chunks};

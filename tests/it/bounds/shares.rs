@@ -226,6 +226,29 @@ fn a_digest_of_one_tenant_that_takes_long_keeps_no_other_from_theirs() {
 }
 
 #[test]
+fn pieces_that_one_tenant_has_digested_keep_no_other_from_theirs() {
+    let scene = Scene::start(Setup::default(), &[]);
+    let disk = scene.server.scratch().join("disk.img");
+    image::random(&disk, 64 << 20, 157);
+    let pieces = |uuid: &str| format!("/api/v1/drives/{uuid}/pieces");
+    let own = uuid_of(&scene.curl(UPLOAD).upload("POST", &disk).run());
+    let theirs = uuid_of(&scene.elsewhere(UPLOAD).upload("POST", &disk).run());
+    std::thread::scope(|scope| {
+        let many: Vec<_> = (0..12).map(|_| scope.spawn(|| scene.curl(&pieces(&own)).run().status)).collect();
+        for _ in 0..3 {
+            let answer = scene.elsewhere(&pieces(&theirs)).run();
+            assert_eq!((answer.status, &answer.json()["next"]), (200, &serde_json::Value::Null), "{answer:?}");
+        }
+        for one in many {
+            assert_eq!(one.join().expect("it is answered"), 200);
+        }
+    });
+    assert_eq!(scene.elsewhere(&format!("{DRIVES}{theirs}/")).method("DELETE").run().status, 204);
+    scene.others_are_served();
+    scene.everything_goes();
+}
+
+#[test]
 fn a_tenant_that_guesses_passwords_keeps_nobody_from_logging_in() {
     let scene = Scene::start(Setup::default().config("auth.remember_seconds = 0"), &[]);
     // Users who have logged in before have slots of their own.

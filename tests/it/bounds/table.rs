@@ -48,6 +48,10 @@ const ROWS: &[(&str, &[&str])] = &[
     ("fetches at once", &["sources_of_one_tenant_that_stall_keep_no_other_from_being_fetched"]),
     ("copies and resizes, backups and restores at once", &["what_copies_hold_of_removed_drives_goes_with_the_copies"]),
     ("digests that downloads want", &["a_digest_of_one_tenant_that_takes_long_keeps_no_other_from_theirs"]),
+    (
+        "pieces that are compared or digested at once",
+        &["pieces_that_one_tenant_has_digested_keep_no_other_from_theirs"],
+    ),
     ("logins at once", &["a_tenant_that_guesses_passwords_keeps_nobody_from_logging_in"]),
     ("what copies hold of removed and replaced drives", &["what_copies_hold_of_removed_drives_goes_with_the_copies"]),
     (

@@ -229,3 +229,18 @@ fn transfers_are_listed_shown_and_cancelled() {
     let done = home.done(&["upload", "disk.img"]);
     assert_uploaded(&server, &done, &home.join("disk.img"));
 }
+
+#[test]
+fn an_upload_with_a_base_sends_only_what_differs() {
+    let (server, relay, home) = far_away();
+    let disk = home.join("disk.img");
+    image::random(&disk, 40_000_003, 14);
+    let base = server.upload(&disk);
+    image::flip(&disk, 20_000_000);
+    let done = home.done(&["upload", "disk.img", "--base", &base]);
+    assert!(relay.passed() < 6_000_000, "{} bytes passed", relay.passed());
+    assert_uploaded(&server, &done, &disk);
+    assert_ne!(done["drive"], base.as_str());
+    let unknown = home.run(&["upload", "disk.img", "--base", "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77"]);
+    assert_eq!(unknown.status.code(), Some(4), "{}", said(&unknown));
+}
