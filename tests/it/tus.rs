@@ -44,6 +44,10 @@ fn uploads_over_a_bad_line(name: &str, script: &str, seed: u64) {
     let back = server.scratch().join("back.img");
     server.download(drive, &back);
     image::assert_same(&disk, &back);
+    // The parts of what was put together are kept for a while.
+    for part in server.drives().iter().filter(|drive| server.drive(drive)["status"] == json!("uploading")) {
+        assert_eq!(server.curl(&format!("/api/2.0/drives/{part}/")).method("DELETE").run().status, 204);
+    }
     stored::assert_clean(&server);
 }
 

@@ -240,7 +240,8 @@ fn pieces_that_one_tenant_has_digested_keep_no_other_from_theirs() {
             assert_eq!((answer.status, &answer.json()["next"]), (200, &serde_json::Value::Null), "{answer:?}");
         }
         for one in many {
-            assert_eq!(one.join().expect("it is answered"), 200);
+            // Who has waited for too long is told so.
+            assert!([200, 503].contains(&one.join().expect("it is answered")));
         }
     });
     assert_eq!(scene.elsewhere(&format!("{DRIVES}{theirs}/")).method("DELETE").run().status, 204);

@@ -226,12 +226,11 @@ fn a_drive_tells_the_digests_of_its_pieces() {
         let page = page.json();
         assert_eq!((&page["size"], &page["from"], &page["piece_size"]), (&json!(SIZE), &json!(at), &json!(PIECE)));
         for run in page["pieces"].as_array().expect("a list") {
-            match run.as_u64() {
-                Some(zeros) => pieces.extend((0..zeros).map(|_| json!(1))),
-                None => {
-                    let digests = STANDARD.decode(run.as_str().expect("a text")).expect("it is Base64");
-                    pieces.extend(digests.chunks(32).map(|digest| json!(STANDARD.encode(digest))));
-                }
+            if let Some(zeros) = run.as_u64() {
+                pieces.extend((0..zeros).map(|_| json!(1)));
+            } else {
+                let digests = STANDARD.decode(run.as_str().expect("a text")).expect("it is Base64");
+                pieces.extend(digests.chunks(32).map(|digest| json!(STANDARD.encode(digest))));
             }
         }
         from = page["next"].as_u64();
