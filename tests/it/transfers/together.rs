@@ -155,7 +155,8 @@ fn parts_become_a_drive_after_a_crash_at_any_point_also_by_themselves() {
     let disk = home.join("disk.img");
     image::random(&disk, SIZE, 213);
     drop(Setup::default().data(data.path()).start());
-    for k in 1..=120 {
+    let mut k = 1;
+    while k <= 120 {
         let mut server = Setup::default().data(data.path()).config(&format!("crash_after = {k}")).start();
         let mut known = Known::default();
         let survived = known.make(&server, &disk).is_some();
@@ -202,6 +203,8 @@ fn parts_become_a_drive_after_a_crash_at_any_point_also_by_themselves() {
             assert!(k > 10, "only {} crash points were passed", k - 1);
             return;
         }
+        // While parts come, it is as of any transfer, which is tested at each point elsewhere.
+        k += if known.parts.len() < 2 { 5 } else { 1 };
     }
     panic!("more crash points than expected");
 }
