@@ -93,9 +93,9 @@ pub trait BlockStore: Send + Sync {
         record: Record,
     ) -> Boxed<'_, Result<(), StoreError>>;
 
-    /// Begins to read a published image or a draft that is kept, to find out what of it [`Draft::copy`] is to take over:
-    /// also from a cache, where what was read stays. What others write to a draft meanwhile may be read or not, and of
-    /// neither is it known whether a piece is whole.
+    /// Begins to read a published image or a draft that is kept, to find out what of it [`Draft::copy`] is to take
+    /// over: also from a cache, where what was read stays. What others write to a draft meanwhile may be read or not,
+    /// and of neither is it known whether a piece is whole.
     fn read_source(&self, id: ContentId) -> Boxed<'_, Result<Box<dyn ReadBack>, StoreError>>;
 
     /// Grows a published image; what is added reads as zero. Durable when it returns. May be run again. Only a store
@@ -219,10 +219,11 @@ pub trait Draft: Send + Sync {
     /// Takes bytes of a published image, or of another draft that is kept, over into a draft that is kept, where they
     /// begin at `to`: shared with the source where the backend can, else copied. Holes stay holes, and what nothing was
     /// written to behind the last byte of a draft is one. An image that ends before is
-    /// [`io::ErrorKind::UnexpectedEof`], a source that is not there [`io::ErrorKind::NotFound`]. After a failure any of the
-    /// bytes may be there, as after a write that failed.
+    /// [`io::ErrorKind::UnexpectedEof`], a source that is not there [`io::ErrorKind::NotFound`]. After a failure any of
+    /// the bytes may be there, as after a write that failed.
     ///
-    /// Which bytes are taken of a draft that others write to meanwhile is not known. Goes on when the future is dropped.
+    /// Which bytes are taken of a draft that others write to meanwhile is not known. Goes on when the future is
+    /// dropped.
     fn copy(&self, source: ContentId, from: Extent, to: u64) -> Boxed<'static, io::Result<()>>;
 
     /// Flushes what was written to a draft that is kept, then stores this map, whose bytes must all have been written

@@ -1,12 +1,12 @@
 //! Takes over from a base what a client has as well, so that only the rest is sent.
 //!
-//! Nothing is taken for what it is not: a piece is taken over where the BLAKE3 of the base's bytes at the same offset is
-//! the one that the client told of its own. A published content never changes after it was read for that; of a draft,
-//! which may, the copy is read back and counts only if it has that digest too.
+//! Nothing is taken for what it is not: a piece is taken over where the BLAKE3 of the base's bytes at the same offset
+//! is the one that the client told of its own. A published content never changes after it was read for that; of a
+//! draft, which may, the copy is read back and counts only if it has that digest too.
 //!
 //! What has come, or comes at present, is left as it is. The base is one of the owner's own: nobody learns from the
-//! answer what others have. Who has only the URL of a transfer compares with the base that its owner has named, and with
-//! no other.
+//! answer what others have. Who has only the URL of a transfer compares with the base that its owner has named, and
+//! with no other.
 
 use std::io;
 use std::ops::Range;

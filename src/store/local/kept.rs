@@ -149,7 +149,8 @@ impl Kept {
         Ok(new)
     }
 
-    /// Has the image hold zeros, and leaves it alone where it does; returns how many of the bytes came for the first time.
+    /// Has the image hold zeros, and leaves it alone where it does; returns how many of the bytes came for the first
+    /// time.
     pub(super) fn leave(&self, image: &File, range: Range<u64>) -> io::Result<u64> {
         let is_over = self.marks().touched.within(range.clone()).next().is_some();
         if is_over {
