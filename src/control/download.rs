@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::Parts;
 use super::bells::Bells;
 use super::sessions::Sessions;
+use super::survey::data_of;
 use super::turns::Turn;
 use super::volumes::{MISSING, Volumes, check_readable};
 use crate::auth::Tickets;
 use crate::domain::{
-    ContentId, Encoding, Fault, FaultKind, Named, Outcome, Principal, SendPlan, Ticket, UnixTime, Verb, Volume,
-    VolumeRef,
+    ContentId, Encoding, Extents, Fault, FaultKind, Named, Outcome, Principal, Secret, SendPlan, Survey, SurveyPlan,
+    Ticket, UnixTime, Verb, Volume, VolumeId, VolumeRef,
 };
 use crate::meta::{Batch, JobKind, NewJob};
 use crate::store::{Image, OpenTree, StoreError, TreeReadError, TreeStore};
@@ -66,14 +68,20 @@ pub(super) struct Downloads {
     tickets: Arc<Tickets>,
     /// How long a ticket can be started.
     ticket_seconds: u32,
+    /// Turns to look where drives have data.
+    surveys: Semaphore,
     bells: Bells,
 }
+
+/// The drives that are looked through at once: each takes some memory, and a thread.
+const SURVEYS: usize = 2;
 
 impl Downloads {
     /// Over these parts.
     pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, sessions: Arc<Sessions>, bells: Bells) -> Self {
         let (trees, tickets) = (parts.trees.clone(), parts.tickets.clone());
-        Self { volumes, sessions, trees, tickets, ticket_seconds: parts.settings.ticket_seconds, bells }
+        let (ticket_seconds, surveys) = (parts.settings.ticket_seconds, Semaphore::new(SURVEYS));
+        Self { volumes, sessions, trees, tickets, ticket_seconds, surveys, bells }
     }
 
     /// A new ticket to download the caller's volume.
@@ -108,28 +116,54 @@ impl Downloads {
         Err(Fault::new(FaultKind::TicketRefused, "this download link has ended with the login that it was made by"))
     }
 
-    /// Opens the volume that a ticket is for.
-    pub(super) async fn open(&self, plan: &SendPlan) -> Result<Opened, Fault> {
-        let ticket = self.tickets.verify(plan.token.reveal(), self.volumes.clock.now())?;
-        if ticket.verb != Verb::Download || ticket.volume != plan.id {
+    /// The volume that a ticket is for, if it may be read.
+    async fn admitted(&self, token: &Secret, id: VolumeId) -> Result<Volume, Fault> {
+        let ticket = self.tickets.verify(token.reveal(), self.volumes.clock.now())?;
+        if ticket.verb != Verb::Download || ticket.volume != id {
             return Err(Fault::new(FaultKind::TicketRefused, "this download link is for another volume"));
         }
-        self.check_bearer(&ticket, plan.token.reveal()).await?;
+        self.check_bearer(&ticket, token.reveal()).await?;
         let volume = self.volumes.meta.volume(ticket.tenant, ticket.volume).await?;
         let volume = volume.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume does not exist any more"))?;
         check_readable(&volume)?;
+        Ok(volume)
+    }
+
+    async fn image(&self, volume: &Volume) -> Result<Arc<dyn Image>, Fault> {
+        match self.volumes.open_as_recorded(volume).await {
+            Ok(image) => Ok(image),
+            Err(StoreError::Damaged(_, why)) => {
+                // Deleted or grown, perhaps, since the row was read.
+                check_readable(&self.volumes.mark_spoiled(volume, why).await?)?;
+                Err(Fault::new(FaultKind::Conflict, "the drive was changed meanwhile; try again"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells what can be had of the volume that a ticket is for.
+    pub(super) async fn survey(&self, plan: &SurveyPlan) -> Result<Outcome, Fault> {
+        let volume = self.admitted(&plan.token, plan.id).await?;
+        let mut survey = Survey { size: volume.size, is_tree: volume.is_tree(), data: Extents::default() };
+        if plan.wants_data {
+            if survey.is_tree {
+                return Err(Fault::new(FaultKind::NotFound, "a volume that is sent as an archive has no extents"));
+            }
+            let image = self.image(&volume).await?;
+            let _turn = self.surveys.acquire().await.map_err(Fault::internal)?;
+            survey.size = image.size();
+            survey.data = data_of(&*image).await.map_err(StoreError::from)?;
+        }
+        Ok(Outcome::Survey(survey))
+    }
+
+    /// Opens the volume that a ticket is for.
+    pub(super) async fn open(&self, plan: &SendPlan) -> Result<Opened, Fault> {
+        let volume = self.admitted(&plan.token, plan.id).await?;
         if volume.is_tree() {
             return self.open_tree(volume).await;
         }
-        let image = match self.volumes.open_as_recorded(&volume).await {
-            Ok(image) => image,
-            Err(StoreError::Damaged(_, why)) => {
-                // Deleted or grown, perhaps, since the row was read.
-                check_readable(&self.volumes.mark_spoiled(&volume, why).await?)?;
-                return Err(Fault::new(FaultKind::Conflict, "the drive was changed meanwhile; try again"));
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let image = self.image(&volume).await?;
         let mut checked = None;
         if !plan.wanted.is_empty() {
             checked = self.volumes.meta.last_checked(volume.id, volume.generation).await?;

@@ -26,6 +26,7 @@ mod scrub;
 mod seal;
 mod sessions;
 mod supervise;
+mod survey;
 mod sweep;
 mod transfers;
 mod turns;
@@ -45,8 +46,8 @@ use crate::archive::Archive;
 use crate::auth::{Receipts, Tickets};
 use crate::domain::{
     ByteCount, Catalogue, Clock, Command, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Outcome, PartPlan,
-    Principal, PublicKey, Reason, ReceivePlan, Secret, SendPlan, TransferAction, TransferId, UnixTime, UnpackPlan,
-    Volume, VolumeId, VolumeState,
+    Principal, PublicKey, Reason, ReceivePlan, Secret, SendPlan, SurveyPlan, TransferAction, TransferId, UnixTime,
+    UnpackPlan, Volume, VolumeId, VolumeState,
 };
 use crate::io::Pool;
 use crate::meta::Meta;
@@ -326,6 +327,11 @@ impl Control {
     /// Opens the volume that a ticket is for.
     pub(crate) async fn open_download(&self, plan: &SendPlan) -> Result<Opened, Fault> {
         self.downloads.open(plan).await
+    }
+
+    /// Tells what can be had of the volume that a ticket is for.
+    pub(crate) async fn survey(&self, plan: &SurveyPlan) -> Result<Outcome, Fault> {
+        self.downloads.survey(plan).await
     }
 
     /// Returns the keys that check receipts.

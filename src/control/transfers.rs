@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use held::{Held, OpenedDrafts, Sight, Work};
+use tokio::sync::Semaphore;
 
 use super::bells::Bells;
 use super::pieces::Digesting;
@@ -52,6 +53,9 @@ pub(crate) struct TransferSettings {
     pub checkpoint_time: Duration,
 }
 
+/// The parts that are decompressed at once: each may take a window of 8 MiB.
+const EXPANSIONS: usize = 8;
+
 /// The transfers.
 pub(super) struct Assemblies {
     volumes: Arc<Volumes>,
@@ -62,6 +66,8 @@ pub(super) struct Assemblies {
     settings: Settings,
     bells: Bells,
     digesting: Arc<Digesting>,
+    /// Turns to decompress parts.
+    expansions: Arc<Semaphore>,
     /// Those that are open or being finished.
     held: Mutex<HashMap<TransferId, Arc<Held>>>,
     opened: OpenedDrafts,
@@ -73,7 +79,8 @@ impl Assemblies {
         let (running, pool) = (parts.transfers.clone(), parts.pool.clone());
         let (metrics, settings) = (parts.metrics.clone(), parts.settings);
         let (held, opened) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { volumes, running, pool, metrics, settings, bells, digesting, held, opened })
+        let expansions = Arc::new(Semaphore::new(EXPANSIONS));
+        Arc::new(Self { volumes, running, pool, metrics, settings, bells, digesting, expansions, held, opened })
     }
 
     /// Executes a command of a caller.

@@ -9,28 +9,91 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use super::conditional::{self, Selection, Validators};
 use super::ranges::{Multipart, content_range};
 use super::{
-    ByHead, Call, Dialect, Endpoint, Entry, Operation, Places, Reply, Route, Side, advise, bare, basic, codings,
-    digest_fields, reply,
+    Anonymous, Answer, ByHead, Call, Dialect, Endpoint, Entry, ForAnyone, OpenOperation, Operation, Places, Reply,
+    Route, Side, advise, bare, basic, codings, digest_fields, imageio, query, reply,
 };
 use crate::domain::{
-    Digests, Encoding, Extent, Fault, FaultKind, Outcome, Secret, SendPlan, UnixTime, Volume, VolumeId,
+    Digests, Encoding, Extent, Fault, FaultKind, Outcome, Secret, SendPlan, SurveyPlan, UnixTime, Volume, VolumeId,
 };
 
 /// Of the capability URLs, and of every path that belongs to no API.
 pub(super) static DIALECT: Dialect =
     Dialect { name: "direct", routes: ROUTES, has_path: |_| true, fault, challenge: basic, request_id_fields: |_| &[] };
 
-static ROUTES: &[Route] = &[Route {
-    pattern: "/t/{token}/{uuid}",
-    allow: "GET, HEAD",
-    endpoints: &[Endpoint {
-        method: Method::GET,
-        media: None,
-        side: Side::Direct,
-        summary: "the bytes of a drive, whole or by range, or a tree as an archive",
-        entry: Entry::Send(ByHead { op: &Download, decode }),
-    }],
-}];
+static ROUTES: &[Route] = &[
+    Route {
+        pattern: "/t/{token}/{uuid}",
+        allow: ALLOW,
+        endpoints: &[
+            Endpoint {
+                method: Method::GET,
+                media: None,
+                side: Side::Direct,
+                summary: "the bytes of a drive, whole or by range, or a tree as an archive",
+                entry: Entry::Send(ByHead { op: &Download, decode }),
+            },
+            survey(Method::OPTIONS, &Look::Options, "the methods and features of the URL"),
+        ],
+    },
+    Route {
+        pattern: "/t/{token}/{uuid}/extents",
+        allow: "GET, HEAD",
+        endpoints: &[survey(Method::GET, &Look::Extents, "where a drive has data, and where zeros")],
+    },
+];
+
+/// The methods of a download's URL.
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+
+const fn survey(method: Method, op: &'static Look, summary: &'static str) -> Endpoint {
+    let entry = Entry::Anonymous(ForAnyone { body: None, op });
+    Endpoint { method, media: None, side: Side::Direct, summary, entry }
+}
+
+/// What is told of a drive beside its bytes, as clients of imageio expect it.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    Options,
+    Extents,
+}
+
+impl Operation for Look {
+    fn parameters(&self) -> &'static [&'static str] {
+        match self {
+            Self::Extents => &["context"],
+            Self::Options => &[],
+        }
+    }
+
+    fn encode(&self, _: &Call, outcome: &Outcome, _: &Places) -> Option<Reply> {
+        let Outcome::Survey(seen) = outcome else { return None };
+        let json = match self {
+            Self::Options if seen.is_tree => imageio::options(&[]),
+            Self::Options => imageio::options(&["extents"]),
+            Self::Extents => {
+                let stretches = imageio::stretches(&seen.data, seen.size.get());
+                stretches.iter().map(|(range, is_data)| imageio::extent(range, !is_data)).collect()
+            }
+        };
+        let mut reply = reply(StatusCode::OK, "application/json", json.to_string());
+        guarded(reply.headers_mut());
+        if matches!(self, Self::Options) {
+            reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOW));
+        }
+        Some(reply)
+    }
+}
+
+impl OpenOperation for Look {
+    fn decode(&'static self, call: &Call, _: &[u8]) -> Result<(Anonymous, Answer), Fault> {
+        for (_, context) in query::pairs(call.query) {
+            imageio::check_context(&context)?;
+        }
+        let (token, id) = (Secret::new(call.param("token")), call.volume_id()?);
+        let wants_data = matches!(self, Self::Extents);
+        Ok((Anonymous::Survey(SurveyPlan { token, id, wants_data }), Answer::of(self)))
+    }
+}
 
 /// A download. It is answered with bytes, by [`answer`] or [`archive`].
 #[derive(Debug)]

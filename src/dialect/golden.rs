@@ -27,9 +27,9 @@ use crate::domain::{
     AnonymousCommand, Began, Blake3, ByteCount, Command, DigestedPieces, Digests, Extent, Extents, Fault, FaultKind,
     Finishes, Had, IdentityCommand, IdentityOutcome, Limiter, Limits, Listing, Media, Named, Outcome, PIECE, Page,
     Paged, PartTarget, Patch, PieceRun, Placement, Project, Proof, PublicKey, Reason, Receipt, ReceiptOf, Secret,
-    Session, SessionCommand, SessionState, Sha256, SignedReceipt, Source, TenantId, Token, Transfer, TransferAction,
-    TransferCommand, TransferSeen, TransferState, TreeSource, UnixTime, Upload, UploadState, User, Volume, VolumeId,
-    VolumeKind, VolumeQuery, VolumeRef, VolumeSpec, VolumeState,
+    Session, SessionCommand, SessionState, Sha256, SignedReceipt, Source, Survey, TenantId, Token, Transfer,
+    TransferAction, TransferCommand, TransferSeen, TransferState, TreeSource, UnixTime, Upload, UploadState, User,
+    Volume, VolumeId, VolumeKind, VolumeQuery, VolumeRef, VolumeSpec, VolumeState,
 };
 
 const ID: &str = "01938c2e-7d10-7a42-9b51-3f0c5d2e8a77";
@@ -314,6 +314,11 @@ fn anonymous_outcome(anonymous: &Anonymous) -> Outcome {
         Anonymous::Identity(AnonymousCommand::Describe) => Outcome::Identity(IdentityOutcome::Described),
         Anonymous::Identity(AnonymousCommand::Issue { proof, scope }) => {
             Outcome::Identity(issued(proof, scope.as_ref()))
+        }
+        Anonymous::Survey(plan) => {
+            let data = if plan.wants_data { vec![0..1 << 20, 512 << 20..513 << 20] } else { Vec::new() };
+            let data = Extents::from_sorted(data).unwrap();
+            Outcome::Survey(Survey { size: drive().size, is_tree: false, data })
         }
         Anonymous::Transfer(id, _, action) => transfer_outcome(&TransferCommand::On(*id, action.clone())),
         Anonymous::Keys => Outcome::Keys(vec![PublicKey {

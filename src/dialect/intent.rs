@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Probe;
 use crate::domain::{
-    AnonymousCommand, Command, IdentityCommand, Login, PartPlan, Principal, ReceivePlan, Secret, SendPlan,
+    AnonymousCommand, Command, IdentityCommand, Login, PartPlan, Principal, ReceivePlan, Secret, SendPlan, SurveyPlan,
     TransferAction, TransferId, UnpackPlan,
 };
 
@@ -35,6 +35,8 @@ pub enum Anonymous {
     Login(Login),
     /// Work of the identity service.
     Identity(AnonymousCommand),
+    /// What the URL of a download offers, by who has it.
+    Survey(SurveyPlan),
     /// Work on a transfer, by who has the secret of its URL.
     Transfer(TransferId, Secret, TransferAction),
     /// The keys that check receipts.

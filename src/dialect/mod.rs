@@ -24,6 +24,7 @@ mod golden;
 mod hpc_ai;
 mod hyper_sh;
 mod identity;
+mod imageio;
 mod intent;
 mod media;
 mod native;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::{Call, Reply, bare, checks, digest_fields, direct, media, reply};
 use crate::domain::{
-    ByteCount, Checks, Digests, Fault, FaultKind, Finishes, PartOffset, PartPlan, PartTarget, Reason, TransferAction,
-    TransferSeen, TransferSpec, TransferState,
+    Algorithms, ByteCount, Checks, Digests, Encoding, Fault, FaultKind, Finishes, PartOffset, PartPlan, PartTarget,
+    Reason, TransferAction, TransferSeen, TransferSpec, TransferState,
 };
 
 /// The media type of a part at the end of what has come.
@@ -80,7 +80,8 @@ pub(super) fn creation(call: &Call, name: String) -> Result<PartPlan, Fault> {
     let target = PartTarget::New(Box::new(spec));
     let finishes = finishes(is_last);
     let (at, length) = (PartOffset::At(0), call.length);
-    Ok(PartPlan { target, at, length, size: None, checks, asserted: Digests::NONE, finishes })
+    let (encoding, asserted) = (Encoding::Plain, Digests::NONE);
+    Ok(PartPlan { target, at, length, encoding, size: None, checks, asserted, finishes })
 }
 
 /// A part at the end of what has come.
@@ -96,7 +97,7 @@ pub(super) fn append(call: &Call, target: PartTarget) -> Result<PartPlan, Fault>
     }
     let at = PartOffset::End(offset.get());
     let (checks, asserted, finishes) = (Checks::default(), Digests::NONE, finishes(is_last));
-    Ok(PartPlan { target, at, length: call.length, size, checks, asserted, finishes })
+    Ok(PartPlan { target, at, length: call.length, encoding: Encoding::Plain, size, checks, asserted, finishes })
 }
 
 /// Refuses the wish for a digest by an algorithm by which none is asserted: a transfer is digested by no other.

@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 
 use super::{
     Algorithms, Began, BlockCommand, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, Carried,
-    DigestedPieces, Digests, Direction, Encoding, Had, IdentityOutcome, Media, Paged, Patch, PieceQuery, Placement,
-    PublicKey, ReceiptOf, Secret, Session, SessionCommand, SignedReceipt, SortKey, TenantId, TransferCommand,
-    TransferSeen, TreeFilter, Volume, VolumeId, VolumeKind, VolumeState,
+    DigestedPieces, Digests, Direction, Encoding, Extents, Had, IdentityOutcome, Media, Paged, Patch, PieceQuery,
+    Placement, PublicKey, ReceiptOf, Secret, Session, SessionCommand, SignedReceipt, SortKey, TenantId,
+    TransferCommand, TransferSeen, TreeFilter, Volume, VolumeId, VolumeKind, VolumeState,
 };
 
 /// Metadata work on the caller's own volumes. A command can be sent as JSON, secrets included, to the process that
@@ -182,6 +182,8 @@ pub enum Outcome {
         /// The ticket.
         token: Secret,
     },
+    /// Of a [`SurveyPlan`].
+    Survey(Survey),
     /// Of [`Command::Describe`].
     Described(Limits),
     /// An upload is complete and durable.
@@ -317,6 +319,28 @@ pub struct SendPlan {
     pub encoding: Encoding,
     /// The algorithms whose digests of the drive the client requests.
     pub wanted: Algorithms,
+}
+
+/// A question about a volume that may be downloaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SurveyPlan {
+    /// The text of the ticket.
+    pub token: Secret,
+    /// The volume in the URL, which must be that of the ticket.
+    pub id: VolumeId,
+    /// Whether to tell where the drive has data.
+    pub wants_data: bool,
+}
+
+/// A volume that may be downloaded, as far as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// The size of it.
+    pub size: ByteCount,
+    /// Whether it is sent as an archive.
+    pub is_tree: bool,
+    /// Where the drive has data, if that was asked for. All else of it reads as zero; some of this may, too.
+    pub data: Extents,
 }
 
 /// The limits of this server.

@@ -35,8 +35,8 @@ pub use block::{
 pub use checksum::{Checks, Checksum, ChecksumAlgorithm};
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{
-    Command, DriveFilter, Limits, Listing, NameMatch, Outcome, Page, Reach, ReceivePlan, SendPlan, VolumeQuery,
-    VolumeRef, VolumeSource, VolumeSpec,
+    Command, DriveFilter, Limits, Listing, NameMatch, Outcome, Page, Reach, ReceivePlan, SendPlan, Survey, SurveyPlan,
+    VolumeQuery, VolumeRef, VolumeSource, VolumeSpec,
 };
 pub use crash::CrashPoints;
 pub use digest::{Algorithm, Algorithms, Blake3, Digests, Pieces, Sha256};

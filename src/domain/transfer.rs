@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Base, ByteCount, Checks, Digests, Extent, Extents, Have, Media, Secret, Sha256, TenantId, TransferId, UnixTime,
-    UserId, VolumeId,
+    Base, ByteCount, Checks, Digests, Encoding, Extent, Extents, Have, Media, Secret, Sha256, TenantId, TransferId,
+    UnixTime, UserId, VolumeId,
 };
 
 /// Work on transfers.
@@ -299,8 +299,10 @@ pub struct PartPlan {
     pub target: PartTarget,
     /// The offset of the first byte in the drive.
     pub at: PartOffset,
-    /// The number of bytes; `None` of a chunked body.
+    /// The number of bytes, when they are not compressed any more; `None` of a chunked body.
     pub length: Option<u64>,
+    /// The compression of the body.
+    pub encoding: Encoding,
     /// The number of bytes that will come in all, if the part tells it.
     pub size: Option<ByteCount>,
     /// The checksums of its bytes. One that has other bytes is refused whole.

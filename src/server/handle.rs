@@ -306,6 +306,10 @@ impl Exchange<'_> {
                 let outcome = self.server.control.on_transfer(id, &ticket, action).await;
                 outcome.inspect(|_| self.connection.standing.know())
             }
+            Intent::Anonymous(Anonymous::Survey(plan)) => {
+                let outcome = self.server.control.survey(&plan).await;
+                outcome.inspect(|_| self.connection.standing.know())
+            }
             Intent::Anonymous(Anonymous::Keys) => Ok(Outcome::Keys(self.server.control.public_keys())),
             Intent::Anonymous(Anonymous::Describe) => Ok(Outcome::Described(self.server.control.limits())),
             Intent::Anonymous(Anonymous::Discover) | Intent::Work(_, Work::Discover) => Ok(Outcome::Discovered),

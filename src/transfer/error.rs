@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::expand::Miscoded;
 use super::progress::Stop;
 use crate::domain::{Fault, FaultKind};
 use crate::store::StoreError;
@@ -36,9 +37,13 @@ impl From<ReceiveError> for Fault {
             ReceiveError::Write(error) => StoreError::from(error).into(),
             ReceiveError::Stopped(stop) => stop.into(),
             ReceiveError::Ended => Self::internal(error),
-            ReceiveError::Source(_) => {
-                Self::new(FaultKind::BodyIncomplete, "the body ended before it was complete").because(error)
-            }
+            ReceiveError::Source(broken) => match broken.downcast::<Miscoded>() {
+                Ok(miscoded) => (*miscoded).into(),
+                Err(broken) => {
+                    let told = "the body ended before it was complete";
+                    Self::new(FaultKind::BodyIncomplete, told).because(ReceiveError::Source(broken))
+                }
+            },
         }
     }
 }

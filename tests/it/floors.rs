@@ -62,7 +62,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("memmap2::", &["io/pool", "server/regions", "tree/large"]),
     ("tar::", &["tree", "remote/git"]),
     ("flate2::", &["tree", "remote/git"]),
-    ("zstd::", &["tree", "archive"]),
+    ("zstd::", &["tree", "archive", "transfer/expand"]),
     ("object_store::", &["archive"]),
     ("futures_util::", &["archive", "client", "control", "meta"]),
     ("quick_xml::", &["dialect/openstack/xml"]),

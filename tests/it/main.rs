@@ -21,6 +21,7 @@ mod heavy;
 mod hostile;
 mod hpc_ai;
 mod identity;
+mod imageio;
 mod integrity;
 mod lifecycle;
 mod limits;

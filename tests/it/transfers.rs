@@ -1,5 +1,6 @@
 //! Transfers: uploads that survive cut lines, restarts and days.
 
+mod coded;
 mod crash;
 mod disk;
 mod events;

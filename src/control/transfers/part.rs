@@ -3,17 +3,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::held::{Held, Work};
 use super::{Assemblies, ended, lock, outcome, too_large};
 use crate::control::account::Account;
 use crate::domain::{
-    ByteCount, Completion, Digests, Extent, Extents, Fault, FaultKind, Finishes, Outcome, PartOffset, PartPlan,
-    PartTarget, Principal, Reason, Secret, TenantId, Transfer, TransferSeen, TransferState,
+    ByteCount, Completion, Digests, Encoding, Extent, Extents, Fault, FaultKind, Finishes, Outcome, PartOffset,
+    PartPlan, PartTarget, Principal, Reason, Secret, TenantId, Transfer, TransferSeen, TransferState,
 };
 use crate::meta::{Batch, TransferStep};
 use crate::metrics::Direction;
 use crate::store::Draft;
-use crate::transfer::{Allowance, Assembly, ByteSource, DrivePart, Progress};
+use crate::transfer::{Allowance, Assembly, ByteSource, DrivePart, Expanded, Progress};
 
 /// A part that may come. Dropping it ends the part: what has come is counted.
 pub(crate) struct AdmittedPart {
@@ -27,6 +29,8 @@ pub(crate) struct AdmittedPart {
     plan: PartPlan,
     /// The secret of a transfer that was made for the part.
     ticket: Option<Secret>,
+    /// The turn to decompress it.
+    expansion: Option<OwnedSemaphorePermit>,
 }
 
 /// Where the bytes of a part go.
@@ -129,6 +133,7 @@ impl Assemblies {
         }
         let length = plan.length.and_then(ByteCount::new);
         let progress = Progress::receiving(transfer.volume).expecting(length);
+        let expansion = self.expansion(plan.encoding)?;
         let running = self.running.start(Arc::new(progress));
         let account = Account::open(&self.metrics, running, Direction::Upload, transfer.volume);
         self.volumes.meta.touch_transfer(transfer.id, self.volumes.clock.now()).await?;
@@ -136,7 +141,18 @@ impl Assemblies {
         if matches!(plan.at, PartOffset::End(_)) || ticket.is_some() {
             *lock(&held.appended) = Arc::downgrade(account.progress());
         }
-        Ok(AdmittedPart { assemblies: self.clone(), held, transfer, assembly, part, account, start, plan, ticket })
+        let assemblies = self.clone();
+        Ok(AdmittedPart { assemblies, held, transfer, assembly, part, account, start, plan, ticket, expansion })
+    }
+
+    /// Takes a turn to decompress a part. Nobody is kept waiting for one: without compression the part needs none.
+    fn expansion(&self, encoding: Encoding) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        if encoding == Encoding::Plain {
+            return Ok(None);
+        }
+        let told = "as many compressed parts come as may be at once; send it without Content-Encoding";
+        let turn = self.expansions.clone().try_acquire_owned();
+        turn.map(Some).map_err(|_| Fault::new(FaultKind::Unavailable, told))
     }
 
     async fn begin_part(
@@ -314,7 +330,7 @@ impl AdmittedPart {
     /// # Cancellation
     /// Dropping it ends the part.
     pub(crate) async fn receive(self, source: &mut impl ByteSource) -> Result<Outcome, Fault> {
-        let Self { assemblies, held, transfer, assembly, part, account, start, plan, ticket } = self;
+        let Self { assemblies, held, transfer, assembly, part, account, start, plan, ticket, expansion } = self;
         let room = match (transfer.size, plan.length) {
             (Some(size), _) => size.get(),
             (None, Some(length)) => start + length,
@@ -323,12 +339,17 @@ impl AdmittedPart {
         let mut growth =
             Growth { assemblies: &assemblies, held: &held, assembly: &assembly, is_fixed: transfer.size.is_some() };
         let received = match part {
+            Coming::New(part) if expansion.is_some() => match Expanded::new(source) {
+                Ok(mut expanded) => part.receive(&mut expanded, room, &mut growth).await,
+                Err(fault) => Err(fault),
+            },
             Coming::New(part) => part.receive(source, room, &mut growth).await,
             Coming::Again(range) => {
                 let compared = assembly.compare(range.clone(), plan.checks, source, account.progress()).await;
                 compared.map(|()| range.end)
             }
         };
+        drop(expansion);
         let now = assemblies.volumes.clock.now();
         assemblies.volumes.meta.touch_transfer(transfer.id, now).await?;
         let transfer = Transfer { updated: now, ..transfer };

@@ -3,10 +3,10 @@
 use http::{Method, header};
 
 use super::super::resumable::{self, UPLOAD_LENGTH, count, one};
-use super::super::{Anonymous, Call, checks, digest_fields, media, native, query, ranges};
+use super::super::{Anonymous, Call, checks, codings, digest_fields, imageio, media, native, query, ranges};
 use super::{Op, TUS, tus};
 use crate::domain::{
-    ByteCount, Checks, Digests, Extent, Fault, FaultKind, Finishes, PartOffset, PartPlan, PartTarget, Secret,
+    ByteCount, Checks, Digests, Encoding, Extent, Fault, FaultKind, Finishes, PartOffset, PartPlan, PartTarget, Secret,
     TransferAction, TransferId,
 };
 
@@ -33,9 +33,7 @@ pub(super) fn is_of_missing(query: &str) -> Result<bool, Fault> {
         match (name.as_str(), value.as_str()) {
             ("missing", "") => is_of_missing = true,
             ("missing", _) => return Err(Fault::invalid(name, "missing has no value")),
-            // The other one of imageio is of backups.
-            ("context", "zero") => {}
-            ("context", _) => return Err(Fault::invalid(name, "extents are told with context=zero only")),
+            ("context", context) => imageio::check_context(context)?,
             _ => return Err(query::unknown(&name)),
         }
     }
@@ -47,7 +45,12 @@ pub(super) fn put(call: &Call) -> Result<PartPlan, Fault> {
     if !media::may_be(call.headers, "application/octet-stream") {
         return Err(unsupported("a part is sent as Content-Type: application/octet-stream"));
     }
-    let (checks, asserted) = check_body(call)?;
+    let encoding = coding(call)?;
+    let (checks, asserted) = sums(call)?;
+    if encoding != Encoding::Plain && (!checks.is_empty() || asserted != Digests::NONE) {
+        // RFC 9530 has them over the bytes as they are sent, and here they are of those of the drive.
+        return Err(Fault::invalid("content-encoding", "a compressed part takes no digests; assert them at the end"));
+    }
     // What is answered is durable in any case, and nothing is kept open for a client.
     for (name, value) in query::pairs(call.query) {
         if !["y", "n"].contains(&value.as_str()) {
@@ -65,15 +68,19 @@ pub(super) fn put(call: &Call) -> Result<PartPlan, Fault> {
         }
     };
     let length = match (call.length, extent) {
+        (_, None) if encoding != Encoding::Plain => {
+            let told = "of a compressed part, Content-Range tells how many bytes of the drive it has";
+            return Err(Fault::invalid("content-range", told));
+        }
         (Some(0), _) => return Err(Fault::new(FaultKind::Empty, "the request has no body; the part goes there")),
-        (Some(length), Some(extent)) if length != extent.len => {
+        (Some(length), Some(extent)) if encoding == Encoding::Plain && length != extent.len => {
             let told = format!("the range has {} bytes, and the body {length}", extent.len);
             return Err(Fault::invalid("content-range", told));
         }
         (length, extent) => extent.map(|extent| extent.len).or(length),
     };
     let at = PartOffset::At(extent.map_or(0, |extent| extent.offset));
-    Ok(PartPlan { target: target(call)?, at, length, size, checks, asserted, finishes: Finishes::Never })
+    Ok(PartPlan { target: target(call)?, at, length, encoding, size, checks, asserted, finishes: Finishes::Never })
 }
 
 /// A part at the end of what has come.
@@ -99,7 +106,8 @@ pub(in crate::dialect) fn append_to(call: &Call, target: PartTarget) -> Result<P
     }
     let at = PartOffset::End(resumable::offset(call)?.get());
     let size = count(call, &UPLOAD_LENGTH)?;
-    Ok(PartPlan { target, at, length: call.length, size, checks, asserted, finishes: Finishes::WhenWhole })
+    let (length, encoding, finishes) = (call.length, Encoding::Plain, Finishes::WhenWhole);
+    Ok(PartPlan { target, at, length, encoding, size, checks, asserted, finishes })
 }
 
 fn act(body: &[u8]) -> Result<TransferAction, Fault> {
@@ -152,7 +160,22 @@ fn check_body(call: &Call) -> Result<(Checks, Digests), Fault> {
     if !media::is_uncoded(call.headers) {
         return Err(unsupported("a part is sent raw, without a Content-Encoding"));
     }
+    sums(call)
+}
+
+/// The checksums of the body, and the digests of all bytes.
+fn sums(call: &Call) -> Result<(Checks, Digests), Fault> {
     Ok((checks::of_head(call.headers)?, digest_fields::of_representation(call.headers)?))
+}
+
+/// The compression of a part that tells its place.
+fn coding(call: &Call) -> Result<Encoding, Fault> {
+    let is_known = |encoding: &Encoding| matches!(encoding, Encoding::Plain | Encoding::Zstd);
+    let fault = || {
+        let fault = unsupported("a part is sent raw, or with Content-Encoding: zstd");
+        Fault { point: Some(header::CONTENT_ENCODING.to_string()), ..fault }
+    };
+    codings::sent(call.headers).filter(is_known).ok_or_else(fault)
 }
 
 pub(super) fn unsupported(told: &str) -> Fault {

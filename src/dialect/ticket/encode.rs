@@ -7,13 +7,13 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::super::resumable::{self, PARTIAL};
-use super::super::{Call, Places, Reply, bare, checks, cloudsigma, direct, media, native};
+use super::super::{Call, Places, Reply, bare, checks, cloudsigma, direct, imageio, media, native};
 use super::tus::{self, TUS_RESUMABLE, VERSION};
 use super::{ALLOW, JSON, Op, Part, TUS};
 use crate::domain::{ByteCount, Fault, FaultKind, Outcome, TransferSeen, TransferState};
 
-/// The most connections of one client: each has blocks of its own, and more would only share the same disk.
-const CONNECTIONS: u32 = 8;
+/// The codings of a part that tells its place (RFC 7694).
+const CODINGS: &str = "zstd";
 
 /// The status that tus has for a part whose bytes do not have their checksum.
 const CHECKSUM_MISMATCH: u16 = 460;
@@ -92,6 +92,10 @@ pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
     {
         *reply.status_mut() = status;
     }
+    let is_of_coding = fault.point.as_deref() == Some(header::CONTENT_ENCODING.as_str());
+    if fault.kind == FaultKind::UnsupportedMediaType && is_of_coding {
+        set(reply.headers_mut(), header::ACCEPT_ENCODING, CODINGS);
+    }
     if fault.point.as_deref() == Some(TUS_RESUMABLE.as_str()) {
         *reply.status_mut() = StatusCode::PRECONDITION_FAILED;
         tus::add_versions(reply.headers_mut());
@@ -141,15 +145,10 @@ pub(super) fn finished(call: &Call, mut reply: Reply) -> Reply {
 
 /// As imageio tells it to its clients, and with it what tus and RFC 5789 have for the same question.
 fn options(seen: &TransferSeen) -> Reply {
-    let options = json!({
-        "features": ["extents", "zero", "flush"],
-        "unix_socket": null,
-        "max_readers": CONNECTIONS,
-        "max_writers": CONNECTIONS,
-    });
-    let mut reply = native::json_reply(StatusCode::OK, &options);
+    let mut reply = native::json_reply(StatusCode::OK, &imageio::options(&["extents", "zero", "flush"]));
     let headers = reply.headers_mut();
     set(headers, header::ALLOW, ALLOW);
+    set(headers, header::ACCEPT_ENCODING, CODINGS);
     if let Ok(value) = HeaderValue::try_from([JSON, TUS, PARTIAL].join(", ")) {
         headers.insert(HeaderName::from_static("accept-patch"), value);
     }
@@ -160,24 +159,14 @@ fn options(seen: &TransferSeen) -> Reply {
 
 /// As imageio has them: what has not come is a hole, and reads as zero.
 fn extents(seen: &TransferSeen) -> Vec<Value> {
-    let extent = |(range, has_come): (Range<u64>, bool)| json!({"start": range.start, "length": range.end - range.start, "zero": !has_come, "hole": !has_come});
-    stretches(seen).into_iter().map(extent).collect()
+    stretches(seen).iter().map(|(range, has_come)| imageio::extent(range, !has_come)).collect()
 }
 
 /// The stretches of the drive in order, each with whether it has come: up to its size, or to the end of what has come
 /// when that is not known.
 fn stretches(seen: &TransferSeen) -> Vec<(Range<u64>, bool)> {
-    let come = seen.durable.ranges();
-    let end = seen.transfer.size.map_or(come.last().map_or(0, |last| last.end), ByteCount::get);
-    let (mut stretches, mut at) = (Vec::new(), 0);
-    for range in come {
-        stretches.push((at..range.start, false));
-        stretches.push((range.clone(), true));
-        at = range.end;
-    }
-    stretches.push((at..end, false));
-    stretches.retain(|(range, _)| !range.is_empty());
-    stretches
+    let end = seen.transfer.size.map_or(seen.durable.ranges().last().map_or(0, |last| last.end), ByteCount::get);
+    imageio::stretches(&seen.durable, end)
 }
 
 pub(super) fn set(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {

@@ -13,8 +13,9 @@ use super::super::{
 };
 use super::{TUS, decode, encode, path};
 use crate::domain::{
-    Blake3, ByteCount, Command, Digests, Fault, FaultKind, Finishes, Media, Origin, Outcome, PartOffset, PartPlan,
-    PartTarget, Principal, Sha256, TransferCommand, TransferId, TransferSeen, TransferSpec, TransferState, UnixTime,
+    Blake3, ByteCount, Command, Digests, Encoding, Fault, FaultKind, Finishes, Media, Origin, Outcome, PartOffset,
+    PartPlan, PartTarget, Principal, Sha256, TransferCommand, TransferId, TransferSeen, TransferSpec, TransferState,
+    UnixTime,
 };
 
 /// The version of tus that is spoken here.
@@ -122,7 +123,7 @@ pub(super) fn with_upload(call: &Call) -> Result<PartPlan, Fault> {
     }
     let target = PartTarget::New(Box::new(spec));
     let (at, length, finishes) = (PartOffset::At(0), call.length, Finishes::WhenWhole);
-    Ok(PartPlan { target, at, length, size: None, checks, asserted, finishes })
+    Ok(PartPlan { target, at, length, encoding: Encoding::Plain, size: None, checks, asserted, finishes })
 }
 
 /// The versions, extensions and limits that are told to whoever asks.

@@ -223,3 +223,27 @@ fn the_newest_records_of_ended_transfers_are_kept() {
     assert_eq!((found.status, &found.json()["state"]), (200, &json!("open")), "{found:?}");
     scene.everything_goes();
 }
+
+#[test]
+fn as_many_compressed_parts_as_may_be_keep_no_others_from_coming_plainly() {
+    let scene = Scene::start(Setup::default(), &[]);
+    let login = basic(&scene.tenant);
+    let (_, url) = begun(&scene, &begin(&mut scene.server.raw(), &login, &json!({"name": "a", "size": 100_000})));
+    let coded = |client: &mut RawClient, n: u64| {
+        let range = format!("Content-Range: bytes {}-{}/*", n * 1_000, n * 1_000 + 999);
+        let fields = [OCTETS, &range, "Content-Encoding: zstd", "Content-Length: 900", "Expect: 100-continue"];
+        client.send_head(&format!("PUT {url}"), &fields);
+        client.head().status
+    };
+    let mut stalled: Vec<RawClient> = (0..8).map(|_| scene.server.raw()).collect();
+    for (client, n) in stalled.iter_mut().zip(0..) {
+        assert_eq!(coded(client, n), 100);
+    }
+    let mut client = scene.server.raw();
+    assert_eq!(coded(&mut client, 8), 503);
+    assert_eq!(put(&mut scene.server.raw(), &url, 8_000, &image::bytes(163, 1_000)).status, 200);
+    other_has_a_transfer(&scene);
+    scene.others_are_served();
+    drop(stalled);
+    wait_for("a turn", || (coded(&mut scene.server.raw(), 9) == 100).then_some(()));
+}
