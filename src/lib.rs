@@ -18,7 +18,7 @@
 //! | 1 | `archive` | backups of drives as objects, in a directory or in S3; uses `io` |
 //! | 1 | `remote` | bytes from elsewhere: HTTP files and git trees, under an address policy; services of the cloud |
 //! | 1 | `tree` | directories from tar streams and into them; blocks, for one thread per stream |
-//! | 1 | `client` | uploads, downloads and lists by way of a server elsewhere; no part of it |
+//! | 1 | `client` | uploads, downloads and lists by way of a server elsewhere; no part of it; uses `tree` |
 //! | 0 | `domain` | words and rules; imports nothing |
 //!
 //! Beside them: `app` composes them and is the only place that picks engine, store and database; `config` turns file,

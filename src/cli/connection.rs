@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::runtime;
 use crate::client::{Client, ClientError, Login};
+use crate::config::Size;
 
 /// What their long help says at its end.
 pub(super) const HELP: &str = "\
@@ -24,15 +25,27 @@ Exit codes:
   2    the command line is wrong
   3    no login, or the server refuses it
   4    there is no such drive or transfer
-  5    the source changed since a part of it was moved
+  5    the source changed since a part of it was moved, or is not what the list says
   6    what arrived is not what was sent
   7    out of reach for too long: the same command goes on
   8    the server refuses, for want of room or quota, or for a conflict
+  9    of several files, some are not uploaded: the table tells which, and the same command goes on with them;
+       after 3 and 7 none of the others is begun
   130  interrupted: the same command goes on";
 
 /// The exit codes of a command that a signal ended, as a shell tells them.
 const INTERRUPTED: u8 = 130;
 const TERMINATED: u8 = 143;
+
+/// The least limit on the bytes in a second: servers cut who is slower.
+const LEAST: u64 = 16 << 10;
+
+/// Returns the limit on the bytes in a second.
+pub(super) fn limit(rate: Option<Size>) -> anyhow::Result<Option<u64>> {
+    let rate = rate.map(|rate| rate.0.get());
+    anyhow::ensure!(rate.is_none_or(|rate| rate >= LEAST), "--bwlimit is 16KiB at least: servers cut who is slower");
+    Ok(rate)
+}
 
 /// The server, the login and the form of what is printed.
 #[derive(Args)]

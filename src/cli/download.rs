@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::connection::Connection;
+use super::connection::{self, Connection};
 use super::progress::Board;
 use crate::client::{Destination, Download, Meter};
+use crate::config::Size;
 
 #[derive(Args)]
 pub(super) struct DownloadArguments {
@@ -19,6 +20,9 @@ pub(super) struct DownloadArguments {
     /// Connections at once
     #[arg(long, default_value_t = 4, value_name = "N")]
     connections: usize,
+    /// Receive no more than this in a second, as in 10MiB
+    #[arg(long, value_name = "SIZE")]
+    bwlimit: Option<Size>,
     /// Replace a file that is there
     #[arg(long)]
     force: bool,
@@ -27,13 +31,15 @@ pub(super) struct DownloadArguments {
 }
 
 pub(super) fn run(arguments: DownloadArguments) -> anyhow::Result<ExitCode> {
-    let DownloadArguments { drive, file, connections, force, connection } = arguments;
+    let DownloadArguments { drive, file, connections, bwlimit, force, connection } = arguments;
     let is_piped = file.as_deref() == Some(Path::new("-"));
     let goes_on = if is_piped { "nothing was kept" } else { "the same command goes on" };
+    let limit = connection::limit(bwlimit)?;
     connection.run(goes_on, async |client| {
+        let client = client.limited(limit);
         let to = file.map(|file| if is_piped { Destination::Output } else { Destination::File(file) });
         let meter = Arc::new(Meter::default());
-        let mut board = Board::new(connection.json, is_piped, None);
+        let board = Board::new(connection.json, is_piped, None);
         let name = drive.clone();
         let order = Download { drive, to, connections, replaces: force };
         let done = board.watch(&name, &meter, client.download(order, Arc::clone(&meter))).await?;

@@ -16,6 +16,7 @@ mod project;
 mod recover;
 mod serve;
 mod transfers;
+mod trees;
 mod upload;
 mod user;
 mod verify;
@@ -100,6 +101,12 @@ enum Command {
     /// Upload raw images to a server; goes on with what broke off
     #[command(after_long_help = connection::HELP)]
     Upload(upload::UploadArguments),
+    /// Make a volume of a directory, or fill one anew
+    #[command(after_long_help = connection::HELP)]
+    Push(trees::PushArguments),
+    /// Make a directory of a volume
+    #[command(after_long_help = connection::HELP)]
+    Pull(trees::PullArguments),
     /// List, show and cancel the transfers on a server
     #[command(after_long_help = connection::HELP)]
     Transfers(transfers::TransfersArguments),
@@ -139,6 +146,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         // Clients of a server know nothing of its configuration.
         Command::Download(arguments) => download::run(arguments),
         Command::Drives(arguments) => drives::run(arguments),
+        Command::Pull(arguments) => trees::pull(arguments),
+        Command::Push(arguments) => trees::push(arguments),
         Command::Transfers(arguments) => transfers::run(arguments),
         Command::Upload(arguments) => upload::run(arguments),
         Command::Verify(arguments) => verify::run(&arguments),
@@ -185,6 +194,8 @@ fn run_here(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Recover(arguments) => recover::run(&config, arguments),
         Command::Doctor => Ok(doctor::run(&config)),
         Command::Upload(_)
+        | Command::Pull(_)
+        | Command::Push(_)
         | Command::Transfers(_)
         | Command::Download(_)
         | Command::Drives(_)

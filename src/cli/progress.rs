@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -57,7 +58,18 @@ enum Form {
 
 struct All {
     bar: ProgressBar,
-    over: u64,
+    /// The bytes that are there, of all files. What is there of one may turn out to be less.
+    done: AtomicI64,
+}
+
+impl All {
+    /// Shows that of one file other bytes are there than before.
+    fn change(&self, before: &mut u64, now: u64) {
+        let change = now as i64 - *before as i64;
+        *before = now;
+        let done = self.done.fetch_add(change, Ordering::Relaxed) + change;
+        self.bar.set_position(done.max(0) as u64);
+    }
 }
 
 impl Board {
@@ -70,12 +82,17 @@ impl Board {
             return Self { form: Form::Lines, all: None };
         }
         let bars = MultiProgress::new();
-        let all = bytes.map(|bytes| All { bar: bars.add(bar(Some(bytes), "in all")), over: 0 });
+        let all = bytes.map(|bytes| All { bar: bars.add(bar(Some(bytes), "in all")), done: AtomicI64::default() });
         Self { form: Form::Bars(bars), all }
     }
 
-    /// Waits for a transfer, and shows it meanwhile.
-    pub(super) async fn watch<T>(&mut self, name: &str, meter: &Arc<Meter>, transfer: impl Future<Output = T>) -> T {
+    /// Whether it prints objects.
+    pub(super) fn is_json(&self) -> bool {
+        matches!(self.form, Form::Json { .. })
+    }
+
+    /// Waits for a transfer, and shows it meanwhile. Several may be under way.
+    pub(super) async fn watch<T>(&self, name: &str, meter: &Arc<Meter>, transfer: impl Future<Output = T>) -> T {
         let mut transfer = std::pin::pin!(transfer);
         let mut ticks = interval(match self.form {
             Form::Bars(_) => Duration::from_millis(200),
@@ -88,7 +105,7 @@ impl Board {
             Form::Bars(bars) => Some(bars.insert(0, bar(None, &plain(name)))),
             Form::Lines | Form::Json { .. } => None,
         };
-        let mut last = (Instant::now(), meter.seen().moved);
+        let (mut last, mut counted) = ((Instant::now(), meter.seen().moved), 0);
         let done = loop {
             tokio::select! {
                 done = &mut transfer => break done,
@@ -98,6 +115,9 @@ impl Board {
             let rate = (seen.moved - last.1) as f64 / last.0.elapsed().as_secs_f64().max(0.001);
             last = (Instant::now(), seen.moved);
             self.show(name, bar.as_ref(), &meter.take_notes(), seen, rate as u64);
+            if let Some(all) = &self.all {
+                all.change(&mut counted, seen.done);
+            }
         };
         self.notes(name, &meter.take_notes());
         let seen = meter.seen();
@@ -105,9 +125,8 @@ impl Board {
             bar.set_position(seen.done);
             bar.finish_and_clear();
         }
-        if let Some(all) = &mut self.all {
-            all.over += seen.size.unwrap_or(seen.done);
-            all.bar.set_position(all.over);
+        if let Some(all) = &self.all {
+            all.change(&mut counted, seen.done);
         }
         done
     }
@@ -126,9 +145,6 @@ impl Board {
                 }
                 bar.set_position(seen.done);
                 bar.set_prefix(format!("x{}", seen.connections));
-                if let Some(all) = &self.all {
-                    all.bar.set_position(all.over + seen.done);
-                }
             }
             Form::Lines => {
                 let percent = seen.size.map(|size| format!(" ({} %)", u128::from(seen.done) * 100 / u128::from(size)));
@@ -165,6 +181,18 @@ impl Board {
             }
             Form::Bars(bars) => bars.suspend(|| print(text)),
             Form::Lines => print(text),
+        }
+    }
+
+    /// Tells that a file of several is not transferred.
+    pub(super) fn failed(&self, name: &str, file: &str, why: &str, code: u8) {
+        let text = || format!("{}: {}", plain(file), plain(why));
+        match &self.form {
+            Form::Json { .. } => self.line(&json!({
+                "event": "failed", "name": name, "file": file, "error": why, "exit_code": code,
+            })),
+            Form::Bars(bars) => bars.suspend(|| say(&text())),
+            Form::Lines => say(&text()),
         }
     }
 

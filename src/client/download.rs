@@ -27,6 +27,7 @@ use super::exchange::{STALL, blocking, send};
 use super::record::{Record, sync_folder_of};
 use super::retry::persist;
 use super::sink::write_sparse;
+use super::throttle::Throttle;
 use super::{Client, ClientError, Meter};
 use crate::domain::{Extents, VolumeId};
 
@@ -183,11 +184,12 @@ fn text(value: Option<&reqwest::header::HeaderValue>) -> Option<&str> {
 }
 
 /// Reads the next bytes of a body, about [`WRITE`]. What came before an error is returned with it.
-async fn gather(response: &mut Response, meter: &Meter) -> (BytesMut, Result<bool, ClientError>) {
+async fn gather(response: &mut Response, throttle: &Throttle, meter: &Meter) -> (BytesMut, Result<bool, ClientError>) {
     let mut held = BytesMut::with_capacity(2 * WRITE);
     while held.len() < WRITE {
         match timeout(STALL, response.chunk()).await {
             Ok(Ok(Some(bytes))) => {
+                throttle.pass(bytes.len() as u64).await;
                 meter.add_moved(bytes.len() as u64);
                 held.extend_from_slice(&bytes);
             }
@@ -215,7 +217,7 @@ async fn fetch(
         let _connection = meter.connection();
         let mut response = link.range(head, *at, end).await?;
         loop {
-            let (bytes, is_last) = gather(&mut response, meter).await;
+            let (bytes, is_last) = gather(&mut response, &link.client.throttle, meter).await;
             let len = bytes.len() as u64;
             if len > end - *at {
                 return Err(ClientError::Nonsense("more bytes than were asked for"));

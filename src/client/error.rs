@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 
 use super::LoginError;
+use crate::tree::{PackError, UnpackError};
 
 /// A failure. None of them holds a secret, or the URL of a ticket.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,12 @@ pub(crate) enum ClientError {
     /// There is a file already.
     #[error("{} is there already; --force replaces it", .0.display())]
     Exists(PathBuf),
+    /// A directory is not empty.
+    #[error("{} is there already, and is no empty directory", .0.display())]
+    Occupied(PathBuf),
+    /// No name of a volume.
+    #[error("{0:?} is no name of a volume: it has letters, digits, '_', '.' and '-'")]
+    NotAVolume(String),
     /// Another process works on the same.
     #[error("another process is at work on {}", .0.display())]
     Busy(PathBuf),
@@ -57,6 +64,43 @@ pub(crate) enum ClientError {
     /// The source is not what it was when the upload began.
     #[error("{} changed since its upload began; --restart begins anew", .0.display())]
     SourceChanged(PathBuf),
+    /// The source is not what it was said to be.
+    #[error("{} is not what it should be: its digest is {got}", path.display())]
+    SourceDiffers {
+        /// The file.
+        path: PathBuf,
+        /// Its digest.
+        got: String,
+    },
+    /// A list of files makes no sense.
+    #[error("{}: line {line}: {told}", file.display())]
+    Manifest {
+        /// The list.
+        file: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+        /// What is wrong with it.
+        told: String,
+    },
+    /// Of several files, some are not uploaded.
+    #[error("{failed} of {of} files are not uploaded; the same command goes on with them")]
+    Some {
+        /// The number of these.
+        failed: usize,
+        /// The number of all.
+        of: usize,
+        /// The exit code.
+        code: u8,
+    },
+    /// An archive did not arrive whole.
+    #[error("the archive broke off; the server says: {0}")]
+    TreeBroke(String, #[source] Box<ClientError>),
+    /// A directory that cannot be sent.
+    #[error("the directory cannot be sent whole")]
+    Unpackable(#[source] PackError),
+    /// An archive that cannot be unpacked.
+    #[error("the archive cannot be unpacked")]
+    Unpacked(#[source] UnpackError),
     /// The server could not make the drive.
     #[error("the server made no drive: {0}")]
     Failed(String),
@@ -99,12 +143,21 @@ impl ClientError {
                 _ if self.is_passing() => 7,
                 _ => 8,
             },
-            Self::NotOne(..) | Self::NotAnId(_) => 4,
-            Self::DriveChanged | Self::SourceChanged(_) => 5,
+            Self::NotOne(..) | Self::NotAnId(_) | Self::NotAVolume(_) => 4,
+            Self::DriveChanged | Self::SourceChanged(_) | Self::SourceDiffers { .. } => 5,
             Self::Digest(_) => 6,
             Self::Failed(_) => 8,
-            Self::Broke(_) | Self::Stalled(_) | Self::GaveUp(..) => 7,
-            Self::Url | Self::Nonsense(_) | Self::File(..) | Self::Exists(_) | Self::Busy(_) => 1,
+            Self::Broke(_) | Self::Stalled(_) | Self::GaveUp(..) | Self::TreeBroke(..) => 7,
+            Self::Some { code, .. } => *code,
+            Self::Manifest { .. } => 2,
+            Self::Url
+            | Self::Nonsense(_)
+            | Self::File(..)
+            | Self::Exists(_)
+            | Self::Occupied(_)
+            | Self::Busy(_)
+            | Self::Unpackable(_)
+            | Self::Unpacked(_) => 1,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +12,9 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::throttle::Throttle;
 use super::{ClientError, Login};
 
 /// The longest time for a connection to be made.
@@ -30,6 +32,8 @@ pub(crate) struct Client {
     login: Login,
     /// The longest time without any progress, after which a transfer gives up.
     pub(super) patience: Duration,
+    /// The limit on the bytes that are moved.
+    pub(super) throttle: Throttle,
     /// The folder with the records of transfers that are under way.
     pub(super) records: PathBuf,
 }
@@ -52,7 +56,13 @@ impl Client {
             // Repeating is ours, which knows what may have come.
             .retry(reqwest::retry::never())
             .build()?;
-        Ok(Self { http, base: base(url)?, login, patience, records })
+        Ok(Self { http, base: base(url)?, login, patience, throttle: Throttle::default(), records })
+    }
+
+    /// Moves no more than this many bytes in a second from now on, if a limit is given.
+    #[must_use]
+    pub(crate) fn limited(self, rate: Option<u64>) -> Self {
+        Self { throttle: rate.map(Throttle::new).unwrap_or_default(), ..self }
     }
 
     /// Returns the server's URL.
@@ -103,6 +113,29 @@ pub(super) async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result
 pub(super) async fn send(request: RequestBuilder) -> Result<Response, ClientError> {
     let response = timeout(STALL, request.send()).await.map_err(|_| ClientError::Stalled(STALL))?;
     accepted(response?).await
+}
+
+/// Sends a request with a large body, and reads the whole answer. `taken` counts the bytes that went into the
+/// connection; it fails when none does for `patience`.
+pub(super) async fn send_counted(
+    request: RequestBuilder,
+    taken: &AtomicU64,
+    patience: Duration,
+) -> Result<Bytes, ClientError> {
+    let answered = async { accepted(request.send().await?).await?.bytes().await.map_err(ClientError::from) };
+    let mut answered = std::pin::pin!(answered);
+    let mut before = taken.load(Ordering::Relaxed);
+    loop {
+        tokio::select! {
+            answer = &mut answered => return answer,
+            () = sleep(patience) => {}
+        }
+        let now = taken.load(Ordering::Relaxed);
+        if now == before {
+            return Err(ClientError::Stalled(patience));
+        }
+        before = now;
+    }
 }
 
 /// Makes an error of a refusal.

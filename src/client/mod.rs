@@ -10,20 +10,28 @@
 //! # Cancellation
 //! Dropping any future here leaves a transfer that the same command goes on with.
 
+mod batch;
+mod coding;
 mod digest;
 mod download;
 mod drives;
 mod error;
 mod exchange;
+mod have;
 mod login;
 mod meter;
+mod parts;
 mod record;
 mod retry;
 mod scan;
 mod sink;
+mod throttle;
 mod transfers;
+mod trees;
 mod upload;
 
+pub(crate) use batch::{Batch, read_manifest};
+pub(crate) use coding::Compression;
 pub(crate) use digest::Algorithm;
 pub(crate) use download::{Destination, Download};
 pub(crate) use error::ClientError;
@@ -31,4 +39,5 @@ pub(crate) use exchange::Client;
 pub(crate) use login::{Login, LoginError};
 pub(crate) use meter::{Meter, Seen};
 pub(crate) use transfers::Transfer;
-pub(crate) use upload::{Source, Upload};
+pub(crate) use trees::{Pull, Push};
+pub(crate) use upload::{Source, Upload, Uploaded};

@@ -12,7 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("meta", &["domain"]),
     ("remote", &["domain"]),
     ("tree", &["domain"]),
-    ("client", &["domain"]),
+    ("client", &["domain", "tree"]),
     ("store", &["domain", "io", "tree"]),
     ("auth", &["domain", "meta", "remote"]),
     ("transfer", &["domain", "io", "store", "tree"]),
@@ -62,9 +62,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("memmap2::", &["io/pool", "server/regions", "tree/large"]),
     ("tar::", &["tree", "remote/git"]),
     ("flate2::", &["tree", "remote/git"]),
-    ("zstd::", &["tree", "archive", "transfer/expand"]),
+    ("zstd::", &["tree", "archive", "transfer/expand", "client/coding"]),
     ("object_store::", &["archive"]),
-    ("futures_util::", &["archive", "client", "control", "meta"]),
+    ("futures_util::", &["archive", "client", "control", "meta", "cli/upload"]),
     ("quick_xml::", &["dialect/openstack/xml"]),
     // The encodings of requests, columns, manifests, tokens and of the records beside a tree. `domain` has such values,
     // which belong to their owners, and modules that create volumes pass them on; the log's test reads its own output.
@@ -86,6 +86,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "cli/progress",
             "client",
             "cli/verify",
+            "cli/upload",
         ],
     ),
     // System calls, for floors that own descriptors or the process. Faults know the numbers of system errors, as do the

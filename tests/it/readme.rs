@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::harness::{Server, Setup};
+use crate::skipped::skipped;
 
 /// Every block of the README that calls curl or the client is run by a shell in an empty folder; only the address and
 /// the place of the credentials are changed.
@@ -19,13 +20,24 @@ fn the_curl_lines_of_the_readme_work_as_pasted() {
         .filter_map(|block| block.split_once("```").map(|(code, _)| code))
         .filter(|code| ["curl ", "disk.img", "longshore download"].iter().any(|word| code.contains(word)))
         .collect();
+    // The client of oVirt.
+    let python = Path::new(env!("CARGO_BIN_EXE_longshore")).ancestors().nth(2).expect("a target folder");
+    let python = python.join("services/imageio-client/bin");
+    let has_imageio = python.join("python").exists();
+    if !has_imageio {
+        skipped(format!("there is no {}; tests/services/install installs it", python.display()));
+    }
+    let blocks: Vec<&str> = blocks
+        .into_iter()
+        .filter(|code| has_imageio || !code.contains("ovirt_imageio") && !code.contains("$LINK"))
+        .collect();
     assert!(blocks.len() >= 5, "the blocks of the README were not found");
     let script = format!("set -eux\n{}", blocks.concat())
         .replace("http://127.0.0.1:8700", server.endpoint())
         .replace("longshore-data/admin.credentials", &server.credentials_file().display().to_string());
     // The program itself is among the clients.
     let program = Path::new(env!("CARGO_BIN_EXE_longshore")).parent().expect("it is in a folder");
-    let script = format!("PATH={}:$PATH\n{script}", program.display());
+    let script = format!("PATH={}:{}:$PATH\n{script}", program.display(), python.display());
     let mut bash = Command::new("bash");
     let output = bash.args(["-c", &script]).env("XDG_STATE_HOME", &dir).current_dir(&dir).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

@@ -18,6 +18,7 @@ const ROWS: &[(&str, &[&str])] = &[
             "parts_that_stall_share_the_memory_and_others_move_on",
         ],
     ),
+    ("compressed parts at once", &["as_many_compressed_parts_as_may_be_keep_no_others_from_coming_plainly"]),
     ("records of ended transfers", &["the_newest_records_of_ended_transfers_are_kept"]),
     ("tokens", &["a_user_has_so_many_tokens_and_the_oldest_goes"]),
     ("the database's log", &["the_log_of_the_database_is_written_back_however_much_is_changed"]),

@@ -1,6 +1,8 @@
 //! The commands that are clients of a server: uploads, downloads and lists by the program itself.
 
 mod download;
+mod several;
+mod trees;
 mod upload;
 
 use std::fs;

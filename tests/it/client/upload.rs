@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::harness::relay::Relay;
 use crate::harness::{Server, Setup, image, wait_for};
 
 /// Starts a server that is reached by way of a bad line, whose port stays the same when it starts again.
-fn far_away() -> (Server, Relay, Home) {
+pub(super) fn far_away() -> (Server, Relay, Home) {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
     let relay = Relay::to(&free.to_string());
     let public = format!("direct.public_url = \"{}\"", relay.url());
@@ -24,7 +24,7 @@ fn far_away() -> (Server, Relay, Home) {
 
 /// Fails unless the drive that an upload made is this image.
 #[track_caller]
-fn assert_uploaded(server: &Server, done: &Value, disk: &Path) {
+pub(super) fn assert_uploaded(server: &Server, done: &Value, disk: &Path) {
     let drive = done["drive"].as_str().unwrap_or_else(|| panic!("no drive: {done}"));
     let back = server.scratch().join("back.img");
     server.download(drive, &back);
@@ -184,28 +184,43 @@ fn bytes_that_changed_on_the_way_are_no_drive() {
     }
 }
 
+/// Makes an image that can be compressed to a tenth.
+fn compressible(path: &Path, size: u64) {
+    let words = image::bytes(13, 4096);
+    let byte = |at: u64| if at % 64 < 8 { words[(at / 64 % 4093) as usize] } else { 7 };
+    fs::write(path, (0..size).map(byte).collect::<Vec<u8>>()).expect("an image is written");
+}
+
 #[test]
-fn several_files_are_uploaded_one_after_the_other() {
-    let server = Server::start();
-    let home = Home::at(&server);
-    let disks: Vec<PathBuf> = (0..3_u64)
-        .map(|n| {
-            let disk = home.join(&format!("{n}.img"));
-            image::random(&disk, 1_000_003 + n, n);
-            disk
-        })
-        .collect();
-    let output = home.run(&["upload", "0.img", "1.img", "2.img"]);
+fn parts_are_compressed_on_the_line_when_that_is_wanted() {
+    let (server, relay, home) = far_away();
+    let disk = home.join("disk.img");
+    compressible(&disk, 20_000_003);
+    let done = home.done(&["upload", "disk.img", "--compress", "always"]);
+    assert!(relay.passed() < 8_000_000, "{} bytes passed", relay.passed());
+    assert_uploaded(&server, &done, &disk);
+    let before = relay.passed();
+    let output = piped(&home, &disk, &["--compress", "always"]);
     assert!(output.status.success(), "{}", said(&output));
-    let drives: Vec<String> = printed(&output).lines().map(str::to_owned).collect();
-    assert_eq!(drives.len(), 3);
-    for (drive, disk) in drives.iter().zip(&disks) {
-        assert_uploaded(&server, &serde_json::json!({ "drive": drive }), disk);
-    }
-    // A file that is missing ends it, and is named.
-    let output = home.run(&["upload", "0.img", "missing.img"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("missing.img"), "{}", said(&output));
+    assert!(relay.passed() - before < 8_000_000, "{} bytes passed", relay.passed() - before);
+    let printed = printed(&output);
+    assert_uploaded(&server, &serde_json::from_str(printed.lines().last().unwrap()).unwrap(), &disk);
+    let before = relay.passed();
+    home.done(&["upload", "disk.img", "--compress", "never"]);
+    assert!(relay.passed() - before > 20_000_000);
+}
+
+#[test]
+fn parts_are_compressed_on_a_slow_line_and_an_upload_survives_its_cuts() {
+    let (server, relay, home) = far_away();
+    let disk = home.join("disk.img");
+    compressible(&disk, 60_000_003);
+    relay.cut_each_after(9_000_000);
+    // The first 8 MiB are sent as they are, to measure the line.
+    let done = home.done(&["upload", "disk.img", "--connections", "1", "--bwlimit", "16MiB"]);
+    assert!(relay.passed() < 40_000_000, "{} bytes passed", relay.passed());
+    relay.cut_each_after(u64::MAX);
+    assert_uploaded(&server, &done, &disk);
 }
 
 #[test]

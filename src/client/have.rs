@@ -14,10 +14,10 @@ use reqwest::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Open, within};
-use crate::client::ClientError;
-use crate::client::exchange::{blocking, read};
-use crate::client::retry::persist;
+use super::ClientError;
+use super::exchange::{blocking, read};
+use super::parts::{Open, within};
+use super::retry::persist;
 use crate::domain::{PIECE, is_zero};
 
 /// The pieces that the server is asked for at once: they are digested before, and nothing is sent meanwhile.
