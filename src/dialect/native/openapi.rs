@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::super::{
     Anonymous, Answer, Call, Endpoint, Entry, OpenOperation, Operation, Places, Reply, Route, reply, resumable,
 };
-use super::{ROUTES, body, receipts, sessions, transfers, view};
+use super::{ROUTES, body, pieces, receipts, sessions, transfers, view};
 use crate::domain::{Fault, Outcome};
 
 /// The document.
@@ -76,8 +76,9 @@ fn document() -> Value {
 
 /// Every schema by its name, each from beside the code that it is about.
 fn schemas() -> Map<String, Value> {
-    let all = [view::schemas(), transfers::schemas(), body::schemas(), sessions::schemas(), receipts::schemas()];
-    let all = all.into_iter().flatten().chain([("Error", error()), ("Problem", resumable::schema())]);
+    let of_transfers = [view::schemas(), transfers::schemas(), body::schemas(), pieces::schemas()];
+    let all = of_transfers.into_iter().chain([sessions::schemas(), receipts::schemas()]);
+    let all = all.flatten().chain([("Error", error()), ("Problem", resumable::schema())]);
     all.map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 

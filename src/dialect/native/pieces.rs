@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::super::{Answer, Call, KnownOperation, Operation, Places, Reply, Work, query};
+use super::openapi::{json_answer, json_body, object, query as parameter, reference};
 use super::{Fields, json_reply, limit, transfers};
 use crate::domain::{
     Base, Blake3, Command, DigestedPieces, Extent, Fault, Had, Have, Outcome, PIECE, PieceQuery, PieceRun, Principal,
@@ -43,6 +44,70 @@ impl Operation for Op {
             _ => None,
         }
     }
+
+    fn described(&self) -> Option<Value> {
+        Some(match self {
+            Self::Have => json!({
+                "operationId": "havePieces",
+                "requestBody": json_body("HavePieces", true),
+                "responses": {"200": json_answer("What is to be sent of it.", "MissingPieces")},
+            }),
+            Self::Pieces => {
+                let from = json!({"type": "integer", "minimum": 0, "default": 0});
+                let size = json!({"type": "integer", "minimum": 1, "maximum": MOST, "default": MOST});
+                json!({
+                    "operationId": "listPieces",
+                    "parameters": [
+                        parameter("from", &from, "The number of the first piece."),
+                        parameter("limit", &size, "The digests in the answer."),
+                    ],
+                    "responses": {"200": json_answer("The digests of the drive's pieces.", "Pieces")},
+                })
+            }
+        })
+    }
+}
+
+/// The schemas of digests of pieces, and of a base that may have them.
+pub(super) fn schemas() -> Vec<(&'static str, Value)> {
+    let id = json!({"type": "string", "format": "uuid"});
+    let base = json!({
+        "type": ["object", "null"],
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": false,
+        "properties": {"drive": id, "snapshot": id, "transfer": id},
+        "description": "What may have some of the bytes already.",
+    });
+    let number = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
+    let next = json!({"type": ["integer", "null"], "description": "The first piece that is left, if any is."});
+    let runs = json!({
+        "type": "array",
+        "items": {"type": ["integer", "string"], "minimum": 1},
+        "description": "A number is so many pieces of zeros, a text the BLAKE3 of pieces, 32 bytes each, in Base64.",
+    });
+    let from = json!({"type": ["integer", "null"], "minimum": 0, "description": "The number of the first piece."});
+    let have = json!({
+        "type": "object",
+        "required": ["pieces"],
+        "additionalProperties": false,
+        "properties": {"base": reference("Base"), "from": from, "pieces": runs},
+    });
+    let extent = object(&json!({"offset": {"type": "integer"}, "size": {"type": "integer"}}));
+    let missing = object(&json!({
+        "missing": {"type": "array", "items": extent},
+        "taken": number("The bytes that were taken over."),
+        "next": next,
+    }));
+    let pieces = object(&json!({
+        "drive": id,
+        "size": number("The bytes of the drive."),
+        "piece_size": number("The bytes of each piece but the last."),
+        "from": number("The number of the first piece here."),
+        "pieces": runs,
+        "next": next,
+    }));
+    vec![("Base", base), ("HavePieces", have), ("MissingPieces", missing), ("Pieces", pieces)]
 }
 
 impl KnownOperation for Op {

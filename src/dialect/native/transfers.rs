@@ -197,6 +197,7 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
             "size": body::size(),
             "media": {"type": ["string", "null"], "enum": ["disk", "cdrom", null]},
             "digest": body::digest(),
+            "base": reference("Base"),
             "reference": text(json!(["string", "null"])),
             "expires_in": {
                 "type": ["integer", "null"],

@@ -101,7 +101,7 @@ fn listed() -> Value {
     result["type"] = json!(["object", "null"]);
     result["description"] = json!("What was made of it, once it is done.");
     result["required"] = json!(["drive", "size", "sha-256", "blake3"]);
-    object(&json!({
+    let mut listed = object(&json!({
         "id": id,
         "state": {"type": "string", "enum": TransferState::ALL.map(TransferState::word)},
         "reason": {"type": ["string", "null"], "description": "Why it failed or ended, for people."},
@@ -121,7 +121,14 @@ fn listed() -> Value {
         "bytes_per_second": number("The rate of these parts together."),
         "limited_by": {"type": ["string", "null"], "enum": ["peer", "digest", "disk", "memory", null]},
         "result": result,
-    }))
+    }));
+    // Of few transfers.
+    listed["properties"]["base"] = reference("Base");
+    listed["properties"]["is_partial"] =
+        json!({"type": "boolean", "description": "Whether it becomes a part of another."});
+    listed["properties"]["put_together_from"] =
+        json!({"type": "array", "items": id, "description": "The transfers of which it is put together."});
+    listed
 }
 
 /// Digests by the names of their algorithms, none of which must be there.
