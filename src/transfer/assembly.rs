@@ -20,9 +20,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use super::checksum::{ChecksumStates, check};
+use super::checksum::ChecksumStates;
+use super::compare::compare;
 use super::digest::{DigestLane, DigestState};
-use super::feed::{ByteSource, feed};
+use super::feed::ByteSource;
 use super::progress::{Progress, Stop};
 use super::writer::{Beginning, DraftWriter, SharedMap, lock};
 use crate::domain::{Algorithms, ByteCount, Checks, Digests, Extents, Fault, FaultKind, PIECE, Pieces};
@@ -30,7 +31,6 @@ use crate::io::Pool;
 use crate::store::{Draft, MOST_EXTENTS, Piece, PieceMap, StoreError, Stretch, Unfinished, piece_digest};
 
 pub use fill::{Filling, Proof};
-use part::Compared;
 pub use part::DrivePart;
 
 /// How parts are received.
@@ -209,14 +209,34 @@ impl Assembly {
         checks: Checks,
         progress: Arc<Progress>,
     ) -> Result<DrivePart, Fault> {
+        let is_withheld = !checks.is_empty();
+        self.begin(range, checks, (is_withheld, false), progress).await
+    }
+
+    /// As [`Assembly::part`], of which nothing is counted until all of its bytes have come, and no more.
+    pub async fn whole_part(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        checks: Checks,
+        progress: Arc<Progress>,
+    ) -> Result<DrivePart, Fault> {
+        self.begin(range, checks, (true, true), progress).await
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        checks: Checks,
+        (is_withheld, is_whole): (bool, bool),
+        progress: Arc<Progress>,
+    ) -> Result<DrivePart, Fault> {
         self.check(&range)?;
         let (number, beginning) = self.take_over(&range, &progress).await?;
-        let is_withheld = !checks.is_empty();
         let checks = is_withheld.then(|| (ChecksumStates::new(&checks.algorithms()), checks.asserted));
         let beginning = Beginning { is_withheld, ..beginning };
         let (draft, pool, depth) = (self.draft.clone(), self.pool.clone(), self.options.depth);
-        let writer = DraftWriter::part(draft, pool, depth, progress.clone(), beginning);
-        let part = DrivePart { assembly: self.clone(), number, end: range.end, writer: Some(writer), checks, progress };
+        let writer = Some(DraftWriter::part(draft, pool, depth, progress.clone(), beginning));
+        let part = DrivePart { assembly: self.clone(), number, end: range.end, is_whole, writer, checks, progress };
         self.may_change(range).await?;
         Ok(part)
     }
@@ -230,33 +250,9 @@ impl Assembly {
         source: &mut impl ByteSource,
         progress: &Progress,
     ) -> Result<(), Fault> {
-        let algorithms = checks.algorithms();
-        let states = ChecksumStates::new(&algorithms);
-        let mut sink = Compared { states, left: range.end - range.start, space: vec![0; 64 << 10], progress };
-        feed(source, &mut sink, progress).await.map_err(Fault::from)?;
-        if sink.left > 0 {
-            return Err(Fault::new(FaultKind::BodyIncomplete, "the body ended before it was complete"));
-        }
-        let came = sink.states.finish();
-        check(&came, &checks.asserted)?;
-        check(&came, &source.checksums()?)?;
         let size = ByteCount::new(range.end).unwrap_or(ByteCount::MAX);
-        let mut read = self.draft.read_back(size).await?;
-        let there = self.tracker.spawn_blocking(move || {
-            let mut states = ChecksumStates::new(&algorithms);
-            for index in range.start / PIECE..range.end.div_ceil(PIECE) {
-                let piece = read.piece(index)?;
-                let within = |at: u64| (at.saturating_sub(index * PIECE) as usize).min(piece.bytes.len());
-                states.update(&piece.bytes[within(range.start)..within(range.end)]);
-            }
-            Ok(states.finish())
-        });
-        let there = there.await.map_err(Fault::internal)?.map_err(|error: std::io::Error| StoreError::from(error))?;
-        if there == came {
-            return Ok(());
-        }
-        let told = "other bytes have come here before; a part without a checksum replaces them";
-        Err(Fault::new(FaultKind::Conflict, told))
+        let read = self.draft.read_back(size).await?;
+        compare(Some(read), (range, checks), source, progress, &self.tracker).await
     }
 
     /// Takes no more parts, ends those that are coming, and digests what was not digested on the way. A drive of which

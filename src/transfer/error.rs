@@ -2,7 +2,6 @@
 
 use std::io;
 
-use super::expand::Miscoded;
 use super::progress::Stop;
 use crate::domain::{Fault, FaultKind};
 use crate::store::StoreError;
@@ -37,11 +36,11 @@ impl From<ReceiveError> for Fault {
             ReceiveError::Write(error) => StoreError::from(error).into(),
             ReceiveError::Stopped(stop) => stop.into(),
             ReceiveError::Ended => Self::internal(error),
-            ReceiveError::Source(broken) => match broken.downcast::<Miscoded>() {
-                Ok(miscoded) => (*miscoded).into(),
-                Err(broken) => {
-                    let told = "the body ended before it was complete";
-                    Self::new(FaultKind::BodyIncomplete, told).because(ReceiveError::Source(broken))
+            // The source tells what is wrong with its bytes.
+            ReceiveError::Source(error) => match error.downcast::<Self>() {
+                Ok(fault) => *fault,
+                Err(error) => {
+                    Self::new(FaultKind::BodyIncomplete, "the body ended before it was complete").because(error)
                 }
             },
         }

@@ -21,7 +21,7 @@ const STEP: usize = 256 << 10;
 
 /// A body that is not what its head says.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Miscoded {
+enum Miscoded {
     #[error("the body is not zstd, or needs a window of more than 8 MiB")]
     Broken,
     #[error("the body ends within a frame of zstd")]
@@ -64,7 +64,7 @@ impl<S: ByteSource> ByteSource for Expanded<'_, S> {
         if self.has_more || !self.rest.is_empty() || self.source.ready().await? {
             return Ok(true);
         }
-        if self.is_whole { Ok(false) } else { Err(Miscoded::CutShort.into()) }
+        if self.is_whole { Ok(false) } else { Err(Fault::from(Miscoded::CutShort).into()) }
     }
 
     fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
@@ -77,7 +77,7 @@ impl<S: ByteSource> ByteSource for Expanded<'_, S> {
         let most = into.len().min(STEP);
         let mut input = InBuffer::around(&self.held[self.rest.clone()]);
         let mut output = OutBuffer::around(&mut into[..most]);
-        let left = self.decoder.run(&mut input, &mut output).map_err(|_| Miscoded::Broken)?;
+        let left = self.decoder.run(&mut input, &mut output).map_err(|_| Fault::from(Miscoded::Broken))?;
         let (taken, given) = (input.pos(), output.pos());
         self.rest.start += taken;
         self.is_whole = left == 0;

@@ -3,6 +3,7 @@
 
 mod assembly;
 mod checksum;
+mod compare;
 mod digest;
 mod error;
 mod expand;
@@ -15,6 +16,7 @@ mod unpack;
 mod writer;
 
 pub use assembly::{Assembled, Assembly, DrivePart, Filling, PartOptions, Proof};
+pub use compare::compare;
 pub use digest::{DigestState, Sha256State};
 pub use error::{Broken, ReceiveError};
 pub use expand::Expanded;

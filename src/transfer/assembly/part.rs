@@ -20,6 +20,8 @@ pub struct DrivePart {
     pub(super) assembly: Arc<Assembly>,
     pub(super) number: u64,
     pub(super) end: u64,
+    /// Whether it counts only if it comes up to its end.
+    pub(super) is_whole: bool,
     /// `None` once it is at its end.
     pub(super) writer: Option<DraftWriter>,
     /// The checksums of what has come, and those that it should have.
@@ -55,6 +57,9 @@ impl DrivePart {
     /// Counts the bytes of a part with checksums, if they have them.
     fn verify(&mut self, source: &impl ByteSource) -> Result<(), Fault> {
         let (Some((states, asserted)), Some(writer)) = (self.checks.take(), &mut self.writer) else { return Ok(()) };
+        if self.is_whole && writer.position() != self.end {
+            return Err(Fault::new(FaultKind::BodyIncomplete, "the body ended before it was complete"));
+        }
         let came = states.finish();
         check(&came, &asserted)?;
         check(&came, &source.checksums()?)?;
@@ -160,42 +165,5 @@ impl<A: Allowance> Sink for Bounded<'_, A> {
     async fn park(&mut self) -> Result<(), ReceiveError> {
         self.writer.write_out().await?;
         self.look_after_checkpoint().await
-    }
-}
-
-/// Takes bytes that are there already.
-pub(super) struct Compared<'a> {
-    pub(super) states: ChecksumStates,
-    pub(super) left: u64,
-    pub(super) space: Vec<u8>,
-    pub(super) progress: &'a Progress,
-}
-
-impl Sink for Compared<'_> {
-    fn is_filling(&self) -> bool {
-        false
-    }
-
-    fn ended(&mut self) -> impl Future<Output = ()> + Send {
-        pending()
-    }
-
-    async fn space(&mut self) -> Result<&mut [u8], ReceiveError> {
-        Ok(&mut self.space)
-    }
-
-    async fn advance(&mut self, taken: usize) -> Result<(), ReceiveError> {
-        let Some(left) = self.left.checked_sub(taken as u64) else {
-            let told = "the body is longer than the part";
-            return Err(ReceiveError::Refused(Fault::new(FaultKind::BadFraming, told)));
-        };
-        self.left = left;
-        self.progress.add_bytes(taken as u64);
-        self.states.update(&self.space[..taken]);
-        Ok(())
-    }
-
-    async fn park(&mut self) -> Result<(), ReceiveError> {
-        Ok(())
     }
 }
