@@ -37,8 +37,10 @@
 //! brings a part, of any offset and alignment (`transfer::Assembly`); checkpoints say what is durable, and the next
 //! part goes on from there, also after days and a restart. Its end is asked for apart: pieces that no part brought
 //! whole are read back, then it is published as any upload. All dialects of it (Content-Range, tus, the IETF's draft,
-//! JSON) meet in the URL that its ticket makes. What the store has already comes over no line: pieces of a base that
-//! the client has too, by their BLAKE3, and uploads of parts that become one drive (`store::Draft::copy`).
+//! JSON) meet in the URL that its ticket makes. CloudSigma's chunks come by numbers instead, each to a link of its own
+//! or in a form, whose fields are read before its file is left on the socket. What the store has already comes over no
+//! line: pieces of a base that the client has too, by their BLAKE3, and uploads of parts that become one drive
+//! (`store::Draft::copy`).
 //!
 //! *An archive up*: from the socket into blocks of the pool, which one blocking thread unpacks into a directory of its
 //! own, digesting each file. One flush of the file system makes it durable; the end of its session makes it visible, in

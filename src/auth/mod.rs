@@ -11,6 +11,7 @@
 
 mod accounts;
 mod basic;
+mod chunk_tickets;
 mod identity;
 mod jwt;
 mod keystone;

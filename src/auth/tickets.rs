@@ -19,16 +19,16 @@ use crate::domain::{Fault, FaultKind, Secret, TenantId, Ticket, UnixTime, UserId
 use crate::meta::UserRecord;
 
 const VERSION: u8 = 2;
-/// Version, verb, volume, tenant, expiry, user, mark of the user's password, random.
-const FIELDS: usize = 1 + 1 + 16 + 16 + 8 + 16 + MARK + 16;
+/// Version, verb, volume, tenant, expiry, user, mark of the user's password.
+const FIELDS: usize = 1 + 1 + 16 + 16 + 8 + 16 + MARK;
 /// The bytes of a keyed digest of the record of a password.
-const MARK: usize = 20;
+pub(super) const MARK: usize = 20;
+/// The random bytes that make each ticket another.
+const RANDOM: usize = 16;
+/// The bytes of the HMAC.
+const MAC: usize = 32;
 /// Stands for a user where there is none.
-const NOBODY: [u8; 16] = [0; 16];
-const WHOLE: usize = FIELDS + 32;
-/// A multiple of three bytes has one spelling only in base64, so that changing the text always changes the bytes.
-const TEXT: usize = WHOLE / 3 * 4;
-const _: () = assert!(WHOLE.is_multiple_of(3));
+pub(super) const NOBODY: [u8; 16] = [0; 16];
 
 /// Issues tickets and checks them, under one key.
 pub(crate) struct Tickets {
@@ -43,9 +43,7 @@ impl Tickets {
 
     /// Returns the text of a new ticket, bound to its user's present password. No two are alike.
     pub(crate) fn issue(&self, ticket: &Ticket, user: Option<&UserRecord>) -> Secret {
-        let mut random = [0; 16];
-        rand::rng().fill_bytes(&mut random);
-        let mut bytes = Vec::with_capacity(WHOLE);
+        let mut bytes = Vec::with_capacity(FIELDS);
         bytes.push(VERSION);
         bytes.push(verb_byte(ticket.verb));
         bytes.extend_from_slice(ticket.volume.as_bytes());
@@ -53,10 +51,7 @@ impl Tickets {
         bytes.extend_from_slice(&ticket.expires.0.to_be_bytes());
         bytes.extend_from_slice(ticket.user.as_ref().map_or(&NOBODY, |user| user.as_bytes()));
         bytes.extend_from_slice(&self.mark(user));
-        bytes.extend_from_slice(&random);
-        let mac = hmac_sha256(&self.key).chain_update(&bytes).finalize().into_bytes();
-        bytes.extend_from_slice(&mac);
-        Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+        self.seal(bytes)
     }
 
     /// Returns the ticket of this text, if this server issued it and `now` is before its expiry.
@@ -74,7 +69,8 @@ impl Tickets {
         known.is_some_and(|(_, mark)| mark.ct_eq(&self.mark(Some(user))).into())
     }
 
-    fn mark(&self, user: Option<&UserRecord>) -> [u8; MARK] {
+    /// The mark of a user's present password.
+    pub(super) fn mark(&self, user: Option<&UserRecord>) -> [u8; MARK] {
         let record = user.map_or("", |user| &user.password_hash);
         // The fields of a ticket begin with its version, so that none is taken for the other.
         let mac = hmac_sha256(&self.key).chain_update(b"the record of a password: ").chain_update(record).finalize();
@@ -83,24 +79,40 @@ impl Tickets {
         mark
     }
 
+    /// Returns the text of a ticket with these fields, the first of which is the version of its form.
+    pub(super) fn seal(&self, mut bytes: Vec<u8>) -> Secret {
+        let mut random = [0; RANDOM];
+        rand::rng().fill_bytes(&mut random);
+        bytes.extend_from_slice(&random);
+        let mac = hmac_sha256(&self.key).chain_update(&bytes).finalize().into_bytes();
+        bytes.extend_from_slice(&mac);
+        // A multiple of three bytes has one spelling only in base64, so that changing the text always changes the bytes.
+        debug_assert!(bytes.len().is_multiple_of(3), "the fields of a ticket fill a multiple of three bytes");
+        Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// Returns the fields of a ticket that has so many bytes of them, if the HMAC is right.
+    pub(super) fn unseal<const FIELDS: usize>(&self, text: &str) -> Option<[u8; FIELDS]> {
+        let whole = FIELDS + RANDOM + MAC;
+        if text.len() != whole / 3 * 4 {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() == whole)?;
+        let (sealed, mac) = bytes.split_at(FIELDS + RANDOM);
+        // `verify_slice` compares in constant time.
+        hmac_sha256(&self.key).chain_update(sealed).verify_slice(mac).ok()?;
+        sealed.first_chunk().copied()
+    }
+
     /// Returns the ticket and the mark of its user's password, if the HMAC is right.
     fn read(&self, text: &str) -> Option<(Ticket, [u8; MARK])> {
-        if text.len() != TEXT {
-            return None;
-        }
-        let mut bytes = [0; WHOLE];
-        if URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()? != WHOLE {
-            return None;
-        }
-        let (fields, mac) = bytes.split_at(FIELDS);
-        // `verify_slice` compares in constant time.
-        hmac_sha256(&self.key).chain_update(fields).verify_slice(mac).ok()?;
+        let fields = self.unseal::<FIELDS>(text)?;
         let ([version, verb], rest) = fields.split_first_chunk()?;
         let (volume, rest) = rest.split_first_chunk()?;
         let (tenant, rest) = rest.split_first_chunk()?;
         let (expires, rest) = rest.split_first_chunk()?;
         let (user, rest) = rest.split_first_chunk()?;
-        let (mark, _random) = rest.split_first_chunk()?;
+        let mark = rest.first_chunk()?;
         (*version == VERSION).then_some(())?;
         let ticket = Ticket {
             verb: verb_from(*verb)?,
@@ -113,7 +125,7 @@ impl Tickets {
     }
 }
 
-fn refused(told: &str) -> Fault {
+pub(super) fn refused(told: &str) -> Fault {
     Fault::new(FaultKind::TicketRefused, told)
 }
 
@@ -167,6 +179,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const WHOLE: usize = FIELDS + RANDOM + MAC;
+    const TEXT: usize = WHOLE / 3 * 4;
 
     fn ticket() -> Ticket {
         Ticket {

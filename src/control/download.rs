@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::Parts;
+use super::bearer::check_bearer;
 use super::bells::Bells;
 use super::sessions::Sessions;
 use super::survey::data_of;
@@ -13,10 +14,10 @@ use super::turns::Turn;
 use super::volumes::{MISSING, Volumes, check_readable};
 use crate::auth::Tickets;
 use crate::domain::{
-    ContentId, Encoding, Extents, Fault, FaultKind, Named, Outcome, Principal, Secret, SendPlan, Survey, SurveyPlan,
-    Ticket, UnixTime, Verb, Volume, VolumeId, VolumeRef,
+    ContentId, Encoding, Extents, Fault, FaultKind, Outcome, Principal, Secret, SendPlan, Survey, SurveyPlan, Ticket,
+    UnixTime, Verb, Volume, VolumeId, VolumeRef,
 };
-use crate::meta::{Batch, JobKind, NewJob};
+use crate::meta::{Batch, JobKind, NewJob, UserRecord};
 use crate::store::{Image, OpenTree, StoreError, TreeReadError, TreeStore};
 use crate::transfer::{Packing, Progress, Wanted};
 
@@ -104,25 +105,15 @@ impl Downloads {
         Ok(Outcome::Download { id: volume.id, token: self.tickets.issue(&ticket, user.as_ref()) })
     }
 
-    /// Whether a good ticket is still that of somebody who may have it.
-    async fn check_bearer(&self, ticket: &Ticket, text: &str) -> Result<(), Fault> {
-        let Some(id) = ticket.user else { return Ok(()) };
-        let user = self.volumes.meta.user_with_id(id).await?.filter(|user| self.tickets.is_of(text, user));
-        if let Some(user) = user
-            && self.volumes.meta.project_of(&user.name, &Named::Id(ticket.tenant)).await?.is_some()
-        {
-            return Ok(());
-        }
-        Err(Fault::new(FaultKind::TicketRefused, "this download link has ended with the login that it was made by"))
-    }
-
     /// The volume that a ticket is for, if it may be read.
     async fn admitted(&self, token: &Secret, id: VolumeId) -> Result<Volume, Fault> {
         let ticket = self.tickets.verify(token.reveal(), self.volumes.clock.now())?;
         if ticket.verb != Verb::Download || ticket.volume != id {
             return Err(Fault::new(FaultKind::TicketRefused, "this download link is for another volume"));
         }
-        self.check_bearer(&ticket, token.reveal()).await?;
+        let is_of = |user: &UserRecord| self.tickets.is_of(token.reveal(), user);
+        let told = "this download link has ended with the login that it was made by";
+        check_bearer(&self.volumes.meta, (ticket.user, ticket.tenant), is_of, told).await?;
         let volume = self.volumes.meta.volume(ticket.tenant, ticket.volume).await?;
         let volume = volume.ok_or_else(|| Fault::new(FaultKind::NotFound, "the volume does not exist any more"))?;
         check_readable(&volume)?;

@@ -8,6 +8,7 @@
 //! without its bytes.
 
 mod account;
+mod bearer;
 mod bells;
 mod block;
 mod creation;

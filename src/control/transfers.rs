@@ -8,6 +8,7 @@
 //! Rows (transfer open, volume uploading), draft, checkpoints, row (finishing), publish, rows (done, available). The
 //! next start goes on with every transfer that is open, and finishes what is `finishing`.
 
+mod chunks;
 mod ending;
 mod finish;
 mod have;
@@ -21,13 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use held::{Held, OpenedDrafts, Sight, Work};
+use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
 use super::bells::Bells;
 use super::pieces::Digesting;
 use super::volumes::Volumes;
 use super::{Parts, Settings};
-use crate::auth::{digest_of, is_secret, random_secret};
+use crate::auth::{Tickets, digest_of, is_secret, random_secret};
 use crate::domain::{
     ByteCount, Completion, Digests, Extents, Fault, FaultKind, Limiter, Origin, Outcome, Paged, Principal, Reason,
     Secret, TenantId, Transfer, TransferAction, TransferCommand, TransferId, TransferQuery, TransferSeen, TransferSpec,
@@ -68,6 +70,8 @@ pub(super) struct Assemblies {
     digesting: Arc<Digesting>,
     /// Turns to decompress parts.
     expansions: Arc<Semaphore>,
+    /// Makes and checks the links of chunks.
+    tickets: Arc<Tickets>,
     /// Those that are open or being finished.
     held: Mutex<HashMap<TransferId, Arc<Held>>>,
     opened: OpenedDrafts,
@@ -78,9 +82,21 @@ impl Assemblies {
     pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, bells: Bells, digesting: Arc<Digesting>) -> Arc<Self> {
         let (running, pool) = (parts.transfers.clone(), parts.pool.clone());
         let (metrics, settings) = (parts.metrics.clone(), parts.settings);
-        let (held, opened) = (Mutex::default(), Mutex::default());
+        let (tickets, held, opened) = (parts.tickets.clone(), Mutex::default(), Mutex::default());
         let expansions = Arc::new(Semaphore::new(EXPANSIONS));
-        Arc::new(Self { volumes, running, pool, metrics, settings, bells, digesting, expansions, held, opened })
+        Arc::new(Self {
+            volumes,
+            running,
+            pool,
+            metrics,
+            settings,
+            bells,
+            digesting,
+            expansions,
+            tickets,
+            held,
+            opened,
+        })
     }
 
     /// Executes a command of a caller.
@@ -90,7 +106,12 @@ impl Assemblies {
         command: TransferCommand,
     ) -> Result<Outcome, Fault> {
         match command {
-            TransferCommand::Create(spec) => self.create(principal, spec).await.map(outcome),
+            TransferCommand::Create(spec) => {
+                self.create(principal, spec, Map::new()).await.map(|(_, begun)| outcome(begun))
+            }
+            TransferCommand::Fill(spec) => self.fill(principal, *spec).await,
+            TransferCommand::Filling(drive) => self.filling(principal.tenant, drive).await.map(outcome),
+            TransferCommand::OpenChunk(drive, chunk) => self.open_chunk(principal, drive, chunk).await,
             TransferCommand::List(query) => self.list(principal.tenant, &query).await,
             TransferCommand::On(id, action) => {
                 let transfer = self.own(principal.tenant, id).await?;
@@ -147,8 +168,13 @@ impl Assemblies {
         Ok(outcome(seen))
     }
 
-    /// Begins a transfer, which is durable when this returns.
-    async fn create(self: &Arc<Self>, principal: &Principal, spec: TransferSpec) -> Result<TransferSeen, Fault> {
+    /// Begins a transfer, which is durable when this returns, and the drive that it fills, with these opaque fields.
+    async fn create(
+        self: &Arc<Self>,
+        principal: &Principal,
+        spec: TransferSpec,
+        attributes: Map<String, Value>,
+    ) -> Result<(Volume, TransferSeen), Fault> {
         let limits = self.settings.limits;
         let spec = match &spec.origin {
             Some(Origin::PutTogether(parts)) => {
@@ -170,10 +196,10 @@ impl Assemblies {
         }
         let reservation = self.volumes.store.space().reserve_for(principal.tenant, size)?;
         let charged = if spec.origin == Some(Origin::Partial) { size } else { size.max(limits.min_drive) };
-        let told = spec.size.map_or(ByteCount::ZERO, |_| charged);
         let (kind, state, now) = (VolumeKind::Drive, VolumeState::Uploading, self.volumes.clock.now());
-        let volume = Volume::begun(principal.tenant, kind, &spec.name, told, state, now);
-        let volume = Volume { charged, media: spec.media, meta: spec.meta, ..volume };
+        // Its size is that of the bytes that come until all have: clients compare it with that of their file.
+        let volume = Volume::begun(principal.tenant, kind, &spec.name, size, state, now);
+        let volume = Volume { charged, media: spec.media, meta: spec.meta, attributes, ..volume };
         let ticket = random_secret();
         let transfer = Transfer {
             id: TransferId::random(),
@@ -196,7 +222,7 @@ impl Assemblies {
             digests: Digests::NONE,
             origin: spec.origin,
         };
-        let (assemblies, begun) = (self.clone(), transfer.clone());
+        let (assemblies, begun, drive) = (self.clone(), transfer.clone(), volume.clone());
         // To its end even when the caller goes: they find it again by its reference.
         let made = self.volumes.tracker.spawn(async move {
             let options = DraftOptions { expected: begun.size, reservation, record: (&volume).into(), is_kept: true };
@@ -222,9 +248,9 @@ impl Assemblies {
         made.await.unwrap_or_else(|crash| Err(Fault::internal(crash)))?;
         if transfer.is_put_together() {
             let seen = Box::pin(self.put_together(transfer)).await?;
-            return Ok(TransferSeen { ticket: Some(ticket), ..seen });
+            return Ok((drive, TransferSeen { ticket: Some(ticket), ..seen }));
         }
-        Ok(TransferSeen { ticket: Some(ticket), ..self.plain(transfer, Extents::default()) })
+        Ok((drive, TransferSeen { ticket: Some(ticket), ..self.plain(transfer, Extents::default()) }))
     }
 
     async fn list(self: &Arc<Self>, tenant: TenantId, query: &TransferQuery) -> Result<Outcome, Fault> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use serde_json::Value;
 
+use super::form::{self, Form, FormStart};
 use super::operational::Probe;
 use super::{Anonymous, Call, Intent, Meanwhile, Places, Reply, Work, media, query};
 use crate::domain::{Fault, FaultKind, Guard, Outcome, PartPlan, Principal, ReceivePlan, SendPlan, UnpackPlan};
@@ -82,6 +83,9 @@ pub enum Entry {
     /// The body, which is a part of a transfer: left on the socket likewise. With a guard, for a known caller; without
     /// one, the path is the capability for it.
     Part(Option<Guard>, ByHead<PartPlan>),
+    /// A known caller, and the body, which is a form: a part of a transfer is its file, and its other fields are the
+    /// terms of the part. The file is left on the socket likewise.
+    Form(Guard, ByForm),
     /// The body, which is an archive: left on the socket likewise. Path and query are the capability for it.
     Unpack(ByHead<UnpackPlan>),
     /// Nothing: the path is the capability for bytes.
@@ -136,6 +140,28 @@ impl<Plan> ByHead<Plan> {
     pub fn decode(&self, call: &Call) -> Result<Plan, Fault> {
         query::check(call.query, self.op.parameters())?;
         (self.decode)(call)
+    }
+}
+
+/// An operation that is known by the head of its request and the fields of the form in its body.
+#[derive(Debug)]
+pub struct ByForm {
+    pub(super) op: &'static dyn Operation,
+    pub(super) decode: fn(&Call, &Form) -> Result<PartPlan, Fault>,
+}
+
+impl ByForm {
+    /// What separates the parts of the form.
+    pub fn boundary(&self, call: &Call) -> Result<String, Fault> {
+        query::check(call.query, self.op.parameters())?;
+        form::boundary(call.headers)
+    }
+
+    /// What the request asks for, and the form with its end.
+    pub fn decode(&self, call: &Call, boundary: &str, start: FormStart) -> Result<(PartPlan, Form), Fault> {
+        let rest = call.length.map(|length| length.saturating_sub(start.file as u64));
+        let form = Form { fields: start.fields, rest, delimiter: form::delimiter(boundary) };
+        Ok(((self.decode)(call, &form)?, form))
     }
 }
 
@@ -230,6 +256,7 @@ impl Endpoint {
             Entry::Known(known) => known.op,
             Entry::Receive(_, upload) => upload.op,
             Entry::Part(_, part) => part.op,
+            Entry::Form(_, part) => part.op,
             Entry::Unpack(upload) => upload.op,
             Entry::Send(download) => download.op,
             Entry::Probe(probe) => probe.op(),
@@ -270,6 +297,11 @@ impl Endpoint {
             }
             Entry::Receive(_, upload) => Intent::Receive(caller.clone(), upload.decode(call)?, ()),
             Entry::Part(guard, part) => Intent::Part(guard.map(|_| caller.clone()), part.decode(call)?, ()),
+            Entry::Form(_, part) => {
+                let boundary = part.boundary(call)?;
+                let start = FormStart::read(&boundary, body)?.ok_or_else(form::cut_short)?;
+                Intent::Part(Some(caller.clone()), part.decode(call, &boundary, start)?.0, ())
+            }
             Entry::Unpack(upload) => Intent::Unpack(upload.decode(call)?, ()),
             Entry::Send(download) => Intent::Send(download.decode(call)?),
             Entry::Probe(probe) => Intent::Probe(*probe),

@@ -238,7 +238,7 @@ fn answered(answer: &Answer, call: &Call, intent: &Intent<()>, places: &Places) 
                     let transfer = Transfer { size: spec.size.or(seen.transfer.size), ..seen.transfer };
                     TransferSeen { transfer, ticket: Some(Secret::new("7e".repeat(32))), ..seen }
                 }
-                PartTarget::Ticketed(..) | PartTarget::Own(_) => seen,
+                PartTarget::Ticketed(..) | PartTarget::Own(_) | PartTarget::Chunk(..) => seen,
             };
             told(&Outcome::Transfer(Box::new(seen)))
         }
@@ -495,9 +495,17 @@ fn transfer_outcome(command: &TransferCommand) -> Outcome {
             let items = vec![transfer(TransferState::Open, size), transfer(TransferState::Failed, size)];
             return Outcome::Transfers(Paged { items, has_more: query.limit == 2 });
         }
+        TransferCommand::Fill(spec) => {
+            let size = spec.size.unwrap();
+            let drive = Volume { size, state: VolumeState::Uploading, digests: Digests::NONE, ..created(spec) };
+            let begun =
+                TransferSeen { ticket: Some(Secret::new("7e".repeat(32))), ..transfer(TransferState::Open, size) };
+            return Outcome::Filling { drive: Box::new(drive), transfer: Box::new(begun) };
+        }
+        TransferCommand::OpenChunk(..) => return Outcome::ChunkLink(Secret::new("bGluaw")),
         TransferCommand::On(_, TransferAction::Finish(_)) => transfer(TransferState::Done, size),
         TransferCommand::On(_, TransferAction::Cancel) => transfer(TransferState::Cancelled, size),
-        TransferCommand::On(..) => transfer(TransferState::Open, size),
+        TransferCommand::Filling(_) | TransferCommand::On(..) => transfer(TransferState::Open, size),
     }))
 }
 

@@ -19,6 +19,7 @@ pub mod conditional;
 pub mod digest_fields;
 pub mod direct;
 mod endpoint;
+pub mod form;
 #[cfg(test)]
 mod golden;
 mod hpc_ai;
@@ -46,7 +47,7 @@ use crate::domain::{Fault, FaultKind, Guard, VolumeId};
 use endpoint::{KnownOperation, OpenOperation, Operation};
 use resolve::Params;
 
-pub use endpoint::{Answer, ByHead, Endpoint, Entry, ForAnyone, ForKnown, Route, Side, too_large};
+pub use endpoint::{Answer, ByForm, ByHead, Endpoint, Entry, ForAnyone, ForKnown, Route, Side, too_large};
 pub use intent::{Anonymous, Intent, Work};
 pub use operational::{Probe, Report};
 pub use resolve::{Resolved, resolve};

@@ -218,6 +218,15 @@ pub enum Outcome {
     Had(Box<Had>),
     /// Of [`Command::Digest`].
     Digested(Box<DigestedPieces>),
+    /// Of [`TransferCommand::Fill`].
+    Filling {
+        /// The drive that is filled.
+        drive: Box<Volume>,
+        /// The transfer that fills it.
+        transfer: Box<TransferSeen>,
+    },
+    /// Of [`TransferCommand::OpenChunk`]: the secret text of the link's ticket.
+    ChunkLink(Secret),
     /// Of [`Command::Block`].
     Block(BlockOutcome),
     /// Of a [`Login`](super::Login).

@@ -4,6 +4,7 @@
 
 mod block;
 mod checksum;
+mod chunk;
 mod clock;
 mod command;
 mod crash;
@@ -33,6 +34,7 @@ pub use block::{
     VolumeType,
 };
 pub use checksum::{Checks, Checksum, ChecksumAlgorithm};
+pub use chunk::Chunk;
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{
     Command, DriveFilter, Limits, Listing, NameMatch, Outcome, Page, Reach, ReceivePlan, SendPlan, Survey, SurveyPlan,
@@ -56,10 +58,10 @@ pub use session::{
     Upload, UploadState,
 };
 pub use shortage::Shortage;
-pub use ticket::{Ticket, Verb};
+pub use ticket::{ChunkTicket, Ticket, Verb};
 pub use transfer::{
-    Completion, Finishes, Limiter, Origin, PartOffset, PartPlan, PartTarget, Transfer, TransferAction, TransferCommand,
-    TransferQuery, TransferSeen, TransferSpec, TransferState,
+    ChunkLength, ChunkSource, Completion, Finishes, Limiter, Origin, PartOffset, PartPlan, PartTarget, Transfer,
+    TransferAction, TransferCommand, TransferQuery, TransferSeen, TransferSpec, TransferState,
 };
 pub use tree::{Encoding, LONGEST_NAME, TreeFilter, UnpackPlan, is_tree_name};
 pub use volume::{IllegalStep, Media, Volume, VolumeEvent, VolumeKind, VolumeState};

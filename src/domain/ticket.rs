@@ -1,6 +1,6 @@
 //! Tickets: bearer capabilities for one transfer each. Their spelling and signature belong to `auth`.
 
-use super::{TenantId, UnixTime, UserId, VolumeId};
+use super::{Chunk, TenantId, TransferId, UnixTime, UserId, VolumeId};
 
 /// The operation that a ticket permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,5 +22,20 @@ pub struct Ticket {
     /// the tenant, or have a new password.
     pub user: Option<UserId>,
     /// The time of its expiry. A transfer must start before, and may end after it.
+    pub expires: UnixTime,
+}
+
+/// Permission to send one chunk of a transfer, for a limited time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkTicket {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The tenant that owns it.
+    pub tenant: TenantId,
+    /// As [`Ticket::user`].
+    pub user: Option<UserId>,
+    /// The chunk.
+    pub chunk: Chunk,
+    /// As [`Ticket::expires`].
     pub expires: UnixTime,
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Base, ByteCount, Checks, Digests, Encoding, Extent, Extents, Have, Media, Secret, Sha256, TenantId, TransferId,
-    UnixTime, UserId, VolumeId,
+    Base, ByteCount, Checks, Chunk, Digests, Encoding, Extent, Extents, Have, Media, Secret, Sha256, TenantId,
+    TransferId, UnixTime, UserId, VolumeId, VolumeSpec,
 };
 
 /// Work on transfers.
@@ -14,6 +14,13 @@ use super::{
 pub enum TransferCommand {
     /// Begins a transfer.
     Create(TransferSpec),
+    /// Begins a transfer that fills a new drive of these terms, of which the size is the number of bytes that will
+    /// come, and shows both.
+    Fill(Box<VolumeSpec>),
+    /// Shows the transfer that fills a drive, or did. If no byte is missing, the drive is made first.
+    Filling(VolumeId),
+    /// Makes a link for a chunk of a drive that is filled, unless it has come already.
+    OpenChunk(VolumeId, Chunk),
     /// Lists a page of the caller's transfers, newest first.
     List(TransferQuery),
     /// Work on one transfer.
@@ -333,6 +340,30 @@ pub enum PartTarget {
     Own(TransferId),
     /// A new one of the caller.
     New(Box<TransferSpec>),
+    /// The one that fills a drive, for a chunk of it. What has come of a chunk is not written over: the same bytes
+    /// again are taken for a success, also when the drive is made, and others are refused.
+    Chunk(ChunkSource, ChunkLength),
+}
+
+/// Where a chunk belongs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChunkSource {
+    /// Where the link with this secret says, whatever the plan's offset is.
+    Linked(Secret),
+    /// In this drive of the caller, at the plan's offset.
+    Drive(VolumeId),
+}
+
+/// When it is known that the bytes of a chunk are as many as they should be. What comes of a chunk is counted from then
+/// on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkLength {
+    /// Before its first byte: it is that of the body.
+    Told,
+    /// At its end, where the form ends in which it comes; but the length of the form fits.
+    Framed,
+    /// At its end.
+    Unknown,
 }
 
 /// The place of a part.

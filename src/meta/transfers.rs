@@ -105,6 +105,18 @@ impl Meta {
         row.as_ref().map(transfer_from).transpose()
     }
 
+    /// The transfer that has filled this drive of the tenant or was to, as long as it is remembered. Reads the tenant's
+    /// ended transfers, which are few.
+    pub async fn ended_transfer_of(&self, tenant: TenantId, drive: VolumeId) -> Result<Option<Transfer>, MetaError> {
+        let row =
+            sqlx::query(select_transfers!("WHERE tenant = $1 AND state NOT IN ('open', 'finishing') AND volume = $2"))
+                .bind(tenant.as_bytes().as_slice())
+                .bind(drive.as_bytes().as_slice())
+                .fetch_optional(&self.db.readers)
+                .await?;
+        row.as_ref().map(transfer_from).transpose()
+    }
+
     /// A page of a tenant's transfers, newest first. It has fewer than are asked for when their texts are long.
     /// [`MetaError::NotFound`] when `after` is none of them.
     pub async fn transfers(&self, tenant: TenantId, query: &TransferQuery) -> Result<Paged<Transfer>, MetaError> {

@@ -19,7 +19,7 @@ const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const EXPOSE_HEADERS: &str = "Location, ETag, Accept-Ranges, Content-Range, Content-Disposition, Repr-Digest, \
     Retry-After, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm, Upload-Offset, \
     Upload-Length, Upload-Defer-Length, Upload-Metadata, Upload-Expires, Upload-Complete, Upload-Concat, \
-    Longshore-Drive, X-Request-ID";
+    Longshore-Drive, Longshore-Transfer, X-Request-ID";
 /// Seconds for which a browser need not ask again.
 const MAX_AGE: &str = "600";
 

@@ -22,6 +22,7 @@ use super::admission::{Standing, holder};
 use super::answers::{self, Room};
 use super::body::{Body, Download, PartsBody};
 use super::events::{Events, Watcher};
+use super::form_body::FormBody;
 use super::framing::Framing;
 use super::head::resolved;
 use super::incoming::Payload;
@@ -37,8 +38,8 @@ use crate::auth::{Caller, Grounds, has_credentials, is_digest_of};
 use crate::control::{Account, Opened, Packable};
 use crate::dialect::direct::{self, Chunk};
 use crate::dialect::{
-    Anonymous, Answer, ByHead, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Intent, Meanwhile, Places, Probe,
-    Reply, Report, Resolved, Side, Work,
+    Anonymous, Answer, ByForm, ByHead, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Intent, Meanwhile, Places,
+    Probe, Reply, Report, Resolved, Side, Work,
 };
 use crate::domain::{
     AnonymousCommand, Command, Fault, FaultKind, Guard, Login, Outcome, PartPlan, Principal, ReceivePlan, SendPlan,
@@ -231,6 +232,10 @@ impl Exchange<'_> {
                 Ok((caller, plan)) => return Ok((Intent::Part(caller, plan, body), answer, None)),
                 Err(fault) => Err(fault),
             },
+            Entry::Form(guard, part) => match self.decode_form(*guard, part, &mut body).await {
+                Ok((caller, plan)) => return Ok((Intent::Part(Some(caller), plan, body), answer, None)),
+                Err(fault) => Err(fault),
+            },
             Entry::Unpack(upload) => match upload.decode(&self.call) {
                 Ok(plan) => return Ok((Intent::Unpack(plan, body), answer, None)),
                 Err(fault) => Err(fault),
@@ -269,6 +274,22 @@ impl Exchange<'_> {
             None => None,
         };
         Ok((caller, part.decode(&self.call)?))
+    }
+
+    /// Reads a form up to its file, of which alone the body is from then on.
+    async fn decode_form(
+        &mut self,
+        guard: Guard,
+        part: &ByForm,
+        body: &mut Payload,
+    ) -> Result<(Principal, PartPlan), Fault> {
+        let (caller, _) = self.known(guard).await?;
+        let boundary = part.boundary(&self.call)?;
+        let start = body.form_start(&boundary, self.server.limits.head).await?;
+        let (plan, form) = part.decode(&self.call, &boundary, start)?;
+        let file = plan.length.ok_or_else(|| Fault::internal("a file of unknown length"))?;
+        body.only_file(FormBody::new(form, file));
+        Ok((caller, plan))
     }
 
     /// Authenticates the caller, whose tenant the request counts for from now on. Returns what the body must be, too,

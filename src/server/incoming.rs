@@ -12,7 +12,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
+use super::form_body::{self, FormBody};
 use super::tap::Tapped;
+use crate::dialect::form::{FormStart, MOST_BEFORE, cut_short};
 use crate::dialect::{checks, digest_fields, too_large};
 use crate::domain::{Checksum, Digests, Fault, FaultKind};
 use crate::transfer::{Broken, ByteSource};
@@ -23,6 +25,9 @@ pub(super) const LINGER_MOST: u64 = 64 << 20;
 
 /// The longest time for which it is read.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
+
+/// How much of a form is read at a time before its file.
+const FORM_READ: usize = 4 << 10;
 
 /// The body of a request, not read yet.
 #[derive(Debug)]
@@ -40,12 +45,14 @@ pub(super) struct Payload {
     is_asked_for: bool,
     /// Whether it was read completely.
     is_read: bool,
+    /// The form whose file is read, if it is one.
+    form: Option<FormBody>,
 }
 
 impl Payload {
     pub(super) fn new(incoming: Incoming, tapped: Option<Tapped>) -> Self {
         let (frame, trailers) = (Bytes::new(), HeaderMap::new());
-        Self { incoming, frame, trailers, tapped, given: 0, is_asked_for: false, is_read: false }
+        Self { incoming, frame, trailers, tapped, given: 0, is_asked_for: false, is_read: false, form: None }
     }
 
     /// Returns its length, if the peer has sent it.
@@ -99,6 +106,85 @@ impl Payload {
         Ok(whole)
     }
 
+    /// Reads a form up to its file, within this time.
+    pub(super) async fn form_start(&mut self, boundary: &str, within: Duration) -> Result<FormStart, Fault> {
+        let read = async {
+            let mut bytes = Vec::new();
+            loop {
+                if let Some(start) = FormStart::read(boundary, &bytes)? {
+                    // What came of the file is given again.
+                    let again = [&bytes[start.file..], &self.frame].concat();
+                    self.frame = again.into();
+                    return Ok(start);
+                }
+                let came = bytes.len();
+                bytes.resize((came + FORM_READ).min(MOST_BEFORE), 0);
+                if bytes.len() == came {
+                    return Err(form_body::too_long());
+                }
+                if !self.raw_ready().await.map_err(|error| cut_short().because(error))? {
+                    return Err(cut_short());
+                }
+                let taken = self.raw_take(&mut bytes[came..]).map_err(|error| cut_short().because(error))?;
+                bytes.truncate(came + taken);
+            }
+        };
+        let late = |_| Fault::new(FaultKind::PeerTooSlow, "the body did not arrive in time");
+        tokio::time::timeout(within, read).await.map_err(late)?
+    }
+
+    /// Gives only the file of the form from now on.
+    pub(super) fn only_file(&mut self, form: FormBody) {
+        self.form = Some(form);
+    }
+
+    /// Waits for bytes of the body; `false` at its proper end.
+    async fn raw_ready(&mut self) -> Result<bool, Broken> {
+        if !self.frame.is_empty() {
+            return Ok(true);
+        }
+        match &self.tapped {
+            Some(tapped) if self.given >= tapped.given() => {
+                self.ask().await?;
+                let Some(tapped) = &self.tapped else { return Ok(false) };
+                Ok(poll_fn(|cx| tapped.poll_ready(cx)).await?)
+            }
+            _ => self.next_frame().await,
+        }
+    }
+
+    /// Takes bytes of the body that are there.
+    fn raw_take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
+        match &mut self.tapped {
+            Some(tapped) if self.frame.is_empty() && self.given >= tapped.given() => Ok(tapped.take(into)?),
+            _ => {
+                let taken = self.frame.len().min(into.len());
+                self.frame.copy_to_slice(&mut into[..taken]);
+                if self.frame.is_empty() {
+                    // An empty slice would still keep hyper from using its buffer again.
+                    self.frame = Bytes::new();
+                }
+                Ok(taken)
+            }
+        }
+    }
+
+    /// Reads the end of a form behind its file, which must be that of the body. Cancel safe.
+    async fn end_form(&mut self) -> Result<(), Broken> {
+        while self.raw_ready().await? {
+            let Some(room) = self.form.as_ref().map(FormBody::room) else { return Ok(()) };
+            let mut bytes = vec![0; room];
+            let taken = self.raw_take(&mut bytes)?;
+            if let Some(form) = &mut self.form {
+                form.pass_end(&bytes[..taken])?;
+            }
+        }
+        match &self.form {
+            Some(form) => Ok(form.check_end()?),
+            None => Ok(()),
+        }
+    }
+
     /// Reads a refused body for a while: closing a socket with unread bytes resets it, and the peer would lose the
     /// answer with the reason (RFC 9112 section 9.6).
     pub(super) fn linger(mut self, tracker: &TaskTracker) {
@@ -106,8 +192,8 @@ impl Payload {
             let mut nowhere = vec![0; 16 << 10];
             let mut seen = 0;
             let drained = async {
-                while seen <= LINGER_MOST && matches!(self.ready().await, Ok(true)) {
-                    match self.take(&mut nowhere) {
+                while seen <= LINGER_MOST && matches!(self.raw_ready().await, Ok(true)) {
+                    match self.raw_take(&mut nowhere) {
                         Ok(taken) => seen += taken as u64,
                         Err(_) => return,
                     }
@@ -148,32 +234,26 @@ impl Payload {
 
 impl ByteSource for Payload {
     async fn ready(&mut self) -> Result<bool, Broken> {
-        if !self.frame.is_empty() {
-            return Ok(true);
-        }
-        match &self.tapped {
-            Some(tapped) if self.given >= tapped.given() => {
-                self.ask().await?;
-                let Some(tapped) = &self.tapped else { return Ok(false) };
-                Ok(poll_fn(|cx| tapped.poll_ready(cx)).await?)
+        match self.form.as_ref().map(FormBody::left) {
+            None => self.raw_ready().await,
+            Some(0) => self.end_form().await.map(|()| false),
+            Some(_) => {
+                if self.raw_ready().await? {
+                    return Ok(true);
+                }
+                Err(Fault::new(FaultKind::BodyIncomplete, "the body ended before its form did").into())
             }
-            _ => self.next_frame().await,
         }
     }
 
     fn take(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
-        match &mut self.tapped {
-            Some(tapped) if self.frame.is_empty() && self.given >= tapped.given() => Ok(tapped.take(into)?),
-            _ => {
-                let taken = self.frame.len().min(into.len());
-                self.frame.copy_to_slice(&mut into[..taken]);
-                if self.frame.is_empty() {
-                    // An empty slice would still keep hyper from using its buffer again.
-                    self.frame = Bytes::new();
-                }
-                Ok(taken)
-            }
+        let Some(left) = self.form.as_ref().map(FormBody::left) else { return self.raw_take(into) };
+        let most = usize::try_from(left).map_or(into.len(), |left| left.min(into.len()));
+        let taken = self.raw_take(&mut into[..most])?;
+        if let Some(form) = &mut self.form {
+            form.pass(&into[..taken])?;
         }
+        Ok(taken)
     }
 
     fn checksums(&self) -> Result<Vec<Checksum>, Fault> {

@@ -7,6 +7,7 @@ mod body;
 mod connection;
 mod cors;
 mod events;
+mod form_body;
 mod framing;
 mod handle;
 mod head;

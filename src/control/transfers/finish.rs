@@ -85,7 +85,8 @@ impl Assemblies {
     }
 
     async fn begin_finish(self: &Arc<Self>, transfer: &Transfer, completion: Completion) -> Result<(), Fault> {
-        let held = self.held_of(transfer.id)?;
+        // If it has ended since its record was read, what its record says now is the answer.
+        let Ok(held) = self.held_of(transfer.id) else { return Ok(()) };
         let assembly = match self.assembly(&held).await {
             // Another request came first.
             Err(fault) if fault.kind == FaultKind::Conflict => return Ok(()),

@@ -1,10 +1,12 @@
 //! One part of a transfer: bytes from one connection.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use serde_json::Map;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::chunks::{comparing, of_chunk};
 use super::held::{Held, Work};
 use super::{Assemblies, ended, lock, outcome, too_large};
 use crate::control::account::Account;
@@ -14,27 +16,37 @@ use crate::domain::{
 };
 use crate::meta::{Batch, TransferStep};
 use crate::metrics::Direction;
-use crate::store::Draft;
+use crate::store::{Draft, ReadBack};
 use crate::transfer::{Allowance, Assembly, ByteSource, DrivePart, Expanded, Progress};
 
 /// A part that may come. Dropping it ends the part: what has come is counted.
 pub(crate) struct AdmittedPart {
-    assemblies: Arc<Assemblies>,
-    held: Arc<Held>,
-    transfer: Transfer,
-    assembly: Arc<Assembly>,
-    part: Coming,
-    account: Account,
-    start: u64,
-    plan: PartPlan,
+    pub(super) assemblies: Arc<Assemblies>,
+    pub(super) transfer: Transfer,
+    pub(super) to: To,
+    pub(super) account: Account,
+    pub(super) start: u64,
+    pub(super) plan: PartPlan,
     /// The secret of a transfer that was made for the part.
-    ticket: Option<Secret>,
-    /// The turn to decompress it.
-    expansion: Option<OwnedSemaphorePermit>,
+    pub(super) ticket: Option<Secret>,
+}
+
+/// What a part comes to.
+pub(super) enum To {
+    /// A transfer that is open.
+    Open {
+        held: Arc<Held>,
+        assembly: Arc<Assembly>,
+        part: Coming,
+        /// The turn to decompress it.
+        expansion: Option<OwnedSemaphorePermit>,
+    },
+    /// One that is complete, and what its drive holds, if that is there to be compared.
+    Complete(Option<Box<dyn ReadBack>>),
 }
 
 /// Where the bytes of a part go.
-enum Coming {
+pub(super) enum Coming {
     /// To the disk.
     New(Box<DrivePart>),
     /// Nowhere: all of these are there, and are compared.
@@ -58,9 +70,10 @@ impl Assemblies {
             PartTarget::Ticketed(id, ticket) => (self.ticketed(*id, ticket).await?, None),
             PartTarget::Own(id) => (self.own(caller()?.tenant, *id).await?, None),
             PartTarget::New(spec) => {
-                let made = self.create(caller()?, (**spec).clone()).await?;
+                let (_, made) = self.create(caller()?, (**spec).clone(), Map::new()).await?;
                 (made.transfer, made.ticket)
             }
+            PartTarget::Chunk(..) => return self.admit_chunk(principal, plan).await,
         };
         let made = ticket.is_some().then(|| transfer.clone());
         let admitted = self.admit_to(transfer, ticket, plan).await;
@@ -73,7 +86,7 @@ impl Assemblies {
         admitted
     }
 
-    async fn admit_to(
+    pub(super) async fn admit_to(
         self: &Arc<Self>,
         transfer: Transfer,
         ticket: Option<Secret>,
@@ -141,8 +154,8 @@ impl Assemblies {
         if matches!(plan.at, PartOffset::End(_)) || ticket.is_some() {
             *lock(&held.appended) = Arc::downgrade(account.progress());
         }
-        let assemblies = self.clone();
-        Ok(AdmittedPart { assemblies, held, transfer, assembly, part, account, start, plan, ticket, expansion })
+        let to = To::Open { held, assembly, part, expansion };
+        Ok(AdmittedPart { assemblies: self.clone(), transfer, to, account, start, plan, ticket })
     }
 
     /// Takes a turn to decompress a part. Nobody is kept waiting for one: without compression the part needs none.
@@ -161,6 +174,9 @@ impl Assemblies {
         plan: &PartPlan,
         progress: &Arc<Progress>,
     ) -> Result<Coming, Fault> {
+        if let PartTarget::Chunk(_, length) = plan.target {
+            return Self::begin_chunk(assembly, range, (length, &plan.checks), progress).await;
+        }
         if !plan.checks.is_empty() && plan.length.is_some() && !range.is_empty() {
             let durable = assembly.durable().await?;
             if durable.first_gap(range.clone()).is_none() {
@@ -262,7 +278,7 @@ impl Assemblies {
         let now = self.volumes.clock.now();
         self.volumes
             .change(transfer.volume, |volume, batch: &mut Batch| {
-                (volume.size, volume.charged) = (charged, charged);
+                (volume.size, volume.charged) = (size, charged);
                 let open = TransferState::Open;
                 batch.step = Some(TransferStep { size: Some(size), ..TransferStep::new(transfer.id, open, open, now) });
                 Ok(())
@@ -321,7 +337,10 @@ impl AdmittedPart {
 
     /// Tells, while the part comes, how far the transfer is durable.
     pub(crate) fn settled(&self) -> impl Fn() -> Option<u64> + Send + use<> {
-        let assembly = Arc::downgrade(&self.assembly);
+        let assembly = match &self.to {
+            To::Open { assembly, .. } => Arc::downgrade(assembly),
+            To::Complete(_) => Weak::new(),
+        };
         move || assembly.upgrade().map(|assembly| assembly.settled())
     }
 
@@ -330,7 +349,13 @@ impl AdmittedPart {
     /// # Cancellation
     /// Dropping it ends the part.
     pub(crate) async fn receive(self, source: &mut impl ByteSource) -> Result<Outcome, Fault> {
-        let Self { assemblies, held, transfer, assembly, part, account, start, plan, ticket, expansion } = self;
+        let Self { assemblies, transfer, to, account, start, plan, ticket } = self;
+        let (held, assembly, part, expansion) = match to {
+            To::Open { held, assembly, part, expansion } => (held, assembly, part, expansion),
+            To::Complete(made) => {
+                return assemblies.receive_again(transfer, made, (account, start, plan), source).await;
+            }
+        };
         let room = match (transfer.size, plan.length) {
             (Some(size), _) => size.get(),
             (None, Some(length)) => start + length,
@@ -345,8 +370,9 @@ impl AdmittedPart {
             },
             Coming::New(part) => part.receive(source, room, &mut growth).await,
             Coming::Again(range) => {
-                let compared = assembly.compare(range.clone(), plan.checks, source, account.progress()).await;
-                compared.map(|()| range.end)
+                let checks = comparing(&plan);
+                let compared = assembly.compare(range.clone(), checks, source, account.progress()).await;
+                compared.map(|()| range.end).map_err(|fault| of_chunk(&plan, fault))
             }
         };
         drop(expansion);
@@ -399,7 +425,7 @@ impl Allowance for Growth<'_> {
     }
 }
 
-fn other_size(known: ByteCount, told: ByteCount) -> Fault {
+pub(super) fn other_size(known: ByteCount, told: ByteCount) -> Fault {
     let told = format!("the transfer is one of {known} bytes, not {told}");
     Fault::new(FaultKind::Conflict, told).for_reason(Reason::InconsistentLength)
 }

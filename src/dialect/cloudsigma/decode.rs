@@ -4,10 +4,10 @@ use http::header;
 
 use super::super::{Call, digest_fields, media, query, resumable};
 use super::fields::{self, Fields};
-use super::{Op, Wish, listing};
+use super::{Op, Wish, chunks, listing};
 use crate::domain::{
     BlockPatch, ByteCount, Command, Fault, FaultKind, Media, PairsChange, PartPlan, Patch, Reach, ReceivePlan,
-    VolumeId, VolumeRef, VolumeSpec,
+    TransferCommand, VolumeId, VolumeRef, VolumeSpec,
 };
 
 pub(super) fn decode(op: Op, call: &Call, body: &[u8]) -> Result<(Command, Wish), Fault> {
@@ -62,7 +62,7 @@ pub(super) fn upload(call: &Call) -> Result<ReceivePlan, Fault> {
     })
 }
 
-fn check_form(call: &Call) -> Result<(), Fault> {
+pub(super) fn check_form(call: &Call) -> Result<(), Fault> {
     check_media_type(call)?;
     if call.headers.contains_key(header::CONTENT_RANGE) {
         // RFC 9110 section 14.5: to take a part for the whole would make a drive of the wrong bytes.
@@ -145,7 +145,10 @@ fn act(call: &Call, body: &[u8]) -> Result<Command, Fault> {
             object.size()?.ok_or_else(|| object.missing("size"))?;
             Ok(Command::Change { volume: VolumeRef::Drive(id), patch: patch(&object)? })
         }
-        Some(_) | None => Err(Fault::invalid("do", "the actions on a drive are do=clone and do=resize")),
+        Some("upload_chunk") => Ok(Command::Transfer(TransferCommand::OpenChunk(id, chunks::chunk(body)?))),
+        Some(_) | None => {
+            Err(Fault::invalid("do", "the actions on a drive are do=clone, do=resize and do=upload_chunk"))
+        }
     }
 }
 

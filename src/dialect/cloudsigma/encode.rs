@@ -5,9 +5,10 @@ use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
 use super::super::{Call, Places, Reply, bare, digest_fields, direct, reply, resumable, ticket};
-use super::{BASE, Op, UPLOAD_ALLOW, Wish, drive};
+use super::{BASE, Op, UPLOAD_ALLOW, Wish, chunks, drive};
 use crate::domain::{
-    Fault, FaultKind, Limits, Listing, Outcome, Page, Transfer, TransferSeen, TransferState, Volume, VolumeState,
+    Fault, FaultKind, Limits, Listing, Outcome, Page, Reason, Secret, Transfer, TransferSeen, TransferState, Volume,
+    VolumeState,
 };
 
 /// `None` when the endpoint cannot have this outcome.
@@ -23,6 +24,7 @@ pub(super) fn encode(op: Op, wish: &Wish, outcome: &Outcome, places: &Places) ->
         (Op::Act, Outcome::Volume(drive)) => {
             json_reply(StatusCode::ACCEPTED, &json!({"objects": [drive::object(&drive.volume)]}))
         }
+        (Op::Act, Outcome::ChunkLink(link)) => chunk_link(link),
         (Op::Delete | Op::DeleteMany, Outcome::Removed) => bare(StatusCode::NO_CONTENT),
         (Op::UploadOptions, Outcome::Described(limits)) => upload_options(limits),
         (Op::Capabilities, Outcome::Described(limits)) => json_reply(StatusCode::OK, &capabilities(limits)),
@@ -42,8 +44,13 @@ pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
     reply
 }
 
-fn error(fault: &Fault) -> Reply {
-    let (status, error_type) = spelling(fault.kind);
+pub(super) fn error(fault: &Fault) -> Reply {
+    let kind = match fault.reason.as_deref() {
+        // What was sent is wrong, whatever the state of the drive; to send it again helps nobody.
+        Some(Reason::InconsistentLength) => FaultKind::Invalid,
+        _ => fault.kind,
+    };
+    let (status, error_type) = spelling(kind);
     let error = json!({"error_message": fault.told, "error_point": fault.point, "error_type": error_type});
     json_reply(status, &json!([error]))
 }
@@ -115,6 +122,13 @@ pub(super) fn resumes_at(seen: &TransferSeen, places: &Places) -> Option<String>
     Some(places.direct_location(&ticket::path(seen.ticket.as_ref()?, seen.transfer.id)))
 }
 
+/// The link is a secret for as long as it is good.
+fn chunk_link(link: &Secret) -> Reply {
+    let mut reply = json_reply(StatusCode::OK, &json!({"link": chunks::path(link)}));
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
 fn upload_options(limits: &Limits) -> Reply {
     let mut reply = bare(StatusCode::NO_CONTENT);
     let headers = reply.headers_mut();
@@ -172,12 +186,12 @@ fn locations(page: Page, places: &Places) -> Value {
     json!({"meta": meta, "objects": objects})
 }
 
-fn json_reply(status: StatusCode, body: &Value) -> Reply {
+pub(super) fn json_reply(status: StatusCode, body: &Value) -> Reply {
     reply(status, "application/json; charset=utf-8", body.to_string())
 }
 
 /// Sets a field to a URL of ours. A base that cannot stand in a field is left out rather than sent broken.
-fn set(reply: &mut Reply, name: HeaderName, text: &str) {
+pub(super) fn set(reply: &mut Reply, name: HeaderName, text: &str) {
     if let Ok(value) = HeaderValue::try_from(text) {
         reply.headers_mut().insert(name, value);
     }

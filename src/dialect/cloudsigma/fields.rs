@@ -71,6 +71,22 @@ pub(super) fn one(body: &[u8]) -> Result<Fields, Fault> {
     }
 }
 
+/// The whole numbers of a body that has no other members than these.
+pub(super) fn numbers<const N: usize>(body: &[u8], names: &[&str; N]) -> Result<[Option<u64>; N], Fault> {
+    let Value::Object(object) = value(body)? else {
+        return Err(Fault::invalid("body", format!("must be an object with {}", names.join(" and "))));
+    };
+    if let Some(other) = object.keys().find(|name| !names.contains(&name.as_str())) {
+        return Err(Fault::invalid(other, format!("this call takes no {other}")));
+    }
+    let fields = Fields { object, place: String::new() };
+    let mut numbers = [None; N];
+    for (number, name) in numbers.iter_mut().zip(names) {
+        *number = fields.read(name, "must be a whole number", size_of)?.map(ByteCount::get);
+    }
+    Ok(numbers)
+}
+
 /// Whether a text can be a drive's name.
 pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().count() <= MAX_NAME && !text.chars().any(char::is_control)

@@ -3,6 +3,7 @@
 //! Follows the vendor's published documents and what its own clients send; where the two disagree, both are served.
 //! Paths end with a slash there; the spelling without one is served as well.
 
+mod chunks;
 mod decode;
 mod drive;
 mod encode;
@@ -133,6 +134,9 @@ impl Operation for Resumable {
 }
 
 static ROUTES: &[Route] = &[
+    chunks::INIT_UPLOAD,
+    chunks::LINK,
+    chunks::RESUMABLE_JS,
     Route { pattern: "/api/2.0/drives/upload", allow: UPLOAD_ALLOW, endpoints: UPLOADS },
     Route { pattern: "/api/2.0/drives/upload/{file_name}", allow: UPLOAD_ALLOW, endpoints: UPLOADS },
     Route {
@@ -166,7 +170,11 @@ static ROUTES: &[Route] = &[
     Route {
         pattern: "/api/2.0/drives/{uuid}/action",
         allow: "POST",
-        endpoints: &[json(Method::POST, &Op::Act, "do=clone copies a drive, do=resize grows it")],
+        endpoints: &[json(
+            Method::POST,
+            &Op::Act,
+            "do=clone copies a drive, do=resize grows it, do=upload_chunk makes a link for a chunk of it",
+        )],
     },
     Route {
         pattern: "/api/2.0/capabilities",
