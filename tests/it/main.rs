@@ -7,6 +7,7 @@ mod block;
 mod bounds;
 mod cancel;
 mod client;
+mod cloudsigma_chunks;
 mod connections;
 mod control;
 mod crash;
