@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::{Call, Reply, bare, checks, digest_fields, direct, media, reply};
 use crate::domain::{
-    Algorithms, ByteCount, Checks, Digests, Encoding, Fault, FaultKind, Finishes, PartOffset, PartPlan, PartTarget,
-    Reason, TransferAction, TransferSeen, TransferSpec, TransferState,
+    ByteCount, Checks, Digests, Encoding, Fault, FaultKind, Finishes, PartOffset, PartPlan, PartTarget, Reason,
+    TransferAction, TransferSeen, TransferSpec, TransferState,
 };
 
 /// The media type of a part at the end of what has come.

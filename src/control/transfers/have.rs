@@ -47,7 +47,7 @@ impl Assemblies {
             None => None,
         };
         let held = self.held_of(transfer.id)?;
-        let assembly = self.assembly(&held, transfer).await?;
+        let assembly = self.assembly(&held).await?;
         let _turn = self.digesting.turn(transfer.tenant).await?;
         let progress = Arc::new(Progress::fetching(transfer.volume));
         let running = self.running.start(progress.clone());

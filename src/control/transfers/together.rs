@@ -54,7 +54,7 @@ impl Assemblies {
         let told = || Fault::new(FaultKind::Conflict, format!("the partial upload {} is not complete", part.id));
         let size = part.size.ok_or_else(told)?;
         let held = self.held_of(part.id)?;
-        let (durable, _) = self.look_at(&held, part).await?;
+        let durable = self.look_at(&held, part).await?.durable;
         check_whole(&durable, size).map_err(|_| told())?;
         Ok(size)
     }
@@ -119,7 +119,7 @@ impl Assemblies {
         progress: &Arc<Progress>,
     ) -> Result<(), Fault> {
         let held = self.held_of(transfer.id)?;
-        let assembly = self.assembly(&held, transfer).await?;
+        let assembly = self.assembly(&held).await?;
         let mut start = 0;
         for id in parts {
             let part = self.own(transfer.tenant, *id).await?;

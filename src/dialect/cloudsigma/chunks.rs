@@ -17,8 +17,8 @@ use super::super::{
 };
 use super::{BASE, MAX_JSON, drive, encode, fields};
 use crate::domain::{
-    ByteCount, Checks, Chunk, ChunkLength, ChunkSource, Command, Digests, Fault, FaultKind, Finishes, Media, Outcome,
-    PartOffset, PartPlan, PartTarget, Principal, Reason, Secret, TransferCommand, TransferSeen, TransferState,
+    ByteCount, Checks, Chunk, ChunkLength, ChunkSource, Command, Digests, Encoding, Fault, FaultKind, Finishes, Media,
+    Outcome, PartOffset, PartPlan, PartTarget, Principal, Reason, Secret, TransferCommand, TransferSeen, TransferState,
     VolumeId, VolumeSpec,
 };
 
@@ -173,7 +173,16 @@ fn linked(call: &Call) -> Result<PartPlan, Fault> {
     let target = PartTarget::Chunk(ChunkSource::Linked(Secret::new(call.param("token"))), length_of(call));
     let (checks, asserted) = digests(call)?;
     let (at, length, size) = (PartOffset::At(0), call.length, None);
-    Ok(PartPlan { target, at, length, size, checks, asserted, finishes: Finishes::WhenWhole })
+    Ok(PartPlan {
+        target,
+        at,
+        length,
+        encoding: Encoding::Plain,
+        size,
+        checks,
+        asserted,
+        finishes: Finishes::WhenWhole,
+    })
 }
 
 /// A chunk with terms, as resumable.js has them.
@@ -241,7 +250,16 @@ fn plan(
 ) -> Result<PartPlan, Fault> {
     let target = PartTarget::Chunk(ChunkSource::Drive(call.volume_id()?), ending);
     let (at, length, size) = (PartOffset::At(range.start), Some(range.end - range.start), Some(total));
-    Ok(PartPlan { target, at, length, size, checks, asserted, finishes: Finishes::WhenWhole })
+    Ok(PartPlan {
+        target,
+        at,
+        length,
+        encoding: Encoding::Plain,
+        size,
+        checks,
+        asserted,
+        finishes: Finishes::WhenWhole,
+    })
 }
 
 fn length_of(call: &Call) -> ChunkLength {

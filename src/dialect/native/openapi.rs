@@ -126,7 +126,7 @@ fn operation(endpoint: &Endpoint) -> Value {
 
 const fn is_guarded(entry: &Entry) -> bool {
     match entry {
-        Entry::Known(_) | Entry::Receive(..) | Entry::Part(Some(_), _) => true,
+        Entry::Known(_) | Entry::Receive(..) | Entry::Part(Some(_), _) | Entry::Form(..) => true,
         Entry::Anonymous(_) | Entry::Part(None, _) | Entry::Unpack(_) | Entry::Send(_) | Entry::Probe(_) => false,
     }
 }
