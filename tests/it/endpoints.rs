@@ -178,7 +178,7 @@ fn a_ticket_is_good_for_its_drive_only_and_only_as_it_was_given() {
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
         let response = server.anonymous_curl(&path).method(method).args(&["--data", "x"]).run();
         assert_eq!(response.status, 405, "{method}");
-        assert_eq!(response.field("allow"), "GET, HEAD");
+        assert_eq!(response.field("allow"), "GET, HEAD, OPTIONS");
     }
     // The ticket gives no other access.
     assert_eq!(status(&server, &format!("/api/2.0/drives/{uuid}/?token={token}")), 401);

@@ -25,8 +25,7 @@ fn events(output: &Output, event: &str) -> Vec<Value> {
 }
 
 fn sha256(home: &Home, name: &str) -> String {
-    let digest = Sha256::digest(fs::read(home.join(name)).expect("an image"));
-    digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    hex::encode(Sha256::digest(fs::read(home.join(name)).expect("an image")))
 }
 
 #[test]
