@@ -86,7 +86,8 @@ impl Tickets {
         bytes.extend_from_slice(&random);
         let mac = hmac_sha256(&self.key).chain_update(&bytes).finalize().into_bytes();
         bytes.extend_from_slice(&mac);
-        // A multiple of three bytes has one spelling only in base64, so that changing the text always changes the bytes.
+        // A multiple of three bytes has one spelling only in base64, so that changing the text always changes the
+        // bytes.
         debug_assert!(bytes.len().is_multiple_of(3), "the fields of a ticket fill a multiple of three bytes");
         Secret::new(URL_SAFE_NO_PAD.encode(bytes))
     }

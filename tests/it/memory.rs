@@ -104,7 +104,7 @@ fn the_memory_of_password_digests_is_given_back() {
         }
     });
     crate::harness::wait_for("the memory to be given back", || {
-        (machine::memory(server.pid()) < 32 << 20).then_some(())
+        (machine::taken_memory(server.pid()) < 32 << 20).then_some(())
     });
 }
 

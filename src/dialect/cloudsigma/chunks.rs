@@ -1,6 +1,6 @@
-//! Uploads in chunks. A drive is begun, and its chunks come in any order, by one of two ways that may be mixed: to links
-//! that are asked for chunk by chunk, numbered from 0, or in the form of resumable.js, numbered from 1. The last chunk
-//! has what is left as well.
+//! Uploads in chunks. A drive is begun, and its chunks come in any order, by one of two ways that may be mixed: to
+//! links that are asked for chunk by chunk, numbered from 0, or in the form of resumable.js, numbered from 1. The last
+//! chunk has what is left as well.
 //!
 //! Clients take any 2xx to the question for a chunk for "it is there", and any to a chunk for "it is stored".
 
@@ -90,8 +90,8 @@ const TERMS: &[&str] = &[
     "resumableRelativePath",
 ];
 
-/// The path of a link. It lies beneath the base of the API, which some clients take for granted. Some put a slash at its
-/// end, and curl would put the name of a file behind one.
+/// The path of a link. It lies beneath the base of the API, which some clients take for granted. Some put a slash at
+/// its end, and curl would put the name of a file behind one.
 pub(super) fn path(link: &Secret) -> String {
     format!("{BASE}/upload_chunk/{}", link.reveal())
 }

@@ -14,6 +14,11 @@ pub(crate) fn memory(pid: u32) -> u64 {
     status(pid, "VmRSS:")
 }
 
+/// Returns the memory that a process has taken, in bytes, without that of its program, whose size is the compiler's.
+pub(crate) fn taken_memory(pid: u32) -> u64 {
+    status(pid, "RssAnon:")
+}
+
 fn status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a process has memory");
