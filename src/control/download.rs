@@ -1,16 +1,16 @@
 //! One download, from its ticket to an open image or tree.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
 use super::Parts;
 use super::bearer::check_bearer;
 use super::bells::Bells;
 use super::sessions::Sessions;
 use super::survey::data_of;
-use super::turns::Turn;
+use super::turns::{Turn, Turns};
 use super::volumes::{MISSING, Volumes, check_readable};
 use crate::auth::Tickets;
 use crate::domain::{
@@ -70,7 +70,9 @@ pub(super) struct Downloads {
     /// How long a ticket can be started.
     ticket_seconds: u32,
     /// Turns to look where drives have data.
-    surveys: Semaphore,
+    surveys: Turns,
+    /// For how long one waits for such a turn.
+    wait: Duration,
     bells: Bells,
 }
 
@@ -81,8 +83,9 @@ impl Downloads {
     /// Over these parts.
     pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, sessions: Arc<Sessions>, bells: Bells) -> Self {
         let (trees, tickets) = (parts.trees.clone(), parts.tickets.clone());
-        let (ticket_seconds, surveys) = (parts.settings.ticket_seconds, Semaphore::new(SURVEYS));
-        Self { volumes, sessions, trees, tickets, ticket_seconds, surveys, bells }
+        let (ticket_seconds, wait) = (parts.settings.ticket_seconds, parts.settings.trees.wait);
+        let surveys = Turns::new(SURVEYS, 0);
+        Self { volumes, sessions, trees, tickets, ticket_seconds, surveys, wait, bells }
     }
 
     /// A new ticket to download the caller's volume.
@@ -141,7 +144,9 @@ impl Downloads {
                 return Err(Fault::new(FaultKind::NotFound, "a volume that is sent as an archive has no extents"));
             }
             let image = self.image(&volume).await?;
-            let _turn = self.surveys.acquire().await.map_err(Fault::internal)?;
+            let told = "as many drives as can be are looked through for their holes; try again";
+            let turn = self.surveys.take(volume.tenant, self.wait).await;
+            let _turn = turn.map_err(|_| Fault::new(FaultKind::Unavailable, told))?;
             survey.size = image.size();
             survey.data = data_of(&*image).await.map_err(StoreError::from)?;
         }

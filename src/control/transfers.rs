@@ -23,10 +23,10 @@ use std::time::Duration;
 
 use held::{Held, OpenedDrafts, Sight, Work};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 
 use super::bells::Bells;
 use super::pieces::Digesting;
+use super::turns::Turns;
 use super::volumes::Volumes;
 use super::{Parts, Settings};
 use crate::auth::{Tickets, digest_of, is_secret, random_secret};
@@ -69,7 +69,7 @@ pub(super) struct Assemblies {
     bells: Bells,
     digesting: Arc<Digesting>,
     /// Turns to decompress parts.
-    expansions: Arc<Semaphore>,
+    expansions: Turns,
     /// Makes and checks the links of chunks.
     tickets: Arc<Tickets>,
     /// Those that are open or being finished.
@@ -83,7 +83,7 @@ impl Assemblies {
         let (running, pool) = (parts.transfers.clone(), parts.pool.clone());
         let (metrics, settings) = (parts.metrics.clone(), parts.settings);
         let (tickets, held, opened) = (parts.tickets.clone(), Mutex::default(), Mutex::default());
-        let expansions = Arc::new(Semaphore::new(EXPANSIONS));
+        let expansions = Turns::new(EXPANSIONS, 0);
         Arc::new(Self {
             volumes,
             running,

@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use serde_json::Map;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::chunks::{comparing, of_chunk};
 use super::held::{Held, Work};
 use super::{Assemblies, ended, lock, outcome, too_large};
 use crate::control::account::Account;
+use crate::control::turns::Turn;
 use crate::domain::{
     ByteCount, Completion, Digests, Encoding, Extent, Extents, Fault, FaultKind, Finishes, Outcome, PartOffset,
     PartPlan, PartTarget, Principal, Reason, Secret, TenantId, Transfer, TransferSeen, TransferState,
@@ -39,7 +40,7 @@ pub(super) enum To {
         assembly: Arc<Assembly>,
         part: Coming,
         /// The turn to decompress it.
-        expansion: Option<OwnedSemaphorePermit>,
+        expansion: Option<Turn>,
     },
     /// One that is complete, and what its drive holds, if that is there to be compared.
     Complete(Option<Box<dyn ReadBack>>),
@@ -146,7 +147,7 @@ impl Assemblies {
         }
         let length = plan.length.and_then(ByteCount::new);
         let progress = Progress::receiving(transfer.volume).expecting(length);
-        let expansion = self.expansion(plan.encoding)?;
+        let expansion = self.expansion(transfer.tenant, plan.encoding).await?;
         let running = self.running.start(Arc::new(progress));
         let account = Account::open(&self.metrics, running, Direction::Upload, transfer.volume);
         self.volumes.meta.touch_transfer(transfer.id, self.volumes.clock.now()).await?;
@@ -159,12 +160,12 @@ impl Assemblies {
     }
 
     /// Takes a turn to decompress a part. Nobody is kept waiting for one: without compression the part needs none.
-    fn expansion(&self, encoding: Encoding) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+    async fn expansion(&self, tenant: TenantId, encoding: Encoding) -> Result<Option<Turn>, Fault> {
         if encoding == Encoding::Plain {
             return Ok(None);
         }
         let told = "as many compressed parts come as may be at once; send it without Content-Encoding";
-        let turn = self.expansions.clone().try_acquire_owned();
+        let turn = self.expansions.take(tenant, Duration::ZERO).await;
         turn.map(Some).map_err(|_| Fault::new(FaultKind::Unavailable, told))
     }
 

@@ -229,21 +229,25 @@ fn as_many_compressed_parts_as_may_be_keep_no_others_from_coming_plainly() {
     let scene = Scene::start(Setup::default(), &[]);
     let login = basic(&scene.tenant);
     let (_, url) = begun(&scene, &begin(&mut scene.server.raw(), &login, &json!({"name": "a", "size": 100_000})));
-    let coded = |client: &mut RawClient, n: u64| {
+    let coded = |client: &mut RawClient, url: &str, n: u64| {
         let range = format!("Content-Range: bytes {}-{}/*", n * 1_000, n * 1_000 + 999);
         let fields = [OCTETS, &range, "Content-Encoding: zstd", "Content-Length: 900", "Expect: 100-continue"];
         client.send_head(&format!("PUT {url}"), &fields);
         client.head().status
     };
-    let mut stalled: Vec<RawClient> = (0..8).map(|_| scene.server.raw()).collect();
+    let mut stalled: Vec<RawClient> = (0..6).map(|_| scene.server.raw()).collect();
     for (client, n) in stalled.iter_mut().zip(0..) {
-        assert_eq!(coded(client, n), 100);
+        assert_eq!(coded(client, &url, n), 100);
     }
     let mut client = scene.server.raw();
-    assert_eq!(coded(&mut client, 8), 503);
+    assert_eq!(coded(&mut client, &url, 8), 503);
     assert_eq!(put(&mut scene.server.raw(), &url, 8_000, &image::bytes(163, 1_000)).status, 200);
+    let theirs = scene.elsewhere(TRANSFERS).json("POST", &json!({"name": "b", "size": 100_000})).run().json();
+    let told = |name: &str| theirs[name].as_str().expect("a text").replace(scene.server.endpoint(), "");
+    assert_eq!(coded(&mut scene.server.raw(), &told("ticket"), 1), 100, "another tenant finds a turn");
+    assert_eq!(scene.elsewhere(&format!("{TRANSFERS}/{}", told("id"))).method("DELETE").run().status, 204);
     other_has_a_transfer(&scene);
     scene.others_are_served();
     drop(stalled);
-    wait_for("a turn", || (coded(&mut scene.server.raw(), 9) == 100).then_some(()));
+    wait_for("a turn", || (coded(&mut scene.server.raw(), &url, 9) == 100).then_some(()));
 }
