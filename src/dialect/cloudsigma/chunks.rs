@@ -171,18 +171,18 @@ fn linked(call: &Call) -> Result<PartPlan, Fault> {
         return Err(Fault::new(FaultKind::Empty, "the request has no body; the chunk goes there"));
     }
     let target = PartTarget::Chunk(ChunkSource::Linked(Secret::new(call.param("token"))), length_of(call));
-    let (checks, asserted) = digests(call)?;
-    let (at, length, size) = (PartOffset::At(0), call.length, None);
-    Ok(PartPlan {
-        target,
-        at,
-        length,
-        encoding: Encoding::Plain,
-        size,
-        checks,
-        asserted,
-        finishes: Finishes::WhenWhole,
-    })
+    Ok(of_chunk(target, (0, call.length), None, digests(call)?))
+}
+
+/// The plan of a chunk: with the last of them, the drive is made.
+fn of_chunk(
+    target: PartTarget,
+    (start, length): (u64, Option<u64>),
+    size: Option<ByteCount>,
+    (checks, asserted): (Checks, Digests),
+) -> PartPlan {
+    let (at, encoding, finishes) = (PartOffset::At(start), Encoding::Plain, Finishes::WhenWhole);
+    PartPlan { target, at, length, encoding, size, checks, asserted, finishes }
 }
 
 /// A chunk with terms, as resumable.js has them.
@@ -246,20 +246,10 @@ fn plan(
     call: &Call,
     (range, total): (Range<u64>, ByteCount),
     ending: ChunkLength,
-    (checks, asserted): (Checks, Digests),
+    digests: (Checks, Digests),
 ) -> Result<PartPlan, Fault> {
     let target = PartTarget::Chunk(ChunkSource::Drive(call.volume_id()?), ending);
-    let (at, length, size) = (PartOffset::At(range.start), Some(range.end - range.start), Some(total));
-    Ok(PartPlan {
-        target,
-        at,
-        length,
-        encoding: Encoding::Plain,
-        size,
-        checks,
-        asserted,
-        finishes: Finishes::WhenWhole,
-    })
+    Ok(of_chunk(target, (range.start, Some(range.end - range.start)), Some(total), digests))
 }
 
 fn length_of(call: &Call) -> ChunkLength {
