@@ -253,7 +253,7 @@ pub struct TransferSeen {
     pub received: u64,
     /// The parts that come at present.
     pub parts: u32,
-    /// The bytes that came in the last second or so, per second.
+    /// The bytes per second of the parts that come, each since it began.
     pub rate: u64,
     /// What the parts wait for most, if any comes.
     pub limit: Option<Limiter>,
