@@ -100,7 +100,7 @@ mod tests {
             transfer: None,
             size: ByteCount::mib(3),
             allocated: Some(4096),
-            digest: ReceiptDigests { sha256: None, blake3: Some("b3".repeat(32)) },
+            digest: ReceiptDigests { blake3: Some("b3".repeat(32)), ..ReceiptDigests::default() },
             created: "2023-11-14T22:13:19Z".to_owned(),
             stored: None,
         }

@@ -12,7 +12,9 @@ use serde_json::json;
 
 use super::connection::{self, Connection};
 use super::progress::{Board, plain, print, say};
-use crate::client::{Algorithm, Batch, Client, ClientError, Compression, Meter, Source, Upload, read_manifest};
+use crate::client::{
+    Algorithm, Asserted, Batch, Client, ClientError, Compression, Meter, Source, Upload, read_manifest,
+};
 use crate::config::Size;
 
 #[derive(Args)]
@@ -39,7 +41,7 @@ pub(super) struct UploadArguments {
     #[arg(long, default_value_t = 4, value_name = "N")]
     connections: usize,
     /// The digest of the whole that the server compares before there is a drive
-    #[arg(long, value_enum, default_value_t = Digest::Sha256)]
+    #[arg(long, value_enum, default_value_t = Digest::Auto)]
     digest: Digest,
     /// A drive that has many of the same bytes: of each 4 MiB that it has, nothing is sent
     #[arg(long, value_name = "UUID")]
@@ -59,11 +61,16 @@ pub(super) struct UploadArguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Digest {
+    /// SHA-256, or that of the pieces of a file with more holes than data
+    Auto,
     /// One core computes 1 to 2 GB/s of it
     #[value(name = "sha-256")]
     Sha256,
     /// Four times as fast
     Blake3,
+    /// BLAKE3 of each 4 MiB piece, in a list of which the BLAKE3 is compared: holes cost nothing
+    #[value(name = "blake3-pieces")]
+    PieceList,
     /// Compare nothing
     None,
 }
@@ -112,10 +119,12 @@ pub(super) fn run(arguments: UploadArguments) -> anyhow::Result<ExitCode> {
 
 /// Returns what to upload.
 fn orders(arguments: &UploadArguments) -> Result<Vec<Upload>, ClientError> {
-    let algorithm = match arguments.digest {
-        Digest::Sha256 => Some(Algorithm::Sha256),
-        Digest::Blake3 => Some(Algorithm::Blake3),
-        Digest::None => None,
+    let digest = match arguments.digest {
+        Digest::Auto => Asserted::Auto,
+        Digest::Sha256 => Asserted::By(Algorithm::Sha256),
+        Digest::Blake3 => Asserted::By(Algorithm::Blake3),
+        Digest::PieceList => Asserted::By(Algorithm::PieceList),
+        Digest::None => Asserted::Nothing,
     };
     let compression = match arguments.compress {
         Compress::Auto => Compression::Auto,
@@ -129,7 +138,7 @@ fn orders(arguments: &UploadArguments) -> Result<Vec<Upload>, ClientError> {
             name,
             reference: arguments.reference.clone(),
             connections: arguments.connections,
-            digest: given.or(algorithm),
+            digest: given.map_or(digest, Asserted::By),
             expected,
             compression,
             restarts: arguments.restart,

@@ -62,7 +62,8 @@ pub(super) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
 /// Tells how the file and the receipt compare; returns whether nothing differs.
 fn compare(path: &Path, receipt: &Receipt, out: &mut impl Write) -> anyhow::Result<bool> {
     let told = &receipt.digest;
-    let algorithms = Algorithms { sha256: told.sha256.is_some(), blake3: told.blake3.is_some() };
+    let algorithms =
+        Algorithms { sha256: told.sha256.is_some(), blake3: told.blake3.is_some(), pieces: told.pieces.is_some() };
     let (size, found) = digest(path, algorithms).with_context(|| format!("cannot read {}", path.display()))?;
     let mut is_same = true;
     let mut line = |name: &str, found: String, told: &str| {
@@ -75,7 +76,11 @@ fn compare(path: &Path, receipt: &Receipt, out: &mut impl Write) -> anyhow::Resu
         }
     };
     line("size", size.to_string(), &receipt.size.to_string())?;
-    for (name, found, told) in [("sha-256", found.sha256, &told.sha256), ("blake3", found.blake3, &told.blake3)] {
+    for (name, found, told) in [
+        ("sha-256", found.sha256, &told.sha256),
+        ("blake3", found.blake3, &told.blake3),
+        ("blake3-pieces", found.pieces, &told.pieces),
+    ] {
         if let Some(told) = told {
             line(name, found.unwrap_or_default(), &told.to_ascii_lowercase())?;
         }

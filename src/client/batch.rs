@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Algorithm;
 use super::record::Record;
-use super::{Client, ClientError, Meter, Source, Upload, Uploaded};
+use super::{Asserted, Client, ClientError, Meter, Source, Upload, Uploaded};
 
 /// A line of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,13 +56,15 @@ fn entry(line: &str) -> Result<Entry, String> {
     if name.is_empty() || path.is_empty() {
         return Err("a name and a path are needed".to_owned());
     }
-    let digest = digest.map(|text| digest_of(text).ok_or("a digest is as in sha-256:HEX or blake3:HEX, of 64 digits"));
+    let digest = digest.map(|text| {
+        digest_of(text).ok_or("a digest is as in sha-256:HEX, blake3:HEX or blake3-pieces:HEX, of 64 digits")
+    });
     Ok(Entry { name: name.to_owned(), path: path.into(), digest: digest.transpose()? })
 }
 
 fn digest_of(text: &str) -> Option<(Algorithm, String)> {
     let (name, hex) = text.split_once(':')?;
-    let algorithm = [Algorithm::Sha256, Algorithm::Blake3].into_iter().find(|known| known.name() == name)?;
+    let algorithm = Algorithm::ALL.into_iter().find(|known| known.name() == name)?;
     let is_digest = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_digest.then(|| (algorithm, hex.to_ascii_lowercase()))
 }
@@ -136,8 +138,10 @@ impl Batch {
 
 /// Whether what was uploaded had the digest that is expected now.
 fn has_expected(uploaded: &Uploaded, order: &Upload) -> bool {
-    let expected = order.digest.zip(order.expected.as_ref());
-    expected.is_none_or(|(algorithm, hex)| uploaded.digest == Some(format!("{}:{hex}", algorithm.name())))
+    match (order.digest, &order.expected) {
+        (Asserted::By(algorithm), Some(hex)) => uploaded.digest == Some(format!("{}:{hex}", algorithm.name())),
+        _ => true,
+    }
 }
 
 fn stamp(path: &Path) -> Result<Stamp, ClientError> {

@@ -8,6 +8,9 @@ use reqwest::header::HeaderMap;
 use sfv::{BareItem, Dictionary, Item, ListEntry, Parser};
 use sha2::{Digest as _, Sha256};
 
+use super::scan;
+use crate::domain::{PIECE, PieceListState};
+
 /// The bytes that are read at once.
 const CHUNK: usize = 1 << 20;
 
@@ -18,14 +21,20 @@ pub(crate) enum Algorithm {
     Sha256,
     /// Faster by far.
     Blake3,
+    /// Of the list of pieces: holes are not read.
+    PieceList,
 }
 
 impl Algorithm {
+    /// Every algorithm.
+    pub(crate) const ALL: [Self; 3] = [Self::Sha256, Self::Blake3, Self::PieceList];
+
     /// The name on the wire.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Sha256 => "sha-256",
             Self::Blake3 => "blake3",
+            Self::PieceList => "blake3-pieces",
         }
     }
 }
@@ -35,6 +44,7 @@ pub(super) enum Digester {
     Sha256(Sha256),
     // Some two KiB.
     Blake3(Box<blake3::Hasher>),
+    PieceList(Box<PieceListState>),
 }
 
 impl Digester {
@@ -42,6 +52,7 @@ impl Digester {
         match algorithm {
             Algorithm::Sha256 => Self::Sha256(Sha256::new()),
             Algorithm::Blake3 => Self::Blake3(Box::new(blake3::Hasher::new())),
+            Algorithm::PieceList => Self::PieceList(Box::default()),
         }
     }
 
@@ -51,6 +62,7 @@ impl Digester {
             Self::Blake3(digest) => {
                 digest.update(bytes);
             }
+            Self::PieceList(digest) => digest.update(bytes),
         }
     }
 
@@ -59,6 +71,7 @@ impl Digester {
         match self {
             Self::Sha256(digest) => hex::encode(digest.finalize()),
             Self::Blake3(digest) => digest.finalize().to_string(),
+            Self::PieceList(digest) => hex::encode(digest.finish()),
         }
     }
 }
@@ -76,9 +89,25 @@ pub(super) fn told(headers: &HeaderMap) -> Option<String> {
 /// Returns the digest of the first `size` bytes of a file, in hex. Blocks.
 pub(super) fn of_file(algorithm: Algorithm, file: &File, size: u64) -> io::Result<String> {
     let mut digest = Digester::new(algorithm);
+    let mut holes = match algorithm {
+        Algorithm::PieceList => scan::holes(file, size)?.into_iter().peekable(),
+        _ => Vec::new().into_iter().peekable(),
+    };
     let mut chunk = vec![0; CHUNK];
     let mut at = 0;
     while at < size {
+        if let Digester::PieceList(list) = &mut digest
+            && at.is_multiple_of(PIECE)
+        {
+            while holes.next_if(|hole| hole.end <= at).is_some() {}
+            let hole = holes.peek().filter(|hole| hole.start <= at).map_or(at, |hole| hole.end);
+            let count = if hole == size { (hole - at).div_ceil(PIECE) } else { (hole - at) / PIECE };
+            if count > 0 {
+                list.zero_pieces(count);
+                at = size.min(at + count * PIECE);
+                continue;
+            }
+        }
         let len = (size - at).min(CHUNK as u64);
         let chunk = &mut chunk[..len as usize];
         file.read_exact_at(chunk, at)?;
@@ -103,6 +132,21 @@ mod tests {
         assert_eq!(of_file(Algorithm::Sha256, &file, 3).unwrap(), sha256);
         assert_eq!(of_file(Algorithm::Blake3, &file, 3).unwrap(), blake3);
         assert!(of_file(Algorithm::Sha256, &file, 7).is_err(), "the file is shorter");
+    }
+
+    #[test]
+    fn holes_count_in_the_list_of_pieces_as_zeros_do() {
+        let size = 9 * PIECE + 77;
+        let sparse = tempfile::tempfile().unwrap();
+        sparse.set_len(size).unwrap();
+        for (at, byte) in [(3 * PIECE + 5, b"x"), (7 * PIECE - 1, b"y")] {
+            sparse.write_all_at(byte, at).unwrap();
+        }
+        let mut bytes = vec![0; size as usize];
+        sparse.read_exact_at(&mut bytes, 0).unwrap();
+        let mut whole = Digester::new(Algorithm::PieceList);
+        whole.update(&bytes);
+        assert_eq!(of_file(Algorithm::PieceList, &sparse, size).unwrap(), whole.finish());
     }
 
     #[test]

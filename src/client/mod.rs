@@ -40,4 +40,4 @@ pub(crate) use login::{Login, LoginError};
 pub(crate) use meter::{Meter, Seen};
 pub(crate) use transfers::Transfer;
 pub(crate) use trees::{Pull, Push};
-pub(crate) use upload::{Source, Upload, Uploaded};
+pub(crate) use upload::{Asserted, Source, Upload, Uploaded};

@@ -27,7 +27,7 @@ use super::exchange::blocking;
 use super::parts::Open;
 use super::record::Record;
 use super::transfers::{Transfer, path};
-use super::{Client, ClientError, Meter};
+use super::{Client, ClientError, Meter, scan};
 
 /// The bytes of a pipe that are held for each connection, until the server has them: nobody can read them again.
 const PIECE: usize = 16 << 20;
@@ -44,7 +44,7 @@ pub(crate) struct Upload {
     /// The connections at once.
     pub(crate) connections: usize,
     /// The digest that the server is to compare.
-    pub(crate) digest: Option<Algorithm>,
+    pub(crate) digest: Asserted,
     /// The digest that the source must have, in hex, if that is known.
     pub(crate) expected: Option<String>,
     /// When parts are compressed.
@@ -53,6 +53,29 @@ pub(crate) struct Upload {
     pub(crate) restarts: bool,
     /// A drive that may have some of the bytes, which are not sent then.
     pub(crate) base: Option<String>,
+}
+
+/// Which digest of the whole is computed here and compared there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asserted {
+    /// SHA-256, unless most of the source is holes, which would all be digested: then that of its pieces.
+    Auto,
+    /// By this algorithm.
+    By(Algorithm),
+    /// None.
+    Nothing,
+}
+
+impl Asserted {
+    /// Returns the algorithm for a source with so many bytes, so many of which are in holes.
+    fn algorithm(self, size: u64, holes: u64) -> Option<Algorithm> {
+        match self {
+            Self::Auto if holes > size / 2 => Some(Algorithm::PieceList),
+            Self::Auto => Some(Algorithm::Sha256),
+            Self::By(algorithm) => Some(algorithm),
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// Where bytes come from.
@@ -96,7 +119,7 @@ impl Client {
             Source::File(path) => self.upload_file(&path, &order, meter).await,
             Source::Input(size) => {
                 meter.set_size(size.unwrap_or_default());
-                let (open, _) = self.begin(&order, size, Arc::clone(&meter)).await?;
+                let (open, _) = self.begin(&order, (size, None), Arc::clone(&meter)).await?;
                 let (id, client) = (open.id.clone(), self.clone());
                 let done = self.upload_input(open, &order).await;
                 if done.is_err() {
@@ -122,24 +145,27 @@ impl Client {
         let open = if let Some(open) = resumed {
             open
         } else {
-            let (open, ticket) = self.begin(order, Some(size), Arc::clone(&meter)).await?;
+            let scanned = Arc::clone(&file);
+            let holes = blocking(move || scan::holes(&scanned, size)).await.map_err(wrong())?;
+            let data = holes.iter().fold(size, |data, hole| data - (hole.end - hole.start));
+            let (open, ticket) = self.begin(order, (Some(size), Some(data)), Arc::clone(&meter)).await?;
             let kept = Kept { source: place, size, modified, transfer: open.id.clone(), ticket };
             record.write(&kept)?;
             open
         };
         let hashed = Arc::clone(&file);
-        let digest = order
-            .digest
-            .map(|algorithm| (algorithm, spawn_blocking(move || digest::of_file(algorithm, &hashed, size))));
+        let asserted = order.digest;
+        let digest = spawn_blocking(move || {
+            let holes = scan::holes(&hashed, size)?.iter().map(|hole| hole.end - hole.start).sum();
+            let algorithm = asserted.algorithm(size, holes);
+            algorithm.map(|algorithm| Ok((algorithm, digest::of_file(algorithm, &hashed, size)?))).transpose()
+        });
         if order.base.is_some() {
             let taken = open.take_from_base(&file, path, size).await?;
             open.meter.note(format!("{taken} of {size} bytes are in the base already"));
         }
         open.send_file(&file, path, size, order.connections).await?;
-        let digest = match digest {
-            Some((algorithm, task)) => Some((algorithm, ended(task).await.map_err(wrong())?)),
-            None => None,
-        };
+        let digest = ended(digest).await.map_err(wrong())?;
         if let (Some(expected), Some((_, got))) = (&order.expected, &digest)
             && !expected.eq_ignore_ascii_case(got)
         {
@@ -206,8 +232,17 @@ impl Client {
     }
 
     /// Begins a transfer, and returns it with its ticket.
-    async fn begin(&self, order: &Upload, size: Option<u64>, meter: Arc<Meter>) -> Result<(Open, String), ClientError> {
+    async fn begin(
+        &self,
+        order: &Upload,
+        (size, data): (Option<u64>, Option<u64>),
+        meter: Arc<Meter>,
+    ) -> Result<(Open, String), ClientError> {
         let mut body = json!({"name": order.name, "size": size, "reference": order.reference});
+        // A server of another version may not know the member, and needs it only for files with holes.
+        if let Some(data) = data.filter(|data| Some(*data) != size) {
+            body["data"] = data.into();
+        }
         if let Some(base) = &order.base {
             body["base"] = json!({"drive": base});
         }
@@ -224,7 +259,8 @@ impl Client {
         let place = Path::new("standard input");
         let input = io::stdin().as_fd().try_clone_to_owned().map_err(ClientError::file(place))?;
         let input = Arc::new(File::from(input));
-        let mut digester = order.digest.map(Digester::new);
+        let algorithm = order.digest.algorithm(0, 0);
+        let mut digester = algorithm.map(Digester::new);
         let mut size = 0;
         let mut sending = FuturesUnordered::new();
         loop {
@@ -254,7 +290,7 @@ impl Client {
             sent?;
         }
         drop(sending);
-        let digest = order.digest.zip(digester.map(Digester::finish));
+        let digest = algorithm.zip(digester.map(Digester::finish));
         open.finish(size, digest.as_ref(), &order.name).await
     }
 }

@@ -194,7 +194,11 @@ impl Assemblies {
         if size > limits.max_drive {
             return Err(too_large(limits.max_drive));
         }
-        let reservation = self.volumes.store.space().reserve_for(principal.tenant, size)?;
+        let space = self.volumes.store.space();
+        let reservation = match spec.data {
+            Some(data) => space.reserve_thin(principal.tenant, data.min(size))?,
+            None => space.reserve_for(principal.tenant, size)?,
+        };
         let charged = if spec.origin == Some(Origin::Partial) { size } else { size.max(limits.min_drive) };
         let (kind, state, now) = (VolumeKind::Drive, VolumeState::Uploading, self.volumes.clock.now());
         // Its size is that of the bytes that come until all have: clients compare it with that of their file.
@@ -208,6 +212,7 @@ impl Assemblies {
             volume: volume.id,
             name: spec.name,
             size: spec.size,
+            data: spec.data,
             media: spec.media,
             reference: spec.reference,
             metadata: spec.metadata,

@@ -136,7 +136,7 @@ impl Admitted {
             Ok(draft) => draft,
             Err(fault) => return Err(self.fail(&uploads, fault).await),
         };
-        let always = Algorithms { sha256: uploads.settings.always_sha256, blake3: false };
+        let always = Algorithms { sha256: uploads.settings.always_sha256, ..Algorithms::NONE };
         let digests = always.or(self.plan.wanted).or(self.plan.asserted.algorithms());
         let options = WriteOptions { depth: uploads.settings.depth, digests };
         let room = self.plan.length.map_or(0, ByteCount::get);

@@ -49,7 +49,7 @@ pub(crate) fn of_trailer(headers: &HeaderMap) -> Result<Vec<Checksum>, Fault> {
 }
 
 fn asserted(headers: &HeaderMap) -> Result<Vec<Checksum>, Fault> {
-    let Digests { sha256, blake3 } = digest_fields::of_content(headers)?;
+    let Digests { sha256, blake3, .. } = digest_fields::of_content(headers)?;
     let sha256 = sha256.map(|digest| (ChecksumAlgorithm::Sha256, digest.0));
     let blake3 = blake3.map(|digest| (ChecksumAlgorithm::Blake3, digest.0));
     let digests = [sha256, blake3].into_iter().flatten();

@@ -18,6 +18,8 @@ const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest")
 const WANT_CONTENT_DIGEST: HeaderName = HeaderName::from_static("want-content-digest");
 const SHA_256: &str = "sha-256";
 const BLAKE3: &str = "blake3";
+/// Of representations only: a part has no pieces.
+const PIECE_LIST: &str = "blake3-pieces";
 
 /// The digests that the sender says its body has.
 ///
@@ -38,7 +40,12 @@ pub fn asserted(headers: &HeaderMap) -> Result<Digests, Fault> {
 
 /// The digests that the content of this request has, as its sender says.
 pub fn of_content(headers: &HeaderMap) -> Result<Digests, Fault> {
-    asserted_by(headers, &CONTENT_DIGEST)
+    let digests = asserted_by(headers, &CONTENT_DIGEST)?;
+    if digests.pieces.is_some() {
+        let told = format!("{PIECE_LIST} is a digest of a whole drive, which Repr-Digest has");
+        return Err(Fault::invalid(CONTENT_DIGEST.as_str(), told));
+    }
+    Ok(digests)
 }
 
 /// The digests that the whole representation has, as its sender says.
@@ -58,7 +65,7 @@ pub fn wanted(headers: &HeaderMap) -> Algorithms {
                     if (1..=10).contains(&i64::from(*weight))
             )
         };
-        wanted.or(Algorithms { sha256: is_wanted(SHA_256), blake3: is_wanted(BLAKE3) })
+        wanted.or(Algorithms { sha256: is_wanted(SHA_256), blake3: is_wanted(BLAKE3), pieces: is_wanted(PIECE_LIST) })
     })
 }
 
@@ -77,7 +84,8 @@ pub fn announced(headers: &HeaderMap) -> Algorithms {
 pub fn repr_digest(digests: &Digests) -> Option<HeaderValue> {
     let sha256 = digests.sha256.map(|digest| member_text(SHA_256, digest.0));
     let blake3 = digests.blake3.map(|digest| member_text(BLAKE3, digest.0));
-    let members: Vec<_> = [sha256, blake3].into_iter().flatten().collect();
+    let pieces = digests.pieces.map(|digest| member_text(PIECE_LIST, digest.0));
+    let members: Vec<_> = [sha256, blake3, pieces].into_iter().flatten().collect();
     (!members.is_empty()).then(|| HeaderValue::try_from(members.join(", ")).ok()).flatten()
 }
 
@@ -97,7 +105,11 @@ fn asserted_by(headers: &HeaderMap, name: &HeaderName) -> Result<Digests, Fault>
         }
         Some(_) => Err(unreadable(&format!("the digest must be written as {key}=:base64:"))),
     };
-    Ok(Digests { sha256: digest(SHA_256)?.map(Sha256), blake3: digest(BLAKE3)?.map(Blake3) })
+    Ok(Digests {
+        sha256: digest(SHA_256)?.map(Sha256),
+        blake3: digest(BLAKE3)?.map(Blake3),
+        pieces: digest(PIECE_LIST)?.map(Blake3),
+    })
 }
 
 /// The members of a dictionary field (RFC 9651 section 3.2); its lines are one list.
@@ -139,7 +151,7 @@ mod tests {
     }
 
     fn sha256() -> Digests {
-        Digests { sha256: Some(Sha256(bytes())), blake3: None }
+        Digests { sha256: Some(Sha256(bytes())), ..Digests::NONE }
     }
 
     fn both() -> Digests {
@@ -226,7 +238,8 @@ mod tests {
         }
         assert!(wanted(&HeaderMap::new()).is_empty());
         let of_both = headers(&[(WANT_REPR_DIGEST, "blake3=10, sha-256=0"), (WANT_CONTENT_DIGEST, "sha-256=3")]);
-        assert_eq!(wanted(&of_both), Algorithms::ALL);
+        assert_eq!(wanted(&of_both), Algorithms { pieces: false, ..Algorithms::ALL });
+        assert!(wanted(&headers(&[(WANT_REPR_DIGEST, "blake3-pieces=1")])).pieces);
         assert!(!wanted(&headers(&[(WANT_REPR_DIGEST, "blake3=0")])).blake3);
     }
 
@@ -245,8 +258,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_told_can_be_asserted(sha256: Option<[u8; 32]>, blake3: Option<[u8; 32]>) {
-            let digests = Digests { sha256: sha256.map(Sha256), blake3: blake3.map(Blake3) };
+        fn what_is_told_can_be_asserted(sha256: Option<[u8; 32]>, blake3: Option<[u8; 32]>, pieces: Option<[u8; 32]>) {
+            let digests =
+                Digests { sha256: sha256.map(Sha256), blake3: blake3.map(Blake3), pieces: pieces.map(Blake3) };
             let map = repr_digest(&digests).into_iter().map(|value| (REPR_DIGEST, value)).collect();
             prop_assert_eq!(asserted(&map).unwrap(), digests);
         }

@@ -200,9 +200,11 @@ pub fn answer(
     if let Some(range) = range {
         set(headers, header::CONTENT_RANGE, &range);
     }
-    // The one digest that was told to everybody before there was another stays so.
-    let blake3 = volume.digests.blake3.filter(|_| digest_fields::wanted(call.headers).blake3);
-    let digests = Digests { blake3, ..volume.digests };
+    // The one digest that was told to everybody before there were others stays so.
+    let wanted = digest_fields::wanted(call.headers);
+    let blake3 = volume.digests.blake3.filter(|_| wanted.blake3);
+    let pieces = volume.digests.pieces.filter(|_| wanted.pieces);
+    let digests = Digests { blake3, pieces, ..volume.digests };
     if let Some(value) = digest_fields::repr_digest(&digests) {
         headers.insert(digest_fields::REPR_DIGEST, value);
     }

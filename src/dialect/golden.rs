@@ -227,7 +227,8 @@ fn answered(answer: &Answer, call: &Call, intent: &Intent<()>, places: &Places) 
         Intent::Receive(_, plan, ()) => {
             let sha256 = plan.wanted.sha256.then_some(Sha256([0xab; 32]));
             let blake3 = plan.wanted.blake3.then_some(Blake3([0xb3; 32]));
-            let digests = Digests { sha256, blake3 }.or(plan.asserted);
+            let pieces = plan.wanted.pieces.then_some(Blake3([0xbe; 32]));
+            let digests = Digests { sha256, blake3, pieces }.or(plan.asserted);
             told(&Outcome::Uploaded { id: drive().id, digests })
         }
         Intent::Part(_, plan, ()) => {
@@ -481,6 +482,7 @@ fn transfer_outcome(command: &TransferCommand) -> Outcome {
             let begun = transfer(TransferState::Open, size);
             let transfer = Transfer {
                 size: spec.size,
+                data: spec.data,
                 media: spec.media,
                 name: spec.name.clone(),
                 reference: spec.reference.clone(),
@@ -526,10 +528,11 @@ pub(super) fn transfer(state: TransferState, size: ByteCount) -> TransferSeen {
             volume: ID.parse().unwrap(),
             name: "disk.img".to_owned(),
             size: Some(size),
+            data: None,
             media: Media::Disk,
             reference: Some("batch 7".to_owned()),
             metadata: Some("filename ZGlzay5pbWc=".to_owned()),
-            asserted: Digests { sha256: Some(Sha256([0xcd; 32])), blake3: None },
+            asserted: Digests { sha256: Some(Sha256([0xcd; 32])), ..Digests::NONE },
             ticket: Sha256([1; 32]),
             epoch: 2,
             state,
@@ -680,7 +683,11 @@ pub(super) fn drive() -> Volume {
         revision: 7,
         created: UnixTime(1_700_000_000_000),
         updated: UnixTime(1_700_000_100_000),
-        digests: Digests { sha256: Some(Sha256([0xcd; 32])), blake3: Some(Blake3([0xb3; 32])) },
+        digests: Digests {
+            sha256: Some(Sha256([0xcd; 32])),
+            blake3: Some(Blake3([0xb3; 32])),
+            pieces: Some(Blake3([0xbe; 32])),
+        },
         content: None,
         source: None,
         meta: map(json!({"description": "a \"quoted\" text"})),

@@ -33,6 +33,8 @@ pub enum Algorithm {
     Sha256,
     /// BLAKE3 with its default length.
     Blake3,
+    /// BLAKE3 of the list of the pieces' BLAKE3: see [`PieceListState`](super::PieceListState).
+    PieceList,
 }
 
 impl fmt::Display for Algorithm {
@@ -40,6 +42,7 @@ impl fmt::Display for Algorithm {
         f.write_str(match self {
             Self::Sha256 => "SHA-256",
             Self::Blake3 => "BLAKE3",
+            Self::PieceList => "BLAKE3 of its pieces",
         })
     }
 }
@@ -51,23 +54,31 @@ pub struct Algorithms {
     pub sha256: bool,
     /// Whether BLAKE3 is one of them.
     pub blake3: bool,
+    /// Whether that of the list of pieces is one of them.
+    pub pieces: bool,
 }
 
 impl Algorithms {
     /// No algorithm.
-    pub const NONE: Self = Self { sha256: false, blake3: false };
+    pub const NONE: Self = Self { sha256: false, blake3: false, pieces: false };
     /// Every algorithm.
-    pub const ALL: Self = Self { sha256: true, blake3: true };
+    pub const ALL: Self = Self { sha256: true, blake3: true, pieces: true };
+    /// That of the list of pieces, for which a hole need not be read.
+    pub const PIECES: Self = Self { pieces: true, ..Self::NONE };
 
     /// Whether none is in the set.
     pub const fn is_empty(self) -> bool {
-        !self.sha256 && !self.blake3
+        !self.sha256 && !self.blake3 && !self.pieces
     }
 
     /// The algorithms of either set.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
-        Self { sha256: self.sha256 || other.sha256, blake3: self.blake3 || other.blake3 }
+        Self {
+            sha256: self.sha256 || other.sha256,
+            blake3: self.blake3 || other.blake3,
+            pieces: self.pieces || other.pieces,
+        }
     }
 }
 
@@ -78,11 +89,13 @@ pub struct Digests {
     pub sha256: Option<Sha256>,
     /// The BLAKE3.
     pub blake3: Option<Blake3>,
+    /// The BLAKE3 of the list of pieces.
+    pub pieces: Option<Blake3>,
 }
 
 impl Digests {
     /// No digest.
-    pub const NONE: Self = Self { sha256: None, blake3: None };
+    pub const NONE: Self = Self { sha256: None, blake3: None, pieces: None };
 
     /// Whether none is known.
     pub const fn is_empty(&self) -> bool {
@@ -91,13 +104,17 @@ impl Digests {
 
     /// The algorithms whose digests are known.
     pub const fn algorithms(&self) -> Algorithms {
-        Algorithms { sha256: self.sha256.is_some(), blake3: self.blake3.is_some() }
+        Algorithms { sha256: self.sha256.is_some(), blake3: self.blake3.is_some(), pieces: self.pieces.is_some() }
     }
 
     /// These digests, and those of `other` by the algorithms that these lack.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
-        Self { sha256: self.sha256.or(other.sha256), blake3: self.blake3.or(other.blake3) }
+        Self {
+            sha256: self.sha256.or(other.sha256),
+            blake3: self.blake3.or(other.blake3),
+            pieces: self.pieces.or(other.pieces),
+        }
     }
 
     /// An algorithm by which both know a digest, and not the same: these are digests of other bytes.
@@ -109,6 +126,8 @@ impl Digests {
             Some(Algorithm::Sha256)
         } else if differ(self.blake3, other.blake3) {
             Some(Algorithm::Blake3)
+        } else if differ(self.pieces, other.pieces) {
+            Some(Algorithm::PieceList)
         } else {
             None
         }
@@ -136,14 +155,22 @@ mod tests {
     #[test]
     fn digests_contradict_each_other_by_the_algorithms_that_both_have() {
         let (sha256, blake3) = (Some(Sha256([1; 32])), Some(Blake3([2; 32])));
-        let both = Digests { sha256, blake3 };
-        for other in [Digests::NONE, both, Digests { sha256, blake3: None }, Digests { sha256: None, blake3 }] {
+        let pieces = Some(Blake3([3; 32]));
+        let both = Digests { sha256, blake3, pieces };
+        let some = [
+            Digests { sha256, ..Digests::NONE },
+            Digests { blake3, ..Digests::NONE },
+            Digests { pieces, ..Digests::NONE },
+        ];
+        for other in [Digests::NONE, both].into_iter().chain(some) {
             assert_eq!((both.contradiction(&other), other.contradiction(&both)), (None, None), "{other:?}");
             assert_eq!(other.or(both), both);
         }
-        let wrong = Digests { sha256: Some(Sha256([2; 32])), blake3 };
+        let wrong = Digests { sha256: Some(Sha256([2; 32])), ..both };
         assert_eq!(both.contradiction(&wrong), Some(Algorithm::Sha256));
-        let wrong = Digests { sha256, blake3: Some(Blake3([1; 32])) };
+        let wrong = Digests { blake3: Some(Blake3([1; 32])), ..both };
         assert_eq!(both.contradiction(&wrong), Some(Algorithm::Blake3));
+        let wrong = Digests { pieces: Some(Blake3([1; 32])), ..both };
+        assert_eq!(both.contradiction(&wrong), Some(Algorithm::PieceList));
     }
 }

@@ -17,6 +17,7 @@ mod id;
 mod identity;
 mod network;
 mod patch;
+mod piece_list;
 mod placement;
 mod principal;
 mod receipt;
@@ -50,6 +51,7 @@ pub use id::{BackupId, ContentId, JobId, SessionId, TenantId, TokenId, TransferI
 pub use identity::{AnonymousCommand, IdentityCommand, IdentityOutcome, Login, Named, Project, Proof, Token, User};
 pub use network::{Network, NotANetwork};
 pub use patch::{BlockPatch, PairsChange, Patch};
+pub use piece_list::PieceListState;
 pub use placement::{Catalogue, Placement, Region};
 pub use principal::{Guard, Principal, Quota, Usage};
 pub use receipt::{PublicKey, Receipt, ReceiptDigests, ReceiptOf, SignedReceipt};

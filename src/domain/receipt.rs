@@ -50,6 +50,9 @@ pub struct ReceiptDigests {
     pub sha256: Option<String>,
     /// The BLAKE3.
     pub blake3: Option<String>,
+    /// The BLAKE3 of the list of pieces. Receipts of older versions have none.
+    #[serde(rename = "blake3-pieces", default)]
+    pub pieces: Option<String>,
 }
 
 impl From<Digests> for ReceiptDigests {
@@ -57,6 +60,7 @@ impl From<Digests> for ReceiptDigests {
         Self {
             sha256: digests.sha256.map(|digest| hex::encode(digest.0)),
             blake3: digests.blake3.map(|digest| hex::encode(digest.0)),
+            pieces: digests.pieces.map(|digest| hex::encode(digest.0)),
         }
     }
 }

@@ -65,6 +65,8 @@ pub struct TransferSpec {
     pub name: String,
     /// The number of bytes that will come; `None` if that is not known yet. A smaller drive than the least is grown.
     pub size: Option<ByteCount>,
+    /// How many of them are not zeros, as far as the client knows. Disk is set aside for these; `None` is for all.
+    pub data: Option<ByteCount>,
     /// The device that the guest sees.
     pub media: Media,
     /// The owner's labels of the drive.
@@ -197,6 +199,8 @@ pub struct Transfer {
     pub name: String,
     /// The number of bytes that will come, once it is known.
     pub size: Option<ByteCount>,
+    /// How many of them are not zeros, as its client told.
+    pub data: Option<ByteCount>,
     /// The device that the guest sees of the drive.
     pub media: Media,
     /// The client's own name for it.

@@ -332,8 +332,10 @@ pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &
     }
     sqlx::query(
         "INSERT INTO volumes (id, tenant, name, media, size, charged, state, reason, generation, revision, \
-         created, updated, sha256, meta, attributes, kind, content, source, zone, is_image, is_hpc, blake3) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
+         created, updated, sha256, meta, attributes, kind, content, source, zone, is_image, is_hpc, blake3, \
+         blake3_pieces) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
+         $23)",
     )
     .bind(volume.id.as_bytes().as_slice())
     .bind(volume.tenant.as_bytes().as_slice())
@@ -357,6 +359,7 @@ pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &
     .bind(i64::from(BlockView::is_image(volume)))
     .bind(i64::from(Placement::of(&volume.attributes).is_some()))
     .bind(volume.digests.blake3.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(volume.digests.pieces.as_ref().map(|digest| digest.0.as_slice()))
     .execute(connection)
     .await?;
     bill.add(volume.tenant, counted(volume.kind), volume.charged.get().cast_signed())
@@ -392,7 +395,7 @@ async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volu
     let done = sqlx::query(
         "UPDATE volumes SET name = $3, media = $4, size = $5, charged = $6, state = $7, reason = $8, \
          generation = $9, updated = $10, sha256 = $11, meta = $12, attributes = $13, content = $14, source = $15, \
-         zone = $16, is_image = $17, is_hpc = $18, blake3 = $19, \
+         zone = $16, is_image = $17, is_hpc = $18, blake3 = $19, blake3_pieces = $20, \
          revision = revision + 1 \
          WHERE id = $1 AND revision = $2",
     )
@@ -415,6 +418,7 @@ async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volu
     .bind(i64::from(BlockView::is_image(volume)))
     .bind(i64::from(Placement::of(&volume.attributes).is_some()))
     .bind(volume.digests.blake3.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(volume.digests.pieces.as_ref().map(|digest| digest.0.as_slice()))
     .execute(&mut **tx)
     .await?;
     if done.rows_affected() == 0 {

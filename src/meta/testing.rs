@@ -98,6 +98,7 @@ pub(super) fn transfer_of(volume: &Volume) -> Transfer {
         volume: volume.id,
         name: volume.name.clone(),
         size: None,
+        data: None,
         media: Media::Disk,
         reference: None,
         metadata: None,

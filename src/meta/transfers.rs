@@ -22,7 +22,8 @@ macro_rules! select_transfers {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, \"user\", volume, name, size, reference, asserted_sha256, asserted_blake3, \
-             ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata, media, origin \
+             asserted_blake3_pieces, ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, \
+             blake3_pieces, metadata, media, origin, data \
              FROM transfers ",
             $rest
         )
@@ -253,9 +254,9 @@ pub(super) async fn begin(connection: &mut Connection, transfer: &Transfer) -> R
     sqlx::query(
         "INSERT INTO transfers (id, tenant, \"user\", volume, name, size, reference, asserted_sha256, \
          asserted_blake3, ticket, epoch, state, reason, lifetime, created, updated, sha256, blake3, metadata, media, \
-         origin) \
+         origin, asserted_blake3_pieces, blake3_pieces, data) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
-         $21)",
+         $21, $22, $23, $24)",
     )
     .bind(transfer.id.as_bytes().as_slice())
     .bind(tenant)
@@ -278,6 +279,9 @@ pub(super) async fn begin(connection: &mut Connection, transfer: &Transfer) -> R
     .bind(transfer.metadata.as_deref())
     .bind(media_text(transfer.media))
     .bind(transfer.origin.as_ref().map(Origin::text))
+    .bind(transfer.asserted.pieces.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(transfer.digests.pieces.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(transfer.data.map(|data| data.get().cast_signed()))
     .execute(&mut *connection)
     .await?;
     forget_oldest(connection, transfer.tenant).await?;
@@ -324,7 +328,8 @@ pub(super) async fn step(connection: &mut Connection, step: &TransferStep) -> Re
         "UPDATE transfers SET state = $3, reason = CASE WHEN $3 = 'open' THEN COALESCE($4, reason) ELSE $4 END, \
          size = COALESCE($5, size), updated = $6, asserted_sha256 = COALESCE($7, asserted_sha256), \
          asserted_blake3 = COALESCE($8, asserted_blake3), sha256 = COALESCE($9, sha256), \
-         blake3 = COALESCE($10, blake3) \
+         blake3 = COALESCE($10, blake3), asserted_blake3_pieces = COALESCE($11, asserted_blake3_pieces), \
+         blake3_pieces = COALESCE($12, blake3_pieces) \
          WHERE id = $1 AND state = $2",
     )
     .bind(step.id.as_bytes().as_slice())
@@ -337,6 +342,8 @@ pub(super) async fn step(connection: &mut Connection, step: &TransferStep) -> Re
     .bind(step.asserted.blake3.as_ref().map(|digest| digest.0.as_slice()))
     .bind(step.digests.sha256.as_ref().map(|digest| digest.0.as_slice()))
     .bind(step.digests.blake3.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(step.asserted.pieces.as_ref().map(|digest| digest.0.as_slice()))
+    .bind(step.digests.pieces.as_ref().map(|digest| digest.0.as_slice()))
     .execute(connection)
     .await?;
     if done.rows_affected() == 1 { Ok(()) } else { Err(MetaError::Conflict) }
@@ -356,11 +363,15 @@ fn transfer_from(row: &DbRow) -> Result<Transfer, MetaError> {
         let bytes: Option<&[u8]> = row.try_get(column)?;
         bytes.map(|bytes| bytes.try_into().map_err(|_| MetaError::Damaged(column))).transpose()
     };
-    let digests = |sha256, blake3| {
-        Ok::<_, MetaError>(Digests { sha256: digest(sha256)?.map(Sha256), blake3: digest(blake3)?.map(Blake3) })
+    let digests = |sha256, blake3, pieces| {
+        let (sha256, blake3) = (digest(sha256)?.map(Sha256), digest(blake3)?.map(Blake3));
+        Ok::<_, MetaError>(Digests { sha256, blake3, pieces: digest(pieces)?.map(Blake3) })
     };
-    let size: Option<i64> = row.try_get("size")?;
-    let size = size.map(|size| u64::try_from(size).ok().and_then(ByteCount::new).ok_or(MetaError::Damaged("size")));
+    let bytes = |column| {
+        let bytes: Option<i64> = row.try_get(column)?;
+        let count = |bytes| u64::try_from(bytes).ok().and_then(ByteCount::new).ok_or(MetaError::Damaged(column));
+        bytes.map(count).transpose()
+    };
     let origin: Option<&str> = row.try_get("origin")?;
     let origin = origin.map(|text| Origin::from_text(text).ok_or(MetaError::Damaged("origin")));
     Ok(Transfer {
@@ -369,9 +380,10 @@ fn transfer_from(row: &DbRow) -> Result<Transfer, MetaError> {
         user: UserId::from_bytes(id_bytes(row.try_get("user")?, "user")?),
         volume: VolumeId::from_bytes(id_bytes(row.try_get("volume")?, "volume")?),
         name: row.try_get("name")?,
-        size: size.transpose()?,
+        size: bytes("size")?,
+        data: bytes("data")?,
         reference: row.try_get("reference")?,
-        asserted: digests("asserted_sha256", "asserted_blake3")?,
+        asserted: digests("asserted_sha256", "asserted_blake3", "asserted_blake3_pieces")?,
         ticket: digest("ticket")?.map(Sha256).ok_or(MetaError::Damaged("ticket"))?,
         epoch: number("epoch")?,
         state: TransferState::from_word(row.try_get("state")?).ok_or(MetaError::Damaged("state"))?,
@@ -379,7 +391,7 @@ fn transfer_from(row: &DbRow) -> Result<Transfer, MetaError> {
         lifetime: number("lifetime")?,
         created: UnixTime(row.try_get("created")?),
         updated: UnixTime(row.try_get("updated")?),
-        digests: digests("sha256", "blake3")?,
+        digests: digests("sha256", "blake3", "blake3_pieces")?,
         metadata: row.try_get("metadata")?,
         media: media_from(row.try_get("media")?)?,
         origin: origin.transpose()?,

@@ -17,7 +17,7 @@ macro_rules! select_volumes {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, name, media, size, charged, state, reason, generation, revision, created, \
-             updated, sha256, blake3, meta, attributes, kind, content, source FROM volumes ",
+             updated, sha256, blake3, blake3_pieces, meta, attributes, kind, content, source FROM volumes ",
             $rest
         )
     };
@@ -314,6 +314,7 @@ pub(super) fn from_row(row: &DbRow) -> Result<Volume, MetaError> {
         digests: Digests {
             sha256: digest_from(row, "sha256")?.map(Sha256),
             blake3: digest_from(row, "blake3")?.map(Blake3),
+            pieces: digest_from(row, "blake3_pieces")?.map(Blake3),
         },
         content: content_from(row.try_get("content")?)?,
         source: row.try_get("source")?,
@@ -447,7 +448,11 @@ mod tests {
                 revision: 9,
                 created: UnixTime(1_700_000_000_123),
                 updated: UnixTime(-5),
-                digests: Digests { sha256: Some(Sha256([0xab; 32])), blake3: Some(Blake3([0xb3; 32])) },
+                digests: Digests {
+                    sha256: Some(Sha256([0xab; 32])),
+                    blake3: Some(Blake3([0xb3; 32])),
+                    pieces: Some(Blake3([0xbe; 32])),
+                },
                 meta: json!({"a": [1, 2.5, null, {"b": "c"}]}).as_object().unwrap().clone(),
                 attributes: json!({"tags": []}).as_object().unwrap().clone(),
                 ..drive(scene.tenant, 0)

@@ -301,6 +301,16 @@ impl Draft for LocalDraft {
             Some(kept) => kept.write(bytes, offset),
             None => (data_runs(bytes).collect(), range.len() as u64),
         };
+        let not_zero: usize = runs.iter().map(ExactSizeIterator::len).sum();
+        let claim = match self.reservation.claim(came.min(not_zero as u64)) {
+            Ok(claim) => claim,
+            Err(refused) => {
+                if let Some(kept) = &self.kept {
+                    kept.did_not_come(offset..offset + range.len() as u64);
+                }
+                return Box::pin(async { Err(refused) });
+            }
+        };
         let mut writes = Vec::with_capacity(1);
         for run in runs {
             let start = range.start + run.start;
@@ -318,9 +328,8 @@ impl Draft for LocalDraft {
                 outcome = outcome.and(write.await);
             }
             outcome = outcome.inspect_err(|error| reservation.note_failure(error));
-            if outcome.is_ok() {
-                reservation.settle(ByteCount::new(came).unwrap_or(ByteCount::MAX));
-            }
+            let came = if outcome.is_ok() { came } else { 0 };
+            reservation.settle_write(claim, ByteCount::new(came).unwrap_or(ByteCount::MAX));
             if outcome.is_ok() || is_kept {
                 unproven.fetch_sub(1, Ordering::AcqRel);
             }
@@ -339,9 +348,10 @@ impl Draft for LocalDraft {
             return Box::pin(async { Err(refused) });
         }
         let write = tokio::task::spawn_blocking(move || {
-            let came = kept.write_edge(&file, &bytes, offset)?;
-            reservation.settle(came);
-            Ok(())
+            let claim = reservation.claim(bytes.len() as u64)?;
+            let written = kept.write_edge(&file, &bytes, offset);
+            reservation.settle_write(claim, *written.as_ref().unwrap_or(&ByteCount::ZERO));
+            written.map(|_| ())
         });
         Box::pin(async { write.await? })
     }
@@ -353,7 +363,7 @@ impl Draft for LocalDraft {
         let (file, reservation) = (self.file.clone(), Arc::clone(&self.reservation));
         let zero = tokio::task::spawn_blocking(move || {
             let came = kept.zero(&file, extent)?;
-            reservation.settle(came);
+            reservation.settle_zeros(came);
             Ok(())
         });
         Box::pin(async { zero.await? })

@@ -496,10 +496,13 @@ impl MemoryDraft {
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Boxed<'static, io::Result<()>> {
         self.writes().unproven += 1;
-        let outcome = self.reservation.admit_write().and_then(|()| self.put(offset, bytes));
-        if outcome.is_ok() {
-            self.settle(offset..offset + bytes.len() as u64);
-        }
+        let data = if is_zero(bytes) { 0 } else { bytes.len() as u64 };
+        let outcome = self.reservation.admit_write().and_then(|()| self.reservation.claim(data)).and_then(|claim| {
+            let put = self.put(offset, bytes);
+            let came = if put.is_ok() { self.come(offset..offset + bytes.len() as u64) } else { ByteCount::ZERO };
+            self.reservation.settle_write(claim, came);
+            put
+        });
         let (writes, is_kept) = (self.writes.clone(), self.is_kept);
         Box::pin(async move {
             if outcome.is_ok() || is_kept {
@@ -512,6 +515,14 @@ impl MemoryDraft {
     /// Puts bytes of another image or draft into this one.
     fn take_over(&self, source: ContentId, from: Extent, to: u64) -> io::Result<()> {
         self.reservation.admit_write()?;
+        let claim = self.reservation.claim(from.len)?;
+        let copied = self.copied(source, from, to);
+        let came = if copied.is_ok() { self.come(to..to + from.len) } else { ByteCount::ZERO };
+        self.reservation.settle_write(claim, came);
+        copied
+    }
+
+    fn copied(&self, source: ContentId, from: Extent, to: u64) -> io::Result<()> {
         let mut state = self.store.state();
         let (bytes, size) = state.source(source).ok_or(io::ErrorKind::NotFound)?;
         if state.now.images.contains_key(&source) && size.get() < from.end() {
@@ -525,17 +536,16 @@ impl MemoryDraft {
         if state.taken() > state.room {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        drop(state);
-        self.settle(to..to + from.len);
         Ok(())
     }
 
-    fn settle(&self, range: Range<u64>) {
+    /// Notes bytes that came; returns how many of them came for the first time.
+    fn come(&self, range: Range<u64>) -> ByteCount {
         let mut writes = self.writes();
         let before: u64 = writes.came.within(range.clone()).map(|part| part.end - part.start).sum();
         let new = range.end - range.start - before;
         writes.came.insert(range);
-        self.reservation.settle(ByteCount::new(new).unwrap_or(ByteCount::MAX));
+        ByteCount::new(new).unwrap_or(ByteCount::MAX)
     }
 
     /// A failed flush is never retried (I5).
@@ -583,7 +593,7 @@ impl Draft for MemoryDraft {
         {
             begun.bytes.zero(extent.range());
         }
-        self.settle(extent.range());
+        self.reservation.settle_zeros(self.come(extent.range()));
         Box::pin(async { Ok(()) })
     }
 

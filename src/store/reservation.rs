@@ -2,6 +2,9 @@
 //!
 //! Whoever sets space aside for a tenant gets seven eighths at most of what is free and not set aside by others: so one
 //! tenant's claims, of bytes that may never come, leave room for another's.
+//!
+//! For a drive that is mostly zeros only as much is set aside as it has data. Such a reservation is thin: when more data
+//! comes, more is set aside for it first.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -71,17 +74,28 @@ impl Ledger {
 
     /// Sets `bytes` aside, if they are free and nobody else's.
     pub fn reserve(self: &Arc<Self>, bytes: ByteCount) -> Result<Reservation, StoreError> {
-        self.reserve_of(None, bytes)
+        self.reserve_of(None, bytes, false)
     }
 
     /// As [`Ledger::reserve`], for a tenant, who is left no more than their share.
     pub fn reserve_for(self: &Arc<Self>, tenant: TenantId, bytes: ByteCount) -> Result<Reservation, StoreError> {
-        self.reserve_of(Some(tenant), bytes)
+        self.reserve_of(Some(tenant), bytes, false)
     }
 
-    fn reserve_of(self: &Arc<Self>, tenant: Option<TenantId>, bytes: ByteCount) -> Result<Reservation, StoreError> {
+    /// As [`Ledger::reserve_for`], of so many bytes of data; it grows when more is written.
+    pub fn reserve_thin(self: &Arc<Self>, tenant: TenantId, bytes: ByteCount) -> Result<Reservation, StoreError> {
+        self.reserve_of(Some(tenant), bytes, true)
+    }
+
+    fn reserve_of(
+        self: &Arc<Self>,
+        tenant: Option<TenantId>,
+        bytes: ByteCount,
+        is_thin: bool,
+    ) -> Result<Reservation, StoreError> {
         self.admit(tenant, bytes)?;
-        Ok(Reservation { ledger: Arc::clone(self), tenant, held: Mutex::new(bytes.get()) })
+        let held = Mutex::new(Held { bytes: bytes.get(), claimed: 0 });
+        Ok(Reservation { ledger: Arc::clone(self), tenant, is_thin, held })
     }
 
     fn admit(&self, tenant: Option<TenantId>, bytes: ByteCount) -> Result<(), StoreError> {
@@ -124,7 +138,15 @@ impl fmt::Debug for Ledger {
 pub struct Reservation {
     ledger: Arc<Ledger>,
     tenant: Option<TenantId>,
-    held: Mutex<u64>,
+    is_thin: bool,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    bytes: u64,
+    /// The part of it for writes that go on.
+    claimed: u64,
 }
 
 impl Reservation {
@@ -138,25 +160,63 @@ impl Reservation {
         self.ledger.note_failure(error);
     }
 
+    /// A write of so many bytes of data begins: returns what of it [`Reservation::settle_write`] is told at its end. Of a
+    /// thin reservation that does not have them, more is set aside first.
+    pub fn claim(&self, data: u64) -> io::Result<u64> {
+        /// What is set aside at a time: the file system is asked for its free space once for each.
+        const STEP: u64 = 64 << 20;
+        if !self.is_thin {
+            return Ok(0);
+        }
+        let mut held = lock(&self.held);
+        let lacking = (held.claimed + data).saturating_sub(held.bytes);
+        if lacking > 0 {
+            let admitted = |more: u64| {
+                let bytes = ByteCount::new(more).unwrap_or(ByteCount::MAX);
+                self.ledger.admit(self.tenant, bytes).map(|()| more)
+            };
+            let more = admitted(lacking.max(STEP)).or_else(|_| admitted(lacking));
+            held.bytes += more.map_err(|error| match error {
+                StoreError::Io(error) => error,
+                _ => io::ErrorKind::StorageFull.into(),
+            })?;
+        }
+        held.claimed += data;
+        Ok(data)
+    }
+
+    /// Such a write has ended: `came` bytes of it are on the disk that were not there before.
+    pub fn settle_write(&self, claim: u64, came: ByteCount) {
+        lock(&self.held).claimed -= claim;
+        self.settle(if self.is_thin { came.min(ByteCount::new(claim).unwrap_or(ByteCount::MAX)) } else { came });
+    }
+
+    /// `bytes` became zeros that take no disk.
+    pub fn settle_zeros(&self, bytes: ByteCount) {
+        if !self.is_thin {
+            self.settle(bytes);
+        }
+    }
+
     /// `bytes` of it are on disk now, or will never be needed. Bytes beyond what is held were never set aside, and
     /// change nothing.
     pub fn settle(&self, bytes: ByteCount) {
         let mut held = lock(&self.held);
-        let settled = bytes.get().min(*held);
-        *held -= settled;
+        let settled = bytes.get().min(held.bytes);
+        held.bytes -= settled;
         self.ledger.give_back(self.tenant, settled);
     }
 
     /// Sets more aside.
     pub fn extend(&self, bytes: ByteCount) -> Result<(), StoreError> {
         self.ledger.admit(self.tenant, bytes)?;
-        *lock(&self.held) += bytes.get();
+        lock(&self.held).bytes += bytes.get();
         Ok(())
     }
 
     /// What is still set aside.
     pub fn held(&self) -> ByteCount {
-        ByteCount::new(*lock(&self.held)).unwrap_or(ByteCount::MAX)
+        ByteCount::new(lock(&self.held).bytes).unwrap_or(ByteCount::MAX)
     }
 }
 
@@ -244,6 +304,34 @@ mod tests {
         mine.settle(bytes(1000));
         assert_eq!((mine.held(), other.held()), (ByteCount::ZERO, bytes(70)));
         assert!(ledger.reserve(bytes(31)).is_err());
+    }
+
+    #[test]
+    fn a_thin_reservation_grows_with_the_data_that_comes_and_not_beyond_what_is_free() {
+        const MIB: u64 = 1 << 20;
+        let (free, told) = disk(800 * MIB);
+        let ledger = Ledger::new(told, ByteCount::ZERO);
+        let tenant = TenantId::random();
+        let thin = ledger.reserve_thin(tenant, bytes(10 * MIB)).unwrap();
+        thin.settle_zeros(bytes(1 << 40));
+        let claims = [4 * MIB, 6 * MIB].map(|data| thin.claim(data).unwrap());
+        assert_eq!(thin.held(), bytes(10 * MIB), "writes that go on share what is held");
+        let third = thin.claim(MIB).unwrap();
+        assert_eq!(thin.held(), bytes(74 * MIB));
+        free.fetch_sub(11 * MIB, Ordering::SeqCst);
+        for claim in claims {
+            thin.settle_write(claim, bytes(claim));
+        }
+        // One that failed, or was of bytes that were there.
+        thin.settle_write(third, ByteCount::ZERO);
+        assert_eq!(thin.held(), bytes(64 * MIB));
+        let other = ledger.reserve(bytes(700 * MIB)).unwrap();
+        let last = thin.claim(76 * MIB).unwrap();
+        assert_eq!(thin.held(), bytes(76 * MIB), "less than a step when that is not free");
+        assert_eq!(thin.claim(20 * MIB).expect_err("it is another's").kind(), io::ErrorKind::StorageFull);
+        thin.settle_write(last, bytes(last));
+        drop((thin, other));
+        assert_eq!(lock(&ledger.outstanding).total, 0);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::progress::{Progress, Stop};
 use super::writer::{Beginning, DraftWriter, SharedMap, lock};
 use crate::domain::{Algorithms, ByteCount, Checks, Digests, Extents, Fault, FaultKind, PIECE, Pieces};
 use crate::io::Pool;
-use crate::store::{Draft, MOST_EXTENTS, Piece, PieceMap, StoreError, Stretch, Unfinished, piece_digest};
+use crate::store::{Draft, MOST_EXTENTS, Piece, PieceMap, StoreError, Stretch, Unfinished, piece_digest, zero_piece};
 
 pub use fill::{Filling, Proof};
 pub use part::DrivePart;
@@ -290,17 +290,25 @@ impl Assembly {
         let mut read = self.draft.read_back(size).await?;
         let map = self.map.clone();
         let digested = self.tracker.spawn_blocking(move || {
-            let mut state = DigestState::new(wanted);
-            for index in 0..read.count() {
-                let is_known = matches!(lock(&map).piece(index, size), Piece::Whole(_));
-                if is_known && wanted.is_empty() {
-                    continue;
+            let is_known = |index| matches!(lock(&map).piece(index, size), Piece::Whole(_));
+            let (mut state, mut index) = (DigestState::new(wanted), 0);
+            while index < read.count() {
+                if wanted == Algorithms::PIECES {
+                    let data = read.next_in_doubt(index)?.unwrap_or(read.count());
+                    for hole in (index..data).filter(|hole| !is_known(*hole)) {
+                        lock(&map).set_digest(hole, zero_piece());
+                    }
+                    state.zero_pieces(data - index);
+                    index = data;
                 }
-                let piece = read.piece(index)?;
-                if !is_known {
-                    lock(&map).set_digest(index, piece_digest(piece.bytes));
+                if index < read.count() && !(is_known(index) && wanted.is_empty()) {
+                    let piece = read.piece(index)?;
+                    if !is_known(index) {
+                        lock(&map).set_digest(index, piece_digest(piece.bytes));
+                    }
+                    state.update(piece.bytes);
                 }
-                state.update(piece.bytes);
+                index += 1;
             }
             Ok(state.finish())
         });

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::Digest;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::domain::{Algorithms, Blake3, Digests, Sha256};
+use crate::domain::{Algorithms, Blake3, Digests, PieceListState, Sha256};
 use crate::io::SharedBlock;
 
 /// A SHA-256 in progress.
@@ -33,12 +33,17 @@ pub struct DigestState {
     sha256: Option<Sha256State>,
     /// Boxed, since it has 2 KiB.
     blake3: Option<Box<blake3::Hasher>>,
+    pieces: Option<Box<PieceListState>>,
 }
 
 impl DigestState {
     /// Begins the digests by these algorithms.
     pub fn new(algorithms: Algorithms) -> Self {
-        Self { sha256: algorithms.sha256.then(Sha256State::default), blake3: algorithms.blake3.then(Box::default) }
+        Self {
+            sha256: algorithms.sha256.then(Sha256State::default),
+            blake3: algorithms.blake3.then(Box::default),
+            pieces: algorithms.pieces.then(Box::default),
+        }
     }
 
     /// Adds the next bytes.
@@ -49,12 +54,24 @@ impl DigestState {
         if let Some(blake3) = &mut self.blake3 {
             blake3.update(bytes);
         }
+        if let Some(pieces) = &mut self.pieces {
+            pieces.update(bytes);
+        }
+    }
+
+    /// Adds pieces of zeros, of which nothing but the list of pieces is digested. Only at the start of a piece.
+    pub fn zero_pieces(&mut self, count: u64) {
+        debug_assert!(self.sha256.is_none() && self.blake3.is_none(), "these are digests of every byte");
+        if let Some(pieces) = &mut self.pieces {
+            pieces.zero_pieces(count);
+        }
     }
 
     /// Returns the digests.
     pub fn finish(self) -> Digests {
         let blake3 = self.blake3.map(|state| Blake3(state.finalize().into()));
-        Digests { sha256: self.sha256.map(Sha256State::finish), blake3 }
+        let pieces = self.pieces.map(|state| Blake3(state.finish()));
+        Digests { sha256: self.sha256.map(Sha256State::finish), blake3, pieces }
     }
 }
 
@@ -183,8 +200,9 @@ mod tests {
             (digests.sha256.map(|one| format!("{one:?}")), digests.blake3.map(|one| format!("{one:?}")))
         };
         assert_eq!(told(Algorithms::ALL), (Some(sha256.to_owned()), Some(blake3.to_owned())));
-        told(Algorithms { sha256: true, blake3: false });
-        told(Algorithms { sha256: false, blake3: true });
+        told(Algorithms { sha256: true, ..Algorithms::NONE });
+        told(Algorithms { blake3: true, ..Algorithms::NONE });
+        told(Algorithms::PIECES);
         assert!(DigestLane::new(Algorithms::NONE).is_none());
     }
 }

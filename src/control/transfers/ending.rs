@@ -168,7 +168,7 @@ impl Assemblies {
             Ok(reservation) => reservation,
             Err(fault) => {
                 tracing::warn!(transfer = %transfer.id, why = fault.told, "there is no space for the rest of a transfer");
-                self.volumes.store.space().reserve_for(transfer.tenant, ByteCount::ZERO)?
+                self.set_aside(&transfer, ByteCount::ZERO)?
             }
         };
         self.insert(Held::new(&transfer, content, charged, Work::resting(reservation, durable)));

@@ -195,7 +195,7 @@ impl Assemblies {
 
     /// Nobody is at a transfer of which it is not known how much is there, and so much is set aside for it.
     pub(super) fn at_rest(&self, transfer: &Transfer, rest: ByteCount) -> Result<Work, Fault> {
-        let reservation = self.volumes.store.space().reserve_for(transfer.tenant, rest)?;
+        let reservation = self.set_aside(transfer, rest)?;
         Ok(Work::Resting { reservation, durable: None, total: None })
     }
 
@@ -281,7 +281,17 @@ impl Assemblies {
     pub(super) fn reserve_rest(&self, transfer: &Transfer, durable: &Extents) -> Result<Reservation, Fault> {
         let rest = transfer.size.map_or(0, |size| size.get().saturating_sub(durable.total()));
         let rest = ByteCount::new(rest).unwrap_or(ByteCount::MAX);
-        Ok(self.volumes.store.space().reserve_for(transfer.tenant, rest)?)
+        // What of the bytes that are there was data is not known any more.
+        self.set_aside(transfer, transfer.data.map_or(rest, |data| data.min(rest)))
+    }
+
+    /// Sets space aside for the draft of a transfer.
+    pub(super) fn set_aside(&self, transfer: &Transfer, bytes: ByteCount) -> Result<Reservation, Fault> {
+        let space = self.volumes.store.space();
+        Ok(match transfer.data {
+            Some(_) => space.reserve_thin(transfer.tenant, bytes)?,
+            None => space.reserve_for(transfer.tenant, bytes)?,
+        })
     }
 }
 

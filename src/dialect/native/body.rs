@@ -13,6 +13,7 @@ use crate::domain::{Blake3, ByteCount, Completion, Digests, Fault, Sha256};
 
 const SHA_256: &str = "sha-256";
 const BLAKE3: &str = "blake3";
+const PIECE_LIST: &str = "blake3-pieces";
 
 /// The members of the object in a body.
 pub(in crate::dialect) struct Fields(Map<String, Value>);
@@ -88,7 +89,11 @@ impl Fields {
             match name.as_str() {
                 SHA_256 => asserted.sha256 = Some(Sha256(digest()?)),
                 BLAKE3 => asserted.blake3 = Some(Blake3(digest()?)),
-                _ => return Err(wrong("this algorithm is not known; assert a digest by sha-256 or blake3")),
+                PIECE_LIST => asserted.pieces = Some(Blake3(digest()?)),
+                _ => {
+                    let told = "this algorithm is not known; assert a digest by sha-256, blake3 or blake3-pieces";
+                    return Err(wrong(told));
+                }
             }
         }
         Ok(asserted)

@@ -85,7 +85,7 @@ fn receipt() -> Value {
     let time = json!({"type": "string", "format": "date-time"});
     let allocated = json!({"type": ["integer", "null"], "description": "The bytes that it takes on the disk."});
     let mut digest = view::digests(&["string", "null"]);
-    digest["required"] = json!(["sha-256", "blake3"]);
+    digest["required"] = json!(["sha-256", "blake3", "blake3-pieces"]);
     object(&json!({
         "issuer": {"type": "string"},
         "issued": time,

@@ -9,8 +9,8 @@ use super::openapi::{empty_answer, json_answer, json_body, object, query as para
 use super::pieces::base;
 use super::{BASE, Fields, body, json_reply, limit, view};
 use crate::domain::{
-    Command, Fault, FaultKind, Media, Origin, Outcome, Paged, PartPlan, PartTarget, Principal, TransferAction,
-    TransferCommand, TransferId, TransferQuery, TransferSeen, TransferSpec, TransferState,
+    ByteCount, Command, Fault, FaultKind, Media, Origin, Outcome, Paged, PartPlan, PartTarget, Principal,
+    TransferAction, TransferCommand, TransferId, TransferQuery, TransferSeen, TransferSpec, TransferState,
 };
 
 /// What an endpoint does.
@@ -103,7 +103,7 @@ fn page(query: &str) -> Result<TransferQuery, Fault> {
 
 fn spec(body: &[u8]) -> Result<TransferSpec, Fault> {
     let fields = Fields::read(body)?;
-    fields.only(&["name", "size", "media", "digest", "reference", "expires_in", "meta", "base"])?;
+    fields.only(&["name", "size", "data", "media", "digest", "reference", "expires_in", "meta", "base"])?;
     let text = |name: &str| {
         let told = "must be a string of 1 to 255 characters, none of them a control character";
         fields.get(name, told, |value| value.as_str().filter(|text| is_text(text)).map(str::to_owned))
@@ -112,9 +112,16 @@ fn spec(body: &[u8]) -> Result<TransferSpec, Fault> {
     let meta = fields
         .get("meta", "must be an object of at most 16 KiB", |value| Some(value).filter(fits)?.as_object().cloned())?;
     let lifetime = fields.number("expires_in", LIFETIMES.0..=LIFETIMES.1)?;
+    let size = fields.size()?;
+    // Without a size, space is set aside as bytes come.
+    let data = fields.number("data", 0..=ByteCount::MAX.get())?.and_then(ByteCount::new);
+    if data > size && data.is_some() {
+        return Err(Fault::invalid("data", "data is at most the size, which has to be told with it"));
+    }
     Ok(TransferSpec {
         name: text("name")?.ok_or_else(|| Fault::invalid("name", "name is required"))?,
-        size: fields.size()?,
+        size,
+        data,
         media: fields.get("media", "must be disk or cdrom", media)?.unwrap_or_default(),
         meta: meta.unwrap_or_default(),
         asserted: fields.digest()?,
@@ -188,6 +195,9 @@ fn described(op: Op) -> Value {
 pub(super) fn schemas() -> Vec<(&'static str, Value)> {
     let text = |types: Value| json!({"type": types, "minLength": 1, "maxLength": MAX_TEXT});
     let (least, most) = LIFETIMES;
+    let about = "How many bytes of the size are not zeros, if that is known. Space is set aside for these alone, and for \
+                 more when more come.";
+    let data = json!({"type": ["integer", "null"], "minimum": 0, "description": about});
     let terms = json!({
         "type": "object",
         "required": ["name"],
@@ -195,6 +205,7 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
         "properties": {
             "name": text("string".into()),
             "size": body::size(),
+            "data": data,
             "media": {"type": ["string", "null"], "enum": ["disk", "cdrom", null]},
             "digest": body::digest(),
             "base": reference("Base"),
@@ -280,7 +291,9 @@ mod tests {
             json!({"name": longest, "reference": longest}),
             json!({"name": "a", "size": 1, "expires_in": LIFETIMES.0, "meta": labels(MAX_LABELS)}),
             json!({"name": "a", "size": i64::MAX, "expires_in": LIFETIMES.1, "meta": {}, "digest": {}}),
-            json!({"name": "a", "media": null, "reference": null, "meta": null, "digest": null}),
+            json!({"name": "a", "size": 7, "data": 0}),
+            json!({"name": "a", "size": 7, "data": 7}),
+            json!({"name": "a", "media": null, "data": null, "reference": null, "meta": null, "digest": null}),
         ] {
             assert!(spec(right.to_string().as_bytes()).is_ok(), "{right}");
         }
@@ -298,6 +311,9 @@ mod tests {
             ("size", json!(1.5)),
             ("size", json!("1")),
             ("size", json!(1_u64 << 63)),
+            ("data", json!(-1)),
+            ("data", json!("1")),
+            ("data", json!(0)),
             ("media", json!("tape")),
             ("expires_in", json!(LIFETIMES.0 - 1)),
             ("expires_in", json!(LIFETIMES.1 + 1)),

@@ -21,9 +21,9 @@ pub(super) fn in_list(seen: &TransferSeen) -> Value {
     let transfer = &seen.transfer;
     let size = transfer.size.map(ByteCount::get);
     let result = || {
-        let Digests { sha256, blake3 } = transfer.digests;
+        let Digests { sha256, blake3, pieces } = transfer.digests;
         json!({"drive": transfer.volume.to_string(), "size": size, "sha-256": told(sha256.map(|one| one.0)),
-                "blake3": told(blake3.map(|one| one.0))})
+                "blake3": told(blake3.map(|one| one.0)), "blake3-pieces": told(pieces.map(|one| one.0))})
     };
     let mut object = json!({
         "id": transfer.id.to_string(),
@@ -32,6 +32,7 @@ pub(super) fn in_list(seen: &TransferSeen) -> Value {
         "name": transfer.name,
         "reference": transfer.reference,
         "size": size,
+        "data": transfer.data.map(ByteCount::get),
         "media": media(transfer.media),
         "drive": transfer.volume.to_string(),
         "digest": asserted(&transfer.asserted),
@@ -100,7 +101,7 @@ fn listed() -> Value {
     let mut result = with(digests(&["string", "null"]), &json!({"drive": id, "size": size}));
     result["type"] = json!(["object", "null"]);
     result["description"] = json!("What was made of it, once it is done.");
-    result["required"] = json!(["drive", "size", "sha-256", "blake3"]);
+    result["required"] = json!(["drive", "size", "sha-256", "blake3", "blake3-pieces"]);
     let mut listed = object(&json!({
         "id": id,
         "state": {"type": "string", "enum": TransferState::ALL.map(TransferState::word)},
@@ -108,6 +109,7 @@ fn listed() -> Value {
         "name": {"type": "string", "description": "The name of the drive."},
         "reference": text,
         "size": size,
+        "data": {"type": ["integer", "null"], "description": "How many of them are not zeros, as the client has told."},
         "media": {"type": "string", "enum": ["disk", "cdrom"]},
         "drive": id,
         "digest": {"anyOf": [reference("AssertedDigests"), {"type": "null"}]},
@@ -134,13 +136,19 @@ fn listed() -> Value {
 /// Digests by the names of their algorithms, none of which must be there.
 pub(super) fn digests(types: &[&str]) -> Value {
     let digest = json!({"type": types, "pattern": "^[0-9a-fA-F]{64}$"});
-    json!({"type": "object", "properties": {"sha-256": digest, "blake3": digest}})
+    let mut pieces = digest.clone();
+    pieces["description"] = "BLAKE3 of a list: of each 4 MiB piece its BLAKE3, or 32 zero bytes if it is zero.".into();
+    json!({"type": "object", "properties": {"sha-256": digest, "blake3": digest, "blake3-pieces": pieces}})
 }
 
 /// The digests that were asserted, by the names of their algorithms.
 fn asserted(digests: &Digests) -> Option<Value> {
     let mut object = Map::new();
-    let named = [("sha-256", digests.sha256.map(|one| one.0)), ("blake3", digests.blake3.map(|one| one.0))];
+    let named = [
+        ("sha-256", digests.sha256.map(|one| one.0)),
+        ("blake3", digests.blake3.map(|one| one.0)),
+        ("blake3-pieces", digests.pieces.map(|one| one.0)),
+    ];
     for (name, digest) in named {
         object.extend(told(digest).map(|digest| (name.to_owned(), digest.into())));
     }

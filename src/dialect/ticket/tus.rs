@@ -319,6 +319,7 @@ fn describe(spec: &mut TransferSpec, metadata: &str) -> Result<(), Fault> {
     spec.asserted = Digests {
         sha256: digest("sha-256", take("sha-256"))?.map(Sha256),
         blake3: digest("blake3", take("blake3"))?.map(Blake3),
+        pieces: digest("blake3-pieces", take("blake3-pieces"))?.map(Blake3),
     };
     let name = match take("name") {
         Some(name) => is_text("name", Some(name))?,
@@ -378,13 +379,15 @@ mod tests {
             pair("media", "cdrom"),
             pair("sha-256", &digest),
             pair("blake3", &digest.to_uppercase()),
+            pair("blake3-pieces", &digest),
             pair("owner", "alice"),
             "is_urgent".to_owned(),
         ];
         let spec = described(&all.join(",")).unwrap();
         assert_eq!((&*spec.name, spec.reference.as_deref()), ("d\u{ef}sk.img", Some("batch 7")));
         assert_eq!(spec.media, Media::Cdrom);
-        let digests = Digests { sha256: Some(Sha256([0xab; 32])), blake3: Some(Blake3([0xab; 32])) };
+        let blake3 = Some(Blake3([0xab; 32]));
+        let digests = Digests { sha256: Some(Sha256([0xab; 32])), blake3, pieces: blake3 };
         assert_eq!(spec.asserted, digests);
         assert_eq!(Value::from(spec.meta), serde_json::json!({"owner": "alice", "is_urgent": ""}));
         let both = described(&[pair("filename", "file"), pair("name", "name")].join(", ")).unwrap();

@@ -297,6 +297,7 @@ pub(super) fn migrations() -> Migrator {
         ("metadata", include_str!("migrations/0015_metadata.sql")),
         ("media", include_str!("migrations/0016_media.sql")),
         ("origins", include_str!("migrations/0017_origins.sql")),
+        ("piece_lists", include_str!("migrations/0018_piece_lists.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -56,12 +56,21 @@ async fn a_transfer_comes_back_as_it_was_begun_also_after_close_and_open() {
         media: Media::Cdrom,
         metadata: Some("filename YQ==".to_owned()),
         origin: Some(Origin::PutTogether(vec![plain.id, plain.id])),
-        asserted: Digests { sha256: Some(Sha256([1; 32])), blake3: Some(Blake3([3; 32])) },
+        asserted: Digests {
+            sha256: Some(Sha256([1; 32])),
+            blake3: Some(Blake3([3; 32])),
+            pieces: Some(Blake3([5; 32])),
+        },
         epoch: 3,
         state: Finishing,
         reason: Some("why".to_owned()),
         updated: UnixTime(25),
-        digests: Digests { sha256: Some(Sha256([2; 32])), blake3: Some(Blake3([4; 32])) },
+        data: ByteCount::new(7),
+        digests: Digests {
+            sha256: Some(Sha256([2; 32])),
+            blake3: Some(Blake3([4; 32])),
+            pieces: Some(Blake3([6; 32])),
+        },
         ..full
     };
     begin_with(&scene, &full, volume).await.unwrap();
@@ -180,7 +189,7 @@ async fn a_step_sets_what_it_knows_and_is_taken_from_one_state_only() {
     let transfer = begun(&scene, 1).await;
     let id = transfer.id;
     let (size, blake3) = (Some(count(9)), Some(Blake3([1; 32])));
-    let asserted = Digests { sha256: None, blake3 };
+    let asserted = Digests { blake3, ..Digests::NONE };
     take(&scene, TransferStep { size, asserted, ..stepping(id, Open, Open, 5) }).await.unwrap();
     let now = Transfer { size, asserted, updated: UnixTime(5), ..transfer };
     assert_eq!(stored(&scene, id).await, now);
@@ -191,7 +200,7 @@ async fn a_step_sets_what_it_knows_and_is_taken_from_one_state_only() {
         assert!(matches!(take(&scene, wrong).await, Err(MetaError::Conflict)));
     }
     assert_eq!(stored(&scene, id).await, now);
-    let digests = Digests { sha256: Some(Sha256([2; 32])), blake3: None };
+    let digests = Digests { sha256: Some(Sha256([2; 32])), ..Digests::NONE };
     let reason = Some("no".to_owned());
     take(&scene, TransferStep { reason: reason.clone(), digests, ..stepping(id, Finishing, Failed, 8) }).await.unwrap();
     assert_eq!(stored(&scene, id).await, Transfer { state: Failed, reason, digests, updated: UnixTime(8), ..now });

@@ -68,13 +68,17 @@ impl Steps {
             while at < end {
                 let len = if run.hole { end - at } else { (end - at).min(STEP) };
                 let there = to + (at - from.offset);
-                let came = if run.hole {
-                    kept.leave(&image, there..there + len)?
+                if run.hole {
+                    let came = kept.leave(&image, there..there + len)?;
+                    reservation.settle_zeros(ByteCount::new(came).unwrap_or(ByteCount::MAX));
                 } else {
                     reservation.admit_write()?;
-                    kept.take_over(&image, &file, at, there..there + len)?
-                };
-                reservation.settle(ByteCount::new(came).unwrap_or(ByteCount::MAX));
+                    let claim = reservation.claim(len)?;
+                    let copied = kept.take_over(&image, &file, at, there..there + len);
+                    let came = *copied.as_ref().unwrap_or(&0);
+                    reservation.settle_write(claim, ByteCount::new(came).unwrap_or(ByteCount::MAX));
+                    copied?;
+                }
                 at += len;
             }
         }

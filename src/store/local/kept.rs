@@ -86,6 +86,11 @@ impl Kept {
         (runs, marks.come(range))
     }
 
+    /// Notes that a write does not take place.
+    pub(super) fn did_not_come(&self, range: Range<u64>) {
+        self.marks().came.remove(range);
+    }
+
     /// Writes bytes within one sector; returns how many of them came for the first time.
     pub(super) fn write_edge(&self, image: &File, bytes: &[u8], offset: u64) -> io::Result<ByteCount> {
         let range = offset..offset + bytes.len() as u64;

@@ -63,6 +63,44 @@ fn an_upload_sends_neither_holes_nor_zeros() {
 }
 
 #[test]
+fn a_file_of_holes_is_compared_by_its_pieces() {
+    let (server, relay, home) = far_away();
+    let disk = home.join("disk.img");
+    let file = image::zero(&disk, (2 << 30) + 12_345);
+    for (at, seed) in [(0, 21), (900_000_001, 22), (2 << 30, 23)] {
+        file.write_all_at(&image::bytes(seed, 10_000), at).unwrap();
+    }
+    let done = home.done(&["upload", "disk.img"]);
+    let digest = done["digest"].as_str().and_then(|digest| digest.strip_prefix("blake3-pieces:")).expect("a digest");
+    assert!(relay.passed() < 20_000_000, "{} bytes passed", relay.passed());
+    let uuid = done["drive"].as_str().expect("a drive");
+    let receipt = server.curl(&format!("/api/v1/drives/{uuid}/receipt")).run();
+    let told = receipt.json()["receipt"]["digest"].clone();
+    assert_eq!(told, serde_json::json!({"sha-256": null, "blake3": null, "blake3-pieces": digest}));
+    fs::write(home.join("receipt"), &receipt.body).unwrap();
+    assert!(home.run(&["verify", "disk.img", "receipt"]).status.success());
+    let asked = server.curl(&format!("/api/2.0/drives/{uuid}/download/")).args(&["--location", "--head"]);
+    let fields = asked.header("Want-Repr-Digest: blake3-pieces=1").run();
+    assert!(fields.values("repr-digest").iter().any(|field| field.starts_with("blake3-pieces=:")), "{fields:?}");
+
+    // As many holes, other bytes.
+    let transfer = server.curl("/api/v1/transfers").json("POST", &serde_json::json!({"size": 5_000_000})).run().json();
+    let id = transfer["id"].as_str().expect("an id");
+    let ticket = transfer["ticket"].as_str().expect("a ticket");
+    let zero = serde_json::json!({"op": "zero", "offset": 0, "size": 5_000_000});
+    assert_eq!(server.anonymous_curl(ticket).json("PATCH", &zero).run().status, 200);
+    let finish = |digest: &str| {
+        let body = serde_json::json!({"digest": {"blake3-pieces": digest}});
+        server.curl(&format!("/api/v1/transfers/{id}/finish")).json("POST", &body).run().status
+    };
+    assert_eq!(finish(digest), 422);
+    let zeros = blake3::hash(&[0; 64]).to_string();
+    assert_eq!(finish(&zeros), 200);
+    file.write_all_at(b"!", 1_000_000_000).unwrap();
+    assert_eq!(home.run(&["verify", "disk.img", "receipt"]).status.code(), Some(3));
+}
+
+#[test]
 fn an_upload_survives_a_line_that_is_cut_again_and_again() {
     let (server, relay, home) = far_away();
     let disk = home.join("disk.img");
