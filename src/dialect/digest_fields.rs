@@ -73,11 +73,15 @@ pub fn wanted(headers: &HeaderMap) -> Algorithms {
 /// `Trailer` announces a digest, since it does not say by which.
 pub fn announced(headers: &HeaderMap) -> Algorithms {
     let lines = headers.get_all(TRAILER).iter().filter_map(|line| line.to_str().ok());
-    let is_announced = lines.flat_map(|line| line.split(',')).any(|name| {
-        let names = |field: &HeaderName| name.trim().eq_ignore_ascii_case(field.as_str());
-        names(&REPR_DIGEST) || names(&CONTENT_DIGEST)
-    });
-    if is_announced { Algorithms::ALL } else { Algorithms::NONE }
+    let names: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let is_announced = |field: &HeaderName| names.iter().any(|name| name.eq_ignore_ascii_case(field.as_str()));
+    if is_announced(&REPR_DIGEST) {
+        Algorithms::ALL
+    } else if is_announced(&CONTENT_DIGEST) {
+        Algorithms { pieces: false, ..Algorithms::ALL }
+    } else {
+        Algorithms::NONE
+    }
 }
 
 /// The value of a `Repr-Digest` field; `None` if there is nothing to tell.
@@ -247,7 +251,7 @@ mod tests {
     fn a_digest_behind_the_last_byte_is_announced_by_its_field() {
         for (value, expected) in [
             ("Repr-Digest", Algorithms::ALL),
-            ("x-checksum ,\tcontent-digest", Algorithms::ALL),
+            ("x-checksum ,\tcontent-digest", Algorithms { pieces: false, ..Algorithms::ALL }),
             ("Server-Timing", Algorithms::NONE),
             ("Want-Repr-Digest, Repr-Digest-2", Algorithms::NONE),
         ] {

@@ -143,3 +143,31 @@ fn begin_rest(server: &Server, transfer: &Transfer, from: usize) -> RawClient {
     part.send_head(&format!("PUT {}", transfer.url), &["Content-Type: application/octet-stream", &range, &length]);
     part
 }
+
+#[test]
+fn a_drive_of_holes_is_larger_than_the_disk_and_its_data_takes_no_space_that_others_have_claimed() {
+    let Some(disk) = Disk::mount(&["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"], 128) else { return };
+    let server = Setup::default()
+        .data(&disk.path().join("data"))
+        .config("io.reserve = \"1 MiB\"\nio.ballast = \"2 MiB\"")
+        .start();
+    let (size, data, claimed) = (4_u64 << 30, 1_u64 << 20, 80_u64 << 20);
+    let refused = server.curl(TRANSFERS).json("POST", &json!({"name": "thick", "size": size})).run();
+    assert_eq!(refused.status, 507, "{refused:?}");
+    let thin = Transfer::begin(&server, &json!({"name": "thin", "size": size, "data": data}));
+    let other = Transfer::begin(&server, &json!({"name": "other", "size": claimed}));
+    let bytes = server.scratch().join("bytes.img");
+    image::random(&bytes, claimed, 183);
+    let put = |transfer: &Transfer, end: u64| transfer.put(&server, &bytes, (0, end), "*").status;
+    assert_eq!(put(&thin, data), 200);
+    assert_eq!(put(&thin, 60 << 20), 507, "more than it has told, and than there is");
+    assert_eq!(put(&other, claimed), 200);
+    assert_eq!(other.finish(&server, &json!({})).status, 200);
+    let end = extents(&thin.show(&server))[0].1;
+    assert!(end >= data, "what had come stays");
+    let zero = json!({"op": "zero", "offset": end, "size": size - end});
+    assert_eq!(server.anonymous_curl(&thin.url).json("PATCH", &zero).run().status, 200);
+    let done = thin.finish(&server, &json!({}));
+    assert_eq!((done.status, server.drive(&thin.drive)["size"].as_u64()), (200, Some(size)), "{done:?}");
+    stored::assert_clean(&server);
+}
