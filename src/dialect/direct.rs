@@ -309,6 +309,7 @@ pub(super) const fn status(kind: FaultKind) -> StatusCode {
         FaultKind::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
         FaultKind::Conflict | FaultKind::Corrupt | FaultKind::Cancelled => StatusCode::CONFLICT,
         FaultKind::Gone => StatusCode::GONE,
+        FaultKind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
         FaultKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FaultKind::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,

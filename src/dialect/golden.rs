@@ -37,7 +37,7 @@ const OTHER_ID: &str = "01938c2e-8f00-7c11-8d3e-6b1a2f4c9e05";
 const TENANT: &str = "01938c2e-0000-7000-8000-000000000001";
 
 /// Every kind of fault; the compiler makes the tables whole, and this list is read beside them.
-const FAULTS: [FaultKind; 24] = [
+const FAULTS: [FaultKind; 25] = [
     FaultKind::Invalid,
     FaultKind::BadFraming,
     FaultKind::Empty,
@@ -49,6 +49,7 @@ const FAULTS: [FaultKind; 24] = [
     FaultKind::MethodNotAllowed { allow: "GET, HEAD" },
     FaultKind::Conflict,
     FaultKind::Gone,
+    FaultKind::NotAcceptable,
     FaultKind::UnsupportedMediaType,
     FaultKind::TooLarge,
     FaultKind::RangeNotSatisfiable { size: ByteCount::mib(512) },

@@ -195,6 +195,7 @@ fn advise(kind: FaultKind, headers: &mut HeaderMap) {
         | FaultKind::NotFound
         | FaultKind::Conflict
         | FaultKind::Gone
+        | FaultKind::NotAcceptable
         | FaultKind::UnsupportedMediaType
         | FaultKind::TooLarge
         | FaultKind::QuotaExceeded

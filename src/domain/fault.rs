@@ -40,6 +40,8 @@ pub enum FaultKind {
     Conflict,
     /// The resource has existed and expired.
     Gone,
+    /// The version of the API that the caller asks for is not spoken.
+    NotAcceptable,
     /// The media type of the body is not supported.
     UnsupportedMediaType,
     /// The body or the drive would exceed its limit.
@@ -243,6 +245,7 @@ impl Fault {
             | FaultKind::MethodNotAllowed { .. }
             | FaultKind::Conflict
             | FaultKind::Gone
+            | FaultKind::NotAcceptable
             | FaultKind::UnsupportedMediaType
             | FaultKind::TooLarge
             | FaultKind::RangeNotSatisfiable { .. }

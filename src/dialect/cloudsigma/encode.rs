@@ -79,6 +79,7 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
         FaultKind::Corrupt => (StatusCode::CONFLICT, "backend"),
         FaultKind::Gone => (StatusCode::GONE, "notexist"),
         FaultKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "validation"),
+        FaultKind::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "validation"),
         FaultKind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "validation"),
         FaultKind::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "validation"),
         FaultKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "backend"),

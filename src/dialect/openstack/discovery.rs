@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::super::{Places, Reply, reply};
-use super::Version;
+use super::{Version, minor};
 
 /// All of them, at `/`. They are several, so the status is 300.
 pub(super) fn every(places: &Places) -> Reply {
@@ -26,7 +26,7 @@ fn document(version: Version, places: &Places) -> Value {
     let (id, status, minor, updated) = match version {
         Version::V1 => ("v1.0", "DEPRECATED", "", "2014-06-28T12:20:21Z"),
         Version::V2 => ("v2.0", "SUPPORTED", "", "2014-06-28T12:20:21Z"),
-        Version::V3 => ("v3.0", "CURRENT", "3.0", "2016-02-08T12:20:21Z"),
+        Version::V3 => ("v3.0", "CURRENT", minor::SPOKEN, "2016-02-08T12:20:21Z"),
     };
     let major = &version.segment()[1..];
     let media_type = |format: &str| {

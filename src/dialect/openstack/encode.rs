@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::super::{Call, Places, Reply, bare, reply};
@@ -13,14 +13,11 @@ use super::objects::{
 };
 use super::view::{Document, Element, Namespace, joined, pairs_node, plain};
 use super::xml::Node;
-use super::{Acted, Format, Op, OpenOp, Version, Wish, discovery, listing};
+use super::{Acted, Format, Op, OpenOp, Version, Wish, discovery, listing, minor};
 use crate::domain::{
     AttachedServer, BlockFields, BlockOutcome, BlockVolume, Fault, FaultKind, Outcome, Paged, Quota, TenantId, Usage,
     VolumeType,
 };
-
-/// Tells which minor version of 3 is spoken.
-const API_VERSION: HeaderName = HeaderName::from_static("openstack-api-version");
 
 /// `None` when the endpoint cannot have this outcome.
 pub(super) fn encode(op: Op, wish: &Wish, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
@@ -34,27 +31,16 @@ pub(super) fn encode(op: Op, wish: &Wish, call: &Call, outcome: &Outcome, places
         (op, Outcome::Block(outcome)) => block(op, wish, &scene, outcome)?,
         (op, outcome) => volume(op, &scene, outcome)?,
     };
-    Some(versioned(scene.version, reply))
+    Some(minor::versioned(call, reply))
 }
 
 /// The same, where the operation is open to anyone.
 pub(super) fn encode_open(op: OpenOp, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
     let Outcome::Discovered = outcome else { return None };
-    let version = Version::of(call.path);
     Some(match op {
         OpenOp::Versions => discovery::every(places),
-        OpenOp::Version => versioned(version, discovery::one(version, places)),
+        OpenOp::Version => minor::versioned(call, discovery::one(Version::of(call.path), places)),
     })
-}
-
-/// A reply that tells which minor version is spoken, where there are any.
-fn versioned(version: Version, mut reply: Reply) -> Reply {
-    if version == Version::V3 {
-        let headers = reply.headers_mut();
-        headers.insert(API_VERSION, HeaderValue::from_static("volume 3.0"));
-        headers.insert(header::VARY, HeaderValue::from(API_VERSION));
-    }
-    reply
 }
 
 /// What came of work on volumes and snapshots.
@@ -212,7 +198,7 @@ pub(super) fn acted(acted: Acted, call: &Call, outcome: &Outcome) -> Option<Repl
         }
         _ => return None,
     };
-    Some(versioned(Version::of(call.path), reply))
+    Some(minor::versioned(call, reply))
 }
 
 fn metadata(pairs: &Map<String, Value>) -> Document<'static> {

@@ -7,7 +7,7 @@ use super::super::{Call, Reply};
 use super::objects::own_namespace;
 use super::view::Document;
 use super::xml::Node;
-use super::{Version, without_suffix};
+use super::{Version, minor, without_suffix};
 use crate::domain::{Fault, FaultKind, Reason};
 
 /// `{"badRequest": {"code": 400, "message": ...}}`, or the element with that name.
@@ -27,7 +27,7 @@ pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
         fields.insert("retryAfter".to_owned(), seconds.into());
         node.children.push(Node::new("retryAfter").saying(seconds.to_string()));
     }
-    Document::Made { json: json!({name: fields}), xml: node }.reply(call, status)
+    minor::versioned(call, Document::Made { json: json!({name: fields}), xml: node }.reply(call, status))
 }
 
 /// The first words that clients look for, then the reason.
@@ -124,6 +124,7 @@ const fn spelling(kind: FaultKind) -> (StatusCode, &'static str) {
         FaultKind::TooLarge | FaultKind::QuotaExceeded | FaultKind::Throttled { .. } => {
             (StatusCode::PAYLOAD_TOO_LARGE, "overLimit")
         }
+        FaultKind::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "computeFault"),
         FaultKind::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "badMediaType"),
         FaultKind::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, "badRequest"),
         // An image service that fails is told as our failure by the document of version 2.

@@ -16,6 +16,7 @@ mod fault;
 #[cfg(test)]
 mod fixture;
 mod listing;
+mod minor;
 mod objects;
 mod status;
 #[cfg(test)]
@@ -151,6 +152,7 @@ impl Operation for Op {
 
 impl KnownOperation for Op {
     fn decode(&'static self, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Work, Answer), Fault> {
+        minor::check(call)?;
         let (work, manner) = decode::decode(*self, call, caller, body)?;
         let answer = match manner {
             Manner::Usual => Answer::of(self),
