@@ -397,7 +397,7 @@ impl Control {
 }
 
 fn no_such_drive(id: VolumeId) -> Fault {
-    Fault::new(FaultKind::NotFound, format!("drive {id} does not exist")).for_reason(Reason::NoSuchVolume)
+    Fault::new(FaultKind::NotFound, format!("drive {id} does not exist")).for_reason(Reason::NoSuchDrive(id))
 }
 
 fn only_administrators(principal: &Principal) -> Result<(), Fault> {

@@ -78,6 +78,8 @@ pub enum FaultKind {
 pub enum Reason {
     /// The volume does not exist.
     NoSuchVolume,
+    /// No drive has this id.
+    NoSuchDrive(VolumeId),
     /// Another volume has the name, which must be unique.
     NameTaken,
     /// No zone has this name.

@@ -33,13 +33,17 @@ pub struct ImageService {
 /// Why an image is not described.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// There is none of this id that the token's user may have.
+    /// There is none of this id.
     #[error("there is no such image")]
     NoSuchImage,
     /// The service does not take the token.
     #[error("the image service does not take this token")]
     Unauthenticated,
-    /// The service answered with another status.
+    /// The service takes the request for a wrong one.
+    #[error("the image service answered 400 Bad Request")]
+    Refused,
+    /// The service answered with another status. One of 403 is of no caller's making: the document of version 2 of
+    /// Block Storage has it as a failure.
     #[error("the image service answered {0}")]
     Status(StatusCode),
     /// The service cannot be asked.
@@ -93,7 +97,8 @@ impl ImageService {
         let said = self.service.ask(&Method::GET, &path, &headers, Bytes::new()).await?;
         match said.status {
             StatusCode::OK => Ok(serde_json::from_slice(&said.body)?),
-            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Err(ImageError::NoSuchImage),
+            StatusCode::NOT_FOUND => Err(ImageError::NoSuchImage),
+            StatusCode::BAD_REQUEST => Err(ImageError::Refused),
             StatusCode::UNAUTHORIZED => Err(ImageError::Unauthenticated),
             status => Err(ImageError::Status(status)),
         }

@@ -70,6 +70,8 @@ fn not_described(id: VolumeId, error: ImageError) -> Fault {
     match error {
         ImageError::NoSuchImage => no_such_image(id),
         ImageError::Unauthenticated => Fault::new(FaultKind::Unauthenticated, error.to_string()),
+        // What the service takes for a wrong request is told as one.
+        ImageError::Refused => Fault::invalid("image", format!("the image service refuses to tell of the image {id}")),
         error => Fault { told: "the image service cannot be used".to_owned(), ..Fault::internal(error) },
     }
 }

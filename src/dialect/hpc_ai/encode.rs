@@ -33,7 +33,7 @@ pub(super) fn fault(_: &Call, fault: &Fault) -> Reply {
 /// As the vendor words it, where it has words; and with the names of its fields.
 fn message(fault: &Fault) -> String {
     match fault.reason.as_deref() {
-        Some(Reason::NoSuchVolume) => NOT_FOUND.to_owned(),
+        Some(Reason::NoSuchVolume | Reason::NoSuchDrive(_)) => NOT_FOUND.to_owned(),
         Some(Reason::NameTaken) => "Volume already exists".to_owned(),
         Some(Reason::NoSuchType { known, .. }) => {
             format!("there is no such volumeType; there is {FILESYSTEM}, {}", known.join(", "))

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::super::Call;
 use super::view::plain;
 use super::xml::{self, Node};
+use super::{Version, without_suffix};
 use crate::domain::{BlockFields, ByteCount, Fault, FaultKind, VolumeId};
 
 /// The most characters of a name, a description, a metadata key and a metadata value.
@@ -22,9 +23,9 @@ pub(super) enum Body {
     Xml(Node),
 }
 
-/// The fields of one thing. None of them is `null`.
+/// The fields of one thing, none of which is `null`, and the names of those that are.
 #[derive(Debug, Default)]
-pub(super) struct Fields(Map<String, Value>);
+pub(super) struct Fields(Map<String, Value>, Vec<String>);
 
 impl Body {
     pub(super) fn read(call: &Call, body: &[u8]) -> Result<Self, Fault> {
@@ -36,7 +37,11 @@ impl Body {
             return xml::read(body).map(Self::Xml).map_err(|error| malformed().because(error));
         }
         // serde_json refuses nesting deeper than 128, so no body can exhaust the stack.
-        match serde_json::from_slice(body) {
+        let mut parsed = serde_json::from_slice(body);
+        if parsed.is_err() && is_restore_v1(call) {
+            parsed = serde_json::from_slice(&without_last_commas(body));
+        }
+        match parsed {
             Ok(Value::Object(object)) => Ok(Self::Json(object)),
             Ok(_) => Err(malformed()),
             Err(error) => Err(malformed().because(error)),
@@ -88,24 +93,26 @@ impl Body {
 
 impl Fields {
     fn new(mut fields: Map<String, Value>) -> Self {
+        let nulls = fields.iter().filter(|(_, value)| value.is_null()).map(|(name, _)| name.clone()).collect();
         fields.retain(|_, value| !value.is_null());
-        Self(fields)
+        Self(fields, nulls)
     }
 
     /// Attributes and elements of text are fields; `meta` elements are pairs.
     fn of(node: Node) -> Self {
         if matches!(node.name.as_str(), "metadata" | "meta") {
-            return Self(pairs_of(node));
+            return Self(pairs_of(node), Vec::new());
         }
         let (groups, leaves): (Vec<Node>, Vec<Node>) =
             node.children.into_iter().partition(|child| child.name == "metadata" || !child.children.is_empty());
         let texts = leaves.into_iter().map(|leaf| (leaf.name, leaf.text));
-        let texts = node.attributes.into_iter().chain(texts).filter(|(_, text)| text != "None");
-        let mut fields: Map<String, Value> = texts.map(|(name, text)| (name, text.into())).collect();
+        let texts = node.attributes.into_iter().chain(texts);
+        let told = |text: String| if text == "None" { Value::Null } else { text.into() };
+        let mut fields: Map<String, Value> = texts.map(|(name, text)| (name, told(text))).collect();
         for group in groups {
             fields.insert(group.name.clone(), Value::Object(pairs_of(group)));
         }
-        Self(fields)
+        Self::new(fields)
     }
 
     /// Refuses all fields but these.
@@ -136,6 +143,11 @@ impl Fields {
         Fault::invalid(name, format!("Missing required element '{name}' in request body"))
     }
 
+    /// Whether a field is there as `null`.
+    pub(super) fn is_null(&self, name: &str) -> bool {
+        self.1.iter().any(|null| null == name)
+    }
+
     /// Text, which may be empty.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, Fault> {
         let is_short = |text: &&str| text.chars().count() <= MAX_TEXT;
@@ -160,6 +172,12 @@ impl Fields {
             };
             (text.chars().count() <= MAX_TEXT).then_some(text)
         })
+    }
+
+    /// A new name or description, as [`Fields::label`] reads it; `null` clears it as empty text does.
+    pub(super) fn new_label(&self, names: [&str; 2]) -> Result<Option<String>, Fault> {
+        let is_cleared = names.into_iter().any(|name| self.is_null(name));
+        Ok(self.label(names)?.or_else(|| is_cleared.then(String::new)))
     }
 
     /// A size in GiB, at least one. Clients send it as a number, and as a string.
@@ -290,6 +308,26 @@ fn is_xml(call: &Call, body: &[u8]) -> Result<bool, Fault> {
     }
 }
 
+/// Whether a request is a restore in version 1, whose document has a comma behind the last field of its sample.
+fn is_restore_v1(call: &Call) -> bool {
+    Version::of(call.path) == Version::V1 && without_suffix(call.path).0.ends_with("/restore")
+}
+
+/// JSON without the commas behind which an object ends.
+fn without_last_commas(json: &[u8]) -> Vec<u8> {
+    let (mut kept, mut is_text, mut is_escaped) = (Vec::with_capacity(json.len()), false, false);
+    for (at, byte) in json.iter().enumerate() {
+        let ends = || json[at + 1..].trim_ascii_start().first() == Some(&b'}');
+        if *byte == b',' && !is_text && ends() {
+            continue;
+        }
+        is_text ^= *byte == b'"' && !is_escaped;
+        is_escaped = is_text && *byte == b'\\' && !is_escaped;
+        kept.push(*byte);
+    }
+    kept
+}
+
 fn unknown(name: &str) -> Fault {
     Fault::invalid(name, format!("Additional properties are not allowed ({name:?} was unexpected)"))
 }
@@ -350,6 +388,32 @@ mod tests {
         let form = thing("application/x-www-form-urlencoded", "a=b", "volume").expect_err("a form is not taken");
         assert_eq!(form.kind, FaultKind::UnsupportedMediaType);
         assert!(thing("application/json", &"[".repeat(100_000), "volume").is_err());
+    }
+
+    #[test]
+    fn a_comma_behind_the_last_field_is_dropped_and_no_other() {
+        for (json, kept) in [
+            (r#"{"a": {"b": "c", }}"#, r#"{"a": {"b": "c" }}"#),
+            (r#"{"a": {"b": ",}\",}", "c": 1,},}"#, r#"{"a": {"b": ",}\",}", "c": 1}}"#),
+            (r#"{"a\\": 1,}"#, r#"{"a\\": 1}"#),
+            ("{,}", "{}"),
+            ("{1,,}", "{1,}"),
+            ("[1,]", "[1,]"),
+            (",", ","),
+        ] {
+            assert_eq!(without_last_commas(json.as_bytes()), kept.as_bytes(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_null_is_told_from_what_is_absent() {
+        let read = fields(json!({"name": null, "description": "d"}));
+        assert_eq!(read.new_label(["name", "display_name"]).unwrap().as_deref(), Some(""));
+        assert_eq!(read.new_label(["description", "display_description"]).unwrap().as_deref(), Some("d"));
+        assert!(read.is_null("name") && !read.is_null("description") && !read.is_null("size"));
+        assert_eq!(fields(json!({})).new_label(["name", "display_name"]).unwrap(), None);
+        let xml = thing("application/xml", "<volume display_name=\"None\"/>", "volume").unwrap();
+        assert!(xml.is_null("display_name"));
     }
 
     #[test]

@@ -18,6 +18,10 @@ const MAX_SERVER: usize = 255;
 /// What is asked for, and how it is answered.
 pub(super) fn decode(op: Op, call: &Call, caller: &Principal, body: &[u8]) -> Result<(Work, Manner), Fault> {
     let tenant = tenant(call, caller)?;
+    if call.path.ends_with('/') {
+        // The router takes it for the vendors whose clients send it; here there is nothing at such a path.
+        return Err(not_found("The resource could not be found."));
+    }
     let mut manner = Manner::Usual;
     let volumes = |kind| -> Result<Command, Fault> {
         Ok(Command::List(VolumeQuery::Attached { kind, query: Box::new(listing::decode(op, call)?) }))
@@ -239,12 +243,12 @@ fn image(fields: &Fields) -> Result<Option<VolumeId>, Fault> {
     last.parse().map(Some).map_err(|_| Fault::invalid("imageRef", told))
 }
 
-/// A change of name, description and metadata, where empty text clears the first two.
+/// A change of name, description and metadata, where empty text and `null` clear the first two.
 fn patch(call: &Call, body: &[u8], thing: &str) -> Result<Patch, Fault> {
     let fields = Body::read(call, body)?.thing(thing)?;
     fields.only(&["description", "display_description", "display_name", "metadata", "name"])?;
     let (name, description) = labels(call);
-    let (name, description) = (fields.label(name)?, fields.label(description)?);
+    let (name, description) = (fields.new_label(name)?, fields.new_label(description)?);
     let meta = fields.pairs("metadata")?.map(PairsChange::Replace);
     Ok(Patch { name, meta, ..of_block(BlockPatch { description, ..BlockPatch::default() }) })
 }
@@ -378,7 +382,7 @@ fn new_snapshot(call: &Call, body: &[u8]) -> Result<Command, Fault> {
     let named = &["description", "display_description", "display_name", "force", "metadata", "name", "volume_id"];
     fields.only(named)?;
     let (name, description) = label_and_description(call, &fields)?;
-    let id = fields.id("volume_id", no_such_volume)?.ok_or_else(|| Fields::missing("volume_id"))?;
+    let id = volume_of(&fields)?;
     let spec = VolumeSpec {
         kind: VolumeKind::Snapshot,
         name: name.unwrap_or_default(),
@@ -388,6 +392,13 @@ fn new_snapshot(call: &Call, body: &[u8]) -> Result<Command, Fault> {
     };
     let if_attached = fields.flag("force")?.unwrap_or_default();
     Ok(Command::CreateFrom { source: VolumeSource::Drive { id, if_attached }, spec: Box::new(spec) })
+}
+
+/// The volume that something is made of. One that is `null` is not there.
+fn volume_of(fields: &Fields) -> Result<VolumeId, Fault> {
+    let name = "volume_id";
+    let unnamed = || if fields.is_null(name) { no_such_volume("None") } else { Fields::missing(name) };
+    fields.id(name, no_such_volume)?.ok_or_else(unnamed)
 }
 
 /// The pair that is set by its key, which path and body must name alike.
@@ -415,7 +426,7 @@ fn new_backup(call: &Call, body: &[u8]) -> Result<NewBackup, Fault> {
     fields.not(&["incremental"])?;
     let (name, description) = label_and_description(call, &fields)?;
     Ok(NewBackup {
-        volume: fields.id("volume_id", no_such_volume)?.ok_or_else(|| Fields::missing("volume_id"))?,
+        volume: volume_of(&fields)?,
         snapshot: fields.id("snapshot_id", no_such_snapshot)?,
         name,
         description,

@@ -95,7 +95,10 @@ fn block(op: Op, wish: &Wish, scene: &Scene, outcome: &BlockOutcome) -> Option<R
             Document::One(scene.restore(backup, volume)).reply(call, made(scene.version))
         }
         (Op::Types, BlockOutcome::Types(types)) => {
-            let (types, has_more) = wish.part.of(types, |one| &one.id);
+            let (types, has_more) = match wish.part.of(types, |one| &one.id) {
+                Ok(part) => part,
+                Err(unknown) => return Some(fault(call, &unknown)),
+            };
             let last = types.last().map(|one| one.id.clone()).filter(|_| has_more);
             let items = types.iter().map(volume_type).collect();
             told(paged(scene, ("volume_types", "volume_type_links"), Vec::new(), items, last))
@@ -121,7 +124,10 @@ fn block(op: Op, wish: &Wish, scene: &Scene, outcome: &BlockOutcome) -> Option<R
             told(Document::One(scene.server(server, Shape::Full)))
         }
         (Op::Attachments, BlockOutcome::Attachments(attachments)) => {
-            let (attachments, _) = wish.part.of(attachments, |one| &one.device);
+            let (attachments, _) = match wish.part.of(attachments, |one| &one.device) {
+                Ok(part) => part,
+                Err(unknown) => return Some(fault(call, &unknown)),
+            };
             told(many("volumeAttachments", Vec::new(), attachments.iter().map(volume_attachment).collect()))
         }
         (Op::Attach | Op::Attachment, BlockOutcome::Attachment(attachment)) => {

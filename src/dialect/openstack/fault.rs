@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::super::{Call, Reply};
+use super::super::{Call, Reply, query};
 use super::objects::own_namespace;
 use super::view::Document;
 use super::xml::Node;
@@ -12,8 +12,9 @@ use crate::domain::{Fault, FaultKind, Reason};
 
 /// `{"badRequest": {"code": 400, "message": ...}}`, or the element with that name.
 pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
-    let (status, name) = spelling(fault.kind);
-    let message = message(call, fault);
+    let marker = unknown_marker(call, fault);
+    let (status, name) = spelling(if marker.is_some() { FaultKind::NotFound } else { fault.kind });
+    let message = marker.unwrap_or_else(|| message(call, fault));
     let mut fields = Map::from_iter([
         ("code".to_owned(), Value::from(status.as_u16())),
         ("message".to_owned(), Value::from(message.as_str())),
@@ -28,6 +29,22 @@ pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
         node.children.push(Node::new("retryAfter").saying(seconds.to_string()));
     }
     minor::versioned(call, Document::Made { json: json!({name: fields}), xml: node }.reply(call, status))
+}
+
+/// What is said of a marker that is nothing of its list: in this API it names a thing that is not there.
+fn unknown_marker(call: &Call, fault: &Fault) -> Option<String> {
+    if fault.kind != FaultKind::Invalid || fault.point.as_deref() != Some("marker") {
+        return None;
+    }
+    let thing = match without_suffix(call.path).0.split('/').nth(3) {
+        Some("volumes") => "Volume",
+        Some("snapshots") => "Snapshot",
+        Some("backups") => "Backup",
+        Some("types") => "Volume type",
+        _ => return None,
+    };
+    let (_, marker) = query::pairs(call.query).filter(|(name, _)| name == "marker").last()?;
+    Some(format!("{thing} {marker} could not be found."))
 }
 
 /// The first words that clients look for, then the reason.
@@ -74,7 +91,8 @@ fn worded(call: &Call, reason: &Reason) -> Option<String> {
             format!("Size of specified image {} GB is larger than volume size", least.gib_up())
         }
         Reason::NoSuchSnapshot(id) => format!("Snapshot {id} could not be found."),
-        Reason::NoSuchBackup => "Backup could not be found.".to_owned(),
+        Reason::NoSuchDrive(id) => format!("Volume {id} could not be found."),
+        Reason::NoSuchBackup => format!("Backup {} could not be found.", call.param("id")),
         Reason::BackupNotAtRest => "Invalid backup: Backup status must be available or error".to_owned(),
         Reason::BackupNotWhole => "Invalid backup: Backup status must be available".to_owned(),
         Reason::NotLarger(there) => {
@@ -199,7 +217,13 @@ mod tests {
                 Reason::NoSuchSnapshot(id),
                 "Snapshot 29b53979-c09d-4944-a170-5430aac864df could not be found.",
             ),
-            ("/backups/x", FaultKind::NotFound, Reason::NoSuchBackup, "Backup could not be found."),
+            ("/backups/x", FaultKind::NotFound, Reason::NoSuchBackup, "Backup x could not be found."),
+            (
+                "/snapshots",
+                FaultKind::NotFound,
+                Reason::NoSuchDrive(id),
+                "Volume 29b53979-c09d-4944-a170-5430aac864df could not be found.",
+            ),
             (
                 "/backups/x",
                 FaultKind::Conflict,

@@ -170,14 +170,14 @@ impl Part {
         Ok(())
     }
 
-    /// These things of the list, and whether more follow them. Behind a marker that is none of them there is nothing.
-    pub(super) fn of<'t, T>(&self, all: &'t [T], id: impl Fn(&T) -> &str) -> (&'t [T], bool) {
+    /// These things of the list, and whether more follow them. Fails when the marker is none of them.
+    pub(super) fn of<'t, T>(&self, all: &'t [T], id: impl Fn(&T) -> &str) -> Result<(&'t [T], bool), Fault> {
         let begin = match &self.marker {
             None => 0,
-            Some(marker) => all.iter().position(|one| id(one) == marker).map_or(all.len(), |at| at + 1),
+            Some(marker) => all.iter().position(|one| id(one) == marker).ok_or_else(no_marker)? + 1,
         };
         let rest = all.get(begin.saturating_add(self.offset)..).unwrap_or_default();
-        (&rest[..rest.len().min(self.limit)], rest.len() > self.limit)
+        Ok((&rest[..rest.len().min(self.limit)], rest.len() > self.limit))
     }
 }
 
@@ -239,10 +239,9 @@ pub(super) fn servers(call: &Call) -> Result<ServerQuery, Fault> {
     Ok(wanted)
 }
 
-/// Zero is what no limit is to the service that this one is like.
+/// As many things as a page may have. With none asked for, the page is empty.
 fn limit_named(text: &str) -> Result<u32, Fault> {
-    let limit: u32 = number("limit", text)?;
-    Ok(if limit == 0 { PAGE } else { limit.min(PAGE) })
+    number("limit", text).map(|limit: u32| limit.min(PAGE))
 }
 
 /// Whether one thing can still be what is wanted: a value, and the same as was wanted before.
@@ -253,7 +252,7 @@ fn narrowed<T: PartialEq>(wanted: &mut Option<T>, value: Option<T>) -> bool {
 }
 
 fn no_marker() -> Fault {
-    Fault::invalid("marker", "marker must be the id of the last of the page before")
+    Fault::invalid("marker", "the marker is nothing of this list")
 }
 
 /// Version 1 counts its backups.
@@ -443,7 +442,7 @@ mod tests {
         assert_eq!(volumes("").limit, Some(PAGE));
         assert_eq!(volumes("limit=7&offset=2").limit, Some(7));
         assert_eq!(volumes("limit=7&offset=2").offset, 2);
-        assert_eq!(volumes("limit=0").limit, Some(PAGE));
+        assert_eq!(volumes("limit=0").limit, Some(0));
         assert_eq!(volumes("limit=100000").limit, Some(PAGE));
         for wrong in ["limit=-1", "limit=x", "limit=", "limit=99999999999", "offset=-1", "offset=1.5", "marker=x"] {
             assert!(decoded(Op::Volumes, wrong).is_err(), "{wrong}");

@@ -184,7 +184,15 @@ fn pages_follow_their_links_and_hold_each_volume_once() {
     ids.reverse();
     assert_eq!(seen, ids);
     assert_eq!(cloud.get("volumes?limit=-1").status, 400);
-    assert_eq!(cloud.get("volumes?marker=01938c2e-7d10-7a42-9b51-3f0c5d2e8a77").status, 400);
+    let unknown = cloud.get("volumes?marker=01938c2e-7d10-7a42-9b51-3f0c5d2e8a77");
+    let told = "Volume 01938c2e-7d10-7a42-9b51-3f0c5d2e8a77 could not be found.";
+    assert_eq!((unknown.status, &unknown.json()["itemNotFound"]["message"]), (404, &json!(told)));
+    let none = cloud.get("volumes?limit=0").json();
+    assert_eq!(none, json!({"volumes": []}));
+    // The last page is full, and no link leads behind it.
+    let all = cloud.get("volumes?limit=5").json();
+    assert_eq!((all["volumes"].as_array().unwrap().len(), &all["volumes_links"]), (5, &json!(null)));
+    assert_eq!(cloud.get("volumes/").status, 404);
     let named = cloud.get("volumes/detail?name=v3&status=available").json();
     assert_eq!(named["volumes"].as_array().unwrap().len(), 1);
     assert_eq!(cloud.get("volumes/detail?status=error").json()["volumes"], json!([]));
