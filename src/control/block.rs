@@ -151,7 +151,8 @@ impl Block {
 
     async fn quota(&self, tenant: TenantId) -> Result<BlockOutcome, Fault> {
         let (quota, usage) = self.meta.usage(tenant).await?;
-        Ok(BlockOutcome::Quota { tenant, quota, usage })
+        let snapshots = self.meta.count_snapshots(tenant).await?;
+        Ok(BlockOutcome::Quota { tenant, quota, usage, snapshots })
     }
 }
 

@@ -233,6 +233,8 @@ pub enum BlockOutcome {
         quota: super::Quota,
         /// Its present usage.
         usage: super::Usage,
+        /// The number of its snapshots, which are among the volumes too.
+        snapshots: u64,
     },
     /// The types of volumes, the default first.
     Types(Vec<VolumeType>),

@@ -220,6 +220,17 @@ impl Meta {
             .await?;
         quota_and_usage(&row)
     }
+
+    /// Counts the snapshots of a tenant, but those that are being removed, as lists have them.
+    pub async fn count_snapshots(&self, tenant: TenantId) -> Result<u64, MetaError> {
+        let count: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM volumes WHERE tenant = $1 AND kind = 'snapshot' AND state <> 'deleting'",
+        )
+        .bind(tenant.as_bytes().as_slice())
+        .fetch_one(&self.db.readers)
+        .await?;
+        u64::try_from(count).map_err(|_| MetaError::Damaged("count"))
+    }
 }
 
 /// Ends the open sessions and transfers of a user, in one tenant or in all: no more is uploaded, and the server undoes

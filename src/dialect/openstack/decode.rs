@@ -450,6 +450,7 @@ fn set_quota(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
         "backup_gigabytes",
         "backups",
         "gigabytes",
+        "groups",
         "id",
         "per_volume_gigabytes",
         "snapshots",
@@ -465,6 +466,9 @@ fn set_quota(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
         if fields.limit(name)?.is_some_and(|limit| limit != -1) {
             return Err(Fault::invalid(name, format!("{name} cannot be limited here: it is -1")));
         }
+    }
+    if fields.limit("groups")?.is_some_and(|limit| limit != 0) {
+        return Err(Fault::invalid("groups", "groups cannot be made here: their limit is 0"));
     }
     let bytes = |name: &'static str| {
         let too_large = || Fault::invalid(name, format!("{name} is too large a number"));

@@ -52,11 +52,13 @@ fn volume(op: Op, scene: &Scene, outcome: &Outcome) -> Option<Reply> {
         (Op::Volumes | Op::VolumesDetail | Op::Snapshots | Op::SnapshotsDetail, Outcome::Page(page)) => {
             told(volumes(op, scene, page))
         }
-        (Op::Volume | Op::UpdateVolume, Outcome::Volume(volume)) => {
-            told(Document::One(scene.volume(volume, Shape::Full)))
+        (Op::Volume, Outcome::Volume(volume)) => told(Document::One(scene.volume(volume, Shape::Full))),
+        (Op::UpdateVolume, Outcome::Volume(volume)) => {
+            told(Document::One(scene.volume(volume, changed(scene.version))))
         }
-        (Op::Snapshot | Op::UpdateSnapshot, Outcome::Volume(snapshot)) => {
-            told(Document::One(scene.snapshot(&snapshot.volume, Shape::Full)))
+        (Op::Snapshot, Outcome::Volume(snapshot)) => told(Document::One(scene.snapshot(&snapshot.volume, Shape::Full))),
+        (Op::UpdateSnapshot, Outcome::Volume(snapshot)) => {
+            told(Document::One(scene.snapshot(&snapshot.volume, changed(scene.version))))
         }
         (Op::CreateVolume, Outcome::Created(volumes)) => {
             let volume = volumes.first()?.clone().into();
@@ -105,9 +107,10 @@ fn block(op: Op, wish: &Wish, scene: &Scene, outcome: &BlockOutcome) -> Option<R
         }
         (Op::Type, BlockOutcome::Types(types)) => one_type(call, types),
         (Op::Zones, BlockOutcome::Zones(zones)) => told(availability(zones)),
-        (Op::Limits, BlockOutcome::Quota { quota, usage, .. }) => told(limits(quota, usage)),
-        (Op::Quota | Op::SetQuota, BlockOutcome::Quota { tenant, quota, usage }) => {
-            told(quota_set(&tenant.plain(), quota, wish.usage.then_some(usage)))
+        (Op::Limits, BlockOutcome::Quota { quota, usage, snapshots, .. }) => told(limits(quota, usage, *snapshots)),
+        (Op::Quota | Op::SetQuota, BlockOutcome::Quota { tenant, quota, usage, snapshots }) => {
+            let used = wish.usage.then(|| quota_usage(usage, *snapshots));
+            told(quota_set(&tenant.plain(), quota, used.as_ref().map(|used| &used[..])))
         }
         (Op::Servers | Op::ServersDetail, BlockOutcome::Servers(page)) => {
             let shape = if op == Op::Servers { Shape::Short } else { Shape::Full };
@@ -135,6 +138,14 @@ fn block(op: Op, wish: &Wish, scene: &Scene, outcome: &BlockOutcome) -> Option<R
         }
         _ => return None,
     })
+}
+
+/// How what was changed is told. The later versions tell it as they tell what was made.
+const fn changed(version: Version) -> Shape {
+    match version {
+        Version::V1 => Shape::Full,
+        Version::V2 | Version::V3 => Shape::Made,
+    }
 }
 
 /// The status of what was made. Version 1 has it as done, the later ones as begun.
@@ -242,8 +253,8 @@ fn availability(zones: &[String]) -> Document<'static> {
     }
 }
 
-fn limits(quota: &Quota, usage: &Usage) -> Document<'static> {
-    let counts = absolute_limits(quota, usage);
+fn limits(quota: &Quota, usage: &Usage, snapshots: u64) -> Document<'static> {
+    let counts = absolute_limits(quota, usage, snapshots);
     let absolute: Map<String, Value> =
         counts.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())).collect();
     let nodes =
@@ -254,13 +265,12 @@ fn limits(quota: &Quota, usage: &Usage) -> Document<'static> {
     }
 }
 
-/// Limits, or with `usage` what is used of those that are.
-fn quota_set(tenant: &str, quota: &Quota, usage: Option<&Usage>) -> Document<'static> {
+/// Limits, and with `used` what is used of each.
+fn quota_set(tenant: &str, quota: &Quota, used: Option<&[(&str, u64)]>) -> Document<'static> {
     let mut fields = Map::from_iter([("id".to_owned(), tenant.into())]);
     let mut node = Node::new("quota_set").with("id", tenant);
     for (name, limit) in quota_limits(quota) {
-        let used = usage.map(|usage| quota_usage(usage).into_iter().find(|(of, _)| *of == name));
-        match used {
+        match used.map(|used| used.iter().find(|(of, _)| *of == name)) {
             None => {
                 fields.insert(name.to_owned(), limit.into());
                 node.children.push(Node::new(name).saying(limit.to_string()));

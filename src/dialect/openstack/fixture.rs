@@ -33,7 +33,7 @@ pub(in super::super) fn principal(is_admin: bool) -> Principal {
 pub(in super::super) fn told(command: &Command) -> Option<Outcome> {
     let told = match command {
         Command::List(VolumeQuery::Attached { kind, query }) => {
-            let items = match kind {
+            let mut items = match kind {
                 VolumeKind::Snapshot => vec![
                     snapshot("0500944b-1179-4b1c-9f31-b3f0da8e669c", "2013-01-30T16:44:13Z"),
                     snapshot("e45fed49-801d-4a61-8927-5c8005a1c584", "2013-01-30T16:41:58Z"),
@@ -41,6 +41,9 @@ pub(in super::super) fn told(command: &Command) -> Option<Outcome> {
                 VolumeKind::Drive | VolumeKind::Tree => vec![blank(), attached(), copied()],
             };
             let has_more = query.limit.is_some_and(|limit| limit as usize == items.len());
+            if query.limit == Some(0) {
+                items.clear();
+            }
             return Some(Outcome::Page(Paged { items, has_more }));
         }
         Command::Show(volume) => shown(volume)?,
@@ -280,6 +283,7 @@ fn quota(tenant: TenantId, quota: Quota) -> BlockOutcome {
         tenant,
         quota,
         usage: Usage { volumes: 3, bytes: gib(207), backups: 2, backup_bytes: gib(30) },
+        snapshots: 1,
     }
 }
 

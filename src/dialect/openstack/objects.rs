@@ -58,9 +58,9 @@ pub(super) const fn own_namespace(version: Version) -> Namespace {
 pub(super) fn volume_namespaces(version: Version, shape: Shape) -> Vec<Namespace> {
     let own = own_namespace(version);
     match (version, shape) {
-        (_, Shape::Short) | (Version::V1, Shape::Made) => vec![own, ATOM],
+        (_, Shape::Short | Shape::Made) => vec![own, ATOM],
         (Version::V1, Shape::Full) => vec![own, ATOM, IMAGES],
-        (Version::V2 | Version::V3, _) => vec![own, ATOM, IMAGES, TENANTS],
+        (Version::V2 | Version::V3, Shape::Full) => vec![own, ATOM, IMAGES, TENANTS],
     }
 }
 
@@ -83,27 +83,29 @@ impl Scene<'_> {
                 ("links", self.links("volumes", &told.volume.id)),
                 ("name", label(&told.volume)),
             ],
-            (Version::V2 | Version::V3, Shape::Full | Shape::Made) => self.volume_v2(told),
+            (Version::V2 | Version::V3, Shape::Full | Shape::Made) => self.volume_v2(told, shape),
         };
         Element { name: "volume", namespaces: volume_namespaces(self.version, shape), fields: sorted(fields) }
     }
 
-    fn volume_v2<'t>(&self, told: &'t BlockVolume) -> Vec<(&'static str, Field<'t>)> {
+    fn volume_v2<'t>(&self, told: &'t BlockVolume, shape: Shape) -> Vec<(&'static str, Field<'t>)> {
         let volume: &Volume = &told.volume;
         let block = BlockView::of(volume);
         let mut fields = vec![
             ("attachments", Field::List(told.attachment.iter().map(|one| attachment_of(one, true)).collect())),
             ("availability_zone", word(block.zone().unwrap_or(BlockFields::ZONE))),
             ("bootable", word(if block.is_bootable() { "true" } else { "false" })),
+            // Nothing is replicated here, and there are no groups.
+            ("consistencygroup_id", words(None)),
             ("created_at", Field::Time(volume.created)),
             ("description", words(block.description())),
             ("encrypted", Field::Json(false.into())),
             ("id", id(volume.id.as_bytes())),
             ("links", self.links("volumes", &volume.id)),
-            ("metadata", Field::Pairs(Cow::Borrowed(&volume.meta))),
+            ("metadata", pairs_of(volume)),
             ("multiattach", Field::Json(false.into())),
             ("name", label(volume)),
-            ("os-vol-tenant-attr:tenant_id", made(volume.tenant.plain())),
+            ("replication_status", words(None)),
             ("size", gib(volume.size)),
             ("snapshot_id", words(block.snapshot())),
             ("source_volid", words(block.volume())),
@@ -112,12 +114,15 @@ impl Scene<'_> {
             ("user_id", words(block.user())),
             ("volume_type", words(block.volume_type())),
         ];
-        if self.version == Version::V2 {
+        // Version 2's document has it in the answer to a creation, and Cinder nowhere.
+        if self.version == Version::V2 && shape == Shape::Made {
             let image = block.image().and_then(|image| image.get("image_id"));
             fields.push(("image_id", words(image.and_then(Value::as_str))));
         }
-        if let Some(image) = block.image() {
-            fields.push(("volume_image_metadata", Field::Pairs(Cow::Borrowed(image))));
+        if shape == Shape::Full {
+            fields.push(("os-vol-tenant-attr:tenant_id", made(volume.tenant.plain())));
+            let image = block.image().map(|image| ("volume_image_metadata", Field::Pairs(Cow::Borrowed(image))));
+            fields.extend(image);
         }
         fields
     }
@@ -157,18 +162,22 @@ impl Scene<'_> {
         let state = word(status::backup(backup.state));
         let fields = match (self.version, shape) {
             (Version::V1, Shape::Short) => vec![("id", Field::Number(Some(backup.number))), ("status", state)],
-            (Version::V2 | Version::V3, Shape::Short) => vec![
+            (Version::V2 | Version::V3, Shape::Short | Shape::Made) => vec![
                 ("id", id(backup.id.as_bytes())),
                 ("links", self.links("backups", &backup.id)),
                 ("name", words(backup.name.as_deref())),
             ],
-            (_, Shape::Full | Shape::Made) => {
+            (Version::V1, Shape::Full | Shape::Made) | (_, Shape::Full) => {
+                let objects = match self.version {
+                    Version::V1 => backup.objects,
+                    Version::V2 | Version::V3 => Some(backup.objects.unwrap_or_default()),
+                };
                 let mut fields = vec![
                     ("availability_zone", words(backup.zone.as_deref())),
                     ("container", words(backup.container.as_deref())),
                     ("created_at", Field::Time(backup.created)),
                     ("fail_reason", words(backup.reason.as_deref())),
-                    ("object_count", Field::Number(backup.objects)),
+                    ("object_count", Field::Number(objects)),
                     ("size", gib(backup.size)),
                     ("status", state),
                     ("volume_id", id(backup.volume.as_bytes())),
@@ -196,6 +205,8 @@ impl Scene<'_> {
                 fields
             }
             Version::V2 | Version::V3 => vec![
+                // When a snapshot was made that may be gone by now is not known.
+                ("data_timestamp", backup.snapshot.map_or(Field::Time(backup.created), |_| words(None))),
                 ("description", description),
                 ("has_dependent_backups", Field::Json(false.into())),
                 ("id", id(backup.id.as_bytes())),
@@ -287,24 +298,30 @@ pub(super) fn quota_limits(quota: &Quota) -> Vec<(&'static str, i64)> {
         ("backup_gigabytes", whole(quota.backup_bytes.or(quota.bytes))),
         ("backups", unlimited(quota.backups)),
         ("gigabytes", whole(quota.bytes)),
+        // There are none, and none can be made.
+        ("groups", 0),
         ("per_volume_gigabytes", -1),
         ("snapshots", -1),
         ("volumes", unlimited(quota.volumes)),
     ]
 }
 
-/// What is used of the limits that are.
-pub(super) fn quota_usage(usage: &Usage) -> [(&'static str, u64); 4] {
+/// What is used of each.
+pub(super) fn quota_usage(usage: &Usage, snapshots: u64) -> [(&'static str, u64); 7] {
     [
         ("backup_gigabytes", usage.backup_bytes.gib_up()),
         ("backups", usage.backups),
         ("gigabytes", usage.bytes.gib_up()),
+        ("groups", 0),
+        // A limit of each volume, of which nothing is used.
+        ("per_volume_gigabytes", 0),
+        ("snapshots", snapshots),
         ("volumes", usage.volumes),
     ]
 }
 
 /// The absolute limits of a tenant, and what it uses of them.
-pub(super) fn absolute_limits(quota: &Quota, usage: &Usage) -> Vec<(&'static str, i64)> {
+pub(super) fn absolute_limits(quota: &Quota, usage: &Usage, snapshots: u64) -> Vec<(&'static str, i64)> {
     let name = |field: &str| match field {
         "backup_gigabytes" => Some("maxTotalBackupGigabytes"),
         "backups" => Some("maxTotalBackups"),
@@ -314,14 +331,16 @@ pub(super) fn absolute_limits(quota: &Quota, usage: &Usage) -> Vec<(&'static str
         _ => None,
     };
     let most = quota_limits(quota).into_iter().filter_map(|(field, count)| Some((name(field)?, count)));
-    let used = quota_usage(usage).into_iter().map(|(field, count)| {
+    let used = quota_usage(usage, snapshots).into_iter().filter_map(|(field, count)| {
         let name = match field {
             "backup_gigabytes" => "totalBackupGigabytesUsed",
             "backups" => "totalBackupsUsed",
+            "gigabytes" => "totalGigabytesUsed",
+            "snapshots" => "totalSnapshotsUsed",
             "volumes" => "totalVolumesUsed",
-            _ => "totalGigabytesUsed",
+            _ => return None,
         };
-        (name, i64::try_from(count).unwrap_or(i64::MAX))
+        Some((name, i64::try_from(count).unwrap_or(i64::MAX)))
     });
     most.chain(used).collect()
 }
@@ -338,7 +357,7 @@ fn volume_v1(told: &BlockVolume, shape: Shape) -> Vec<(&'static str, Field<'_>)>
         ("display_description", words(block.description())),
         ("display_name", label(volume)),
         ("id", id(volume.id.as_bytes())),
-        ("metadata", Field::Pairs(Cow::Borrowed(&volume.meta))),
+        ("metadata", pairs_of(volume)),
         ("size", gib(volume.size)),
         ("snapshot_id", words(block.snapshot())),
         ("source_volid", words(block.volume())),
@@ -350,6 +369,15 @@ fn volume_v1(told: &BlockVolume, shape: Shape) -> Vec<(&'static str, Field<'_>)>
         fields.push(("volume_image_metadata", Field::Pairs(Cow::Borrowed(image))));
     }
     fields
+}
+
+/// The owner's pairs of a volume, and that it is for reading only, which clients look for among them.
+fn pairs_of(volume: &Volume) -> Field<'_> {
+    let mut pairs = Cow::Borrowed(&volume.meta);
+    if BlockView::of(volume).is_read_only() && !pairs.contains_key("readonly") {
+        pairs.to_mut().insert("readonly".to_owned(), "True".into());
+    }
+    Field::Pairs(pairs)
 }
 
 /// Where a volume is attached. Its id is the volume's: there is one at most.

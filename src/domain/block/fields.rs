@@ -153,6 +153,11 @@ impl<'a> BlockView<'a> {
     pub fn is_bootable(self) -> bool {
         self.field("bootable").is_some_and(|flag| *flag == Value::Bool(true))
     }
+
+    /// [`BlockFields::read_only`].
+    pub fn is_read_only(self) -> bool {
+        self.field("read_only").is_some_and(|flag| *flag == Value::Bool(true))
+    }
 }
 
 #[cfg(test)]

@@ -222,3 +222,23 @@ fn a_volume_is_made_of_an_image_as_large_as_asked() {
     assert!(server.command("image", &["remove", &drive]).status.success());
     assert_eq!(cloud.post("volumes", &json!({"volume": wish})).status, 404);
 }
+
+#[test]
+fn a_volume_for_reading_only_says_so_and_its_snapshots_are_counted() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let volume = cloud.create(&json!({"size": 1, "metadata": {"k": "v"}}));
+    for (flag, told) in [(true, json!({"k": "v", "readonly": "True"})), (false, json!({"k": "v"}))] {
+        let body = json!({"os-update_readonly_flag": {"readonly": flag}});
+        assert_eq!(cloud.post(&format!("volumes/{volume}/action"), &body).status, 202);
+        assert_eq!(cloud.show("volumes", &volume)["metadata"], told);
+    }
+    let used = || cloud.get("limits").json()["limits"]["absolute"]["totalSnapshotsUsed"].clone();
+    assert_eq!(used(), json!(0));
+    let snapshot = cloud.snapshot(&volume);
+    assert_eq!(used(), json!(1));
+    let quota = cloud.get(&format!("os-quota-sets/{}?usage=True", cloud.project)).json();
+    assert_eq!(quota["quota_set"]["snapshots"], json!({"limit": -1, "in_use": 1, "reserved": 0}));
+    assert_eq!(cloud.delete(&format!("snapshots/{snapshot}")).status, 202);
+    assert_eq!(used(), json!(0));
+}
