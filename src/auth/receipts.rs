@@ -103,6 +103,7 @@ mod tests {
             digest: ReceiptDigests { blake3: Some("b3".repeat(32)), ..ReceiptDigests::default() },
             created: "2023-11-14T22:13:19Z".to_owned(),
             stored: None,
+            checked: None,
         }
     }
 

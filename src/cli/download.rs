@@ -26,13 +26,18 @@ pub(super) struct DownloadArguments {
     /// Replace a file that is there
     #[arg(long)]
     force: bool,
+    /// Bring a file that is there up to date: of each 4 MiB that it has already nothing is fetched. It is changed in
+    /// place, and is neither the old nor the new one until the command ends with 0
+    #[arg(long, conflicts_with = "force")]
+    update: bool,
     #[command(flatten)]
     connection: Connection,
 }
 
 pub(super) fn run(arguments: DownloadArguments) -> anyhow::Result<ExitCode> {
-    let DownloadArguments { drive, file, connections, bwlimit, force, connection } = arguments;
+    let DownloadArguments { drive, file, connections, bwlimit, force, update, connection } = arguments;
     let is_piped = file.as_deref() == Some(Path::new("-"));
+    anyhow::ensure!(!update || !is_piped, "--update is for a file: - is sent whole");
     let goes_on = if is_piped { "nothing was kept" } else { "the same command goes on" };
     let limit = connection::limit(bwlimit)?;
     connection.run(goes_on, async |client| {
@@ -41,7 +46,7 @@ pub(super) fn run(arguments: DownloadArguments) -> anyhow::Result<ExitCode> {
         let meter = Arc::new(Meter::default());
         let board = Board::new(connection.json, is_piped, None);
         let name = drive.clone();
-        let order = Download { drive, to, connections, replaces: force };
+        let order = Download { drive, to, connections, replaces: force, updates: update };
         let done = board.watch(&name, &meter, client.download(order, Arc::clone(&meter))).await?;
         let file = done.file.as_deref().map(|file| file.display().to_string());
         board.done(&done, &file.unwrap_or_default());

@@ -93,7 +93,8 @@ enum Command {
     Recover(recover::RecoverArguments),
     /// Check what this machine offers, and say what each finding means
     Doctor,
-    /// Check a file against a receipt: 0 it is what was stored, 3 it is not, 4 the signature is not good, 1 unknown
+    /// Check a file or a drive against a receipt: 0 it is what was stored, 3 it is not, 4 the signature is not good, 1
+    /// unknown
     Verify(verify::VerifyArguments),
     /// Download a drive from a server; goes on with what broke off
     #[command(after_long_help = connection::HELP)]

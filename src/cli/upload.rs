@@ -13,7 +13,7 @@ use serde_json::json;
 use super::connection::{self, Connection};
 use super::progress::{Board, plain, print, say};
 use crate::client::{
-    Algorithm, Asserted, Batch, Client, ClientError, Compression, Meter, Source, Upload, read_manifest,
+    Algorithm, Asserted, Batch, Client, ClientError, Compression, Meter, ReceiptPlace, Source, Upload, read_manifest,
 };
 use crate::config::Size;
 
@@ -52,6 +52,9 @@ pub(super) struct UploadArguments {
     /// Send no more than this in a second, as in 10MiB, of all files together
     #[arg(long, value_name = "SIZE")]
     bwlimit: Option<Size>,
+    /// Save the signed receipt of what is stored in this file, or in a folder as <drive>.receipt
+    #[arg(long, value_name = "FILE|DIR")]
+    receipt: Option<PathBuf>,
     /// Begin anew, and drop what an earlier upload of this file has sent
     #[arg(long)]
     restart: bool,
@@ -98,14 +101,16 @@ pub(super) fn run(arguments: UploadArguments) -> anyhow::Result<ExitCode> {
     let has_base = arguments.base.is_some();
     anyhow::ensure!(!has_base || !files.iter().any(is_input), "--base is for files: - is sent as it comes");
     let orders = orders(&arguments)?;
+    let is_several = !is_one || arguments.manifest.is_some();
+    let receipt = arguments.receipt.as_deref().map(|path| ReceiptPlace::prepare(path, is_several)).transpose()?;
     let limit = connection::limit(arguments.bwlimit)?;
     let UploadArguments { files, manifest, parallel, restart, connection, .. } = arguments;
     let goes_on =
         if files.iter().any(is_input) { "what came is dropped after a while" } else { "the same command goes on" };
     connection.run(goes_on, async |client| {
         let client = client.limited(limit);
-        if manifest.is_none() && is_one {
-            return one(&client, orders, &connection).await;
+        if !is_several {
+            return one(&client, orders, receipt.as_ref(), &connection).await;
         }
         let kind = if manifest.is_some() { "manifest" } else { "files" };
         let places = manifest.iter().chain(&files).map(std::path::absolute).collect::<Result<Vec<_>, _>>()?;
@@ -113,7 +118,7 @@ pub(super) fn run(arguments: UploadArguments) -> anyhow::Result<ExitCode> {
         words.extend(places.iter().map(|place| place.as_os_str().as_encoded_bytes()));
         let about = manifest.as_deref().or(files.first().map(PathBuf::as_path)).unwrap_or(Path::new("-"));
         let batch = Batch::open(client, &words, about, restart).await?;
-        several(batch, orders, parallel.into(), connection.json).await
+        several(batch, orders, receipt.as_ref(), parallel.into(), connection.json).await
     })
 }
 
@@ -164,7 +169,12 @@ fn orders(arguments: &UploadArguments) -> Result<Vec<Upload>, ClientError> {
     Ok(arguments.files.iter().map(named).collect())
 }
 
-async fn one(client: &Client, orders: Vec<Upload>, connection: &Connection) -> anyhow::Result<()> {
+async fn one(
+    client: &Client,
+    orders: Vec<Upload>,
+    receipt: Option<&ReceiptPlace>,
+    connection: &Connection,
+) -> anyhow::Result<()> {
     let board = Board::new(connection.json, false, None);
     for order in orders {
         let (label, file) = (order.name.clone(), shown(&order.source));
@@ -172,6 +182,10 @@ async fn one(client: &Client, orders: Vec<Upload>, connection: &Connection) -> a
         let done = board.watch(&label, &meter, client.upload(order, Arc::clone(&meter))).await;
         let done = done.with_context(|| format!("{file} is not uploaded"))?;
         board.done(&done, &done.drive);
+        if let Some(place) = receipt {
+            let saved = client.save_receipt(&done.drive, place, &meter).await;
+            saved.with_context(|| format!("{file} is uploaded, and its receipt is not saved"))?;
+        }
     }
     Ok(())
 }
@@ -186,7 +200,13 @@ enum End {
 }
 
 /// Uploads several files. A failure of one keeps none of the others, unless they would fail for the same reason.
-async fn several(batch: Batch, orders: Vec<Upload>, parallel: usize, json: bool) -> anyhow::Result<()> {
+async fn several(
+    batch: Batch,
+    orders: Vec<Upload>,
+    receipt: Option<&ReceiptPlace>,
+    parallel: usize,
+    json: bool,
+) -> anyhow::Result<()> {
     let sizes = orders.iter().map(|order| match &order.source {
         Source::File(path) => path.metadata().map_or(0, |metadata| metadata.len()),
         Source::Input(_) => 0,
@@ -201,7 +221,7 @@ async fn several(batch: Batch, orders: Vec<Upload>, parallel: usize, json: bool)
             End::NotBegun
         } else {
             let meter = Arc::new(Meter::default());
-            match board.watch(&name, &meter, batch.upload(order, Arc::clone(&meter))).await {
+            match board.watch(&name, &meter, batch.upload(order, receipt, Arc::clone(&meter))).await {
                 Ok((done, is_old)) => {
                     if board.is_json() {
                         board.done(&done, "");

@@ -1,4 +1,5 @@
-//! `longshore verify`: checks a local file against a receipt, and the receipt against the keys of who issued it.
+//! `longshore verify`: checks a local file, or a drive on a server, against a receipt, and the receipt against the keys
+//! of who issued it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -6,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
+use super::connection::Connection;
+use super::progress::plain;
 use super::runtime;
 use crate::auth::verified;
+use crate::client::{ClientError, Meter, ReadBack};
 use crate::domain::{Algorithms, PublicKey, Receipt, ReceiptDigests, SignedReceipt};
 use crate::remote::small_file;
 use crate::transfer::DigestState;
@@ -24,22 +28,40 @@ const FORGED: u8 = 4;
 const LARGEST: u64 = 1 << 20;
 
 #[derive(Args)]
+#[command(
+    override_usage = "longshore verify [OPTIONS] FILE RECEIPT\n       longshore verify [OPTIONS] --drive DRIVE RECEIPT"
+)]
 pub(super) struct VerifyArguments {
-    /// The file
-    file: PathBuf,
-    /// The receipt, as the server has told it; - reads it from the standard input
-    receipt: PathBuf,
+    /// The file, unless it is --drive, and the receipt, as the server has told it; - reads it from the standard input
+    #[arg(required = true, num_args = 1..=2, value_names = ["FILE", "RECEIPT"])]
+    paths: Vec<PathBuf>,
+    /// Check this drive (its UUID, or a name that no other has) in place of a file: the server reads it back from its disk
+    #[arg(long, value_name = "DRIVE")]
+    drive: Option<String>,
+    /// Wait no longer than so many seconds for the server to read the drive back [default: as long as it takes]
+    #[arg(long, value_name = "SECONDS", requires = "drive")]
+    wait: Option<u64>,
     /// Check the signature by this set of keys: a file, or a URL such as <https://HOST/.well-known/jwks.json>
     #[arg(long, value_name = "FILE|URL", conflicts_with = "key")]
     jwks: Option<String>,
     /// Check the signature by this key: the member "x" of one of that set
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 pub(super) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
-    let text = read_receipt(&arguments.receipt)?;
+    let (file, receipt) = match (&arguments.paths[..], &arguments.drive) {
+        ([file, receipt], None) => (Some(file), receipt),
+        ([receipt], Some(_)) => (None, receipt),
+        (_, None) => bail!("a file and its receipt are needed, or --drive and the receipt"),
+        (_, Some(_)) => bail!("either a file or --drive is checked against the receipt"),
+    };
+    ensure!(!arguments.connection.json, "--json is not for this command");
+    ensure!(file.is_none() || !arguments.connection.has_login(), "--user-file is for --drive: a file needs no server");
+    let mut out = std::io::stdout();
+    let text = read_receipt(receipt)?;
     let signed: SignedReceipt = serde_json::from_slice(&text).context("the receipt is not one of this program")?;
     match keys(arguments)? {
         None => writeln!(out, "signature: not checked; --jwks or --key says by what")?,
@@ -55,16 +77,67 @@ pub(super) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
             }
         },
     }
-    let is_same = compare(&arguments.file, &signed.receipt, &mut out)?;
+    let is_same = match (file, &arguments.drive) {
+        (Some(file), _) => {
+            let algorithms = algorithms(&signed.receipt);
+            let found = digest(file, algorithms).with_context(|| format!("cannot read {}", file.display()))?;
+            compare("file", found, &signed.receipt, &mut out)?
+        }
+        (None, drive) => {
+            let drive = drive.clone().unwrap_or_default();
+            // The codes of a client would be taken for what the check has shown.
+            let found = read_back(arguments, drive).map_err(|error| anyhow!("{error:#}"))?;
+            match found {
+                Found::Ended(code) => return Ok(code),
+                Found::Whole(found) => compare("drive", (found.size.get(), found.digest), &signed.receipt, &mut out)?,
+                Found::Spoiled(told) => {
+                    writeln!(out, "drive: DIFFERS from what was stored: {}", plain(&told))?;
+                    false
+                }
+            }
+        }
+    };
     Ok(if is_same { ExitCode::SUCCESS } else { DIFFERS.into() })
 }
 
-/// Tells how the file and the receipt compare; returns whether nothing differs.
-fn compare(path: &Path, receipt: &Receipt, out: &mut impl Write) -> anyhow::Result<bool> {
+/// What came of reading a drive back.
+enum Found {
+    /// It is as it was stored.
+    Whole(Box<Receipt>),
+    /// It is not, for this reason.
+    Spoiled(String),
+    /// A signal came first.
+    Ended(ExitCode),
+}
+
+/// Has the server read the drive back.
+fn read_back(arguments: &VerifyArguments, drive: String) -> anyhow::Result<Found> {
+    let order = ReadBack { drive, wait: arguments.wait.map(Duration::from_secs) };
+    let mut found = None;
+    let code = arguments.connection.run("the server goes on reading", async |client| {
+        found = Some(match client.read_back(&order, &Meter::default()).await {
+            Err(ClientError::Digest(told)) => Found::Spoiled(told),
+            read => Found::Whole(Box::new(read?)),
+        });
+        Ok(())
+    })?;
+    Ok(found.unwrap_or(Found::Ended(code)))
+}
+
+/// The algorithms whose digests the receipt tells.
+fn algorithms(receipt: &Receipt) -> Algorithms {
     let told = &receipt.digest;
-    let algorithms =
-        Algorithms { sha256: told.sha256.is_some(), blake3: told.blake3.is_some(), pieces: told.pieces.is_some() };
-    let (size, found) = digest(path, algorithms).with_context(|| format!("cannot read {}", path.display()))?;
+    Algorithms { sha256: told.sha256.is_some(), blake3: told.blake3.is_some(), pieces: told.pieces.is_some() }
+}
+
+/// Tells how what was found and the receipt compare; returns whether nothing differs.
+fn compare(
+    what: &str,
+    (size, found): (u64, ReceiptDigests),
+    receipt: &Receipt,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    let (told, algorithms) = (&receipt.digest, algorithms(receipt));
     let mut is_same = true;
     let mut line = |name: &str, found: String, told: &str| {
         let same = found == told;
@@ -72,7 +145,7 @@ fn compare(path: &Path, receipt: &Receipt, out: &mut impl Write) -> anyhow::Resu
         if same {
             writeln!(out, "{name}: the same, {told}")
         } else {
-            writeln!(out, "{name}: DIFFERS: the file has {found}, the receipt says {told}")
+            writeln!(out, "{name}: DIFFERS: the {what} has {found}, the receipt says {told}")
         }
     };
     line("size", size.to_string(), &receipt.size.to_string())?;
@@ -82,7 +155,7 @@ fn compare(path: &Path, receipt: &Receipt, out: &mut impl Write) -> anyhow::Resu
         ("blake3-pieces", found.pieces, &told.pieces),
     ] {
         if let Some(told) = told {
-            line(name, found.unwrap_or_default(), &told.to_ascii_lowercase())?;
+            line(name, found.unwrap_or_else(|| "none".to_owned()), &told.to_ascii_lowercase())?;
         }
     }
     if is_same && algorithms.is_empty() {

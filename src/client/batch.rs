@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Algorithm;
 use super::record::Record;
-use super::{Asserted, Client, ClientError, Meter, Source, Upload, Uploaded};
+use super::{Asserted, Client, ClientError, Meter, ReceiptPlace, Source, Upload, Uploaded};
 
 /// A line of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,8 +109,21 @@ impl Batch {
         Ok(Self { client, record, done: Mutex::new(done) })
     }
 
-    /// Uploads a file, unless that was done before; returns whether it was.
-    pub(crate) async fn upload(&self, order: Upload, meter: Arc<Meter>) -> Result<(Uploaded, bool), ClientError> {
+    /// Uploads a file, unless that was done before, and saves its receipt there; returns whether it was.
+    pub(crate) async fn upload(
+        &self,
+        order: Upload,
+        receipt: Option<&ReceiptPlace>,
+        meter: Arc<Meter>,
+    ) -> Result<(Uploaded, bool), ClientError> {
+        let (uploaded, is_old) = self.made(order, Arc::clone(&meter)).await?;
+        if let Some(place) = receipt {
+            self.client.save_receipt(&uploaded.drive, place, &meter).await?;
+        }
+        Ok((uploaded, is_old))
+    }
+
+    async fn made(&self, order: Upload, meter: Arc<Meter>) -> Result<(Uploaded, bool), ClientError> {
         let Source::File(path) = &order.source else {
             return self.client.upload(order, meter).await.map(|uploaded| (uploaded, false));
         };

@@ -28,11 +28,10 @@ use super::record::{Record, sync_folder_of};
 use super::retry::persist;
 use super::sink::write_sparse;
 use super::throttle::Throttle;
-use super::{Client, ClientError, Meter};
+use super::update::update;
+use super::{Client, ClientError, Meter, scan};
 use crate::domain::{Extents, VolumeId};
 
-/// The bytes of a part. After each, the file is flushed; a crash loses this much of each connection.
-const PART: u64 = 64 << 20;
 /// The bytes that are written at once.
 const WRITE: usize = 1 << 20;
 
@@ -47,6 +46,8 @@ pub(crate) struct Download {
     pub(crate) connections: usize,
     /// Whether a file that is there is replaced.
     pub(crate) replaces: bool,
+    /// Whether a file that is there is changed where it differs from the drive.
+    pub(crate) updates: bool,
 }
 
 /// Where a download goes to.
@@ -73,9 +74,9 @@ pub(crate) struct Downloaded {
 }
 
 /// What the server says of the bytes before it sends them.
-struct Head {
-    size: u64,
-    tag: String,
+pub(super) struct Head {
+    pub(super) size: u64,
+    pub(super) tag: String,
     sha256: Option<String>,
 }
 
@@ -103,7 +104,12 @@ impl Client {
                     Some(Destination::File(file)) => file,
                     _ => PathBuf::from(format!("{drive}.img")),
                 };
-                let sha256 = to_file(link, head, &file, order.connections, order.replaces, meter).await?;
+                let sha256 = if order.updates && file.exists() {
+                    update(link, head, &file, order.connections, meter).await?;
+                    None
+                } else {
+                    to_file(link, head, &file, order.connections, order.replaces, meter).await?
+                };
                 (Some(file), sha256)
             }
         };
@@ -112,14 +118,14 @@ impl Client {
 }
 
 /// The URL under which the bytes of a drive are. It ends after a while, and is asked for anew.
-struct Link {
-    client: Client,
-    drive: VolumeId,
+pub(super) struct Link {
+    pub(super) client: Client,
+    pub(super) drive: VolumeId,
     url: tokio::sync::Mutex<Url>,
 }
 
 impl Link {
-    async fn open(client: &Client, drive: VolumeId) -> Result<Self, ClientError> {
+    pub(super) async fn open(client: &Client, drive: VolumeId) -> Result<Self, ClientError> {
         let url = Self::ask(client, drive).await?;
         Ok(Self { client: client.clone(), drive, url: tokio::sync::Mutex::new(url) })
     }
@@ -131,7 +137,7 @@ impl Link {
     }
 
     /// Sends a request to the link; if the link has ended, to a new one.
-    async fn send(&self, method: Method, headers: &HeaderMap) -> Result<Response, ClientError> {
+    pub(super) async fn send(&self, method: Method, headers: &HeaderMap) -> Result<Response, ClientError> {
         let url = self.url.lock().await.clone();
         let request = |url| send(self.client.bare(method.clone(), url).headers(headers.clone()));
         match request(url.clone()).await {
@@ -148,7 +154,7 @@ impl Link {
         }
     }
 
-    async fn head(&self) -> Result<Head, ClientError> {
+    pub(super) async fn head(&self) -> Result<Head, ClientError> {
         let response = self.send(Method::HEAD, &HeaderMap::new()).await?;
         let headers = response.headers();
         let size = text(headers.get(CONTENT_LENGTH)).and_then(|size| size.parse().ok());
@@ -202,7 +208,7 @@ async fn gather(response: &mut Response, throttle: &Throttle, meter: &Meter) -> 
 }
 
 /// Fetches the bytes from `*at` to `end`, and gives them to `write` in order. `*at` moves along with what was written.
-async fn fetch(
+pub(super) async fn fetch(
     link: &Link,
     head: &Head,
     at: &mut u64,
@@ -307,7 +313,8 @@ async fn to_file(
         file.set_len(0).and_then(|()| file.set_len(head.size)).map_err(ClientError::file(&path))?;
         record.write(&Kept { tag: head.tag.clone(), size: head.size, parts: Vec::new() })?;
     }
-    let left = parts(&there, head.size);
+    let share = scan::share(head.size.saturating_sub(there.total()), connections);
+    let left = parts(&there, head.size, share);
     let job = Arc::new(Job {
         link,
         head,
@@ -329,12 +336,13 @@ async fn to_file(
     Ok(sha256)
 }
 
-/// Returns what is not there, in parts.
-fn parts(there: &Extents, size: u64) -> VecDeque<(u64, u64)> {
+/// Returns what is not there, in parts of so many bytes. After each, the file is flushed; a crash loses this much of each
+/// connection.
+fn parts(there: &Extents, size: u64, part: u64) -> VecDeque<(u64, u64)> {
     let mut parts = VecDeque::new();
     let mut at = 0;
     while let Some(gap) = there.first_gap(at..size) {
-        let end = gap.end.min((gap.start / PART + 1) * PART);
+        let end = gap.end.min((gap.start / part + 1) * part);
         parts.push_back((gap.start, end));
         at = end;
     }
@@ -395,12 +403,13 @@ mod tests {
 
     #[test]
     fn parts_are_what_is_missing_cut_at_their_bounds() {
-        assert_eq!(parts(&Extents::default(), 0), []);
-        assert_eq!(parts(&Extents::default(), PART), [(0, PART)]);
+        const PART: u64 = 10;
+        assert_eq!(parts(&Extents::default(), 0, PART), []);
+        assert_eq!(parts(&Extents::default(), PART, PART), [(0, PART)]);
         let mut there = Extents::default();
         there.insert(5..PART + 1);
         there.insert(2 * PART..3 * PART);
-        let left = parts(&there, 4 * PART + 9);
+        let left = parts(&there, 4 * PART + 9, PART);
         assert_eq!(left, [(0, 5), (PART + 1, 2 * PART), (3 * PART, 4 * PART), (4 * PART, 4 * PART + 9)]);
     }
 }

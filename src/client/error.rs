@@ -46,6 +46,9 @@ pub(crate) enum ClientError {
     /// There is a file already.
     #[error("{} is there already; --force replaces it", .0.display())]
     Exists(PathBuf),
+    /// A directory is wanted.
+    #[error("{} is no directory, and several receipts need one", .0.display())]
+    NotADirectory(PathBuf),
     /// A directory is not empty.
     #[error("{} is there already, and is no empty directory", .0.display())]
     Occupied(PathBuf),
@@ -107,6 +110,9 @@ pub(crate) enum ClientError {
     /// No id of a transfer.
     #[error("{0:?} is no id of a transfer")]
     NotAnId(String),
+    /// A drive was not read back in the time that was given.
+    #[error("the server has not read the drive back within {0:?}")]
+    NotReadBack(Duration),
     /// What arrived is not what was sent.
     #[error("what arrived is not what was sent: {0}")]
     Digest(String),
@@ -155,6 +161,8 @@ impl ClientError {
             | Self::File(..)
             | Self::Exists(_)
             | Self::Occupied(_)
+            | Self::NotADirectory(_)
+            | Self::NotReadBack(_)
             | Self::Busy(_)
             | Self::Unpackable(_)
             | Self::Unpacked(_) => 1,

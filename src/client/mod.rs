@@ -5,7 +5,7 @@
 //! - What is said of a transfer is what the server said last. A record on this side only tells where to ask.
 //! - A secret (password, token, ticket) is in no message and in no error.
 //! - A file is at its place only when all of it is there, on the disk, and was compared with the digest that the server
-//!   tells of it.
+//!   tells of it; but one that is brought up to date is changed where it is.
 //!
 //! # Cancellation
 //! Dropping any future here leaves a transfer that the same command goes on with.
@@ -21,6 +21,7 @@ mod have;
 mod login;
 mod meter;
 mod parts;
+mod receipt;
 mod record;
 mod retry;
 mod scan;
@@ -28,6 +29,7 @@ mod sink;
 mod throttle;
 mod transfers;
 mod trees;
+mod update;
 mod upload;
 
 pub(crate) use batch::{Batch, read_manifest};
@@ -38,6 +40,7 @@ pub(crate) use error::ClientError;
 pub(crate) use exchange::Client;
 pub(crate) use login::{Login, LoginError};
 pub(crate) use meter::{Meter, Seen};
+pub(crate) use receipt::{ReadBack, ReceiptPlace};
 pub(crate) use transfers::Transfer;
 pub(crate) use trees::{Pull, Push};
 pub(crate) use upload::{Asserted, Source, Upload, Uploaded};

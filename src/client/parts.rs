@@ -28,8 +28,6 @@ use super::transfers::{Transfer, path};
 use super::upload::Uploaded;
 use super::{Client, ClientError, Meter};
 
-/// The bytes of a file that one connection takes at a time.
-const WINDOW: u64 = 64 << 20;
 /// The pause before the server is asked again whether it is done.
 const ASK: Duration = Duration::from_secs(1);
 
@@ -88,7 +86,10 @@ impl Open {
         self.meter.set_done(size.saturating_sub(left));
         let scanned = Arc::clone(file);
         let holes = blocking(move || scan::holes(&scanned, size)).await.map_err(ClientError::file(path))?;
-        let windows = Mutex::new(VecDeque::from(scan::windows(&missing, &holes, WINDOW)));
+        let data = scan::windows(&missing, &holes, size.max(1)).into_iter().filter(|stretch| !stretch.is_zero);
+        let data = data.map(|stretch| stretch.range.end - stretch.range.start).sum();
+        let share = scan::share(data, connections);
+        let windows = Mutex::new(VecDeque::from(scan::windows(&missing, &holes, share)));
         let work = async || {
             loop {
                 let window = windows.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

@@ -11,10 +11,20 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use crate::domain::is_zero;
+use crate::domain::{PIECE, is_zero};
 
 /// The shortest run of zeros that is told, and the unit in which content is looked at.
 pub(super) const RUN: u64 = 1 << 20;
+
+/// The most bytes that one connection takes at a time.
+const LARGEST_SHARE: u64 = 64 << 20;
+
+/// Returns how many of so many bytes one of the connections takes at a time: all have some, and the last to end keeps the
+/// others idle for a short while only. Each costs a request, and a flush on the side that stores.
+pub(super) fn share(bytes: u64, connections: usize) -> u64 {
+    let share = bytes / (2 * connections.max(1) as u64);
+    share.next_multiple_of(PIECE).clamp(PIECE, LARGEST_SHARE)
+}
 
 /// A stretch of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +144,20 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert_eq!((found[0].clone(), found[1].end), (0..8 << 20, 20 << 20));
         assert!(found[1].start > (8 << 20) + (256 << 10), "{found:?}");
+    }
+
+    #[test]
+    fn every_connection_has_a_share_of_whole_pieces() {
+        for (bytes, connections, right) in [
+            (0, 4, PIECE),
+            (PIECE + 1, 1, PIECE),
+            (48 << 20, 4, 8 << 20),
+            (50 << 20, 4, 8 << 20),
+            (48 << 20, 0, 24 << 20),
+            (1 << 40, 4, LARGEST_SHARE),
+        ] {
+            assert_eq!(share(bytes, connections), right, "{bytes} over {connections}");
+        }
     }
 
     #[test]

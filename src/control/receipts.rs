@@ -38,6 +38,7 @@ impl Receipting {
             file.metadata().map(|metadata| metadata.blocks().saturating_mul(512))
         };
         let now = self.volumes.clock.now();
+        let checked = self.volumes.meta.last_checked(drive.id, drive.generation).await?;
         let transfer = self.volumes.meta.transfer_that_made(drive.tenant, drive.id).await?;
         let user = BlockFields::of(&drive).user.or_else(|| Placement::of(&drive.attributes).map(|placed| placed.user));
         let receipt = Receipt {
@@ -52,6 +53,7 @@ impl Receipting {
             digest: drive.digests.into(),
             created: date(drive.created),
             stored: image.written().map(date),
+            checked: checked.map(date),
             name: drive.name,
         };
         Ok(Outcome::Receipt(Box::new(self.receipts.sign(receipt, now).await?)))

@@ -107,7 +107,7 @@ impl Assemblies {
     ) -> Result<Outcome, Fault> {
         match command {
             TransferCommand::Create(spec) => {
-                self.create(principal, spec, Map::new()).await.map(|(_, begun)| outcome(begun))
+                self.create(principal, *spec, Map::new()).await.map(|(_, begun)| outcome(begun))
             }
             TransferCommand::Fill(spec) => self.fill(principal, *spec).await,
             TransferCommand::Filling(drive) => self.filling(principal.tenant, drive).await.map(outcome),

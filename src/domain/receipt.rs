@@ -40,6 +40,9 @@ pub struct Receipt {
     pub created: String,
     /// When its bytes were stored, if that is known.
     pub stored: Option<String>,
+    /// When they were last read back from the disk and found whole, if ever. Older receipts do not tell it.
+    #[serde(default)]
+    pub checked: Option<String>,
 }
 
 /// Digests in hexadecimal; `None` of those that are not known.
@@ -53,6 +56,13 @@ pub struct ReceiptDigests {
     /// The BLAKE3 of the list of pieces. Receipts of older versions have none.
     #[serde(rename = "blake3-pieces", default)]
     pub pieces: Option<String>,
+}
+
+impl ReceiptDigests {
+    /// Reports whether there is one by each algorithm.
+    pub const fn are_known(&self) -> bool {
+        self.sha256.is_some() && self.blake3.is_some() && self.pieces.is_some()
+    }
 }
 
 impl From<Digests> for ReceiptDigests {

@@ -13,7 +13,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum TransferCommand {
     /// Begins a transfer.
-    Create(TransferSpec),
+    Create(Box<TransferSpec>),
     /// Begins a transfer that fills a new drive of these terms, of which the size is the number of bytes that will
     /// come, and shows both.
     Fill(Box<VolumeSpec>),

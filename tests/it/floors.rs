@@ -102,6 +102,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "app",
             "cli/log",
             "client/scan",
+            "client/sink",
             "auth/private_file",
             "domain/fault",
             "auth/keystone",

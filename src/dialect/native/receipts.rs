@@ -99,5 +99,6 @@ fn receipt() -> Value {
         "digest": digest,
         "created": time,
         "stored": {"type": ["string", "null"], "format": "date-time"},
+        "checked": {"type": ["string", "null"], "format": "date-time"},
     }))
 }

@@ -59,7 +59,7 @@ fn decode(op: Op, call: &Call, body: &[u8]) -> Result<TransferCommand, Fault> {
     let on = |action| Ok(TransferCommand::On(id(call)?, action));
     match op {
         Op::List => page(call.query).map(TransferCommand::List),
-        Op::Create => spec(body).map(TransferCommand::Create),
+        Op::Create => spec(body).map(|spec| TransferCommand::Create(Box::new(spec))),
         Op::Show => on(resumable::look(call.method)),
         Op::Finish => {
             let fields = Fields::read_any(body)?;

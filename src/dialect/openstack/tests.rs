@@ -167,7 +167,7 @@ fn clean(text: &str) -> String {
 fn in_xml(name: &str, value: &Value) -> String {
     match value {
         Value::Null => "None".to_owned(),
-        Value::String(text) if name.ends_with("_at") => {
+        Value::String(text) if name.ends_with("_at") || name == "data_timestamp" => {
             text.replace('T', " ").strip_suffix(".000000").map_or_else(|| text.replace('T', " "), str::to_owned)
         }
         Value::String(text) => clean(text),

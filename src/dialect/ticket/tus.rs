@@ -103,7 +103,7 @@ impl KnownOperation for Creation {
         if !body.is_empty() {
             return Err(decode::unsupported(&format!("the first bytes are sent as Content-Type: {TUS}")));
         }
-        let command = TransferCommand::Create(spec(call)?);
+        let command = TransferCommand::Create(Box::new(spec(call)?));
         Ok((Work::Control(Command::Transfer(command)), Answer::of(self)))
     }
 }

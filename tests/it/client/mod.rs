@@ -1,8 +1,10 @@
 //! The commands that are clients of a server: uploads, downloads and lists by the program itself.
 
 mod download;
+mod receipts;
 mod several;
 mod trees;
+mod update;
 mod upload;
 
 use std::fs;
