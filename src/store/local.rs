@@ -307,6 +307,7 @@ impl Draft for LocalDraft {
             Err(refused) => {
                 if let Some(kept) = &self.kept {
                     kept.did_not_come(offset..offset + range.len() as u64);
+                    self.unproven.fetch_sub(1, Ordering::AcqRel);
                 }
                 return Box::pin(async { Err(refused) });
             }
