@@ -52,7 +52,7 @@ pub(super) struct UploadArguments {
     /// Send no more than this in a second, as in 10MiB, of all files together
     #[arg(long, value_name = "SIZE")]
     bwlimit: Option<Size>,
-    /// Save the signed receipt of what is stored in this file, or in a folder as <drive>.receipt
+    /// Save the signed receipt of what is stored in this file, or in a folder as DRIVE.receipt
     #[arg(long, value_name = "FILE|DIR")]
     receipt: Option<PathBuf>,
     /// Begin anew, and drop what an earlier upload of this file has sent

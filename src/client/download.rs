@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - All bytes are of one generation of the drive: each part is asked for under the tag that the first answer had.
-//! - A part is recorded as there when it is on the disk.
+//! - A part is recorded as there when it is on the disk. Holes of the drive are there from the start: the file is new.
 //!
 //! # Crash
 //! The file has another name until it is whole; parts that are recorded are not asked for again.
@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,14 +24,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::digest::{self, Algorithm, Digester};
-use super::exchange::{STALL, blocking, send};
+use super::exchange::{STALL, blocking, read, send};
 use super::record::{Record, sync_folder_of};
 use super::retry::persist;
 use super::sink::write_sparse;
 use super::throttle::Throttle;
 use super::update::update;
 use super::{Client, ClientError, Meter, scan};
-use crate::domain::{Extents, VolumeId};
+use crate::domain::{Extents, PIECE, VolumeId};
 
 /// The bytes that are written at once.
 const WRITE: usize = 1 << 20;
@@ -152,6 +153,26 @@ impl Link {
             }
             answer => answer,
         }
+    }
+
+    /// Returns the long holes of the drive, of the generation with this tag. A server that cannot tell them has none to
+    /// tell: their zeros are fetched then.
+    async fn holes(&self, tag: &str) -> Result<Vec<Range<u64>>, ClientError> {
+        #[derive(Deserialize)]
+        struct Stretch {
+            start: u64,
+            length: u64,
+            zero: bool,
+        }
+        let mut url = self.url.lock().await.clone();
+        url.set_path(&format!("{}/extents", url.path()));
+        let stretches: Vec<Stretch> = read(self.client.bare(Method::GET, url)).await.unwrap_or_default();
+        let holes = stretches.into_iter().filter(|stretch| stretch.zero && stretch.length >= PIECE);
+        let holes: Vec<_> = holes.map(|hole| hole.start..hole.start.saturating_add(hole.length)).collect();
+        if !holes.is_empty() && self.head().await?.tag != tag {
+            return Err(ClientError::DriveChanged);
+        }
+        Ok(holes)
     }
 
     pub(super) async fn head(&self) -> Result<Head, ClientError> {
@@ -306,13 +327,16 @@ async fn to_file(
         && file.metadata().map_err(ClientError::file(&path))?.len() == head.size
     {
         kept.parts.iter().for_each(|(start, end)| there.insert(*start..(*end).min(head.size)));
-        meter.set_done(there.total());
         meter.note(format!("going on: {} of {} bytes are there", there.total(), head.size));
     } else {
         // Left-over bytes would show where zeros are left out.
         file.set_len(0).and_then(|()| file.set_len(head.size)).map_err(ClientError::file(&path))?;
         record.write(&Kept { tag: head.tag.clone(), size: head.size, parts: Vec::new() })?;
     }
+    for hole in persist(link.client.patience, &meter, async || link.holes(&head.tag).await).await? {
+        there.insert(hole.start..hole.end.min(head.size));
+    }
+    meter.set_done(there.total());
     let share = scan::share(head.size.saturating_sub(there.total()), connections);
     let left = parts(&there, head.size, share);
     let job = Arc::new(Job {

@@ -1,7 +1,7 @@
 //! Downloads by the program itself.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -38,6 +38,22 @@ fn a_drive_is_listed_and_downloaded_without_its_zeros() {
     // Nothing is left behind.
     assert_eq!(home.records(), Vec::<Value>::new());
     assert!(!home.join(&format!("{uuid}.img.part")).exists());
+}
+
+#[test]
+fn holes_are_not_fetched() {
+    let server = Server::start();
+    let relay = Relay::to(server.authority());
+    let disk = server.scratch().join("disk.img");
+    let file = image::zero(&disk, 300_000_003);
+    for (at, seed) in [(12_345, 31), (200_000_000, 32)] {
+        file.write_all_at(&image::bytes(seed, 2_000_000), at).unwrap();
+    }
+    let uuid = server.upload(&disk);
+    let home = Home::at(&server).by(relay.url());
+    home.done(&["download", &uuid, "got.img"]);
+    image::assert_same(&disk, &home.join("got.img"));
+    assert!(relay.passed() < 20_000_000, "{} bytes passed", relay.passed());
 }
 
 #[test]
