@@ -360,8 +360,8 @@ async fn to_file(
     Ok(sha256)
 }
 
-/// Returns what is not there, in parts of so many bytes. After each, the file is flushed; a crash loses this much of each
-/// connection.
+/// Returns what is not there, in parts of so many bytes. After each, the file is flushed; a crash loses this much of
+/// each connection.
 fn parts(there: &Extents, size: u64, part: u64) -> VecDeque<(u64, u64)> {
     let mut parts = VecDeque::new();
     let mut at = 0;

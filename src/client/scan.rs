@@ -19,8 +19,8 @@ pub(super) const RUN: u64 = 1 << 20;
 /// The most bytes that one connection takes at a time.
 const LARGEST_SHARE: u64 = 64 << 20;
 
-/// Returns how many of so many bytes one of the connections takes at a time: all have some, and the last to end keeps the
-/// others idle for a short while only. Each costs a request, and a flush on the side that stores.
+/// Returns how many of so many bytes one of the connections takes at a time: all have some, and the last to end keeps
+/// the others idle for a short while only. Each costs a request, and a flush on the side that stores.
 pub(super) fn share(bytes: u64, connections: usize) -> u64 {
     let share = bytes / (2 * connections.max(1) as u64);
     share.next_multiple_of(PIECE).clamp(PIECE, LARGEST_SHARE)

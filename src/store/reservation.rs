@@ -3,8 +3,8 @@
 //! Whoever sets space aside for a tenant gets seven eighths at most of what is free and not set aside by others: so one
 //! tenant's claims, of bytes that may never come, leave room for another's.
 //!
-//! For a drive that is mostly zeros only as much is set aside as it has data. Such a reservation is thin: when more data
-//! comes, more is set aside for it first.
+//! For a drive that is mostly zeros only as much is set aside as it has data. Such a reservation is thin: when more
+//! data comes, more is set aside for it first.
 
 use std::collections::HashMap;
 use std::fmt;
