@@ -22,7 +22,7 @@ const LARGEST_SHARE: u64 = 64 << 20;
 /// Returns how many of so many bytes one of the connections takes at a time: all have some, and the last to end keeps
 /// the others idle for a short while only. Each costs a request, and a flush on the side that stores.
 pub(super) fn share(bytes: u64, connections: usize) -> u64 {
-    let share = bytes / (2 * connections.max(1) as u64);
+    let share = bytes / (4 * connections.max(1) as u64);
     share.next_multiple_of(PIECE).clamp(PIECE, LARGEST_SHARE)
 }
 
@@ -151,9 +151,9 @@ mod tests {
         for (bytes, connections, right) in [
             (0, 4, PIECE),
             (PIECE + 1, 1, PIECE),
-            (48 << 20, 4, 8 << 20),
-            (50 << 20, 4, 8 << 20),
-            (48 << 20, 0, 24 << 20),
+            (48 << 20, 4, 4 << 20),
+            (81 << 20, 4, 8 << 20),
+            (48 << 20, 0, 12 << 20),
             (1 << 40, 4, LARGEST_SHARE),
         ] {
             assert_eq!(share(bytes, connections), right, "{bytes} over {connections}");

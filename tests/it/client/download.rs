@@ -81,16 +81,14 @@ fn a_download_survives_a_line_that_is_cut_again_and_again() {
 fn a_download_goes_on_after_a_kill_with_the_parts_that_are_on_the_disk() {
     let (server, disk, uuid) = with_drive(Setup::default(), 150_000_000);
     let relay = Relay::to(server.authority());
-    // One part of 64 MiB comes whole, and some of the second.
+    // Two parts come whole, and some of the third.
     relay.hold_after(100_000_000);
     let home = Home::at(&server).by(relay.url());
     let args = ["download", &uuid, "got.img", "--connections", "1"];
     let client = home.command(&args).spawn().unwrap();
-    wait_for("a part to be on the disk", || {
-        home.records()
-            .first()
-            .filter(|record| record["parts"].as_array().is_some_and(|parts| !parts.is_empty()))
-            .cloned()
+    wait_for("two parts to be on the disk", || {
+        let end = home.records().first()?["parts"][0][1].as_u64()?;
+        (end > 70_000_000).then_some(())
     });
     // Two at a time would write over each other.
     let other = home.run(&args);
