@@ -280,29 +280,29 @@ fn lasting_pool(connections: u32) -> SqlitePoolOptions {
 
 pub(super) fn migrations() -> Migrator {
     let steps = [
-        ("first", include_str!("migrations/0001_first.sql")),
-        ("trees", include_str!("migrations/0002_trees.sql")),
-        ("block", include_str!("migrations/0003_block.sql")),
-        ("token_chains", include_str!("migrations/0004_token_chains.sql")),
-        ("session_users", include_str!("migrations/0005_session_users.sql")),
-        ("seen", include_str!("migrations/0006_seen.sql")),
-        ("backups", include_str!("migrations/0007_backups.sql")),
-        ("job_turns", include_str!("migrations/0008_job_turns.sql")),
-        ("checks", include_str!("migrations/0009_checks.sql")),
-        ("contents", include_str!("migrations/0010_contents.sql")),
-        ("states", include_str!("migrations/0011_states.sql")),
-        ("asked", include_str!("migrations/0012_asked.sql")),
-        ("transfers", include_str!("migrations/0013_transfers.sql")),
-        ("blake3", include_str!("migrations/0014_blake3.sql")),
-        ("metadata", include_str!("migrations/0015_metadata.sql")),
-        ("media", include_str!("migrations/0016_media.sql")),
-        ("origins", include_str!("migrations/0017_origins.sql")),
-        ("piece_lists", include_str!("migrations/0018_piece_lists.sql")),
+        (1, "first", include_str!("migrations/0001_first.sql")),
+        (2, "trees", include_str!("migrations/0002_trees.sql")),
+        (3, "block", include_str!("migrations/0003_block.sql")),
+        (4, "token_chains", include_str!("migrations/0004_token_chains.sql")),
+        (5, "session_users", include_str!("migrations/0005_session_users.sql")),
+        (6, "seen", include_str!("migrations/0006_seen.sql")),
+        (7, "backups", include_str!("migrations/0007_backups.sql")),
+        (8, "job_turns", include_str!("migrations/0008_job_turns.sql")),
+        (9, "checks", include_str!("migrations/0009_checks.sql")),
+        (10, "contents", include_str!("migrations/0010_contents.sql")),
+        (11, "states", include_str!("migrations/0011_states.sql")),
+        (12, "asked", include_str!("migrations/0012_asked.sql")),
+        (13, "transfers", include_str!("migrations/0013_transfers.sql")),
+        (14, "blake3", include_str!("migrations/0014_blake3.sql")),
+        (15, "metadata", include_str!("migrations/0015_metadata.sql")),
+        (16, "media", include_str!("migrations/0016_media.sql")),
+        (17, "origins", include_str!("migrations/0017_origins.sql")),
+        (18, "piece_lists", include_str!("migrations/0018_piece_lists.sql")),
     ];
-    let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
+    let migration = |(number, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations((1..).zip(steps).map(migration).collect())
+    Migrator::with_migrations(steps.into_iter().map(migration).collect())
 }
 
 #[cfg(test)]
