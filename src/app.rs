@@ -495,6 +495,7 @@ fn block(config: &Config) -> BlockSettings {
         types: types.collect(),
         default_type: block.default_type.clone(),
         container: config.backups.container.clone(),
+        quota: config.default_quota(),
     }
 }
 

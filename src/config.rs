@@ -358,6 +358,10 @@ pub(crate) struct QuotaSettings {
     /// The most bytes of backups, by the sizes of the drives that they are of; as many as `bytes` by default. Raised:
     /// a tenant can take more of the storage of backups.
     pub backup_bytes: Option<Size>,
+    /// The most snapshots. Without, their bytes alone bound them.
+    pub snapshots: Option<u64>,
+    /// The most bytes of one volume. Without, only `limits` bound it.
+    pub volume_bytes: Option<Size>,
 }
 
 /// Settings of the log.
@@ -661,6 +665,8 @@ impl Config {
             bytes: quota.bytes.map(|size| size.0),
             backups: quota.backups,
             backup_bytes: quota.backup_bytes.map(|size| size.0),
+            snapshots: quota.snapshots,
+            volume_bytes: quota.volume_bytes.map(|size| size.0),
         }
     }
 }

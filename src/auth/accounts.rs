@@ -224,7 +224,14 @@ mod tests {
     use super::*;
     use crate::domain::{FixedClock, UnixTime};
 
-    const DEFAULT: Quota = Quota { volumes: Some(5), bytes: None, backups: Some(2), backup_bytes: None };
+    const DEFAULT: Quota = Quota {
+        volumes: Some(5),
+        bytes: None,
+        backups: Some(2),
+        backup_bytes: None,
+        snapshots: None,
+        volume_bytes: None,
+    };
 
     async fn accounts() -> (tempfile::TempDir, Accounts) {
         let directory = tempfile::tempdir().unwrap();

@@ -15,8 +15,8 @@ use super::drives::Drives;
 use super::{Parts, only_administrators};
 use crate::archive::Container;
 use crate::domain::{
-    BlockCommand, BlockFields, BlockOutcome, BlockQuery, Fault, FaultKind, Principal, Quota, Reason, TenantId,
-    VolumeType,
+    BlockCommand, BlockFields, BlockOutcome, BlockQuery, Fault, FaultKind, Principal, Quota, QuotaChange, Reason,
+    TenantId, VolumeType,
 };
 use crate::meta::{Meta, Owner};
 
@@ -35,6 +35,8 @@ pub(crate) struct BlockSettings {
     pub default_type: Option<String>,
     /// Where backups lie for which no container is asked.
     pub container: Container,
+    /// The limits that new tenants are given.
+    pub quota: Quota,
 }
 
 impl BlockSettings {
@@ -122,17 +124,22 @@ impl Block {
                 }
                 self.quota(tenant).await
             }
-            BlockCommand::SetQuota { tenant, volumes, bytes, backups, backup_bytes } => {
+            BlockCommand::SetQuota { tenant, change } => {
                 only_administrators(principal)?;
-                let (old, _) = self.meta.usage(tenant).await?;
-                let quota = Quota {
-                    volumes: volumes.unwrap_or(old.volumes),
-                    bytes: bytes.unwrap_or(old.bytes),
-                    backups: backups.unwrap_or(old.backups),
-                    backup_bytes: backup_bytes.unwrap_or(old.backup_bytes),
-                };
-                self.meta.set_quota(tenant, quota).await?;
+                self.meta.change_quota(tenant, change).await?;
                 self.quota(tenant).await
+            }
+            BlockCommand::ResetQuota { tenant } => {
+                only_administrators(principal)?;
+                self.meta.set_quota(tenant, self.offer.quota).await?;
+                Ok(BlockOutcome::Done)
+            }
+            BlockCommand::DefaultQuota => self.default_quota().await,
+            BlockCommand::SetDefaultQuota(change) => {
+                only_administrators(principal)?;
+                self.check_default(change)?;
+                self.meta.change_default_quota(change).await?;
+                self.default_quota().await
             }
             BlockCommand::Types => Ok(BlockOutcome::Types(self.offer.types.clone())),
             BlockCommand::Zones => Ok(BlockOutcome::Zones(self.offer.zones.clone())),
@@ -151,8 +158,30 @@ impl Block {
 
     async fn quota(&self, tenant: TenantId) -> Result<BlockOutcome, Fault> {
         let (quota, usage) = self.meta.usage(tenant).await?;
-        let snapshots = self.meta.count_snapshots(tenant).await?;
-        Ok(BlockOutcome::Quota { tenant, quota, usage, snapshots })
+        Ok(BlockOutcome::Quota { tenant, quota, usage })
+    }
+
+    async fn default_quota(&self) -> Result<BlockOutcome, Fault> {
+        Ok(BlockOutcome::DefaultQuota(self.offer.quota.or(self.meta.default_quota().await?)))
+    }
+
+    /// Refuses a default for what the settings limit: these limits are given to each new tenant as its own.
+    fn check_default(&self, change: QuotaChange) -> Result<(), Fault> {
+        let set = self.offer.quota;
+        for (name, is_set) in [
+            ("drives", change.volumes.is_some() && set.volumes.is_some()),
+            ("bytes", change.bytes.is_some() && set.bytes.is_some()),
+            ("backups", change.backups.is_some() && set.backups.is_some()),
+            ("backup_bytes", change.backup_bytes.is_some() && set.backup_bytes.is_some()),
+            ("snapshots", change.snapshots.is_some() && set.snapshots.is_some()),
+            ("volume_bytes", change.volume_bytes.is_some() && set.volume_bytes.is_some()),
+        ] {
+            if is_set {
+                let told = format!("the server's settings have this limit of new projects: quota.{name}");
+                return Err(Fault::new(FaultKind::Conflict, told));
+            }
+        }
+        Ok(())
     }
 }
 

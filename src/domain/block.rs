@@ -8,9 +8,9 @@ mod fields;
 mod query;
 mod seen;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use super::{ByteCount, TenantId, UnixTime, VolumeId, VolumeRef};
+use super::{ByteCount, QuotaChange, TenantId, UnixTime, VolumeId, VolumeRef};
 
 pub use backup::{Backup, BackupRef, BackupState, NewBackup};
 pub use fields::{BlockFields, BlockView};
@@ -99,28 +99,22 @@ pub enum BlockCommand {
     SetQuota {
         /// The tenant.
         tenant: TenantId,
-        /// The most volumes. As for the others, `None` leaves the limit as it is, and `Some(None)` removes it.
-        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-        volumes: Option<Option<u64>>,
-        /// The most bytes of volumes, by their sizes.
-        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-        bytes: Option<Option<ByteCount>>,
-        /// The most backups.
-        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-        backups: Option<Option<u64>>,
-        /// The most bytes of backups, by the sizes of their drives.
-        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-        backup_bytes: Option<Option<ByteCount>>,
+        /// The new limits.
+        change: QuotaChange,
     },
+    /// Gives a tenant the limits of a new one. For administrators.
+    ResetQuota {
+        /// The tenant.
+        tenant: TenantId,
+    },
+    /// Shows the limits of tenants that have none of their own.
+    DefaultQuota,
+    /// Sets the limits of tenants that have none of their own. For administrators.
+    SetDefaultQuota(QuotaChange),
     /// Lists the types of volumes.
     Types,
     /// Lists the availability zones.
     Zones,
-}
-
-/// Reads a field that is present, `null` included: only an absent one leaves the limit as it is.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
 }
 
 /// A step of a drive to an attachment or back.
@@ -233,9 +227,9 @@ pub enum BlockOutcome {
         quota: super::Quota,
         /// Its present usage.
         usage: super::Usage,
-        /// The number of its snapshots, which are among the volumes too.
-        snapshots: u64,
     },
+    /// The limits of tenants that have none of their own.
+    DefaultQuota(super::Quota),
     /// The types of volumes, the default first.
     Types(Vec<VolumeType>),
     /// The zones.

@@ -120,6 +120,10 @@ pub enum Reason {
     TooManyVolumes(u64),
     /// The tenant has reached its quota of this many backups.
     TooManyBackups(u64),
+    /// The tenant has reached its quota of this many snapshots.
+    TooManySnapshots(u64),
+    /// A volume of the tenant has at most this size.
+    OverVolumeSize(ByteCount),
     /// The tenant's quota has no room for the bytes of the backup.
     BackupBytes,
     /// The part does not begin where the bytes end that have come.

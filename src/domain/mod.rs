@@ -38,8 +38,8 @@ pub use checksum::{Checks, Checksum, ChecksumAlgorithm};
 pub use chunk::Chunk;
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{
-    Command, DriveFilter, Limits, Listing, NameMatch, Outcome, Page, Reach, ReceivePlan, SendPlan, Survey, SurveyPlan,
-    VolumeQuery, VolumeRef, VolumeSource, VolumeSpec,
+    Command, DriveFilter, Limits, Listing, NameMatch, Outcome, Page, Reach, ReceivePlan, SendPlan, Survey,
+    SurveyPlan, VolumeQuery, VolumeRef, VolumeSource, VolumeSpec,
 };
 pub use crash::CrashPoints;
 pub use digest::{Algorithm, Algorithms, Blake3, Digests, Pieces, Sha256};
@@ -53,7 +53,7 @@ pub use network::{Network, NotANetwork};
 pub use patch::{BlockPatch, PairsChange, Patch};
 pub use piece_list::PieceListState;
 pub use placement::{Catalogue, Placement, Region};
-pub use principal::{Guard, Principal, Quota, Usage};
+pub use principal::{Guard, Principal, Quota, QuotaChange, Usage};
 pub use receipt::{PublicKey, Receipt, ReceiptDigests, ReceiptOf, SignedReceipt};
 pub use session::{
     Began, Carried, Initialization, Secret, Session, SessionCommand, SessionState, Source, TreeSource, Unpacking,

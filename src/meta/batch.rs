@@ -9,6 +9,7 @@ use super::block::{attach, detach, insert_backup, remove_backup, update_backup};
 use super::contents::drop_content;
 use super::jobs::{enqueue, finish};
 use super::sqlite::{Connection, Write};
+use super::tenants::{limit_from, quota_and_usage};
 use super::transfers::{TransferStep, begin, step};
 use super::volumes::{bytes_from, kind_from, kind_text, media_text, state_from, state_text};
 use super::{Lease, Meta, MetaError, NewJob, id_bytes};
@@ -127,8 +128,8 @@ impl Meta {
         let mut tx = self.db.begin_adding().await?;
         let row = sqlx::query(
             "SELECT v.state, v.charged, v.tenant, t.used_bytes, \
-             COALESCE(t.quota_bytes, 9223372036854775807) AS quota \
-             FROM volumes v JOIN tenants t ON t.id = v.tenant WHERE v.id = $1",
+             COALESCE(t.quota_bytes, 9223372036854775807) AS quota, t.quota_volume_bytes \
+             FROM volumes v JOIN limited_tenants t ON t.id = v.tenant WHERE v.id = $1",
         )
         .bind(id.as_bytes().as_slice())
         .fetch_one(&mut *tx)
@@ -140,8 +141,12 @@ impl Meta {
         let charged = bytes_from(&row, "charged")?;
         let quota_room = bytes_from(&row, "quota")?.saturating_sub(bytes_from(&row, "used_bytes")?);
         let share = ByteCount::new(quota_room.get() / 16).unwrap_or(quota_room).max(least.min(quota_room));
-        let granted = want.min(share).min(ByteCount::MAX.saturating_sub(charged));
+        let most = limit_from(&row, "quota_volume_bytes")?;
+        let granted = want.min(share).min(most.unwrap_or(ByteCount::MAX).saturating_sub(charged));
         if granted < least {
+            if let Some(most) = most.filter(|most| most.saturating_sub(charged) < least) {
+                return Err(MetaError::VolumeTooLarge(most));
+            }
             return Err(MetaError::QuotaExceeded);
         }
         sqlx::query("UPDATE volumes SET charged = charged + $2, revision = revision + 1 WHERE id = $1")
@@ -150,7 +155,7 @@ impl Meta {
             .execute(&mut *tx)
             .await?;
         let mut bill = Bill::default();
-        bill.add(tenant, 0, granted.get().cast_signed())?;
+        bill.grow(tenant, granted.get().cast_signed())?;
         bill.settle(&mut tx).await?;
         // The upload that this is for is answered after the flush of its end, and without that it never was.
         self.db.commit_unflushed(tx).await?;
@@ -242,17 +247,47 @@ pub(super) struct Bill(BTreeMap<TenantId, Sums>);
 #[derive(Default)]
 struct Sums {
     volumes: i64,
+    snapshots: i64,
     bytes: i64,
+    /// The most bytes of a volume that is new or has grown.
+    largest: i64,
     backups: i64,
     backup_bytes: i64,
 }
 
 impl Bill {
-    fn add(&mut self, tenant: TenantId, volumes: i64, bytes: i64) -> Result<(), MetaError> {
+    /// A volume that begins with these bytes.
+    fn add(&mut self, tenant: TenantId, kind: VolumeKind, bytes: ByteCount) -> Result<(), MetaError> {
+        self.count(tenant, kind, 1);
+        self.measure(tenant, kind, bytes);
+        self.grow(tenant, bytes.get().cast_signed())
+    }
+
+    /// A volume that ends with these bytes.
+    fn subtract(&mut self, tenant: TenantId, kind: VolumeKind, bytes: ByteCount) -> Result<(), MetaError> {
+        self.count(tenant, kind, -1);
+        self.grow(tenant, -bytes.get().cast_signed())
+    }
+
+    fn grow(&mut self, tenant: TenantId, bytes: i64) -> Result<(), MetaError> {
         let sums = self.0.entry(tenant).or_default();
-        sums.volumes += volumes;
         sums.bytes = sums.bytes.checked_add(bytes).ok_or(MetaError::QuotaExceeded)?;
         Ok(())
+    }
+
+    fn count(&mut self, tenant: TenantId, kind: VolumeKind, change: i64) {
+        let sums = self.0.entry(tenant).or_default();
+        let [volumes, snapshots] = counted(kind);
+        sums.volumes += volumes * change;
+        sums.snapshots += snapshots * change;
+    }
+
+    /// Notes the size of a volume that is new or has grown. That of a snapshot is limited by its volume's.
+    fn measure(&mut self, tenant: TenantId, kind: VolumeKind, bytes: ByteCount) {
+        if kind != VolumeKind::Snapshot {
+            let sums = self.0.entry(tenant).or_default();
+            sums.largest = sums.largest.max(bytes.get().cast_signed());
+        }
     }
 
     fn add_backup(&mut self, tenant: TenantId, backups: i64, size: i64) -> Result<(), MetaError> {
@@ -265,7 +300,7 @@ impl Bill {
 
     async fn settle(self, connection: &mut Connection) -> Result<(), MetaError> {
         for (tenant, sums) in self.0 {
-            if (sums.volumes, sums.bytes) != (0, 0) {
+            if (sums.volumes, sums.snapshots, sums.bytes, sums.largest) != (0, 0, 0, 0) {
                 charge(connection, tenant, &sums).await?;
             }
             if (sums.backups, sums.backup_bytes) != (0, 0) {
@@ -279,34 +314,51 @@ impl Bill {
 async fn charge(connection: &mut Connection, tenant: TenantId, sums: &Sums) -> Result<(), MetaError> {
     // Subtracting from the limit, since adding to the usage could overflow; shrinking is always allowed.
     let done = sqlx::query(
-        "UPDATE tenants SET used_volumes = used_volumes + $2, used_bytes = used_bytes + $3 WHERE id = $1 \
-         AND ($2 <= 0 OR $2 <= COALESCE(quota_volumes, 9223372036854775807) - used_volumes) \
-         AND ($3 <= 0 OR $3 <= COALESCE(quota_bytes, 9223372036854775807) - used_bytes)",
+        "UPDATE tenants SET used_volumes = tenants.used_volumes + $2, used_bytes = tenants.used_bytes + $3, \
+         used_snapshots = tenants.used_snapshots + $4 \
+         FROM limited_tenants l WHERE tenants.id = $1 AND l.id = $1 \
+         AND ($2 <= 0 OR $2 <= COALESCE(l.quota_volumes, 9223372036854775807) - tenants.used_volumes) \
+         AND ($3 <= 0 OR $3 <= COALESCE(l.quota_bytes, 9223372036854775807) - tenants.used_bytes) \
+         AND ($4 <= 0 OR $4 <= COALESCE(l.quota_snapshots, 9223372036854775807) - tenants.used_snapshots) \
+         AND $5 <= COALESCE(l.quota_volume_bytes, 9223372036854775807)",
     )
     .bind(tenant.as_bytes().as_slice())
     .bind(sums.volumes)
     .bind(sums.bytes)
+    .bind(sums.snapshots)
+    .bind(sums.largest)
     .execute(&mut *connection)
     .await?;
     // The tenant exists: its volumes' rows, written before, refer to it.
     if done.rows_affected() > 0 {
         return Ok(());
     }
-    let (used, most): (i64, Option<i64>) =
-        sqlx::query_as("SELECT used_volumes, quota_volumes FROM tenants WHERE id = $1")
-            .bind(tenant.as_bytes().as_slice())
-            .fetch_one(connection)
-            .await?;
-    let most = most.filter(|most| sums.volumes > 0 && sums.volumes > *most - used);
-    Err(most.map_or(MetaError::QuotaExceeded, |most| MetaError::TooManyVolumes(most.cast_unsigned())))
+    let row = sqlx::query("SELECT * FROM limited_tenants WHERE id = $1")
+        .bind(tenant.as_bytes().as_slice())
+        .fetch_one(connection)
+        .await?;
+    let (quota, usage) = quota_and_usage(&row)?;
+    let is_over = |more: i64, used: u64, most: u64| more > 0 && used.saturating_add(more.cast_unsigned()) > most;
+    if let Some(most) = quota.volume_bytes.filter(|most| sums.largest.cast_unsigned() > most.get()) {
+        return Err(MetaError::VolumeTooLarge(most));
+    }
+    if let Some(most) = quota.volumes.filter(|most| is_over(sums.volumes, usage.volumes, *most)) {
+        return Err(MetaError::TooManyVolumes(most));
+    }
+    if let Some(most) = quota.snapshots.filter(|most| is_over(sums.snapshots, usage.snapshots, *most)) {
+        return Err(MetaError::TooManySnapshots(most));
+    }
+    Err(MetaError::QuotaExceeded)
 }
 
 /// As [`charge`], for backups, whose bytes have the limit of volumes where they have none of their own.
 async fn charge_backups(connection: &mut Connection, tenant: TenantId, sums: &Sums) -> Result<(), MetaError> {
     let done = sqlx::query(
-        "UPDATE tenants SET used_backups = used_backups + $2, used_backup_bytes = used_backup_bytes + $3 WHERE id = $1 \
-         AND ($2 <= 0 OR $2 <= COALESCE(quota_backups, 9223372036854775807) - used_backups) \
-         AND ($3 <= 0 OR $3 <= COALESCE(quota_backup_bytes, quota_bytes, 9223372036854775807) - used_backup_bytes)",
+        "UPDATE tenants SET used_backups = tenants.used_backups + $2, \
+         used_backup_bytes = tenants.used_backup_bytes + $3 \
+         FROM limited_tenants l WHERE tenants.id = $1 AND l.id = $1 \
+         AND ($2 <= 0 OR $2 <= COALESCE(l.quota_backups, 9223372036854775807) - tenants.used_backups) AND ($3 <= 0 OR \
+         $3 <= COALESCE(l.quota_backup_bytes, l.quota_bytes, 9223372036854775807) - tenants.used_backup_bytes)",
     )
     .bind(tenant.as_bytes().as_slice())
     .bind(sums.backups)
@@ -317,7 +369,7 @@ async fn charge_backups(connection: &mut Connection, tenant: TenantId, sums: &Su
         return Ok(());
     }
     let (used, most): (i64, Option<i64>) =
-        sqlx::query_as("SELECT used_backups, quota_backups FROM tenants WHERE id = $1")
+        sqlx::query_as("SELECT used_backups, quota_backups FROM limited_tenants WHERE id = $1")
             .bind(tenant.as_bytes().as_slice())
             .fetch_one(connection)
             .await?;
@@ -362,7 +414,7 @@ pub(super) async fn insert(connection: &mut Connection, volume: &Volume, bill: &
     .bind(volume.digests.pieces.as_ref().map(|digest| digest.0.as_slice()))
     .execute(connection)
     .await?;
-    bill.add(volume.tenant, counted(volume.kind), volume.charged.get().cast_signed())
+    bill.add(volume.tenant, volume.kind, volume.charged)
 }
 
 /// Fails with [`MetaError::Duplicate`] when a name is taken, and keeps it free until the end of the transaction.
@@ -385,7 +437,7 @@ async fn check_vacant(connection: &mut Connection, vacant: &Vacancy) -> Result<(
 }
 
 async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volume, MetaError> {
-    let (tenant, _, charged) = charge_of(tx, volume.id).await?.ok_or(MetaError::NotFound)?;
+    let (tenant, kind, charged) = charge_of(tx, volume.id).await?.ok_or(MetaError::NotFound)?;
     let (meta, attributes) = (json(&volume.meta), json(&volume.attributes));
     let length = volume.name.len() + meta.len() + attributes.len();
     // One of an older version may be longer, and can still be worked with and removed.
@@ -424,21 +476,24 @@ async fn update(tx: &mut Write, volume: &Volume, bill: &mut Bill) -> Result<Volu
     if done.rows_affected() == 0 {
         return Err(MetaError::Conflict);
     }
-    bill.add(tenant, 0, volume.charged.get().cast_signed() - charged.get().cast_signed())?;
+    if volume.charged > charged {
+        bill.measure(tenant, kind, volume.charged);
+    }
+    bill.grow(tenant, volume.charged.get().cast_signed() - charged.get().cast_signed())?;
     Ok(Volume { revision: volume.revision + 1, ..volume.clone() })
 }
 
 async fn remove(tx: &mut Write, id: VolumeId, bill: &mut Bill) -> Result<(), MetaError> {
     let Some((tenant, kind, charged)) = charge_of(tx, id).await? else { return Ok(()) };
     sqlx::query("DELETE FROM volumes WHERE id = $1").bind(id.as_bytes().as_slice()).execute(&mut **tx).await?;
-    bill.add(tenant, -counted(kind), -charged.get().cast_signed())
+    bill.subtract(tenant, kind, charged)
 }
 
-/// How many volumes of a quota one of this kind is: a snapshot takes bytes alone.
-pub(super) const fn counted(kind: VolumeKind) -> i64 {
+/// How many volumes and how many snapshots of a quota one of this kind is.
+pub(super) const fn counted(kind: VolumeKind) -> [i64; 2] {
     match kind {
-        VolumeKind::Drive | VolumeKind::Tree => 1,
-        VolumeKind::Snapshot => 0,
+        VolumeKind::Drive | VolumeKind::Tree => [1, 0],
+        VolumeKind::Snapshot => [0, 1],
     }
 }
 

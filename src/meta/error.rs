@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::batch::LONGEST_ROW;
 use super::sqlite::Refusal;
-use crate::domain::{Fault, FaultKind, Reason};
+use crate::domain::{ByteCount, Fault, FaultKind, Reason};
 
 /// Why the metadata could not be read or changed. Clones share the cause: a commit that fails fails for several.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -27,6 +27,12 @@ pub enum MetaError {
     /// The tenant has as many volumes as its quota allows: this many.
     #[error("over the quota of {0} volumes")]
     TooManyVolumes(u64),
+    /// The tenant has as many snapshots as its quota allows: this many.
+    #[error("over the quota of {0} snapshots")]
+    TooManySnapshots(u64),
+    /// A volume is larger than the tenant's quota allows for one.
+    #[error("over the quota of {0} bytes of a volume")]
+    VolumeTooLarge(ByteCount),
     /// The tenant has as many open transfers as it may have: this many.
     #[error("over the bound of {0} open transfers")]
     TooManyTransfers(u64),
@@ -103,6 +109,14 @@ impl From<MetaError> for Fault {
             MetaError::TooManyVolumes(most) => {
                 let told = format!("the quota allows {most} volumes, and there are as many");
                 Self::new(FaultKind::QuotaExceeded, told).for_reason(Reason::TooManyVolumes(most))
+            }
+            MetaError::TooManySnapshots(most) => {
+                let told = format!("the quota allows {most} snapshots, and there are as many");
+                Self::new(FaultKind::QuotaExceeded, told).for_reason(Reason::TooManySnapshots(most))
+            }
+            MetaError::VolumeTooLarge(most) => {
+                let told = format!("the quota allows {most} bytes of a volume");
+                Self::new(FaultKind::QuotaExceeded, told).for_reason(Reason::OverVolumeSize(most))
             }
             MetaError::TooManyTransfers(most) => {
                 let told = format!("the project has {most} open transfers, and may have no more");

@@ -190,7 +190,7 @@ impl Meta {
     /// All projects, by name, with who belongs to them.
     pub async fn projects(&self) -> Result<Vec<ProjectSummary>, MetaError> {
         let mut tx = self.db.readers.begin().await?;
-        let rows = sqlx::query("SELECT * FROM tenants ORDER BY name").fetch_all(&mut *tx).await?;
+        let rows = sqlx::query("SELECT * FROM limited_tenants ORDER BY name").fetch_all(&mut *tx).await?;
         let mut projects = Vec::with_capacity(rows.len());
         for row in &rows {
             let project = project_from(row)?;

@@ -46,12 +46,17 @@ impl Meta {
         .await?;
         // Charged below.
         insert(&mut tx, volume, &mut Bill::default()).await?;
-        sqlx::query("UPDATE tenants SET used_volumes = used_volumes + $2, used_bytes = used_bytes + $3 WHERE id = $1")
-            .bind(id)
-            .bind(counted(volume.kind))
-            .bind(volume.charged.get().cast_signed())
-            .execute(&mut *tx)
-            .await?;
+        let [volumes, snapshots] = counted(volume.kind);
+        sqlx::query(
+            "UPDATE tenants SET used_volumes = used_volumes + $2, used_snapshots = used_snapshots + $3, \
+             used_bytes = used_bytes + $4 WHERE id = $1",
+        )
+        .bind(id)
+        .bind(volumes)
+        .bind(snapshots)
+        .bind(volume.charged.get().cast_signed())
+        .execute(&mut *tx)
+        .await?;
         self.db.commit(tx).await
     }
 

@@ -2,9 +2,10 @@
 
 use sqlx::Row as _;
 
-use super::sqlite::{Connection, DbRow};
+use super::sqlite::{Connection, DbRow, Sql};
+use super::volumes::bytes_from;
 use super::{Meta, MetaError, id_bytes};
-use crate::domain::{ByteCount, Principal, Quota, TenantId, UnixTime, Usage, UserId};
+use crate::domain::{ByteCount, Principal, Quota, QuotaChange, TenantId, UnixTime, Usage, UserId};
 
 /// What a login is checked against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,10 +149,8 @@ impl Meta {
     /// All users, by name.
     pub async fn users(&self) -> Result<Vec<UserSummary>, MetaError> {
         let rows = sqlx::query(
-            "SELECT u.name, u.tenant, u.created, u.is_admin, t.name AS tenant_name, \
-             t.quota_volumes, t.quota_bytes, t.used_volumes, t.used_bytes, t.quota_backups, t.quota_backup_bytes, \
-             t.used_backups, t.used_backup_bytes \
-             FROM users u JOIN tenants t ON t.id = u.tenant ORDER BY u.name",
+            "SELECT t.*, u.name AS user_name, u.tenant, u.created, u.is_admin \
+             FROM users u JOIN limited_tenants t ON t.id = u.tenant ORDER BY u.name",
         )
         .fetch_all(&self.db.readers)
         .await?;
@@ -159,9 +158,9 @@ impl Meta {
             .map(|row| {
                 let (quota, usage) = quota_and_usage(row)?;
                 Ok(UserSummary {
-                    name: row.try_get("name")?,
+                    name: row.try_get("user_name")?,
                     tenant: TenantId::from_bytes(id_bytes(row.try_get("tenant")?, "tenant")?),
-                    tenant_name: row.try_get("tenant_name")?,
+                    tenant_name: row.try_get("name")?,
                     is_admin: row.try_get::<i64, _>("is_admin")? != 0,
                     created: UnixTime(row.try_get("created")?),
                     quota,
@@ -214,23 +213,63 @@ impl Meta {
 
     /// What a tenant may hold, and what it holds.
     pub async fn usage(&self, tenant: TenantId) -> Result<(Quota, Usage), MetaError> {
-        let row = sqlx::query("SELECT * FROM tenants WHERE id = $1")
+        let row = sqlx::query("SELECT * FROM limited_tenants WHERE id = $1")
             .bind(tenant.as_bytes().as_slice())
             .fetch_one(&self.db.readers)
             .await?;
         quota_and_usage(&row)
     }
 
-    /// Counts the snapshots of a tenant, but those that are being removed, as lists have them.
-    pub async fn count_snapshots(&self, tenant: TenantId) -> Result<u64, MetaError> {
-        let count: i64 = sqlx::query_scalar(
-            "SELECT COUNT(*) FROM volumes WHERE tenant = $1 AND kind = 'snapshot' AND state <> 'deleting'",
-        )
-        .bind(tenant.as_bytes().as_slice())
-        .fetch_one(&self.db.readers)
-        .await?;
-        u64::try_from(count).map_err(|_| MetaError::Damaged("count"))
+    /// Changes some of the limits of a tenant, likewise.
+    pub async fn change_quota(&self, tenant: TenantId, change: QuotaChange) -> Result<(), MetaError> {
+        let mut tx = self.db.begin().await?;
+        let rows = write_limits(&mut tx, "UPDATE tenants SET ", Some(tenant), change).await?;
+        exactly_one(rows)?;
+        self.db.commit(tx).await
     }
+
+    /// The limits of tenants that have none of their own.
+    pub async fn default_quota(&self) -> Result<Quota, MetaError> {
+        quota_from(&sqlx::query("SELECT * FROM default_quota").fetch_one(&self.db.readers).await?)
+    }
+
+    /// Changes some of the limits of tenants that have none of their own.
+    pub async fn change_default_quota(&self, change: QuotaChange) -> Result<(), MetaError> {
+        let mut tx = self.db.begin().await?;
+        write_limits(&mut tx, "UPDATE default_quota SET ", None, change).await?;
+        self.db.commit(tx).await
+    }
+}
+
+/// Changes the limits that a change names, of one tenant or by default. None at all is written as the most that the
+/// database's integers hold, since a limit that is absent is the default one.
+async fn write_limits(
+    connection: &mut Connection,
+    update: &str,
+    tenant: Option<TenantId>,
+    change: QuotaChange,
+) -> Result<u64, MetaError> {
+    let most = |limit: Option<u64>| limit.and_then(|limit| i64::try_from(limit).ok()).unwrap_or(i64::MAX);
+    let bytes = |limit: Option<Option<ByteCount>>| limit.map(|limit| most(limit.map(ByteCount::get)));
+    let mut sql = Sql::new(update);
+    // One that is always there.
+    sql.push("quota_volumes = quota_volumes");
+    for (column, limit) in [
+        ("quota_volumes", change.volumes.map(most)),
+        ("quota_bytes", bytes(change.bytes)),
+        ("quota_backups", change.backups.map(most)),
+        ("quota_backup_bytes", bytes(change.backup_bytes)),
+        ("quota_snapshots", change.snapshots.map(most)),
+        ("quota_volume_bytes", bytes(change.volume_bytes)),
+    ] {
+        if let Some(limit) = limit {
+            sql.push(format!(", {column} = ")).push_bind(limit);
+        }
+    }
+    if let Some(tenant) = tenant {
+        sql.push(" WHERE id = ").push_bind(tenant.as_bytes().to_vec());
+    }
+    Ok(sql.build().execute(connection).await?.rows_affected())
 }
 
 /// Ends the open sessions and transfers of a user, in one tenant or in all: no more is uploaded, and the server undoes
@@ -296,8 +335,8 @@ pub(super) async fn holds_things(connection: &mut Connection, tenant: &[u8]) -> 
 
 pub(super) async fn write_quota(connection: &mut Connection, tenant: TenantId, quota: Quota) -> Result<(), MetaError> {
     let done = sqlx::query(
-        "UPDATE tenants SET quota_volumes = $2, quota_bytes = $3, quota_backups = $4, quota_backup_bytes = $5 \
-         WHERE id = $1",
+        "UPDATE tenants SET quota_volumes = $2, quota_bytes = $3, quota_backups = $4, quota_backup_bytes = $5, \
+         quota_snapshots = $6, quota_volume_bytes = $7 WHERE id = $1",
     )
     .bind(tenant.as_bytes().as_slice())
     // Beyond the database's integers there is no limit that anyone could reach.
@@ -305,6 +344,8 @@ pub(super) async fn write_quota(connection: &mut Connection, tenant: TenantId, q
     .bind(quota.bytes.map(|bytes| bytes.get().cast_signed()))
     .bind(quota.backups.map(|backups| i64::try_from(backups).unwrap_or(i64::MAX)))
     .bind(quota.backup_bytes.map(|bytes| bytes.get().cast_signed()))
+    .bind(quota.snapshots.map(|snapshots| i64::try_from(snapshots).unwrap_or(i64::MAX)))
+    .bind(quota.volume_bytes.map(|bytes| bytes.get().cast_signed()))
     .execute(connection)
     .await?;
     exactly_one(done.rows_affected())
@@ -314,24 +355,45 @@ pub(super) fn exactly_one(rows: u64) -> Result<(), MetaError> {
     if rows == 1 { Ok(()) } else { Err(MetaError::NotFound) }
 }
 
+/// What a tenant may hold and holds, from a row of `limited_tenants`.
 pub(super) fn quota_and_usage(row: &DbRow) -> Result<(Quota, Usage), MetaError> {
-    let count = |number: i64, column| u64::try_from(number).map_err(|_| MetaError::Damaged(column));
-    let bytes =
-        |number: i64, column| count(number, column).and_then(|n| ByteCount::new(n).ok_or(MetaError::Damaged(column)));
-    let most = |column| Ok::<Option<i64>, MetaError>(row.try_get(column)?);
-    let quota = Quota {
-        volumes: most("quota_volumes")?.map(|n| count(n, "quota_volumes")).transpose()?,
-        bytes: most("quota_bytes")?.map(|n| bytes(n, "quota_bytes")).transpose()?,
-        backups: most("quota_backups")?.map(|n| count(n, "quota_backups")).transpose()?,
-        backup_bytes: most("quota_backup_bytes")?.map(|n| bytes(n, "quota_backup_bytes")).transpose()?,
-    };
     let usage = Usage {
-        volumes: count(row.try_get("used_volumes")?, "used_volumes")?,
-        bytes: bytes(row.try_get("used_bytes")?, "used_bytes")?,
-        backups: count(row.try_get("used_backups")?, "used_backups")?,
-        backup_bytes: bytes(row.try_get("used_backup_bytes")?, "used_backup_bytes")?,
+        volumes: count_from(row, "used_volumes")?,
+        bytes: bytes_from(row, "used_bytes")?,
+        backups: count_from(row, "used_backups")?,
+        backup_bytes: bytes_from(row, "used_backup_bytes")?,
+        snapshots: count_from(row, "used_snapshots")?,
     };
-    Ok((quota, usage))
+    Ok((quota_from(row)?, usage))
+}
+
+fn quota_from(row: &DbRow) -> Result<Quota, MetaError> {
+    let count = |column| {
+        let most: Option<i64> = row.try_get(column)?;
+        most.filter(|most| *most < i64::MAX).map(|_| count_from(row, column)).transpose()
+    };
+    Ok(Quota {
+        volumes: count("quota_volumes")?,
+        bytes: limit_from(row, "quota_bytes")?,
+        backups: count("quota_backups")?,
+        // Without one, that of volumes counts; to be without any is a limit of its own.
+        backup_bytes: row
+            .try_get::<Option<i64>, _>("quota_backup_bytes")?
+            .map(|_| bytes_from(row, "quota_backup_bytes"))
+            .transpose()?,
+        snapshots: count("quota_snapshots")?,
+        volume_bytes: limit_from(row, "quota_volume_bytes")?,
+    })
+}
+
+/// A limit in bytes, if there is any.
+pub(super) fn limit_from(row: &DbRow, column: &'static str) -> Result<Option<ByteCount>, MetaError> {
+    let most: Option<i64> = row.try_get(column)?;
+    most.filter(|most| *most < i64::MAX).map(|_| bytes_from(row, column)).transpose()
+}
+
+fn count_from(row: &DbRow, column: &'static str) -> Result<u64, MetaError> {
+    u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| MetaError::Damaged(column))
 }
 
 #[cfg(test)]

@@ -7,10 +7,13 @@ use super::body::{Body, Fields, digits, gib};
 use super::listing::Part;
 use super::{Acted, Kind, Manner, Op, Version, Wish, listing, status};
 use crate::domain::{
-    BackupRef, BlockCommand, BlockFields, BlockPatch, Carried, Command, Fault, FaultKind, NewBackup, PairsChange,
-    Patch, Principal, Reach, ResetStatus, Secret, TenantId, VolumeAction, VolumeId, VolumeKind, VolumeQuery, VolumeRef,
-    VolumeSource, VolumeSpec,
+    BackupRef, BlockCommand, BlockFields, BlockPatch, Carried, Command, Fault, FaultKind, NewBackup, Owned,
+    PairsChange, Patch, Principal, QuotaChange, Reach, ResetStatus, Secret, TenantId, VolumeAction, VolumeId,
+    VolumeKind, VolumeQuery, VolumeRef, VolumeSource, VolumeSpec,
 };
+
+/// The class of quotas, of which there is one.
+pub(super) const DEFAULT_CLASS: &str = "default";
 
 /// The most characters of a server's id; the compute service has UUIDs.
 const MAX_SERVER: usize = 255;
@@ -29,7 +32,7 @@ pub(super) fn decode(op: Op, call: &Call, caller: &Principal, body: &[u8]) -> Re
     let change = |of, patch| -> Result<Command, Fault> { Ok(Command::Change { volume: volume(call, of)?, patch }) };
     let block = Command::Block;
     let command = match op {
-        Op::Extensions | Op::DefaultQuota => return Ok((Work::Discover, manner)),
+        Op::Extensions => return Ok((Work::Discover, manner)),
         Op::Volumes | Op::VolumesDetail => volumes(VolumeKind::Drive)?,
         Op::Snapshots | Op::SnapshotsDetail => volumes(VolumeKind::Snapshot)?,
         Op::Volume => Command::Show(volume(call, Kind::Volume)?),
@@ -70,7 +73,20 @@ pub(super) fn decode(op: Op, call: &Call, caller: &Principal, body: &[u8]) -> Re
             manner = Manner::Asked(Wish { usage: is_set(call, "usage")?, ..Wish::default() });
             block(BlockCommand::Quota { tenant: target(call)? })
         }
-        Op::SetQuota => block(set_quota(call, body)?),
+        Op::SetQuota => block(BlockCommand::SetQuota { tenant: target(call)?, change: quota_change(call, body)? }),
+        Op::ResetQuota => block(BlockCommand::ResetQuota { tenant: target(call)? }),
+        Op::DefaultQuota => {
+            target(call)?;
+            block(BlockCommand::DefaultQuota)
+        }
+        Op::QuotaClass => {
+            check_class(call)?;
+            block(BlockCommand::DefaultQuota)
+        }
+        Op::SetQuotaClass => {
+            check_class(call)?;
+            block(BlockCommand::SetDefaultQuota(default_quota_change(call, body)?))
+        }
         Op::Servers | Op::ServersDetail => block(BlockCommand::Servers(listing::servers(call)?)),
         Op::Server => block(BlockCommand::Attachments { server: server(call)? }),
         Op::Attachments => {
@@ -443,28 +459,35 @@ fn restore(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
     Ok(BlockCommand::Restore { backup, volume: fields.id("volume_id", no_such_volume)?, name })
 }
 
-fn set_quota(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
-    let tenant = target(call)?;
-    let fields = Body::read(call, body)?.thing("quota_set")?;
-    fields.only(&[
-        "backup_gigabytes",
-        "backups",
-        "gigabytes",
-        "groups",
-        "id",
-        "per_volume_gigabytes",
-        "snapshots",
-        "tenant_id",
-        "volumes",
-    ])?;
-    for name in ["id", "tenant_id"] {
-        if fields.filled(name)?.is_some_and(|id| id != call.param("target")) {
-            return Err(Fault::invalid(name, format!("{name} is not that of the path")));
-        }
+/// Refuses every class of quotas but the one that there is.
+fn check_class(call: &Call) -> Result<(), Fault> {
+    match call.param("class") {
+        DEFAULT_CLASS => Ok(()),
+        other => Err(not_found(format!("Quota class {other} could not be found."))),
     }
-    for name in ["per_volume_gigabytes", "snapshots"] {
-        if fields.limit(name)?.is_some_and(|limit| limit != -1) {
-            return Err(Fault::invalid(name, format!("{name} cannot be limited here: it is -1")));
+}
+
+/// What a quota is made of, of tenants and of their class.
+const OF_QUOTA: [&str; 7] =
+    ["backup_gigabytes", "backups", "gigabytes", "groups", "per_volume_gigabytes", "snapshots", "volumes"];
+
+fn quota_change(call: &Call, body: &[u8]) -> Result<QuotaChange, Fault> {
+    let fields = Body::read(call, body)?.thing("quota_set")?;
+    fields.only(&[&OF_QUOTA[..], &["id", "tenant_id"]].concat())?;
+    limits_of(&fields, ["id", "tenant_id"], call.param("target"))
+}
+
+fn default_quota_change(call: &Call, body: &[u8]) -> Result<QuotaChange, Fault> {
+    let fields = Body::read(call, body)?.thing("quota_class_set")?;
+    fields.only(&[&OF_QUOTA[..], &["class_name", "id"]].concat())?;
+    limits_of(&fields, ["class_name", "id"], DEFAULT_CLASS)
+}
+
+/// The limits that fields name, of what also these fields may name.
+fn limits_of(fields: &Fields, names: [&str; 2], id: &str) -> Result<QuotaChange, Fault> {
+    for name in names {
+        if fields.filled(name)?.is_some_and(|named| named != id) {
+            return Err(Fault::invalid(name, format!("{name} is not that of the path")));
         }
     }
     if fields.limit("groups")?.is_some_and(|limit| limit != 0) {
@@ -476,12 +499,13 @@ fn set_quota(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
         limit.map(|count| count.ok().map(|count| gib(count).ok_or_else(too_large)).transpose()).transpose()
     };
     let count = |name| fields.limit(name).map(|limit| limit.map(|count| u64::try_from(count).ok()));
-    Ok(BlockCommand::SetQuota {
-        tenant,
+    Ok(QuotaChange {
         volumes: count("volumes")?,
         bytes: bytes("gigabytes")?,
         backups: count("backups")?,
         backup_bytes: bytes("backup_gigabytes")?,
+        snapshots: count("snapshots")?,
+        volume_bytes: bytes("per_volume_gigabytes")?,
     })
 }
 

@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::super::{Call, Places, Reply, bare, reply};
+use super::decode::DEFAULT_CLASS;
 use super::fault::fault;
 use super::objects::{
     Scene, Shape, absolute_limits, backup_namespaces, quota_limits, quota_usage, snapshot_namespaces,
@@ -24,10 +25,6 @@ pub(super) fn encode(op: Op, wish: &Wish, call: &Call, outcome: &Outcome, places
     let scene = Scene { call, places, version: Version::of(call.path) };
     let reply = match (op, outcome) {
         (Op::Extensions, Outcome::Discovered) => many("extensions", Vec::new(), Vec::new()).reply(call, StatusCode::OK),
-        (Op::DefaultQuota, Outcome::Discovered) => {
-            // Whoever adds a tenant may limit it; without that it has no limits.
-            quota_set(call.param("target"), &Quota::default(), None).reply(call, StatusCode::OK)
-        }
         (op, Outcome::Block(outcome)) => block(op, wish, &scene, outcome)?,
         (op, outcome) => volume(op, &scene, outcome)?,
     };
@@ -107,11 +104,19 @@ fn block(op: Op, wish: &Wish, scene: &Scene, outcome: &BlockOutcome) -> Option<R
         }
         (Op::Type, BlockOutcome::Types(types)) => one_type(call, types),
         (Op::Zones, BlockOutcome::Zones(zones)) => told(availability(zones)),
-        (Op::Limits, BlockOutcome::Quota { quota, usage, snapshots, .. }) => told(limits(quota, usage, *snapshots)),
-        (Op::Quota | Op::SetQuota, BlockOutcome::Quota { tenant, quota, usage, snapshots }) => {
-            let used = wish.usage.then(|| quota_usage(usage, *snapshots));
-            told(quota_set(&tenant.plain(), quota, used.as_ref().map(|used| &used[..])))
+        (Op::Limits, BlockOutcome::Quota { quota, usage, .. }) => told(limits(quota, usage)),
+        (Op::Quota | Op::SetQuota, BlockOutcome::Quota { tenant, quota, usage }) => {
+            let used = wish.usage.then(|| quota_usage(usage));
+            told(quota_set("quota_set", Some(&tenant.plain()), quota, used.as_ref().map(|used| &used[..])))
         }
+        (Op::ResetQuota, BlockOutcome::Done) => bare(StatusCode::OK),
+        (Op::DefaultQuota, BlockOutcome::DefaultQuota(quota)) => {
+            told(quota_set("quota_set", Some(call.param("target")), quota, None))
+        }
+        (Op::QuotaClass, BlockOutcome::DefaultQuota(quota)) => {
+            told(quota_set("quota_class_set", Some(DEFAULT_CLASS), quota, None))
+        }
+        (Op::SetQuotaClass, BlockOutcome::DefaultQuota(quota)) => told(quota_set("quota_class_set", None, quota, None)),
         (Op::Servers | Op::ServersDetail, BlockOutcome::Servers(page)) => {
             let shape = if op == Op::Servers { Shape::Short } else { Shape::Full };
             let items = page.items.iter().map(|server| scene.server(server.clone(), shape)).collect();
@@ -253,8 +258,8 @@ fn availability(zones: &[String]) -> Document<'static> {
     }
 }
 
-fn limits(quota: &Quota, usage: &Usage, snapshots: u64) -> Document<'static> {
-    let counts = absolute_limits(quota, usage, snapshots);
+fn limits(quota: &Quota, usage: &Usage) -> Document<'static> {
+    let counts = absolute_limits(quota, usage);
     let absolute: Map<String, Value> =
         counts.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())).collect();
     let nodes =
@@ -265,24 +270,27 @@ fn limits(quota: &Quota, usage: &Usage, snapshots: u64) -> Document<'static> {
     }
 }
 
-/// Limits, and with `used` what is used of each.
-fn quota_set(tenant: &str, quota: &Quota, used: Option<&[(&str, u64)]>) -> Document<'static> {
-    let mut fields = Map::from_iter([("id".to_owned(), tenant.into())]);
-    let mut node = Node::new("quota_set").with("id", tenant);
-    for (name, limit) in quota_limits(quota) {
-        match used.map(|used| used.iter().find(|(of, _)| *of == name)) {
+/// Limits of a tenant or class, which Cinder does not name where a class was changed; with `used`, what is used of each.
+fn quota_set(name: &'static str, id: Option<&str>, quota: &Quota, used: Option<&[(&str, u64)]>) -> Document<'static> {
+    let mut fields: Map<String, Value> = id.map(|id| ("id".to_owned(), id.into())).into_iter().collect();
+    let mut node = Node::new(name);
+    if let Some(id) = id {
+        node = node.with("id", id);
+    }
+    for (field, limit) in quota_limits(quota) {
+        match used.map(|used| used.iter().find(|(of, _)| *of == field)) {
             None => {
-                fields.insert(name.to_owned(), limit.into());
-                node.children.push(Node::new(name).saying(limit.to_string()));
+                fields.insert(field.to_owned(), limit.into());
+                node.children.push(Node::new(field).saying(limit.to_string()));
             }
             Some(Some((_, used))) => {
-                fields.insert(name.to_owned(), json!({"limit": limit, "in_use": used, "reserved": 0}));
-                let counted = Node::new(name).with("limit", limit.to_string()).with("in_use", used.to_string());
+                fields.insert(field.to_owned(), json!({"limit": limit, "in_use": used, "reserved": 0}));
+                let counted = Node::new(field).with("limit", limit.to_string()).with("in_use", used.to_string());
                 node.children.push(counted.with("reserved", "0"));
             }
             // Of what is not counted no use is told.
             Some(None) => {}
         }
     }
-    Document::Made { json: json!({"quota_set": fields}), xml: node }
+    Document::Made { json: json!({name: fields}), xml: node }
 }

@@ -80,6 +80,13 @@ fn worded(call: &Call, reason: &Reason) -> Option<String> {
         Reason::TooManyBackups(most) => {
             format!("BackupLimitExceeded: Maximum number of backups allowed ({most}) exceeded")
         }
+        Reason::TooManySnapshots(most) => {
+            format!("SnapshotLimitExceeded: Maximum number of snapshots allowed ({most}) exceeded")
+        }
+        Reason::OverVolumeSize(most) => {
+            let most = most.get() >> 30;
+            format!("VolumeSizeExceedsLimit: Requested volume size is larger than maximum allowed limit {most}G.")
+        }
         Reason::BackupBytes => {
             "VolumeBackupSizeExceedsAvailableQuota: Requested backup exceeds allowed Backup gigabytes quota".to_owned()
         }
@@ -254,6 +261,22 @@ mod tests {
             let (path, headers) = (format!("/v2/e56a97501ac64da4af7c7a6f4ecb7426{path}"), HeaderMap::new());
             let call = resolve(&Method::POST, &path, "", &headers, Some(0)).call;
             assert_eq!(message(&call, &Fault::new(kind, "other words").for_reason(reason)), words);
+        }
+    }
+
+    #[test]
+    fn what_is_over_a_limit_is_told_as_over_that_one() {
+        let (path, headers) = ("/v2/e56a97501ac64da4af7c7a6f4ecb7426/snapshots", HeaderMap::new());
+        let call = resolve(&Method::POST, path, "", &headers, Some(0)).call;
+        for (reason, words) in [
+            (Reason::TooManySnapshots(7), "SnapshotLimitExceeded: Maximum number of snapshots allowed (7) exceeded"),
+            (
+                Reason::OverVolumeSize(ByteCount::mib(2 << 10)),
+                "VolumeSizeExceedsLimit: Requested volume size is larger than maximum allowed limit 2G.",
+            ),
+        ] {
+            let fault = Fault::new(FaultKind::QuotaExceeded, "other words").for_reason(reason);
+            assert_eq!(message(&call, &fault), words);
         }
     }
 }

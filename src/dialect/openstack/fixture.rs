@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use super::super::golden;
 use crate::domain::{
     AttachedServer, Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockVolume,
-    ByteCount, Command, Digests, NewBackup, Outcome, Paged, Principal, Quota, TenantId, UnixTime, Usage, UserId,
-    Volume, VolumeId, VolumeKind, VolumeQuery, VolumeRef, VolumeSource, VolumeSpec, VolumeState, VolumeType,
+    ByteCount, Command, Digests, NewBackup, Outcome, Paged, Principal, Quota, QuotaChange, TenantId, UnixTime, Usage,
+    UserId, Volume, VolumeId, VolumeKind, VolumeQuery, VolumeRef, VolumeSource, VolumeSpec, VolumeState, VolumeType,
 };
 
 /// The tenant of the document's samples.
@@ -114,18 +114,10 @@ fn outcome(command: &BlockCommand) -> BlockOutcome {
             let device = device.as_deref().unwrap_or("/dev/vdb");
             BlockOutcome::Attachment(attachment(*volume, server, device))
         }
-        BlockCommand::Quota { tenant } => {
-            quota(*tenant, Quota { volumes: Some(10), bytes: Some(gib(1000)), ..Quota::default() })
-        }
-        BlockCommand::SetQuota { tenant, volumes, bytes, backups, backup_bytes } => {
-            let quota_now = Quota {
-                volumes: volumes.unwrap_or(Some(10)),
-                bytes: bytes.unwrap_or(Some(gib(1000))),
-                backups: backups.flatten(),
-                backup_bytes: backup_bytes.flatten(),
-            };
-            quota(*tenant, quota_now)
-        }
+        BlockCommand::Quota { tenant } => quota(*tenant, limits()),
+        BlockCommand::SetQuota { tenant, change } => quota(*tenant, changed(*change)),
+        BlockCommand::DefaultQuota => BlockOutcome::DefaultQuota(limits()),
+        BlockCommand::SetDefaultQuota(change) => BlockOutcome::DefaultQuota(changed(*change)),
         BlockCommand::Types => BlockOutcome::Types(vec![VolumeType {
             id: "6685584b-1eac-4da6-b5c3-555430cf68ff".to_owned(),
             name: "standard".to_owned(),
@@ -136,6 +128,7 @@ fn outcome(command: &BlockCommand) -> BlockOutcome {
         | BlockCommand::Act { .. }
         | BlockCommand::Reset { .. }
         | BlockCommand::DeleteBackup(_)
+        | BlockCommand::ResetQuota { .. }
         | BlockCommand::Detach { .. } => BlockOutcome::Done,
     }
 }
@@ -282,8 +275,23 @@ fn quota(tenant: TenantId, quota: Quota) -> BlockOutcome {
     BlockOutcome::Quota {
         tenant,
         quota,
-        usage: Usage { volumes: 3, bytes: gib(207), backups: 2, backup_bytes: gib(30) },
-        snapshots: 1,
+        usage: Usage { volumes: 3, bytes: gib(207), backups: 2, backup_bytes: gib(30), snapshots: 1 },
+    }
+}
+
+fn limits() -> Quota {
+    Quota { volumes: Some(10), bytes: Some(gib(1000)), ..Quota::default() }
+}
+
+fn changed(change: QuotaChange) -> Quota {
+    let old = limits();
+    Quota {
+        volumes: change.volumes.unwrap_or(old.volumes),
+        bytes: change.bytes.unwrap_or(old.bytes),
+        backups: change.backups.flatten(),
+        backup_bytes: change.backup_bytes.map(|most| most.unwrap_or(ByteCount::MAX)),
+        snapshots: change.snapshots.flatten(),
+        volume_bytes: change.volume_bytes.flatten(),
     }
 }
 

@@ -94,7 +94,10 @@ enum Op {
     Limits,
     Quota,
     SetQuota,
+    ResetQuota,
     DefaultQuota,
+    QuotaClass,
+    SetQuotaClass,
     Servers,
     ServersDetail,
     Server,
@@ -386,11 +389,16 @@ static ROUTES: &[Route] = routes! {
         "/types/{id}", "GET, HEAD", [read(&Op::Type, "one type of volumes")];
         "/os-availability-zone", "GET, HEAD", [read(&Op::Zones, "the availability zones")];
         "/limits", "GET, HEAD", [read(&Op::Limits, "what the tenant may hold, and what it holds")];
-        "/os-quota-sets/{target}", "GET, HEAD, PUT", [
+        "/os-quota-sets/{target}", "GET, HEAD, PUT, DELETE", [
             read(&Op::Quota, "what a tenant may hold"),
-            write(Method::PUT, &Op::SetQuota, "sets what a tenant may hold")
+            write(Method::PUT, &Op::SetQuota, "sets what a tenant may hold"),
+            remove(&Op::ResetQuota, "lets a tenant hold what a new one may")
         ];
         "/os-quota-sets/{target}/defaults", "GET, HEAD", [read(&Op::DefaultQuota, "what a new tenant may hold")];
+        "/os-quota-class-sets/{class}", "GET, HEAD, PUT", [
+            read(&Op::QuotaClass, "what a new tenant may hold, as the class default"),
+            write(Method::PUT, &Op::SetQuotaClass, "sets what a new tenant may hold")
+        ];
     }
     compute: {
         "/servers", "GET, HEAD", [read(&Op::Servers, "the servers that have volumes, in short")];

@@ -289,25 +289,26 @@ pub(super) fn volume_type(one: &VolumeType) -> Element<'_> {
     Element { name: "volume_type", namespaces: Vec::new(), fields }
 }
 
-/// The limits of a quota set by name; -1 is none. Volumes, backups and their sizes are limited here.
+/// The limits of a quota set by name; -1 is none.
 pub(super) fn quota_limits(quota: &Quota) -> Vec<(&'static str, i64)> {
     let unlimited = |count: Option<u64>| count.map_or(-1, |count| i64::try_from(count).unwrap_or(i64::MAX));
+    let is_limit = |bytes: &ByteCount| *bytes < ByteCount::MAX;
     // Rounded down: what is said to fit does.
     let whole = |bytes: Option<ByteCount>| unlimited(bytes.map(|bytes| bytes.get() >> 30));
     vec![
-        ("backup_gigabytes", whole(quota.backup_bytes.or(quota.bytes))),
+        ("backup_gigabytes", whole(quota.backup_bytes.or(quota.bytes).filter(is_limit))),
         ("backups", unlimited(quota.backups)),
         ("gigabytes", whole(quota.bytes)),
         // There are none, and none can be made.
         ("groups", 0),
-        ("per_volume_gigabytes", -1),
-        ("snapshots", -1),
+        ("per_volume_gigabytes", whole(quota.volume_bytes)),
+        ("snapshots", unlimited(quota.snapshots)),
         ("volumes", unlimited(quota.volumes)),
     ]
 }
 
 /// What is used of each.
-pub(super) fn quota_usage(usage: &Usage, snapshots: u64) -> [(&'static str, u64); 7] {
+pub(super) fn quota_usage(usage: &Usage) -> [(&'static str, u64); 7] {
     [
         ("backup_gigabytes", usage.backup_bytes.gib_up()),
         ("backups", usage.backups),
@@ -315,13 +316,13 @@ pub(super) fn quota_usage(usage: &Usage, snapshots: u64) -> [(&'static str, u64)
         ("groups", 0),
         // A limit of each volume, of which nothing is used.
         ("per_volume_gigabytes", 0),
-        ("snapshots", snapshots),
+        ("snapshots", usage.snapshots),
         ("volumes", usage.volumes),
     ]
 }
 
 /// The absolute limits of a tenant, and what it uses of them.
-pub(super) fn absolute_limits(quota: &Quota, usage: &Usage, snapshots: u64) -> Vec<(&'static str, i64)> {
+pub(super) fn absolute_limits(quota: &Quota, usage: &Usage) -> Vec<(&'static str, i64)> {
     let name = |field: &str| match field {
         "backup_gigabytes" => Some("maxTotalBackupGigabytes"),
         "backups" => Some("maxTotalBackups"),
@@ -331,7 +332,7 @@ pub(super) fn absolute_limits(quota: &Quota, usage: &Usage, snapshots: u64) -> V
         _ => None,
     };
     let most = quota_limits(quota).into_iter().filter_map(|(field, count)| Some((name(field)?, count)));
-    let used = quota_usage(usage, snapshots).into_iter().filter_map(|(field, count)| {
+    let used = quota_usage(usage).into_iter().filter_map(|(field, count)| {
         let name = match field {
             "backup_gigabytes" => "totalBackupGigabytesUsed",
             "backups" => "totalBackupsUsed",

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{DriveFilter, Page, Quota, UnixTime, VolumeEvent};
+use crate::domain::{DriveFilter, Page, Quota, QuotaChange, UnixTime, VolumeEvent};
 use crate::meta::JobKind;
 use crate::meta::Lane;
 use crate::meta::testing::{Scene, count, drive, quota, scene, scene_with};
@@ -152,6 +152,65 @@ async fn backups_are_charged_by_size_and_number_and_refunded() {
     }
     let usage = meta.usage(scene.tenant).await.unwrap().1;
     assert_eq!((usage.backups, usage.backup_bytes), (1, count(500)));
+}
+
+#[tokio::test]
+async fn snapshots_are_counted_apart_and_a_volume_has_a_size_at_most() {
+    let scene = scene().await;
+    let meta = &scene.meta;
+    let limits = Quota { snapshots: Some(1), volume_bytes: Some(count(10)), ..quota(2, 100) };
+    meta.set_quota(scene.tenant, limits).await.unwrap();
+    let insert = |volume: &Volume| meta.insert_volumes(vec![volume.clone()], vec![]);
+    let volume = drive(scene.tenant, 10);
+    insert(&volume).await.unwrap();
+    assert!(
+        matches!(insert(&drive(scene.tenant, 11)).await, Err(MetaError::VolumeTooLarge(most)) if most == count(10))
+    );
+    // A snapshot is of a volume that was as large as this before the limit was set.
+    let snapshot = Volume { kind: VolumeKind::Snapshot, ..drive(scene.tenant, 20) };
+    insert(&snapshot).await.unwrap();
+    let another = Volume { kind: VolumeKind::Snapshot, ..drive(scene.tenant, 1) };
+    assert!(matches!(insert(&another).await, Err(MetaError::TooManySnapshots(1))));
+    let usage = meta.usage(scene.tenant).await.unwrap().1;
+    assert_eq!((usage.volumes, usage.snapshots, usage.bytes), (1, 1, count(30)));
+    // Shrinking is always allowed, growing no further than the limit.
+    meta.set_quota(scene.tenant, Quota { volume_bytes: Some(count(5)), ..limits }).await.unwrap();
+    let smaller = meta.update(Volume { charged: count(8), ..volume }).await.unwrap();
+    let grown = Volume { charged: count(9), ..smaller };
+    assert!(matches!(meta.update(grown).await, Err(MetaError::VolumeTooLarge(_))));
+    meta.remove_volume(snapshot.id).await.unwrap();
+    assert_eq!(meta.usage(scene.tenant).await.unwrap().1.snapshots, 0);
+    // What grows as it comes stops there.
+    let upload = Volume { state: VolumeState::Uploading, ..drive(scene.tenant, 0) };
+    insert(&upload).await.unwrap();
+    assert_eq!(meta.charge_upto(upload.id, count(90), count(1)).await.unwrap(), count(5));
+    let refused = meta.charge_upto(upload.id, count(1), count(1)).await;
+    assert!(matches!(refused, Err(MetaError::VolumeTooLarge(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn limits_that_a_tenant_has_not_are_the_default_ones() {
+    let scene = scene().await;
+    let meta = &scene.meta;
+    let change = QuotaChange { volumes: Some(Some(1)), bytes: Some(Some(count(50))), ..QuotaChange::default() };
+    meta.change_default_quota(change).await.unwrap();
+    assert_eq!(meta.default_quota().await.unwrap(), quota(1, 50));
+    assert_eq!(meta.usage(scene.tenant).await.unwrap().0, quota(1, 50));
+    let insert = |bytes| meta.insert_volumes(vec![drive(scene.tenant, bytes)], vec![]);
+    assert!(matches!(insert(51).await, Err(MetaError::QuotaExceeded)));
+    insert(50).await.unwrap();
+    assert!(matches!(insert(0).await, Err(MetaError::TooManyVolumes(1))));
+    let own = QuotaChange { volumes: Some(None), backup_bytes: Some(None), ..QuotaChange::default() };
+    meta.change_quota(scene.tenant, own).await.unwrap();
+    let backup_bytes = Some(ByteCount::MAX);
+    let told = Quota { volumes: None, bytes: Some(count(50)), backup_bytes, ..Quota::default() };
+    assert_eq!(meta.usage(scene.tenant).await.unwrap().0, told);
+    insert(0).await.unwrap();
+    let large = crate::meta::testing::backup(scene.tenant, 1_000);
+    meta.apply(Batch { insert_backups: vec![large], ..Batch::default() }).await.unwrap();
+    meta.change_default_quota(QuotaChange { bytes: Some(None), ..QuotaChange::default() }).await.unwrap();
+    insert(1_000).await.unwrap();
+    assert!(matches!(meta.change_quota(TenantId::random(), own).await, Err(MetaError::NotFound)));
 }
 
 #[tokio::test]

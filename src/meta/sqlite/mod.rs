@@ -298,6 +298,7 @@ pub(super) fn migrations() -> Migrator {
         (16, "media", include_str!("migrations/0016_media.sql")),
         (17, "origins", include_str!("migrations/0017_origins.sql")),
         (18, "piece_lists", include_str!("migrations/0018_piece_lists.sql")),
+        (20, "quotas", include_str!("migrations/0020_quotas.sql")),
     ];
     let migration = |(number, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

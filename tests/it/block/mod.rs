@@ -5,6 +5,7 @@ mod backups;
 mod clients;
 mod elsewhere;
 mod lists;
+mod quotas;
 mod rot;
 mod snapshots;
 mod truth;

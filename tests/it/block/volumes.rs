@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cloud, Server, Setup, image};
+use crate::harness::{Cloud, Server, Setup, image, wait_for};
 
 #[test]
 fn a_volume_is_made_listed_renamed_grown_and_removed() {
@@ -240,5 +240,5 @@ fn a_volume_for_reading_only_says_so_and_its_snapshots_are_counted() {
     let quota = cloud.get(&format!("os-quota-sets/{}?usage=True", cloud.project)).json();
     assert_eq!(quota["quota_set"]["snapshots"], json!({"limit": -1, "in_use": 1, "reserved": 0}));
     assert_eq!(cloud.delete(&format!("snapshots/{snapshot}")).status, 202);
-    assert_eq!(used(), json!(0));
+    wait_for("the snapshot to be gone", || (used() == json!(0)).then_some(()));
 }

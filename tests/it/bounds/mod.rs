@@ -210,7 +210,7 @@ impl Scene {
         });
         let tables = ["volumes", "jobs", "attachments", "backups", "uploads WHERE is_open = 1", "dropped", OPEN];
         let mut rows: Vec<String> = tables.iter().map(|table| format!("(SELECT COUNT(*) FROM {table})")).collect();
-        let used = "used_volumes + used_bytes + used_backups + used_backup_bytes";
+        let used = "used_volumes + used_bytes + used_backups + used_backup_bytes + used_snapshots";
         rows.push(format!("(SELECT SUM({used}) FROM tenants)"));
         // The record of a content is removed after its bytes.
         wait_for("no record of it to be left, and no charge", || {
