@@ -46,12 +46,12 @@ use tokio_util::task::TaskTracker;
 use crate::archive::Archive;
 use crate::auth::{Receipts, Tickets};
 use crate::domain::{
-    ByteCount, Catalogue, Clock, Command, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Outcome, PartPlan,
-    Principal, PublicKey, Reason, ReceivePlan, Secret, SendPlan, SurveyPlan, TransferAction, TransferId, UnixTime,
-    UnpackPlan, Volume, VolumeId, VolumeState,
+    ByteCount, Catalogue, Clock, Command, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Outcome, Owned, PartPlan,
+    Principal, PublicKey, Reason, ReceivePlan, Secret, SendPlan, SurveyPlan, TenantId, TransferAction, TransferId,
+    UnixTime, UnpackPlan, Volume, VolumeId, VolumeState,
 };
 use crate::io::Pool;
-use crate::meta::Meta;
+use crate::meta::{Meta, Owner};
 use crate::metrics::Metrics;
 use crate::remote::{ImageService, Remote, ScratchSpace};
 use crate::store::{BlockStore, Ledger, TreeStore};
@@ -283,7 +283,21 @@ impl Control {
                 let within = Principal { tenant, ..principal.clone() };
                 Box::pin(self.execute(&within, *command)).await
             }
+            Command::WithOwner { of, command } => {
+                only_administrators(principal)?;
+                let tenant = self.owner_of(of).await?.unwrap_or(principal.tenant);
+                let within = Principal { tenant, ..principal.clone() };
+                Box::pin(self.execute(&within, *command)).await
+            }
         }
+    }
+
+    /// The tenant that owns a thing, if it is there.
+    async fn owner_of(&self, of: Owned) -> Result<Option<TenantId>, Fault> {
+        Ok(match of {
+            Owned::Volume(id) => self.parts.meta.volume_any(id).await?.map(|volume| volume.tenant),
+            Owned::Backup(backup) => self.parts.meta.backup(Owner::Anyone, backup).await?.map(|backup| backup.tenant),
+        })
     }
 
     /// What is still there of a list's next volumes, of which are no more than [`LIST_PART`].

@@ -389,7 +389,7 @@ pub(super) fn outcome(command: &Command) -> Result<Outcome, Fault> {
             next: (query.limit == 2).then_some(query.from + 15),
         })),
         Command::Block(command) => panic!("{command:?}"),
-        Command::In { command, .. } => return outcome(command),
+        Command::In { command, .. } | Command::WithOwner { command, .. } => return outcome(command),
     })
 }
 

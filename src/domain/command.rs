@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Algorithms, Began, BlockCommand, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, Carried,
+    Algorithms, BackupRef, Began, BlockCommand, BlockFields, BlockOutcome, BlockQuery, BlockVolume, ByteCount, Carried,
     DigestedPieces, Digests, Direction, Encoding, Extents, Had, IdentityOutcome, Media, Paged, Patch, PieceQuery,
     Placement, PublicKey, ReceiptOf, Secret, Session, SessionCommand, SignedReceipt, SortKey, TenantId,
     TransferCommand, TransferSeen, TreeFilter, Volume, VolumeId, VolumeKind, VolumeState,
@@ -69,6 +69,22 @@ pub enum Command {
         /// The command.
         command: Box<Command>,
     },
+    /// Work in the tenant that owns a thing, for administrators; in the caller's own when there is no such thing.
+    WithOwner {
+        /// The thing.
+        of: Owned,
+        /// The command.
+        command: Box<Command>,
+    },
+}
+
+/// A thing that a tenant owns, and that its id alone tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owned {
+    /// A volume of any kind.
+    Volume(VolumeId),
+    /// A backup.
+    Backup(BackupRef),
 }
 
 /// A reference to a volume.

@@ -38,7 +38,7 @@ pub use checksum::{Checks, Checksum, ChecksumAlgorithm};
 pub use chunk::Chunk;
 pub use clock::{Clock, FixedClock, SystemClock, UnixTime};
 pub use command::{
-    Command, DriveFilter, Limits, Listing, NameMatch, Outcome, Page, Reach, ReceivePlan, SendPlan, Survey,
+    Command, DriveFilter, Limits, Listing, NameMatch, Outcome, Owned, Page, Reach, ReceivePlan, SendPlan, Survey,
     SurveyPlan, VolumeQuery, VolumeRef, VolumeSource, VolumeSpec,
 };
 pub use crash::CrashPoints;

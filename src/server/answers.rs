@@ -79,7 +79,7 @@ pub(super) fn most_of(command: &Command) -> Option<usize> {
         | Command::Digest(_)
         | Command::Session(SessionCommand::Show(_))
         | Command::Transfer(TransferCommand::On(_, TransferAction::Show)) => Some(ONE),
-        Command::In { command, .. } => most_of(command),
+        Command::In { command, .. } | Command::WithOwner { command, .. } => most_of(command),
         _ => None,
     }
 }

@@ -97,8 +97,32 @@ pub(super) fn decode(op: Op, call: &Call, caller: &Principal, body: &[u8]) -> Re
         Op::Attachment => block(BlockCommand::Attachment { server: server(call)?, volume: id(call, Kind::Volume)? }),
         Op::Detach => block(BlockCommand::Detach { server: server(call)?, volume: id(call, Kind::Volume)? }),
     };
-    let command = if tenant == caller.tenant { command } else { Command::In { tenant, command: Box::new(command) } };
+    let command = if tenant != caller.tenant {
+        Command::In { tenant, command: Box::new(command) }
+    } else if let Some(of) = thing(op, call).filter(|_| caller.is_admin) {
+        Command::WithOwner { of, command: Box::new(command) }
+    } else {
+        command
+    };
     Ok((Work::Control(command), manner))
+}
+
+/// The thing that a path names by its id, where administrators reach also those of others by the path of their own
+/// project. What is restored belongs to whoever restores it, and is of their own backups.
+fn thing(op: Op, call: &Call) -> Option<Owned> {
+    match op {
+        Op::Volume | Op::UpdateVolume | Op::DeleteVolume | Op::ActVolume => Some(Kind::Volume),
+        Op::Snapshot | Op::UpdateSnapshot | Op::DeleteSnapshot | Op::ActSnapshot => Some(Kind::Snapshot),
+        Op::Metadata(kind)
+        | Op::MergeMetadata(kind)
+        | Op::ReplaceMetadata(kind)
+        | Op::MetadataKey(kind)
+        | Op::SetMetadataKey(kind)
+        | Op::RemoveMetadataKey(kind) => Some(kind),
+        Op::Backup | Op::DeleteBackup => return backup(call).ok().map(Owned::Backup),
+        _ => None,
+    }
+    .and_then(|kind| id(call, kind).ok().map(Owned::Volume))
 }
 
 /// The tenant that the path names. Another than the caller's is there for administrators only.

@@ -1,5 +1,6 @@
 //! Block storage, as its clients see it.
 
+mod administrators;
 mod attachments;
 mod backups;
 mod clients;
