@@ -173,12 +173,18 @@ impl Exchange<'_> {
         }
         let endpoint = match self.admit(endpoint) {
             Ok(endpoint) => endpoint,
-            Err(fault) => return self.reject(&fault, body),
+            Err(fault) => return self.reject(&fault, body).await,
         };
         match self.decode(endpoint, body).await {
-            // Dropping an unread body before the answer exists would close the connection with it.
-            Ok((intent, answer, _unread)) => self.perform(intent, answer).await,
-            Err((fault, body)) => self.reject(&fault, body),
+            Ok((intent, answer, unread)) => {
+                let response = self.perform(intent, answer).await;
+                match unread {
+                    // Dropping an unread body before the answer exists would close the connection with it.
+                    Some(body) => self.leave(response, body).await,
+                    None => response,
+                }
+            }
+            Err((fault, body)) => self.reject(&fault, body).await,
         }
     }
 
@@ -366,12 +372,12 @@ impl Exchange<'_> {
     ) -> Response<Body> {
         let admitted = match self.server.control.admit(caller, plan).await {
             Ok(admitted) => admitted,
-            Err(fault) => return self.reject(&fault, body),
+            Err(fault) => return self.reject(&fault, body).await,
         };
         let progress = admitted.progress();
         let _wide = self.connection.moved.widen();
         let outcome = Box::pin(admitted.receive(&mut body)).await;
-        self.received(answer, outcome, &progress, body)
+        self.received(answer, outcome, &progress, body).await
     }
 
     async fn receive_part(
@@ -383,13 +389,13 @@ impl Exchange<'_> {
     ) -> Response<Body> {
         let admitted = match self.server.control.admit_part(caller, plan).await {
             Ok(admitted) => admitted,
-            Err(fault) => return self.reject(&fault, body),
+            Err(fault) => return self.reject(&fault, body).await,
         };
         // Who comes by a ticket has not logged in, and is of this tenant.
         if caller.is_none()
             && let Err(fault) = self.count(admitted.tenant())
         {
-            return self.reject(&fault, body);
+            return self.reject(&fault, body).await;
         }
         self.connection.standing.know();
         if let Some(begun) = admitted.begun() {
@@ -405,7 +411,7 @@ impl Exchange<'_> {
                 never = self.tell_progress(&answer, settled) => match never {},
             }
         };
-        self.received(answer, outcome, &progress, body)
+        self.received(answer, outcome, &progress, body).await
     }
 
     /// Tells from time to time how much is durable.
@@ -429,13 +435,13 @@ impl Exchange<'_> {
     async fn unpack(&self, answer: Answer, plan: &UnpackPlan, mut body: Payload) -> Response<Body> {
         let admitted = match self.server.control.admit_tree(plan).await {
             Ok(admitted) => admitted,
-            Err(fault) => return self.reject(&fault, body),
+            Err(fault) => return self.reject(&fault, body).await,
         };
         self.connection.standing.know();
         let progress = admitted.progress();
         let _wide = self.connection.moved.widen();
         let outcome = Box::pin(admitted.receive(&mut body)).await;
-        self.received(answer, outcome, &progress, body)
+        self.received(answer, outcome, &progress, body).await
     }
 
     /// Takes room for the answer to a command, if its size can be estimated beforehand.
@@ -463,7 +469,7 @@ impl Exchange<'_> {
     }
 
     /// Answers an upload whose body was read, completely or not.
-    fn received(
+    async fn received(
         &self,
         answer: Answer,
         outcome: Result<Outcome, Fault>,
@@ -474,7 +480,7 @@ impl Exchange<'_> {
         let mut response = self.encode(answer, outcome);
         response.headers_mut().insert(SERVER_TIMING, timing::of(progress));
         if !is_done {
-            self.linger(body);
+            response = self.leave(response, body).await;
         } else if body.is_tapped() {
             response = response.map(|answer| answer.after(body));
         }
@@ -663,17 +669,28 @@ impl Exchange<'_> {
     }
 
     /// Refuses a request whose body may be unread.
-    fn reject(&self, fault: &Fault, body: Payload) -> Response<Body> {
-        self.linger(body);
-        self.refuse(fault)
+    async fn reject(&self, fault: &Fault, body: Payload) -> Response<Body> {
+        self.leave(self.refuse(fault), body).await
     }
 
-    /// Reads the rest of the body, unless the peer waits for 100 (Continue): such a peer has sent nothing that must be
-    /// read.
-    fn linger(&self, body: Payload) {
-        if !body.is_empty() && (body.is_asked_for() || !self.parts.headers.contains_key(header::EXPECT)) {
+    /// Leaves the rest of a body behind: the connection goes on when that is read, and else ends with the answer, which
+    /// says so. A peer that waits for 100 (Continue) has sent nothing that must be read, and may send it or not.
+    async fn leave(&self, mut response: Response<Body>, mut body: Payload) -> Response<Body> {
+        let is_waited_for = !body.is_asked_for() && self.parts.headers.contains_key(header::EXPECT);
+        if !is_waited_for && !body.is_empty() {
+            body.skip().await;
+        }
+        if body.is_empty() {
+            return response;
+        }
+        if self.parts.version < Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            body.end_connection();
+        }
+        if !is_waited_for {
             body.linger(self.server.control.tracker());
         }
+        response
     }
 
     fn refuse(&self, fault: &Fault) -> Response<Body> {

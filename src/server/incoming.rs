@@ -26,6 +26,12 @@ pub(super) const LINGER_MOST: u64 = 64 << 20;
 /// The longest time for which it is read.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 
+/// The most that is waited for before an answer which does not need it, so that the connection can go on.
+const SKIP_MOST: u64 = 64 << 10;
+
+/// The longest time for which it is waited. Many clients send it right behind the head, in a packet of its own.
+const SKIP: Duration = Duration::from_millis(100);
+
 /// How much of a form is read at a time before its file.
 const FORM_READ: usize = 4 << 10;
 
@@ -183,6 +189,34 @@ impl Payload {
             Some(form) => Ok(form.check_end()?),
             None => Ok(()),
         }
+    }
+
+    /// Ends the connection with this body, as its answer says.
+    pub(super) fn end_connection(&mut self) {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.end_connection();
+        }
+    }
+
+    /// Reads to its end a body that is of no use, if that is short and comes at once.
+    pub(super) async fn skip(&mut self) {
+        if self.length().is_some_and(|length| length > SKIP_MOST) {
+            return;
+        }
+        let mut nowhere = vec![0; 4 << 10];
+        let mut seen = 0;
+        let read = async {
+            while seen <= SKIP_MOST {
+                match self.raw_ready().await {
+                    Ok(true) => seen += self.raw_take(&mut nowhere).ok()? as u64,
+                    Ok(false) => return Some(()),
+                    Err(_) => return None,
+                }
+            }
+            None
+        };
+        let is_over = matches!(tokio::time::timeout(SKIP, read).await, Ok(Some(())));
+        self.is_read |= is_over;
     }
 
     /// Reads a refused body for a while: closing a socket with unread bytes resets it, and the peer would lose the

@@ -133,6 +133,11 @@ impl Tapped {
         self.given
     }
 
+    /// Ends the connection with this body.
+    pub(super) fn end_connection(&mut self) {
+        self.is_last = true;
+    }
+
     /// Waits until bytes can be taken, or the body is complete (`false`).
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if self.left > 0 {

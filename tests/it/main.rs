@@ -45,6 +45,7 @@ mod tls;
 mod transfers;
 mod tree;
 mod tus;
+mod unread;
 mod upgrade;
 mod upload;
 mod users;
