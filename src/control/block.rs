@@ -97,8 +97,14 @@ impl Block {
                 self.drives.extend(principal, id, size).await.map(|()| BlockOutcome::Done)
             }
             BlockCommand::Act { id, action } => self.attachments.act(principal, id, action).await,
-            BlockCommand::Reset { volume, status, detach } => {
-                self.attachments.reset(principal, &volume, status, detach).await
+            BlockCommand::Reset { volume, reset } => self.attachments.reset(principal, &volume, reset).await,
+            BlockCommand::ResetBackup { backup, is_available } => {
+                only_administrators(principal)?;
+                self.backups.reset(principal, backup, is_available).await
+            }
+            BlockCommand::ForceDeleteBackup(backup) => {
+                only_administrators(principal)?;
+                self.backups.delete(principal, backup).await
             }
             BlockCommand::Servers(query) => {
                 let is_all = query.all_tenants && principal.is_admin;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::block::Attachments;
 use super::race::{Race, unless_lost};
 use super::sessions::Sessions;
 use super::transfers::Assemblies;
@@ -10,6 +9,7 @@ use super::volumes::Volumes;
 use super::{Parts, busy, busy_tree, no_such_drive, no_such_tree, only_administrators};
 use crate::domain::{
     Fault, FaultKind, Outcome, Principal, Reach, SessionState, TenantId, Volume, VolumeEvent, VolumeId, VolumeRef,
+    VolumeState,
 };
 use crate::meta::Batch;
 use crate::transfer::{Stop, Transfers};
@@ -18,7 +18,6 @@ use crate::transfer::{Stop, Transfers};
 pub(super) struct Removals {
     volumes: Arc<Volumes>,
     sessions: Arc<Sessions>,
-    attachments: Arc<Attachments>,
     assemblies: Arc<Assemblies>,
     transfers: Transfers,
 }
@@ -29,10 +28,9 @@ impl Removals {
         parts: &Parts,
         volumes: Arc<Volumes>,
         sessions: Arc<Sessions>,
-        attachments: Arc<Attachments>,
         assemblies: Arc<Assemblies>,
     ) -> Self {
-        Self { volumes, sessions, attachments, assemblies, transfers: parts.transfers.clone() }
+        Self { volumes, sessions, assemblies, transfers: parts.transfers.clone() }
     }
 
     /// Removes volumes: all of the drives or none, then the trees.
@@ -52,16 +50,18 @@ impl Removals {
                 trees.push(volume);
                 continue;
             }
-            if reach.attached && volume.state.is_attached() {
-                self.attachments.detach(principal, volume.id).await?;
-            }
-            if reach.snapshots {
-                ids.extend(self.volumes.meta.snapshots_of(principal.tenant, volume.id).await?);
+            if reach.snapshots || reach.alone {
+                let snapshots = self.volumes.meta.snapshots_of(principal.tenant, volume.id).await?;
+                if reach.alone && !snapshots.is_empty() {
+                    let told = "the volume has snapshots; remove them first, or all with cascade=true";
+                    return Err(Fault::new(FaultKind::Conflict, told));
+                }
+                ids.extend(snapshots);
             }
             ids.push(volume.id);
         }
         if !ids.is_empty() {
-            self.remove_drives(principal.tenant, ids).await?;
+            self.remove_drives(principal.tenant, ids, reach.attached).await?;
         }
         for tree in &trees {
             self.remove_tree(tree, reach.sessions).await?;
@@ -69,21 +69,26 @@ impl Removals {
         Ok(Outcome::Removed)
     }
 
-    /// Removes drives and snapshots: all of them or, when one cannot be deleted, none.
-    async fn remove_drives(&self, tenant: TenantId, mut ids: Vec<VolumeId>) -> Result<(), Fault> {
+    /// Removes drives and snapshots: all of them or, when one cannot be deleted, none. When `is_forced`, those too that
+    /// only an attachment or a mark keeps.
+    async fn remove_drives(&self, tenant: TenantId, mut ids: Vec<VolumeId>, is_forced: bool) -> Result<(), Fault> {
         ids.sort_unstable();
         ids.dedup();
         let mut race = Race::of("the drives are");
         loop {
             race.round()?;
-            let mut update = Vec::with_capacity(ids.len());
+            let (mut update, mut detach) = (Vec::with_capacity(ids.len()), Vec::new());
             for id in &ids {
                 let volume = self.volumes.meta.volume(tenant, *id).await?;
                 let mut volume = volume.ok_or_else(|| no_such_drive(*id))?;
+                if is_forced && (volume.state.is_attached() || volume.state == VolumeState::Attaching) {
+                    volume.state = VolumeState::Unavailable;
+                    detach.push(*id);
+                }
                 volume.step(VolumeEvent::DeleteStarted).map_err(busy)?;
                 update.push(volume);
             }
-            let batch = Batch { update, ..Batch::default() };
+            let batch = Batch { update, detach, ..Batch::default() };
             if unless_lost(self.volumes.meta.apply(batch).await)?.is_none() {
                 continue;
             }

@@ -38,11 +38,18 @@ pub enum BlockCommand {
     Reset {
         /// The volume.
         volume: VolumeRef,
-        /// The state; of a snapshot `available` or `error`.
-        status: ResetStatus,
-        /// Whether the attachment is removed too, as it always is for `available`.
-        detach: bool,
+        /// What is set.
+        reset: Reset,
     },
+    /// Sets the state of a backup. For administrators.
+    ResetBackup {
+        /// The backup.
+        backup: BackupRef,
+        /// Whether it is available, which only a whole one can be, or failed.
+        is_available: bool,
+    },
+    /// Deletes a backup whatever its owner may say. For administrators.
+    ForceDeleteBackup(BackupRef),
     /// Lists backups.
     Backups(Box<BlockQuery>),
     /// Shows a backup.
@@ -143,21 +150,42 @@ pub enum VolumeAction {
     Detach,
 }
 
+/// What an administrator sets of a volume or snapshot; `None` leaves it as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reset {
+    /// The state.
+    pub status: Option<ResetStatus>,
+    /// Whether it is attached: refused without a record of an attachment, and removes that otherwise. With the state
+    /// `Available` it is always removed.
+    pub attached: Option<bool>,
+    /// The word for a migration; an empty one removes it. Nothing migrates here.
+    pub migration: Option<String>,
+}
+
 /// A state that an administrator may set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResetStatus {
     /// At rest.
     Available,
     /// Unusable.
     Error,
-    /// Attached; there must be a record of the attachment.
-    InUse,
+    /// Reserved for an attachment.
+    Attaching,
     /// It could not be attached.
     ErrorAttaching,
     /// It could not be detached.
     ErrorDetaching,
     /// It could not be restored.
     ErrorRestoring,
+    /// Attached, or being detached when `is_ending`; a mere mark without a record of an attachment.
+    InUse {
+        /// Whether the detachment has begun.
+        is_ending: bool,
+        /// The word for it.
+        word: String,
+    },
+    /// A word that nothing here leads to.
+    Marked(String),
 }
 
 /// A server, known by the drives that are attached to it.

@@ -102,12 +102,16 @@ pub enum VolumeRef {
 
 /// How far a removal reaches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "independent answers, each with a name")]
 pub struct Reach {
     /// Whether trees that are being initialised are removed too, which ends the whole session.
     pub sessions: bool,
     /// Whether the snapshots of drives are removed too.
     pub snapshots: bool,
-    /// Whether drives that are attached are removed too, and detached for that. For administrators.
+    /// Whether drives that have snapshots are refused.
+    pub alone: bool,
+    /// Whether drives that are attached are removed too, and detached for that; and what is reserved or marked. For
+    /// administrators.
     pub attached: bool,
 }
 

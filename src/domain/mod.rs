@@ -31,7 +31,7 @@ mod zero;
 
 pub use block::{
     AttachedServer, Attachment, Backup, BackupRef, BackupState, BlockCommand, BlockFields, BlockOutcome, BlockQuery,
-    BlockView, BlockVolume, Direction, NewBackup, Paged, ResetStatus, Seen, ServerQuery, SortKey, VolumeAction,
+    BlockView, BlockVolume, Direction, NewBackup, Paged, Reset, ResetStatus, Seen, ServerQuery, SortKey, VolumeAction,
     VolumeType,
 };
 pub use checksum::{Checks, Checksum, ChecksumAlgorithm};

@@ -99,6 +99,9 @@ pub enum VolumeState {
     ErrorDetaching,
     /// It could not be restored from a backup. Its bytes, if it ever had any, are the old ones.
     ErrorRestoring,
+    /// An administrator has marked it with a status that nothing here leads to: its fields of block storage have the
+    /// word. It can be reset, and removed by force.
+    Marked,
     /// Its bytes are being removed, and then its record. It is not visible to callers.
     Deleting,
 }
@@ -150,7 +153,7 @@ pub struct IllegalStep {
 
 impl VolumeState {
     /// Every state.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Uploading,
         Self::Creating,
         Self::Available,
@@ -165,6 +168,7 @@ impl VolumeState {
         Self::ErrorAttaching,
         Self::ErrorDetaching,
         Self::ErrorRestoring,
+        Self::Marked,
         Self::Deleting,
     ];
 
@@ -214,7 +218,7 @@ impl VolumeState {
 
     /// Reports whether a record of its attachment exists, or may exist.
     pub const fn is_attached(self) -> bool {
-        matches!(self, Self::InUse | Self::Detaching | Self::ErrorDetaching)
+        matches!(self, Self::InUse | Self::Detaching | Self::ErrorDetaching | Self::Marked)
     }
 
     /// Reports whether its bytes may be read.

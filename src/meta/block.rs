@@ -288,8 +288,14 @@ fn page_of(head: &str, owner: Owner, kind: VolumeKind, query: &BlockQuery, marke
     owner.push(&mut sql);
     push_common(&mut sql, query);
     if let Some(states) = &query.states {
-        sql.push(" AND ");
+        sql.push(" AND (");
         push_states(&mut sql, states);
+        if let Some(mark) = &query.mark {
+            sql.push(" OR (state = 'marked'");
+            push_block_text(&mut sql, "mark", mark.clone());
+            sql.push(")");
+        }
+        sql.push(")");
     }
     if let Some(volume) = query.volume {
         sql.push(" AND source = ").push_bind(volume.to_string());
@@ -303,6 +309,7 @@ fn page_of(head: &str, owner: Owner, kind: VolumeKind, query: &BlockQuery, marke
         ("snapshot", query.snapshot.map(|id| id.to_string())),
         ("volume", query.source.map(|id| id.to_string())),
         ("volume_type", query.volume_type.clone()),
+        ("migration", query.migration.clone()),
     ] {
         if let Some(wanted) = wanted {
             push_block_text(&mut sql, field, wanted);

@@ -393,6 +393,7 @@ pub(super) const fn state_text(state: VolumeState) -> &'static str {
         VolumeState::ErrorAttaching => "error_attaching",
         VolumeState::ErrorDetaching => "error_detaching",
         VolumeState::ErrorRestoring => "error_restoring",
+        VolumeState::Marked => "marked",
         VolumeState::Deleting => "deleting",
     }
 }
@@ -413,6 +414,7 @@ pub(super) fn state_from(text: &str) -> Result<VolumeState, MetaError> {
         "error_attaching" => VolumeState::ErrorAttaching,
         "error_detaching" => VolumeState::ErrorDetaching,
         "error_restoring" => VolumeState::ErrorRestoring,
+        "marked" => VolumeState::Marked,
         "deleting" => VolumeState::Deleting,
         _ => return Err(MetaError::Damaged("state")),
     })

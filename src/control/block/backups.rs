@@ -146,6 +146,33 @@ impl Backups {
         Ok(BlockOutcome::Done)
     }
 
+    /// Puts a backup into a state by hand. What is being worked on stays so.
+    pub(super) async fn reset(
+        &self,
+        principal: &Principal,
+        backup: BackupRef,
+        is_available: bool,
+    ) -> Result<BlockOutcome, Fault> {
+        let backup = self.find(principal, backup).await?;
+        if !matches!(backup.state, BackupState::Available | BackupState::Error) {
+            let told = "the backup is being worked on";
+            return Err(Fault::new(FaultKind::Conflict, told).for_reason(Reason::BackupNotAtRest));
+        }
+        if is_available && backup.objects.is_none() {
+            let told = "the backup was never whole, and can only be deleted";
+            return Err(Fault::new(FaultKind::Conflict, told));
+        }
+        let (state, reason) = if is_available {
+            (BackupState::Available, None)
+        } else {
+            (BackupState::Error, Some("an administrator has said so".to_owned()))
+        };
+        let (id, from) = (backup.id, backup.state);
+        self.change(Backup { state, reason, updated: self.volumes.clock.now(), ..backup }, from).await?;
+        tracing::warn!(backup = %id, ?state, "an administrator has set the state of a backup");
+        Ok(BlockOutcome::Done)
+    }
+
     /// Goes on with the removals that an earlier process had begun.
     pub(in crate::control) async fn recover(self: &Arc<Self>) -> Result<(), Fault> {
         for backup in self.volumes.meta.backups_in(BackupState::Deleting).await? {

@@ -137,7 +137,7 @@ const fn status(state: VolumeState) -> &'static str {
         | VolumeState::ErrorDetaching => "mounted",
         VolumeState::CloningTarget | VolumeState::Restoring => "cloning_dst",
         VolumeState::Resizing => "resizing",
-        VolumeState::Unavailable | VolumeState::ErrorRestoring => "unavailable",
+        VolumeState::Unavailable | VolumeState::ErrorRestoring | VolumeState::Marked => "unavailable",
         VolumeState::Deleting => "deleting",
     }
 }

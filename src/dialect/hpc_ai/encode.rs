@@ -97,7 +97,8 @@ const fn status(state: VolumeState) -> &'static str {
         VolumeState::Unavailable
         | VolumeState::ErrorAttaching
         | VolumeState::ErrorDetaching
-        | VolumeState::ErrorRestoring => "Error",
+        | VolumeState::ErrorRestoring
+        | VolumeState::Marked => "Error",
         VolumeState::Deleting => "Deleting",
     }
 }

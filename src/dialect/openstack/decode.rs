@@ -8,7 +8,7 @@ use super::listing::Part;
 use super::{Acted, Kind, Manner, Op, Version, Wish, listing, status};
 use crate::domain::{
     BackupRef, BlockCommand, BlockFields, BlockPatch, Carried, Command, Fault, FaultKind, NewBackup, Owned,
-    PairsChange, Patch, Principal, QuotaChange, Reach, ResetStatus, Secret, TenantId, VolumeAction, VolumeId,
+    PairsChange, Patch, Principal, QuotaChange, Reach, Reset, ResetStatus, Secret, TenantId, VolumeAction, VolumeId,
     VolumeKind, VolumeQuery, VolumeRef, VolumeSource, VolumeSpec,
 };
 
@@ -48,7 +48,7 @@ pub(super) fn decode(op: Op, call: &Call, caller: &Principal, body: &[u8]) -> Re
         Op::RemoveMetadataKey(of) => change(of, pairs(PairsChange::Remove(call.param("key").to_owned())))?,
         Op::DeleteVolume => {
             let (snapshots, attached) = (is_set(call, "cascade")?, is_set(call, "force")?);
-            remove(volume(call, Kind::Volume)?, Reach { snapshots, attached, ..Reach::default() })
+            remove(volume(call, Kind::Volume)?, Reach { snapshots, attached, ..reach_of_drive(call, snapshots) })
         }
         Op::DeleteSnapshot => remove(volume(call, Kind::Snapshot)?, Reach::default()),
         Op::ActVolume => {
@@ -56,7 +56,14 @@ pub(super) fn decode(op: Op, call: &Call, caller: &Principal, body: &[u8]) -> Re
             manner = Manner::Acted(how);
             command
         }
-        Op::ActSnapshot => block(act_on_snapshot(call, body)?),
+        Op::ActSnapshot => {
+            manner = Manner::Acted(&Acted::Begun);
+            act_on_snapshot(call, body)?
+        }
+        Op::ActBackup => {
+            manner = Manner::Acted(&Acted::Begun);
+            block(act_on_backup(call, body)?)
+        }
         Op::Backups | Op::BackupsDetail => block(BlockCommand::Backups(Box::new(listing::decode(op, call)?))),
         Op::Backup => block(BlockCommand::Backup(backup(call)?)),
         Op::CreateBackup => block(BlockCommand::CreateBackup(Box::new(new_backup(call, body)?))),
@@ -119,7 +126,7 @@ fn thing(op: Op, call: &Call) -> Option<Owned> {
         | Op::MetadataKey(kind)
         | Op::SetMetadataKey(kind)
         | Op::RemoveMetadataKey(kind) => Some(kind),
-        Op::Backup | Op::DeleteBackup => return backup(call).ok().map(Owned::Backup),
+        Op::Backup | Op::DeleteBackup | Op::ActBackup => return backup(call).ok().map(Owned::Backup),
         _ => None,
     }
     .and_then(|kind| id(call, kind).ok().map(Owned::Volume))
@@ -167,6 +174,11 @@ fn volume(call: &Call, of: Kind) -> Result<VolumeRef, Fault> {
     })
 }
 
+/// How far the removal of a volume reaches. Version 1 leaves its snapshots, which the later ones do not have without it.
+fn reach_of_drive(call: &Call, is_cascade: bool) -> Reach {
+    Reach { alone: !is_cascade && Version::of(call.path) != Version::V1, ..Reach::default() }
+}
+
 fn remove(volume: VolumeRef, reach: Reach) -> Command {
     Command::Remove { volumes: vec![volume], reach }
 }
@@ -211,6 +223,7 @@ fn label_and_description(call: &Call, fields: &Fields) -> Result<(Option<String>
 /// passed over.
 const OF_NEW_VOLUME: &[&str] = &[
     "availability_zone",
+    "consistencygroup_id",
     "description",
     "display_description",
     "display_name",
@@ -233,6 +246,9 @@ fn new_volume(call: &Call, body: &[u8]) -> Result<Command, Fault> {
     let fields = Body::read(call, body)?.thing("volume")?;
     fields.only(OF_NEW_VOLUME)?;
     fields.not(&["multiattach"])?;
+    if let Some(group) = fields.filled("consistencygroup_id")? {
+        return Err(not_found(format!("ConsistencyGroup {group} could not be found.")));
+    }
     let (name, description) = label_and_description(call, &fields)?;
     let source = source(call, &fields)?;
     let size = fields.gib("size")?;
@@ -352,7 +368,9 @@ fn act_on_volume(call: &Call, body: &[u8]) -> Result<(Command, &'static Acted), 
             Command::Block(reset_of_volume(volume, &fields)?),
             &Acted::Begun,
         ),
-        "os-force_delete" => (&[], remove(volume, Reach { attached: true, ..Reach::default() }), &Acted::Begun),
+        "os-force_delete" => {
+            (&[], remove(volume, Reach { attached: true, ..reach_of_drive(call, false) }), &Acted::Begun)
+        }
         other => return Err(no_such_action(other)),
     };
     fields.only(known)?;
@@ -374,43 +392,72 @@ fn attachment_of(fields: &Fields) -> Result<VolumeAction, Fault> {
     Ok(VolumeAction::Attach { server, host, device, read_only })
 }
 
-fn act_on_snapshot(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
+fn act_on_snapshot(call: &Call, body: &[u8]) -> Result<Command, Fault> {
     let volume = volume(call, Kind::Snapshot)?;
     let (name, fields) = Body::read(call, body)?.action()?;
     match name.as_str() {
-        "os-reset_status" => match fields.only(&["status"]).and_then(|()| reset(&fields))? {
-            status @ (ResetStatus::Available | ResetStatus::Error) => {
-                Ok(BlockCommand::Reset { volume, status, detach: false })
-            }
-            _ => Err(Fault::invalid("status", "a snapshot can be set to available or error")),
-        },
+        "os-reset_status" => {
+            fields.only(&["status"])?;
+            let status = Some(reset(&fields, status::reset_of_snapshot)?.ok_or_else(|| Fields::missing("status"))?);
+            Ok(Command::Block(BlockCommand::Reset { volume, reset: Reset { status, ..Reset::default() } }))
+        }
+        "os-force_delete" => {
+            fields.only(&[])?;
+            Ok(remove(volume, Reach { attached: true, ..Reach::default() }))
+        }
+        other => Err(no_such_action(other)),
+    }
+}
+
+fn act_on_backup(call: &Call, body: &[u8]) -> Result<BlockCommand, Fault> {
+    let backup = backup(call)?;
+    let (name, fields) = Body::read(call, body)?.action()?;
+    match name.as_str() {
+        "os-reset_status" => {
+            fields.only(&["status"])?;
+            let is_available = match word(&fields, "status")?.as_deref() {
+                Some("available") => true,
+                Some("error") => false,
+                Some(_) => return Err(Fault::invalid("status", "a backup can be set to available or error")),
+                None => return Err(Fields::missing("status")),
+            };
+            Ok(BlockCommand::ResetBackup { backup, is_available })
+        }
+        "os-force_delete" => {
+            fields.only(&[])?;
+            Ok(BlockCommand::ForceDeleteBackup(backup))
+        }
         other => Err(no_such_action(other)),
     }
 }
 
 fn reset_of_volume(volume: VolumeRef, fields: &Fields) -> Result<BlockCommand, Fault> {
-    let status = reset(fields)?;
-    let is_attached = matches!(status, ResetStatus::InUse | ResetStatus::ErrorDetaching);
-    let detach = match fields.filled("attach_status")?.as_deref() {
-        None => false,
-        Some("detached") if !is_attached => true,
-        Some(_) => {
-            return Err(Fault::invalid(
-                "attach_status",
-                "attach_status can be set to detached, with the status of that",
-            ));
-        }
+    let status = reset(fields, status::reset_of_volume)?;
+    let attached = match word(fields, "attach_status")?.as_deref() {
+        None => None,
+        Some("attached") => Some(true),
+        Some("detached") => Some(false),
+        Some(_) => return Err(Fault::invalid("attach_status", "attach_status can be set to attached or detached")),
     };
-    // Nothing migrates here.
-    if fields.filled("migration_status")?.is_some_and(|word| !word.eq_ignore_ascii_case("none")) {
-        return Err(Fault::invalid("migration_status", "migration_status is none here, and cannot be set"));
+    let wrong = || Fault::invalid("migration_status", "this migration_status cannot be set");
+    let migration = word(fields, "migration_status")?;
+    let migration = migration.map(|word| status::migration_named(&word).ok_or_else(wrong)).transpose()?;
+    if status.is_none() && attached.is_none() && migration.is_none() {
+        let told = "Must specify 'status', 'attach_status' or 'migration_status' for update.";
+        return Err(Fault::invalid("status", told));
     }
-    Ok(BlockCommand::Reset { volume, status, detach })
+    Ok(BlockCommand::Reset { volume, reset: Reset { status, attached, migration } })
 }
 
-fn reset(fields: &Fields) -> Result<ResetStatus, Fault> {
-    let word = fields.filled("status")?.ok_or_else(|| Fields::missing("status"))?;
-    status::reset_named(&word).ok_or_else(|| Fault::invalid("status", "this status cannot be set"))
+/// The status that is wanted, if it is one of these.
+fn reset(fields: &Fields, named: fn(&str) -> Option<ResetStatus>) -> Result<Option<ResetStatus>, Fault> {
+    let wrong = || Fault::invalid("status", "this status cannot be set");
+    word(fields, "status")?.map(|word| named(&word).ok_or_else(wrong)).transpose()
+}
+
+/// A word of a status, which may be given in capitals.
+fn word(fields: &Fields, name: &str) -> Result<Option<String>, Fault> {
+    Ok(fields.filled(name)?.map(|word| word.to_ascii_lowercase()))
 }
 
 fn no_such_action(name: &str) -> Fault {

@@ -79,7 +79,7 @@ fn block(op: Op, wish: &Wish, scene: &Scene, outcome: &BlockOutcome) -> Option<R
     let call = scene.call;
     let told = |document: Document| document.reply(call, StatusCode::OK);
     Some(match (op, outcome) {
-        (Op::DeleteBackup | Op::Detach | Op::ActSnapshot, BlockOutcome::Done) => bare(StatusCode::ACCEPTED),
+        (Op::DeleteBackup | Op::Detach, BlockOutcome::Done) => bare(StatusCode::ACCEPTED),
         (Op::Backups | Op::BackupsDetail, BlockOutcome::Backups(page)) => {
             let shape = if op == Op::Backups { Shape::Short } else { Shape::Full };
             let items = page.items.iter().map(|backup| scene.backup(backup, shape)).collect();

@@ -128,6 +128,8 @@ fn outcome(command: &BlockCommand) -> BlockOutcome {
         | BlockCommand::Act { .. }
         | BlockCommand::Reset { .. }
         | BlockCommand::DeleteBackup(_)
+        | BlockCommand::ForceDeleteBackup(_)
+        | BlockCommand::ResetBackup { .. }
         | BlockCommand::ResetQuota { .. }
         | BlockCommand::Detach { .. } => BlockOutcome::Done,
     }

@@ -112,6 +112,7 @@ pub(super) fn decode(op: Op, call: &Call) -> Result<BlockQuery, Fault> {
             "availability_zone" => is_void |= !narrowed(&mut wanted.zone, Some(value)),
             "metadata" => wanted.metadata = pairs(&name, &value)?,
             "glance_metadata" => wanted.image = pairs(&name, &value)?,
+            "migration_status" => is_void |= !narrowed(&mut wanted.migration, migration_wanted(&value)),
             // Nothing is so.
             "encrypted" | "multiattach" | "is_incremental" => is_void |= flag(&name, &value)?,
             // Nothing has one.
@@ -121,7 +122,6 @@ pub(super) fn decode(op: Op, call: &Call) -> Result<BlockQuery, Fault> {
             | "group_id"
             | "group_snapshot_id"
             | "host"
-            | "migration_status"
             | "parent_id"
             | "replication_status" => is_void = true,
             _ => return Err(query::unknown(&name)),
@@ -281,15 +281,25 @@ pub(super) fn next(call: &Call, places: &Places, last: &str) -> String {
     format!("{}{}?{}", places.control, call.path, pairs.join("&"))
 }
 
+/// The word for a migration that a volume can have.
+fn migration_wanted(word: &str) -> Option<String> {
+    status::migration_named(word).filter(|word| !word.is_empty())
+}
+
 /// Whether anything can have this status.
 fn filter_by_status(op: Op, word: &str, wanted: &mut BlockQuery) -> bool {
     if matches!(op, Op::Backups | Op::BackupsDetail) {
         wanted.backup_state = status::backup_named(word);
         return wanted.backup_state.is_some();
     }
-    let table = if matches!(op, Op::Volumes | Op::VolumesDetail) { status::volume } else { status::snapshot };
-    let states = status::states_named(word, table);
-    let can_be = !states.is_empty();
+    let states = if matches!(op, Op::Volumes | Op::VolumesDetail) {
+        wanted.mark = status::mark_of_volume(word);
+        status::states_named(word, status::volume)
+    } else {
+        wanted.mark = status::mark_of_snapshot(word);
+        status::states_named(word, status::snapshot)
+    };
+    let can_be = !states.is_empty() || wanted.mark.is_some();
     wanted.states = can_be.then_some(states);
     can_be
 }
@@ -500,7 +510,7 @@ mod tests {
         for (op, names) in [(Op::Volumes, VOLUMES), (Op::Snapshots, SNAPSHOTS), (Op::Backups, BACKUPS)] {
             let plain = decoded(op, "").unwrap();
             for name in names {
-                let values = ["7", "x", "name", "True", "asc", id, "{'k': 'v'}"];
+                let values = ["7", "x", "name", "True", "asc", id, "{'k': 'v'}", "migrating"];
                 let heeded = |value: &&str| decoded(op, &format!("{name}={value}")).is_ok_and(|read| read != plain);
                 assert!(values.iter().any(heeded), "{op:?} {name}");
             }

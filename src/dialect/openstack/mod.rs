@@ -87,6 +87,7 @@ enum Op {
     Backup,
     CreateBackup,
     DeleteBackup,
+    ActBackup,
     Restore,
     Types,
     Type,
@@ -364,7 +365,7 @@ static ROUTES: &[Route] = routes! {
             write(Method::PUT, &Op::UpdateSnapshot, "changes a snapshot's name or description"),
             remove(&Op::DeleteSnapshot, "removes a snapshot")
         ];
-        "/snapshots/{id}/action", "POST", [write(Method::POST, &Op::ActSnapshot, "os-reset_status")];
+        "/snapshots/{id}/action", "POST", [write(Method::POST, &Op::ActSnapshot, "os-reset_status, os-force_delete")];
         "/snapshots/{id}/metadata", "GET, HEAD, POST, PUT", [
             read(&Op::Metadata(Kind::Snapshot), "the metadata of a snapshot"),
             write(Method::POST, &Op::MergeMetadata(Kind::Snapshot), "adds to the metadata of a snapshot"),
@@ -384,6 +385,7 @@ static ROUTES: &[Route] = routes! {
             read(&Op::Backup, "one backup"),
             remove(&Op::DeleteBackup, "removes a backup")
         ];
+        "/backups/{id}/action", "POST", [write(Method::POST, &Op::ActBackup, "os-reset_status, os-force_delete")];
         "/backups/{id}/restore", "POST", [write(Method::POST, &Op::Restore, "writes a backup into a volume")];
         "/types", "GET, HEAD", [read(&Op::Types, "the types of volumes")];
         "/types/{id}", "GET, HEAD", [read(&Op::Type, "one type of volumes")];

@@ -109,9 +109,10 @@ impl Scene<'_> {
             ("size", gib(volume.size)),
             ("snapshot_id", words(block.snapshot())),
             ("source_volid", words(block.volume())),
-            ("status", word(status::volume(volume.state))),
+            ("status", word(status::of_volume(volume))),
             ("updated_at", Field::Time(volume.updated)),
-            ("user_id", words(block.user())),
+            // Who made it by another API is not known, and clients want an id: that of whose it is.
+            ("user_id", block.user().map_or_else(|| made(volume.tenant.plain()), word)),
             ("volume_type", words(block.volume_type())),
         ];
         // Version 2's document has it in the answer to a creation, and Cinder nowhere.
@@ -120,6 +121,8 @@ impl Scene<'_> {
             fields.push(("image_id", words(image.and_then(Value::as_str))));
         }
         if shape == Shape::Full {
+            let migration = block.migration();
+            fields.extend(migration.map(|migration| ("os-vol-mig-status-attr:migstat", word(migration))));
             fields.push(("os-vol-tenant-attr:tenant_id", made(volume.tenant.plain())));
             let image = block.image().map(|image| ("volume_image_metadata", Field::Pairs(Cow::Borrowed(image))));
             fields.extend(image);
@@ -133,7 +136,7 @@ impl Scene<'_> {
             ("created_at", Field::Time(snapshot.created)),
             ("id", id(snapshot.id.as_bytes())),
             ("size", gib(snapshot.size)),
-            ("status", word(status::snapshot(snapshot.state))),
+            ("status", word(status::of_snapshot(snapshot))),
             ("volume_id", words(snapshot.source.as_deref())),
         ];
         if self.version == Version::V1 {
@@ -228,7 +231,7 @@ impl Scene<'_> {
                 vec![
                     ("backup_id", id(backup.id.as_bytes())),
                     ("volume_id", volume_id),
-                    ("volume_name", label(&volume.volume)),
+                    ("volume_name", word(&volume.volume.name)),
                 ]
             }
         };
@@ -362,7 +365,7 @@ fn volume_v1(told: &BlockVolume, shape: Shape) -> Vec<(&'static str, Field<'_>)>
         ("size", gib(volume.size)),
         ("snapshot_id", words(block.snapshot())),
         ("source_volid", words(block.volume())),
-        ("status", word(status::volume(volume.state))),
+        ("status", word(status::of_volume(volume))),
         // Version 1 has this word for no type.
         ("volume_type", word(block.volume_type().unwrap_or("None"))),
     ];

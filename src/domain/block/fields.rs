@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+#[cfg(doc)]
+use crate::domain::VolumeState;
 use crate::domain::{Fault, TenantId, Volume, VolumeKind};
 
 /// Properties of a drive or snapshot that only block storage has. They are stored among its attributes.
@@ -35,6 +37,12 @@ pub struct BlockFields {
     pub bootable: bool,
     /// Whether it may only be attached for reading.
     pub read_only: bool,
+    /// The word that an administrator has marked it with; of a volume that is [`VolumeState::Marked`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
+    /// The word for a migration that an administrator has set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migration: Option<String>,
     /// Whether it is an image for every tenant, which an operator sets.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub public_image: bool,
@@ -144,6 +152,16 @@ impl<'a> BlockView<'a> {
         self.text("volume")
     }
 
+    /// [`BlockFields::mark`].
+    pub fn mark(self) -> Option<&'a str> {
+        self.text("mark")
+    }
+
+    /// [`BlockFields::migration`].
+    pub fn migration(self) -> Option<&'a str> {
+        self.text("migration")
+    }
+
     /// [`BlockFields::image`]; absent when empty.
     pub fn image(self) -> Option<&'a Map<String, Value>> {
         self.field("image").and_then(Value::as_object)
@@ -181,6 +199,8 @@ mod tests {
             user: text("u"),
             snapshot: text("s"),
             volume: text("v"),
+            mark: text("m"),
+            migration: text("n"),
             image: Map::from_iter([("image_id".to_owned(), "i".into())]),
             bootable: true,
             ..BlockFields::default()
@@ -197,6 +217,8 @@ mod tests {
                 user: view.user().map(str::to_owned),
                 snapshot: view.snapshot().map(str::to_owned),
                 volume: view.volume().map(str::to_owned),
+                mark: view.mark().map(str::to_owned),
+                migration: view.migration().map(str::to_owned),
                 image: view.image().cloned().unwrap_or_default(),
                 bootable: view.is_bootable(),
                 ..BlockFields::default()

@@ -13,6 +13,10 @@ pub struct BlockQuery {
     pub name: Option<String>,
     /// The states to match; any state when absent. The clone count of a source is ignored.
     pub states: Option<Vec<VolumeState>>,
+    /// Also those that are marked with this word, beside `states`.
+    pub mark: Option<String>,
+    /// Drives only: the word for their migration.
+    pub migration: Option<String>,
     /// Backups only: the state.
     pub backup_state: Option<BackupState>,
     /// The id.

@@ -9,5 +9,6 @@ mod lists;
 mod quotas;
 mod rot;
 mod snapshots;
+mod states;
 mod truth;
 mod volumes;
