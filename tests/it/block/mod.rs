@@ -8,6 +8,7 @@ mod elsewhere;
 mod lists;
 mod quotas;
 mod rot;
+mod schemas;
 mod snapshots;
 mod states;
 mod truth;
