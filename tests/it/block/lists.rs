@@ -106,6 +106,167 @@ fn each_filter_of_volumes_narrows_their_list() {
     }
 }
 
+/// What comes of a parameter of a list.
+#[derive(Debug)]
+enum Heeded {
+    /// The first of two things is listed, and not the second.
+    First,
+    /// The second alone.
+    Second,
+    /// Both are.
+    Both,
+    /// Both are, the second first.
+    Turned,
+    /// None is, since nothing here can be so.
+    None,
+    Refused,
+}
+
+/// A parameter, what it is set to, and what comes of that: `*` is the id of the first thing, `+` that of the volume that
+/// the others were made from.
+type Row = (&'static str, &'static str, Heeded);
+
+const OF_ALL: [Row; 33] = [
+    ("name", "a", Heeded::First),
+    ("name", "x", Heeded::None),
+    ("display_name", "a", Heeded::First),
+    ("description", "d", Heeded::First),
+    ("display_description", "d", Heeded::First),
+    ("description", "x", Heeded::None),
+    ("id", "*", Heeded::First),
+    ("id", "x", Heeded::None),
+    ("status", "available", Heeded::First),
+    ("status", "error", Heeded::Second),
+    ("status", "x", Heeded::None),
+    ("size", "1", Heeded::First),
+    ("size", "2", Heeded::Second),
+    ("size", "x", Heeded::Refused),
+    ("project_id", "x", Heeded::None),
+    ("tenant_id", "x", Heeded::None),
+    ("user_id", "x", Heeded::None),
+    ("availability_zone", "x", Heeded::None),
+    ("all_tenants", "1", Heeded::Both),
+    ("all_tenants", "x", Heeded::Refused),
+    ("limit", "0", Heeded::None),
+    ("limit", "1", Heeded::First),
+    ("limit", "-1", Heeded::Refused),
+    ("offset", "1", Heeded::Second),
+    ("offset", "x", Heeded::Refused),
+    ("marker", "*", Heeded::Second),
+    ("sort", "size:desc", Heeded::Turned),
+    ("sort", "host", Heeded::Refused),
+    ("with_count", "True", Heeded::Refused),
+    ("created_at", "gt:2020-01-01", Heeded::Refused),
+    ("updated_at", "gt:2020-01-01", Heeded::Refused),
+    ("name~", "a", Heeded::Refused),
+    ("deleted", "False", Heeded::Refused),
+];
+
+const OF_VOLUMES: [Row; 23] = [
+    ("availability_zone", "nova", Heeded::Both),
+    ("bootable", "true", Heeded::First),
+    ("bootable", "0", Heeded::Second),
+    ("bootable", "x", Heeded::Refused),
+    ("cluster_name", "x", Heeded::None),
+    ("consistencygroup_id", "x", Heeded::None),
+    ("encrypted", "False", Heeded::Both),
+    ("encrypted", "1", Heeded::None),
+    ("glance_metadata", "%7B'os':'x'%7D", Heeded::First),
+    ("glance_metadata", "x", Heeded::Refused),
+    ("group_id", "x", Heeded::None),
+    ("host", "x", Heeded::None),
+    ("metadata", "%7B'k':'v'%7D", Heeded::First),
+    ("metadata", "x", Heeded::Refused),
+    ("migration_status", "migrating", Heeded::Second),
+    ("migration_status", "x", Heeded::None),
+    ("multiattach", "0", Heeded::Both),
+    ("multiattach", "1", Heeded::None),
+    ("replication_status", "enabled", Heeded::None),
+    ("snapshot_id", "x", Heeded::None),
+    ("source_volid", "+", Heeded::Second),
+    ("volume_type", "x", Heeded::None),
+    ("volume_type_id", "x", Heeded::None),
+];
+
+const OF_SNAPSHOTS: [Row; 7] = [
+    ("cgsnapshot_id", "x", Heeded::None),
+    ("group_snapshot_id", "x", Heeded::None),
+    ("metadata", "%7B'k':'v'%7D", Heeded::First),
+    ("metadata", "%7B'k':'x'%7D", Heeded::None),
+    ("volume_id", "+", Heeded::First),
+    ("volume_id", "x", Heeded::None),
+    ("volume_size", "2", Heeded::Second),
+];
+
+const OF_BACKUPS: [Row; 8] = [
+    ("host", "x", Heeded::None),
+    ("is_incremental", "True", Heeded::None),
+    ("is_incremental", "False", Heeded::Both),
+    ("parent_id", "x", Heeded::None),
+    ("snapshot_id", "x", Heeded::None),
+    ("volume_id", "+", Heeded::First),
+    ("volume_id", "x", Heeded::None),
+    ("bootable", "true", Heeded::Refused),
+];
+
+#[test]
+fn each_parameter_that_cinder_has_for_a_list_is_obeyed_or_refused() {
+    let server = Server::start();
+    let cloud = Cloud::of(&server);
+    let act = |kind: &str, id: &str, body: Value| {
+        let response = cloud.post(&format!("{kind}/{id}/action"), &body);
+        assert!(response.status < 300, "{response:?}");
+    };
+    let error = json!({"os-reset_status": {"status": "error"}});
+    let made = |kind: &str, fields: Value| {
+        let response = cloud.post(kind, &json!({kind.trim_end_matches('s'): fields}));
+        assert_eq!(response.status, 202, "{response:?}");
+        let id = response.json()[kind.trim_end_matches('s')]["id"].as_str().expect("an id").to_owned();
+        cloud.wait(kind, &id, "available");
+        id
+    };
+    let first = made("volumes", json!({"size": 1, "name": "a", "description": "d", "metadata": {"k": "v"}}));
+    let second = made("volumes", json!({"size": 2, "name": "b", "source_volid": first}));
+    let named = |of: &str| json!({"volume_id": of, "name": "a", "description": "d"});
+    let with_pairs = json!({"volume_id": first, "name": "a", "description": "d", "metadata": {"k": "v"}});
+    let snapshots = [made("snapshots", with_pairs), made("snapshots", json!({"volume_id": second}))];
+    let backups = [made("backups", named(&first)), made("backups", json!({"volume_id": second}))];
+    act("volumes", &first, json!({"os-set_bootable": {"bootable": true}}));
+    act("volumes", &first, json!({"os-set_image_metadata": {"metadata": {"os": "x"}}}));
+    act("volumes", &second, json!({"os-reset_status": {"status": "error", "migration_status": "migrating"}}));
+    act("snapshots", &snapshots[1], error.clone());
+    act("backups", &backups[1], error);
+    for (kind, things, rows) in [
+        ("volumes", [first.clone(), second.clone()], &OF_VOLUMES[..]),
+        ("snapshots", snapshots, &OF_SNAPSHOTS[..]),
+        ("backups", backups, &OF_BACKUPS[..]),
+    ] {
+        for (name, value, heeded) in OF_ALL.iter().chain(rows) {
+            let value = match *value {
+                "*" => &things[0],
+                "+" => &first,
+                value => value,
+            };
+            for list in [kind.to_owned(), format!("{kind}/detail")] {
+                let order = if name.starts_with("sort") { "" } else { "&sort=created_at:asc" };
+                let path = format!("{list}?{name}={value}{order}");
+                let expected: &[&String] = match heeded {
+                    Heeded::First => &[&things[0]],
+                    Heeded::Second => &[&things[1]],
+                    Heeded::Both => &[&things[0], &things[1]],
+                    Heeded::Turned => &[&things[1], &things[0]],
+                    Heeded::None => &[],
+                    Heeded::Refused => {
+                        assert_eq!(cloud.get(&path).status, 400, "{path}");
+                        continue;
+                    }
+                };
+                assert_eq!(ids(&cloud, &path).iter().collect::<Vec<_>>(), expected, "{path}");
+            }
+        }
+    }
+}
+
 #[test]
 fn backups_are_sorted_as_asked_and_followed_by_the_links_that_clients_know() {
     let server = Server::start();
