@@ -3,22 +3,44 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::super::{Places, Reply, reply};
+use super::super::{Call, Places, Reply};
+use super::view::{Document, plain};
+use super::xml::Node;
 use super::{Version, minor};
 
+/// The namespace of what all services of OpenStack tell of their versions.
+const COMMON: &str = "http://docs.openstack.org/common/api/v1.0";
+
+const ATOM: &str = "http://www.w3.org/2005/Atom";
+
 /// All of them, at `/`. They are several, so the status is 300.
-pub(super) fn every(places: &Places) -> Reply {
-    told(StatusCode::MULTIPLE_CHOICES, &[Version::V1, Version::V2, Version::V3], places)
+pub(super) fn every(call: &Call, places: &Places) -> Reply {
+    told(call, StatusCode::MULTIPLE_CHOICES, &[Version::V1, Version::V2, Version::V3], places)
 }
 
 /// One, at its own path.
-pub(super) fn one(version: Version, places: &Places) -> Reply {
-    told(StatusCode::OK, &[version], places)
+pub(super) fn one(call: &Call, version: Version, places: &Places) -> Reply {
+    told(call, StatusCode::OK, &[version], places)
 }
 
-fn told(status: StatusCode, versions: &[Version], places: &Places) -> Reply {
-    let versions: Value = versions.iter().map(|version| document(*version, places)).collect();
-    reply(status, "application/json", format!("{}\n", json!({"versions": versions})))
+fn told(call: &Call, status: StatusCode, versions: &[Version], places: &Places) -> Reply {
+    let versions: Vec<Value> = versions.iter().map(|version| document(*version, places)).collect();
+    let xml = Node::new("versions").with("xmlns", COMMON).with("xmlns:atom", ATOM).holding(versions.iter().map(node));
+    Document::Made { json: json!({"versions": versions}), xml }.reply(call, status)
+}
+
+/// The element of a version.
+fn node(document: &Value) -> Node {
+    let with = |node: Node, of: &Value, names: &[&'static str]| {
+        names.iter().fold(node, |node, name| node.with(name, plain(&of[*name])))
+    };
+    let of_each = |name: &str, make: &dyn Fn(&Value) -> Node| -> Vec<Node> {
+        document[name].as_array().into_iter().flatten().map(make).collect()
+    };
+    let types = of_each("media-types", &|one| with(Node::new("media-type"), one, &["base", "type"]));
+    let mut children = vec![Node::new("media-types").holding(types)];
+    children.extend(of_each("links", &|one| with(Node::new("atom:link"), one, &["href", "rel"])));
+    with(Node::new("version"), document, &["id", "min_version", "status", "updated", "version"]).holding(children)
 }
 
 /// Version 3 is spoken at its first minor version; clients that find it behave as they do with version 2.

@@ -35,8 +35,8 @@ pub(super) fn encode(op: Op, wish: &Wish, call: &Call, outcome: &Outcome, places
 pub(super) fn encode_open(op: OpenOp, call: &Call, outcome: &Outcome, places: &Places) -> Option<Reply> {
     let Outcome::Discovered = outcome else { return None };
     Some(match op {
-        OpenOp::Versions => discovery::every(places),
-        OpenOp::Version => minor::versioned(call, discovery::one(Version::of(call.path), places)),
+        OpenOp::Versions => discovery::every(call, places),
+        OpenOp::Version => minor::versioned(call, discovery::one(call, Version::of(call.path), places)),
     })
 }
 

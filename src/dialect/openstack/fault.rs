@@ -5,10 +5,13 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Call, Reply, query};
 use super::objects::own_namespace;
-use super::view::Document;
+use super::view::{Document, Namespace};
 use super::xml::Node;
 use super::{Version, minor, without_suffix};
 use crate::domain::{Fault, FaultKind, Reason};
+
+/// The namespace of the compute service's own elements.
+const COMPUTE: Namespace = ("xmlns", "http://docs.openstack.org/compute/api/v1.1");
 
 /// `{"badRequest": {"code": 400, "message": ...}}`, or the element with that name.
 pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
@@ -19,7 +22,7 @@ pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
         ("code".to_owned(), Value::from(status.as_u16())),
         ("message".to_owned(), Value::from(message.as_str())),
     ]);
-    let (namespace, uri) = own_namespace(Version::of(call.path));
+    let (namespace, uri) = namespace(call);
     let mut node = Node::new(name)
         .with("code", status.as_u16().to_string())
         .with(namespace, uri)
@@ -29,6 +32,14 @@ pub(super) fn fault(call: &Call, fault: &Fault) -> Reply {
         node.children.push(Node::new("retryAfter").saying(seconds.to_string()));
     }
     minor::versioned(call, Document::Made { json: json!({name: fields}), xml: node }.reply(call, status))
+}
+
+/// The namespace of a fault: that of its version, or of the compute service, of which the attachments are.
+fn namespace(call: &Call) -> Namespace {
+    match without_suffix(call.path).0.split('/').nth(3) {
+        Some("servers") => COMPUTE,
+        _ => own_namespace(Version::of(call.path)),
+    }
 }
 
 /// What is said of a marker that is nothing of its list: in this API it names a thing that is not there.
