@@ -53,10 +53,14 @@ impl BlockSettings {
             let told = format!("there is no zone {zone}");
             return Err(Fault::invalid("zone", told).for_reason(Reason::NoSuchZone(zone.clone())));
         }
-        let volume_type = match wish.volume_type {
+        let volume_type = match wish.volume_type.clone() {
             None => self.default_type.clone(),
             Some(name) => {
-                let Some(known) = self.types.iter().find(|known| known.name == name || known.id == name) else {
+                let known = self.types.iter().find(|known| known.name == name || known.id == name);
+                if known.is_none() && wish.type_if_known {
+                    return self.completed(principal, BlockFields { volume_type: None, ..wish });
+                }
+                let Some(known) = known else {
                     let told = format!("there is no type {name} of volumes");
                     let known = self.types.iter().map(|known| known.name.clone()).collect();
                     return Err(Fault::new(FaultKind::NotFound, told).for_reason(Reason::NoSuchType { name, known }));

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
+use serde_json::{Map, Value};
 use sqlx::Row as _;
 
 use super::sqlite::{
-    Connection, DbRow, IDS_AND_REVISIONS, Of, Pairs, Sql, push_block_text, push_bootable, push_pair, word,
+    Connection, DbRow, IDS_AND_REVISIONS, Of, Pairs, Sql, push_block_text, push_bootable, push_pair, push_user, word,
 };
 use super::volumes::{MOST_TEXTS, SELECT_VOLUMES, bytes_from, from_row, push_states, select_volumes};
 use super::{Meta, MetaError, id_bytes};
@@ -234,6 +235,21 @@ impl Meta {
         row.as_ref().map(backup_from).transpose()
     }
 
+    /// What a backup keeps of the record of its drive: the owner's labels, and the fields of block storage. Nothing of
+    /// one that was taken over from another installation.
+    pub async fn kept_of(&self, backup: BackupId) -> Result<(Map<String, Value>, BlockFields), MetaError> {
+        let row = sqlx::query("SELECT kept_meta, kept_attributes FROM backups WHERE id = $1")
+            .bind(backup.as_bytes().as_slice())
+            .fetch_one(&self.db.readers)
+            .await?;
+        let object = |column| {
+            let text: Option<&str> = row.try_get(column)?;
+            let read = text.map_or(Ok(Map::new()), serde_json::from_str);
+            read.map_err(|_| MetaError::Damaged(column))
+        };
+        Ok((object("kept_meta")?, BlockFields::among(&object("kept_attributes")?)))
+    }
+
     /// All backups in this state: for what a restart goes on with.
     pub async fn backups_in(&self, state: BackupState) -> Result<Vec<Backup>, MetaError> {
         let mut sql = Sql::new(SELECT_BACKUPS);
@@ -305,7 +321,6 @@ fn page_of(head: &str, owner: Owner, kind: VolumeKind, query: &BlockQuery, marke
     }
     for (field, wanted) in [
         ("description", query.description.clone()),
-        ("user", query.user.clone()),
         ("snapshot", query.snapshot.map(|id| id.to_string())),
         ("volume", query.source.map(|id| id.to_string())),
         ("volume_type", query.volume_type.clone()),
@@ -314,6 +329,9 @@ fn page_of(head: &str, owner: Owner, kind: VolumeKind, query: &BlockQuery, marke
         if let Some(wanted) = wanted {
             push_block_text(&mut sql, field, wanted);
         }
+    }
+    if let Some(user) = &query.user {
+        push_user(&mut sql, user.clone());
     }
     if let Some(bootable) = query.bootable {
         push_bootable(&mut sql, bootable);
@@ -417,6 +435,14 @@ pub(super) async fn insert_backup(connection: &mut Connection, backup: &Backup) 
     .bind(backup.origin.as_ref().map(|(_, tenant)| tenant.as_bytes().as_slice()))
     .bind(backup.created.0)
     .bind(backup.updated.0)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "UPDATE backups SET (kept_meta, kept_attributes) = (SELECT meta, attributes FROM volumes WHERE id = $2) \
+         WHERE id = $1",
+    )
+    .bind(backup.id.as_bytes().as_slice())
+    .bind(backup.volume.as_bytes().as_slice())
     .execute(connection)
     .await?;
     Ok(())

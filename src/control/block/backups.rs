@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::owner_of;
 use crate::archive::{Archive, ArchiveError, BackupHead, BackupSink, BackupSource, CHUNK_SIZE, Container};
 use crate::control::bells::{ATTEMPTS, Bells};
@@ -236,7 +238,8 @@ impl Backups {
                 .await?
         } else {
             self.volumes.check_size(backup.size)?;
-            let volume = restored(principal, &backup, name, now);
+            let kept = self.volumes.meta.kept_of(backup.id).await?;
+            let volume = restored(principal, &backup, kept, name, now);
             let enqueue = vec![NewJob::new(kind, volume.id, now)];
             let insert = vec![volume.clone()];
             self.volumes.meta.apply(Batch { insert, update_backups, enqueue, ..Batch::default() }).await?;
@@ -473,17 +476,27 @@ struct Ending {
 }
 
 /// The drive that a backup is restored to, where none is named.
-fn restored(principal: &Principal, backup: &Backup, name: Option<String>, now: UnixTime) -> Volume {
+fn restored(
+    principal: &Principal,
+    backup: &Backup,
+    (meta, kept): (Map<String, Value>, BlockFields),
+    name: Option<String>,
+    now: UnixTime,
+) -> Volume {
     let fields = BlockFields {
         description: backup.description.clone(),
         zone: backup.zone.clone(),
         user: Some(principal.user_id.plain()),
+        volume_type: kept.volume_type,
+        image: kept.image,
+        bootable: kept.bootable,
         ..BlockFields::default()
     };
     let name = name.unwrap_or_else(|| format!("restore_backup_{}", backup.id));
     let (kind, state) = (VolumeKind::Drive, VolumeState::Restoring);
     let mut volume = Volume::begun(principal.tenant, kind, name, backup.size, state, now);
     fields.put(&mut volume.attributes);
+    volume.meta = meta;
     volume
 }
 

@@ -100,7 +100,9 @@ impl Copies {
         let is_image = !fields.image.is_empty();
         if !is_image {
             let of = BlockFields::of(source);
-            if spec.block.is_some_and(|wish| wish.volume_type.is_some()) && of.volume_type != fields.volume_type {
+            if spec.block.is_some_and(|wish| wish.volume_type.is_some() && !wish.type_if_known)
+                && of.volume_type != fields.volume_type
+            {
                 return Err(Fault::invalid("volume_type", "the type is not that of what the volume is made from"));
             }
             fields = BlockFields { volume_type: of.volume_type, bootable: of.bootable, image: of.image, ..fields };

@@ -41,6 +41,9 @@ impl Body {
         if parsed.is_err() && is_restore_v1(call) {
             parsed = serde_json::from_slice(&without_last_commas(body));
         }
+        if parsed.as_ref().is_ok_and(has_rounded_label) {
+            parsed = serde_json::from_slice(&with_text_labels(body));
+        }
         match parsed {
             Ok(Value::Object(object)) => Ok(Self::Json(object)),
             Ok(_) => Err(malformed()),
@@ -287,6 +290,55 @@ fn pairs_of(node: Node) -> Map<String, Value> {
     node.children.into_iter().map(|child| (of_meta(&child), child.text.into())).collect()
 }
 
+/// What may be a number, and is told again as it was written.
+const LABELS: [&str; 4] = ["description", "display_description", "display_name", "name"];
+
+/// Whether a name or description of the thing that a body is about is a number that was rounded when it was read.
+fn has_rounded_label(body: &Value) -> bool {
+    let things = body.as_object().into_iter().flat_map(Map::values).filter_map(Value::as_object);
+    let labels = things.flat_map(|fields| LABELS.into_iter().filter_map(|label| fields.get(label)));
+    labels.filter_map(Value::as_number).any(serde_json::Number::is_f64)
+}
+
+/// JSON, where the numbers that are names or descriptions of the thing that it is about are text.
+fn with_text_labels(json: &[u8]) -> Vec<u8> {
+    let (mut quoted, mut at, mut depth) = (Vec::with_capacity(json.len() + 8), 0, 0_u32);
+    // The text before a colon, and whether its value comes.
+    let (mut key, mut is_value): (&[u8], bool) = (b"", false);
+    while let Some(byte) = json.get(at) {
+        let mut end = at + 1;
+        match byte {
+            b'"' => {
+                while json.get(end).is_some_and(|byte| *byte != b'"') {
+                    end += if json[end] == b'\\' { 2 } else { 1 };
+                }
+                end = (end + 1).min(json.len());
+                key = json.get(at + 1..end - 1).unwrap_or_default();
+            }
+            b'{' | b'[' => (depth, is_value) = (depth + 1, false),
+            b'}' | b']' => (depth, is_value) = (depth.saturating_sub(1), false),
+            b':' => is_value = true,
+            b',' => is_value = false,
+            b'-' | b'0'..=b'9' => {
+                while json.get(end).is_some_and(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte)) {
+                    end += 1;
+                }
+                if depth == 2 && is_value && LABELS.iter().any(|label| label.as_bytes() == key) {
+                    quoted.push(b'"');
+                    quoted.extend_from_slice(&json[at..end]);
+                    quoted.push(b'"');
+                    at = end;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        quoted.extend_from_slice(&json[at..end]);
+        at = end;
+    }
+    quoted
+}
+
 /// Larger numbers were rounded when they were read, and would come back as other ones.
 fn is_exact(number: &serde_json::Number) -> bool {
     number.is_i64() || number.is_u64() || number.as_f64().is_some_and(|float| float.abs() < 9_007_199_254_740_992.0)
@@ -406,6 +458,24 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_a_label_is_told_as_it_was_written() {
+        let long = "7".repeat(255);
+        for number in [&*long, "1.50", "-1e3", "0.1", "12345678901234567890123"] {
+            let body =
+                format!("{{\"volume\": {{\"size\": 1.5, \"name\" : {number}, \"metadata\": {{\"name\": 1.50}}}}}}");
+            let read = thing("application/json", &body, "volume").unwrap();
+            assert_eq!(read.label(["name", "display_name"]).unwrap().as_deref(), Some(number));
+            assert!(read.pairs("metadata").is_err(), "values of metadata are text");
+            assert!(read.gib("size").is_err());
+        }
+        let longer = thing("application/json", &format!("{{\"volume\": {{\"name\": {long}7}}}}"), "volume").unwrap();
+        assert!(longer.label(["name", "display_name"]).is_err());
+        let text = r#"{"a\"": {"name": "1.5", "x": "\\", "description":-2.5e-3}}"#;
+        let expected = r#"{"a\"": {"name": "1.5", "x": "\\", "description":"-2.5e-3"}}"#;
+        assert_eq!(String::from_utf8(with_text_labels(text.as_bytes())).unwrap(), expected);
+    }
+
+    #[test]
     fn what_is_null_is_told_from_what_is_absent() {
         let read = fields(json!({"name": null, "description": "d"}));
         assert_eq!(read.new_label(["name", "display_name"]).unwrap().as_deref(), Some(""));
@@ -477,6 +547,7 @@ mod tests {
         fn no_body_panics(body in any::<Vec<u8>>(), is_xml: bool) {
             let media_type = if is_xml { "application/xml" } else { "application/json" };
             let _ = thing(media_type, &String::from_utf8_lossy(&body), "volume");
+            let _ = with_text_labels(&body);
         }
     }
 }

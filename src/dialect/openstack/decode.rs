@@ -258,11 +258,13 @@ fn new_volume(call: &Call, body: &[u8]) -> Result<Command, Fault> {
     // Version 1 makes a volume as large as its snapshot, whatever size is asked.
     let is_sized = Version::of(call.path) != Version::V1 || !matches!(source, Some(VolumeSource::Snapshot(_)));
     let (zone, volume_type) = (fields.filled("availability_zone")?, fields.filled("volume_type")?);
+    // The document of version 1 has types that are not there passed over.
+    let type_if_known = Version::of(call.path) == Version::V1 && volume_type.is_some();
     let spec = VolumeSpec {
         name: name.unwrap_or_default(),
         size: size.filter(|_| is_sized),
         meta: fields.pairs("metadata")?.unwrap_or_default(),
-        block: Some(BlockFields { description, zone, volume_type, ..BlockFields::default() }),
+        block: Some(BlockFields { description, zone, volume_type, type_if_known, ..BlockFields::default() }),
         ..VolumeSpec::default()
     };
     Ok(match source {

@@ -10,6 +10,7 @@ use crate::domain::{Fault, TenantId, Volume, VolumeKind};
 /// Properties of a drive or snapshot that only block storage has. They are stored among its attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent properties, each with a name")]
 pub struct BlockFields {
     /// The owner's description.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -20,6 +21,9 @@ pub struct BlockFields {
     /// The name of its type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_type: Option<String>,
+    /// In a wish only: whether the type is the default one when none has that name or id.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub type_if_known: bool,
     /// The id of the user who created it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -63,7 +67,12 @@ impl BlockFields {
 
     /// Returns the fields of a volume; the defaults of one that another dialect created.
     pub fn of(volume: &Volume) -> Self {
-        let fields = volume.attributes.get(Self::KEY);
+        Self::among(&volume.attributes)
+    }
+
+    /// Returns the fields that are stored among attributes of a volume, likewise.
+    pub fn among(attributes: &Map<String, Value>) -> Self {
+        let fields = attributes.get(Self::KEY);
         fields.and_then(|fields| Self::deserialize(fields).ok()).unwrap_or_default()
     }
 

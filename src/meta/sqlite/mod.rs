@@ -36,7 +36,7 @@ use log::Log;
 
 pub use ballast::Ballast;
 pub(super) use order::{Of, word};
-pub(super) use words::{IDS_AND_REVISIONS, Pairs, push_block_text, push_bootable, push_pair};
+pub(super) use words::{IDS_AND_REVISIONS, Pairs, push_block_text, push_bootable, push_pair, push_user};
 
 /// A connection.
 pub(super) type Connection = SqliteConnection;
@@ -299,6 +299,7 @@ pub(super) fn migrations() -> Migrator {
         (17, "origins", include_str!("migrations/0017_origins.sql")),
         (18, "piece_lists", include_str!("migrations/0018_piece_lists.sql")),
         (20, "quotas", include_str!("migrations/0020_quotas.sql")),
+        (23, "kept", include_str!("migrations/0023_kept.sql")),
     ];
     let migration = |(number, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

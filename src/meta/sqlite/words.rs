@@ -26,6 +26,11 @@ pub(in crate::meta) fn push_block_text(sql: &mut Sql, field: &'static str, wante
     sql.push(format!(" AND COALESCE(json_extract(attributes, '$.block.{field}'), '') = ")).push_bind(wanted);
 }
 
+/// Only volumes of the user with this id, which is told as that of the tenant where it is not known.
+pub(in crate::meta) fn push_user(sql: &mut Sql, wanted: String) {
+    sql.push(" AND COALESCE(json_extract(attributes, '$.block.user'), lower(hex(tenant))) = ").push_bind(wanted);
+}
+
 /// Only volumes that a machine can start from, or only others.
 pub(in crate::meta) fn push_bootable(sql: &mut Sql, wanted: bool) {
     sql.push(" AND COALESCE(json_extract(attributes, '$.block.bootable'), 0) = ").push_bind(i64::from(wanted));

@@ -73,6 +73,35 @@ fn a_backup_outlives_its_volume_and_comes_back_as_it_was() {
 }
 
 #[test]
+fn what_is_known_of_a_volume_comes_back_with_it_and_stays_where_it_is_restored_to() {
+    let server = Setup::default().config("block.types = [\"slow\", \"fast\"]").start();
+    let cloud = Cloud::of(&server);
+    let volume = cloud.create(&json!({"size": 1, "volume_type": "fast", "metadata": {"k": "v"}}));
+    let act = |body: Value| assert_eq!(cloud.post(&format!("volumes/{volume}/action"), &body).status, 200);
+    act(json!({"os-set_bootable": {"bootable": true}}));
+    act(json!({"os-set_image_metadata": {"metadata": {"image_name": "i"}}}));
+    let backup = back_up(&cloud, &volume);
+    assert_eq!(cloud.delete(&format!("volumes/{volume}")).status, 202);
+    let new = restore(&cloud, &backup, &Value::Null);
+    cloud.wait("volumes", &new, "available");
+    let told = cloud.show("volumes", &new);
+    assert_eq!((&told["metadata"], &told["bootable"]), (&json!({"k": "v"}), &json!("true")));
+    assert_eq!((&told["volume_image_metadata"]["image_name"], &told["volume_type"]), (&json!("i"), &json!("fast")));
+    cloud.wait("backups", &backup, "available");
+    let other = cloud.create(&json!({"size": 1, "name": "n", "metadata": {"own": "x"}}));
+    restore(&cloud, &backup, &json!(other));
+    cloud.wait("volumes", &other, "available");
+    let told = cloud.show("volumes", &other);
+    assert_eq!((&told["metadata"], &told["name"]), (&json!({"own": "x"}), &json!("n")));
+    // A type that is not there is passed over in version 1 alone.
+    for (version, status) in [("v1", 200), ("v2", 404), ("v3", 404)] {
+        let wish = json!({"volume": {"size": 1, "volume_type": "nonsense"}});
+        let made = cloud.curl(version, "volumes").json("POST", &wish).run();
+        assert_eq!(made.status, status, "{version}: {made:?}");
+    }
+}
+
+#[test]
 fn backups_are_charged_and_told_in_the_quota_set_and_the_limits() {
     let server = Server::start();
     let cloud = Cloud::of(&server);
