@@ -31,7 +31,7 @@ use super::sink::write_sparse;
 use super::throttle::Throttle;
 use super::update::update;
 use super::{Client, ClientError, Meter, scan};
-use crate::domain::{Extents, PIECE, VolumeId};
+use crate::domain::{Extents, PIECE, ReceiptDigests, SignedReceipt, VolumeId};
 
 /// The bytes that are written at once.
 const WRITE: usize = 1 << 20;
@@ -69,16 +69,17 @@ pub(crate) struct Downloaded {
     pub(crate) file: Option<PathBuf>,
     /// The bytes of it.
     pub(crate) size: u64,
-    /// The digest that it was compared with, if the server told one.
-    #[serde(rename = "sha-256")]
-    pub(crate) sha256: Option<String>,
+    /// The digest that it was compared with, if the server knows one.
+    #[serde(flatten)]
+    pub(crate) digest: ReceiptDigests,
 }
 
 /// What the server says of the bytes before it sends them.
 pub(super) struct Head {
     pub(super) size: u64,
     pub(super) tag: String,
-    sha256: Option<String>,
+    /// The cheapest of the digests that the server knows, in hex.
+    digest: Option<(Algorithm, String)>,
 }
 
 /// What is kept of a download that is under way.
@@ -95,26 +96,36 @@ impl Client {
     pub(crate) async fn download(&self, order: Download, meter: Arc<Meter>) -> Result<Downloaded, ClientError> {
         let drive = self.drive(&order.drive).await?;
         let link = Link::open(self, drive).await?;
-        let head = link.head().await?;
+        let mut head = link.head().await?;
+        // All bytes are fetched under the tag of that head, so that a digest of a later content fails the download.
+        head.digest = self.known_digest(drive).await.or(head.digest);
         meter.set_size(head.size);
         let size = head.size;
-        let (file, sha256) = match order.to {
+        let (file, digest) = match order.to {
             Some(Destination::Output) => (None, stream(&link, &head, &meter).await?),
             to => {
                 let file = match to {
                     Some(Destination::File(file)) => file,
                     _ => PathBuf::from(format!("{drive}.img")),
                 };
-                let sha256 = if order.updates && file.exists() {
+                let digest = if order.updates && file.exists() {
                     update(link, head, &file, order.connections, meter).await?;
-                    None
+                    ReceiptDigests::default()
                 } else {
                     to_file(link, head, &file, order.connections, order.replaces, meter).await?
                 };
-                (Some(file), sha256)
+                (Some(file), digest)
             }
         };
-        Ok(Downloaded { drive, file, size, sha256 })
+        Ok(Downloaded { drive, file, size, digest })
+    }
+
+    /// Returns the cheapest of the digests that the server knows of a drive. An older server does not tell them so.
+    async fn known_digest(&self, drive: VolumeId) -> Option<(Algorithm, String)> {
+        let told: SignedReceipt = self.ask(Method::GET, &format!("/api/v1/drives/{drive}/receipt"), None).await.ok()?;
+        let ReceiptDigests { sha256, blake3, pieces } = told.receipt.digest;
+        let known = [(Algorithm::PieceList, pieces), (Algorithm::Blake3, blake3), (Algorithm::Sha256, sha256)];
+        known.into_iter().find_map(|(algorithm, digest)| Some((algorithm, digest?)))
     }
 }
 
@@ -183,7 +194,7 @@ impl Link {
         Ok(Head {
             size: size.ok_or(ClientError::Nonsense("a drive without a size"))?,
             tag: tag.ok_or(ClientError::Nonsense("a drive without a tag"))?.to_owned(),
-            sha256: digest::told(headers),
+            digest: digest::told(headers).map(|digest| (Algorithm::Sha256, digest)),
         })
     }
 
@@ -266,27 +277,35 @@ pub(super) async fn fetch(
 }
 
 /// Writes a drive to standard output, and returns the digest that it was compared with.
-async fn stream(link: &Link, head: &Head, meter: &Meter) -> Result<Option<String>, ClientError> {
+async fn stream(link: &Link, head: &Head, meter: &Meter) -> Result<ReceiptDigests, ClientError> {
     let place = Path::new("standard output");
     let output = io::stdout().as_fd().try_clone_to_owned().map_err(ClientError::file(place))?;
     let output = Arc::new(File::from(output));
-    let mut digest = Digester::new(Algorithm::Sha256);
+    let mut digest = head.digest.as_ref().map(|(algorithm, _)| Digester::new(*algorithm));
     let mut at = 0;
     fetch(link, head, &mut at, head.size, meter, async |bytes, _| {
-        digest.update(&bytes);
+        digest.iter_mut().for_each(|digest| digest.update(&bytes));
         let output = Arc::clone(&output);
         blocking(move || (&*output).write_all(&bytes)).await.map_err(ClientError::file(place))
     })
     .await?;
-    compared(head, &digest.finish())
+    match (&head.digest, digest) {
+        (Some((algorithm, want)), Some(digest)) => compared(*algorithm, want, digest.finish()),
+        _ => Ok(ReceiptDigests::default()),
+    }
 }
 
-/// Compares a digest with that of the server, and returns it if the server told one.
-fn compared(head: &Head, got: &str) -> Result<Option<String>, ClientError> {
-    match &head.sha256 {
-        Some(want) if want != got => Err(ClientError::Digest(format!("its SHA-256 is {got}, and should be {want}"))),
-        told => Ok(told.clone()),
+/// Compares a digest with that of the server, and returns it.
+fn compared(algorithm: Algorithm, want: &str, got: String) -> Result<ReceiptDigests, ClientError> {
+    if want != got {
+        return Err(ClientError::Digest(format!("its {} is {got}, and should be {want}", algorithm.name())));
     }
+    let (got, none) = (Some(got), ReceiptDigests::default());
+    Ok(match algorithm {
+        Algorithm::Sha256 => ReceiptDigests { sha256: got, ..none },
+        Algorithm::Blake3 => ReceiptDigests { blake3: got, ..none },
+        Algorithm::PieceList => ReceiptDigests { pieces: got, ..none },
+    })
 }
 
 /// A download to a file, which several connections work on.
@@ -308,7 +327,7 @@ async fn to_file(
     connections: usize,
     replaces: bool,
     meter: Arc<Meter>,
-) -> Result<Option<String>, ClientError> {
+) -> Result<ReceiptDigests, ClientError> {
     if !replaces && to.exists() {
         return Err(ClientError::Exists(to.to_owned()));
     }
@@ -349,7 +368,7 @@ async fn to_file(
         meter,
     });
     try_join_all((0..connections.max(1)).map(|_| job.work())).await?;
-    let sha256 = job.check().await?;
+    let digest = job.check().await?;
     if !replaces && to.exists() {
         return Err(ClientError::Exists(to.to_owned()));
     }
@@ -357,7 +376,7 @@ async fn to_file(
     if let Some(job) = Arc::into_inner(job) {
         job.progress.into_inner().unwrap_or_else(PoisonError::into_inner).1.remove();
     }
-    Ok(sha256)
+    Ok(digest)
 }
 
 /// Returns what is not there, in parts of so many bytes. After each, the file is flushed; a crash loses this much of
@@ -397,18 +416,14 @@ impl Job {
         progress.1.write(&Kept { tag: self.head.tag.clone(), size: self.head.size, parts })
     }
 
-    /// Reads the file back, if the server told a digest. One that differs is not gone on with.
-    async fn check(&self) -> Result<Option<String>, ClientError> {
+    /// Reads the file back, if the server knows a digest. One that differs is not gone on with.
+    async fn check(&self) -> Result<ReceiptDigests, ClientError> {
         let synced = Arc::clone(&self.file);
         blocking(move || synced.sync_all()).await.map_err(ClientError::file(&self.path))?;
-        if self.head.sha256.is_none() {
-            return Ok(None);
-        }
-        let (file, size) = (Arc::clone(&self.file), self.head.size);
-        let got = blocking(move || digest::of_file(Algorithm::Sha256, &file, size))
-            .await
-            .map_err(ClientError::file(&self.path))?;
-        let compared = compared(&self.head, &got);
+        let Some((algorithm, want)) = &self.head.digest else { return Ok(ReceiptDigests::default()) };
+        let (file, size, algorithm) = (Arc::clone(&self.file), self.head.size, *algorithm);
+        let got = blocking(move || digest::of_file(algorithm, &file, size)).await;
+        let compared = compared(algorithm, want, got.map_err(ClientError::file(&self.path))?);
         if compared.is_err() {
             let nothing = Kept { tag: String::new(), size: 0, parts: Vec::new() };
             locked(&self.progress).1.write(&nothing)?;

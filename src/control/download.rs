@@ -14,8 +14,8 @@ use super::turns::{Turn, Turns};
 use super::volumes::{MISSING, Volumes, check_readable};
 use crate::auth::Tickets;
 use crate::domain::{
-    ContentId, Encoding, Extents, Fault, FaultKind, Outcome, Principal, Secret, SendPlan, Survey, SurveyPlan, Ticket,
-    UnixTime, Verb, Volume, VolumeId, VolumeRef,
+    Algorithms, ContentId, Encoding, Extents, Fault, FaultKind, Outcome, Principal, Secret, SendPlan, Survey,
+    SurveyPlan, Ticket, UnixTime, Verb, Volume, VolumeId, VolumeRef,
 };
 use crate::meta::{Batch, JobKind, NewJob, UserRecord};
 use crate::store::{Image, OpenTree, StoreError, TreeReadError, TreeStore};
@@ -165,7 +165,8 @@ impl Downloads {
             checked = self.volumes.meta.last_checked(volume.id, volume.generation).await?;
             // Also when it is known: whoever wants the digest wants to know what the disk has now. A volume has one
             // such job at most. Nobody is told of it, so that it need not outlive a power cut.
-            let seal = NewJob::new(JobKind::Seal, volume.id, self.volumes.clock.now());
+            let spares_holes = plan.wanted == Algorithms::PIECES;
+            let seal = NewJob::new(JobKind::Seal { spares_holes }, volume.id, self.volumes.clock.now());
             self.volumes.meta.apply(Batch { enqueue: vec![seal], is_provisional: true, ..Batch::default() }).await?;
             self.bells.wake();
         }

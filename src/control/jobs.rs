@@ -108,7 +108,7 @@ impl Jobs {
             JobKind::Resize { .. } => "resize",
             JobKind::Backup { .. } => "backup",
             JobKind::Restore { .. } => "restore",
-            JobKind::Seal => "seal",
+            JobKind::Seal { .. } => "seal",
         };
         let work = async {
             match job.kind {
@@ -116,7 +116,7 @@ impl Jobs {
                 JobKind::Resize { size } => self.run_resize(&job, size).await,
                 JobKind::Backup { backup, content } => Box::pin(self.backups.run_backup(&job, backup, content)).await,
                 JobKind::Restore { backup, content } => Box::pin(self.backups.run_restore(&job, backup, content)).await,
-                JobKind::Seal => self.run_seal(&job).await,
+                JobKind::Seal { spares_holes } => self.run_seal(&job, spares_holes).await,
             }
         };
         let result = tokio::select! {

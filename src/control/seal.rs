@@ -1,14 +1,15 @@
 //! Seals a drive: reads it back at idle priority, compares it with the pieces it was stored with, and records its
-//! digests. So it checks the disk, which a digest of the arriving bytes cannot, nor one of what the page cache has.
+//! digests: all, or the one for which holes need not be read. So it checks the disk, which a digest of the arriving bytes cannot, nor one of what the page cache has.
 
 use std::io;
 
 use super::bells::ATTEMPTS;
 use super::jobs::Jobs;
+use super::survey::data_of;
 use crate::domain::{Algorithms, Digests, Fault, FaultKind, PIECE, Volume};
 use crate::io::IdleThread;
 use crate::meta::Job;
-use crate::store::{ReadBack, StoreError};
+use crate::store::{Image, ReadBack, StoreError};
 use crate::transfer::DigestState;
 
 /// What reading a drive back has shown.
@@ -19,14 +20,14 @@ enum Verdict {
 }
 
 impl Jobs {
-    pub(super) async fn run_seal(&self, job: &Job) -> Result<(), Fault> {
+    pub(super) async fn run_seal(&self, job: &Job, spares_holes: bool) -> Result<(), Fault> {
         let Some(volume) = self.volumes.meta.volume_any(job.volume).await? else {
             return self.finish(job, &[], |_| Ok(())).await;
         };
         if !volume.state.is_readable() {
             return self.finish(job, &[], |_| Ok(())).await;
         }
-        let verdict = match self.judge(&volume).await {
+        let verdict = match self.judge(&volume, spares_holes).await {
             Err(fault) if job.attempts() < ATTEMPTS => return Err(fault),
             Err(fault) => {
                 // Nothing is known of its bytes. Who asks for the digest again has it tried again.
@@ -42,12 +43,14 @@ impl Jobs {
             tracing::warn!(%error, "that a drive was checked is not noted");
         }
         let spoiled = match verdict {
-            Verdict::Whole(digests) if volume.digests == digests => return self.finish(job, &[], |_| Ok(())).await,
+            Verdict::Whole(digests) if volume.digests == digests.or(volume.digests) => {
+                return self.finish(job, &[], |_| Ok(())).await;
+            }
             Verdict::Whole(digests) => {
                 return self
                     .finish(job, &[volume.id], |now| {
                         if now.generation == volume.generation {
-                            now.digests = digests;
+                            now.digests = digests.or(now.digests);
                         }
                         Ok(())
                     })
@@ -64,11 +67,12 @@ impl Jobs {
         self.finish(job, &[], |_| Ok(())).await
     }
 
-    async fn judge(&self, volume: &Volume) -> Result<Verdict, Fault> {
+    async fn judge(&self, volume: &Volume, spares_holes: bool) -> Result<Verdict, Fault> {
         let verdict: Result<Verdict, StoreError> = async {
             let image = self.volumes.open_as_recorded(volume).await?;
+            let wanted = if spares_holes && is_sparse(&*image).await? { Algorithms::PIECES } else { Algorithms::ALL };
             let image = image.read_back().await?;
-            let read = IdleThread::start("seal")?.run(move |unwanted| check(image, unwanted)).await?;
+            let read = IdleThread::start("seal")?.run(move |unwanted| check(image, wanted, unwanted)).await?;
             read.map_err(|error| StoreError::of_read(volume.image(), error))
         }
         .await;
@@ -79,18 +83,34 @@ impl Jobs {
     }
 }
 
-/// Reads an image and compares it with what was stored, until nobody wants to know any more.
-fn check(mut image: Box<dyn ReadBack>, unwanted: &dyn Fn() -> bool) -> io::Result<Verdict> {
-    let mut digests = DigestState::new(Algorithms::ALL);
-    for index in 0..image.count() {
+/// Reports whether an image has more holes than data.
+async fn is_sparse(image: &dyn Image) -> io::Result<bool> {
+    Ok(data_of(image).await?.total() < image.size().get() / 2)
+}
+
+/// Reads an image, compares it with what was stored, and digests it by these algorithms, until nobody wants to know any
+/// more.
+fn check(mut image: Box<dyn ReadBack>, wanted: Algorithms, unwanted: &dyn Fn() -> bool) -> io::Result<Verdict> {
+    let mut digests = DigestState::new(wanted);
+    let mut index = 0;
+    while index < image.count() {
         if unwanted() || image.is_removed() {
             return Err(io::ErrorKind::Interrupted.into());
+        }
+        if wanted == Algorithms::PIECES {
+            let data = image.next_in_doubt(index)?.unwrap_or(image.count());
+            digests.zero_pieces(data - index);
+            index = data;
+            if index == image.count() {
+                break;
+            }
         }
         let piece = image.piece(index)?;
         if !piece.is_whole {
             return Ok(Verdict::Differs { piece: index });
         }
         digests.update(piece.bytes);
+        index += 1;
     }
     Ok(Verdict::Whole(digests.finish()))
 }

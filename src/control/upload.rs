@@ -237,7 +237,7 @@ impl Admitted {
                 // Of the whole drive only if no zeros were added after the bytes that were digested.
                 volume.renew(if size == bytes { written.digests } else { Digests::NONE });
                 if uploads.settings.always_seal {
-                    batch.enqueue.push(NewJob::new(JobKind::Seal, volume.id, volume.created));
+                    batch.enqueue.push(NewJob::new(JobKind::Seal { spares_holes: false }, volume.id, volume.created));
                 }
                 Ok(())
             })

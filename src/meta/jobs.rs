@@ -42,8 +42,12 @@ pub enum JobKind {
         /// What is made of it, to become the content of the volume.
         content: ContentId,
     },
-    /// Read it back, compare it with its pieces, and record its digest. A volume has at most one such job.
-    Seal,
+    /// Read it back, compare it with its pieces, and record its digests. A volume has at most one such job.
+    Seal {
+        /// Whether the digest of its list of pieces will do, for which holes are not read, if it has more holes than
+        /// data.
+        spares_holes: bool,
+    },
 }
 
 /// Which jobs a worker takes: a long one that nobody waits for must not keep a short one waiting.
@@ -128,6 +132,8 @@ struct Payload {
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backup: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    spares_holes: bool,
 }
 
 impl Payload {
@@ -266,7 +272,7 @@ impl Meta {
     }
 }
 
-/// Adds a job; passes over a second seal of a volume.
+/// Adds a job; of two seals of a volume, one that reads all.
 pub(super) async fn enqueue(connection: &mut Connection, job: &NewJob) -> Result<(), MetaError> {
     let sized = |size: ByteCount| Payload { size: Some(size.get()), ..Payload::default() };
     let (kind, source, content, payload) = match job.kind {
@@ -274,7 +280,7 @@ pub(super) async fn enqueue(connection: &mut Connection, job: &NewJob) -> Result
         JobKind::Resize { size } => ("resize", None, None, sized(size)),
         JobKind::Backup { backup, content } => ("backup", None, Some(content), Payload::of(backup)),
         JobKind::Restore { backup, content } => ("restore", None, Some(content), Payload::of(backup)),
-        JobKind::Seal => ("seal", None, None, Payload::default()),
+        JobKind::Seal { spares_holes } => ("seal", None, None, Payload { spares_holes, ..Payload::default() }),
     };
     if let JobKind::Clone { content, .. } | JobKind::Backup { content, .. } = job.kind {
         check_held(connection, content).await?;
@@ -282,7 +288,8 @@ pub(super) async fn enqueue(connection: &mut Connection, job: &NewJob) -> Result
     let payload = serde_json::to_string(&payload).map_err(|_| MetaError::Damaged("payload"))?;
     sqlx::query(
         "INSERT INTO jobs (id, kind, volume, source, payload, created, attempts, content) \
-         VALUES ($1, $2, $3, $4, $5, $6, 0, $7) ON CONFLICT (volume) WHERE kind = 'seal' DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, 0, $7) ON CONFLICT (volume) WHERE kind = 'seal' \
+         DO UPDATE SET payload = excluded.payload WHERE $8",
     )
     .bind(job.id.as_bytes().as_slice())
     .bind(kind)
@@ -291,6 +298,7 @@ pub(super) async fn enqueue(connection: &mut Connection, job: &NewJob) -> Result
     .bind(payload)
     .bind(job.created.0)
     .bind(content.as_ref().map(|id| id.as_bytes().as_slice()))
+    .bind(job.kind == JobKind::Seal { spares_holes: false })
     .execute(connection)
     .await?;
     Ok(())
@@ -330,7 +338,7 @@ fn job_from(row: &DbRow, owner: &str) -> Result<Job, MetaError> {
         "resize" => JobKind::Resize { size: size.ok_or(MetaError::Damaged("payload"))? },
         "backup" => JobKind::Backup { backup: payload.backup()?, content: content()? },
         "restore" => JobKind::Restore { backup: payload.backup()?, content: content()? },
-        "seal" => JobKind::Seal,
+        "seal" => JobKind::Seal { spares_holes: payload.spares_holes },
         _ => return Err(MetaError::Damaged("kind")),
     };
     let attempts: i64 = row.try_get("attempts")?;
@@ -352,6 +360,7 @@ mod tests {
     use crate::meta::testing::{Scene, count, drive, scene};
 
     const MINUTE: u32 = 60;
+    const SEAL: JobKind = JobKind::Seal { spares_holes: false };
 
     /// A scene with one volume and its job.
     async fn with_job(kind: JobKind) -> (Scene, Volume, FixedClock) {
@@ -369,7 +378,7 @@ mod tests {
 
     #[tokio::test]
     async fn jobs_of_a_lane_come_oldest_first_with_their_payload() {
-        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let (scene, volume, clock) = with_job(SEAL).await;
         let source = VolumeId::random();
         let kinds =
             [JobKind::Resize { size: count(77) }, JobKind::Clone { source, content: volume.image(), size: count(3) }];
@@ -378,7 +387,7 @@ mod tests {
             let job = NewJob::new(kind, volume.id, clock.now());
             scene.meta.apply(Batch { enqueue: vec![job], ..Batch::default() }).await.unwrap();
         }
-        for (lane, expected) in [(Lane::Prompt, &kinds[..]), (Lane::Idle, &[JobKind::Seal])] {
+        for (lane, expected) in [(Lane::Prompt, &kinds[..]), (Lane::Idle, &[SEAL])] {
             for kind in expected {
                 let job = scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap().unwrap();
                 assert_eq!(job.kind, *kind);
@@ -390,7 +399,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_claimed_job_is_nobody_elses_until_its_lease_runs_out() {
-        let (scene, _, clock) = with_job(JobKind::Seal).await;
+        let (scene, _, clock) = with_job(SEAL).await;
         let first = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         clock.advance_seconds(MINUTE - 1);
         assert_eq!(scene.meta.claim("b", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
@@ -409,7 +418,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_owner_that_claims_twice_holds_the_later_claim_only() {
-        let (scene, _, clock) = with_job(JobKind::Seal).await;
+        let (scene, _, clock) = with_job(SEAL).await;
         let first = scene.meta.claim("a", clock.now(), 0, Lane::Idle).await.unwrap().unwrap();
         let second = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         assert!(matches!(scene.meta.apply(ending(&first)).await, Err(MetaError::LeaseLost)));
@@ -418,7 +427,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_job_waits_for_its_retry_time() {
-        let (scene, _, clock) = with_job(JobKind::Seal).await;
+        let (scene, _, clock) = with_job(SEAL).await;
         let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         scene.meta.fail(&job.lease, "no luck", clock.now().plus_seconds(30)).await.unwrap();
         assert!(matches!(scene.meta.apply(ending(&job)).await, Err(MetaError::LeaseLost)));
@@ -430,16 +439,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_tenant_with_many_jobs_keeps_no_other_waiting() {
-        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let (scene, volume, clock) = with_job(SEAL).await;
         let other = scene.meta.add_user("bob", "hash of bob", "blue", None, UnixTime(1)).await.unwrap();
         let theirs = drive(other, 1);
         let many = |kind| (0..4).map(move |_| NewJob::new(kind, volume.id, UnixTime(2)));
         let resize = JobKind::Resize { size: count(2) };
         let mut volumes: Vec<Volume> = (0..3).map(|_| drive(scene.tenant, 1)).collect();
-        let seals = volumes.iter().map(|volume| NewJob::new(JobKind::Seal, volume.id, UnixTime(2)));
+        let seals = volumes.iter().map(|volume| NewJob::new(SEAL, volume.id, UnixTime(2)));
         let mut jobs: Vec<NewJob> = many(resize).chain(seals).collect();
         clock.advance_seconds(9);
-        jobs.extend([resize, JobKind::Seal].map(|kind| NewJob::new(kind, theirs.id, clock.now())));
+        jobs.extend([resize, SEAL].map(|kind| NewJob::new(kind, theirs.id, clock.now())));
         volumes.push(theirs.clone());
         scene.meta.insert_volumes(volumes, jobs).await.unwrap();
         let claim = async |lane| scene.meta.claim("a", clock.now(), MINUTE, lane).await.unwrap();
@@ -463,7 +472,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_start_frees_the_leases_of_the_dead_only() {
-        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let (scene, volume, clock) = with_job(SEAL).await;
         let dead = scene.meta.claim("dead", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         let mine = NewJob::new(JobKind::Resize { size: count(2) }, volume.id, clock.now());
         scene.meta.apply(Batch { enqueue: vec![mine], ..Batch::default() }).await.unwrap();
@@ -479,9 +488,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_two_seals_of_a_volume_the_one_that_reads_all_stays() {
+        const SPARING: JobKind = JobKind::Seal { spares_holes: true };
+        for (kinds, expected) in [([SPARING; 2], SPARING), ([SPARING, SEAL], SEAL), ([SEAL, SPARING], SEAL)] {
+            let (scene, volume, clock) = with_job(kinds[0]).await;
+            let again = NewJob::new(kinds[1], volume.id, clock.now());
+            scene.meta.apply(Batch { enqueue: vec![again], ..Batch::default() }).await.unwrap();
+            let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
+            assert_eq!(job.kind, expected, "{kinds:?}");
+            assert_eq!(scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
     async fn a_volume_is_sealed_by_one_job_at_most() {
-        let (scene, volume, clock) = with_job(JobKind::Seal).await;
-        let again = || Batch { enqueue: vec![NewJob::new(JobKind::Seal, volume.id, clock.now())], ..Batch::default() };
+        let (scene, volume, clock) = with_job(SEAL).await;
+        let again = || Batch { enqueue: vec![NewJob::new(SEAL, volume.id, clock.now())], ..Batch::default() };
         scene.meta.apply(again()).await.unwrap();
         let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         scene.meta.apply(again()).await.unwrap();
@@ -496,18 +518,18 @@ mod tests {
 
     #[tokio::test]
     async fn the_jobs_of_a_removed_volume_go_with_it_and_none_can_come() {
-        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let (scene, volume, clock) = with_job(SEAL).await;
         let job = scene.meta.claim("a", clock.now(), MINUTE, Lane::Idle).await.unwrap().unwrap();
         scene.meta.remove_volume(volume.id).await.unwrap();
         assert!(matches!(scene.meta.apply(ending(&job)).await, Err(MetaError::LeaseLost)));
-        let orphan = NewJob::new(JobKind::Seal, volume.id, clock.now());
+        let orphan = NewJob::new(SEAL, volume.id, clock.now());
         let refused = scene.meta.apply(Batch { enqueue: vec![orphan], ..Batch::default() }).await;
         assert!(matches!(refused, Err(MetaError::NotFound)));
     }
 
     #[tokio::test]
     async fn a_job_that_cannot_be_read_does_not_block_those_behind_it() {
-        let (scene, volume, clock) = with_job(JobKind::Seal).await;
+        let (scene, volume, clock) = with_job(SEAL).await;
         sqlx::query("UPDATE jobs SET kind = 'from the future'").execute(&scene.meta.db.writer).await.unwrap();
         let next = NewJob::new(JobKind::Resize { size: count(2) }, volume.id, clock.now());
         scene.meta.apply(Batch { enqueue: vec![next], ..Batch::default() }).await.unwrap();

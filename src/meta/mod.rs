@@ -193,7 +193,7 @@ mod tests {
     async fn everything_is_there_again_after_close_and_open() {
         let scene = scene().await;
         let volume = drive(scene.tenant, 5);
-        let job = NewJob::new(JobKind::Seal, volume.id, UnixTime(7));
+        let job = NewJob::new(JobKind::Seal { spares_holes: true }, volume.id, UnixTime(7));
         scene.meta.insert_volumes(vec![volume.clone()], vec![job]).await.unwrap();
         scene.meta.close().await;
         assert!(matches!(scene.meta.users().await, Err(MetaError::Busy(_))));
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(again.volume(scene.tenant, volume.id).await.unwrap(), Some(volume.clone()));
         assert_eq!(again.user("alice").await.unwrap().unwrap().tenant, scene.tenant);
         let claimed = again.claim("me", UnixTime(8), 60, Lane::Idle).await.unwrap().unwrap();
-        assert_eq!((claimed.volume, claimed.kind), (volume.id, JobKind::Seal));
+        assert_eq!((claimed.volume, claimed.kind), (volume.id, JobKind::Seal { spares_holes: true }));
         let (_, usage) = again.usage(scene.tenant).await.unwrap();
         assert_eq!((usage.volumes, usage.bytes.get()), (1, 5));
     }

@@ -1,6 +1,7 @@
 //! Stored bytes are those that were sent, and bytes that have changed since are not served.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -380,6 +381,26 @@ fn a_drive_whose_digest_is_known_is_read_again_when_that_is_wanted() {
 
 /// A hole in the image is data, too: bytes that appear in it are detected.
 #[test]
+fn a_drive_of_holes_is_sealed_by_its_pieces_unless_another_digest_is_wanted() {
+    let server = Server::start();
+    let disk = server.scratch().join("disk.img");
+    let file = image::zero(&disk, 64 << 20);
+    file.write_all_at(&image::bytes(1, 5000), 9 << 20).unwrap();
+    let uuid = server.upload(&disk);
+    let sealed = |wanted: &str, by: &str| {
+        let wanted = format!("Want-Repr-Digest: {wanted}");
+        wait_for("the drive to be sealed", || {
+            let told = head(&server, &uuid, &[&wanted]).values("repr-digest").join(", ");
+            told.contains(by).then_some(told)
+        })
+    };
+    let pieces = sealed("blake3-pieces=1", "blake3-pieces=");
+    assert!(!pieces.contains("sha-256="), "{pieces}");
+    let all = sealed("sha-256=1, blake3=1, blake3-pieces=1", "sha-256=");
+    assert_eq!(all, format!("{}, {}, {pieces}", repr_digest(&disk), blake3_digest(&disk)));
+}
+
+#[test]
 fn a_byte_written_into_a_hole_is_found_by_the_seal() {
     let server = Server::start();
     let disk = server.scratch().join("disk.img");
@@ -483,7 +504,7 @@ fn enqueue_seal(database: &Path, uuid: &str, attempts: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     runtime.block_on(async {
         let meta = Meta::open(database).await.expect("the database opens");
-        let seal = NewJob::new(JobKind::Seal, uuid.parse().expect("a UUID"), UnixTime(0));
+        let seal = NewJob::new(JobKind::Seal { spares_holes: false }, uuid.parse().expect("a UUID"), UnixTime(0));
         meta.apply(Batch { enqueue: vec![seal], ..Batch::default() }).await.expect("the job is added");
         for _ in 0..attempts {
             // Each lease is over when the next one begins.

@@ -242,7 +242,7 @@ impl Assemblies {
                 let step = TransferStep::new(transfer.id, TransferState::Finishing, TransferState::Done, now);
                 batch.step = Some(TransferStep { digests, ..step });
                 if self.settings.always_seal {
-                    batch.enqueue.push(NewJob::new(JobKind::Seal, volume.id, volume.created));
+                    batch.enqueue.push(NewJob::new(JobKind::Seal { spares_holes: false }, volume.id, volume.created));
                 }
                 Ok(())
             })

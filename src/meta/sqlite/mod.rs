@@ -384,7 +384,7 @@ mod tests {
         // The end of a transfer makes its drive, which enqueues a job.
         let (from, to, now) = (TransferState::Open, TransferState::Done, UnixTime(5));
         let step = Some(TransferStep::new(transfer.id, from, to, now));
-        let enqueue = vec![NewJob::new(JobKind::Seal, second.id, UnixTime(5))];
+        let enqueue = vec![NewJob::new(JobKind::Seal { spares_holes: false }, second.id, UnixTime(5))];
         let open = Batch { begin: Some(transfer_of(&second)), ..Batch::default() };
         assert!(matches!(meta.apply(open).await, Err(MetaError::DiskFull)));
         let insert = vec![drive(scene.tenant, 1)];
