@@ -64,7 +64,7 @@ pub(super) struct UploadArguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Digest {
-    /// SHA-256, or that of the pieces of a file with more holes than data
+    /// SHA-256, or that of the pieces of a file with more holes than data or with --base
     Auto,
     /// One core computes 1 to 2 GB/s of it
     #[value(name = "sha-256")]

@@ -284,7 +284,9 @@ async fn stream(link: &Link, head: &Head, meter: &Meter) -> Result<ReceiptDigest
     let mut digest = head.digest.as_ref().map(|(algorithm, _)| Digester::new(*algorithm));
     let mut at = 0;
     fetch(link, head, &mut at, head.size, meter, async |bytes, _| {
-        digest.iter_mut().for_each(|digest| digest.update(&bytes));
+        if let Some(digest) = &mut digest {
+            digest.update(&bytes);
+        }
         let output = Arc::clone(&output);
         blocking(move || (&*output).write_all(&bytes)).await.map_err(ClientError::file(place))
     })

@@ -58,7 +58,8 @@ pub(crate) struct Upload {
 /// Which digest of the whole is computed here and compared there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Asserted {
-    /// SHA-256, unless most of the source is holes, which would all be digested: then that of its pieces.
+    /// SHA-256; that of the pieces if most of the source is holes, which would all be digested, or if there is a base,
+    /// whose pieces the server has digested already.
     Auto,
     /// By this algorithm.
     By(Algorithm),
@@ -68,9 +69,9 @@ pub(crate) enum Asserted {
 
 impl Asserted {
     /// Returns the algorithm for a source with so many bytes, so many of which are in holes.
-    fn algorithm(self, size: u64, holes: u64) -> Option<Algorithm> {
+    fn algorithm(self, size: u64, holes: u64, has_base: bool) -> Option<Algorithm> {
         match self {
-            Self::Auto if holes > size / 2 => Some(Algorithm::PieceList),
+            Self::Auto if has_base || holes > size / 2 => Some(Algorithm::PieceList),
             Self::Auto => Some(Algorithm::Sha256),
             Self::By(algorithm) => Some(algorithm),
             Self::Nothing => None,
@@ -154,10 +155,10 @@ impl Client {
             open
         };
         let hashed = Arc::clone(&file);
-        let asserted = order.digest;
+        let (asserted, has_base) = (order.digest, order.base.is_some());
         let digest = spawn_blocking(move || {
             let holes = scan::holes(&hashed, size)?.iter().map(|hole| hole.end - hole.start).sum();
-            let algorithm = asserted.algorithm(size, holes);
+            let algorithm = asserted.algorithm(size, holes, has_base);
             algorithm.map(|algorithm| Ok((algorithm, digest::of_file(algorithm, &hashed, size)?))).transpose()
         });
         if order.base.is_some() {
@@ -259,7 +260,7 @@ impl Client {
         let place = Path::new("standard input");
         let input = io::stdin().as_fd().try_clone_to_owned().map_err(ClientError::file(place))?;
         let input = Arc::new(File::from(input));
-        let algorithm = order.digest.algorithm(0, 0);
+        let algorithm = order.digest.algorithm(0, 0, false);
         let mut digester = algorithm.map(Digester::new);
         let mut size = 0;
         let mut sending = FuturesUnordered::new();

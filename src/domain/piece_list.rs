@@ -4,8 +4,8 @@
 //! zero bytes where the piece has zeros only. The last piece may be shorter. It goes with the size, which it does not
 //! have in it.
 
-use super::PIECE;
 use super::zero::is_zero;
+use super::{Blake3, PIECE};
 
 /// What stands in the list for a piece of zeros.
 const ZERO: [u8; 32] = [0; 32];
@@ -41,6 +41,12 @@ impl PieceListState {
         for _ in 0..count {
             self.list.update(&ZERO);
         }
+    }
+
+    /// Adds a whole piece that has other bytes than zeros and this BLAKE3. Only at the start of a piece.
+    pub fn known_piece(&mut self, digest: &Blake3) {
+        debug_assert_eq!(self.length, 0, "a piece has begun");
+        self.list.update(&digest.0);
     }
 
     /// Returns the digest.
@@ -126,15 +132,20 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_zeros_need_not_be_read() {
+    fn pieces_of_zeros_or_of_a_known_digest_need_not_be_read() {
         let data = [5; 100];
         let mut bytes = vec![0; 3 * PIECE as usize];
         bytes.extend(data);
         bytes.resize(4 * PIECE as usize + 9, 0);
         let mut state = PieceListState::default();
         state.zero_pieces(3);
-        state.update(&bytes[3 * PIECE as usize..4 * PIECE as usize]);
-        state.zero_pieces(1);
-        assert_eq!(state.finish(), plainly(&bytes));
+        let piece = &bytes[3 * PIECE as usize..4 * PIECE as usize];
+        let mut known = state.clone();
+        known.known_piece(&Blake3(blake3::hash(piece).into()));
+        state.update(piece);
+        for mut state in [state, known] {
+            state.zero_pieces(1);
+            assert_eq!(state.finish(), plainly(&bytes));
+        }
     }
 }

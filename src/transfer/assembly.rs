@@ -12,6 +12,7 @@
 mod fill;
 mod part;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,7 +27,7 @@ use super::digest::{DigestLane, DigestState};
 use super::feed::ByteSource;
 use super::progress::{Progress, Stop};
 use super::writer::{Beginning, DraftWriter, SharedMap, lock};
-use crate::domain::{Algorithms, ByteCount, Checks, Digests, Extents, Fault, FaultKind, PIECE, Pieces};
+use crate::domain::{Algorithms, Blake3, ByteCount, Checks, Digests, Extents, Fault, FaultKind, PIECE, Pieces};
 use crate::io::Pool;
 use crate::store::{Draft, MOST_EXTENTS, Piece, PieceMap, StoreError, Stretch, Unfinished, piece_digest, zero_piece};
 
@@ -74,6 +75,9 @@ struct State {
     lane: Option<(u64, DigestLane)>,
     /// The part that has the lane meanwhile, and where it began.
     digesting: Option<(u64, u64)>,
+    /// The BLAKE3 of whole pieces on the disk that have other bytes than zeros, as far as it is known: these pieces are
+    /// not read back for the digest of the list of pieces.
+    known: BTreeMap<u64, Blake3>,
     /// Whether no more parts are taken.
     is_closed: bool,
 }
@@ -121,6 +125,7 @@ impl Assembly {
                 carried: None,
                 lane: None,
                 digesting: None,
+                known: BTreeMap::new(),
                 is_closed: false,
             }),
             checkpoint: tokio::sync::Mutex::default(),
@@ -288,7 +293,7 @@ impl Assembly {
             return Ok(Digests::NONE);
         }
         let mut read = self.draft.read_back(size).await?;
-        let map = self.map.clone();
+        let (map, known) = (self.map.clone(), self.state().known.clone());
         let digested = self.tracker.spawn_blocking(move || {
             let is_known = |index| matches!(lock(&map).piece(index, size), Piece::Whole(_));
             let (mut state, mut index) = (DigestState::new(wanted), 0);
@@ -300,6 +305,11 @@ impl Assembly {
                     }
                     state.zero_pieces(data - index);
                     index = data;
+                    if let Some(digest) = known.get(&index).filter(|_| is_known(index)) {
+                        state.known_piece(digest);
+                        index += 1;
+                        continue;
+                    }
                 }
                 if index < read.count() && !(is_known(index) && wanted.is_empty()) {
                     let piece = read.piece(index)?;
@@ -381,8 +391,10 @@ impl Assembly {
         }
     }
 
-    /// Bytes of this range are about to be written: what checkpoints say of their digests is no longer so.
+    /// Bytes of this range are about to be written: what is known of their digests is no longer so.
     async fn may_change(self: &Arc<Self>, range: Range<u64>) -> Result<(), Fault> {
+        let pieces = range.start / PIECE..range.end.div_ceil(PIECE);
+        self.state().known.extract_if(pieces, |_, _| true).for_each(drop);
         let is_over = {
             let mut map = lock(&self.map);
             let is_over = map.has_digests(range.clone());

@@ -67,6 +67,15 @@ impl DigestState {
         }
     }
 
+    /// Adds a whole piece of this BLAKE3, and of other bytes than zeros, of which nothing but the list of pieces is
+    /// digested. Only at the start of a piece.
+    pub(super) fn known_piece(&mut self, digest: &Blake3) {
+        debug_assert!(self.sha256.is_none() && self.blake3.is_none(), "these are digests of every byte");
+        if let Some(pieces) = &mut self.pieces {
+            pieces.known_piece(digest);
+        }
+    }
+
     /// Returns the digests.
     pub fn finish(self) -> Digests {
         let blake3 = self.blake3.map(|state| Blake3(state.finalize().into()));

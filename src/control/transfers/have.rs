@@ -205,7 +205,8 @@ impl Comparing<'_> {
             let proof = if may_change {
                 Proof::Wanted(run.iter().map(|piece| piece.wanted).collect())
             } else {
-                Proof::Digested(run.iter().map(|piece| (piece.index..piece.index + 1, piece.stored)).collect())
+                let digested = run.iter().map(|piece| (piece.index..piece.index + 1, piece.stored)).collect();
+                Proof::Digested(digested, run.iter().map(|piece| piece.wanted).collect())
             };
             let len = range.end - range.start;
             let filling = Filling::Stored { source: content, from: range.start, proof };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Assembly, Progress, lock, overlaps};
 use crate::domain::{Blake3, ByteCount, ContentId, Extent, Extents, Fault, FaultKind, PIECE};
-use crate::store::{Digested, StoreError, Stretch, piece_digest};
+use crate::store::{Digested, StoreError, Stretch, piece_digest, zero_piece};
 
 /// Where such bytes come from.
 #[derive(Debug)]
@@ -28,8 +28,9 @@ pub enum Filling {
 pub enum Proof {
     /// Nothing.
     None,
-    /// The digests of whole pieces here. The source does not change, and had these bytes.
-    Digested(Vec<Digested>),
+    /// The digests of whole pieces here, and the BLAKE3 of each, from the one on in which they begin. The source does
+    /// not change, and had these bytes.
+    Digested(Vec<Digested>, Vec<Blake3>),
     /// What each piece here must have, from the one on in which they begin, to count at all: the source may change, so
     /// that the copy is read back.
     Wanted(Vec<Blake3>),
@@ -78,7 +79,7 @@ impl Assembly {
     async fn write_filling(self: &Arc<Self>, extent: Extent, filling: Filling) -> Result<(), Fault> {
         let range = extent.range();
         self.may_change(range.clone()).await?;
-        let digested = match filling {
+        let (digested, known) = match filling {
             Filling::Zeros => {
                 self.draft.zero(extent).await.map_err(StoreError::from)?;
                 let mut stretch = Stretch::at(range.start);
@@ -86,7 +87,7 @@ impl Assembly {
                 if self.size.get() == Some(&range.end) {
                     stretch.end();
                 }
-                stretch.take_digested()
+                (stretch.take_digested(), Vec::new())
             }
             Filling::Stored { source, from, proof } => {
                 let from = Extent { offset: from, len: extent.len };
@@ -97,14 +98,27 @@ impl Assembly {
                     _ => StoreError::from(error).into(),
                 })?;
                 match proof {
-                    Proof::None => Vec::new(),
-                    Proof::Digested(digested) => digested,
-                    Proof::Wanted(wanted) => self.prove(&range, wanted).await?,
+                    Proof::None => (Vec::new(), Vec::new()),
+                    Proof::Digested(digested, known) => (digested, known),
+                    Proof::Wanted(wanted) => (self.prove(&range, wanted.clone()).await?, wanted),
                 }
             }
         };
+        self.note_known(&digested, known);
         lock(&self.map).add(range, digested);
         Ok(())
+    }
+
+    /// Notes the BLAKE3 of each of these pieces.
+    fn note_known(&self, digested: &[Digested], known: Vec<Blake3>) {
+        /// The most that are kept: of 256 GiB. Others are read back.
+        const MOST: usize = 1 << 16;
+        let all = &mut self.state().known;
+        for ((piece, digest), blake3) in digested.iter().zip(known) {
+            if *digest != zero_piece() && all.len() < MOST {
+                all.insert(piece.start, blake3);
+            }
+        }
     }
 
     /// The bytes that are there, durable or not.
@@ -176,6 +190,28 @@ mod tests {
 
     fn progress() -> Arc<Progress> {
         Arc::new(Progress::fetching(VolumeId::random()))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_piece_of_a_known_digest_is_not_read_back_until_it_may_have_changed() {
+        let dir = TempDir::new().unwrap();
+        let store = LocalStore::open(dir.path(), IoEngine::threads(1), LocalSettings::default()).unwrap();
+        let source = ContentId::random();
+        draft(&store, source).await.write_edge(CONTENT.to_vec(), 0).await.unwrap();
+        let all = Extent { offset: 0, len: CONTENT.len() as u64 };
+        // Not that of the bytes, to tell whether they are read.
+        let known = Blake3([5; 32]);
+        let list = |entry: [u8; 32]| Some(Blake3(blake3::hash(&entry).into()));
+        for (is_changed, expected) in [(false, list(known.0)), (true, list(blake3::hash(b"\0ytes here").into()))] {
+            let assembly = assembly(&store).await;
+            let proof = Proof::Digested(vec![(0..1, piece_digest(CONTENT))], vec![known]);
+            assembly.fill(all, Filling::Stored { source, from: 0, proof }, progress()).await.unwrap();
+            if is_changed {
+                assembly.zero(Extent { offset: 0, len: 1 }, progress()).await.unwrap();
+            }
+            let finished = assembly.finish(ByteCount::new(all.len).unwrap(), Algorithms::PIECES).await.unwrap();
+            assert_eq!(finished.digests.pieces, expected);
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
