@@ -104,6 +104,7 @@ mod tests {
             created: "2023-11-14T22:13:19Z".to_owned(),
             stored: None,
             checked: None,
+            checked_from: None,
         }
     }
 

@@ -65,11 +65,6 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Whether a login is named on the command line.
-    pub(super) fn has_login(&self) -> bool {
-        self.user_file.is_some()
-    }
-
     /// Runs a command as a client of the server. `goes_on` is told when a signal ends it.
     pub(super) fn run(
         &self,

@@ -130,6 +130,19 @@ enum Command {
 const UNKNOWN_VARIABLE: &str = "this variable of the environment names no setting and is passed over";
 
 /// Runs the command that the arguments name.
+/// The exit code when the command line is wrong, as clap has it.
+const USAGE: u8 = 2;
+
+/// A command line that asks for what cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(&'static str);
+
+/// Refuses a command line.
+fn usage(told: &'static str) -> anyhow::Error {
+    UsageError(told).into()
+}
+
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
@@ -141,6 +154,9 @@ pub fn main() -> ExitCode {
         }
     }
 }
+            if error.is::<UsageError>() {
+                return USAGE.into();
+            }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {

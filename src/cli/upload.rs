@@ -180,12 +180,15 @@ async fn one(
         let (label, file) = (order.name.clone(), shown(&order.source));
         let meter = Arc::new(Meter::default());
         let done = board.watch(&label, &meter, client.upload(order, Arc::clone(&meter))).await;
-        let done = done.with_context(|| format!("{file} is not uploaded"))?;
+        let mut done = done.with_context(|| format!("{file} is not uploaded"))?;
+        let saved = match receipt {
+            Some(place) => client.save_receipt(&done.drive, place, &meter).await.map(Some),
+            None => Ok(None),
+        };
+        // There is a drive all the same.
+        done.receipt = saved.as_ref().ok().cloned().flatten();
         board.done(&done, &done.drive);
-        if let Some(place) = receipt {
-            let saved = client.save_receipt(&done.drive, place, &meter).await;
-            saved.with_context(|| format!("{file} is uploaded, and its receipt is not saved"))?;
-        }
+        saved.with_context(|| format!("{file} is uploaded, and its receipt is not saved"))?;
     }
     Ok(())
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::connection::Connection;
 use super::progress::plain;
-use super::runtime;
+use super::{runtime, usage};
 use crate::auth::verified;
 use crate::client::{ClientError, Meter, ReadBack};
 use crate::domain::{Algorithms, PublicKey, Receipt, ReceiptDigests, SignedReceipt};
@@ -55,49 +55,128 @@ pub(super) fn run(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
     let (file, receipt) = match (&arguments.paths[..], &arguments.drive) {
         ([file, receipt], None) => (Some(file), receipt),
         ([receipt], Some(_)) => (None, receipt),
-        (_, None) => bail!("a file and its receipt are needed, or --drive and the receipt"),
-        (_, Some(_)) => bail!("either a file or --drive is checked against the receipt"),
+        (_, None) => return Err(usage("a file and its receipt are needed, or --drive and the receipt")),
+        (_, Some(_)) => return Err(usage("either a file or --drive is checked against the receipt")),
     };
-    ensure!(!arguments.connection.json, "--json is not for this command");
-    ensure!(file.is_none() || !arguments.connection.has_login(), "--user-file is for --drive: a file needs no server");
-    let mut out = std::io::stdout();
+    let mut findings = Findings::new(arguments.connection.json);
     let text = read_receipt(receipt)?;
     let signed: SignedReceipt = serde_json::from_slice(&text).context("the receipt is not one of this program")?;
-    match keys(arguments)? {
-        None => writeln!(out, "signature: not checked; --jwks or --key says by what")?,
-        Some(keys) => match verified(&signed.jws, &keys) {
-            Ok(receipt) if receipt == signed.receipt => writeln!(out, "signature: good, by {}", receipt.issuer)?,
-            Ok(_) => {
-                writeln!(out, "signature: of another receipt than the one beside it")?;
-                return Ok(FORGED.into());
-            }
-            Err(why) => {
-                writeln!(out, "signature: not good: {why}")?;
-                return Ok(FORGED.into());
-            }
-        },
+    if let Some(keys) = keys(arguments)? {
+        let told = match verified(&signed.jws, &keys) {
+            Ok(receipt) if receipt == signed.receipt => Ok(receipt.issuer),
+            Ok(_) => Err("of another receipt than the one beside it".to_owned()),
+            Err(why) => Err(format!("not good: {why}")),
+        };
+        let is_good = findings.signature(&told)?;
+        if !is_good {
+            return findings.end(FORGED);
+        }
+    } else {
+        findings.unsigned()?;
     }
-    let is_same = match (file, &arguments.drive) {
+    match (file, &arguments.drive) {
         (Some(file), _) => {
-            let algorithms = algorithms(&signed.receipt);
+            let algorithms = signed.receipt.digest.algorithms();
             let found = digest(file, algorithms).with_context(|| format!("cannot read {}", file.display()))?;
-            compare("file", found, &signed.receipt, &mut out)?
+            findings.compare("file", found, &signed.receipt)?;
         }
         (None, drive) => {
             let drive = drive.clone().unwrap_or_default();
             // The codes of a client would be taken for what the check has shown.
-            let found = read_back(arguments, drive).map_err(|error| anyhow!("{error:#}"))?;
-            match found {
+            let read = read_back(arguments, drive, signed.receipt.digest.algorithms());
+            match read.map_err(|error| anyhow!("{error:#}"))? {
                 Found::Ended(code) => return Ok(code),
-                Found::Whole(found) => compare("drive", (found.size.get(), found.digest), &signed.receipt, &mut out)?,
-                Found::Spoiled(told) => {
-                    writeln!(out, "drive: DIFFERS from what was stored: {}", plain(&told))?;
-                    false
-                }
+                Found::Whole(found) => findings.compare("drive", (found.size.get(), found.digest), &signed.receipt)?,
+                Found::Spoiled(told) => findings.spoiled(&told)?,
             }
         }
-    };
-    Ok(if is_same { ExitCode::SUCCESS } else { DIFFERS.into() })
+    }
+    let code = if findings.is_same { 0 } else { DIFFERS };
+    findings.end(code)
+}
+
+/// What was found, told in lines of text at once or as one object at the end.
+struct Findings {
+    json: bool,
+    told: Map<String, Value>,
+    compared: Vec<Value>,
+    is_same: bool,
+}
+
+impl Findings {
+    fn new(json: bool) -> Self {
+        Self { json, told: Map::new(), compared: Vec::new(), is_same: true }
+    }
+
+    fn line(&self, line: &str) -> std::io::Result<()> {
+        if self.json { Ok(()) } else { writeln!(std::io::stdout(), "{line}") }
+    }
+
+    fn unsigned(&mut self) -> std::io::Result<()> {
+        self.told.insert("signature".to_owned(), "unchecked".into());
+        self.line("signature: not checked; --jwks or --key says by what")
+    }
+
+    /// Tells who has signed the receipt, or what the signature is; returns whether it is good.
+    fn signature(&mut self, signature: &Result<String, String>) -> std::io::Result<bool> {
+        let word = if signature.is_ok() { "good" } else { "bad" };
+        self.told.insert("signature".to_owned(), word.into());
+        match signature {
+            Ok(issuer) => {
+                self.told.insert("issuer".to_owned(), issuer.as_str().into());
+                self.line(&format!("signature: good, by {issuer}"))?;
+            }
+            Err(why) => {
+                self.told.insert("reason".to_owned(), format!("the signature is {why}").into());
+                self.line(&format!("signature: {why}"))?;
+            }
+        }
+        Ok(signature.is_ok())
+    }
+
+    fn spoiled(&mut self, told: &str) -> std::io::Result<()> {
+        self.is_same = false;
+        self.told.insert("reason".to_owned(), told.into());
+        self.line(&format!("drive: DIFFERS from what was stored: {}", plain(told)))
+    }
+
+    /// Tells how what was found and the receipt compare.
+    fn compare(&mut self, what: &str, (size, found): (u64, ReceiptDigests), receipt: &Receipt) -> anyhow::Result<()> {
+        let told = &receipt.digest;
+        let digests = [
+            ("sha-256", found.sha256, &told.sha256),
+            ("blake3", found.blake3, &told.blake3),
+            ("blake3-pieces", found.pieces, &told.pieces),
+        ];
+        let digests = digests.into_iter().filter_map(|(name, found, told)| {
+            Some((name, found.unwrap_or_else(|| "none".to_owned()), told.as_ref()?.to_ascii_lowercase()))
+        });
+        for (name, found, told) in [("size", size.to_string(), receipt.size.to_string())].into_iter().chain(digests) {
+            let is_same = found == told;
+            self.is_same &= is_same;
+            if is_same {
+                self.line(&format!("{name}: the same, {told}"))?;
+            } else {
+                self.line(&format!("{name}: DIFFERS: the {what} has {found}, the receipt says {told}"))?;
+            }
+            self.compared.push(json!({"of": name, "found": found, "receipt": told, "same": is_same}));
+        }
+        if self.is_same && told.algorithms().is_empty() {
+            bail!("the receipt has no digest, so the bytes cannot be checked: have the server seal the drive first");
+        }
+        Ok(())
+    }
+
+    /// Ends with this code.
+    fn end(mut self, code: u8) -> anyhow::Result<ExitCode> {
+        if self.json {
+            self.told.insert("event".to_owned(), "verified".into());
+            self.told.insert("same".to_owned(), (code == 0).into());
+            self.told.insert("compared".to_owned(), self.compared.into());
+            writeln!(std::io::stdout(), "{}", Value::Object(self.told))?;
+        }
+        Ok(code.into())
+    }
 }
 
 /// What came of reading a drive back.
@@ -111,8 +190,8 @@ enum Found {
 }
 
 /// Has the server read the drive back.
-fn read_back(arguments: &VerifyArguments, drive: String) -> anyhow::Result<Found> {
-    let order = ReadBack { drive, wait: arguments.wait.map(Duration::from_secs) };
+fn read_back(arguments: &VerifyArguments, drive: String, wanted: Algorithms) -> anyhow::Result<Found> {
+    let order = ReadBack { drive, wanted, wait: arguments.wait.map(Duration::from_secs) };
     let mut found = None;
     let code = arguments.connection.run("the server goes on reading", async |client| {
         found = Some(match client.read_back(&order, &Meter::default()).await {
@@ -122,46 +201,6 @@ fn read_back(arguments: &VerifyArguments, drive: String) -> anyhow::Result<Found
         Ok(())
     })?;
     Ok(found.unwrap_or(Found::Ended(code)))
-}
-
-/// The algorithms whose digests the receipt tells.
-fn algorithms(receipt: &Receipt) -> Algorithms {
-    let told = &receipt.digest;
-    Algorithms { sha256: told.sha256.is_some(), blake3: told.blake3.is_some(), pieces: told.pieces.is_some() }
-}
-
-/// Tells how what was found and the receipt compare; returns whether nothing differs.
-fn compare(
-    what: &str,
-    (size, found): (u64, ReceiptDigests),
-    receipt: &Receipt,
-    out: &mut impl Write,
-) -> anyhow::Result<bool> {
-    let (told, algorithms) = (&receipt.digest, algorithms(receipt));
-    let mut is_same = true;
-    let mut line = |name: &str, found: String, told: &str| {
-        let same = found == told;
-        is_same &= same;
-        if same {
-            writeln!(out, "{name}: the same, {told}")
-        } else {
-            writeln!(out, "{name}: DIFFERS: the {what} has {found}, the receipt says {told}")
-        }
-    };
-    line("size", size.to_string(), &receipt.size.to_string())?;
-    for (name, found, told) in [
-        ("sha-256", found.sha256, &told.sha256),
-        ("blake3", found.blake3, &told.blake3),
-        ("blake3-pieces", found.pieces, &told.pieces),
-    ] {
-        if let Some(told) = told {
-            line(name, found.unwrap_or_else(|| "none".to_owned()), &told.to_ascii_lowercase())?;
-        }
-    }
-    if is_same && algorithms.is_empty() {
-        bail!("the receipt has no digest, so the bytes cannot be checked: have the server seal the drive first");
-    }
-    Ok(is_same)
 }
 
 /// Returns the size and the digests of a file.

@@ -116,9 +116,9 @@ impl Batch {
         receipt: Option<&ReceiptPlace>,
         meter: Arc<Meter>,
     ) -> Result<(Uploaded, bool), ClientError> {
-        let (uploaded, is_old) = self.made(order, Arc::clone(&meter)).await?;
+        let (mut uploaded, is_old) = self.made(order, Arc::clone(&meter)).await?;
         if let Some(place) = receipt {
-            self.client.save_receipt(&uploaded.drive, place, &meter).await?;
+            uploaded.receipt = Some(self.client.save_receipt(&uploaded.drive, place, &meter).await?);
         }
         Ok((uploaded, is_old))
     }

@@ -294,7 +294,7 @@ impl Open {
                 ("done", Some(made)) => {
                     let digest = digest.map(|(algorithm, digest)| format!("{}:{digest}", algorithm.name()));
                     let (transfer, name) = (transfer.id, name.to_owned());
-                    return Ok(Uploaded { drive: made.drive, name, size, digest, transfer });
+                    return Ok(Uploaded { drive: made.drive, name, size, digest, transfer, receipt: None });
                 }
                 ("open" | "finishing", _) => sleep(ASK).await,
                 (state, _) => return Err(ClientError::Failed(transfer.reason.unwrap_or_else(|| state.to_owned()))),

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
@@ -19,14 +20,12 @@ use super::exchange::blocking;
 use super::record::sync_folder_of;
 use super::retry::persist;
 use super::{Client, ClientError, Meter};
-use crate::domain::{Receipt, SignedReceipt, VolumeId};
+use crate::domain::{Algorithms, Receipt, SignedReceipt, VolumeId};
 
 /// The first pause before the server is asked again whether it has read a drive back.
 const FIRST: Duration = Duration::from_millis(500);
 /// The longest.
 const LONGEST: Duration = Duration::from_secs(10);
-/// A server that began anew has forgotten that the drive is to be read, so it is told again after this.
-const AGAIN: Duration = Duration::from_mins(5);
 
 /// Where receipts go to.
 #[derive(Clone, Debug)]
@@ -66,24 +65,27 @@ impl ReceiptPlace {
 pub(crate) struct ReadBack {
     /// The drive, by its UUID or name.
     pub(crate) drive: String,
+    /// The digests that are wanted of it.
+    pub(crate) wanted: Algorithms,
     /// The longest time to wait for it; `None` is as long as it takes.
     pub(crate) wait: Option<Duration>,
 }
 
 impl Client {
-    /// Saves the receipt of a drive, as the server tells it.
+    /// Saves the receipt of a drive, as the server tells it; returns the file.
     pub(crate) async fn save_receipt(
         &self,
         drive: &str,
         place: &ReceiptPlace,
         meter: &Meter,
-    ) -> Result<(), ClientError> {
+    ) -> Result<PathBuf, ClientError> {
         let id: VolumeId = drive.parse().map_err(|_| ClientError::Nonsense("a drive without an id"))?;
         let receipt: Value = self.receipt(id, meter).await?;
         let file = place.of(&id.to_string());
         let target = file.clone();
         let saved = blocking(move || save(&target, format!("{receipt}\n").as_bytes())).await;
-        saved.map_err(ClientError::file(&file))
+        saved.map_err(ClientError::file(&file))?;
+        Ok(file)
     }
 
     async fn receipt<T: serde::de::DeserializeOwned>(&self, drive: VolumeId, meter: &Meter) -> Result<T, ClientError> {
@@ -91,11 +93,12 @@ impl Client {
         persist(self.patience, meter, async || self.ask(Method::GET, &path, None).await).await
     }
 
-    /// Has the server read a drive back from its disk, and returns what it knows of it then. A drive whose bytes are
+    /// Has the server read a drive back from its disk, and returns what it knows of it then. A reading that had begun
+    /// before is not counted: the disk may have lost since what it had read by then. A drive whose bytes are
     /// not those that were stored is a failure of the digest.
     pub(crate) async fn read_back(&self, order: &ReadBack, meter: &Meter) -> Result<Receipt, ClientError> {
         let drive = self.drive(&order.drive).await?;
-        match self.read_back_whole(drive, order.wait, meter).await {
+        match self.read_back_whole(drive, order, meter).await {
             Err(ClientError::Refused { status, told, .. })
                 if status == StatusCode::CONFLICT && self.is_unavailable(drive).await? =>
             {
@@ -105,34 +108,29 @@ impl Client {
         }
     }
 
-    async fn read_back_whole(
-        &self,
-        drive: VolumeId,
-        wait: Option<Duration>,
-        meter: &Meter,
-    ) -> Result<Receipt, ClientError> {
-        let began = Instant::now();
+    async fn read_back_whole(&self, drive: VolumeId, order: &ReadBack, meter: &Meter) -> Result<Receipt, ClientError> {
+        let since = Instant::now();
         let before: SignedReceipt = self.receipt(drive, meter).await?;
+        // Times are compared with those of the same clock alone.
+        let asked = time(Some(&before.receipt.issued)).ok_or(ClientError::Nonsense("a receipt of no time"))?;
         let link = Link::open(self, drive).await?;
         let mut wanted = HeaderMap::new();
-        wanted.insert("want-repr-digest", HeaderValue::from_static("sha-256=1, blake3=1, blake3-pieces=1"));
-        let (mut asked, mut pause) = (None::<Instant>, FIRST);
+        wanted.insert("want-repr-digest", wanted_digests(order.wanted));
+        let mut pause = FIRST;
         loop {
-            if asked.is_none_or(|asked| asked.elapsed() >= AGAIN) {
-                // Each of these has the drive read from its first byte to its last, unless that is to be done already.
-                persist(self.patience, meter, async || link.send(Method::HEAD, &wanted).await).await?;
-                asked = Some(Instant::now());
-            }
+            // Each of these has the drive read from its first byte to its last, unless that is under way, perhaps from
+            // before, or to be done already. A server that began anew has forgotten it.
+            persist(self.patience, meter, async || link.send(Method::HEAD, &wanted).await).await?;
+            sleep(pause).await;
             let now: SignedReceipt = self.receipt(drive, meter).await?;
-            // Times are compared with those of the same clock alone. The digests are told a moment later.
-            let is_checked = now.receipt.checked.is_some() && now.receipt.checked != before.receipt.checked;
-            if is_checked && now.receipt.digest.are_known() {
+            let began = time(now.receipt.checked_from.as_ref());
+            let known = now.receipt.digest.algorithms();
+            if began.is_some_and(|began| began >= asked) && known.or(order.wanted) == known {
                 return Ok(now.receipt);
             }
-            if let Some(wait) = wait.filter(|wait| began.elapsed() >= *wait) {
+            if let Some(wait) = order.wait.filter(|wait| since.elapsed() >= *wait) {
                 return Err(ClientError::NotReadBack(wait));
             }
-            sleep(pause).await;
             pause = (pause * 2).min(LONGEST);
         }
     }
@@ -141,6 +139,20 @@ impl Client {
         let told: Value = self.ask(Method::GET, &format!("/api/2.0/drives/{drive}/"), None).await?;
         Ok(told["status"] == "unavailable")
     }
+}
+
+/// Returns the field by which digests are wanted. One is always: it is what has the drive read.
+fn wanted_digests(wanted: Algorithms) -> HeaderValue {
+    HeaderValue::from_static(match (wanted.sha256, wanted.blake3) {
+        (true, true) => "sha-256=1, blake3=1, blake3-pieces=1",
+        (true, false) => "sha-256=1, blake3-pieces=1",
+        (false, true) => "blake3=1, blake3-pieces=1",
+        (false, false) => "blake3-pieces=1",
+    })
+}
+
+fn time(text: Option<&String>) -> Option<Timestamp> {
+    text?.parse().ok()
 }
 
 /// Returns the name that a receipt has until it is whole, of this process alone.

@@ -101,6 +101,9 @@ pub(crate) struct Uploaded {
     pub(crate) digest: Option<String>,
     /// The transfer.
     pub(crate) transfer: String,
+    /// The file with its receipt, if that was wanted.
+    #[serde(default)]
+    pub(crate) receipt: Option<PathBuf>,
 }
 
 /// What is kept of an upload that is under way.

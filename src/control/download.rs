@@ -162,7 +162,8 @@ impl Downloads {
         let image = self.image(&volume).await?;
         let mut checked = None;
         if !plan.wanted.is_empty() {
-            checked = self.volumes.meta.last_checked(volume.id, volume.generation).await?;
+            let last = self.volumes.meta.last_checked(volume.id, volume.generation).await?;
+            checked = last.map(|reading| reading.ended);
             // Also when it is known: whoever wants the digest wants to know what the disk has now. A volume has one
             // such job at most. Nobody is told of it, so that it need not outlive a power cut.
             let spares_holes = plan.wanted == Algorithms::PIECES;

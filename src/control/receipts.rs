@@ -53,7 +53,8 @@ impl Receipting {
             digest: drive.digests.into(),
             created: date(drive.created),
             stored: image.written().map(date),
-            checked: checked.map(date),
+            checked: checked.map(|reading| date(reading.ended)),
+            checked_from: checked.and_then(|reading| reading.began).map(date),
             name: drive.name,
         };
         Ok(Outcome::Receipt(Box::new(self.receipts.sign(receipt, now).await?)))

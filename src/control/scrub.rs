@@ -22,7 +22,7 @@ use super::supervise::Supervisor;
 use super::volumes::{MISSING, Volumes};
 use crate::domain::{Fault, FaultKind, UnixTime, Volume, VolumeKind, VolumeState};
 use crate::io::IdleThread;
-use crate::meta::{Check, MetaError};
+use crate::meta::{Check, MetaError, Reading};
 use crate::metrics::{Metrics, Scrubbed};
 use crate::store::{OpenTree, ReadBack, StoreError, TreeReadError, TreeStore};
 use crate::tree::{PackCause, PackError};
@@ -160,6 +160,8 @@ impl Scrub {
                 if volume.state == VolumeState::Unavailable { self.ago(Duration::ZERO) } else { self.later(check) };
             return self.put_off(check, since).await;
         }
+        // When it began is not known of one that goes on.
+        let began = (check.position == 0).then(|| self.volumes.clock.now());
         let found = match volume.kind {
             VolumeKind::Drive | VolumeKind::Snapshot => self.read_back(&volume, check).await,
             VolumeKind::Tree => self.read_tree(&volume, check).await,
@@ -169,7 +171,8 @@ impl Scrub {
             Ok(Found::Whole) => {
                 metrics.scrubbed(Scrubbed::Whole);
                 tracing::debug!(volume = %volume.id, "checked");
-                Ok(self.volumes.meta.note_checked(volume.id, volume.generation, self.ago(Duration::ZERO)).await?)
+                let reading = Reading { began, ended: self.volumes.clock.now() };
+                Ok(self.volumes.meta.note_checked(volume.id, volume.generation, reading).await?)
             }
             Ok(Found::Gone) => self.put_off(check, self.later(check)).await,
             Ok(Found::Unknown) => self.put_off(check, self.ago(Duration::ZERO)).await,

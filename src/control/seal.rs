@@ -8,7 +8,7 @@ use super::jobs::Jobs;
 use super::survey::data_of;
 use crate::domain::{Algorithms, Digests, Fault, FaultKind, PIECE, Volume};
 use crate::io::IdleThread;
-use crate::meta::Job;
+use crate::meta::{Job, Reading};
 use crate::store::{Image, ReadBack, StoreError};
 use crate::transfer::DigestState;
 
@@ -27,6 +27,7 @@ impl Jobs {
         if !volume.state.is_readable() {
             return self.finish(job, &[], |_| Ok(())).await;
         }
+        let began = self.volumes.clock.now();
         let verdict = match self.judge(&volume, spares_holes).await {
             Err(fault) if job.attempts() < ATTEMPTS => return Err(fault),
             Err(fault) => {
@@ -36,25 +37,21 @@ impl Jobs {
             }
             Ok(verdict) => verdict,
         };
-        if let Verdict::Whole(_) = verdict
-            && let Err(error) =
-                self.volumes.meta.note_checked(volume.id, volume.generation, self.volumes.clock.now()).await
-        {
-            tracing::warn!(%error, "that a drive was checked is not noted");
-        }
+        let reading = Reading { began: Some(began), ended: self.volumes.clock.now() };
         let spoiled = match verdict {
-            Verdict::Whole(digests) if volume.digests == digests.or(volume.digests) => {
-                return self.finish(job, &[], |_| Ok(())).await;
-            }
             Verdict::Whole(digests) => {
-                return self
-                    .finish(job, &[volume.id], |now| {
-                        if now.generation == volume.generation {
-                            now.digests = digests.or(now.digests);
-                        }
-                        Ok(())
-                    })
-                    .await;
+                let is_known = volume.digests == digests.or(volume.digests);
+                let changed = if is_known { &[][..] } else { &[volume.id] };
+                self.finish(job, changed, |now| {
+                    if now.generation == volume.generation {
+                        now.digests = digests.or(now.digests);
+                    }
+                    Ok(())
+                })
+                .await?;
+                // Last: who sees that the drive was checked sees its digests.
+                self.note_checked(&volume, reading).await;
+                return Ok(());
             }
             Verdict::Differs { piece } => differs(piece),
             Verdict::Damaged(why) => why.to_owned(),
@@ -65,6 +62,13 @@ impl Jobs {
             _ => {}
         }
         self.finish(job, &[], |_| Ok(())).await
+    }
+
+    async fn note_checked(&self, volume: &Volume, reading: Reading) {
+        let noted = self.volumes.meta.note_checked(volume.id, volume.generation, reading).await;
+        if let Err(error) = noted {
+            tracing::warn!(%error, "that a drive was checked is not noted");
+        }
     }
 
     async fn judge(&self, volume: &Volume, spares_holes: bool) -> Result<Verdict, Fault> {

@@ -408,6 +408,7 @@ fn receipt(of: ReceiptOf) -> Outcome {
         created: "2023-11-14T22:13:20Z".to_owned(),
         stored: Some("2023-11-14T22:14:00Z".to_owned()),
         checked: Some("2023-11-14T22:14:30Z".to_owned()),
+        checked_from: Some("2023-11-14T22:14:20Z".to_owned()),
     };
     Outcome::Receipt(Box::new(SignedReceipt { receipt, jws: "header.receipt.signature".to_owned() }))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ByteCount, Digests, TenantId, TransferId, VolumeId};
+use super::{Algorithms, ByteCount, Digests, TenantId, TransferId, VolumeId};
 
 /// The drive that a receipt is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub struct Receipt {
     /// When they were last read back from the disk and found whole, if ever. Older receipts do not tell it.
     #[serde(default)]
     pub checked: Option<String>,
+    /// When that reading began, if that is known: each byte was on the disk then or later.
+    #[serde(default)]
+    pub checked_from: Option<String>,
 }
 
 /// Digests in hexadecimal; `None` of those that are not known.
@@ -59,9 +62,9 @@ pub struct ReceiptDigests {
 }
 
 impl ReceiptDigests {
-    /// Reports whether there is one by each algorithm.
-    pub const fn are_known(&self) -> bool {
-        self.sha256.is_some() && self.blake3.is_some() && self.pieces.is_some()
+    /// The algorithms by which there is one.
+    pub const fn algorithms(&self) -> Algorithms {
+        Algorithms { sha256: self.sha256.is_some(), blake3: self.blake3.is_some(), pieces: self.pieces.is_some() }
     }
 }
 

@@ -35,6 +35,15 @@ pub struct Check {
     pub position: u64,
 }
 
+/// A reading of a volume from its first byte to its last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// When it began; `None` of one that went on after the server began anew, or is of an earlier version.
+    pub began: Option<UnixTime>,
+    /// When it had come to the end.
+    pub ended: UnixTime,
+}
+
 impl Meta {
     /// Notes volumes, and new generations of volumes, that were not noted before: these are to be checked. In steps, by
     /// id: after `after`, to where the answer says that the next step begins.
@@ -59,7 +68,8 @@ impl Meta {
                     "INSERT INTO checks (volume, generation, since, position) \
                      SELECT id, generation, $3, 0 FROM volumes WHERE id = $1 AND generation = $2 \
                      ON CONFLICT (volume) DO UPDATE \
-                     SET generation = excluded.generation, checked = NULL, since = excluded.since, position = 0",
+                     SET generation = excluded.generation, checked = NULL, checked_from = NULL, \
+                     since = excluded.since, position = 0",
                 )
                 .bind(id.as_bytes().as_slice())
                 .bind(generation)
@@ -116,31 +126,32 @@ impl Meta {
     }
 
     /// Notes that this generation of a volume was read back and is whole. Of another one that says nothing.
-    pub async fn note_checked(&self, id: VolumeId, generation: u64, now: UnixTime) -> Result<(), MetaError> {
+    pub async fn note_checked(&self, id: VolumeId, generation: u64, reading: Reading) -> Result<(), MetaError> {
         let mut tx = self.db.begin().await?;
         sqlx::query(
-            "INSERT INTO checks (volume, generation, checked, since, position) \
-             SELECT id, generation, $3, $3, 0 FROM volumes WHERE id = $1 AND generation = $2 \
-             ON CONFLICT (volume) DO UPDATE \
-             SET generation = excluded.generation, checked = excluded.checked, since = excluded.since, position = 0",
+            "INSERT INTO checks (volume, generation, checked, checked_from, since, position) \
+             SELECT id, generation, $3, $4, $3, 0 FROM volumes WHERE id = $1 AND generation = $2 \
+             ON CONFLICT (volume) DO UPDATE SET generation = excluded.generation, checked = excluded.checked, \
+             checked_from = excluded.checked_from, since = excluded.since, position = 0",
         )
         .bind(id.as_bytes().as_slice())
         .bind(generation.cast_signed())
-        .bind(now.0)
+        .bind(reading.ended.0)
+        .bind(reading.began.map(|began| began.0))
         .execute(&mut *tx)
         .await?;
         self.db.commit_unflushed(tx).await
     }
 
-    /// When this generation of a volume was last found whole.
-    pub async fn last_checked(&self, id: VolumeId, generation: u64) -> Result<Option<UnixTime>, MetaError> {
-        let checked: Option<Option<i64>> =
-            sqlx::query_scalar("SELECT checked FROM checks WHERE volume = $1 AND generation = $2")
+    /// The reading by which this generation of a volume was last found whole.
+    pub async fn last_checked(&self, id: VolumeId, generation: u64) -> Result<Option<Reading>, MetaError> {
+        let checked: Option<(Option<i64>, Option<i64>)> =
+            sqlx::query_as("SELECT checked, checked_from FROM checks WHERE volume = $1 AND generation = $2")
                 .bind(id.as_bytes().as_slice())
                 .bind(generation.cast_signed())
                 .fetch_optional(&self.db.readers)
                 .await?;
-        Ok(checked.flatten().map(UnixTime))
+        Ok(checked.and_then(|(ended, began)| Some(Reading { began: began.map(UnixTime), ended: ended.map(UnixTime)? })))
     }
 
     /// When the volume that was not checked for longest was checked, or stored.
@@ -170,6 +181,11 @@ mod tests {
         }
     }
 
+    /// A reading that ended then.
+    fn read(at: i64) -> Reading {
+        Reading { began: Some(UnixTime(at - 1)), ended: UnixTime(at) }
+    }
+
     fn stored(scene: &Scene, at: i64) -> Volume {
         Volume { updated: UnixTime(at), ..drive(scene.tenant, 1) }
     }
@@ -182,15 +198,15 @@ mod tests {
         let snapshot = Volume { kind: VolumeKind::Snapshot, ..stored(&scene, 40) };
         let all = vec![young.clone(), old.clone(), checked.clone(), snapshot.clone()];
         meta.insert_volumes(all, vec![]).await.unwrap();
-        meta.note_checked(checked.id, 1, UnixTime(25)).await.unwrap();
-        assert_eq!(meta.last_checked(checked.id, 1).await.unwrap(), Some(UnixTime(25)));
+        meta.note_checked(checked.id, 1, read(25)).await.unwrap();
+        assert_eq!(meta.last_checked(checked.id, 1).await.unwrap(), Some(read(25)));
         note_all(&scene).await;
         assert_eq!(meta.last_checked(old.id, 1).await.unwrap(), None);
         assert_eq!(meta.oldest_check().await.unwrap(), Some(UnixTime(20)));
         let mut order = Vec::new();
         while let Some(check) = meta.next_check(UnixTime(50), NEVER).await.unwrap() {
             assert_eq!((check.generation, check.position, check.is_first), (1, 0, check.volume != checked.id));
-            meta.note_checked(check.volume, 1, UnixTime(51)).await.unwrap();
+            meta.note_checked(check.volume, 1, read(51)).await.unwrap();
             order.push(check.volume);
         }
         assert_eq!(order, [old.id, checked.id, young.id, snapshot.id]);
@@ -221,17 +237,20 @@ mod tests {
 
         let grown = Volume { generation: 2, updated: UnixTime(9), ..volume.clone() };
         meta.update(grown).await.unwrap();
-        meta.note_checked(volume.id, 1, UnixTime(8)).await.unwrap();
+        meta.note_checked(volume.id, 1, read(8)).await.unwrap();
         assert_eq!(meta.last_checked(volume.id, 1).await.unwrap(), None, "it came too late");
         note_all(&scene).await;
         meta.note_position(&check, 78).await.unwrap();
         assert_eq!(next().await, Some(Check { generation: 2, position: 0, ..check }));
-        meta.note_checked(volume.id, 2, UnixTime(12)).await.unwrap();
+        meta.note_checked(volume.id, 2, read(12)).await.unwrap();
         assert_eq!(next().await, Some(Check { generation: 2, is_first: false, ..check }));
+        let unknown = Reading { began: None, ended: UnixTime(12) };
+        meta.note_checked(volume.id, 2, unknown).await.unwrap();
+        assert_eq!(meta.last_checked(volume.id, 2).await.unwrap(), Some(unknown), "not when the one before began");
         // Its check goes with a volume.
         meta.remove_volume(volume.id).await.unwrap();
         assert_eq!((next().await, meta.oldest_check().await.unwrap()), (None, None));
-        meta.note_checked(volume.id, 2, UnixTime(13)).await.unwrap();
+        meta.note_checked(volume.id, 2, read(13)).await.unwrap();
         assert_eq!(meta.oldest_check().await.unwrap(), None);
     }
 

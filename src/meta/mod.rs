@@ -47,7 +47,7 @@ use sqlite::Database;
 
 pub use batch::{Batch, Vacancy};
 pub use block::Owner;
-pub use checks::Check;
+pub use checks::{Check, Reading};
 pub use error::MetaError;
 pub use identity::ProjectSummary;
 pub use jobs::{Job, JobKind, Lane, Lease, NewJob};

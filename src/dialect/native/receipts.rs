@@ -100,5 +100,6 @@ fn receipt() -> Value {
         "created": time,
         "stored": {"type": ["string", "null"], "format": "date-time"},
         "checked": {"type": ["string", "null"], "format": "date-time"},
+        "checked_from": {"type": ["string", "null"], "format": "date-time"},
     }))
 }

@@ -298,6 +298,7 @@ pub(super) fn migrations() -> Migrator {
         (16, "media", include_str!("migrations/0016_media.sql")),
         (17, "origins", include_str!("migrations/0017_origins.sql")),
         (18, "piece_lists", include_str!("migrations/0018_piece_lists.sql")),
+        (19, "checked_from", include_str!("migrations/0019_checked_from.sql")),
         (20, "quotas", include_str!("migrations/0020_quotas.sql")),
         (23, "kept", include_str!("migrations/0023_kept.sql")),
     ];

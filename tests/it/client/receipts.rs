@@ -14,6 +14,12 @@ use crate::harness::{Server, image};
 const DIFFERS: i32 = 3;
 const FORGED: i32 = 4;
 
+/// The key that signs the server's receipts.
+fn key_of(server: &Server) -> String {
+    let keys = server.curl("/.well-known/jwks.json").run().json();
+    keys["keys"][0]["x"].as_str().expect("a key").to_owned()
+}
+
 fn read(home: &Home, name: &str) -> Value {
     serde_json::from_slice(&fs::read(home.join(name)).expect("the receipt is there")).expect("it is JSON")
 }
@@ -32,6 +38,7 @@ fn the_receipt_of_an_upload_is_saved_and_the_drive_is_checked_against_it() {
     assert!(told["receipt"]["digest"]["sha-256"].is_string(), "{told}");
 
     let jwks = format!("{}/.well-known/jwks.json", server.endpoint());
+    let before = server.curl(&format!("/api/v1/drives/{uuid}/receipt")).run().json();
     let checked = home.run(&["verify", "--drive", &uuid, "disk.receipt", "--jwks", &jwks]);
     assert_eq!(checked.status.code(), Some(0), "{}{}", said(&checked), printed(&checked));
     for line in ["signature: good", "size: the same", "sha-256: the same"] {
@@ -40,14 +47,30 @@ fn the_receipt_of_an_upload_is_saved_and_the_drive_is_checked_against_it() {
     // It was read from the disk, which the next receipt tells.
     let now = server.curl(&format!("/api/v1/drives/{uuid}/receipt")).run().json();
     assert!(now["receipt"]["checked"].is_string(), "{now}");
+    let time = |of: &Value| of.as_str().expect("a time").parse::<jiff::Timestamp>().expect("it is one");
+    let [asked, began, ended] =
+        [&before["receipt"]["issued"], &now["receipt"]["checked_from"], &now["receipt"]["checked"]].map(time);
+    assert!(asked <= began && began <= ended, "only a reading that began afterwards counts: {now}");
+    // Once more, which takes another reading.
+    let report = home.done(&["verify", "--drive", &uuid, "disk.receipt", "--key", &key_of(&server)]);
+    assert_eq!((&report["event"], &report["same"]), (&json!("verified"), &json!(true)), "{report}");
+    assert_eq!(report["signature"], "good", "{report}");
+    assert_eq!(report["compared"][0], json!({"of": "size", "found": "9000001", "receipt": "9000001", "same": true}));
+    let again = server.curl(&format!("/api/v1/drives/{uuid}/receipt")).run().json();
+    assert!(time(&again["receipt"]["checked_from"]) > ended, "{again}");
     assert_eq!(home.bare(&["verify", "disk.img", "disk.receipt"]).output().unwrap().status.code(), Some(0));
 
     // Another drive, another key, and bytes that changed on the disk.
     let code = |args: &[&str]| home.run(args).status.code();
     image::random(&home.join("other.img"), 9_000_001, 32);
     let other = home.done(&["upload", "other.img", "--receipt", "other.receipt"]);
+    assert_eq!((&other["event"], &other["receipt"]), (&json!("done"), &json!("other.receipt")), "{other}");
     let other = other["drive"].as_str().expect("a drive");
-    assert_eq!(code(&["verify", "--drive", other, "disk.receipt"]), Some(DIFFERS));
+    let differs = home.run(&["verify", "--drive", other, "disk.receipt", "--json"]);
+    assert_eq!(differs.status.code(), Some(DIFFERS), "{}", said(&differs));
+    let report: Value = serde_json::from_slice(&differs.stdout).expect("it is JSON");
+    let wrong = report["compared"].as_array().expect("a list").iter().filter(|line| line["same"] == false);
+    assert_eq!((&report["same"], wrong.count() > 0), (&json!(false), true), "{report}");
     let stranger = "A".repeat(43);
     assert_eq!(code(&["verify", "--drive", other, "other.receipt", "--key", &stranger]), Some(FORGED));
     flip(&image_of(&server, other), 5_000_000);
@@ -57,13 +80,13 @@ fn the_receipt_of_an_upload_is_saved_and_the_drive_is_checked_against_it() {
 
     // What cannot be checked is neither.
     let absent = "11111111-2222-4333-8444-555555555555";
-    for wrong in [
-        &["verify", "--drive", absent, "disk.receipt"][..],
-        &["verify", "--drive", &uuid, "disk.img", "disk.receipt"],
-        &["verify", "disk.img", "disk.receipt"],
-        &["verify", "--drive", &uuid, "disk.receipt", "--json"],
+    for (wrong, expected) in [
+        (&["verify", "--drive", absent, "disk.receipt"][..], 1),
+        (&["verify", "--drive", &uuid, "disk.img", "disk.receipt"], 2),
+        (&["verify", "disk.img", "disk.receipt"], 2),
+        (&["verify", "--drive", &uuid, "disk.receipt", "--config", "x"], 2),
     ] {
-        assert_eq!(code(wrong), Some(1), "{wrong:?}");
+        assert_eq!(code(wrong), Some(expected), "{wrong:?}");
     }
 }
 
