@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::runtime;
+use super::{runtime, usage};
 use crate::client::{Client, ClientError, Login};
 use crate::config::Size;
 
@@ -43,7 +43,9 @@ const LEAST: u64 = 16 << 10;
 /// Returns the limit on the bytes in a second.
 pub(super) fn limit(rate: Option<Size>) -> anyhow::Result<Option<u64>> {
     let rate = rate.map(|rate| rate.0.get());
-    anyhow::ensure!(rate.is_none_or(|rate| rate >= LEAST), "--bwlimit is 16KiB at least: servers cut who is slower");
+    if rate.is_some_and(|rate| rate < LEAST) {
+        return Err(usage("--bwlimit is 16KiB at least: servers cut who is slower"));
+    }
     Ok(rate)
 }
 

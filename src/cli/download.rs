@@ -18,8 +18,8 @@ pub(super) struct DownloadArguments {
     /// Where it goes to; - is standard output [default: its UUID with .img]
     file: Option<PathBuf>,
     /// Connections at once
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    connections: usize,
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: u16,
     /// Receive no more than this in a second, as in 10MiB
     #[arg(long, value_name = "SIZE")]
     bwlimit: Option<Size>,
@@ -37,7 +37,6 @@ pub(super) struct DownloadArguments {
 pub(super) fn run(arguments: DownloadArguments) -> anyhow::Result<ExitCode> {
     let DownloadArguments { drive, file, connections, bwlimit, force, update, connection } = arguments;
     let is_piped = file.as_deref() == Some(Path::new("-"));
-    anyhow::ensure!(!update || !is_piped, "--update is for a file: - is sent whole");
     let goes_on = if is_piped { "nothing was kept" } else { "the same command goes on" };
     let limit = connection::limit(bwlimit)?;
     connection.run(goes_on, async |client| {
@@ -46,7 +45,7 @@ pub(super) fn run(arguments: DownloadArguments) -> anyhow::Result<ExitCode> {
         let meter = Arc::new(Meter::default());
         let board = Board::new(connection.json, is_piped, None);
         let name = drive.clone();
-        let order = Download { drive, to, connections, replaces: force, updates: update };
+        let order = Download { drive, to, connections: connections.into(), replaces: force, updates: update };
         let done = board.watch(&name, &meter, client.download(order, Arc::clone(&meter))).await?;
         let file = done.file.as_deref().map(|file| file.display().to_string());
         board.done(&done, &file.unwrap_or_default());

@@ -11,6 +11,7 @@ mod generate;
 mod image;
 mod key;
 mod log;
+mod obeyed;
 mod progress;
 mod project;
 mod recover;
@@ -26,7 +27,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::app::{self, Administration};
 use crate::auth::AccountError;
@@ -129,7 +130,6 @@ enum Command {
 /// Not an error: the variable may be mistyped, or not be meant for this program.
 const UNKNOWN_VARIABLE: &str = "this variable of the environment names no setting and is passed over";
 
-/// Runs the command that the arguments name.
 /// The exit code when the command line is wrong, as clap has it.
 const USAGE: u8 = 2;
 
@@ -143,20 +143,24 @@ fn usage(told: &'static str) -> anyhow::Error {
     UsageError(told).into()
 }
 
+/// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut command = Cli::command();
+    let matches = command.get_matches_mut();
+    let checked = obeyed::check(&mut command, &matches);
+    let cli = checked.and_then(|()| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| error.exit());
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
             // `eprintln` panics when nobody can read it.
             let _ = writeln!(std::io::stderr(), "longshore: {error:#}");
+            if error.is::<UsageError>() {
+                return USAGE.into();
+            }
             error.downcast_ref::<ClientError>().map_or(ExitCode::FAILURE, |error| error.exit_code().into())
         }
     }
 }
-            if error.is::<UsageError>() {
-                return USAGE.into();
-            }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {

@@ -27,6 +27,11 @@ pub(super) fn print_json(object: &impl Serialize) {
     print(&serde_json::to_value(object).unwrap_or_default().to_string());
 }
 
+/// Prints what came of one thing as a line of JSON on standard output.
+pub(super) fn print_event(event: &str, id: &str) {
+    print_json(&json!({"event": event, "id": id}));
+}
+
 /// Prints a line on standard output, if there is one.
 pub(super) fn print(text: &str) {
     if !text.is_empty() {

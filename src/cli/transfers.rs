@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::connection::Connection;
-use super::progress::{plain, print, print_json};
+use super::progress::{plain, print, print_event, print_json};
 use crate::client::Transfer;
 
 #[derive(Args)]
@@ -38,7 +38,12 @@ pub(super) fn run(arguments: TransfersArguments) -> anyhow::Result<ExitCode> {
         match command.unwrap_or(TransfersCommand::List) {
             TransfersCommand::List => show(&client.transfers().await?, connection.json),
             TransfersCommand::Show { id } => show(&[client.transfer(&id).await?], connection.json),
-            TransfersCommand::Cancel { id } => client.cancel(&id).await?,
+            TransfersCommand::Cancel { id } => {
+                client.cancel(&id).await?;
+                if connection.json {
+                    print_event("cancelled", &id);
+                }
+            }
         }
         Ok(())
     })

@@ -77,7 +77,6 @@ pub(super) fn push(arguments: PushArguments) -> anyhow::Result<ExitCode> {
 pub(super) fn pull(arguments: PullArguments) -> anyhow::Result<ExitCode> {
     let PullArguments { volume, dir, same_owner, zstd, bwlimit, connection } = arguments;
     let is_piped = dir.as_deref() == Some(Path::new("-"));
-    anyhow::ensure!(!is_piped || !zstd && !same_owner, "--zstd and --same-owner are for what is unpacked");
     let to = match dir {
         Some(_) if is_piped => Destination::Output,
         Some(dir) => Destination::File(dir),

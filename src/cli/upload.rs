@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::connection::{self, Connection};
 use super::progress::{Board, plain, print, say};
+use super::usage;
 use crate::client::{
     Algorithm, Asserted, Batch, Client, ClientError, Compression, Meter, ReceiptPlace, Source, Upload, read_manifest,
 };
@@ -38,9 +39,9 @@ pub(super) struct UploadArguments {
     #[arg(long, value_name = "SIZE")]
     size: Option<Size>,
     /// Connections at once, of each file
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    connections: usize,
-    /// The digest of the whole that the server compares before there is a drive
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: u16,
+    /// The digest of the whole that the server compares before there is a drive; one in a list goes before it
     #[arg(long, value_enum, default_value_t = Digest::Auto)]
     digest: Digest,
     /// A drive that has many of the same bytes: of each 4 MiB that it has, nothing is sent
@@ -92,14 +93,12 @@ pub(super) fn run(arguments: UploadArguments) -> anyhow::Result<ExitCode> {
     let is_input = |file: &PathBuf| file == Path::new("-");
     let files = &arguments.files;
     let is_one = files.len() == 1;
-    anyhow::ensure!(is_one || arguments.name.is_none(), "--name is for one file");
-    anyhow::ensure!(
-        arguments.size.is_none() || files.iter().all(is_input),
-        "--size is for standard input: a file has its own"
-    );
-    anyhow::ensure!(is_one || !files.iter().any(is_input), "- is uploaded alone");
-    let has_base = arguments.base.is_some();
-    anyhow::ensure!(!has_base || !files.iter().any(is_input), "--base is for files: - is sent as it comes");
+    if !is_one && arguments.name.is_some() {
+        return Err(usage("--name is for one file"));
+    }
+    if !is_one && files.iter().any(is_input) {
+        return Err(usage("- is uploaded alone"));
+    }
     let orders = orders(&arguments)?;
     let is_several = !is_one || arguments.manifest.is_some();
     let receipt = arguments.receipt.as_deref().map(|path| ReceiptPlace::prepare(path, is_several)).transpose()?;
@@ -142,7 +141,7 @@ fn orders(arguments: &UploadArguments) -> Result<Vec<Upload>, ClientError> {
             source,
             name,
             reference: arguments.reference.clone(),
-            connections: arguments.connections,
+            connections: arguments.connections.into(),
             digest: given.map_or(digest, Asserted::By),
             expected,
             compression,
