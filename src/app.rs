@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::archive::{Archive, ArchiveSettings, Bucket, Storage};
 use crate::auth::{
     AccessTokens, Accounts, Basic, BasicSettings, Bounds, Identity, IdentitySettings, Keys, Keystone, Logins, NewUser,
-    Receipts, Tickets, TokenNames, load_or_create_key,
+    Receipts, TicketLife, Tickets, TokenNames, load_or_create_key,
 };
 use crate::config::{BackupStorage, Config, DirectChoice, EngineChoice, OwnersChoice, When};
 use crate::control::{BlockSettings, Control, Parts, ScrubSettings, Settings, TransferSettings, TreeSettings};
@@ -459,7 +459,7 @@ fn settings(config: &Config) -> Settings {
         depth: config.io.depth,
         always_sha256: config.digest.sha256 == When::Always,
         always_seal: config.digest.seal == When::Always,
-        ticket_seconds: config.limits.ticket_seconds,
+        tickets: TicketLife { seconds: config.limits.ticket_seconds, most_seconds: config.limits.ticket_most_seconds },
         keep_lost: (config.recovery.keep_seconds > 0).then(|| Duration::from_secs(config.recovery.keep_seconds)),
         scrub: (config.scrub.period_seconds > 0).then(|| ScrubSettings {
             period: Duration::from_secs(config.scrub.period_seconds),

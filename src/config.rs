@@ -137,8 +137,11 @@ pub(crate) struct LimitSettings {
     /// ones are refused. Addresses of `proxy.trusted` are not bound. Raised: one peer can take the place of more
     /// others.
     pub connections_per_address: Option<usize>,
-    /// Seconds within which a download by a URL must begin. Raised: a leaked URL is useful for longer.
+    /// Seconds within which a download by a URL must begin, counted from the last time that it was used. Raised: a leaked
+    /// URL is useful for longer.
     pub ticket_seconds: u32,
+    /// Seconds after which it ends however much it is used. Raised: a leaked URL that somebody uses is good for longer.
+    pub ticket_most_seconds: u32,
 }
 
 /// Memory for data.
@@ -431,6 +434,7 @@ impl Default for LimitSettings {
             connections: 4096,
             connections_per_address: None,
             ticket_seconds: 300,
+            ticket_most_seconds: 24 * 60 * 60,
         }
     }
 }
@@ -569,6 +573,9 @@ impl Config {
         self.check_listeners()?;
         if self.limits.min_drive.0 > self.limits.max_drive.0 {
             return wrong("limits.min_drive", "is above limits.max_drive");
+        }
+        if self.limits.ticket_most_seconds < self.limits.ticket_seconds {
+            return wrong("limits.ticket_most_seconds", "is below limits.ticket_seconds");
         }
         if self.memory.budget.0 < ByteCount::mib(8) {
             return wrong("memory.budget", "must be 8 MiB or more");

@@ -42,7 +42,7 @@ pub(crate) use logins::{Caller, Grounds, Logins, has_credentials};
 pub(crate) use receipts::{Receipts, verified};
 pub(crate) use secrets::{digest_of, is_digest_of, is_secret, random_secret};
 pub(crate) use signatures::{Keys, Signed};
-pub(crate) use tickets::{Tickets, load_or_create_key};
+pub(crate) use tickets::{TicketLife, Tickets, load_or_create_key};
 
 /// HMAC-SHA256 under this key. Filling a short key up with zeros is what HMAC itself does (RFC 2104 section 2), and
 /// makes it infallible here.

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,6 +15,7 @@ use rand::Rng;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::recent::Recent;
 use super::{hmac_sha256, private_file};
 use crate::domain::{Fault, FaultKind, Secret, TenantId, Ticket, UnixTime, UserId, Verb, VolumeId};
 use crate::meta::UserRecord;
@@ -30,15 +32,29 @@ const MAC: usize = 32;
 /// Stands for a user where there is none.
 pub(super) const NOBODY: [u8; 16] = [0; 16];
 
+/// The tickets whose last use is remembered. One that is forgotten ends at its expiry.
+const USED: usize = 16 << 10;
+
+/// How long a ticket is good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TicketLife {
+    /// From its issue, and from each use, in seconds.
+    pub(crate) seconds: u32,
+    /// However much it is used, in seconds from its issue.
+    pub(crate) most_seconds: u32,
+}
+
 /// Issues tickets and checks them, under one key.
 pub(crate) struct Tickets {
     key: Zeroizing<[u8; 32]>,
+    /// When tickets were used last, by their BLAKE3.
+    used: Mutex<Recent<[u8; 32], ()>>,
 }
 
 impl Tickets {
     /// Issues and checks tickets under this key; those of another key are refused.
     pub(crate) fn new(key: [u8; 32]) -> Self {
-        Self { key: Zeroizing::new(key) }
+        Self { key: Zeroizing::new(key), used: Mutex::new(Recent::new(USED)) }
     }
 
     /// Returns the text of a new ticket, bound to its user's present password. No two are alike.
@@ -60,6 +76,25 @@ impl Tickets {
         if now >= ticket.expires {
             return Err(refused("this ticket has expired; ask for a new one"));
         }
+        Ok(ticket)
+    }
+
+    /// As [`Tickets::verify`]; and it is a use of the ticket, which is good for a time from then on. One without a user
+    /// of this server is not: nobody would tell that they have gone.
+    pub(crate) fn use_ticket(&self, text: &str, life: TicketLife, now: UnixTime) -> Result<Ticket, Fault> {
+        let (ticket, _) = self.read(text).ok_or_else(|| refused("this ticket is not valid"))?;
+        if ticket.user.is_none() {
+            return self.verify(text, now);
+        }
+        let seconds = i64::from(life.seconds) * 1000;
+        let end = ticket.expires.0.saturating_add(i64::from(life.most_seconds) * 1000 - seconds);
+        let key = *blake3::hash(text.as_bytes()).as_bytes();
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_in_use = || used.get(&key, UnixTime(now.0 - seconds + 1)).is_some();
+        if now.0 >= end || now >= ticket.expires && !is_in_use() {
+            return Err(refused("this ticket has expired; ask for a new one"));
+        }
+        used.put(key, now, ());
         Ok(ticket)
     }
 
@@ -210,6 +245,27 @@ mod tests {
         assert_eq!(tickets.verify(&text, UnixTime(999)).unwrap(), ticket);
         assert!(refusal(tickets.verify(&text, UnixTime(1_000))).contains("expired"));
         assert_ne!(tickets.issue(&ticket, None).reveal().to_owned(), text, "no two are alike");
+    }
+
+    #[test]
+    fn a_ticket_in_use_is_good_from_each_use_on_and_not_for_ever() {
+        let tickets = Tickets::new([7; 32]);
+        let ticket = Ticket { user: Some(UserId::random()), ..ticket() };
+        let life = TicketLife { seconds: 1, most_seconds: 3 };
+        let use_at = |text: &str, now| tickets.use_ticket(text, life, UnixTime(now));
+        // Issued at 0.
+        let [used, unused] = [(), ()].map(|()| tickets.issue(&ticket, None).reveal().to_owned());
+        for now in [500, 1499, 2498, 2999] {
+            assert_eq!(use_at(&used, now).unwrap(), ticket, "{now}");
+        }
+        assert!(refusal(use_at(&used, 3000)).contains("expired"));
+        assert!(refusal(use_at(&unused, 1000)).contains("expired"));
+        let paused = tickets.issue(&ticket, None).reveal().to_owned();
+        assert!(use_at(&paused, 500).is_ok());
+        assert!(refusal(use_at(&paused, 1500)).contains("expired"));
+        let of_nobody = tickets.issue(&Ticket { user: None, ..ticket }, None).reveal().to_owned();
+        assert!(use_at(&of_nobody, 999).is_ok());
+        assert!(refusal(use_at(&of_nobody, 1000)).contains("expired"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::sessions::Sessions;
 use super::survey::data_of;
 use super::turns::{Turn, Turns};
 use super::volumes::{MISSING, Volumes, check_readable};
-use crate::auth::Tickets;
+use crate::auth::{TicketLife, Tickets};
 use crate::domain::{
     Algorithms, ContentId, Encoding, Extents, Fault, FaultKind, Outcome, Principal, Secret, SendPlan, Survey,
     SurveyPlan, Ticket, UnixTime, Verb, Volume, VolumeId, VolumeRef,
@@ -67,8 +67,8 @@ pub(super) struct Downloads {
     sessions: Arc<Sessions>,
     trees: Arc<dyn TreeStore>,
     tickets: Arc<Tickets>,
-    /// How long a ticket can be started.
-    ticket_seconds: u32,
+    /// How long a ticket is good.
+    life: TicketLife,
     /// Turns to look where drives have data.
     surveys: Turns,
     /// For how long one waits for such a turn.
@@ -83,9 +83,9 @@ impl Downloads {
     /// Over these parts.
     pub(super) fn new(parts: &Parts, volumes: Arc<Volumes>, sessions: Arc<Sessions>, bells: Bells) -> Self {
         let (trees, tickets) = (parts.trees.clone(), parts.tickets.clone());
-        let (ticket_seconds, wait) = (parts.settings.ticket_seconds, parts.settings.trees.wait);
+        let (life, wait) = (parts.settings.tickets, parts.settings.trees.wait);
         let surveys = Turns::new(SURVEYS, 0);
-        Self { volumes, sessions, trees, tickets, ticket_seconds, surveys, wait, bells }
+        Self { volumes, sessions, trees, tickets, life, surveys, wait, bells }
     }
 
     /// A new ticket to download the caller's volume.
@@ -95,7 +95,7 @@ impl Downloads {
         if volume.is_tree() {
             check_filled(&volume)?;
         }
-        let expires = self.volumes.clock.now().plus_seconds(self.ticket_seconds);
+        let expires = self.volumes.clock.now().plus_seconds(self.life.seconds);
         // Users of an identity service elsewhere are not kept here.
         let user = self.volumes.meta.user_with_id(principal.user_id).await?;
         let ticket = Ticket {
@@ -110,7 +110,7 @@ impl Downloads {
 
     /// The volume that a ticket is for, if it may be read.
     async fn admitted(&self, token: &Secret, id: VolumeId) -> Result<Volume, Fault> {
-        let ticket = self.tickets.verify(token.reveal(), self.volumes.clock.now())?;
+        let ticket = self.tickets.use_ticket(token.reveal(), self.life, self.volumes.clock.now())?;
         if ticket.verb != Verb::Download || ticket.volume != id {
             return Err(Fault::new(FaultKind::TicketRefused, "this download link is for another volume"));
         }

@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::archive::Archive;
-use crate::auth::{Receipts, Tickets};
+use crate::auth::{Receipts, TicketLife, Tickets};
 use crate::domain::{
     ByteCount, Catalogue, Clock, Command, CrashPoints, Fault, FaultKind, IllegalStep, Limits, Outcome, Owned, PartPlan,
     Principal, PublicKey, Reason, ReceivePlan, Secret, SendPlan, SurveyPlan, TenantId, TransferAction, TransferId,
@@ -139,8 +139,8 @@ pub(crate) struct Settings {
     pub always_sha256: bool,
     /// Whether every finished upload is sealed.
     pub always_seal: bool,
-    /// How long a ticket can be started.
-    pub ticket_seconds: u32,
+    /// How long a ticket is good.
+    pub(crate) tickets: TicketLife,
     /// For how long what nobody knows is kept after it was set aside; for good when absent.
     pub keep_lost: Option<Duration>,
     /// How what is stored is checked; it is not when absent.

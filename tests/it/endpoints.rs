@@ -188,7 +188,7 @@ fn a_ticket_is_good_for_its_drive_only_and_only_as_it_was_given() {
 
 #[test]
 fn a_ticket_expires() {
-    let server = Setup::default().config("limits.ticket_seconds = 1").start();
+    let server = Setup::default().config("limits.ticket_seconds = 1\nlimits.ticket_most_seconds = 1").start();
     let (_, response) = redirect(&server, server.endpoint(), server.endpoint());
     let path = response.field("location").to_owned();
     wait_for("the ticket to expire", || (status(&server, &path) == 403).then_some(()));
