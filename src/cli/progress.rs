@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::client::{Meter, Seen};
+use crate::client::{Limiter, Meter, Seen};
 use crate::domain::ByteCount;
 
 const BAR: &str = "{msg:24!} {bar:24} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {prefix}";
@@ -110,7 +110,7 @@ impl Board {
             Form::Bars(bars) => Some(bars.insert(0, bar(None, &plain(name)))),
             Form::Lines | Form::Json { .. } => None,
         };
-        let (mut last, mut counted) = ((Instant::now(), meter.seen().moved), 0);
+        let (mut last, mut counted, mut waits) = ((Instant::now(), meter.seen().moved), 0, Default::default());
         let done = loop {
             tokio::select! {
                 done = &mut transfer => break done,
@@ -119,7 +119,8 @@ impl Board {
             let seen = meter.seen();
             let rate = (seen.moved - last.1) as f64 / last.0.elapsed().as_secs_f64().max(0.001);
             last = (Instant::now(), seen.moved);
-            self.show(name, bar.as_ref(), &meter.take_notes(), seen, rate as u64);
+            let pace = (rate as u64, meter.limiter(&mut waits));
+            self.show(name, bar.as_ref(), &meter.take_notes(), seen, pace);
             if let Some(all) = &self.all {
                 all.change(&mut counted, seen.done);
             }
@@ -136,7 +137,15 @@ impl Board {
         done
     }
 
-    fn show(&self, name: &str, bar: Option<&ProgressBar>, notes: &[String], seen: Seen, rate: u64) {
+    /// Shows how far a transfer is, its bytes in a second, and what keeps it from more.
+    fn show(
+        &self,
+        name: &str,
+        bar: Option<&ProgressBar>,
+        notes: &[String],
+        seen: Seen,
+        (rate, limiter): (u64, Option<Limiter>),
+    ) {
         self.notes(name, notes);
         match &self.form {
             Form::Bars(_) => {
@@ -149,17 +158,20 @@ impl Board {
                     bar.reset_eta();
                 }
                 bar.set_position(seen.done);
-                bar.set_prefix(format!("x{}", seen.connections));
+                let limiter = limiter.map_or("", Limiter::word);
+                bar.set_prefix(format!("x{} {limiter}", seen.connections));
             }
             Form::Lines => {
                 let percent = seen.size.map(|size| format!(" ({} %)", u128::from(seen.done) * 100 / u128::from(size)));
                 let (done, rate) = (mib(seen.done), mib(rate));
                 let percent = percent.unwrap_or_default();
-                say(&format!("{}: {done}{percent}, {rate}/s, {} connections", plain(name), seen.connections));
+                let limiter = limiter.map(|limiter| format!(", limited by: {limiter}")).unwrap_or_default();
+                let connections = seen.connections;
+                say(&format!("{}: {done}{percent}, {rate}/s, {connections} connections{limiter}", plain(name)));
             }
             Form::Json { .. } => self.line(&json!({
                 "event": "progress", "name": name, "size": seen.size, "done": seen.done, "moved": seen.moved,
-                "bytes_per_second": rate, "connections": seen.connections,
+                "bytes_per_second": rate, "connections": seen.connections, "limited_by": limiter.map(Limiter::word),
             })),
         }
     }

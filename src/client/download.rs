@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use super::digest::{self, Algorithm, Digester};
 use super::exchange::{STALL, blocking, read, send};
+use super::limiter::Wait;
 use super::record::{Record, sync_folder_of};
 use super::retry::persist;
 use super::sink::write_sparse;
@@ -225,9 +226,9 @@ fn text(value: Option<&reqwest::header::HeaderValue>) -> Option<&str> {
 async fn gather(response: &mut Response, throttle: &Throttle, meter: &Meter) -> (BytesMut, Result<bool, ClientError>) {
     let mut held = BytesMut::with_capacity(2 * WRITE);
     while held.len() < WRITE {
-        match timeout(STALL, response.chunk()).await {
+        match meter.waits.timed(Wait::Line, timeout(STALL, response.chunk())).await {
             Ok(Ok(Some(bytes))) => {
-                throttle.pass(bytes.len() as u64).await;
+                meter.waits.timed(Wait::Limit, throttle.pass(bytes.len() as u64)).await;
                 meter.add_moved(bytes.len() as u64);
                 held.extend_from_slice(&bytes);
             }
@@ -253,7 +254,7 @@ pub(super) async fn fetch(
             return Ok(());
         }
         let _connection = meter.connection();
-        let mut response = link.range(head, *at, end).await?;
+        let mut response = meter.waits.timed(Wait::Line, link.range(head, *at, end)).await?;
         loop {
             let (bytes, is_last) = gather(&mut response, &link.client.throttle, meter).await;
             let len = bytes.len() as u64;
@@ -261,7 +262,7 @@ pub(super) async fn fetch(
                 return Err(ClientError::Nonsense("more bytes than were asked for"));
             }
             if len > 0 {
-                write(bytes, *at).await?;
+                meter.waits.timed(Wait::Target, write(bytes, *at)).await?;
                 *at += len;
                 meter.add_done(len);
             }
@@ -405,7 +406,8 @@ impl Job {
             })
             .await?;
             let job = Arc::clone(self);
-            spawn_blocking(move || job.keep(start, end)).await.map_err(|_| ClientError::Nonsense("a task ended"))??;
+            let kept = self.meter.waits.timed(Wait::Target, spawn_blocking(move || job.keep(start, end)));
+            kept.await.map_err(|_| ClientError::Nonsense("a task ended"))??;
         }
     }
 

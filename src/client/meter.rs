@@ -2,7 +2,10 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::limiter::{Limiter, Waits};
 
 /// Counts of one transfer.
 #[derive(Debug, Default)]
@@ -12,6 +15,7 @@ pub(crate) struct Meter {
     moved: AtomicU64,
     connections: AtomicUsize,
     notes: Mutex<Vec<String>>,
+    pub(super) waits: Arc<Waits>,
 }
 
 /// The counts at one time.
@@ -36,6 +40,11 @@ impl Meter {
             moved: self.moved.load(Ordering::Relaxed),
             connections: self.connections.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns what has kept it from going faster since these times, which become those of now.
+    pub(crate) fn limiter(&self, since: &mut [Duration; 4]) -> Option<Limiter> {
+        self.waits.limiter(since)
     }
 
     /// Takes what was noted since it was taken last.

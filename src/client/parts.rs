@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::future::pending;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -22,6 +23,7 @@ use tokio::time::sleep;
 use super::coding::{Coding, Packer, Sample, compressed};
 use super::digest::Algorithm;
 use super::exchange::{STALL, blocking, read, send_counted};
+use super::limiter::{Limiter, Wait, Waiting};
 use super::retry::persist;
 use super::scan::{self, Stretch};
 use super::transfers::{Transfer, path};
@@ -50,6 +52,8 @@ struct Content {
     is_coded: bool,
     /// Counts the bytes of the drive that went into the connection.
     taken: Arc<AtomicU64>,
+    /// The wait of the connection, which was given bytes, for more to be taken or for the answer.
+    waiting: Arc<Mutex<Option<Waiting>>>,
 }
 
 impl Open {
@@ -97,7 +101,15 @@ impl Open {
                 self.send_window(file, path, window).await?;
             }
         };
-        try_join_all((0..connections.max(1)).map(|_| work())).await.map(|_| ())
+        let sent = try_join_all((0..connections.max(1)).map(|_| work()));
+        let heard = async {
+            self.client.hear_limiter(&self.id, &self.meter.waits).await;
+            pending::<()>().await;
+        };
+        tokio::select! {
+            sent = sent => sent.map(|_| ()),
+            () = heard => Ok(()),
+        }
     }
 
     /// Sends a window of a file, or what the server misses of it.
@@ -121,7 +133,7 @@ impl Open {
                 } else {
                     let scanned = Arc::clone(file);
                     let scan = blocking(move || scan::by_content(&scanned, range));
-                    scan.await.map_err(ClientError::file(path))?
+                    self.meter.waits.timed(Wait::Source, scan).await.map_err(ClientError::file(path))?
                 };
                 for stretch in stretches {
                     if stretch.is_zero {
@@ -215,8 +227,9 @@ impl Open {
 
     async fn put_held(&self, range: &Range<u64>, bytes: Bytes, is_coded: bool) -> Result<(), ClientError> {
         let len = bytes.len() as u64;
-        self.client.throttle.pass(len).await;
-        let content = Content { body: bytes.into(), length: Some(len), is_coded, taken: Arc::default() };
+        self.meter.waits.timed(Wait::Limit, self.client.throttle.pass(len)).await;
+        let content =
+            Content { body: bytes.into(), length: Some(len), is_coded, taken: Arc::default(), waiting: self.waiting() };
         self.put(range, content).await?;
         self.meter.add_moved(len);
         Ok(())
@@ -231,30 +244,38 @@ impl Open {
     /// Reads a part of a file as it is sent.
     fn content(&self, file: &Arc<File>, range: &Range<u64>, is_coded: bool) -> Content {
         let taken = Arc::new(AtomicU64::new(0));
+        let waiting = self.waiting();
         let (meter, throttle, count) = (Arc::clone(&self.meter), self.client.throttle.clone(), Arc::clone(&taken));
+        let line = Arc::clone(&waiting);
         let reader = Reader { file: Arc::clone(file), left: range.clone(), packer: None, is_coded, count };
         let chunks = stream::try_unfold(Some(reader), move |reader| {
-            let (meter, throttle) = (Arc::clone(&meter), throttle.clone());
+            let (meter, throttle, line) = (Arc::clone(&meter), throttle.clone(), Arc::clone(&line));
             async move {
                 let Some(mut reader) = reader else { return Ok::<_, io::Error>(None) };
+                set(&line, None);
                 let most = throttle.chunk();
-                let (chunk, reader) = blocking(move || {
+                let next = blocking(move || {
                     let chunk = reader.next(most)?;
                     Ok((chunk, (!reader.left.is_empty()).then_some(reader)))
-                })
-                .await?;
-                throttle.pass(chunk.len() as u64).await;
+                });
+                let (chunk, reader) = meter.waits.timed(Wait::Source, next).await?;
+                meter.waits.timed(Wait::Limit, throttle.pass(chunk.len() as u64)).await;
                 meter.add_moved(chunk.len() as u64);
+                set(&line, Some(meter.waits.begin(Wait::Line)));
                 Ok(Some((chunk, reader)))
             }
         });
         let length = (!is_coded).then_some(range.end - range.start);
-        Content { body: Body::wrap_stream(chunks), length, is_coded, taken }
+        Content { body: Body::wrap_stream(chunks), length, is_coded, taken, waiting }
+    }
+
+    fn waiting(&self) -> Arc<Mutex<Option<Waiting>>> {
+        Arc::new(Mutex::new(Some(self.meter.waits.begin(Wait::Line))))
     }
 
     /// Sends a part.
     async fn put(&self, range: &Range<u64>, content: Content) -> Result<(), ClientError> {
-        let Content { body, length, is_coded, taken } = content;
+        let Content { body, length, is_coded, taken, waiting } = content;
         let total = self.size.map_or_else(|| "*".to_owned(), |size| size.to_string());
         let mut request = self
             .ticket(Method::PUT)
@@ -267,7 +288,9 @@ impl Open {
         if is_coded {
             request = request.header(CONTENT_ENCODING, "zstd");
         }
-        send_counted(request, &taken, STALL).await.map(|_| ())
+        let sent = send_counted(request, &taken, STALL).await;
+        set(&waiting, None);
+        sent.map(|_| ())
     }
 
     /// Has the drive made, and waits for it.
@@ -280,11 +303,12 @@ impl Open {
         let asserted = digest.map(|(algorithm, digest)| json!({algorithm.name(): digest}));
         let body = json!({"size": size, "digest": asserted});
         let path = format!("{}/finish", path(&self.id)?);
+        self.meter.waits.set_server(Some(Limiter::Server));
         loop {
             let asked = persist(self.client.patience, &self.meter, async || {
                 self.client.ask::<Transfer>(Method::POST, &path, Some(&body)).await
             });
-            let transfer = match asked.await {
+            let transfer = match self.meter.waits.timed(Wait::Line, asked).await {
                 Err(ClientError::Refused { status: StatusCode::UNPROCESSABLE_ENTITY, told, .. }) => {
                     return Err(ClientError::Digest(told));
                 }
@@ -296,7 +320,7 @@ impl Open {
                     let (transfer, name) = (transfer.id, name.to_owned());
                     return Ok(Uploaded { drive: made.drive, name, size, digest, transfer, receipt: None });
                 }
-                ("open" | "finishing", _) => sleep(ASK).await,
+                ("open" | "finishing", _) => self.meter.waits.timed(Wait::Line, sleep(ASK)).await,
                 (state, _) => return Err(ClientError::Failed(transfer.reason.unwrap_or_else(|| state.to_owned()))),
             }
         }
@@ -337,6 +361,11 @@ impl Reader {
             }
         }
     }
+}
+
+/// Ends the wait of a connection, and begins another if there is one.
+fn set(waiting: &Mutex<Option<Waiting>>, next: Option<Waiting>) {
+    *waiting.lock().unwrap_or_else(PoisonError::into_inner) = next;
 }
 
 /// Returns the parts of these ranges, which are in order, that lie in another.

@@ -24,6 +24,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::coding::{Coding, Compression};
 use super::digest::{self, Algorithm, Digester};
 use super::exchange::blocking;
+use super::limiter::Wait;
 use super::parts::Open;
 use super::record::Record;
 use super::transfers::{Transfer, path};
@@ -281,7 +282,7 @@ impl Client {
                 }
                 Ok((Bytes::from(piece), digester))
             });
-            let (piece, given) = read.await.map_err(ClientError::file(place))?;
+            let (piece, given) = open.meter.waits.timed(Wait::Source, read).await.map_err(ClientError::file(place))?;
             digester = given;
             if piece.is_empty() {
                 break;

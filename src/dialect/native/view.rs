@@ -120,7 +120,7 @@ fn listed() -> Value {
         "durable": number("The count of bytes that are durable."),
         "received": number("The count of bytes that have come, durable or not."),
         "parts": number("The parts that come at present."),
-        "bytes_per_second": number("The rate of these parts together."),
+        "bytes_per_second": number("The mean rates of these parts, each since it began, together."),
         "limited_by": {"type": ["string", "null"], "enum": ["peer", "digest", "disk", "memory", null]},
         "result": result,
     }));

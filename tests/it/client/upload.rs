@@ -1,10 +1,12 @@
 //! Uploads by the program itself.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -265,6 +267,35 @@ fn parts_are_compressed_on_a_slow_line_and_an_upload_survives_its_cuts() {
     assert!(relay.passed() < 40_000_000, "{} bytes passed", relay.passed());
     relay.cut_each_after(u64::MAX);
     assert_uploaded(&server, &done, &disk);
+}
+
+/// The words for what kept a transfer from going faster, in the order of their lines.
+fn limiters(printed: &str) -> Vec<Option<String>> {
+    let lines = printed.lines().map(|line| serde_json::from_str::<Value>(line).expect("it is JSON"));
+    let progress = lines.filter(|line| line["event"] == "progress");
+    progress.map(|line| line["limited_by"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn progress_tells_what_keeps_a_transfer_from_going_faster() {
+    let server = Server::start();
+    let home = Home::at(&server);
+    image::random(&home.join("disk.img"), 6_000_003, 15);
+    let args = ["upload", "disk.img", "--bwlimit", "1MiB", "--compress", "never", "--json"];
+    let told = limiters(&printed(&home.run(&args)));
+    assert!(told.iter().any(|told| told.as_deref() == Some("limit")), "{told:?}");
+    // A pipe into which nobody writes for a while.
+    let mut client = home.command(&["upload", "-", "--json"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = client.stdin.take().unwrap();
+    for _ in 0..3 {
+        input.write_all(&image::bytes(16, 1000)).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    drop(input);
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let told = limiters(&printed(&output));
+    assert!(told.iter().any(|told| told.as_deref() == Some("source")), "{told:?}");
 }
 
 #[test]
