@@ -41,6 +41,36 @@ fn id(number: usize) -> String {
     format!("{number:032x}")
 }
 
+/// The services as records.
+pub(super) fn services() -> Vec<Value> {
+    let service = |(at, service): (usize, &Service)| {
+        json!({
+            "id": id(at + 1), "type": service.kind, "name": service.name, "description": "", "enabled": true,
+        })
+    };
+    SERVICES.iter().enumerate().map(service).collect()
+}
+
+/// The endpoints as records, whose URLs have a place for the id of a project.
+pub(super) fn endpoints(base: &str, region: &str) -> Vec<Value> {
+    let mut endpoints = Vec::new();
+    for (at, service) in SERVICES.iter().enumerate() {
+        let project = if service.is_per_project { "/$(project_id)s" } else { "" };
+        for (place, interface) in INTERFACES.iter().enumerate() {
+            endpoints.push(json!({
+                "id": id(16 * (at + 1) + place),
+                "interface": interface,
+                "region": region,
+                "region_id": region,
+                "service_id": id(at + 1),
+                "url": format!("{base}{}{project}", service.path),
+                "enabled": true,
+            }));
+        }
+    }
+    endpoints
+}
+
 /// The catalog of version 3.
 pub(super) fn catalog(base: &str, project: TenantId, region: &str) -> Value {
     let endpoints = |at: usize, service: &Service| -> Vec<Value> {

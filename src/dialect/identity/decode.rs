@@ -3,14 +3,31 @@
 use serde_json::Value;
 
 use super::super::{Call, query};
+use super::records::Kind;
 use super::{DOMAIN_ID, DOMAIN_NAME, Op, OpenOp, SUBJECT};
 use crate::domain::{AnonymousCommand, Fault, FaultKind, IdentityCommand, Named, Proof, Secret, TenantId, UserId};
+
+/// The most bytes of a region's id.
+const LONGEST: usize = 255;
 
 pub(super) fn decode(op: Op, call: &Call) -> Result<IdentityCommand, Fault> {
     Ok(match op {
         Op::ShowToken => IdentityCommand::ShowToken(subject(call)?),
         Op::Revoke => IdentityCommand::Revoke(subject(call)?),
         Op::Catalog => IdentityCommand::Catalog,
+        Op::Records(kind) => {
+            kind.check(call)?;
+            IdentityCommand::Catalog
+        }
+        Op::Record(kind) => {
+            let id = call.param("id");
+            // The name of the region is known when this is carried out; the ids of the others are always the same.
+            let may_be = if kind == Kind::Region { id.len() <= LONGEST } else { kind.one(id, "", "").is_some() };
+            if !may_be {
+                return Err(no_such(kind.name()));
+            }
+            IdentityCommand::Catalog
+        }
         Op::OwnProjects | Op::OldProjects => IdentityCommand::OwnProjects { name: wanted_name(call)? },
         Op::ProjectsOf => IdentityCommand::ProjectsOf { user: user_in_path(call)?, name: wanted_name(call)? },
         Op::Project => {
@@ -40,28 +57,32 @@ pub(super) fn wants_no_catalog(call: &Call) -> bool {
 fn wanted_name(call: &Call) -> Result<Option<String>, Fault> {
     let (mut wanted, mut is_void) = (None, false);
     for (name, value) in query::pairs(call.query) {
-        let flag = || match value.to_ascii_lowercase().as_str() {
-            // The flag alone is as good as true.
-            "" | "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
-            _ => Err(Fault::invalid(&name, format!("{name} must be true or false"))),
-        };
         match name.as_str() {
             "name" => wanted = Some(value),
             "domain_id" | "parent_id" => is_void |= value != DOMAIN_ID,
-            "enabled" => is_void |= !flag()?,
-            "is_domain" => is_void |= flag()?,
+            "enabled" => is_void |= !flag(&name, &value)?,
+            "is_domain" => is_void |= flag(&name, &value)?,
             _ => return Err(query::unknown(&name)),
         }
     }
     Ok(if is_void { Some(String::new()) } else { wanted })
 }
 
+/// A flag of the query.
+pub(super) fn flag(name: &str, value: &str) -> Result<bool, Fault> {
+    match value.to_ascii_lowercase().as_str() {
+        // The flag alone is as good as true.
+        "" | "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(Fault::invalid(name, format!("{name} must be true or false"))),
+    }
+}
+
 fn user_in_path(call: &Call) -> Result<UserId, Fault> {
     UserId::from_plain(call.param("user")).ok_or_else(|| no_such("user"))
 }
 
-fn no_such(thing: &str) -> Fault {
+pub(super) fn no_such(thing: &str) -> Fault {
     Fault::new(FaultKind::NotFound, format!("there is no such {thing}"))
 }
 

@@ -9,13 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Call, Reply, bare, direct, reply};
 use super::catalog::{catalog, old_catalog};
+use super::decode::no_such;
+use super::records::{ADMIN, MEMBER, READER};
 use super::{DOMAIN_ID, DOMAIN_NAME, Op, OpenOp, SUBJECT, Short};
 use crate::domain::{Fault, IdentityOutcome, Project, Secret, Token, UnixTime, User};
-
-/// The roles, with ids that are the same in every run.
-const ADMIN: (&str, &str) = ("00000000000000000000000000000a01", "admin");
-const MEMBER: (&str, &str) = ("00000000000000000000000000000a02", "member");
-const READER: (&str, &str) = ("00000000000000000000000000000a03", "reader");
 
 /// `None` when the endpoint cannot have this outcome.
 pub(super) fn encode(op: Op, call: &Call, outcome: &IdentityOutcome, base: &str) -> Option<Reply> {
@@ -28,6 +25,13 @@ pub(super) fn encode(op: Op, call: &Call, outcome: &IdentityOutcome, base: &str)
             let links = json!({"self": format!("{base}/v3/auth/catalog")});
             json_reply(StatusCode::OK, &json!({"catalog": catalog(base, *project, region), "links": links}))
         }
+        (Op::Records(kind), IdentityOutcome::Catalog { region, .. }) => {
+            list(kind.plural(), kind.listed(call, base, region), call, base)
+        }
+        (Op::Record(kind), IdentityOutcome::Catalog { region, .. }) => match kind.one(call.param("id"), base, region) {
+            Some(record) => json_reply(StatusCode::OK, &json!({kind.name(): record})),
+            None => fault(call, &no_such(kind.name())),
+        },
         (Op::OwnProjects | Op::ProjectsOf, IdentityOutcome::Projects(projects)) => {
             let projects = projects.iter().map(|project| described(project, base)).collect();
             list("projects", projects, call, base)

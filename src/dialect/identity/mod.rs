@@ -1,5 +1,5 @@
 //! OpenStack's Identity API, as far as a client needs it to log in and find the services: version 3, and of version 2.0
-//! what old clients ask for.
+//! what old clients ask for. Roles, the domain, the region, services and endpoints are only listed and shown.
 //!
 //! Follows the vendor's reference (<https://docs.openstack.org/api-ref/identity/>) and what the clients send. There is
 //! one domain, `default`; a project is a tenant. Where version 3 begins is told by the block storage service, which has
@@ -8,9 +8,11 @@
 mod catalog;
 mod decode;
 mod encode;
+mod records;
 
 use http::Method;
 
+use self::records::Kind;
 use super::{
     Anonymous, Answer, Call, Dialect, Endpoint, Entry, ForAnyone, ForKnown, Guard, KnownOperation, OpenOperation,
     Operation, Places, Reply, Route, Side, Work, keystone, lies_in,
@@ -47,6 +49,8 @@ enum Op {
     Project,
     Users,
     User,
+    Records(Kind),
+    Record(Kind),
     OldProjects,
 }
 
@@ -67,7 +71,8 @@ impl Operation for Op {
             Self::OwnProjects | Self::ProjectsOf => &["domain_id", "enabled", "is_domain", "name", "parent_id"],
             Self::OldProjects => &["name"],
             Self::Users => &["domain_id", "enabled", "name"],
-            Self::Revoke | Self::Catalog | Self::Project | Self::User => &[],
+            Self::Records(kind) => kind.filters(),
+            Self::Revoke | Self::Catalog | Self::Project | Self::User | Self::Record(_) => &[],
         }
     }
 
@@ -121,8 +126,21 @@ impl OpenOperation for OpenOp {
     }
 }
 
+const PATHS: [&str; 10] = [
+    "/v2.0",
+    "/v3/auth",
+    "/v3/domains",
+    "/v3/endpoints",
+    "/v3/groups",
+    "/v3/projects",
+    "/v3/regions",
+    "/v3/roles",
+    "/v3/services",
+    "/v3/users",
+];
+
 fn has_path(path: &str) -> bool {
-    ["/v2.0", "/v3/auth", "/v3/projects", "/v3/users"].into_iter().any(|base| lies_in(path, base))
+    PATHS.iter().any(|base| lies_in(path, base))
 }
 
 static ROUTES: &[Route] = &[
@@ -166,6 +184,61 @@ static ROUTES: &[Route] = &[
         allow: "GET, HEAD",
         endpoints: &[call(Method::GET, &Op::ProjectsOf, "the projects of a user")],
     },
+    Route {
+        pattern: "/v3/roles",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Records(Kind::Role), "the roles")],
+    },
+    Route {
+        pattern: "/v3/roles/{id}",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Record(Kind::Role), "one role")],
+    },
+    Route {
+        pattern: "/v3/domains",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Records(Kind::Domain), "the one domain, as a list")],
+    },
+    Route {
+        pattern: "/v3/domains/{id}",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Record(Kind::Domain), "one domain")],
+    },
+    Route {
+        pattern: "/v3/groups",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Records(Kind::Group), "groups of users, of which there are none")],
+    },
+    Route {
+        pattern: "/v3/regions",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Records(Kind::Region), "the one region, as a list")],
+    },
+    Route {
+        pattern: "/v3/regions/{id}",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Record(Kind::Region), "one region")],
+    },
+    Route {
+        pattern: "/v3/services",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Records(Kind::Service), "the services")],
+    },
+    Route {
+        pattern: "/v3/services/{id}",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Record(Kind::Service), "one service")],
+    },
+    Route {
+        pattern: "/v3/endpoints",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Records(Kind::Endpoint), "the endpoints of the services")],
+    },
+    Route {
+        pattern: "/v3/endpoints/{id}",
+        allow: "GET, HEAD",
+        endpoints: &[call(Method::GET, &Op::Record(Kind::Endpoint), "one endpoint")],
+    },
     Route { pattern: "/v2.0", allow: "GET, HEAD", endpoints: &[open(Method::GET, &OpenOp::OldVersion, "version 2.0")] },
     Route {
         pattern: "/v2.0/tokens",
@@ -202,7 +275,8 @@ mod tests {
 
     #[test]
     fn paths_of_block_storage_are_not_of_this_api() {
-        for path in ["/v2.0", "/v2.0/tokens/x", "/v3/auth/tokens", "/v3/auth/OS-FEDERATION", "/v3/users"] {
+        for path in ["/v2.0", "/v2.0/tokens/x", "/v3/auth/tokens", "/v3/auth/OS-FEDERATION", "/v3/users", "/v3/roles/x"]
+        {
             assert!(has_path(path), "{path}");
         }
         for path in ["/", "/v3", "/v2", "/v3/0123/volumes", "/v3/authors", "/v2.01"] {
