@@ -96,8 +96,8 @@ fn a_download_goes_on_after_a_kill_with_the_parts_that_are_on_the_disk() {
     assert!(said(&other).contains("another process"), "{}", said(&other));
     kill9(client);
     assert!(!home.join("got.img").exists(), "a part is not a file");
-    let before = relay.passed();
     relay.release();
+    let before = relay.settled();
     home.done(&args);
     image::assert_same(&disk, &home.join("got.img"));
     let again = relay.passed() - before;

@@ -126,8 +126,8 @@ fn a_list_goes_on_after_a_kill_with_what_is_not_there() {
     let client = home.command(&args).spawn().unwrap();
     wait_for("the line to stand still", || (relay.passed() > 13_000_000).then_some(()));
     kill9(client);
-    let before = relay.passed();
     relay.release();
+    let before = relay.settled();
     let output = home.run(&args);
     assert!(output.status.success(), "{}", said(&output));
     let again = relay.passed() - before;

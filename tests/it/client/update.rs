@@ -80,8 +80,8 @@ fn an_update_that_was_killed_goes_on_with_what_is_there() {
     let other = home.bare(&update).args(["--url", server.endpoint(), "--user-file"]).arg(&home.login).output().unwrap();
     assert!(said(&other).contains("another process"), "{}", said(&other));
     kill9(client);
-    let before = relay.passed();
     relay.release();
+    let before = relay.settled();
     home.done(&update);
     image::assert_same(&home.join("disk.img"), &home.join("got.img"));
     let again = relay.passed() - before;

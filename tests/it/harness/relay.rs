@@ -85,6 +85,19 @@ impl Relay {
         self.line.left.store(u64::MAX, Ordering::Relaxed);
     }
 
+    /// Waits until no more bytes pass, as those of a client that has ended do, and returns how many have.
+    pub(crate) fn settled(&self) -> u64 {
+        let mut passed = self.passed();
+        loop {
+            thread::sleep(Duration::from_millis(300));
+            let now = self.passed();
+            if now == passed {
+                return now;
+            }
+            passed = now;
+        }
+    }
+
     /// Cuts each connection after this many bytes.
     pub(crate) fn cut_each_after(&self, bytes: u64) {
         self.line.cut.store(bytes, Ordering::Relaxed);
