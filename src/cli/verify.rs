@@ -15,7 +15,7 @@ use super::connection::Connection;
 use super::progress::plain;
 use super::{runtime, usage};
 use crate::auth::verified;
-use crate::client::{ClientError, Meter, ReadBack};
+use crate::client::{ClientError, Meter, ReadBack, piece_list_of};
 use crate::domain::{Algorithms, PublicKey, Receipt, ReceiptDigests, SignedReceipt};
 use crate::remote::small_file;
 use crate::transfer::DigestState;
@@ -205,7 +205,12 @@ fn read_back(arguments: &VerifyArguments, drive: String, wanted: Algorithms) -> 
 
 /// Returns the size and the digests of a file.
 fn digest(path: &Path, algorithms: Algorithms) -> std::io::Result<(u64, ReceiptDigests)> {
-    let (mut file, mut size, mut digests) = (File::open(path)?, 0, DigestState::new(algorithms));
+    let mut file = File::open(path)?;
+    if algorithms == Algorithms::PIECES && file.metadata()?.is_file() {
+        let size = file.metadata()?.len();
+        return Ok((size, ReceiptDigests { pieces: Some(piece_list_of(&file, size)?), ..ReceiptDigests::default() }));
+    }
+    let (mut size, mut digests) = (0, DigestState::new(algorithms));
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer) {

@@ -86,6 +86,11 @@ pub(super) fn told(headers: &HeaderMap) -> Option<String> {
     }
 }
 
+/// Returns the digest of the list of pieces of a file of this size, in hex, without reading its holes. Blocks.
+pub(crate) fn piece_list_of(file: &File, size: u64) -> io::Result<String> {
+    of_file(Algorithm::PieceList, file, size)
+}
+
 /// Returns the digest of the first `size` bytes of a file, in hex. Blocks.
 pub(super) fn of_file(algorithm: Algorithm, file: &File, size: u64) -> io::Result<String> {
     let mut digest = Digester::new(algorithm);

@@ -35,7 +35,7 @@ mod upload;
 
 pub(crate) use batch::{Batch, read_manifest};
 pub(crate) use coding::Compression;
-pub(crate) use digest::Algorithm;
+pub(crate) use digest::{Algorithm, piece_list_of};
 pub(crate) use download::{Destination, Download};
 pub(crate) use error::ClientError;
 pub(crate) use exchange::Client;
